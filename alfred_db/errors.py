@@ -1,0 +1,233 @@
+"""Every error that alfred-db raises on purpose: one class per decision a caller can make.
+
+    AlfredDBError
+    ├─ ConfigurationError            no URL, bad URL, missing libpq or extra
+    ├─ SchemaError
+    │  ├─ ExtensionMissingError
+    │  ├─ ExtensionTooOldError
+    │  ├─ SchemaOutdatedError
+    │  ├─ SchemaTooNewError
+    │  ├─ SchemaDriftError
+    │  └─ MigrationLockTimeout
+    ├─ NotFoundError
+    ├─ ConflictError
+    ├─ LeaseLost
+    ├─ InvalidTransition
+    ├─ InvalidInputError
+    │  ├─ DimensionMismatch
+    │  ├─ InvalidVector
+    │  ├─ InvalidCron
+    │  └─ InvalidFilter
+    └─ DatabaseUnavailable           connection lost, server starting, pool timeout
+
+    try:
+        with db.begin() as uow:
+            uow.agents.heartbeat(agent_id, incarnation)
+    except DatabaseUnavailable as error:
+        if error.retryable: ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import exc
+
+__all__ = [
+    "AlfredDBError",
+    "ConfigurationError",
+    "ConflictError",
+    "DatabaseUnavailable",
+    "DimensionMismatch",
+    "ExtensionMissingError",
+    "ExtensionTooOldError",
+    "InvalidCron",
+    "InvalidFilter",
+    "InvalidInputError",
+    "InvalidTransition",
+    "InvalidVector",
+    "LeaseLost",
+    "MigrationLockTimeout",
+    "NotFoundError",
+    "SchemaDriftError",
+    "SchemaError",
+    "SchemaOutdatedError",
+    "SchemaTooNewError",
+    "translated",
+]
+
+
+class AlfredDBError(Exception):
+    """Base of all errors of this library; the message says what to do next."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        """Whether running the whole unit of work again can succeed and cannot apply it twice."""
+
+
+class ConfigurationError(AlfredDBError):
+    """The library was not told, or was told wrongly, how to reach its database."""
+
+
+class SchemaError(AlfredDBError):
+    """The database lacks what the library needs, or has something else in its place."""
+
+
+class ExtensionMissingError(SchemaError):
+    """A required extension is not installed and could not be created."""
+
+
+class ExtensionTooOldError(SchemaError):
+    """A required extension is installed in a version that this library cannot use."""
+
+
+class SchemaOutdatedError(SchemaError):
+    """The database is behind this version of the library: upgrade the database."""
+
+
+class SchemaTooNewError(SchemaError):
+    """The database is ahead of this version of the library: upgrade the library."""
+
+
+class SchemaDriftError(SchemaError):
+    """The database claims the right revision but differs from the models."""
+
+
+class MigrationLockTimeout(SchemaError):
+    """Another process kept the migration lock, or a table lock, for too long."""
+
+
+class NotFoundError(AlfredDBError):
+    """The row that was named does not exist."""
+
+
+class ConflictError(AlfredDBError):
+    """Another row or another transaction stands in the way."""
+
+
+class LeaseLost(AlfredDBError):
+    """Somebody else holds this work now; stop and discard what was done for it."""
+
+
+class InvalidTransition(AlfredDBError):
+    """The row is in a status from which the requested one cannot be reached."""
+
+
+class InvalidInputError(AlfredDBError):
+    """A value that the database would refuse or misunderstand."""
+
+
+class DimensionMismatch(InvalidInputError):
+    """A vector of another length than its column."""
+
+
+class InvalidVector(InvalidInputError):
+    """A vector with NaN or infinite elements, of zero length, or not a vector at all."""
+
+
+class InvalidCron(InvalidInputError):
+    """A cron expression or time zone that names no time."""
+
+
+class InvalidFilter(InvalidInputError):
+    """A filter that names an unknown field or operator."""
+
+
+class DatabaseUnavailable(AlfredDBError):
+    """The server could not be reached or went away."""
+
+
+_BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
+    "23503": (ConflictError, "check that the referenced row exists and nothing refers to a row you delete"),
+    "23505": (ConflictError, "a row with this key exists; read it, or use another key"),
+    "23P01": (ConflictError, "a row with an overlapping key exists; read it, or use another key"),
+    "23502": (InvalidInputError, "give the missing value"),
+    "23514": (InvalidInputError, "use a value that the column allows"),
+    "40001": (ConflictError, "run the transaction again"),
+    "40P01": (ConflictError, "run the transaction again"),
+    "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
+    "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
+    "25006": (DatabaseUnavailable, "this server is read-only; connect to the primary (target_session_attrs=read-write)"),
+    "28000": (ConfigurationError, "check the user of the database URL"),
+    "28P01": (ConfigurationError, "check the password of the database URL"),
+    "3D000": (ConfigurationError, "create the database, or name another in the URL"),
+    "42501": (ConfigurationError, "grant the role the missing right, or use another role"),
+    "42P01": (SchemaOutdatedError, "run `alembic upgrade head`"),
+    "42703": (SchemaOutdatedError, "run `alembic upgrade head`"),
+    "3F000": (SchemaOutdatedError, "run `alembic upgrade head`"),
+}
+
+_BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
+    "08": (DatabaseUnavailable, "check that the server runs and can be reached"),
+    "22": (InvalidInputError, "use a value that the column allows"),
+    "53": (DatabaseUnavailable, "the server is out of a resource; free it, or use fewer connections"),
+    "57": (DatabaseUnavailable, "the server is stopping or starting; try again"),
+}
+
+# A failed connection attempt has no SQLSTATE in libpq: only these texts tell the causes apart.
+_BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
+    (r"password authentication failed|no password supplied", ConfigurationError, "check user and password of the database URL"),
+    (r'role ".*" does not exist', ConfigurationError, "check the user of the database URL"),
+    (r'database ".*" does not exist', ConfigurationError, "create the database, or name another in the URL"),
+    (r"no pg_hba.conf entry|SSL|sslmode", ConfigurationError, "check sslmode in the URL and pg_hba.conf on the server"),
+    (r"invalid connection option|invalid .* value", ConfigurationError, "check the parameters of the database URL"),
+    (r"session is read-only|read-only", DatabaseUnavailable, "no writable server among the hosts; check the failover"),
+)
+
+_RETRYABLE = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+
+
+def constraint_name(error: psycopg.Error) -> str | None:
+    """The violated constraint; taken from the message where a proxy such as Citus fills no diagnostics."""
+    if error.diag.constraint_name:
+        return error.diag.constraint_name
+    found = re.search(r'constraint "([^"]+)"', error.diag.message_primary or "")
+    return re.sub(r"_\d{6,}$", "", found.group(1)) if found else None
+
+
+def translate(error: exc.SQLAlchemyError) -> AlfredDBError | None:
+    """Our error for one of SQLAlchemy's, or None when it is the caller's own programming error."""
+    if isinstance(error, exc.TimeoutError):
+        return DatabaseUnavailable(
+            "no connection became free in time; use fewer at once, or raise pool_size", retryable=True
+        )
+    original = error.orig if isinstance(error, exc.StatementError) else None
+    if isinstance(original, AlfredDBError):
+        return original
+    if not isinstance(original, psycopg.Error):
+        return None
+    if original.sqlstate is None:
+        return _translate_without_sqlstate(original)
+    text = original.diag.message_primary or type(original).__name__
+    found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
+    if found is None:
+        return None
+    kind, advice = found
+    return kind(f"{text[:300]}: {advice}", retryable=original.sqlstate in _RETRYABLE)
+
+
+def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:
+    text = " ".join(str(original).split())[:500]
+    for pattern, kind, advice in _BY_CONNECT_TEXT:
+        if re.search(pattern, text):
+            return kind(f"{text}: {advice}")
+    if isinstance(original, psycopg.OperationalError):
+        advice = "check that the server runs and can be reached"
+        return DatabaseUnavailable(f"{text}: {advice}", retryable="connection failed" in text)
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of the database as errors of this library; a programming error passes as it is."""
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        raise ours from (None if ours is getattr(error, "orig", None) else error)

@@ -1,0 +1,112 @@
+"""What every model shares: the metadata, the names of constraints, and the columns that recur."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Identity,
+    MetaData,
+    Text,
+    Uuid,
+    event,
+    func,
+    inspect,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+__all__ = [
+    "SHARED_SCHEMAS",
+    "TENANT_SCHEMAS",
+    "Base",
+    "BigIntId",
+    "CreatedAt",
+    "Json",
+    "UpdatedAt",
+    "UuidId",
+    "one_of",
+    "schema_translate_map",
+    "updated_by_trigger",
+]
+
+SHARED_SCHEMAS = ("extensions", "auth", "storage", "model_registry", "brk_registry")
+"""Schemas of the catalogs that all tenants of a database share."""
+
+TENANT_SCHEMAS = ("wm", "entity", "brk_tracking")
+"""Schemas that belong to the default tenant; another tenant has their tables in its own schema."""
+
+
+class Base(DeclarativeBase):
+    """Base of all models."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "ix": "idx_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        datetime: DateTime(timezone=True),
+        str: Text,
+        uuid.UUID: Uuid,
+    }
+
+    def __repr__(self) -> str:
+        """The class and the primary key: never a vector, a secret, or a query to the database."""
+        state = inspect(self)
+        key = ", ".join(
+            f"{attribute.key}={state.dict.get(attribute.key)!r}"
+            for attribute in state.mapper.column_attrs
+            if attribute.columns[0].primary_key
+        )
+        return f"{type(self).__name__}({key})"
+
+
+BigIntId = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
+UuidId = Annotated[
+    uuid.UUID, mapped_column(Uuid, primary_key=True, server_default=text("extensions.uuid_generate_v4()"))
+]
+CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
+UpdatedAt = Annotated[
+    datetime, mapped_column(DateTime(timezone=True), server_default=func.now(), onupdate=func.now())
+]
+Json = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text("'{}'::jsonb"))]
+
+
+def one_of(column: str, enum: type[StrEnum]) -> CheckConstraint:
+    """The CHECK that holds a text column to the members of `enum`; named after the column."""
+    values = ", ".join(f"'{member.value}'" for member in enum)
+    return CheckConstraint(f"{column} IN ({values})", name=column)
+
+
+def updated_by_trigger(model: type[Base]) -> type[Base]:
+    """Give raw SQL what the library's own statements do themselves: `updated_at` follows each UPDATE."""
+    event.listen(
+        model.__table__,
+        "after_create",
+        DDL(
+            "CREATE TRIGGER set_updated_at BEFORE UPDATE ON %(fullname)s FOR EACH ROW"
+            " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()"
+        ),
+    )
+    model.__table__.info["updated_by_trigger"] = True
+    return model
+
+
+def schema_translate_map(schema: str | None) -> dict[str | None, str | None] | None:
+    """Where the tables of the tenant `schema` are: all in that one schema; None is the default tenant."""
+    return None if schema is None else dict.fromkeys((None, *TENANT_SCHEMAS), schema)

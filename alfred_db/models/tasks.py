@@ -1,0 +1,164 @@
+"""Tasks: work that is filed once, claimed by one worker at a time, and finished once."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from ..types import EnumText
+from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, updated_by_trigger
+
+__all__ = ["Task", "TaskResult", "TaskStatus"]
+
+
+class TaskStatus(StrEnum):
+    """`pending` and `processing` are live; the others are final."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@updated_by_trigger
+class Task(Base):
+    """A unit of work. Every write by its holder carries `lease_token`, so a worker that lost it is refused."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("task_id"),
+        one_of("status", TaskStatus),
+        CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
+        CheckConstraint("retry_count >= 0 AND crash_count >= 0 AND max_retries >= 0", name="counters"),
+        CheckConstraint("timeout_seconds > 0", name="timeout"),
+        CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at"),
+        CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at"),
+        CheckConstraint("cancelled_at IS NULL OR status = 'cancelled'", name="cancelled_at"),
+        CheckConstraint("lease_expires_at IS NULL OR status = 'processing'", name="lease"),
+        Index(
+            "idx_tasks_ready",
+            text("priority DESC"),
+            "available_at",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index("idx_tasks_running", "id", postgresql_where=text("status = 'processing'")),
+        Index("idx_tasks_failed", "failed_at", postgresql_where=text("status = 'failed'")),
+        Index(
+            "idx_tasks_finished",
+            text("COALESCE(completed_at, failed_at, cancelled_at)"),
+            postgresql_where=text("status IN ('completed', 'failed', 'cancelled')"),
+        ),
+        Index("idx_tasks_parent_task_id", "parent_task_id", postgresql_where=text("parent_task_id IS NOT NULL")),
+        Index(
+            "uq_tasks_dedupe_key",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("status IN ('pending', 'processing')"),
+        ),
+        {
+            "postgresql_with": {
+                "fillfactor": 70,
+                "autovacuum_vacuum_scale_factor": 0.01,
+                "autovacuum_vacuum_threshold": 1000,
+                "autovacuum_vacuum_cost_delay": 0,
+            }
+        },
+    )
+
+    id: Mapped[UuidId]
+    """Key of the row, and what children and results refer to."""
+    task_id: Mapped[str]
+    """The caller's own key; filing it twice gives the same task."""
+    intent: Mapped[str]
+    """What is to be done: the name of a handler."""
+    status: Mapped[TaskStatus] = mapped_column(EnumText(TaskStatus), server_default=TaskStatus.PENDING)
+    """Where the task stands; final statuses change only by an explicit requeue."""
+    content: Mapped[Json]
+    """Input of the handler."""
+    priority: Mapped[int] = mapped_column(server_default=text("1"))
+    """1 (the least urgent) to 5 (the most urgent)."""
+    created_by: Mapped[str | None]
+    """Who filed it."""
+    assigned_to: Mapped[str | None]
+    """The agent that is to do it; NULL is anyone."""
+    parent_task_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tasks.id"))
+    """The task that this one is a part of."""
+    created_at: Mapped[CreatedAt]
+    """When it was filed."""
+    updated_at: Mapped[UpdatedAt]
+    """When the row last changed."""
+    started_at: Mapped[datetime | None]
+    """When its first attempt began."""
+    completed_at: Mapped[datetime | None]
+    """When it was completed; set exactly in that status."""
+    failed_at: Mapped[datetime | None]
+    """When it failed for good; set exactly in that status."""
+    error_message: Mapped[str | None]
+    """Text of the last failure."""
+    retry_count: Mapped[int] = mapped_column(server_default=text("0"))
+    """Attempts that failed in the handler and were filed again."""
+    max_retries: Mapped[int] = mapped_column(server_default=text("3"))
+    """How often a failed attempt is filed again before the task fails."""
+    timeout_seconds: Mapped[int] = mapped_column(server_default=text("300"))
+    """Seconds that one attempt may take, however often its lease is extended."""
+    metadata_: Mapped[Json] = mapped_column("metadata")
+    """The caller's notes; not read by the library."""
+    available_at: Mapped[CreatedAt]
+    """Not to be claimed earlier: the delay of a new task, the back-off of a failed one."""
+    worker_id: Mapped[str | None]
+    """The process that holds or last held it; an aid to people, never what decides."""
+    lease_token: Mapped[uuid.UUID | None]
+    """Fresh in each claim; kept on a finished row, so that a repeated completion is told from a stale one."""
+    claim_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Counts the claims; fences systems outside this database, which want a growing number."""
+    lease_expires_at: Mapped[datetime | None]
+    """Until when the holder may be silent; deliberately not indexed, so that heartbeats are HOT."""
+    attempt_started_at: Mapped[datetime | None]
+    """When the current attempt began."""
+    attempt_deadline_at: Mapped[datetime | None]
+    """When the current attempt has used up `timeout_seconds`; stored, so that reaping needs no arithmetic."""
+    crash_count: Mapped[int] = mapped_column(server_default=text("0"))
+    """Attempts whose worker vanished; counted apart from the handler's own failures."""
+    cancel_requested_at: Mapped[datetime | None]
+    """When its cancellation was asked for while a worker held it."""
+    cancelled_at: Mapped[datetime | None]
+    """When it was cancelled."""
+    error_code: Mapped[str | None]
+    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the handler's own."""
+    dedupe_key: Mapped[str | None]
+    """At most one live task has it; free again when that one is final."""
+
+    parent: Mapped[Task | None] = relationship(back_populates="children", remote_side="Task.id")
+    children: Mapped[list[Task]] = relationship(back_populates="parent", passive_deletes="all")
+    results: Mapped[list[TaskResult]] = relationship(
+        back_populates="task", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class TaskResult(Base):
+    """One result of a task; a task may have several, of different types."""
+
+    __tablename__ = "task_results"
+    __table_args__ = (Index(None, "task_id"),)
+
+    id: Mapped[UuidId]
+    """Key of the row."""
+    task_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    """The task it belongs to; its results go with it."""
+    result_type: Mapped[str]
+    """What `content` is, in the handler's words."""
+    content: Mapped[dict[str, Any]]
+    """The result itself."""
+    created_at: Mapped[CreatedAt]
+    """When it was stored."""
+    metadata_: Mapped[Json] = mapped_column("metadata")
+    """The caller's notes; not read by the library."""
+
+    task: Mapped[Task | None] = relationship(back_populates="results")

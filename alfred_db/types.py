@@ -1,0 +1,179 @@
+"""Column types: vectors in pgvector's binary format, and text columns that are enums in Python."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pgvector
+import psycopg
+from pgvector.sqlalchemy import VECTOR
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, func
+from sqlalchemy.sql.base import SchemaEventTarget
+from sqlalchemy.types import LargeBinary, TypeDecorator, TypeEngine
+
+from .errors import DimensionMismatch, InvalidInputError, InvalidVector
+
+__all__ = ["Embedding", "EnumText", "Vector", "VectorLike"]
+
+Embedding: TypeAlias = npt.NDArray[np.float32]
+"""What a vector column gives: float32, one dimension, read-only."""
+
+VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector
+"""What a vector column takes."""
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class _Packed(bytes):
+    """A vector in pgvector's binary format, on its way to the server."""
+
+
+class _PackedDumper(Dumper):
+    """Sends the bytes as they are; the statement's cast names the type, so no lookup of its OID is needed."""
+
+    format = Format.BINARY
+    oid = 0
+
+    def dump(self, obj: Any) -> Buffer:
+        return bytes(obj)
+
+
+psycopg.adapters.register_dumper(_Packed, _PackedDumper)
+
+
+def pack(value: VectorLike, dimensions: int | None, where: str = "vector") -> bytes:
+    """The binary form of one vector: two big-endian uint16 (dimensions, 0), then float32 each.
+
+    Raises DimensionMismatch and InvalidVector; `where` names the column in their messages.
+    """
+    try:
+        source = value.to_numpy() if isinstance(value, pgvector.Vector) else value
+        array = np.asarray(source, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidVector(
+            f"{where}: expected a sequence of numbers, got {type(value).__name__}; give a list or an ndarray"
+        ) from error
+    if array.ndim != 1:
+        raise InvalidVector(f"{where}: expected one dimension, got shape {array.shape}; give one vector a row")
+    if dimensions is not None and array.shape[0] != dimensions:
+        raise DimensionMismatch(
+            f"{where}: expected {dimensions} dimensions, got {array.shape[0]}; embed with the model that the column"
+            " was made for"
+        )
+    if not np.isfinite(array).all():
+        raise InvalidVector(f"{where}: NaN or infinite elements; check the embedding model's output")
+    return struct.pack(">HH", array.shape[0], 0) + array.astype(">f4").tobytes()
+
+
+def unpack(data: bytes) -> Embedding:
+    """The vector of one binary value."""
+    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
+
+
+class Vector(VECTOR, SchemaEventTarget):
+    """`vector(n)` that travels in binary both ways and is checked before it is sent.
+
+    Takes a list, tuple, ndarray or `pgvector.Vector`; gives a float32 ndarray. A cosine column also refuses
+    the zero vector, which has no direction: its distance is NaN and no HNSW index would hold the row.
+    """
+
+    cache_ok = True
+    render_bind_cast = True
+    _where = "vector"
+
+    def __init__(self, dim: int | None = None, *, allow_zero: bool = False) -> None:
+        super().__init__(dim)
+        self.allow_zero = allow_zero
+
+    def _set_parent(self, parent: SchemaEventTarget, **kw: Any) -> None:
+        if isinstance(parent, Column):
+            column: Column[Any] = parent
+            column._on_table_attach(self._set_table)
+
+    def _set_table(self, column: Column[Any], table: Any) -> None:
+        self._where = f"{table.fullname}.{column.name}"
+
+    def adapt(self, cls: Any, **kw: Any) -> Any:
+        adapted = super().adapt(cls, **kw)
+        adapted._where = self._where
+        return adapted
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], _Packed | None]:
+        def process(value: Any) -> _Packed | None:
+            return None if value is None else _Packed(self.pack(value))
+
+        return process
+
+    def pack(self, value: VectorLike) -> bytes:
+        """The checked binary form of `value`, as COPY BINARY wants it too."""
+        packed = pack(value, self.dim, self._where)
+        if not self.allow_zero and not any(packed[4:]):
+            raise InvalidVector(f"{self._where}: the zero vector has no direction; store NULL instead")
+        return packed
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.vector_send(colexpr, type_=_VectorBytes())
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Embedding | None]:
+        def process(value: Any) -> Embedding | None:
+            return None if value is None else unpack(value)
+
+        return process
+
+    class Comparator(TypeEngine.Comparator[Any]):
+        """Distances; each takes a vector or another vector column and gives a float."""
+
+        def cosine_distance(self, other: Any) -> ColumnElement[float]:
+            return self.op("<=>", return_type=Float())(other)
+
+        def l2_distance(self, other: Any) -> ColumnElement[float]:
+            return self.op("<->", return_type=Float())(other)
+
+        def l1_distance(self, other: Any) -> ColumnElement[float]:
+            return self.op("<+>", return_type=Float())(other)
+
+        def max_inner_product(self, other: Any) -> ColumnElement[float]:
+            return self.op("<#>", return_type=Float())(other)
+
+    comparator_factory = Comparator
+
+
+class _VectorBytes(TypeDecorator[Embedding]):
+    """What `vector_send` gives."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Embedding | None:
+        return None if value is None else unpack(bytes(value))
+
+
+class EnumText(TypeDecorator[E]):
+    """A text column whose values are the members of a StrEnum; the column's CHECK holds the database to it."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, enum: type[E]) -> None:
+        super().__init__()
+        self.enum = enum
+        self._members: dict[str, E] = {member.value: member for member in enum}
+
+    def process_bind_param(self, value: E | str | None, dialect: Dialect) -> str | None:
+        if value is None or value in self._members:
+            return None if value is None else str(value)
+        expected = ", ".join(self._members)
+        raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
+        return None if value is None else self._members[value]
+
+
