@@ -70,12 +70,11 @@ def _split(text: str) -> URL:
             "database URL: no scheme found; expected postgresql://user:password@host/database"
         )
     # The password may hold any character, so the last `@` ahead of the parameters ends it, or the last of all.
-    before_query, mark, query_text = rest.partition("?")
+    before_query, _, query_text = rest.partition("?")
     if "@" not in before_query and "@" in query_text:
         cut = rest.rindex("@")
         credentials, rest = rest[:cut], rest[cut + 1 :]
-        before_query, mark, query_text = rest.partition("?")
-        address = before_query
+        address, _, query_text = rest.partition("?")
     else:
         credentials, _, address = before_query.rpartition("@")
     hosts, _, database = address.partition("/")

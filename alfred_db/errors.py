@@ -1,30 +1,30 @@
 """Every error that alfred-db raises on purpose: one class per decision a caller can make.
 
-    AlfredDBError
-    ├─ ConfigurationError            no URL, bad URL, missing libpq or extra
-    ├─ SchemaError
-    │  ├─ ExtensionMissingError
-    │  ├─ ExtensionTooOldError
-    │  ├─ SchemaOutdatedError
-    │  ├─ SchemaTooNewError
-    │  ├─ SchemaDriftError
-    │  └─ MigrationLockTimeout
-    ├─ NotFoundError
-    ├─ ConflictError
-    ├─ LeaseLost
-    ├─ InvalidTransition
-    ├─ InvalidInputError
-    │  ├─ DimensionMismatch
-    │  ├─ InvalidVector
-    │  ├─ InvalidCron
-    │  └─ InvalidFilter
-    └─ DatabaseUnavailable           connection lost, server starting, pool timeout
+AlfredDBError
+├─ ConfigurationError            no URL, bad URL, missing libpq or extra
+├─ SchemaError
+│  ├─ ExtensionMissingError
+│  ├─ ExtensionTooOldError
+│  ├─ SchemaOutdatedError
+│  ├─ SchemaTooNewError
+│  ├─ SchemaDriftError
+│  └─ MigrationLockTimeout
+├─ NotFoundError
+├─ ConflictError
+├─ LeaseLost
+├─ InvalidTransition
+├─ InvalidInputError
+│  ├─ DimensionMismatch
+│  ├─ InvalidVector
+│  ├─ InvalidCron
+│  └─ InvalidFilter
+└─ DatabaseUnavailable           connection lost, server starting, pool timeout
 
-    try:
-        with db.begin() as uow:
-            uow.agents.heartbeat(agent_id, incarnation)
-    except DatabaseUnavailable as error:
-        if error.retryable: ...
+try:
+    with db.begin() as uow:
+        uow.agents.heartbeat(agent_id, incarnation)
+except DatabaseUnavailable as error:
+    if error.retryable: ...
 """
 
 from __future__ import annotations
@@ -149,9 +149,14 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23514": (InvalidInputError, "use a value that the column allows"),
     "40001": (ConflictError, "run the transaction again"),
     "40P01": (ConflictError, "run the transaction again"),
+    "55006": (ConflictError, "free it first"),
+    "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),
     "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
     "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
-    "25006": (DatabaseUnavailable, "this server is read-only; connect to the primary (target_session_attrs=read-write)"),
+    "25006": (
+        DatabaseUnavailable,
+        "this server is read-only; connect to the primary (target_session_attrs=read-write)",
+    ),
     "28000": (ConfigurationError, "check the user of the database URL"),
     "28P01": (ConfigurationError, "check the password of the database URL"),
     "3D000": (ConfigurationError, "create the database, or name another in the URL"),
@@ -170,12 +175,28 @@ _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
 
 # A failed connection attempt has no SQLSTATE in libpq: only these texts tell the causes apart.
 _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
-    (r"password authentication failed|no password supplied", ConfigurationError, "check user and password of the database URL"),
+    (
+        r"password authentication failed|no password supplied",
+        ConfigurationError,
+        "check user and password of the database URL",
+    ),
     (r'role ".*" does not exist', ConfigurationError, "check the user of the database URL"),
     (r'database ".*" does not exist', ConfigurationError, "create the database, or name another in the URL"),
-    (r"no pg_hba.conf entry|SSL|sslmode", ConfigurationError, "check sslmode in the URL and pg_hba.conf on the server"),
-    (r"invalid connection option|invalid .* value", ConfigurationError, "check the parameters of the database URL"),
-    (r"session is read-only|read-only", DatabaseUnavailable, "no writable server among the hosts; check the failover"),
+    (
+        r"no pg_hba.conf entry|SSL|sslmode",
+        ConfigurationError,
+        "check sslmode in the URL and pg_hba.conf on the server",
+    ),
+    (
+        r"invalid connection option|invalid .* value",
+        ConfigurationError,
+        "check the parameters of the database URL",
+    ),
+    (
+        r"session is read-only|read-only",
+        DatabaseUnavailable,
+        "no writable server among the hosts; check the failover",
+    ),
 )
 
 _RETRYABLE = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})

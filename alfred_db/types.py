@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, func
 from sqlalchemy.sql.base import SchemaEventTarget
-from sqlalchemy.types import LargeBinary, TypeDecorator, TypeEngine
+from sqlalchemy.types import LargeBinary, TypeDecorator
 
 from .errors import DimensionMismatch, InvalidInputError, InvalidVector
 
@@ -62,7 +62,9 @@ def pack(value: VectorLike, dimensions: int | None, where: str = "vector") -> by
             f"{where}: expected a sequence of numbers, got {type(value).__name__}; give a list or an ndarray"
         ) from error
     if array.ndim != 1:
-        raise InvalidVector(f"{where}: expected one dimension, got shape {array.shape}; give one vector a row")
+        raise InvalidVector(
+            f"{where}: expected one dimension, got shape {array.shape}; give one vector a row"
+        )
     if dimensions is not None and array.shape[0] != dimensions:
         raise DimensionMismatch(
             f"{where}: expected {dimensions} dimensions, got {array.shape[0]}; embed with the model that the column"
@@ -128,20 +130,20 @@ class Vector(VECTOR, SchemaEventTarget):
 
         return process
 
-    class Comparator(TypeEngine.Comparator[Any]):
+    class Comparator(VECTOR.Comparator):
         """Distances; each takes a vector or another vector column and gives a float."""
 
         def cosine_distance(self, other: Any) -> ColumnElement[float]:
-            return self.op("<=>", return_type=Float())(other)
+            return cast("ColumnElement[float]", self.op("<=>", return_type=Float())(other))
 
         def l2_distance(self, other: Any) -> ColumnElement[float]:
-            return self.op("<->", return_type=Float())(other)
+            return cast("ColumnElement[float]", self.op("<->", return_type=Float())(other))
 
         def l1_distance(self, other: Any) -> ColumnElement[float]:
-            return self.op("<+>", return_type=Float())(other)
+            return cast("ColumnElement[float]", self.op("<+>", return_type=Float())(other))
 
         def max_inner_product(self, other: Any) -> ColumnElement[float]:
-            return self.op("<#>", return_type=Float())(other)
+            return cast("ColumnElement[float]", self.op("<#>", return_type=Float())(other))
 
     comparator_factory = Comparator
 
@@ -175,5 +177,3 @@ class EnumText(TypeDecorator[E]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
         return None if value is None else self._members[value]
-
-

@@ -3,7 +3,108 @@
 from __future__ import annotations
 
 from .agents import Agent, AgentStatus
+from .auth import User
 from .base import Base
+from .broker import (
+    BrokerModel,
+    BrokerRequest,
+    BrokerRequestStatus,
+    HostedModel,
+    HostedModelPrice,
+    HostingProvider,
+    ModelFamily,
+    ModelMaker,
+    ModelSnapshot,
+)
+from .capabilities import Capability, ProvidedBy
+from .conversations import Conversation, MessageRole
+from .documents import Document
+from .entities import EntityEdge, EntityNode
+from .knowledge import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
+from .memories import Memory, MemoryBank, MemoryEntry
+from .messages import ProcessedMessage
+from .model_registry import ModelCapability, ModelEndpoint, RegistryModel
+from .rag import RagQuery, RagQueryDocument, RagSession
+from .scheduler import ExecutionStatus, MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
+from .storage import Bucket, StorageObject
 from .tasks import Task, TaskResult, TaskStatus
+from .validation import (
+    TestCase,
+    TestCaseStatus,
+    TestResult,
+    TestResultStatus,
+    TestRun,
+    TestRunStatus,
+    TestSuite,
+)
+from .workflows import (
+    Workflow,
+    WorkflowEvent,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+    WorkflowStatus,
+    WorkflowStep,
+)
+from .working_memory import WorkingMemory, WorkingMemoryStatus
 
-__all__ = ["Agent", "AgentStatus", "Base", "Task", "TaskResult", "TaskStatus"]
+__all__ = [
+    "Agent",
+    "AgentStatus",
+    "Base",
+    "BrokerModel",
+    "BrokerRequest",
+    "BrokerRequestStatus",
+    "Bucket",
+    "Capability",
+    "Conversation",
+    "Document",
+    "EntityEdge",
+    "EntityNode",
+    "ExecutionStatus",
+    "HostedModel",
+    "HostedModelPrice",
+    "HostingProvider",
+    "KnowledgeAlias",
+    "KnowledgeCollection",
+    "KnowledgeDistance",
+    "KnowledgePoint",
+    "Memory",
+    "MemoryBank",
+    "MemoryEntry",
+    "MessageRole",
+    "MisfirePolicy",
+    "ModelCapability",
+    "ModelEndpoint",
+    "ModelFamily",
+    "ModelMaker",
+    "ModelSnapshot",
+    "OverlapPolicy",
+    "ProcessedMessage",
+    "ProvidedBy",
+    "RagQuery",
+    "RagQueryDocument",
+    "RagSession",
+    "RegistryModel",
+    "ScheduledExecution",
+    "ScheduledTask",
+    "StorageObject",
+    "Task",
+    "TaskResult",
+    "TaskStatus",
+    "TestCase",
+    "TestCaseStatus",
+    "TestResult",
+    "TestResultStatus",
+    "TestRun",
+    "TestRunStatus",
+    "TestSuite",
+    "User",
+    "Workflow",
+    "WorkflowEvent",
+    "WorkflowExecution",
+    "WorkflowExecutionStatus",
+    "WorkflowStatus",
+    "WorkflowStep",
+    "WorkingMemory",
+    "WorkingMemoryStatus",
+]

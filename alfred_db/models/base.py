@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from sqlalchemy import (
     DDL,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     MetaData,
+    Table,
     Text,
     Uuid,
     event,
@@ -33,8 +34,11 @@ __all__ = [
     "Json",
     "UpdatedAt",
     "UuidId",
+    "after_create",
     "one_of",
     "schema_translate_map",
+    "table_of",
+    "trigram_index",
     "updated_by_trigger",
 ]
 
@@ -57,7 +61,7 @@ class Base(DeclarativeBase):
             "ix": "idx_%(table_name)s_%(column_0_N_name)s",
         }
     )
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSONB,
         list[Any]: JSONB,
         datetime: DateTime(timezone=True),
@@ -76,6 +80,8 @@ class Base(DeclarativeBase):
         return f"{type(self).__name__}({key})"
 
 
+M = TypeVar("M", bound=Base)
+
 BigIntId = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
 UuidId = Annotated[
     uuid.UUID, mapped_column(Uuid, primary_key=True, server_default=text("extensions.uuid_generate_v4()"))
@@ -93,18 +99,35 @@ def one_of(column: str, enum: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
 
-def updated_by_trigger(model: type[Base]) -> type[Base]:
+def table_of(model: type[Base]) -> Table:
+    """The table of a model, typed as such."""
+    return cast("Table", model.__table__)
+
+
+def after_create(model: type[Base], statement: str) -> None:
+    """Run a statement when the table is made; `%(fullname)s` is the table, wherever the tenant has it."""
+    event.listen(model.__table__, "after_create", DDL(statement))  # type: ignore[no-untyped-call]
+
+
+def updated_by_trigger(model: type[M]) -> type[M]:
     """Give raw SQL what the library's own statements do themselves: `updated_at` follows each UPDATE."""
-    event.listen(
-        model.__table__,
-        "after_create",
-        DDL(
-            "CREATE TRIGGER set_updated_at BEFORE UPDATE ON %(fullname)s FOR EACH ROW"
-            " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()"
-        ),
+    after_create(
+        model,
+        "CREATE TRIGGER set_updated_at BEFORE UPDATE ON %(fullname)s FOR EACH ROW"
+        " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()",
     )
-    model.__table__.info["updated_by_trigger"] = True
+    table_of(model).info["updated_by_trigger"] = True
     return model
+
+
+def trigram_index(model: type[Base], column: str) -> None:
+    """Index a column for search by similar spelling, where pg_trgm is installed: not in the metadata, as it may not be."""
+    name = f"idx_{table_of(model).name}_{column}_trgm"
+    after_create(
+        model,
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm') THEN"
+        f" CREATE INDEX {name} ON %(fullname)s USING gin ({column} gin_trgm_ops); END IF; END $$",
+    )
 
 
 def schema_translate_map(schema: str | None) -> dict[str | None, str | None] | None:

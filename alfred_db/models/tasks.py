@@ -55,7 +55,9 @@ class Task(Base):
             text("COALESCE(completed_at, failed_at, cancelled_at)"),
             postgresql_where=text("status IN ('completed', 'failed', 'cancelled')"),
         ),
-        Index("idx_tasks_parent_task_id", "parent_task_id", postgresql_where=text("parent_task_id IS NOT NULL")),
+        Index(
+            "idx_tasks_parent_task_id", "parent_task_id", postgresql_where=text("parent_task_id IS NOT NULL")
+        ),
         Index(
             "uq_tasks_dedupe_key",
             "dedupe_key",

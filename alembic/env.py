@@ -1,0 +1,7 @@
+"""Alembic's entry, whichever door it was opened by; `alfred_db.migrate` does the work."""
+
+from __future__ import annotations
+
+from alfred_db import migrate
+
+migrate.run()

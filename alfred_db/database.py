@@ -1,0 +1,224 @@
+"""The database: an engine, its sessions, and the unit of work; one class for each colour."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Literal
+
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from . import migrate
+from .config import database_url
+from .errors import translated
+from .models.base import schema_translate_map
+from .repositories import AsyncUnitOfWork, UnitOfWork
+from .verify import verify
+
+__all__ = ["AsyncDatabase", "Database"]
+
+Pooler = Literal["transaction"]
+
+IDLE_IN_TRANSACTION_TIMEOUT = "60s"
+"""How long a transaction of ours may do nothing before the server ends it, and frees what it locks."""
+
+
+class Database:
+    """One PostgreSQL database, or one tenant of it.
+
+    `url` is found as `alfred_db.config.database_url` says. `schema` names the tenant whose tables are meant.
+    `pooler="transaction"` is for PgBouncer and its like in transaction mode: no prepared statements and no
+    session state. Nothing connects before it is used.
+    """
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        schema: str | None = None,
+        pooler: Pooler | None = None,
+        pool_size: int = 5,
+        application_name: str = "alfred-db",
+    ) -> None:
+        self.url = database_url(url)
+        self.schema = schema
+        self.engine: Engine = create_engine(
+            self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
+        )
+        _watch(self.engine, pooler)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def begin(self) -> Iterator[UnitOfWork]:
+        """One transaction: committed at the end, rolled back on an exception."""
+        with self._sessions() as session:
+            yield UnitOfWork(session)
+            with translated():
+                session.commit()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session of SQLAlchemy; what is not committed is rolled back at the end."""
+        with self._sessions() as session:
+            yield session
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`; on ALFRED_DB_MIGRATION_URL where that is set."""
+        migrate.upgrade(_migration_url(self.url), revision, schema=self.schema)
+
+    def verify(self) -> None:
+        """Fail fast: raise a SchemaError, which says what to do, unless the live schema is what the models need."""
+        with translated(), self.engine.connect() as connection:
+            verify(connection, self.schema)
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+
+class AsyncDatabase:
+    """The same for asyncio; every session belongs to one task."""
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        schema: str | None = None,
+        pooler: Pooler | None = None,
+        pool_size: int = 5,
+        application_name: str = "alfred-db",
+    ) -> None:
+        self.url = database_url(url)
+        self.schema = schema
+        self.engine: AsyncEngine = create_async_engine(
+            self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
+        )
+        _watch(self.engine.sync_engine, pooler)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncUnitOfWork]:
+        """One transaction: committed at the end, rolled back on an exception."""
+        async with self._sessions() as session:
+            yield AsyncUnitOfWork(session)
+            with translated():
+                await session.commit()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A session of SQLAlchemy; what is not committed is rolled back at the end."""
+        async with self._sessions() as session:
+            yield session
+
+    async def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`, in a thread; on ALFRED_DB_MIGRATION_URL where that is set."""
+        await asyncio.to_thread(migrate.upgrade, _migration_url(self.url), revision, schema=self.schema)
+
+    async def verify(self) -> None:
+        """Fail fast: raise a SchemaError, which says what to do, unless the live schema is what the models need."""
+        with translated():
+            async with self.engine.connect() as connection:
+                await connection.run_sync(verify, self.schema)
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self.engine.dispose()
+
+    async def __aenter__(self) -> AsyncDatabase:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+
+def _repr(database: Database | AsyncDatabase) -> str:
+    schema = "" if database.schema is None else f", schema={database.schema!r}"
+    return f"{type(database).__name__}({database.url.render_as_string(hide_password=True)!r}{schema})"
+
+
+def _migration_url(url: URL) -> str | URL:
+    return os.environ.get("ALFRED_DB_MIGRATION_URL") or url
+
+
+def _engine_options(
+    url: URL, schema: str | None, pooler: Pooler | None, pool_size: int, application_name: str
+) -> dict[str, Any]:
+    connect_args: dict[str, Any] = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "application_name": application_name,
+    }
+    options: dict[str, Any] = {"hide_parameters": True, "connect_args": connect_args}
+    if schema is not None:
+        options["execution_options"] = {"schema_translate_map": schema_translate_map(schema)}
+    if pooler == "transaction":
+        # The pooler hands each transaction another server session: it keeps the connections, and the state.
+        return {**options, "poolclass": NullPool, "connect_args": {**connect_args, "prepare_threshold": None}}
+    given = url.query.get("options", "")
+    connect_args["options"] = (
+        f"{given} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}".strip()
+    )
+    return {
+        **options,
+        "pool_size": pool_size,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "pool_use_lifo": True,
+    }
+
+
+def _watch(engine: Engine, pooler: Pooler | None) -> None:
+    """What an engine needs beyond its options: a child process must not share its sockets, and `vector`
+    must be found where an administrator put it."""
+    reference = weakref.ref(engine)
+
+    def forget_in_child() -> None:
+        if (found := reference()) is not None:
+            found.dispose(close=False)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget_in_child)
+    if pooler is None:
+        event.listen(engine, "connect", _find_vector)
+
+
+_FIND_VECTOR = """
+    SELECT current_setting('search_path') || ', ' || quote_ident(nspname)
+    FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+    WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))
+"""
+
+
+def _find_vector(dbapi_connection: Any, record: Any) -> None:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(_FIND_VECTOR)
+        if (row := cursor.fetchone()) is not None:
+            cursor.execute(f"SET search_path = {row[0]}")
+        dbapi_connection.commit()
+    finally:
+        cursor.close()

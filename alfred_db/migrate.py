@@ -1,0 +1,472 @@
+"""Migrations: where the revisions live, and how they are run safely whoever starts them.
+
+Every door (plain `alembic`, `alfred-db upgrade`, `Database.upgrade()`) ends in `run`, so all share one lock, one
+fast path and one set of time limits. Alembic itself is imported only when something is to be migrated.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, MetaData, NullPool, create_engine, exc, text
+
+from . import extensions
+from .config import migration_url
+from .errors import (
+    ConfigurationError,
+    MigrationLockTimeout,
+    SchemaDriftError,
+    SchemaError,
+    SchemaTooNewError,
+    translated,
+)
+from .models import Base
+from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+__all__ = [
+    "VERSION_TABLE",
+    "Revision",
+    "check",
+    "current",
+    "downgrade",
+    "head",
+    "history",
+    "include_name",
+    "include_object",
+    "location",
+    "sql",
+    "upgrade",
+]
+
+VERSION_TABLE = "alfred_db_version"
+"""Ours alone, in the tenant's schema: a host application's `alembic_version` is not touched."""
+
+LOCK_TIMEOUT = 600.0
+"""Seconds to wait for another process that migrates the same schema."""
+
+TABLE_LOCK_TIMEOUT = "2s"
+"""How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
+
+TRIES = 10
+"""How often a revision that could not get its locks is tried."""
+
+_RETRIED = frozenset({"55P03", "40P01", "40001"})
+_one_at_a_time = threading.Lock()
+_log = logging.getLogger("alfred_db")
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One step of the schema's history."""
+
+    id: str
+    summary: str
+
+
+# Where the revisions are
+
+
+def location() -> Path:
+    """The folder of the revisions: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "migrations", package.parent / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise ConfigurationError(
+        f"no revisions found in {package / 'migrations'}: the installation is incomplete; install alfred-db again"
+    )
+
+
+def _config(url: str | URL | None = None, **options: Any) -> Config:
+    from alembic.config import Config
+
+    config = Config(attributes={"url": url, **options})
+    config.set_main_option("script_location", str(location()).replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
+
+
+def head() -> str:
+    """The newest revision that this version of the library knows."""
+    found = _scripts().get_current_head()
+    assert found is not None
+    return found
+
+
+def history() -> list[Revision]:
+    """All revisions, oldest first."""
+    steps = list(_scripts().walk_revisions())
+    return [Revision(step.revision, step.doc.splitlines()[0]) for step in reversed(steps)]
+
+
+# What can be done
+
+
+def upgrade(
+    url: str | URL | None = None, revision: str = "head", *, schema: str | None = None, triggers: bool = True
+) -> None:
+    """Bring the database to `revision`: safe to run twice, from many threads and from many processes at once.
+
+    `schema` makes or upgrades the tables of the tenant of that name; its database must have the shared
+    catalogs already. `triggers=False` leaves out the `updated_at` triggers, which Citus cannot distribute.
+    """
+    from alembic import command
+
+    with _one_at_a_time:
+        command.upgrade(_config(url, schema=schema, triggers=None if triggers else "off"), revision)
+
+
+def downgrade(
+    url: str | URL | None, revision: str, *, schema: str | None = None, allow_data_loss: bool = False
+) -> None:
+    """Take the database back to `revision` (`base` for nothing of ours); refuses to drop rows unless allowed.
+
+    Extensions stay, and so do schemas that this library did not make.
+    """
+    from alembic import command
+
+    with _one_at_a_time:
+        command.downgrade(_config(url, schema=schema, allow_data_loss=allow_data_loss or None), revision)
+
+
+def current(connection: Connection, schema: str | None = None) -> str | None:
+    """The revision that the database is at; None before the first."""
+    table = VERSION_TABLE if schema is None else f"{_quote(schema)}.{VERSION_TABLE}"
+    if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
+        return None
+    return connection.scalar(text(f"SELECT version_num FROM {table}"))
+
+
+def sql(revision: str = "head", *, schema: str | None = None, triggers: bool = True) -> str:
+    """The SQL of an upgrade to `revision` (or `from:to`), for those who run it by hand; needs no database."""
+    from alembic import command
+
+    output = io.StringIO()
+    config = _config(schema=schema, triggers=None if triggers else "off")
+    config.output_buffer = output
+    with _one_at_a_time:
+        command.upgrade(config, revision, sql=True)
+    return output.getvalue()
+
+
+def check(url: str | URL | None = None, *, schema: str | None = None) -> None:
+    """Raise SchemaDriftError when Alembic would generate a revision from the models."""
+    from alembic import command
+    from alembic.util import AutogenerateDiffsDetected
+
+    with _one_at_a_time:
+        try:
+            command.check(_config(url, schema=schema))
+        except AutogenerateDiffsDetected as error:
+            raise SchemaDriftError(
+                f"{error}: run `alembic upgrade head`, or restore what was changed"
+            ) from error
+
+
+# Living beside another application's Alembic
+
+
+def include_object(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """For a host application's `context.configure`: its autogenerate leaves our tables alone."""
+    if type_ != "table":
+        return True
+    return not is_ours(item.name, item.schema)
+
+
+def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
+    """For a host application's `context.configure` with `include_schemas`: our schemas are not read at all."""
+    if type_ == "schema":
+        return name not in (*SHARED_SCHEMAS, *TENANT_SCHEMAS)
+    return type_ != "table" or not is_ours(name or "", parent_names.get("schema_name"))
+
+
+def is_ours(table: str, schema: str | None) -> bool:
+    """Whether a table, or a partition of one, belongs to this library."""
+    if table == VERSION_TABLE:
+        return True
+    parents = (
+        known.name for known in Base.metadata.tables.values() if "partition_by" in known.dialect_kwargs
+    )
+    names = {known.name for known in Base.metadata.tables.values() if known.schema == schema}
+    return table in names or any(table.startswith(f"{parent}_") for parent in parents)
+
+
+# What env.py runs
+
+
+def run() -> None:
+    """Carry out the command that Alembic was given; called by env.py alone."""
+    from alembic import context
+    from alembic.util import CommandError
+
+    from_alembic = context.config.cmd_opts is not None
+    if from_alembic and not logging.getLogger().handlers:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
+    try:
+        with translated():
+            _run_offline() if context.is_offline_mode() else _run_online()
+    except (SchemaError, ConfigurationError) as error:
+        if from_alembic:
+            raise CommandError(str(error)) from error
+        raise
+
+
+def _run_offline() -> None:
+    from alembic import context
+
+    schema = _schema()
+    context.configure(dialect_name="postgresql", literal_binds=True, **_settings(schema))
+    context.execute(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
+    if schema is not None:
+        context.execute(f"CREATE SCHEMA IF NOT EXISTS {_quote(schema)}")
+        context.execute(f"SET search_path = {_quote(schema)}, public, extensions")
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _run_online() -> None:
+    from alembic import context
+
+    schema = _schema()
+    url = migration_url(context.config.attributes.get("url"))
+    destination = _destination()
+    engine = _engine(url)
+    with engine.connect() as connection:
+        if destination is None:
+            _configure_and_run(connection, schema)
+            return
+        if _is_at(connection, schema, destination):
+            return
+        connection.rollback()
+        with locked(engine, schema):
+            if not _is_at(connection, schema, destination):
+                _prepare(connection, schema)
+                _run_with_retries(connection, schema)
+
+
+def _engine(url: URL) -> Engine:
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": 10,
+            "application_name": "alfred-db migration",
+            "keepalives_idle": 30,
+            "prepare_threshold": None,
+        },
+    )
+
+
+def _schema() -> str | None:
+    from .revisions import option
+
+    schema = option("schema")
+    if schema in (*SHARED_SCHEMAS, *TENANT_SCHEMAS, "information_schema") or (schema or "").startswith("pg_"):
+        raise ConfigurationError(
+            f"schema {schema!r} is taken by the server or by the default tenant; name another"
+        )
+    return schema
+
+
+def _destination() -> str | None:
+    """The revision aimed at, `base` included; None for a command that only reads."""
+    from alembic import context
+
+    try:
+        return context.get_revision_argument() or "base"  # type: ignore[return-value]
+    except KeyError:
+        return None
+
+
+def _settings(schema: str | None) -> dict[str, Any]:
+    target = Base.metadata if schema is None else tenant_metadata(schema)
+    return {
+        "target_metadata": target,
+        "version_table": VERSION_TABLE,
+        "version_table_schema": schema,
+        "transaction_per_migration": True,
+        "include_schemas": True,
+        "include_name": _only_ours(target, schema),
+        "include_object": _without_optional,
+    }
+
+
+def tenant_metadata(schema: str) -> MetaData:
+    """The models' tables as the tenant `schema` has them, beside the shared ones that they refer to."""
+    copy = MetaData(naming_convention=Base.metadata.naming_convention)
+    mapping = schema_translate_map(schema) or {}
+
+    def referred(
+        table: Any, to_schema: str | None, constraint: Any, referred_schema: str | None
+    ) -> str | None:
+        return mapping.get(referred_schema, referred_schema)
+
+    for table in Base.metadata.sorted_tables:
+        table.to_metadata(copy, schema=mapping.get(table.schema, table.schema), referred_schema_fn=referred)
+    return copy
+
+
+def _only_ours(target: MetaData, schema: str | None) -> Any:
+    schemas = {schema} if schema is not None else {None, *SHARED_SCHEMAS, *TENANT_SCHEMAS}
+    tables = {table.fullname for table in target.tables.values() if table.schema in schemas}
+
+    def include(name: str | None, type_: str, parent_names: Any) -> bool:
+        if type_ == "schema":
+            return name in schemas
+        return type_ != "table" or parent_names["schema_qualified_table_name"] in tables
+
+    return include
+
+
+def _without_optional(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """Trigram indexes exist only where pg_trgm does, so the models do not list them."""
+    return not (type_ == "index" and reflected and (name or "").endswith("_trgm"))
+
+
+def _configure_and_run(connection: Connection, schema: str | None) -> None:
+    from alembic import context
+
+    context.configure(connection=connection, **_settings(schema))
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _is_at(connection: Connection, schema: str | None, destination: str) -> bool:
+    """The fast path; refuses a database that a newer version of the library has upgraded."""
+    found = current(connection, schema)
+    if found is not None and found not in {step.revision for step in _scripts().walk_revisions()}:
+        raise SchemaTooNewError(
+            f"the database is at revision {found!r}, which this version of alfred-db does not know:"
+            " upgrade alfred-db, or connect to another database"
+        )
+    return (found or "base") == destination
+
+
+def _prepare(connection: Connection, schema: str | None) -> None:
+    """Check, before anything is changed, that the revisions can run; then set the session up for them."""
+    facts = extensions.probe(connection)
+    extensions.require(facts)
+    if schema is None:
+        extensions.require_rights(facts, (*SHARED_SCHEMAS, *TENANT_SCHEMAS))
+    else:
+        from .verify import require_shared
+
+        require_shared(connection)
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {_quote(schema)}"))
+    _refuse_strangers(connection, schema)
+    path = [] if schema is None else [schema]
+    path += connection.scalar(text("SELECT current_schemas(false)")) or []
+    path += [
+        status.schema for status in facts.extensions if status.name in ("vector", "pg_trgm") and status.schema
+    ]
+    unique = list(dict.fromkeys(path))
+    connection.execute(text(f"SET search_path = {', '.join(_quote(name) for name in unique)}"))
+    connection.execute(text(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
+    connection.commit()
+
+
+def _refuse_strangers(connection: Connection, schema: str | None) -> None:
+    """A table of ours without a version row was made by something else: adopting it blindly would lose columns."""
+    if current(connection, schema) is not None:
+        return
+    tables = [table for table in Base.metadata.sorted_tables if table.schema is None]
+    prefix = "" if schema is None else f"{_quote(schema)}."
+    found = connection.scalars(
+        text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NOT NULL"),
+        {"names": [prefix + table.name for table in tables]},
+    ).all()
+    if found:
+        raise SchemaDriftError(
+            f"{', '.join(found)}: the database has these tables but no {VERSION_TABLE}, so something else made them;"
+            " move them aside (ALTER TABLE ... SET SCHEMA ...), upgrade, and copy their rows over"
+        )
+
+
+def _run_with_retries(connection: Connection, schema: str | None) -> None:
+    """A revision that cannot get a lock in time steps back, so that others go on, and is tried again."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            _configure_and_run(connection, schema)
+            return
+        except exc.DBAPIError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) not in _RETRIED:
+                raise
+            if attempt == TRIES:
+                raise MigrationLockTimeout(
+                    f"a table stayed locked in {TRIES} tries; end the transactions that hold it"
+                    f" ({_oldest_transactions(connection)}) and upgrade again",
+                    retryable=True,
+                ) from error
+            delay = min(5.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.0)
+            _log.info("a table is locked by others; trying again in %.1f s (%d of %d)", delay, attempt, TRIES)
+            time.sleep(delay)
+
+
+def _oldest_transactions(connection: Connection) -> str:
+    rows = connection.execute(
+        text(
+            "SELECT pid, application_name FROM pg_stat_activity"
+            " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 3"
+        )
+    ).all()
+    return (
+        ", ".join(f"pid {row.pid} {row.application_name}".strip() for row in rows)
+        or "none is visible to this role"
+    )
+
+
+@contextmanager
+def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Hold the migration lock of one tenant of one database, on a connection of its own.
+
+    Polled, because a session that waits inside `pg_advisory_lock` holds a snapshot that stops every
+    CREATE INDEX CONCURRENTLY of the one that works. The server frees it when the holder dies.
+    """
+    key = int.from_bytes(sha256(f"{VERSION_TABLE}:{schema or ''}".encode()).digest()[:8], signed=True)
+    deadline = time.monotonic() + timeout
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        pids = {connection.scalar(text("SELECT pg_backend_pid()")) for _ in range(3)}
+        if len(pids) > 1:
+            raise ConfigurationError(
+                "this connection goes through a transaction pooler, where the migration lock does not hold:"
+                " set ALFRED_DB_MIGRATION_URL to the server's own address"
+            )
+        told = False
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            if time.monotonic() > deadline:
+                raise MigrationLockTimeout(
+                    f"another process has been migrating for {timeout:.0f} s; wait for it, or end its session"
+                    f" (SELECT pid FROM pg_locks WHERE locktype = 'advisory') and upgrade again",
+                    retryable=True,
+                )
+            if not told:
+                _log.info("another process is migrating this database; waiting for it")
+                told = True
+            time.sleep(random.uniform(0.1, 0.3))
+        yield
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,66 @@
+"""Auth: the users that Supabase's GoTrue manages; created only where no one else owns the schema."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .base import Base, updated_by_trigger
+
+__all__ = ["User"]
+
+
+@updated_by_trigger
+class User(Base):
+    """A user. Passwords and tokens are never fetched unless a query asks for them by name."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        UniqueConstraint("email"),
+        UniqueConstraint("phone"),
+        {"schema": "auth", "comment": "made by alfred-db"},
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """Key of the row; given by the service that registers users, so there is no default."""
+    email: Mapped[str | None]
+    """Address; NULL for who signed up by phone."""
+    phone: Mapped[str | None]
+    """Number; NULL for who signed up by email."""
+    encrypted_password: Mapped[str | None] = mapped_column(deferred=True)
+    """Hash of the password."""
+    email_confirmed_at: Mapped[datetime | None]
+    """When the address was confirmed."""
+    phone_confirmed_at: Mapped[datetime | None]
+    """When the number was confirmed."""
+    confirmation_token: Mapped[str | None] = mapped_column(deferred=True)
+    """Secret of the sign-up message."""
+    confirmation_sent_at: Mapped[datetime | None]
+    """When the sign-up message was sent."""
+    recovery_token: Mapped[str | None] = mapped_column(deferred=True)
+    """Secret of the password recovery message."""
+    recovery_sent_at: Mapped[datetime | None]
+    """When the recovery message was sent."""
+    email_change_token: Mapped[str | None] = mapped_column(deferred=True)
+    """Secret of the message about a new address."""
+    email_change: Mapped[str | None]
+    """The new address, until it is confirmed."""
+    email_change_sent_at: Mapped[datetime | None]
+    """When the message about a new address was sent."""
+    last_sign_in_at: Mapped[datetime | None]
+    """When the user last signed in."""
+    raw_app_meta_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What the platform knows of the user; the user may not change it."""
+    raw_user_meta_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What the user says of himself."""
+    created_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    """When the user was registered."""
+    updated_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), onupdate=func.now())
+    """When the row last changed."""
+    deleted_at: Mapped[datetime | None]
+    """When the user was deleted; the row stays."""

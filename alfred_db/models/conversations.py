@@ -1,0 +1,57 @@
+"""Conversations: what was said in each session, in order."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Computed, Index, text
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..types import EnumText
+from .base import Base, BigIntId, CreatedAt, one_of
+
+__all__ = ["Conversation", "MessageRole"]
+
+
+class MessageRole(StrEnum):
+    """Who speaks; the reference has the first two, agents need the others too."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    TOOL = "tool"
+
+
+class Conversation(Base):
+    """One message of a session. Messages are added, never changed; `id` is their order."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (
+        one_of("role", MessageRole),
+        Index("idx_conversations_session_id", "session_id", "id"),
+        Index(None, "created_at"),
+        Index(None, "search", postgresql_using="gin"),
+    )
+
+    id: Mapped[BigIntId]
+    """Key of the row, and its place in the session."""
+    session_id: Mapped[str]
+    """The session it is part of, in the caller's words."""
+    role: Mapped[MessageRole] = mapped_column(EnumText(MessageRole))
+    """Who said it."""
+    content: Mapped[str]
+    """What was said."""
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
+        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
+    )
+    """The caller's notes, such as the name of a tool and the call that it answers."""
+    created_at: Mapped[CreatedAt]
+    """When it was stored."""
+    search: Mapped[str | None] = mapped_column(
+        TSVECTOR,
+        Computed("to_tsvector('english'::regconfig, \"left\"(content, 100000))", persisted=True),
+        deferred=True,
+    )
+    """English words of the first 100,000 characters (a tsvector holds 1 MB); added, for search by word."""

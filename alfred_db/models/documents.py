@@ -1,0 +1,77 @@
+"""Documents: texts with a title, found by meaning, by word, or by both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Computed, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from ..types import Embedding, Vector
+from ._vectors import hnsw
+from .base import Base, BigIntId, CreatedAt, UpdatedAt, trigram_index, updated_by_trigger
+
+if TYPE_CHECKING:
+    from .rag import RagQueryDocument
+
+__all__ = ["Document"]
+
+# sha256 of the content's bytes, of immutable functions only, as a generated column wants: `convert_to` is
+# merely stable, and `md5` is refused on a server in FIPS mode. chr(92) is the backslash.
+_HASH = "sha256(decode(replace(content, chr(92), repeat(chr(92), 2)), 'escape'::text))"
+
+# A tsvector holds 1 MB; the limits keep a long text from being refused for the sake of its index.
+_SEARCH = (
+    "setweight(to_tsvector('english'::regconfig,"
+    " \"left\"(COALESCE(title, ''::text), 10000)), 'A'::\"char\") ||"
+    " setweight(to_tsvector('english'::regconfig,"
+    " \"left\"(COALESCE(content, ''::text), 100000)), 'B'::\"char\")"
+)
+
+
+@updated_by_trigger
+class Document(Base):
+    """A text, or one piece of a longer text, with the vector of its meaning."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        UniqueConstraint("external_id"),
+        hnsw(None, "embedding"),
+        Index(None, "created_at"),
+        Index(None, "metadata", postgresql_using="gin"),
+        Index(None, "content_hash"),
+        Index(None, "search", postgresql_using="gin"),
+    )
+
+    id: Mapped[BigIntId]
+    """Key of the row."""
+    title: Mapped[str | None]
+    """Its title; counts more than the content in a search by word."""
+    content: Mapped[str | None]
+    """Its text."""
+    embedding: Mapped[Embedding | None] = mapped_column(Vector(384), deferred=True)
+    """Meaning of the text; NULL until it is embedded, and then not found by meaning."""
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
+        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
+    )
+    """The caller's notes, to filter by."""
+    created_at: Mapped[CreatedAt]
+    """When it was stored."""
+    updated_at: Mapped[UpdatedAt]
+    """When the row last changed."""
+    external_id: Mapped[str | None]
+    """The caller's own key, such as a path or URL; added, so that storing a document again updates it."""
+    embedding_model: Mapped[str | None]
+    """What made the vector; added, because vectors of two models have no meaningful distance."""
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary, Computed(_HASH, persisted=True))
+    """sha256 of the content, made by the server; added, to find a known text before it is embedded again."""
+    search: Mapped[str | None] = mapped_column(TSVECTOR, Computed(_SEARCH, persisted=True), deferred=True)
+    """English words of title (10,000 characters) and content (100,000); added, for search by word."""
+
+    rag_queries: Mapped[list[RagQueryDocument]] = relationship(
+        back_populates="document", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+trigram_index(Document, "title")

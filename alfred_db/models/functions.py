@@ -1,0 +1,18 @@
+"""The database functions that the tables rely on, as the newest revision leaves them."""
+
+from __future__ import annotations
+
+__all__ = ["FUNCTIONS", "OWN_FUNCTIONS"]
+
+FUNCTIONS = (
+    "extensions.uuid_generate_v4()",
+    "extensions.sign(json, text, text)",
+    "extensions.verify(text, text, text)",
+)
+"""Functions that an extension provides, or a stand-in of ours: only their presence matters."""
+
+OWN_FUNCTIONS = {
+    "extensions.set_updated_at()": "cabacfaf24f2e283763d258ca4872f2e",
+    "extensions.make_month_partitions(regclass, integer)": "b38fe9034c222f4c87aca04e483777d9",
+}
+"""Functions of ours, with the MD5 of their bodies."""

@@ -1,0 +1,272 @@
+"""Workflows: definitions, their executions, and the checkpoints from which an execution resumes."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from ..types import EnumText
+from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, updated_by_trigger
+
+__all__ = [
+    "Workflow",
+    "WorkflowEvent",
+    "WorkflowExecution",
+    "WorkflowExecutionStatus",
+    "WorkflowStatus",
+    "WorkflowStep",
+]
+
+
+class WorkflowStatus(StrEnum):
+    """Where a definition stands; `archived` is added for versions that are started no more."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ARCHIVED = "archived"
+
+
+class WorkflowExecutionStatus(StrEnum):
+    """`pending` and `running` are live; the others are final. `cancelled` is added.
+
+    An execution that sleeps or waits is `pending`, with `available_at` in the future.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@updated_by_trigger
+class Workflow(Base):
+    """One version of a definition. A change is a new version; executions keep theirs."""
+
+    __tablename__ = "workflows"
+    __table_args__ = (
+        UniqueConstraint("name", "version"),
+        one_of("status", WorkflowStatus),
+        CheckConstraint("version > 0", name="version"),
+        Index(None, "status"),
+    )
+
+    id: Mapped[BigIntId]
+    """Key of the row; names one version of one workflow."""
+    name: Mapped[str]
+    """What the workflow is called, the same in all its versions."""
+    definition: Mapped[dict[str, Any]]
+    """Its steps, in the orchestrator's words; not read by the library."""
+    status: Mapped[WorkflowStatus] = mapped_column(
+        EnumText(WorkflowStatus), server_default=WorkflowStatus.DRAFT
+    )
+    """Where this version stands."""
+    created_by: Mapped[str | None]
+    """Who made it."""
+    created_at: Mapped[CreatedAt]
+    """When it was made."""
+    updated_at: Mapped[UpdatedAt]
+    """When the row last changed."""
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    """Counts the versions of the name; added, so that a claimer can say which it can run."""
+
+    executions: Mapped[list[WorkflowExecution]] = relationship(
+        back_populates="workflow", passive_deletes="all"
+    )
+
+
+class WorkflowExecution(Base):
+    """One run of a workflow. Every write by its holder carries `lease_token`; so does every checkpoint."""
+
+    __tablename__ = "workflow_executions"
+    __table_args__ = (
+        UniqueConstraint("idempotency_key"),
+        one_of("status", WorkflowExecutionStatus),
+        CheckConstraint("retry_count >= 0 AND crash_count >= 0 AND max_retries >= 0", name="counters"),
+        CheckConstraint("timeout_seconds > 0", name="timeout"),
+        CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at"),
+        CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at"),
+        CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
+        CheckConstraint("lease_expires_at IS NULL OR status = 'running'", name="lease"),
+        CheckConstraint("waiting_for IS NULL OR status = 'pending'", name="waiting_for"),
+        CheckConstraint("(forked_from_id IS NULL) = (forked_from_seq IS NULL)", name="forked_from"),
+        Index(None, "workflow_id"),
+        Index(None, "status"),
+        Index(
+            "idx_workflow_executions_ready",
+            "available_at",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index("idx_workflow_executions_running", "id", postgresql_where=text("status = 'running'")),
+        Index(
+            "idx_workflow_executions_finished",
+            text("COALESCE(completed_at, failed_at, cancelled_at)"),
+            postgresql_where=text("status IN ('completed', 'failed', 'cancelled')"),
+        ),
+        Index(None, "parent_execution_id", postgresql_where=text("parent_execution_id IS NOT NULL")),
+        Index(None, "forked_from_id", postgresql_where=text("forked_from_id IS NOT NULL")),
+        {
+            "postgresql_with": {
+                "fillfactor": 70,
+                "autovacuum_vacuum_scale_factor": 0.01,
+                "autovacuum_vacuum_threshold": 1000,
+                "autovacuum_vacuum_cost_delay": 0,
+            }
+        },
+    )
+
+    id: Mapped[BigIntId]
+    """Key of the row."""
+    workflow_id: Mapped[int | None] = mapped_column(ForeignKey("workflows.id"))
+    """The version that is run; claimers pass the ones they can run."""
+    status: Mapped[WorkflowExecutionStatus] = mapped_column(
+        EnumText(WorkflowExecutionStatus), server_default=WorkflowExecutionStatus.PENDING
+    )
+    """Where the execution stands."""
+    current_step: Mapped[int] = mapped_column(server_default=text("0"))
+    """How far it is, for people; the truth is in `workflow_steps`."""
+    input_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What it was started with; never changed."""
+    output_data: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
+    """What it gave, any JSON value; written together with the final status."""
+    error_message: Mapped[str | None]
+    """Text of the last failure."""
+    started_at: Mapped[datetime | None]
+    """When its first attempt began."""
+    completed_at: Mapped[datetime | None]
+    """When it was completed; set exactly in that status."""
+    created_at: Mapped[CreatedAt]
+    """When it was filed."""
+    workflow_version: Mapped[int | None]
+    """The version at the start; added, stays when the workflow's row changes. NULL: filed by other means."""
+    definition: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """The definition at the start; added, so that a later edit changes no run. NULL: filed by other means."""
+    idempotency_key: Mapped[str | None]
+    """The caller's own key; added: starting twice with it gives the same execution. Children have one too."""
+    parent_execution_id: Mapped[int | None] = mapped_column(ForeignKey("workflow_executions.id"))
+    """The execution that started this one as a part of itself; added, for waiting and for cancellation."""
+    forked_from_id: Mapped[int | None] = mapped_column(ForeignKey("workflow_executions.id"))
+    """The execution whose first steps this one took over; added, for a replay from a step."""
+    forked_from_seq: Mapped[int | None]
+    """The first step that was not taken over; added, set with `forked_from_id`."""
+    available_at: Mapped[CreatedAt]
+    """Not to be claimed earlier; added for delay, back-off, sleep, and how long an event is waited for."""
+    waiting_for: Mapped[str | None]
+    """The event that ends the wait before `available_at`; added, NULL is none."""
+    failed_at: Mapped[datetime | None]
+    """When it failed for good; added, set exactly in that status."""
+    cancelled_at: Mapped[datetime | None]
+    """When it was cancelled; added, set exactly in that status."""
+    cancel_requested_at: Mapped[datetime | None]
+    """When its cancellation was asked for while a worker held it; added, looked at before each step."""
+    retry_count: Mapped[int] = mapped_column(server_default=text("0"))
+    """Attempts that failed and were filed again; added."""
+    max_retries: Mapped[int] = mapped_column(server_default=text("3"))
+    """How often a failed attempt is filed again before the execution fails; added."""
+    crash_count: Mapped[int] = mapped_column(server_default=text("0"))
+    """Attempts whose worker vanished; added, counted apart from the workflow's own failures."""
+    timeout_seconds: Mapped[int | None]
+    """Seconds that one attempt may take, however often its lease is extended; added, NULL is no limit."""
+    worker_id: Mapped[str | None]
+    """The process that holds or last held it; added, an aid to people, never what decides."""
+    lease_token: Mapped[uuid.UUID | None]
+    """Fresh in each claim; added, kept on a finished row to tell a repeated completion from a stale one."""
+    claim_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Counts the claims; added to fence systems outside this database, which want a growing number."""
+    lease_expires_at: Mapped[datetime | None]
+    """Until when the holder may be silent; added, deliberately not indexed, so that heartbeats are HOT."""
+    attempt_started_at: Mapped[datetime | None]
+    """When the current attempt began; added, as `started_at` is the first one's."""
+    attempt_deadline_at: Mapped[datetime | None]
+    """When the current attempt has used up `timeout_seconds`; added, so that reaping needs no arithmetic."""
+    error_code: Mapped[str | None]
+    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the workflow's own; added."""
+
+    workflow: Mapped[Workflow | None] = relationship(back_populates="executions")
+    parent: Mapped[WorkflowExecution | None] = relationship(
+        back_populates="children", foreign_keys=[parent_execution_id], remote_side="WorkflowExecution.id"
+    )
+    children: Mapped[list[WorkflowExecution]] = relationship(
+        back_populates="parent", foreign_keys=[parent_execution_id], passive_deletes="all"
+    )
+    forked_from: Mapped[WorkflowExecution | None] = relationship(
+        back_populates="forks", foreign_keys=[forked_from_id], remote_side="WorkflowExecution.id"
+    )
+    forks: Mapped[list[WorkflowExecution]] = relationship(
+        back_populates="forked_from", foreign_keys=[forked_from_id], passive_deletes="all"
+    )
+    steps: Mapped[list[WorkflowStep]] = relationship(
+        back_populates="execution",
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+        order_by="WorkflowStep.seq",
+    )
+    events: Mapped[list[WorkflowEvent]] = relationship(
+        back_populates="execution", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class WorkflowStep(Base):
+    """The checkpoint of one finished step: the first write wins, and a resumed run takes it as it is.
+
+    Added: without it an execution that lost its worker would begin again.
+    """
+
+    __tablename__ = "workflow_steps"
+    __table_args__ = (
+        UniqueConstraint("execution_id", "seq"),
+        CheckConstraint("seq >= 0 AND attempt > 0", name="counters"),
+    )
+
+    execution_id: Mapped[int] = mapped_column(
+        ForeignKey("workflow_executions.id", ondelete="CASCADE"), primary_key=True
+    )
+    """The execution it belongs to; its steps go with it."""
+    step_key: Mapped[str] = mapped_column(primary_key=True)
+    """The step in that execution: its name, with a counter when the name repeats."""
+    seq: Mapped[int]
+    """Which step it was, from 0; with `name` it shows that the code took another way than before."""
+    name: Mapped[str]
+    """What the step is called in the code."""
+    attempt: Mapped[int] = mapped_column(server_default=text("1"))
+    """The attempt that ended it, from 1."""
+    output: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
+    """What it gave, any JSON value; of a sleep, until when."""
+    error: Mapped[str | None]
+    """Text of its final failure, which a resumed run raises again; NULL is success."""
+    lease_token: Mapped[uuid.UUID | None]
+    """The lease under which it was written; tells a repeated write from a stale one."""
+    started_at: Mapped[datetime | None]
+    """When it began."""
+    completed_at: Mapped[CreatedAt]
+    """When it ended and was stored."""
+
+    execution: Mapped[WorkflowExecution] = relationship(back_populates="steps")
+
+
+class WorkflowEvent(Base):
+    """A message to one execution, by name: the first write wins. Added, so that an execution can wait."""
+
+    __tablename__ = "workflow_events"
+
+    execution_id: Mapped[int] = mapped_column(
+        ForeignKey("workflow_executions.id", ondelete="CASCADE"), primary_key=True
+    )
+    """The execution it is for; its events go with it."""
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """What happened; once in an execution."""
+    payload: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
+    """What is to be known of it, any JSON value."""
+    created_at: Mapped[CreatedAt]
+    """When it was sent."""
+
+    execution: Mapped[WorkflowExecution] = relationship(back_populates="events")

@@ -1,0 +1,58 @@
+"""Shapes that recur in the statements: time intervals and keyset pages."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func, tuple_
+
+from ..errors import InvalidInputError
+from ..results import Page
+
+T = TypeVar("T")
+
+MAX_LIMIT = 1000
+
+
+def seconds_ago(seconds: float) -> ColumnElement[Any]:
+    """The database's time, `seconds` before the statement began."""
+    return func.statement_timestamp() - timedelta(seconds=seconds)
+
+
+def page(
+    statement: Select[T], key: Sequence[SQLColumnExpression[Any]], *, after: str | None, limit: int
+) -> Select[T]:
+    """One page in the order of `key`, which must be unique; reads one row more to know whether another follows."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
+    if after is not None:
+        statement = statement.where(tuple_(*key) > tuple_(*_decode(after, len(key))))
+    return statement.order_by(*key).limit(limit + 1)
+
+
+def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:
+    """The page that `page` asked for; `key` names the attributes that it was ordered by."""
+    if len(rows) <= limit:
+        return Page(rows, None)
+    last = rows[limit - 1]
+    return Page(rows[:limit], _encode([getattr(last, name) for name in key]))
+
+
+def _encode(values: Sequence[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
+
+
+def _decode(cursor: str, length: int) -> list[Any]:
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor))
+    except ValueError:
+        values = None
+    if not isinstance(values, list) or len(values) != length:
+        raise InvalidInputError(
+            f"after: {cursor[:40]!r} is no cursor; pass `next` of the page before, unchanged"
+        )
+    return values

@@ -1,0 +1,99 @@
+"""Statements about agents."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ..models import Agent, AgentStatus
+from ._shared import page, seconds_ago
+
+LIST_KEY = ("name",)
+
+
+def register(
+    name: str,
+    *,
+    type: str,
+    version: str,
+    incarnation: uuid.UUID,
+    status: AgentStatus,
+    capabilities: Sequence[str],
+    endpoint_url: str | None,
+    health_check_url: str | None,
+    configuration: Mapping[str, Any],
+) -> ReturningInsert[Agent]:
+    """File the agent under its name, or take its row over for a new incarnation."""
+    statement = insert(Agent).values(
+        name=name,
+        type=type,
+        version=version,
+        incarnation=incarnation,
+        status=status,
+        capabilities=list(capabilities),
+        endpoint_url=endpoint_url,
+        health_check_url=health_check_url,
+        configuration=dict(configuration),
+        last_heartbeat=func.now(),
+        updated_at=func.now(),
+    )
+    kept = {"id", "name", "registered_at"}
+    return statement.on_conflict_do_update(
+        index_elements=[Agent.name],
+        set_={
+            column.name: statement.excluded[column.name]
+            for column in Agent.__table__.c
+            if column.name not in kept
+        },
+    ).returning(Agent)
+
+
+def get(agent_id: uuid.UUID) -> Select[Agent]:
+    return select(Agent).where(Agent.id == agent_id)
+
+
+def get_by_name(name: str) -> Select[Agent]:
+    return select(Agent).where(Agent.name == name)
+
+
+def heartbeat(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningUpdate[datetime | None]:
+    """Touches no indexed column: the new row version stays on its page."""
+    return (
+        update(Agent)
+        .where(Agent.id == agent_id, Agent.incarnation == incarnation)
+        .values(last_heartbeat=func.statement_timestamp())
+        .returning(Agent.last_heartbeat)
+    )
+
+
+def set_status(agent_id: uuid.UUID, status: AgentStatus) -> ReturningUpdate[uuid.UUID]:
+    return update(Agent).where(Agent.id == agent_id).values(status=status).returning(Agent.id)
+
+
+def deregister(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    return delete(Agent).where(Agent.id == agent_id, Agent.incarnation == incarnation).returning(Agent.id)
+
+
+def alive(*, within: float, type: str | None) -> Select[Agent]:
+    statement = select(Agent).where(
+        Agent.status == AgentStatus.ACTIVE, Agent.last_heartbeat >= seconds_ago(within)
+    )
+    if type is not None:
+        statement = statement.where(Agent.type == type)
+    return statement.order_by(Agent.name)
+
+
+def with_capabilities(names: Sequence[str], *, alive_within: float | None) -> Select[Agent]:
+    """Containment of all `names`, which the GIN index serves."""
+    statement = select(Agent) if alive_within is None else alive(within=alive_within, type=None)
+    return statement.where(Agent.capabilities.contains(list(names))).order_by(None).order_by(Agent.name)
+
+
+def list_(*, after: str | None, limit: int) -> Select[Agent]:
+    return page(select(Agent), [Agent.name], after=after, limit=limit)

@@ -1,0 +1,39 @@
+"""How a repository talks to its session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sqlalchemy import Select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ...errors import translated
+
+T = TypeVar("T")
+
+# Rows that the session already holds are brought up to date; a write does not search the session for them.
+_OPTIONS = {"populate_existing": True, "synchronize_session": False}
+
+
+class AsyncRepository:
+    """Runs statements in the caller's session and transaction; opens, commits and closes nothing."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def _first(self, statement: Select[T]) -> T | None:
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+
+    async def _all(self, statement: Select[T]) -> Sequence[T]:
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).all()
+
+    async def _write(
+        self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
+    ) -> T | None:
+        """Run a statement with RETURNING of one thing: that thing, or None when no row was written."""
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()

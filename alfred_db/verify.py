@@ -1,0 +1,274 @@
+"""The live schema against the models: not what the revision claims, but what is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Index, Table, text
+from sqlalchemy.dialects.postgresql import psycopg
+
+from . import extensions, migrate
+from .errors import SchemaDriftError, SchemaOutdatedError, SchemaTooNewError
+from .models import Base
+from .models.base import SHARED_SCHEMAS, schema_translate_map
+from .models.functions import FUNCTIONS, OWN_FUNCTIONS
+
+__all__ = ["Problem", "problems", "verify"]
+
+_dialect = psycopg.dialect()
+_MANY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that the models need and the database lacks, or has otherwise."""
+
+    what: str
+    expected: str
+    found: str
+    revision: str
+    """The revision that should have made it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, found {self.found} (made by {self.revision})"
+
+
+def verify(connection: Connection, schema: str | None = None) -> None:
+    """Raise a SchemaError unless extensions, revision and live schema are what this version needs."""
+    facts = extensions.probe(connection)
+    extensions.require(facts)
+    revisions = _revisions()
+    newest = revisions[-1]
+    found = migrate.current(connection, schema)
+    if found is not None and found not in revisions:
+        raise SchemaTooNewError(
+            f"the database is at revision {found!r}, which this version of alfred-db does not know:"
+            " upgrade alfred-db, or connect to another database"
+        )
+    wrong = problems(connection, schema, facts)
+    command = "alembic upgrade head" if schema is None else f"alembic -x schema={schema} upgrade head"
+    if found not in (None, newest):
+        raise SchemaOutdatedError(
+            f"the database is at {found}, this version of alfred-db needs {newest}: run `{command}`"
+        )
+    if wrong and found is None:
+        raise SchemaOutdatedError(
+            f"the database has no schema of alfred-db ({len(wrong)} things are missing): run `{command}`"
+        )
+    if wrong:
+        raise SchemaDriftError(
+            f"the database says {found}, but differs from the models: {_listed(wrong)}; restore it, or downgrade below"
+            " the named revision and upgrade again"
+        )
+
+
+def require_shared(connection: Connection) -> None:
+    """Raise SchemaOutdatedError unless the shared catalogs are there, which every tenant refers to."""
+    wrong = [
+        problem
+        for problem in problems(connection, None)
+        if problem.what.split(" ")[1].startswith(SHARED_SCHEMAS)
+    ]
+    if wrong:
+        raise SchemaOutdatedError(
+            f"the shared catalogs are incomplete ({_listed(wrong)}): run `alembic upgrade head` without a schema first"
+        )
+
+
+def problems(
+    connection: Connection, schema: str | None = None, facts: extensions.Facts | None = None
+) -> list[Problem]:
+    """Everything in which the live schema differs from the models, tables first."""
+    facts = facts or extensions.probe(connection)
+    mapping = schema_translate_map(schema) or {}
+    tables: dict[str, Table] = {}
+    external: set[str] = set()
+    for table in Base.metadata.sorted_tables:
+        home = mapping.get(table.schema, table.schema)
+        name = table.name if home is None else f"{_quote(home)}.{table.name}"
+        tables[name] = table
+        if home in ("auth", "storage") and extensions.external(facts, home):
+            external.add(name)
+    live = _live(connection, list(tables))
+    found: list[Problem] = []
+    for name, table in tables.items():
+        if name not in live.columns:
+            found.append(Problem(f"table {table.fullname}", "it to exist", "nothing", _made_by("TABLE", table.name)))
+            continue
+        found += _columns(table, live.columns[name], names_only=name in external)
+        if name not in external:
+            found += _indexes(table, live.indexes.get(name, {}))
+            found += _constraints(table, live.constraints.get(name, {}))
+    found += _triggers(tables, external, live.triggers)
+    found += _functions(connection)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """The catalog's rows about our tables, by table and name."""
+
+    columns: dict[str, dict[str, tuple[str, bool]]]
+    indexes: dict[str, dict[str, tuple[bool, str]]]
+    constraints: dict[str, dict[str, bool]]
+    triggers: dict[str, dict[str, bool]]
+
+
+def _live(connection: Connection, names: Sequence[str]) -> _Live:
+    def read(select: str) -> dict[str, dict[str, Any]]:
+        rows = connection.execute(
+            text(f"{select} FROM unnest(CAST(:names AS text[])) AS wanted (name) {_JOINS[select]}"),
+            {"names": list(names)},
+        )
+        result: dict[str, dict[str, Any]] = {}
+        for table, item, *facts in rows:
+            result.setdefault(table, {})[item] = tuple(facts) if len(facts) > 1 else facts[0]
+        return result
+
+    return _Live(*(read(select) for select in _JOINS))
+
+
+_JOINS = {
+    "SELECT wanted.name, attname, format_type(atttypid, atttypmod), attnotnull": (
+        "JOIN pg_attribute ON attrelid = to_regclass(wanted.name) AND attnum > 0 AND NOT attisdropped"
+    ),
+    "SELECT wanted.name, relname, indisvalid, pg_get_indexdef(indexrelid)": (
+        "JOIN pg_index ON indrelid = to_regclass(wanted.name) JOIN pg_class ON pg_class.oid = indexrelid"
+    ),
+    "SELECT wanted.name, conname, convalidated": "JOIN pg_constraint ON conrelid = to_regclass(wanted.name)",
+    "SELECT wanted.name, tgname, tgenabled <> 'D'": (
+        "JOIN pg_trigger ON tgrelid = to_regclass(wanted.name) AND NOT tgisinternal"
+    ),
+}
+
+
+def _columns(table: Table, live: dict[str, tuple[str, bool]], *, names_only: bool) -> Iterator[Problem]:
+    for column in table.c:
+        what = f"column {table.fullname}.{column.name}"
+        made_by = _made_by("TABLE", table.name, column.name)
+        expected = type_name(column.type.compile(dialect=_dialect))
+        if column.name not in live:
+            yield Problem(what, expected, "nothing", made_by)
+            continue
+        found, not_null = live[column.name]
+        if names_only:
+            continue
+        if type_name(found) != expected:
+            yield Problem(what, expected, found, made_by)
+        if not_null == column.nullable:
+            wanted, got = ("NULL allowed", "NOT NULL") if column.nullable else ("NOT NULL", "NULL allowed")
+            yield Problem(what, wanted, got, made_by)
+
+
+def type_name(name: str) -> str:
+    """One spelling for SQLAlchemy's and the catalog's names of a type."""
+    name = name.lower().replace(", ", ",")
+    name = re.sub(r'^("?\w+"?\.)(?=(vector|halfvec|sparsevec)\b)', "", name)
+    return {"float": "double precision"}.get(name, name)
+
+
+def _indexes(table: Table, live: dict[str, tuple[bool, str]]) -> Iterator[Problem]:
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        what = f"index {index.name} on {table.fullname}"
+        made_by = _made_by("INDEX", str(index.name))
+        if index.name not in live:
+            yield Problem(what, "it to exist", "nothing", made_by)
+            continue
+        valid, definition = live[str(index.name)]
+        if not valid:
+            yield Problem(what, "a valid index", "an invalid one: REINDEX INDEX CONCURRENTLY it", made_by)
+        for wanted in _index_traits(index):
+            if wanted not in definition:
+                yield Problem(what, wanted, definition, made_by)
+
+
+def _index_traits(index: Index) -> Iterator[str]:
+    options = index.dialect_options["postgresql"]
+    yield f"USING {options['using'] or 'btree'}"
+    yield from (options["ops"] or {}).values()
+    for name, value in (options["with"] or {}).items():
+        yield f"{name}='{value}'"
+    if index.unique:
+        yield "UNIQUE"
+
+
+def _constraints(table: Table, live: dict[str, bool]) -> Iterator[Problem]:
+    for constraint in table.constraints:
+        name = _dialect.identifier_preparer.format_constraint(constraint)
+        if name is not None and name.strip('"') not in live:
+            made_by = _made_by("TABLE", table.name, name)
+            yield Problem(f"constraint {name} on {table.fullname}", "it to exist", "nothing", made_by)
+
+
+def _triggers(
+    tables: dict[str, Table], external: set[str], live: dict[str, dict[str, bool]]
+) -> Iterator[Problem]:
+    """None at all in a tenant is a choice (Citus distributes none); some but not all is a loss."""
+    wanted = [
+        (name, table)
+        for name, table in tables.items()
+        if table.info.get("updated_by_trigger") and name not in external
+    ]
+    own = [(name, table) for name, table in wanted if table.schema not in SHARED_SCHEMAS]
+    if not any("set_updated_at" in live.get(name, {}) for name, _ in own):
+        wanted = [pair for pair in wanted if pair not in own]
+    for name, table in wanted:
+        enabled = live.get(name, {}).get("set_updated_at")
+        if not enabled:
+            state = "nothing" if enabled is None else "a disabled one"
+            yield Problem(
+                f"trigger set_updated_at on {table.fullname}", "it to exist", state, _made_by("TABLE", table.name)
+            )
+
+
+def _functions(connection: Connection) -> Iterator[Problem]:
+    rows = connection.execute(
+        text(
+            "SELECT wanted.name, md5(prosrc) FROM unnest(CAST(:names AS text[])) AS wanted (name)"
+            " JOIN pg_proc ON pg_proc.oid = to_regprocedure(wanted.name)"
+        ),
+        {"names": [*FUNCTIONS, *OWN_FUNCTIONS]},
+    )
+    live: dict[str, str] = {name: digest for name, digest in rows.tuples()}
+    for name in (*FUNCTIONS, *OWN_FUNCTIONS):
+        made_by = _made_by("FUNCTION", name.split("(")[0].removeprefix("extensions."))
+        if name not in live:
+            yield Problem(f"function {name}", "it to exist", "nothing", made_by)
+        elif live[name] != OWN_FUNCTIONS.get(name, live[name]):
+            yield Problem(f"function {name}", "the body of the revision", "another body", made_by)
+
+
+def _listed(wrong: Sequence[Problem]) -> str:
+    more = f"; and {len(wrong) - _MANY} more" if len(wrong) > _MANY else ""
+    return "; ".join(str(problem) for problem in wrong[:_MANY]) + more
+
+
+@cache
+def _sources() -> dict[str, str]:
+    """Revision id -> the text of its file, oldest first; read only when something is wrong or compared."""
+    sources: dict[str, str] = {}
+    for path in sorted((migrate.location() / "versions").glob("*.py")):
+        source = path.read_text()
+        if (found := re.search(r'^revision = "(\w+)"', source, re.MULTILINE)) is not None:
+            sources[found.group(1)] = source
+    return sources
+
+
+def _revisions() -> list[str]:
+    return list(_sources())
+
+
+def _made_by(kind: str, name: str, part: str = "") -> str:
+    """The last revision that makes or alters a table, index or function, and names a part of it."""
+    for revision, source in reversed(_sources().items()):
+        if re.search(rf"\b{kind} (\w+\.)?{re.escape(name)}\b", source) and re.search(rf"\b{re.escape(part)}\b", source):
+            return revision
+    return "no revision"
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
