@@ -9,7 +9,7 @@ from typing import Any
 
 from alembic import context, op
 
-from .models.base import TENANT_SCHEMAS
+from .models.base import MADE_HERE, TENANT_SCHEMAS
 
 __all__ = [
     "create_schemas",
@@ -24,9 +24,6 @@ __all__ = [
     "trigram_index",
     "updated_by_trigger",
 ]
-
-MADE_HERE = "made by alfred-db"
-"""The comment on a schema or table that a downgrade may drop; what others made carries none."""
 
 
 def option(name: str) -> str | None:
@@ -147,7 +144,6 @@ def drop_if_made_here(table: str) -> None:
 def guard_sql(table: str) -> str:
     """The statement of a DO block that refuses to go on when the table holds rows."""
     return (
-        f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE ="
-        f" 'table {table} holds rows, which this downgrade would destroy: save them, then run it again with"
-        " -x allow_data_loss=1'; END IF;"
+        f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
+        f" 'table {table} holds rows, which this downgrade would destroy'; END IF;"
     )

@@ -97,7 +97,9 @@ def problems(
     found: list[Problem] = []
     for name, table in tables.items():
         if name not in live.columns:
-            found.append(Problem(f"table {table.fullname}", "it to exist", "nothing", _made_by("TABLE", table.name)))
+            found.append(
+                Problem(f"table {table.fullname}", "it to exist", "nothing", _made_by("TABLE", table.name))
+            )
             continue
         found += _columns(table, live.columns[name], names_only=name in external)
         if name not in external:
@@ -221,19 +223,22 @@ def _triggers(
         if not enabled:
             state = "nothing" if enabled is None else "a disabled one"
             yield Problem(
-                f"trigger set_updated_at on {table.fullname}", "it to exist", state, _made_by("TABLE", table.name)
+                f"trigger set_updated_at on {table.fullname}",
+                "it to exist",
+                state,
+                _made_by("TABLE", table.name),
             )
 
 
 def _functions(connection: Connection) -> Iterator[Problem]:
     rows = connection.execute(
         text(
-            "SELECT wanted.name, md5(prosrc) FROM unnest(CAST(:names AS text[])) AS wanted (name)"
+            "SELECT wanted.name, md5(prosrc) AS digest FROM unnest(CAST(:names AS text[])) AS wanted (name)"
             " JOIN pg_proc ON pg_proc.oid = to_regprocedure(wanted.name)"
         ),
         {"names": [*FUNCTIONS, *OWN_FUNCTIONS]},
     )
-    live: dict[str, str] = {name: digest for name, digest in rows.tuples()}
+    live: dict[str, str] = {row.name: row.digest for row in rows}
     for name in (*FUNCTIONS, *OWN_FUNCTIONS):
         made_by = _made_by("FUNCTION", name.split("(")[0].removeprefix("extensions."))
         if name not in live:
@@ -265,7 +270,9 @@ def _revisions() -> list[str]:
 def _made_by(kind: str, name: str, part: str = "") -> str:
     """The last revision that makes or alters a table, index or function, and names a part of it."""
     for revision, source in reversed(_sources().items()):
-        if re.search(rf"\b{kind} (\w+\.)?{re.escape(name)}\b", source) and re.search(rf"\b{re.escape(part)}\b", source):
+        if re.search(rf"\b{kind} (\w+\.)?{re.escape(name)}\b", source) and re.search(
+            rf"\b{re.escape(part)}\b", source
+        ):
             return revision
     return "no revision"
 

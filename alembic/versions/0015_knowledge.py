@@ -73,4 +73,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    drop_tables("knowledge_points", "knowledge_aliases", "knowledge_collections")
+    drop_tables("knowledge_points", "knowledge_aliases")
+    ddl(
+        "DELETE FROM knowledge_collections WHERE name IN ("
+        + ", ".join(f"'{name}'" for name in COLLECTIONS)
+        + ")"
+    )
+    drop_tables("knowledge_collections")

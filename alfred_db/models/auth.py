@@ -10,7 +10,7 @@ from sqlalchemy import UniqueConstraint, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .base import Base, updated_by_trigger
+from .base import MADE_HERE, Base, updated_by_trigger
 
 __all__ = ["User"]
 
@@ -23,7 +23,7 @@ class User(Base):
     __table_args__ = (
         UniqueConstraint("email"),
         UniqueConstraint("phone"),
-        {"schema": "auth", "comment": "made by alfred-db"},
+        {"schema": "auth", "comment": MADE_HERE},
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

@@ -45,6 +45,9 @@ __all__ = [
 SHARED_SCHEMAS = ("extensions", "auth", "storage", "model_registry", "brk_registry")
 """Schemas of the catalogs that all tenants of a database share."""
 
+MADE_HERE = "made by alfred-db"
+"""The comment on a schema, table or function that a downgrade may drop; what others made carries none."""
+
 TENANT_SCHEMAS = ("wm", "entity", "brk_tracking")
 """Schemas that belong to the default tenant; another tenant has their tables in its own schema."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Computed, ForeignKey, Index, Text, UniqueCons
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .base import Base, CreatedAt, UpdatedAt, UuidId, updated_by_trigger
+from .base import MADE_HERE, Base, CreatedAt, UpdatedAt, UuidId, updated_by_trigger
 
 __all__ = ["Bucket", "StorageObject"]
 
@@ -22,7 +22,7 @@ class Bucket(Base):
     """A named place for objects, with the limits on what may be put there."""
 
     __tablename__ = "buckets"
-    __table_args__ = (UniqueConstraint("name"), {"schema": "storage", "comment": "made by alfred-db"})
+    __table_args__ = (UniqueConstraint("name"), {"schema": "storage", "comment": MADE_HERE})
 
     id: Mapped[str] = mapped_column(primary_key=True)
     """Key of the bucket, in the caller's words."""
@@ -52,7 +52,7 @@ class StorageObject(Base):
     __table_args__ = (
         UniqueConstraint("bucket_id", "name"),
         Index(None, "bucket_id", "name", postgresql_ops={"name": "text_pattern_ops"}),
-        {"schema": "storage", "comment": "made by alfred-db"},
+        {"schema": "storage", "comment": MADE_HERE},
     )
 
     id: Mapped[UuidId]
