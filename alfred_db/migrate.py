@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, MetaData, NullPool, create_engine, exc, text
+from sqlalchemy.sql.schema import SchemaConst
 
 from . import extensions
 from .config import migration_url
@@ -32,6 +33,7 @@ from .errors import (
 )
 from .models import Base
 from .models.base import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
+from .statements import create_schema, drop_schema, qualified, quoted
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -150,10 +152,11 @@ def downgrade(
 
 def current(connection: Connection, schema: str | None = None) -> str | None:
     """The revision that the database is at; None before the first."""
-    table = VERSION_TABLE if schema is None else f"{_quote(schema)}.{VERSION_TABLE}"
+    table = qualified(schema, VERSION_TABLE)
     if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
         return None
-    return connection.scalar(text(f"SELECT version_num FROM {table}"))
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))
+    return found
 
 
 def sql(revision: str = "head", *, schema: str | None = None, triggers: bool = True) -> str:
@@ -248,8 +251,8 @@ def _run_offline() -> None:
     context.configure(dialect_name="postgresql", literal_binds=True, **_settings(schema))
     context.execute(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
     if schema is not None:
-        context.execute(f"CREATE SCHEMA IF NOT EXISTS {_quote(schema)}")
-        context.execute(f"SET search_path = {_quote(schema)}, public, extensions")
+        context.execute(create_schema(schema))
+        context.execute(f"SET search_path = {quoted(schema)}, public, extensions")
     with context.begin_transaction():
         context.run_migrations()
 
@@ -272,6 +275,8 @@ def _run_online() -> None:
             if not _is_at(connection, schema, destination):
                 _prepare(connection, schema)
                 _run_with_retries(connection, schema)
+            if destination == "base":
+                _leave_no_trace(connection, schema)
 
 
 def _engine(url: URL) -> Engine:
@@ -333,7 +338,8 @@ def tenant_metadata(schema: str) -> MetaData:
         return mapping.get(referred_schema, referred_schema)
 
     for table in Base.metadata.sorted_tables:
-        table.to_metadata(copy, schema=mapping.get(table.schema, table.schema), referred_schema_fn=referred)
+        home = mapping.get(table.schema, table.schema)
+        table.to_metadata(copy, schema=home or SchemaConst.RETAIN_SCHEMA, referred_schema_fn=referred)
     return copy
 
 
@@ -389,7 +395,7 @@ def _prepare(connection: Connection, schema: str | None) -> None:
         from .verify import require_shared
 
         require_shared(connection)
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {_quote(schema)}"))
+        connection.execute(text(create_schema(schema)))
     _refuse_strangers(connection, schema)
     path = [] if schema is None else [schema]
     path += connection.scalar(text("SELECT current_schemas(false)")) or []
@@ -397,7 +403,7 @@ def _prepare(connection: Connection, schema: str | None) -> None:
         status.schema for status in facts.extensions if status.name in ("vector", "pg_trgm") and status.schema
     ]
     unique = list(dict.fromkeys(path))
-    connection.execute(text(f"SET search_path = {', '.join(_quote(name) for name in unique)}"))
+    connection.execute(text(f"SET search_path = {', '.join(quoted(name) for name in unique)}"))
     connection.execute(text(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
     connection.commit()
 
@@ -407,10 +413,9 @@ def _refuse_strangers(connection: Connection, schema: str | None) -> None:
     if current(connection, schema) is not None:
         return
     tables = [table for table in Base.metadata.sorted_tables if table.schema is None]
-    prefix = "" if schema is None else f"{_quote(schema)}."
     found = connection.scalars(
         text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NOT NULL"),
-        {"names": [prefix + table.name for table in tables]},
+        {"names": [qualified(schema, table.name) for table in tables]},
     ).all()
     if found:
         raise SchemaDriftError(
@@ -453,6 +458,14 @@ def _oldest_transactions(connection: Connection) -> str:
     )
 
 
+def _leave_no_trace(connection: Connection, schema: str | None) -> None:
+    """What Alembic itself would leave behind: the version table, and the tenant's schema if it is empty."""
+    connection.execute(text(f"DROP TABLE IF EXISTS {qualified(schema, VERSION_TABLE)}"))
+    if schema is not None:
+        connection.execute(text(drop_schema(schema)))
+    connection.commit()
+
+
 @contextmanager
 def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold the migration lock of one tenant of one database, on a connection of its own.
@@ -482,7 +495,3 @@ def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) ->
                 told = True
             time.sleep(random.uniform(0.1, 0.3))
         yield
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

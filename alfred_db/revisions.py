@@ -10,6 +10,7 @@ from typing import Any
 from alembic import context, op
 
 from .models.base import MADE_HERE, TENANT_SCHEMAS
+from .statements import create_schema, drop_schema, quoted, refuse_rows, trigger
 
 __all__ = [
     "create_schemas",
@@ -20,7 +21,7 @@ __all__ = [
     "drop_tables",
     "option",
     "shared",
-    "trigger_sql",
+    "trigger",
     "trigram_index",
     "updated_by_trigger",
 ]
@@ -49,47 +50,46 @@ def ddl(sql: str) -> None:
     """Run SQL that names tables as the default tenant has them; a named tenant's are put in its own schema."""
     schema = option("schema")
     if schema is not None:
-        sql = re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", f"{quoted(schema)}.", sql)
-    op.execute(sql.strip().rstrip(";"))
-
-
-def quoted(name: str) -> str:
-    """An identifier, quoted."""
-    return '"' + name.replace('"', '""') + '"'
+        home = quoted(schema)
+        sql = re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{home}.", sql)
+    op.execute(sql.strip())
 
 
 def create_schemas(*names: str) -> None:
     """Make the schemas that are missing; touch none that is there, whoever owns it."""
     for name in names:
-        ddl(f"""
-            DO $$ BEGIN
-                IF to_regnamespace('{name}') IS NULL THEN
-                    CREATE SCHEMA {quoted(name)};
-                    COMMENT ON SCHEMA {quoted(name)} IS '{MADE_HERE}';
-                END IF;
-            END $$
-        """)
+        ddl(create_schema(name))
 
 
 def drop_schemas(*names: str) -> None:
     """Drop the schemas that this library made, if nothing else has moved in."""
     for name in names:
-        ddl(f"""
-            DO $$ BEGIN
-                IF obj_description(to_regnamespace('{name}'), 'pg_namespace') = '{MADE_HERE}'
-                    AND NOT EXISTS (SELECT FROM pg_depend WHERE refobjid = to_regnamespace('{name}'))
-                THEN
-                    DROP SCHEMA {quoted(name)};
-                END IF;
-            END $$
-        """)
+        ddl(drop_schema(name))
+
+
+def create_unless_exists(table: str, *statements: str) -> None:
+    """Make a table, and what belongs to it, that another service may own already; its own is left untouched."""
+    body = ";\n".join([*statements, f"COMMENT ON TABLE {table} IS '{MADE_HERE}'"])
+    ddl(f"DO $do$ BEGIN IF to_regclass('{table}') IS NULL THEN {body}; END IF; END $do$")
+
+
+def drop_if_made_here(table: str) -> None:
+    """Drop what `create_unless_exists` made; refuses rows as `drop_tables` does."""
+    ddl(f"""
+        DO $do$ BEGIN
+            IF obj_description(to_regclass('{table}'), 'pg_class') = '{MADE_HERE}' THEN
+                {"" if option("allow_data_loss") else refuse_rows(table)}
+                DROP TABLE {table};
+            END IF;
+        END $do$
+    """)
 
 
 def drop_tables(*names: str) -> None:
     """Drop tables in the given order; refuses one that holds rows unless the run has `allow_data_loss=1`."""
     if not option("allow_data_loss"):
         for name in names:
-            ddl(f"DO $$ BEGIN {guard_sql(name)} END $$")
+            ddl(f"DO $$ BEGIN {refuse_rows(name)} END $$")
     for name in names:
         ddl(f"DROP TABLE {name}")
 
@@ -109,41 +109,4 @@ def trigram_index(table: str, column: str) -> None:
 def updated_by_trigger(table: str) -> None:
     """Have raw SQL keep `updated_at`; left out with `-x triggers=off`, for Citus, which distributes no triggers."""
     if option("triggers") != "off":
-        ddl(trigger_sql(table))
-
-
-def trigger_sql(table: str) -> str:
-    """The statement that has raw SQL keep `updated_at`; statements that set it themselves do not pay for it."""
-    return (
-        f"CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table} FOR EACH ROW"
-        " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()"
-    )
-
-
-def create_unless_exists(table: str, *statements: str) -> None:
-    """Make a table, and what belongs to it, that another service may own already; its own is left untouched."""
-    body = ";\n".join(
-        statement.strip() for statement in (*statements, f"COMMENT ON TABLE {table} IS '{MADE_HERE}'")
-    )
-    ddl(f"DO $do$ BEGIN IF to_regclass('{table}') IS NULL THEN\n{body};\nEND IF; END $do$")
-
-
-def drop_if_made_here(table: str) -> None:
-    """Drop what `create_unless_exists` made; refuses rows as `drop_tables` does."""
-    guard = "" if option("allow_data_loss") else guard_sql(table)
-    ddl(f"""
-        DO $do$ BEGIN
-            IF obj_description(to_regclass('{table}'), 'pg_class') = '{MADE_HERE}' THEN
-                {guard}
-                DROP TABLE {table};
-            END IF;
-        END $do$
-    """)
-
-
-def guard_sql(table: str) -> str:
-    """The statement of a DO block that refuses to go on when the table holds rows."""
-    return (
-        f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
-        f" 'table {table} holds rows, which this downgrade would destroy'; END IF;"
-    )
+        ddl(trigger(table))

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Index, Table, text
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy import Connection, Index, Table, make_url, text
 
 from . import extensions, migrate
 from .errors import SchemaDriftError, SchemaOutdatedError, SchemaTooNewError
 from .models import Base
 from .models.base import SHARED_SCHEMAS, schema_translate_map
 from .models.functions import FUNCTIONS, OWN_FUNCTIONS
+from .statements import qualified
 
 __all__ = ["Problem", "problems", "verify"]
 
-_dialect = psycopg.dialect()
+_dialect = make_url("postgresql+psycopg://").get_dialect()()
 _MANY = 10
 
 
@@ -89,7 +89,7 @@ def problems(
     external: set[str] = set()
     for table in Base.metadata.sorted_tables:
         home = mapping.get(table.schema, table.schema)
-        name = table.name if home is None else f"{_quote(home)}.{table.name}"
+        name = qualified(home, table.name)
         tables[name] = table
         if home in ("auth", "storage") and extensions.external(facts, home):
             external.add(name)
@@ -275,7 +275,3 @@ def _made_by(kind: str, name: str, part: str = "") -> str:
         ):
             return revision
     return "no revision"
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -2,7 +2,8 @@
 
     python tools/make_sample.py --from FOLDER --to examples/data
 
-The choice is a hash of a seed and the index, so every platform and Python version makes the same sample.
+The choice is a hash of a seed and the index, so every platform and Python version makes the same sample. Entries
+whose gloss says that the term is a slur, or has one of the other words of MARKED, are left out, and their queries.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +22,9 @@ DOCUMENTS = "wordnet_documents.jsonl"
 QUERIES = "wordnet_queries.jsonl"
 VECTORS = "wordnet_minilm_384.npz"
 LICENSE = "WORDNET-LICENSE"
+
+MARKED = re.compile(r"\b(offensive|slur|derogatory|disparaging|vulgar|obscene)\b", re.IGNORECASE)
+"""Words by which WordNet marks a term as one not to be used; a few harmless glosses have them too."""
 
 
 def shuffled(kind: str, indices: Iterable[int], seed: int) -> list[int]:
@@ -48,11 +53,13 @@ def make_sample(source: Path, target: Path, documents: int, queries: int, seed: 
     with np.load(source / VECTORS) as arrays:
         document_vectors, query_vectors, gold = arrays["documents"], arrays["queries"], arrays["gold"]
 
-    chosen_queries = sorted(shuffled("query", range(len(query_lines)), seed)[:queries])
+    kept = {i for i, line in enumerate(document_lines) if not MARKED.search(json.loads(line)["text"])}
+    askable = [i for i in range(len(query_lines)) if int(gold[i]) in kept]
+    chosen_queries = sorted(shuffled("query", askable, seed)[:queries])
     wanted = {int(gold[index]) for index in chosen_queries}
     if len(wanted) > documents:
         raise SystemExit(f"{len(wanted)} gold documents do not fit into {documents} documents")
-    lexnames = {i: json.loads(line)["lexname"] for i, line in enumerate(document_lines) if i not in wanted}
+    lexnames = {i: json.loads(document_lines[i])["lexname"] for i in sorted(kept - wanted)}
     chosen = sorted(wanted.union(spread(lexnames, documents - len(wanted), seed)))
     position = {original: new for new, original in enumerate(chosen)}
     new_gold = [position[int(gold[index])] for index in chosen_queries]

@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only new ones are made.
 
 from __future__ import annotations
 
-from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger_sql
+from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger
 
 revision = "alfred_0004_auth"
 down_revision = "alfred_0003_tenant_schemas"
@@ -35,15 +35,15 @@ def upgrade() -> None:
             last_sign_in_at TIMESTAMP WITH TIME ZONE,
             raw_app_meta_data JSONB,
             raw_user_meta_data JSONB,
-            created_at TIMESTAMP WITH TIME ZONE DEFAULT now(),
-            updated_at TIMESTAMP WITH TIME ZONE DEFAULT now(),
+            created_at TIMESTAMP WITH TIME ZONE,
+            updated_at TIMESTAMP WITH TIME ZONE,
             deleted_at TIMESTAMP WITH TIME ZONE,
             CONSTRAINT pk_users PRIMARY KEY (id),
             CONSTRAINT uq_users_email UNIQUE (email),
             CONSTRAINT uq_users_phone UNIQUE (phone)
         )
     """,
-        trigger_sql("auth.users"),
+        trigger("auth.users"),
     )
 
 

@@ -20,7 +20,7 @@ def upgrade() -> None:
             title TEXT,
             content TEXT,
             embedding VECTOR(384),
-            metadata JSONB DEFAULT '{}'::jsonb,
+            metadata JSONB,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             external_id TEXT,

@@ -66,7 +66,7 @@ def upgrade() -> None:
             memory_bank_id BIGINT,
             content TEXT NOT NULL,
             embedding VECTOR(384),
-            metadata JSONB DEFAULT '{}'::jsonb,
+            metadata JSONB,
             importance INTEGER DEFAULT 1 NOT NULL,
             access_count INTEGER DEFAULT 0 NOT NULL,
             last_accessed TIMESTAMP WITH TIME ZONE,

@@ -20,7 +20,7 @@ def upgrade() -> None:
             session_id TEXT NOT NULL,
             role TEXT NOT NULL,
             content TEXT NOT NULL,
-            metadata JSONB DEFAULT '{}'::jsonb,
+            metadata JSONB,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             search TSVECTOR GENERATED ALWAYS AS (to_tsvector('english'::regconfig, "left"(content, 100000))) STORED,
             CONSTRAINT pk_conversations PRIMARY KEY (id),

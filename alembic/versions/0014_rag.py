@@ -33,7 +33,7 @@ def upgrade() -> None:
             query_text TEXT NOT NULL,
             context_used TEXT,
             response TEXT,
-            metadata JSONB DEFAULT '{}'::jsonb,
+            metadata JSONB,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             CONSTRAINT pk_rag_queries PRIMARY KEY (id),
             CONSTRAINT fk_rag_queries_session_id FOREIGN KEY (session_id) REFERENCES rag_sessions (id)

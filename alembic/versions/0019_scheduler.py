@@ -57,7 +57,7 @@ def upgrade() -> None:
             output TEXT,
             error_output TEXT,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-            scheduled_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+            scheduled_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
             available_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             retry_count INTEGER DEFAULT 0 NOT NULL,
             crash_count INTEGER DEFAULT 0 NOT NULL,

@@ -11,13 +11,13 @@
 
 The server starts with the first process that asks for its URL and stops with the last. The operating system
 drops a lock with its process, however that ends: a killed process neither keeps the server nor stops it for
-the others. If the last one is killed, the server stays until the next one ends. A child made by `fork` counts
-as long as it lives.
+the others. If the last one is killed (SIGTERM counts, unless it is handled), the server stays until the next one
+ends. A child made by `fork` counts as long as it lives.
 
 Whoever reaches the socket is the superuser of the database: its folder lets in its owner only, and root.
-PostgreSQL refuses to run as root: for root it runs as the owner of the data, at first the system user
-`embedded_postgres`, which is made if missing. On Windows it listens on 127.0.0.1, where every user of the
-machine reaches it.
+PostgreSQL refuses to run as root: for root it runs as the owner of the folder, and in root's own folders as the
+system user `embedded_postgres`, which is made if missing. On Windows it listens on 127.0.0.1, where every user
+of the machine reaches it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _not_for_children: set[int] = set()
 
 
 def create(path: Path) -> int:
-    """Open a file for a lock, made if it is not there; for root it belongs to the owner of its folder."""
+    """Open a file, made if it is not there, and never by a link; one that root opens gets its folder's owner."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     if sys.platform != "win32" and os.geteuid() == 0:
         folder = path.parent.stat()

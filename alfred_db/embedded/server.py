@@ -135,6 +135,11 @@ def _initialise(tools: system.Tools, lock: int) -> None:
         result = tools.run("initdb", *options, f"--lc-ctype={character_type}", lock=lock)
         if "invalid locale name" not in result.stdout:
             break
+    if "could not look up effective user ID" in result.stdout:
+        raise ConfigurationError(
+            "PostgreSQL needs a name for the user that runs it, and this one is only a number: add it to"
+            " /etc/passwd, or run as a user that is there"
+        )
     if result.returncode:
         error = failed(tools.folder, "making the embedded server", result.stdout)
         shutil.rmtree(new, ignore_errors=True)
@@ -175,9 +180,10 @@ def _configure(tools: system.Tools) -> None:
     ]
     settings = tools.folder / "alfred.conf"
     settings.unlink(missing_ok=True)
-    with settings.open("x", encoding="utf-8") as file:  # never through a link that somebody put there
+    with os.fdopen(locks.create(settings), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
-    settings.chmod(0o644)
+        if sys.platform != "win32":
+            os.fchmod(file.fileno(), 0o644)  # root's, too, is for the server's user to read
 
 
 def _settings(sockets: Path) -> dict[str, str | int | float]:

@@ -90,15 +90,15 @@ def default_folder() -> Path:
 
 
 def make_folder(folder: Path, account: Account | None = None) -> None:
-    """Make a private folder unless it is there; one of root's lets the server's user pass to its own."""
+    """Make a folder unless it is there, for its owner only; root's let the server's user pass to its own."""
     for path in (*reversed(folder.parents), folder):
         if path.exists():
             continue
         path.mkdir(mode=0o700, exist_ok=True)
-        if account:
-            os.chown(path, *account, follow_symlinks=False)
-        elif is_root():
-            path.chmod(0o755)
+        if is_root():
+            above = path.parent.stat()
+            os.chown(path, *(account or (above.st_uid, above.st_gid)), follow_symlinks=False)
+            path.chmod(0o700 if account else 0o755)
 
 
 def tools_for(folder: Path) -> Tools:
@@ -183,10 +183,14 @@ def _run(
 
 
 def _account_for(folder: Path) -> Account:
-    """Whom root runs the server as: the owner of the data, at first the system user."""
+    """Whom root runs the server as: the owner of the data or of the folder, else the system user."""
     with suppress(FileNotFoundError):
         owner = (folder / "data").stat()
         if owner.st_uid:
+            return Account(owner.st_uid, owner.st_gid)
+    owner = folder.stat()
+    with suppress(KeyError):  # a number without a name, as in a container, cannot run initdb
+        if owner.st_uid and pwd.getpwuid(owner.st_uid):
             return Account(owner.st_uid, owner.st_gid)
     return _system_account()
 

@@ -58,9 +58,9 @@ class User(Base):
     """What the platform knows of the user; the user may not change it."""
     raw_user_meta_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What the user says of himself."""
-    created_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime | None]
     """When the user was registered."""
-    updated_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), onupdate=func.now())
+    updated_at: Mapped[datetime | None] = mapped_column(onupdate=func.now())
     """When the row last changed."""
     deleted_at: Mapped[datetime | None]
     """When the user was deleted; the row stays."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Computed, Index, text
+from sqlalchemy import Computed, Index
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -43,9 +43,7 @@ class Conversation(Base):
     """Who said it."""
     content: Mapped[str]
     """What was said."""
-    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
-        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
-    )
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
     """The caller's notes, such as the name of a tool and the call that it answers."""
     created_at: Mapped[CreatedAt]
     """When it was stored."""

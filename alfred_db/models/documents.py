@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Computed, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import Computed, Index, LargeBinary, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -52,9 +52,7 @@ class Document(Base):
     """Its text."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(384), deferred=True)
     """Meaning of the text; NULL until it is embedded, and then not found by meaning."""
-    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
-        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
-    )
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
     """The caller's notes, to filter by."""
     created_at: Mapped[CreatedAt]
     """When it was stored."""

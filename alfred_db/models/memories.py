@@ -65,9 +65,7 @@ class Memory(Base):
     """What is remembered."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(384), deferred=True)
     """Meaning of the content; NULL until it is embedded, and then not found by meaning."""
-    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
-        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
-    )
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
     """The caller's notes."""
     importance: Mapped[int] = mapped_column(server_default=text("1"))
     """How much it matters; more is more, 1 is the least that the library gives."""

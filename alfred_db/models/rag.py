@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -54,9 +54,7 @@ class RagQuery(Base):
     """The text that the model was given; stays when the documents it came from are deleted."""
     response: Mapped[str | None]
     """The answer; NULL until there is one."""
-    metadata_: Mapped[dict[str, Any] | None] = mapped_column(
-        "metadata", JSONB(none_as_null=True), server_default=text("'{}'::jsonb")
-    )
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
     """The caller's notes, such as the model and its settings."""
     created_at: Mapped[CreatedAt]
     """When it was asked."""

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
@@ -163,7 +163,7 @@ class ScheduledExecution(Base):
     """What it wrote as errors, or the text of its last failure."""
     created_at: Mapped[CreatedAt]
     """When the row was made; later than `scheduled_at` by the scheduler's delay."""
-    scheduled_at: Mapped[CreatedAt]
+    scheduled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     """The slot itself; added: unique in a task, so that many schedulers make one execution of it."""
     available_at: Mapped[CreatedAt]
     """Not to be claimed earlier; added for the delay between attempts."""

@@ -75,8 +75,8 @@ class Workflow(Base):
     """When it was made."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
-    version: Mapped[int] = mapped_column(server_default=text("1"))
-    """Counts the versions of the name; added, so that a claimer can say which it can run."""
+    version: Mapped[int | None]
+    """Counts the versions of the name; added, so that a claimer can say which it can run. NULL: filed by other means."""
 
     executions: Mapped[list[WorkflowExecution]] = relationship(
         back_populates="workflow", passive_deletes="all"
@@ -93,8 +93,8 @@ class WorkflowExecution(Base):
         CheckConstraint("retry_count >= 0 AND crash_count >= 0 AND max_retries >= 0", name="counters"),
         CheckConstraint("timeout_seconds > 0", name="timeout"),
         CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at"),
-        CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at"),
-        CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
+        CheckConstraint("failed_at IS NULL OR status = 'failed'", name="failed_at"),
+        CheckConstraint("cancelled_at IS NULL OR status = 'cancelled'", name="cancelled_at"),
         CheckConstraint("lease_expires_at IS NULL OR status = 'running'", name="lease"),
         CheckConstraint("waiting_for IS NULL OR status = 'pending'", name="waiting_for"),
         CheckConstraint("(forked_from_id IS NULL) = (forked_from_seq IS NULL)", name="forked_from"),
@@ -163,9 +163,9 @@ class WorkflowExecution(Base):
     waiting_for: Mapped[str | None]
     """The event that ends the wait before `available_at`; added, NULL is none."""
     failed_at: Mapped[datetime | None]
-    """When it failed for good; added, set exactly in that status."""
+    """When it failed for good; added."""
     cancelled_at: Mapped[datetime | None]
-    """When it was cancelled; added, set exactly in that status."""
+    """When it was cancelled; added."""
     cancel_requested_at: Mapped[datetime | None]
     """When its cancellation was asked for while a worker held it; added, looked at before each step."""
     retry_count: Mapped[int] = mapped_column(server_default=text("0"))

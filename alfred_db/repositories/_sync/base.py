@@ -32,7 +32,9 @@ class Repository:
         with translated():
             return (self._session.scalars(statement, execution_options=_OPTIONS)).all()
 
-    def _write(self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]) -> T | None:
+    def _write(
+        self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
+    ) -> T | None:
         """Run a statement with RETURNING of one thing: that thing, or None when no row was written."""
         with translated():
             return (self._session.scalars(statement, execution_options=_OPTIONS)).first()

@@ -1,0 +1,39 @@
+"""A database of either kind of tenant, and a unit of work that is rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import URL
+
+from alfred_db import AsyncDatabase
+from alfred_db.repositories import AsyncUnitOfWork
+
+
+@pytest.fixture(params=[None, "acme"], ids=["public", "acme"])
+def schema(request: pytest.FixtureRequest) -> str | None:
+    """The tenant; the suite runs for the default one and for a named one of the same database."""
+    tenant: str | None = request.param
+    return tenant
+
+
+@pytest.fixture
+async def db(migrated_url: URL, schema: str | None) -> AsyncIterator[AsyncDatabase]:
+    """A database for tests that commit nothing."""
+    async with AsyncDatabase(migrated_url, schema=schema) as database:
+        yield database
+
+
+@pytest.fixture
+async def committed(database_url: URL, schema: str | None) -> AsyncIterator[AsyncDatabase]:
+    """A database of the test's own, for tests that commit."""
+    async with AsyncDatabase(database_url, schema=schema) as database:
+        yield database
+
+
+@pytest.fixture
+async def uow(db: AsyncDatabase) -> AsyncIterator[AsyncUnitOfWork]:
+    """A unit of work whose transaction is rolled back at the end."""
+    async with db.session() as session:
+        yield AsyncUnitOfWork(session)

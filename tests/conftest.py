@@ -1,0 +1,105 @@
+"""Servers and databases: one server a session, one migrated template, a clone of it for each test that commits."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from servers import Servers
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
+
+from alfred_db import embedded, migrate
+from alfred_db.config import parse_url
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    for name in ("ALFRED_DB_URL", "DATABASE_URL", "ALFRED_DB_MIGRATION_URL", "PGSSLMODE"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Superuser URLs of the servers by name; see tests/servers.py."""
+    with ExitStack() as stack:
+        default = os.environ.get("ALFRED_DB_TEST_URL")
+        if default is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir="/tmp")))
+            folder.chmod(0o755)
+            default = str(make_url(embedded.start(folder).url or "").set(database="postgres"))
+            stack.callback(embedded.stop, folder)
+        yield Servers(stack, default)
+
+
+@pytest.fixture(scope="session")
+def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
+    """Makes databases: `new_database(on="full")` an empty one, `template=` a copy. All are dropped at the end."""
+    made: list[tuple[str, str]] = []
+
+    def make(template: str | None = None, *, on: str = "embedded") -> URL:
+        url = servers[on]
+        name = f"alfred_test_{os.getpid()}_{next(_numbers)}"
+        copied = "" if template is None else f" TEMPLATE {template}"
+        _as_superuser(url, f"CREATE DATABASE {name}{copied}")
+        made.append((url, name))
+        return parse_url(url).set(database=name)
+
+    yield make
+    for url, name in made:
+        _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _as_superuser(url: str, statement: str) -> None:
+    engine = create_engine(parse_url(url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.fixture(scope="session")
+def template(new_database: Callable[..., URL]) -> URL:
+    """A migrated database, with the tenant `acme` in it, that nobody connects to."""
+    url = new_database()
+    migrate.upgrade(url)
+    migrate.upgrade(url, schema="acme")
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database for tests that commit nothing."""
+    return new_database(template.database)
+
+
+@pytest.fixture(scope="session")
+def migrated(migrated_url: URL) -> Iterator[Engine]:
+    """An engine on a migrated database, for tests that commit nothing."""
+    engine = create_engine(migrated_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database of the test's own."""
+    return new_database(template.database)
+
+
+@pytest.fixture
+def empty_url(new_database: Callable[..., URL]) -> URL:
+    """An empty database of the test's own."""
+    return new_database()
+
+
+@pytest.fixture
+def server(empty_url: URL) -> Iterator[Engine]:
+    """A superuser's engine on an empty database of the test's own."""
+    engine = create_engine(empty_url, poolclass=NullPool)
+    yield engine
+    engine.dispose()
