@@ -210,13 +210,13 @@ def constraint_name(error: psycopg.Error) -> str | None:
     return re.sub(r"_\d{6,}$", "", found.group(1)) if found else None
 
 
-def translate(error: exc.SQLAlchemyError) -> AlfredDBError | None:
-    """Our error for one of SQLAlchemy's, or None when it is the caller's own programming error."""
+def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | None:
+    """Our error for one of SQLAlchemy's or the driver's, or None when it is the caller's own programming error."""
     if isinstance(error, exc.TimeoutError):
         return DatabaseUnavailable(
             "no connection became free in time; use fewer at once, or raise pool_size", retryable=True
         )
-    original = error.orig if isinstance(error, exc.StatementError) else None
+    original = error.orig if isinstance(error, exc.StatementError) else error
     if isinstance(original, AlfredDBError):
         return original
     if not isinstance(original, psycopg.Error):
@@ -247,7 +247,7 @@ def translated() -> Iterator[None]:
     """Raise errors of the database as errors of this library; a programming error passes as it is."""
     try:
         yield
-    except exc.SQLAlchemyError as error:
+    except (exc.SQLAlchemyError, psycopg.Error) as error:
         ours = translate(error)
         if ours is None:
             raise

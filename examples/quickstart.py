@@ -3,7 +3,7 @@
     alembic upgrade head
     python examples/quickstart.py
 
-Works on ALFRED_DB_URL or DATABASE_URL, else on the embedded server. Running it again changes nothing twice:
+Works on ALFRED_DB_URL or DATABASE_URL, else on the embedded server. Running it again stores nothing twice:
 each row has a key of its own, by which it is found again.
 """
 
@@ -19,34 +19,29 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, bindparam, func, select, text
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from alfred_db import (
-    AlfredDBError,
-    Database,
-    Document,
-    Embedding,
-    Memory,
-    MemoryBank,
-    Task,
-    TaskResult,
-    TaskStatus,
-    Vector,
-)
+from alfred_db import AlfredDBError, Database, Document, Embedding, Memory, MemoryBank, Task, TaskResult
 
 DATA = Path(__file__).parent / "data"
 QUESTIONS = (206, 227, 233, 240, 271)
-"""Lines of the queries that the agent is asked; the other queries measure the search."""
+"""The queries, by their line, that the agent is asked; all of them together measure the search."""
+
+NEXT = """
+Next        alfred-db doctor        what the server has, and what is missing
+            alfred-db server psql   look around: SELECT title FROM documents LIMIT 5;
+            docs/quickstart.md      the same, step by step
+            run this again          nothing is stored twice"""
 
 
 def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
-def store_documents(session: Session, entries: list[dict[str, Any]], vectors: Embedding) -> int:
-    """Store what is not stored yet, found by `external_id`; gives the number of new rows."""
+def store(session: Session, entries: list[dict[str, Any]], vectors: Embedding) -> int:
+    """Store the documents whose `external_id` is not known yet; gives their number."""
     rows = [
         {
             "external_id": f"wordnet:{entry['synset']}",
@@ -62,40 +57,34 @@ def store_documents(session: Session, entries: list[dict[str, Any]], vectors: Em
     return len(session.scalars(statement.returning(Document.id), rows).all())
 
 
-def nearest(session: Session, vector: Embedding, limit: int) -> Sequence[Row[tuple[str, str, float]]]:
+def nearest(session: Session, vector: Embedding, limit: int) -> Sequence[Row[str | None, str | None, float]]:
     """The documents nearest in meaning: ORDER BY distance LIMIT n is what the HNSW index serves."""
     distance = Document.embedding.cosine_distance(vector)
-    return session.execute(
-        select(Document.external_id, Document.content, distance).order_by(distance).limit(limit)
-    ).all()
+    found = select(Document.external_id, Document.content, distance).order_by(distance).limit(limit)
+    return session.execute(found).all()
 
 
-def file_task(session: Session, task_id: str, question: str) -> Task:
-    """The task of that `task_id`: a new one, or the one that an earlier run has filed."""
-    values = {"task_id": task_id, "intent": "ANSWER", "content": {"question": question}, "priority": 3}
-    session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.task_id]))
-    return session.scalars(select(Task).where(Task.task_id == task_id)).one()
-
-
-def finish_task(task: Task, hits: Sequence[Row[tuple[str, str, float]]]) -> str:
-    """Complete the task together with its result, both in the caller's transaction."""
-    if task.status is TaskStatus.COMPLETED:
+def finish(session: Session, task_id: str, question: str, answer: list[str | None]) -> str:
+    """File the task unless it is known, and complete it with its result unless an earlier run did."""
+    filed = insert(Task).values(task_id=task_id, intent="ANSWER", content={"question": question}, priority=3)
+    session.execute(filed.on_conflict_do_nothing(index_elements=[Task.task_id]))
+    completed = update(Task).where(Task.task_id == task_id, Task.status == "pending").returning(Task.id)
+    key = session.scalar(completed.values(status="completed", completed_at=func.now()))
+    if key is None:
         return "finished by an earlier run"
-    task.status, task.completed_at = TaskStatus.COMPLETED, func.now()  # type: ignore[assignment]
-    task.results.append(TaskResult(result_type="answer", content={"documents": [hit[0] for hit in hits]}))
+    session.add(TaskResult(task_id=key, result_type="answer", content={"documents": answer}))
     return "filed and finished"
 
 
 def remember(session: Session, bank: MemoryBank, content: str, vector: Embedding) -> int:
     """Keep a memory, once in its bank; gives how often it was told."""
-    statement = insert(Memory).values(
+    told = insert(Memory).values(
         memory_bank_id=bank.id,
         content=content,
         content_hash=sha256(content.encode()).digest(),
         embedding=vector,
-        embedding_model="MiniLM",
     )
-    told_again = statement.on_conflict_do_update(
+    told_again = told.on_conflict_do_update(
         index_elements=[Memory.memory_bank_id, Memory.content_hash],
         set_={"seen_count": Memory.seen_count + 1},
     )
@@ -103,62 +92,55 @@ def remember(session: Session, bank: MemoryBank, content: str, vector: Embedding
 
 
 def plan(session: Session, vector: Embedding) -> str:
-    """The server's own word on how it runs the search."""
-    statement = text("EXPLAIN SELECT id FROM documents ORDER BY embedding <=> CAST(:vector AS vector(384)) LIMIT 10")
-    lines = session.scalars(statement.bindparams(bindparam("vector", vector, Vector(384)))).all()
-    return next(line for line in lines if "Scan" in line).strip(" ->").partition("  ")[0]
+    """How the server runs the search, in its own words."""
+    search = "SELECT id FROM documents ORDER BY embedding <=> CAST(:vector AS vector) LIMIT 10"
+    lines = session.scalars(text(f"EXPLAIN (COSTS OFF) {search}"), {"vector": str(vector.tolist())})
+    return next(str(line).strip(" ->") for line in lines if "Scan" in line)
 
 
 def main() -> None:
-    documents, queries = read("wordnet_documents.jsonl"), read("wordnet_queries.jsonl")
+    entries, queries = read("wordnet_documents.jsonl"), read("wordnet_queries.jsonl")
     with np.load(DATA / "wordnet_minilm_384.npz") as arrays:
-        document_vectors, query_vectors = (arrays[name].astype(np.float32) for name in ("documents", "queries"))
+        vectors, query_vectors = arrays["documents"].astype(np.float32), arrays["queries"].astype(np.float32)
+    golds = [f"wordnet:{entries[query['gold']]['synset']}" for query in queries]
 
     with Database() as db:
         db.verify()
+        with db.begin() as uow:
+            known = uow.agents.get_by_name("librarian") is not None
+            agent = uow.agents.register("librarian", type="search", version="1.0", capabilities=["answer"])
+            bank = uow.session.scalars(select(MemoryBank).where(MemoryBank.name == agent.name)).first()
+            bank = bank or MemoryBank(name=agent.name, description="Questions and their answers")
+            uow.session.add(bank)
+        print(f"\nAgent       {agent.name}, {'known and registered again' if known else 'new'}: id {agent.id}")
 
         with db.begin() as uow:
-            agent = uow.agents.register("librarian", type="retrieval", version="1.0", capabilities=["answer"])
-            bank = uow.session.scalars(select(MemoryBank).where(MemoryBank.name == "librarian")).first()
-            if bank is None:
-                bank = MemoryBank(name="librarian", description="Questions and what answered them")
-                uow.session.add(bank)
-            known = "new" if agent.registered_at == agent.updated_at else f"known since {agent.registered_at:%F %T}"
-            print(f"\nAgent       {agent.name} registered ({known}), incarnation {agent.incarnation}")
+            start, new = perf_counter(), store(uow.session, entries, vectors)
+        seconds = perf_counter() - start
+        print(f"Documents   {new:,} stored with their vectors, {len(entries) - new:,} known ({seconds:.1f} s)")
 
-        with db.begin() as uow:
-            start = perf_counter()
-            new = store_documents(uow.session, documents, document_vectors)
-            print(f"Documents   {new:,} stored, {len(documents) - new:,} known already ({perf_counter() - start:.1f} s)")
-
-        print("\nQuestions   each answered, remembered and finished in one transaction")
+        print("\nQuestions   answered by cosine distance, remembered and finished in one transaction each")
         for line in QUESTIONS:
             question, vector = queries[line]["text"], query_vectors[line]
             with db.begin() as uow:
-                task = file_task(uow.session, f"quickstart-{line}", question)
                 hits = nearest(uow.session, vector, limit=3)
-                state = finish_task(task, hits)
-                told = remember(uow.session, bank, f"{question} -> {hits[0].content}", vector)
-            print(f"\n  {question}\n  task {task.task_id} {state}; told {told} x")
-            gold = f"wordnet:{documents[queries[line]['gold']]['synset']}"
-            for external_id, content, distance in hits:
-                print(f"    {distance:.2f} {'*' if external_id == gold else ' '} {content[:88]}")
-        print("\n  Cosine distance; * is the entry whose usage example the question is.")
+                state = finish(uow.session, f"quickstart-{line}", question, [hit[0] for hit in hits])
+                told = remember(uow.session, bank, f"{question}: {hits[0].content}", vector)
+            print(f"\n  {question}\n  task quickstart-{line} {state}; memory told {told} x")
+            for key, content, distance in hits:
+                print(f"    {distance:.2f} {'*' if key == golds[line] else ' '} {str(content)[:86]}")
+        print("\n  * is the right one: the entry that WordNet illustrates with these words.")
 
         with db.session() as session:
             start = perf_counter()
             found = [[hit[0] for hit in nearest(session, vector, limit=10)] for vector in query_vectors]
             each = (perf_counter() - start) / len(queries) * 1000
-            golds = [f"wordnet:{documents[query['gold']]['synset']}" for query in queries]
-            recall = sum(gold in ids for gold, ids in zip(golds, found, strict=True)) / len(queries)
-            print(f"\nSearch      {recall:.0%} of {len(queries)} queries have their entry in the top 10; {each:.1f} ms a query")
-            print(f"            the server's plan: {plan(session, query_vectors[0])}")
-
-    print("""
-Next        alfred-db doctor          what the server has, and what is missing
-            alfred-db server psql     look around: SELECT title FROM documents LIMIT 5;
-            docs/quickstart.md        the same, step by step
-            run this again            nothing is stored twice""")
+            right = sum(gold in keys for gold, keys in zip(golds, found, strict=True))
+            print(
+                f"\nSearch      {right} of {len(queries)} queries find theirs in the top 10; {each:.1f} ms each"
+            )
+            print(f"            {plan(session, query_vectors[0])}")
+    print(NEXT)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ RULES = tuple(
         (r"\bAsync(?=[A-Z])", ""),
         (r"\basync def\b", "def"),
         (r"\basync with\b", "with"),
+        (r"\(await connection\.get_raw_connection\(\)\)", "connection.connection"),
         (r"\bawait ", ""),
         (r"as they are written", "generated from the async ones"),
     )

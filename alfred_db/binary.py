@@ -1,0 +1,160 @@
+"""Rows in the binary format of COPY, packed by the types of their columns.
+
+Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; each value as its type's
+`send` function writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from psycopg.adapt import PyFormat, Transformer
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    Float,
+    Integer,
+    LargeBinary,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from .errors import InvalidInputError
+from .types import EnumText, Vector
+
+__all__ = ["HEADER", "TRAILER", "copy_statement", "pack_rows"]
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+BLOCK = 1 << 18
+"""Bytes that are sent at once."""
+
+_NULL = b"\xff\xff\xff\xff"
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_length = struct.Struct(">i").pack
+_numeric = Transformer()
+
+
+def copy_statement(target: str, columns: Sequence[Column[Any]]) -> str:
+    """The COPY that takes what `pack_rows` gives; `target` is the table's name, quoted as it must be."""
+    names = ", ".join(f'"{column.name}"' for column in columns)
+    return f"COPY {target} ({names}) FROM STDIN (FORMAT binary)"
+
+
+def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    """Blocks of COPY's binary format; each row has a value for each column.
+
+    Raises InvalidInputError, which names row and column, before the block with the wrong value is given.
+    """
+    packers = [_packer(column) for column in columns]
+    start = struct.pack(">h", len(packers))
+    block = bytearray(HEADER)
+    for number, row in enumerate(rows):
+        block += start
+        for pack, value in zip(packers, row, strict=True):
+            if value is None:
+                block += _NULL
+                continue
+            try:
+                packed = pack(value)
+            except InvalidInputError as error:
+                raise type(error)(f"row {number}: {error}") from None
+            block += _length(len(packed))
+            block += packed
+        if len(block) >= BLOCK:
+            yield bytes(block)
+            block.clear()
+    block += TRAILER
+    yield bytes(block)
+
+
+def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
+    type_ = column.type
+    if isinstance(type_, Vector):
+        return type_.pack
+    pack = _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
+
+    def checked(value: Any) -> bytes:
+        try:
+            return pack(value)
+        except (TypeError, ValueError, AttributeError, struct.error, OverflowError) as error:
+            table: Table = column.table
+            raise InvalidInputError(
+                f"{table.name}.{column.name}: expected a value for {type_!r}, got {type(value).__name__} ({error})"
+            ) from None
+
+    if isinstance(type_, EnumText):
+        members = frozenset(member.value for member in type_.enum)
+
+        def member(value: Any) -> bytes:
+            if value not in members:
+                raise InvalidInputError(
+                    f"{column.table.name}.{column.name}: expected one of {', '.join(sorted(members))}"
+                )
+            return str(value).encode()
+
+        return member
+    return checked
+
+
+def _text(value: str) -> bytes:
+    packed = value.encode()
+    if b"\0" in packed:
+        raise ValueError("PostgreSQL text holds no NUL character")
+    return packed
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    if "\\u0000" in text:
+        raise ValueError("PostgreSQL jsonb holds no NUL character")
+    return b"\x01" + text.encode()
+
+
+def _timestamp(value: datetime) -> bytes:
+    if value.tzinfo is None:
+        raise ValueError("a time without time zone; give one, such as datetime.now(UTC)")
+    passed = value - _EPOCH
+    return struct.pack(">q", (passed.days * 86400 + passed.seconds) * 1_000_000 + passed.microseconds)
+
+
+def _decimal(value: Decimal) -> bytes:
+    packed = _numeric.get_dumper(Decimal(value), PyFormat.BINARY).dump(Decimal(value))
+    assert packed is not None
+    return bytes(packed)
+
+
+def _uuid(value: uuid.UUID | str) -> bytes:
+    return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).bytes
+
+
+_PACKERS: Mapping[type, Callable[[Any], bytes]] = {
+    SmallInteger: struct.Struct(">h").pack,
+    Integer: struct.Struct(">i").pack,
+    BigInteger: struct.Struct(">q").pack,
+    Boolean: struct.Struct(">?").pack,
+    Float: struct.Struct(">d").pack,
+    Double: struct.Struct(">d").pack,
+    Numeric: _decimal,
+    Text: _text,
+    EnumText: _text,
+    JSONB: _json,
+    LargeBinary: bytes,
+    Uuid: _uuid,
+    DateTime: _timestamp,
+    Date: lambda value: struct.pack(">i", (value - _EPOCH.date()).days),
+}
