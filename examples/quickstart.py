@@ -112,12 +112,16 @@ def main() -> None:
             bank = uow.session.scalars(select(MemoryBank).where(MemoryBank.name == agent.name)).first()
             bank = bank or MemoryBank(name=agent.name, description="Questions and their answers")
             uow.session.add(bank)
-        print(f"\nAgent       {agent.name}, {'known and registered again' if known else 'new'}: id {agent.id}")
+        print(
+            f"\nAgent       {agent.name}, {'known and registered again' if known else 'new'}: id {agent.id}"
+        )
 
         with db.begin() as uow:
             start, new = perf_counter(), store(uow.session, entries, vectors)
         seconds = perf_counter() - start
-        print(f"Documents   {new:,} stored with their vectors, {len(entries) - new:,} known ({seconds:.1f} s)")
+        print(
+            f"Documents   {new:,} stored with their vectors, {len(entries) - new:,} known ({seconds:.1f} s)"
+        )
 
         print("\nQuestions   answered by cosine distance, remembered and finished in one transaction each")
         for line in QUESTIONS:
@@ -137,7 +141,7 @@ def main() -> None:
             each = (perf_counter() - start) / len(queries) * 1000
             right = sum(gold in keys for gold, keys in zip(golds, found, strict=True))
             print(
-                f"\nSearch      {right} of {len(queries)} queries find theirs in the top 10; {each:.1f} ms each"
+                f"\nSearch      {right} of {len(found)} queries find theirs in the top 10, {each:.1f} ms each"
             )
             print(f"            {plan(session, query_vectors[0])}")
     print(NEXT)

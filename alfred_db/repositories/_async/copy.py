@@ -19,7 +19,7 @@ async def copy_rows(
     """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns."""
     with translated():
         connection = await session.connection()
-        statement = copy_statement(await table_name(session, table), columns)
+        statement = copy_statement(table_name(session, table), columns)
         driver: Any = (await connection.get_raw_connection()).driver_connection
         async with driver.cursor() as cursor:
             async with cursor.copy(statement) as copy:
@@ -31,13 +31,12 @@ async def copy_rows(
 async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequence[int]:
     """The next `count` values of the table's identity: rows that are copied with them come back in order."""
     with translated():
-        sequence = func.pg_get_serial_sequence(await table_name(session, table), "id")
+        sequence = func.pg_get_serial_sequence(table_name(session, table), "id")
         numbers = func.generate_series(1, count).table_valued("number")
         return (await session.scalars(select(func.nextval(sequence)).select_from(numbers))).all()
 
 
-async def table_name(session: AsyncSession, table: Table) -> str:
+def table_name(session: AsyncSession, table: Table) -> str:
     """The table's name where the session's tenant has it."""
-    connection = await session.connection()
-    mapping = connection.get_execution_options().get("schema_translate_map") or {}
+    mapping = session.get_bind().get_execution_options().get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)

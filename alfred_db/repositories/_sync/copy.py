@@ -39,6 +39,5 @@ def reserve_ids(session: Session, table: Table, count: int) -> Sequence[int]:
 
 def table_name(session: Session, table: Table) -> str:
     """The table's name where the session's tenant has it."""
-    connection = session.connection()
-    mapping = connection.get_execution_options().get("schema_translate_map") or {}
+    mapping = session.get_bind().get_execution_options().get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)
