@@ -10,106 +10,110 @@ with db.begin() as uow:            # one transaction over all repositories
 
 from __future__ import annotations
 
-from .database import (
-    AsyncDatabase,
-    Database,
-)
-from .errors import (
-    AlfredDBError,
-    ConfigurationError,
-    ConflictError,
-    DatabaseUnavailable,
-    DimensionMismatch,
-    ExtensionMissingError,
-    ExtensionTooOldError,
-    InvalidCron,
-    InvalidFilter,
-    InvalidInputError,
-    InvalidTransition,
-    InvalidVector,
-    LeaseLost,
-    MigrationLockTimeout,
-    NotFoundError,
-    SchemaDriftError,
-    SchemaError,
-    SchemaOutdatedError,
-    SchemaTooNewError,
-)
-from .models import (
-    Agent,
-    AgentStatus,
-    Base,
-    BrokerModel,
-    BrokerRequest,
-    BrokerRequestStatus,
-    Bucket,
-    Capability,
-    Conversation,
-    Document,
-    EntityEdge,
-    EntityNode,
-    ExecutionStatus,
-    HostedModel,
-    HostedModelPrice,
-    HostingProvider,
-    KnowledgeAlias,
-    KnowledgeCollection,
-    KnowledgeDistance,
-    KnowledgePoint,
-    Memory,
-    MemoryBank,
-    MemoryEntry,
-    MessageRole,
-    MisfirePolicy,
-    ModelCapability,
-    ModelEndpoint,
-    ModelFamily,
-    ModelMaker,
-    ModelSnapshot,
-    OverlapPolicy,
-    ProcessedMessage,
-    ProvidedBy,
-    RagQuery,
-    RagQueryDocument,
-    RagSession,
-    RegistryModel,
-    ScheduledExecution,
-    ScheduledTask,
-    StorageObject,
-    Task,
-    TaskResult,
-    TaskStatus,
-    TestCase,
-    TestCaseStatus,
-    TestResult,
-    TestResultStatus,
-    TestRun,
-    TestRunStatus,
-    TestSuite,
-    User,
-    Workflow,
-    WorkflowEvent,
-    WorkflowExecution,
-    WorkflowExecutionStatus,
-    WorkflowStatus,
-    WorkflowStep,
-    WorkingMemory,
-    WorkingMemoryStatus,
-)
-from .repositories import (
-    AgentRepository,
-    AsyncAgentRepository,
-    AsyncUnitOfWork,
-    UnitOfWork,
-)
-from .results import (
-    Page,
-)
-from .types import (
-    Embedding,
-    Vector,
-    VectorLike,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .database import (
+        AsyncDatabase,
+        Database,
+    )
+    from .errors import (
+        AlfredDBError,
+        ConfigurationError,
+        ConflictError,
+        DatabaseUnavailable,
+        DimensionMismatch,
+        ExtensionMissingError,
+        ExtensionTooOldError,
+        InvalidCron,
+        InvalidFilter,
+        InvalidInputError,
+        InvalidTransition,
+        InvalidVector,
+        LeaseLost,
+        MigrationLockTimeout,
+        NotFoundError,
+        SchemaDriftError,
+        SchemaError,
+        SchemaOutdatedError,
+        SchemaTooNewError,
+    )
+    from .models import (
+        Agent,
+        AgentStatus,
+        Base,
+        BrokerModel,
+        BrokerRequest,
+        BrokerRequestStatus,
+        Bucket,
+        Capability,
+        Conversation,
+        Document,
+        EntityEdge,
+        EntityNode,
+        ExecutionStatus,
+        HostedModel,
+        HostedModelPrice,
+        HostingProvider,
+        KnowledgeAlias,
+        KnowledgeCollection,
+        KnowledgeDistance,
+        KnowledgePoint,
+        Memory,
+        MemoryBank,
+        MemoryEntry,
+        MessageRole,
+        MisfirePolicy,
+        ModelCapability,
+        ModelEndpoint,
+        ModelFamily,
+        ModelMaker,
+        ModelSnapshot,
+        OverlapPolicy,
+        ProcessedMessage,
+        ProvidedBy,
+        RagQuery,
+        RagQueryDocument,
+        RagSession,
+        RegistryModel,
+        ScheduledExecution,
+        ScheduledTask,
+        StorageObject,
+        Task,
+        TaskResult,
+        TaskStatus,
+        TestCase,
+        TestCaseStatus,
+        TestResult,
+        TestResultStatus,
+        TestRun,
+        TestRunStatus,
+        TestSuite,
+        User,
+        Workflow,
+        WorkflowEvent,
+        WorkflowExecution,
+        WorkflowExecutionStatus,
+        WorkflowStatus,
+        WorkflowStep,
+        WorkingMemory,
+        WorkingMemoryStatus,
+    )
+    from .repositories import (
+        AgentRepository,
+        AsyncAgentRepository,
+        AsyncUnitOfWork,
+        UnitOfWork,
+    )
+    from .results import (
+        Page,
+    )
+    from .types import (
+        Embedding,
+        Vector,
+        VectorLike,
+    )
 
 __all__ = [
     "Agent",
@@ -201,3 +205,20 @@ __all__ = [
     "WorkingMemory",
     "WorkingMemoryStatus",
 ]
+
+_MODULES = ("errors", "results", "types", "models", "repositories", "database")
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is asked for: defining the models takes longer than importing numpy."""
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f".{module}", __name__)
+            if name in found.__all__:
+                value = globals()[name] = getattr(found, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

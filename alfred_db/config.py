@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from urllib.parse import parse_qsl, unquote
 
+from psycopg import pq
 from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError
 
 from .errors import ConfigurationError
+from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
 
-__all__ = ["database_url", "migration_url", "parse_url"]
+__all__ = ["database_url", "migration_url", "parse_url", "tenant_schema"]
 
+_FORM = "postgresql://user:password@host:5432/database"
 _SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
-_SECRET_PARAMETERS = ("password", "sslpassword")
-_LOCAL = re.compile(r"^$|^/|^@|^localhost$|^127\.|^::1$|^\[::1\]$", re.IGNORECASE)
+_SECRET_PARAMETERS = (
+    "password",
+    "sslpassword",
+    "scram_client_key",
+    "scram_server_key",
+    "oauth_client_secret",
+)
+_LOCAL = re.compile(r"|[/@].*|localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
+_HOSTS = re.compile(r"[\w.\-:,%\[\]]*")
 
 
 def database_url(url: str | URL | None = None) -> URL:
@@ -22,8 +35,8 @@ def database_url(url: str | URL | None = None) -> URL:
 
     Raises ConfigurationError for a URL that cannot be used, and when there is none of the four.
     """
-    given = url or os.environ.get("ALFRED_DB_URL") or os.environ.get("DATABASE_URL")
-    if given:
+    given = os.environ.get("ALFRED_DB_URL") or os.environ.get("DATABASE_URL") if url is None else url
+    if given is not None:
         return parse_url(given)
     from . import embedded
 
@@ -37,7 +50,21 @@ def database_url(url: str | URL | None = None) -> URL:
 
 def migration_url(url: str | URL | None = None) -> URL:
     """The URL to migrate on: the argument, ALFRED_DB_MIGRATION_URL (the owner's, direct), else the working one."""
-    return database_url(url or os.environ.get("ALFRED_DB_MIGRATION_URL"))
+    return database_url((os.environ.get("ALFRED_DB_MIGRATION_URL") or None) if url is None else url)
+
+
+def tenant_schema(name: str) -> str:
+    """The name of a tenant's schema, if it can be one: raises ConfigurationError for every other text."""
+    if re.fullmatch(r"[^\W\d]\w*", name) is None or len(name.encode(errors="replace")) > 63:
+        raise ConfigurationError(
+            f"schema {name[:80]!r}: the name of a tenant has letters, digits and underscores, begins with no digit,"
+            " and is at most 63 bytes long"
+        )
+    if name in (*SHARED_SCHEMAS, *TENANT_SCHEMAS, "information_schema") or name.startswith("pg_"):
+        raise ConfigurationError(
+            f"schema {name!r} is taken by the server or by the default tenant; name another"
+        )
+    return name
 
 
 def parse_url(url: str | URL) -> URL:
@@ -48,77 +75,133 @@ def parse_url(url: str | URL) -> URL:
     """
     parsed = _split(url) if isinstance(url, str) else url
     if parsed.drivername not in _SCHEMES:
-        raise ConfigurationError(
-            f"database URL: the scheme {parsed.drivername!r} is not supported; use postgresql://user:password@host/database"
-        )
+        raise _refused(f"the scheme {parsed.drivername!r} is not supported")
     for name in _SECRET_PARAMETERS:
         if name in parsed.query:
             raise ConfigurationError(
-                f"database URL: `{name}` in the query string would reach logs; write it before the host"
-                " (postgresql://user:password@host/database) or in a passfile"
+                f"database URL: `{name}` in the query string would reach logs; write a password before the host"
+                " (postgresql://user:password@host/database), other secrets in a passfile or service file"
             )
-    parsed = parsed.set(drivername="postgresql+psycopg")
-    if not _is_local(parsed) and "sslmode" not in parsed.query and "PGSSLMODE" not in os.environ:
+    query = _parameters(parsed.query)
+    parsed = parsed.set(drivername="postgresql+psycopg", query=query)
+    try:
+        "\0".join((parsed.username or "", str(parsed.password or ""), parsed.database or "")).encode()
+    except UnicodeEncodeError:
+        raise _refused("the user, password or database is not valid UTF-8") from None
+    if any("\0" in str(part) for part in (parsed.username, parsed.password, parsed.host, parsed.database)):
+        raise _refused("a zero byte cannot be sent")
+    if not _is_local(parsed) and "sslmode" not in query and "PGSSLMODE" not in os.environ:
         parsed = parsed.update_query_dict({"sslmode": "require"})
     return parsed
+
+
+def _refused(what: str) -> ConfigurationError:
+    return ConfigurationError(f"database URL: {what}; use {_FORM}")
 
 
 def _split(text: str) -> URL:
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
-        raise ConfigurationError(
-            "database URL: no scheme found; expected postgresql://user:password@host/database"
-        )
-    # The password may hold any character, so the last `@` ahead of the parameters ends it, or the last of all.
-    before_query, _, query_text = rest.partition("?")
-    if "@" not in before_query and "@" in query_text:
-        cut = rest.rindex("@")
-        credentials, rest = rest[:cut], rest[cut + 1 :]
-        address, _, query_text = rest.partition("?")
-    else:
-        credentials, _, address = before_query.rpartition("@")
-    hosts, _, database = address.partition("/")
+        raise _refused("it is empty" if not text.strip() else "no scheme found")
+    if scheme not in _SCHEMES:
+        raise _refused(f"the scheme {scheme[:20]!r} is not supported")
+    credentials, address = _credentials(rest)
+    hosts, query = _address(address)
+    hosts, _, database = hosts.partition("/")
     user, colon, password = credentials.partition(":")
-    query: dict[str, str | list[str]] = {}
-    for name, value in parse_qsl(query_text, keep_blank_values=True):
-        known = query.setdefault(name, value)
-        if known is not value:
-            query[name] = [*([known] if isinstance(known, str) else known), value]
-    host, port = _host_and_port(hosts)
+    host, port = (None, None) if "," in hosts else _host_and_port(hosts)
     if "," in hosts:
-        query["host"], host, port = hosts.split(","), None, None
-    return URL.create(
-        scheme,
-        username=unquote(user) or None,
-        password=_decode(password) if colon else None,
-        host=host,
-        port=port,
-        database=unquote(database) or None,
-        query={name: value if isinstance(value, str) else tuple(value) for name, value in query.items()},
+        query.append(("host", hosts))
+    merged: dict[str, list[str]] = {}
+    for name, value in query:
+        merged.setdefault(name, []).append(value)
+    try:
+        return URL.create(
+            scheme,
+            username=unquote(user) or None,
+            password=_decode(password) if colon else None,
+            host=host,
+            port=port,
+            database=unquote(database) or None,
+            query={name: tuple(values) for name, values in merged.items()},
+        )
+    except ArgumentError:
+        raise _refused("it cannot be read") from None
+
+
+def _credentials(rest: str) -> tuple[str, str]:
+    """What is ahead of the host, and the address. A raw password may hold any character, so the first `@` whose
+    right side reads as an address ends it."""
+    if _reads_as_address(rest):
+        return "", rest
+    cuts = [place for place, character in enumerate(rest) if character == "@"]
+    for cut in cuts:
+        if _reads_as_address(rest[cut + 1 :]):
+            return rest[:cut], rest[cut + 1 :]
+    raise _refused("host, port or parameters cannot be read, or libpq does not know one of the parameters")
+
+
+def _reads_as_address(text: str) -> bool:
+    place, _ = _address(text)
+    hosts, _, database = place.partition("/")
+    parameters = text[len(place) + 1 :].split("&") if "?" in text else []
+    return (
+        _HOSTS.fullmatch(hosts) is not None
+        and all(re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", host) for host in hosts.split(","))
+        and "@" not in database
+        and all(part.split("=")[0] in _known_parameters() and "=" in part for part in parameters)
     )
 
 
+def _address(text: str) -> tuple[str, list[tuple[str, str]]]:
+    place, _, query = text.partition("?")
+    return place, parse_qsl(query, keep_blank_values=True)
+
+
+@cache
+def _known_parameters() -> frozenset[str]:
+    return frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+
+
+def _parameters(query: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
+    """The parameters as libpq wants them: each once, and several hosts and ports with commas between."""
+    found: dict[str, str] = {}
+    for name, value in query.items():
+        values = [value] if isinstance(value, str) else list(value)
+        if len(values) > 1 and name not in ("host", "hostaddr", "port"):
+            raise _refused(f"the parameter `{name}` is given {len(values)} times")
+        found[name] = ",".join(values)
+    pairs = [_host_and_port(host) for host in found.get("host", "").split(",")]
+    if any(port is not None for _, port in pairs):
+        if "port" in found:
+            raise _refused("ports are given both beside the hosts and as the parameter `port`")
+        found["port"] = ",".join("" if port is None else str(port) for _, port in pairs)
+    if "host" in found:
+        found["host"] = ",".join(host or "" for host, _ in pairs)
+    return found
+
+
 def _host_and_port(text: str) -> tuple[str | None, int | None]:
-    if "," in text:
-        return None, None
-    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", text)
-    if found is None or int(found.group(2) or 0) > 65535:
-        raise ConfigurationError(
-            f"database URL: expected host or host:port after the `@`, got {len(text)} characters that are neither;"
-            " the form is postgresql://user:password@host:5432/database"
-        )
+    if text.startswith(("/", "@", "::")):
+        return text, None
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?", text)
+    if found is None or int(found.group(2) or 1) not in range(1, 65536):
+        raise _refused("the port is not one of 1 to 65535")
     host = unquote(found.group(1)).strip("[]")
     return host or None, int(found.group(2)) if found.group(2) else None
 
 
 def _decode(password: str) -> str:
-    """Percent escapes decoded only when every `%` begins one: else the text is meant as it stands."""
+    """Percent escapes decoded only when every `%` begins one of UTF-8: else the text is meant as it stands."""
     escapes = re.findall(r"%[0-9A-Fa-f]{2}", password)
-    return unquote(password) if len(escapes) == password.count("%") else password
+    try:
+        return unquote(password, errors="strict") if len(escapes) == password.count("%") else password
+    except UnicodeDecodeError:
+        return password
 
 
 def _is_local(url: URL) -> bool:
-    named = url.query.get("host", ())
-    hosts = [url.host or ""] if not named else [named] if isinstance(named, str) else list(named)
-    addresses = [host if host.startswith(("/", "@", "[", "::")) else host.split(":")[0] for host in hosts]
-    return all(_LOCAL.search(address) for address in addresses)
+    """Whether every server is this machine; libpq's variables name it where the URL does not."""
+    given = url.query.get("hostaddr") or url.query.get("host") or url.host
+    named = given or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST") or ""
+    return all(_LOCAL.fullmatch(host) for host in str(named).split(","))

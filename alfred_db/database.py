@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from . import migrate
-from .config import database_url
+from .config import database_url, tenant_schema
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -47,7 +47,7 @@ class Database:
         application_name: str = "alfred-db",
     ) -> None:
         self.url = database_url(url)
-        self.schema = schema
+        self.schema = None if schema is None else tenant_schema(schema)
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -55,7 +55,7 @@ class Database:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def begin(self) -> Iterator[UnitOfWork]:
+    def begin(self) -> Generator[UnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
         with self._sessions() as session:
             yield UnitOfWork(session)
@@ -63,7 +63,7 @@ class Database:
                 session.commit()
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self) -> Generator[Session]:
         """A session of SQLAlchemy; what is not committed is rolled back at the end."""
         with self._sessions() as session:
             yield session
@@ -106,7 +106,7 @@ class AsyncDatabase:
         application_name: str = "alfred-db",
     ) -> None:
         self.url = database_url(url)
-        self.schema = schema
+        self.schema = None if schema is None else tenant_schema(schema)
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -114,7 +114,7 @@ class AsyncDatabase:
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncUnitOfWork]:
+    async def begin(self) -> AsyncGenerator[AsyncUnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
         async with self._sessions() as session:
             yield AsyncUnitOfWork(session)
@@ -122,7 +122,7 @@ class AsyncDatabase:
                 await session.commit()
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
+    async def session(self) -> AsyncGenerator[AsyncSession]:
         """A session of SQLAlchemy; what is not committed is rolled back at the end."""
         async with self._sessions() as session:
             yield session
@@ -165,22 +165,24 @@ def _migration_url(url: URL) -> str | URL:
 def _engine_options(
     url: URL, schema: str | None, pooler: Pooler | None, pool_size: int, application_name: str
 ) -> dict[str, Any]:
-    connect_args: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "connect_timeout": 10,
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
         "application_name": application_name,
     }
+    # SQLAlchemy lets these win over the URL; here the URL says what it wants.
+    connect_args = {name: value for name, value in defaults.items() if name not in url.query}
     options: dict[str, Any] = {"hide_parameters": True, "connect_args": connect_args}
     if schema is not None:
         options["execution_options"] = {"schema_translate_map": schema_translate_map(schema)}
     if pooler == "transaction":
         # The pooler hands each transaction another server session: it keeps the connections, and the state.
         return {**options, "poolclass": NullPool, "connect_args": {**connect_args, "prepare_threshold": None}}
-    given = url.query.get("options", "")
+    given = url.query.get("options") or os.environ.get("PGOPTIONS") or ""
     connect_args["options"] = (
-        f"{given} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}".strip()
+        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT} {given}".strip()
     )
     return {
         **options,

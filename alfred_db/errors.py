@@ -30,7 +30,7 @@ except DatabaseUnavailable as error:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import psycopg
@@ -183,7 +183,7 @@ _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
     (r'role ".*" does not exist', ConfigurationError, "check the user of the database URL"),
     (r'database ".*" does not exist', ConfigurationError, "create the database, or name another in the URL"),
     (
-        r"no pg_hba.conf entry|SSL|sslmode",
+        r"no pg_hba.conf entry|does not support SSL|sslmode|certificate",
         ConfigurationError,
         "check sslmode in the URL and pg_hba.conf on the server",
     ),
@@ -223,27 +223,42 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         return None
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
-    text = original.diag.message_primary or type(original).__name__
+    text = _without_values(original)[:300]
     found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
     if found is None:
         return None
     kind, advice = found
-    return kind(f"{text[:300]}: {advice}", retryable=original.sqlstate in _RETRYABLE)
+    return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE)
+
+
+def _without_values(error: psycopg.Error) -> str:
+    """The server's message; where it quotes the value that it refuses (class 22), the value is left out."""
+    text = error.diag.message_primary or type(error).__name__
+    return re.sub(r'".*"', '"..."', text, flags=re.DOTALL) if (error.sqlstate or "")[:2] == "22" else text
 
 
 def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:
     text = " ".join(str(original).split())[:500]
+    if isinstance(original, psycopg.DataError):
+        return InvalidInputError(f"{text}: use a value that the column allows")
     for pattern, kind, advice in _BY_CONNECT_TEXT:
         if re.search(pattern, text):
             return kind(f"{text}: {advice}")
     if isinstance(original, psycopg.OperationalError):
         advice = "check that the server runs and can be reached"
-        return DatabaseUnavailable(f"{text}: {advice}", retryable="connection failed" in text)
+        return DatabaseUnavailable(f"{text}: {advice}", retryable=_never_connected(original, text))
     return None
 
 
+def _never_connected(original: psycopg.Error, text: str) -> bool:
+    """Whether nothing of the unit of work can have run, so that to run it again cannot apply it twice."""
+    if isinstance(original, psycopg.errors.ConnectionTimeout):
+        return True
+    return bool(re.search(r"connection failed|connection to server .* failed|failed to resolve host", text))
+
+
 @contextmanager
-def translated() -> Iterator[None]:
+def translated() -> Generator[None]:
     """Raise errors of the database as errors of this library; a programming error passes as it is."""
     try:
         yield

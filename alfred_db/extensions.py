@@ -166,11 +166,11 @@ def warnings(facts: Facts) -> list[str]:
                 f" {_steps(extension, facts, extension.advised)}{rebuild}"
             )
         if status.schema and not status.visible and extension.tier is Tier.REQUIRED:
-            path = f'"$user", public, {_quote(status.schema)}'
             found.append(
-                f"{extension.name} is in the schema {_quote(status.schema)}, outside the search_path: alfred-db finds it"
-                f" there; for other programs: ALTER ROLE {_quote(facts.role)} IN DATABASE {_quote(facts.database)}"
-                f" SET search_path = {path};"
+                f"{extension.name} is in the schema {_quote(status.schema)}, outside the search_path: alfred-db finds"
+                " it there; for other programs, and behind a transaction pooler:"
+                f" ALTER ROLE {_quote(facts.role)} IN DATABASE {_quote(facts.database)}"
+                f' SET search_path = "$user", public, {_quote(status.schema)};'
             )
         if status.installed and status.preloaded is False:
             found.append(

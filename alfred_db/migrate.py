@@ -22,7 +22,7 @@ from sqlalchemy import URL, Connection, Engine, MetaData, NullPool, create_engin
 from sqlalchemy.sql.schema import SchemaConst
 
 from . import extensions
-from .config import migration_url
+from .config import migration_url, tenant_schema
 from .errors import (
     ConfigurationError,
     MigrationLockTimeout,
@@ -248,13 +248,35 @@ def _run_offline() -> None:
     from alembic import context
 
     schema = _schema()
-    context.configure(dialect_name="postgresql", literal_binds=True, **_settings(schema))
+    # The style of the parameters decides whether each `%` in the text is doubled.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        **_settings(schema),
+    )
     context.execute(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
     if schema is not None:
         context.execute(create_schema(schema))
         context.execute(f"SET search_path = {quoted(schema)}, public, extensions")
+    context.execute(_FIND_EXTENSIONS)
     with context.begin_transaction():
         context.run_migrations()
+    if _destination() == "base":
+        context.execute(f"DROP TABLE {qualified(schema, VERSION_TABLE)}")
+        if schema is not None:
+            context.execute(drop_schema(schema))
+
+
+_FIND_EXTENSIONS = """
+    DO $$ BEGIN
+        PERFORM set_config(
+            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), false
+        )
+        FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+        WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (current_schemas(true));
+    END $$
+"""
 
 
 def _run_online() -> None:
@@ -297,11 +319,7 @@ def _schema() -> str | None:
     from .revisions import option
 
     schema = option("schema")
-    if schema in (*SHARED_SCHEMAS, *TENANT_SCHEMAS, "information_schema") or (schema or "").startswith("pg_"):
-        raise ConfigurationError(
-            f"schema {schema!r} is taken by the server or by the default tenant; name another"
-        )
-    return schema
+    return None if schema is None else tenant_schema(schema)
 
 
 def _destination() -> str | None:

@@ -36,9 +36,6 @@ _MARKS = (
     (Platform.RDS, "rds", "rds_superuser"),
 )
 
-MAY_CREATE_ANY = ("pg_manage_extensions",)
-"""Roles whose members create extensions on a server of one's own: PostgreSQL 19 has the first."""
-
 
 @dataclass(frozen=True, slots=True)
 class Signs:
@@ -76,9 +73,8 @@ def _own_server(signs: Signs) -> Platform:
     data = signs.data_directory
     if signs.cluster_name == "alfred-db":
         return Platform.EMBEDDED
-    if re.search("Alpine|musl", signs.version) or re.match(
-        r"/var/lib/postgresql/(data\b|\d+/docker\b)", data or ""
-    ):
+    in_image = re.match(r"/var/lib/postgresql/(data|\d+/docker)\b", data or "")
+    if in_image or re.search("Alpine|musl", signs.version):
         return Platform.DOCKER
     if re.match(r"PostgreSQL \S+ \((Debian|Ubuntu)", signs.version):
         return Platform.DEBIAN
@@ -101,10 +97,10 @@ class Guide:
     restart: str = "restart the server"
     admin: str = "a superuser"
     """Who creates extensions."""
-    admins: tuple[str, ...] = MAY_CREATE_ANY
-    """Roles that such a person is a member of; none: everybody may who may connect."""
     managed: bool = False
-    """Whether the provider puts the extensions on the server, so that they need no package."""
+    """Whether a provider decides who creates extensions, by code of its own."""
+    admins: tuple[str, ...] = ()
+    """Roles whose members a provider lets create them; none: nobody knows, so everybody."""
     trusted: bool = True
     """Whether a role with CREATE on the database creates what is marked as trusted."""
     allow: str | None = None
@@ -157,7 +153,6 @@ GUIDES: Mapping[Platform, Guide] = {
         install="Project Settings, Infrastructure, `Upgrade project` in the dashboard brings it",
         preload="Database, Extensions in the dashboard: turn {extension} off and on",
         admin="the role postgres",
-        admins=(),
         managed=True,
         create="create extension {extension} with schema extensions",
     ),
@@ -166,7 +161,6 @@ GUIDES: Mapping[Platform, Guide] = {
         install="a restart of the compute in the console brings it",
         preload="a restart of the compute in the console loads it; pg_cron needs its setting cron.database_name by API first",
         admin="a role made in the console",
-        admins=(),
         managed=True,
     ),
     Platform.HEROKU: Guide(
@@ -174,7 +168,6 @@ GUIDES: Mapping[Platform, Guide] = {
         install="a newer version has it: `heroku pg:upgrade:run`",
         preload="Heroku itself decides what is preloaded; do without {extension}",
         admin="the default credential",
-        admins=(),
         managed=True,
         run="`heroku pg:psql -c '{sql}'`",
     ),

@@ -15,11 +15,11 @@ from pgvector.sqlalchemy import VECTOR
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, func
+from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, event, func
 from sqlalchemy.sql.base import SchemaEventTarget
 from sqlalchemy.types import LargeBinary, TypeDecorator
 
-from .errors import DimensionMismatch, InvalidInputError, InvalidVector
+from .errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
 
 __all__ = ["Embedding", "EnumText", "Vector", "VectorLike"]
 
@@ -28,6 +28,9 @@ Embedding: TypeAlias = npt.NDArray[np.float32]
 
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector
 """What a vector column takes."""
+
+MAX_DIMENSIONS = 16_000
+"""The longest vector that pgvector stores."""
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -54,30 +57,50 @@ def pack(value: VectorLike, dimensions: int | None, where: str = "vector") -> by
 
     Raises DimensionMismatch and InvalidVector; `where` names the column in their messages.
     """
-    try:
-        source = value.to_numpy() if isinstance(value, pgvector.Vector) else value
-        array = np.asarray(source, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidVector(
-            f"{where}: expected a sequence of numbers, got {type(value).__name__}; give a list or an ndarray"
-        ) from error
-    if array.ndim != 1:
-        raise InvalidVector(
-            f"{where}: expected one dimension, got shape {array.shape}; give one vector a row"
-        )
-    if dimensions is not None and array.shape[0] != dimensions:
-        raise DimensionMismatch(
-            f"{where}: expected {dimensions} dimensions, got {array.shape[0]}; embed with the model that the column"
-            " was made for"
-        )
-    if not np.isfinite(array).all():
-        raise InvalidVector(f"{where}: NaN or infinite elements; check the embedding model's output")
-    return struct.pack(">HH", array.shape[0], 0) + array.astype(">f4").tobytes()
+    return _packed(_checked(value, dimensions, where))
 
 
 def unpack(data: bytes) -> Embedding:
     """The vector of one binary value."""
-    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
+    array = np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def _checked(value: VectorLike, dimensions: int | None, where: str) -> Embedding:
+    """`value` as finite float32; no element of it is in the messages."""
+    try:
+        array = np.asarray(value.to_numpy() if isinstance(value, pgvector.Vector) else value)
+    except (TypeError, ValueError, OverflowError):
+        array = np.asarray(None)
+    # A list of strings, of None or of numbers beyond int64 gives another kind than float, int or unsigned.
+    if array.dtype.kind not in "fiu" and array.size:
+        raise InvalidVector(
+            f"{where}: expected a flat sequence of numbers, got {type(value).__name__} with elements that are none;"
+            " give a list of float or an ndarray"
+        )
+    if array.ndim != 1:
+        raise InvalidVector(
+            f"{where}: expected one dimension, got shape {array.shape}; give one vector a row"
+        )
+    if array.shape[0] != dimensions and (dimensions is not None or not 1 <= array.shape[0] <= MAX_DIMENSIONS):
+        expected = f"1 to {MAX_DIMENSIONS}" if dimensions is None else dimensions
+        raise DimensionMismatch(
+            f"{where}: expected {expected} dimensions, got {array.shape[0]}; embed with the model that the column"
+            " was made for"
+        )
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InvalidVector(
+            f"{where}: elements that are NaN, infinite or beyond float32; check the embedding model's output"
+        )
+    return array
+
+
+def _packed(array: Embedding) -> bytes:
+    return struct.pack(">HH", array.shape[0], 0) + array.astype(">f4").tobytes()
 
 
 class Vector(VECTOR, SchemaEventTarget):
@@ -91,14 +114,14 @@ class Vector(VECTOR, SchemaEventTarget):
     render_bind_cast = True
     _where = "vector"
 
-    def __init__(self, dim: int | None = None, *, allow_zero: bool = False) -> None:
+    # SQLAlchemy copies and caches a type by its positional parameters: one behind a `*` would be lost.
+    def __init__(self, dim: int | None = None, allow_zero: bool = False) -> None:
         super().__init__(dim)
         self.allow_zero = allow_zero
 
     def _set_parent(self, parent: SchemaEventTarget, **kw: Any) -> None:
         if isinstance(parent, Column):
-            column: Column[Any] = parent
-            column._on_table_attach(self._set_table)
+            event.listen(parent, "after_parent_attach", self._set_table)
 
     def _set_table(self, column: Column[Any], table: Any) -> None:
         self._where = f"{table.fullname}.{column.name}"
@@ -116,10 +139,10 @@ class Vector(VECTOR, SchemaEventTarget):
 
     def pack(self, value: VectorLike) -> bytes:
         """The checked binary form of `value`, as COPY BINARY wants it too."""
-        packed = pack(value, self.dim, self._where)
-        if not self.allow_zero and not any(packed[4:]):
+        array = _checked(value, self.dim, self._where)
+        if not self.allow_zero and not array.any():
             raise InvalidVector(f"{self._where}: the zero vector has no direction; store NULL instead")
-        return packed
+        return _packed(array)
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.vector_send(colexpr, type_=_VectorBytes())
@@ -170,10 +193,20 @@ class EnumText(TypeDecorator[E]):
         self._members: dict[str, E] = {member.value: member for member in enum}
 
     def process_bind_param(self, value: E | str | None, dialect: Dialect) -> str | None:
-        if value is None or value in self._members:
-            return None if value is None else str(value)
+        if value is None:
+            return None
+        if value in self._members.values():  # also equal to a plain string, and never unhashable
+            return str(value)
         expected = ", ".join(self._members)
         raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
-        return None if value is None else self._members[value]
+        if value is None:
+            return None
+        try:
+            return self._members[value]
+        except KeyError:
+            raise SchemaDriftError(
+                f"{self.enum.__name__}: the database holds {value[:60]!r}, which this version of alfred-db does not"
+                " know; upgrade alfred-db"
+            ) from None

@@ -26,8 +26,7 @@ from sqlalchemy.orm import Session
 from alfred_db import AlfredDBError, Database, Document, Embedding, Memory, MemoryBank, Task, TaskResult
 
 DATA = Path(__file__).parent / "data"
-QUESTIONS = (206, 227, 233, 240, 271)
-"""The queries, by their line, that the agent is asked; all of them together measure the search."""
+QUESTIONS = (206, 227, 233, 240, 271)  # lines of the queries that the agent is asked
 
 NEXT = """
 Next        alfred-db doctor        what the server has, and what is missing
@@ -78,17 +77,12 @@ def finish(session: Session, task_id: str, question: str, answer: list[str | Non
 
 def remember(session: Session, bank: MemoryBank, content: str, vector: Embedding) -> int:
     """Keep a memory, once in its bank; gives how often it was told."""
+    digest, key = sha256(content.encode()).digest(), [Memory.memory_bank_id, Memory.content_hash]
     told = insert(Memory).values(
-        memory_bank_id=bank.id,
-        content=content,
-        content_hash=sha256(content.encode()).digest(),
-        embedding=vector,
+        memory_bank_id=bank.id, content=content, content_hash=digest, embedding=vector
     )
-    told_again = told.on_conflict_do_update(
-        index_elements=[Memory.memory_bank_id, Memory.content_hash],
-        set_={"seen_count": Memory.seen_count + 1},
-    )
-    return session.scalars(told_again.returning(Memory.seen_count)).one()
+    again = told.on_conflict_do_update(index_elements=key, set_={"seen_count": Memory.seen_count + 1})
+    return session.scalars(again.returning(Memory.seen_count)).one()
 
 
 def plan(session: Session, vector: Embedding) -> str:

@@ -46,13 +46,12 @@ def _encode(values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
 
 
-def _decode(cursor: str, length: int) -> list[Any]:
+def _decode(cursor: str, length: int) -> Sequence[Any]:
     try:
-        values = json.loads(base64.urlsafe_b64decode(cursor))
-    except ValueError:
+        values: Any = json.loads(base64.urlsafe_b64decode(cursor))
+    except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, list) or len(values) != length:
-        raise InvalidInputError(
-            f"after: {cursor[:40]!r} is no cursor; pass `next` of the page before, unchanged"
-        )
-    return values
+    usable = values.__class__ is list and len(values) == length
+    if usable and all(isinstance(value, str | int | float) for value in values):
+        return values
+    raise InvalidInputError(f"after: {cursor[:40]!r} is no cursor; pass `next` of the page before, unchanged")

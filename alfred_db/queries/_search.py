@@ -1,0 +1,162 @@
+"""Nearest neighbours: the statements of every vector search.
+
+A candidate query reads one table, orders by the index's exact expression, and carries a literal LIMIT: that is
+what the planner needs to use the index, also after a statement was prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Float,
+    Integer,
+    Select,
+    bindparam,
+    column,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    table,
+    true,
+    values,
+)
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.util import ClauseAdapter
+
+from ..errors import InvalidInputError
+from ..models import Base
+from ..models.base import table_of
+from ..types import Vector, VectorLike
+
+MAX_LIMIT = 1000
+
+OPERATORS = {
+    "vector_cosine_ops": "<=>",
+    "vector_l2_ops": "<->",
+    "vector_ip_ops": "<#>",
+    "vector_l1_ops": "<+>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """The vector index of a model, as its table declares it: the one description that search goes by."""
+
+    name: str
+    column: Column[Any]
+    operator: str
+
+
+@lru_cache
+def vector_index(model: type[Base]) -> VectorIndex:
+    """The model's only vector index; raises LookupError when it has none."""
+    for index in table_of(model).indexes:
+        options = index.dialect_options["postgresql"]
+        if options["using"] == "hnsw":
+            (indexed,) = index.columns
+            return VectorIndex(str(index.name), indexed, OPERATORS[options["ops"][indexed.name]])
+    raise LookupError(f"{model.__name__} has no vector index")
+
+
+@lru_cache
+def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
+    """What a hit shows: the columns under the names of their attributes, without vectors and text indexes."""
+    mapper: Mapper[Any] = inspect(model)
+    return tuple(
+        attribute.columns[0].label(attribute.key)
+        for attribute in mapper.column_attrs
+        if not isinstance(attribute.columns[0].type, Vector | TSVECTOR)
+    )
+
+
+@lru_cache
+def distance(model: type[Base]) -> ColumnElement[float]:
+    """The distance to the bound vector `embedding`, in the form that the index serves."""
+    index = vector_index(model)
+    parameter = bindparam("embedding", type_=index.column.type)
+    return index.column.op(index.operator, return_type=Float())(parameter)
+
+
+@lru_cache(maxsize=512)
+def nearest(model: type[Base], limit: int) -> Select[Any]:
+    """The nearest rows by the index; run it with the parameter `embedding`."""
+    found = distance(model).label("distance")
+    return select(*columns_of(model), found).order_by(found).limit(_literal(limit))
+
+
+def nearest_within(
+    model: type[Base], limit: int, where: ColumnElement[bool] | None, *, max_distance: float | None, exact: bool
+) -> Select[Any]:
+    """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
+
+    The materialised part is what the planner may not rearrange: in an exact search it keeps the index away,
+    in an approximate one it keeps the threshold from prolonging the scan. Its result is sorted again, as an
+    iterative scan gives rows only roughly in order.
+    """
+    found = distance(model).label("distance")
+    inner = select(*columns_of(model), found).where(vector_index(model).column.is_not(None))
+    if where is not None:
+        inner = inner.where(where)
+    if not exact:
+        inner = inner.order_by(found).limit(_literal(limit))
+    candidates = inner.cte("candidates").prefix_with("MATERIALIZED")
+    statement = select(candidates)
+    if max_distance is not None:
+        statement = statement.where(candidates.c.distance <= max_distance)
+    # "+ 0": from PostgreSQL 17 on the planner would take the order of the scan for the order asked for.
+    return statement.order_by(candidates.c.distance + literal_column("0")).limit(_literal(limit))
+
+
+def nearest_each(
+    model: type[Base], embeddings: Sequence[VectorLike], limit: int, where: ColumnElement[bool] | None
+) -> Select[Any]:
+    """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
+    index = vector_index(model)
+    given = values(column("query", Integer), column("embedding", index.column.type), name="queries").data(
+        list(enumerate(embeddings))
+    )
+    found = index.column.op(index.operator, return_type=Float())(given.c.embedding).label("distance")
+    inner = select(*columns_of(model), found).order_by(found).limit(_literal(limit))
+    if where is not None:
+        inner = inner.where(where)
+    hits = inner.lateral("hits")
+    return select(given.c.query, hits).join(hits, true()).order_by(given.c.query, hits.c.distance)
+
+
+def sample(model: type[Base], where: ColumnElement[bool], percent: float) -> Select[int, int]:
+    """How many of some sampled rows match; whole pages are read, about `percent` of the table."""
+    sampled = table_of(model).tablesample(func.system(percent), name="sampled")
+    moved = ClauseAdapter(sampled).traverse(where)
+    return select(func.count(), func.count().filter(moved)).select_from(sampled)
+
+
+def table_size(name: str) -> Select[float, int]:
+    """Rows and pages of a table or of all its partitions, as the last ANALYZE or VACUUM counted them."""
+    oid = func.to_regclass(name)
+    partitions = select(_inherits.c.inhrelid).where(_inherits.c.inhparent == oid)
+    return select(
+        func.coalesce(func.sum(func.greatest(_class.c.reltuples, 0)), 0.0, type_=Double()),
+        func.coalesce(func.sum(_class.c.relpages), 0, type_=BigInteger()),
+    ).where(_class.c.relkind == "r", or_(_class.c.oid == oid, _class.c.oid.in_(partitions)))
+
+
+_class = table("pg_class", *map(column, ("oid", "relkind", "reltuples", "relpages")), schema="pg_catalog")
+_inherits = table("pg_inherits", column("inhrelid"), column("inhparent"), schema="pg_catalog")
+
+
+def _literal(limit: int) -> ColumnElement[int]:
+    """The limit as text of the statement: with a parameter there a prepared statement may lose its index."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
+    return literal_column(str(int(limit)), Integer)

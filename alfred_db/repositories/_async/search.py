@@ -1,0 +1,179 @@
+"""Vector search in the session's own transaction: which way, with which settings, and what came of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import ColumnElement, Engine, Row, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import ConfigurationError, translated
+from ...models import Base
+from ...models.base import table_of
+from ...queries import _search as queries
+from ...queries._explain import Explain
+from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult
+from ...types import VectorLike
+from .copy import table_name
+
+FEW = 20_000
+"""Up to so many matches are compared one by one, if they are also a small part of the table."""
+
+SMALL_PART = 0.1
+"""Below this part of the table an index scan visits too many rows that do not match."""
+
+SAMPLED_PAGES = 40
+ESTIMATES_LAST = 60.0
+"""Seconds for which the estimated matches of a filter are kept."""
+
+DEFAULTS = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "off", "hnsw.max_scan_tuples": "20000"}
+
+_estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
+
+
+async def search(
+    session: AsyncSession,
+    model: type[Base],
+    embedding: VectorLike,
+    *,
+    limit: int = 10,
+    where: ColumnElement[bool] | None = None,
+    params: SearchParams = SearchParams(),  # noqa: B008
+    explain: bool = False,
+) -> SearchResult:
+    """The rows nearest to `embedding`; as many as `limit` whenever so many match."""
+    with translated():
+        exact, path, settings = await _way(session, model, limit, where, params)
+        if path is SearchPath.HNSW and params.max_distance is None:
+            statement = queries.nearest(model, limit)
+        else:
+            statement = queries.nearest_within(model, limit, where, max_distance=params.max_distance, exact=exact)
+        await _set(session, settings)
+        rows = (await session.execute(statement, {"embedding": embedding})).all()
+        if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
+            # The index gave up before it had enough: nothing that matches may be missing, so look at all.
+            statement = queries.nearest_within(model, limit, where, max_distance=params.max_distance, exact=True)
+            rows, path = (await session.execute(statement, {"embedding": embedding})).all(), SearchPath.EXACT
+        lines = await session.scalars(Explain(statement), {"embedding": embedding}) if explain else ()
+    truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
+    return SearchResult([hit(row) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None)
+
+
+async def search_many(
+    session: AsyncSession,
+    model: type[Base],
+    embeddings: Sequence[VectorLike],
+    *,
+    limit: int = 10,
+    where: ColumnElement[bool] | None = None,
+    params: SearchParams = SearchParams(),  # noqa: B008
+) -> list[list[Hit]]:
+    """The nearest rows of each vector, all in one round trip and by the index."""
+    found: list[list[Hit]] = [[] for _ in embeddings]
+    if not len(embeddings):
+        return found
+    with translated():
+        await _set(session, _settings(limit, params, iterative=where is not None))
+        rows = (await session.execute(queries.nearest_each(model, embeddings, limit, where))).all()
+    for row in rows:
+        found[row.query].append(hit(row))
+    return found
+
+
+def hit(row: Row[Any]) -> Hit:
+    """A hit of a row whose last column is the cosine distance."""
+    distance = row.distance
+    return Hit(row, distance, 1.0 - distance)
+
+
+def _without_vectors(plan: str) -> str:
+    return re.sub(r"'\[[^']*\]'", "$1", plan)
+
+
+async def _way(
+    session: AsyncSession, model: type[Base], limit: int, where: ColumnElement[bool] | None, params: SearchParams
+) -> tuple[bool, SearchPath, dict[str, str]]:
+    exact = params.exact
+    if exact is None and where is not None:
+        matches, rows = await _estimate(session, model, where)
+        exact = matches <= min(FEW, rows * SMALL_PART) or matches < limit
+    if exact:
+        return True, SearchPath.EXACT, _timeout(params)
+    iterative = where is not None
+    path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
+    return False, path, _settings(limit, params, iterative=iterative)
+
+
+def _settings(limit: int, params: SearchParams, *, iterative: bool) -> dict[str, str]:
+    """What the index scan is set to; twenty candidates for each filtered hit keep its recall above 0.98."""
+    wanted = 20 * limit if iterative else 2 * limit
+    ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
+    settings = {
+        **DEFAULTS,
+        "hnsw.ef_search": str(int(ef_search)),
+        "hnsw.iterative_scan": "relaxed_order" if iterative or limit > ef_search else "off",
+        **_timeout(params),
+    }
+    if params.max_scan_tuples is not None:
+        settings["hnsw.max_scan_tuples"] = str(int(params.max_scan_tuples))
+    if iterative:
+        # A plan made for any value of the filter's parameters would not know how few rows match these.
+        settings["plan_cache_mode"] = "force_custom_plan"
+    return settings
+
+
+def _timeout(params: SearchParams) -> dict[str, str]:
+    return {} if params.timeout is None else {"statement_timeout": str(int(params.timeout * 1000))}
+
+
+async def _set(session: AsyncSession, wanted: Mapping[str, str]) -> None:
+    """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
+    connection = await session.connection()
+    info = connection.info
+    transaction, savepoint = session.get_transaction(), session.get_nested_transaction()
+    known: Mapping[str, str] = DEFAULTS
+    if info.get("alfred_db_transaction") is transaction:
+        # A savepoint that was left may have taken its settings along.
+        known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
+    changed = {name: value for name, value in wanted.items() if known.get(name) != value}
+    if not changed:
+        return
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    if driver.autocommit:
+        raise ConfigurationError(
+            "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
+            " without that isolation level"
+        )
+    await session.execute(text("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items())))
+    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
+    info["alfred_db_settings"] = {**known, **changed}
+
+
+def _value(value: str) -> str:
+    """A setting's value as a literal: all of them are numbers or words of this module."""
+    if not value.replace("_", "").isalnum():
+        raise ValueError(value)
+    return f"'{value}'"
+
+
+async def _estimate(session: AsyncSession, model: type[Base], where: ColumnElement[bool]) -> tuple[float, float]:
+    """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
+    name = table_name(session, table_of(model))
+    engine = session.get_bind().engine
+    compiled = where.compile(engine)
+    key = (name, str(compiled), repr(compiled.params))
+    kept = _estimates.setdefault(engine, {})
+    if key in kept and kept[key][2] > time.monotonic():
+        return kept[key][:2]
+    rows, pages = (await session.execute(queries.table_size(name))).one()
+    percent = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
+    seen, matching = (await session.execute(queries.sample(model, where, percent))).one()
+    total = max(float(rows), float(seen))
+    if len(kept) > 1000:
+        kept.clear()
+    kept[key] = (total * matching / seen if seen else 0.0, total, time.monotonic() + ESTIMATES_LAST)
+    return kept[key][:2]

@@ -1,0 +1,88 @@
+"""What a search is asked with, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
+
+from .errors import InvalidInputError
+
+__all__ = ["Hit", "SearchParams", "SearchPath", "SearchResult"]
+
+MAX_EF_SEARCH = 1000
+"""pgvector's own limit."""
+
+
+class SearchPath(StrEnum):
+    """How a search was answered."""
+
+    EXACT = "exact"
+    """Every row that the filter leaves was compared."""
+    HNSW = "hnsw"
+    """The index gave its nearest."""
+    HNSW_ITERATIVE = "hnsw-iterative"
+    """The index was read on until enough rows had passed the filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParams:
+    """How to search; None leaves it to the library, which decides by the filter's estimated matches."""
+
+    exact: bool | None = None
+    """True compares every row; False always uses the index."""
+    ef_search: int | None = None
+    """How many candidates the index keeps, 1 to 1000: more is slower and finds more of the true nearest."""
+    max_scan_tuples: int | None = None
+    """How many rows an iterative scan may visit before it gives up."""
+    max_distance: float | None = None
+    """Leave out hits that are farther away."""
+    timeout: float | None = None
+    """Seconds after which the server cancels the search."""
+
+    def __post_init__(self) -> None:
+        _within("ef_search", self.ef_search, 1, MAX_EF_SEARCH)
+        _within("max_scan_tuples", self.max_scan_tuples, 1, 2**31 - 1)
+        _within("timeout", self.timeout, 0.001, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row that was found."""
+
+    row: Row[Any]
+    """The model's columns, by the names of its attributes; vectors and text indexes are not fetched."""
+    distance: float | None
+    """The smaller, the nearer; None for a row that only other legs of a hybrid search found."""
+    score: float
+    """The larger, the better: 1 - distance for cosine, the fused score of a hybrid search."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Place, from 1, in each leg of a hybrid search that found it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The hits, nearest first, and how they were found."""
+
+    hits: Sequence[Hit]
+    path: SearchPath
+    truncated: bool
+    """Whether fewer hits than asked for are given although more rows may match."""
+    candidates: int
+    """Rows that were compared in the last step."""
+    plan: str | None = None
+    """The server's plan, when `explain` was asked for."""
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+def _within(name: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise InvalidInputError(f"{name}: expected {least} to {most}, got {value}")

@@ -1,0 +1,159 @@
+"""The documentation is true: its code runs, and what it names exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from sqlalchemy import URL
+
+from alfred_db import Database
+from alfred_db.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [
+        *(
+            ROOT / name
+            for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/data/README.md")
+        ),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+)
+ROOMS = ("alembic/", "alfred_db/", "docs/", "examples/", "tests/", "tools/")
+NOT_RUN = re.compile(r"<!-- not run: .+ -->$")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line, text, and whether it is to be run, of each block of Python."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    for start, line in enumerate(lines):
+        if line == "```python":
+            end = lines.index("```", start)
+            yield start + 1, "\n".join(lines[start + 1 : end]), not NOT_RUN.match(lines[start - 1])
+
+
+def code(page: Path) -> Iterator[str]:
+    """Each line of a block of code, and each piece of code in a line of text."""
+    for number, part in enumerate(re.split(r"^```.*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)):
+        yield from part.splitlines() if number % 2 else re.findall(r"`([^`\n]+)`", part)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(run for *_, run in blocks(page))], ids=name)
+def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The blocks of a page run in order, in one namespace, on a migrated database."""
+    monkeypatch.setenv("ALFRED_DB_URL", database_url.render_as_string(hide_password=False))
+    monkeypatch.chdir(tmp_path)
+    made: list[Database] = []
+    init = Database.__init__
+
+    def remember(self: Database, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Database, "__init__", remember)
+    namespace: dict[str, Any] = {"__name__": "page"}
+    try:
+        for line, text, run in blocks(page):
+            if run:
+                exec(compile("\n" * line + text, str(page), "exec"), namespace)
+    finally:
+        for database in made:
+            database.close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_code_that_is_not_run_is_python(page: Path) -> None:
+    for line, text, run in blocks(page):
+        if not run:
+            compile("\n" * line + text, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [link.partition("#")[0] for link in links if "://" not in link]
+    assert [link for link in local if link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_exist(page: Path) -> None:
+    words = {word.rstrip(".,:;") for line in code(page) for word in line.split() if word.startswith(ROOMS)}
+    paths = {word for word in words if not re.search(r"[<>*]|0022|alfred_db/migrations", word)}
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_exist(page: Path) -> None:
+    for line in code(page):
+        if line.startswith("alfred-db "):
+            check_command(line)
+
+
+def check_command(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command: click.Command = main
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, line
+        command = command.commands[words.pop(0)]
+    known = {"--help"}.union(*([*option.opts, *option.secondary_opts] for option in command.params))
+    if command.name != "psql":
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {line.split()[1] for line in code(page) if re.match(r"make [a-z]", line)}
+    assert named <= set(targets)
+
+
+def test_variables_are_read() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "alfred_db").rglob("*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    named = {variable for page in PAGES for variable in re.findall(r"\bALFRED_DB_[A-Z_]+", page.read_text())}
+    assert {variable for variable in named if variable not in sources + tests} == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if not re.search(rf"\b{re.escape(page)}$", navigation, re.MULTILINE)] == []
+
+
+def test_the_quickstart_says_what_to_do_before_the_migration(empty_url: URL) -> None:
+    done = run_quickstart(empty_url)
+    assert done.returncode == 1
+    assert "run `alembic upgrade head`" in done.stderr
+
+
+def test_the_quickstart_works_twice(database_url: URL) -> None:
+    first, second = run_quickstart(database_url), run_quickstart(database_url)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "2,000 stored with their vectors, 0 known" in first.stdout
+    assert "0 stored with their vectors, 2,000 known" in second.stdout
+    assert first.stdout.count("filed and finished; memory told 1 x") == 5
+    assert second.stdout.count("finished by an earlier run; memory told 2 x") == 5
+    assert first.stdout.count(" * ") == second.stdout.count(" * ") == 6
+
+
+def run_quickstart(url: URL) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"ALFRED_DB_URL": url.render_as_string(hide_password=False), "PYTHONPATH": str(ROOT)},
+    )

@@ -1,0 +1,201 @@
+"""The artefacts, not the checkout: what the wheel holds, and that every way to run its revisions works.
+
+Each environment is a real one, made with `python -m venv`, but borrows the libraries of the one that runs the
+tests through a `.pth` file: quick, and no index is asked. The checkout stays out of it, since the `.pth`
+files in a borrowed folder are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from alfred_db import migrate
+
+ROOT = Path(__file__).parents[2]
+LIBRARIES = Path(sysconfig.get_path("purelib"))
+REVISIONS = sorted(path.name for path in (ROOT / "alembic" / "versions").glob("*.py"))
+INI = "[alembic]\nscript_location = alfred_db:migrations\n"
+OWN_INI = "[alembic]\nscript_location = own\n\n" + INI.replace("[alembic]", "[alfred]")
+PYPROJECT = '[project]\nname = "app"\n\n[tool.alembic]\nscript_location = "alfred_db:migrations"\n'
+
+
+class Environment:
+    """A virtual environment with alfred-db in it."""
+
+    def __init__(self, folder: Path, *install: str) -> None:
+        self.bin = folder / "bin"
+        self.packages = folder / LIBRARIES.relative_to(sys.prefix)
+        _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+        (self.packages / "borrowed.pth").write_text(f"{LIBRARIES}\n")
+        pip = (
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(self.bin / "python"),
+            "--disable-pip-version-check",
+        )
+        _run(*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *install)
+        ours, borrowed = self.bin / "alembic", Path(sys.executable).parent / "alembic"
+        ours.write_text(f"#!{self.bin / 'python'}\n" + borrowed.read_text().split("\n", 1)[1])
+        ours.chmod(0o755)
+
+    def run(self, command: str, *arguments: str, at: Path, url: URL | None = None, **environment: str) -> str:
+        """The output of a command of this environment, run in the folder `at`."""
+        if url is not None:
+            environment["ALFRED_DB_URL"] = url.render_as_string(hide_password=False)
+        return _run(str(self.bin / command), *arguments, at=at, **environment)
+
+
+def _run(*command: str, at: Path | None = None, **environment: str) -> str:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(command, cwd=at, env=kept | environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _build(target: str, source: Path, folder: Path) -> Path:
+    _run(
+        sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder), at=source
+    )
+    (built,) = folder.iterdir()
+    return built
+
+
+def _contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("installed"), str(wheel))
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("editable"), "--editable", str(ROOT))
+
+
+def test_the_wheel_holds_the_revisions_inside_the_package(wheel: Path) -> None:
+    names = set(_contents(wheel))
+    assert {name.split("/")[0] for name in names} == {"alfred_db", "alfred_db-0.1.0.dist-info"}
+    inside = {"alembic.ini", "py.typed", "migrations/env.py", "migrations/script.py.mako"}
+    assert {f"alfred_db/{name}" for name in inside} <= names
+    assert sorted(Path(name).name for name in names if "/versions/" in name) == REVISIONS
+
+
+def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "alfred_db").rglob("*.py")}
+    assert modules <= set(_contents(wheel))
+
+
+def test_a_wheel_built_from_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    sdist = _build("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    rebuilt = _build("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "rebuilt")
+    assert _contents(rebuilt) == _contents(wheel)
+
+
+@pytest.mark.parametrize("at", ["a folder with an alembic/ of its own", "the checkout"])
+def test_alembic_is_still_the_library(installed: Environment, tmp_path: Path, at: str) -> None:
+    (tmp_path / "alembic").mkdir()
+    folder = ROOT if at == "the checkout" else tmp_path
+    code = "import alembic.config, sys; print(alembic.__file__)"
+    assert installed.run("python", "-c", code, at=folder).startswith(str(LIBRARIES))
+
+
+def _init(environment: Environment, folder: Path) -> None:
+    environment.run("alfred-db", "init", at=folder)
+
+
+def _init_in_a_project(environment: Environment, folder: Path) -> None:
+    (folder / "pyproject.toml").write_text('[project]\nname = "app"\n')
+    _init(environment, folder)
+
+
+def _ini(environment: Environment, folder: Path) -> None:
+    (folder / "alembic.ini").write_text(INI)
+
+
+def _pyproject(environment: Environment, folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+
+
+def _nothing(environment: Environment, folder: Path) -> None:
+    pass
+
+
+def _own_ini(environment: Environment, folder: Path) -> None:
+    (folder / "alembic.ini").write_text(OWN_INI)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options"),
+    [
+        pytest.param(_init, [], id="alfred-db init"),
+        pytest.param(_init_in_a_project, [], id="alfred-db init in a project"),
+        pytest.param(_ini, [], id="alembic.ini"),
+        pytest.param(_pyproject, [], id="pyproject.toml"),
+        pytest.param(_own_ini, ["-n", "alfred"], id="a section beside one's own"),
+        pytest.param(_nothing, ["ALEMBIC_CONFIG"], id="ALEMBIC_CONFIG"),
+    ],
+)
+def test_plain_alembic_upgrades_from_any_folder(
+    installed: Environment,
+    tmp_path: Path,
+    empty_url: URL,
+    prepare: Callable[[Environment, Path], None],
+    options: list[str],
+) -> None:
+    environment = {}
+    if options == ["ALEMBIC_CONFIG"]:
+        environment["ALEMBIC_CONFIG"] = str(installed.packages / "alfred_db" / "alembic.ini")
+        options = []
+    prepare(installed, tmp_path)
+    installed.run("alembic", *options, "upgrade", "head", at=tmp_path, url=empty_url, **environment)
+    found = installed.run("alembic", *options, "current", at=tmp_path, url=empty_url, **environment)
+    assert found.split() == [migrate.head(), "(head)"]
+
+
+def test_the_installed_package_upgrades_and_verifies(
+    installed: Environment, tmp_path: Path, empty_url: URL
+) -> None:
+    installed.run("alfred-db", "upgrade", at=tmp_path, url=empty_url)
+    code = "import alfred_db as a; d = a.Database(); d.verify(); d.upgrade(); d.close(); print(a.__file__)"
+    found = installed.run("python", "-c", code, at=tmp_path, url=empty_url)
+    assert found.startswith(str(installed.packages))
+
+
+def test_an_editable_install_finds_the_revisions_of_the_checkout(
+    editable: Environment, tmp_path: Path, empty_url: URL
+) -> None:
+    editable.run("alfred-db", "upgrade", at=tmp_path, url=empty_url)
+    found = editable.run("alembic", "current", at=ROOT, url=empty_url)
+    assert found.split() == [migrate.head(), "(head)"]
+    code = "from alfred_db import migrate; print(migrate.location())"
+    assert editable.run("python", "-c", code, at=tmp_path) == f"{ROOT / 'alembic'}\n"
+
+
+def test_init_leaves_an_alembic_of_ones_own_alone(installed: Environment, tmp_path: Path) -> None:
+    mine = "[alembic]\nscript_location = mine\n"
+    (tmp_path / "alembic.ini").write_text(mine)
+    with pytest.raises(AssertionError, match="alembic -n alfred upgrade head"):
+        installed.run("alfred-db", "init", at=tmp_path)
+    assert (tmp_path / "alembic.ini").read_text() == mine

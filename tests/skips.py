@@ -1,0 +1,43 @@
+"""With `-p skips` the suite fails when a test is skipped for a reason that is not known here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+KNOWN = (
+    r"runs as root only",
+    r"needs a user other than root",
+)
+
+_unknown: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note(report)
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(re.search(known, reason) for known in KNOWN):
+        _unknown.append(f"{report.nodeid}: {reason}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unknown and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _unknown:
+        terminalreporter.section("skipped for reasons that tests/skips.py does not know", red=True)
+        for line in _unknown:
+            terminalreporter.line(line)
