@@ -177,7 +177,7 @@ def warnings(facts: Facts) -> list[str]:
                 f"{extension.name} is installed but not preloaded, so that every use of it fails;"
                 f" {advice(extension.name, facts)}"
             )
-        if extension.tier is Tier.WANTED and not status.installed:
+        if extension.tier is Tier.WANTED and not extension.replaced and not status.installed:
             found.append(f"{extension.name} is not installed: {extension.without}")
     return found
 

@@ -32,6 +32,8 @@ class Extension:
     purpose: str
     without: str
     """What the library does where it is missing."""
+    replaced: bool = False
+    """Whether that does all that the extension would."""
     minimum: str | None = None
     advised: str | None = None
     """Oldest version without faults that matter."""
@@ -47,13 +49,16 @@ EXTENSIONS = (
     Extension(
         "uuid-ossp", Tier.WANTED, "random UUIDs",
         "extensions.uuid_generate_v4() is a function over PostgreSQL's own gen_random_uuid()",
+        replaced=True,
     ),
     Extension(
         "pgcrypto", Tier.WANTED, "digests in SQL", "PostgreSQL's own sha functions are used",
+        replaced=True,
     ),
     Extension(
         "pgjwt", Tier.WANTED, "JSON web tokens in SQL",
         "extensions.sign() and extensions.verify() are SQL functions over PostgreSQL's own sha functions",
+        replaced=True,
     ),
     Extension(
         "pg_trgm", Tier.WANTED, "search by similar spelling",

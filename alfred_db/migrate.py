@@ -423,7 +423,17 @@ def _prepare(connection: Connection, schema: str | None) -> None:
     unique = list(dict.fromkeys(path))
     connection.execute(text(f"SET search_path = {', '.join(quoted(name) for name in unique)}"))
     connection.execute(text(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
+    connection.execute(text(_NOTICE_DEATH))
     connection.commit()
+
+
+# When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.
+_NOTICE_DEATH = """
+    DO $$ BEGIN
+        PERFORM set_config('client_connection_check_interval', '2s', false);
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END $$
+"""
 
 
 def _refuse_strangers(connection: Connection, schema: str | None) -> None:
@@ -467,7 +477,8 @@ def _oldest_transactions(connection: Connection) -> str:
     rows = connection.execute(
         text(
             "SELECT pid, application_name FROM pg_stat_activity"
-            " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 3"
+            " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()"
+            " ORDER BY xact_start LIMIT 3"
         )
     ).all()
     return (
@@ -482,6 +493,14 @@ def _leave_no_trace(connection: Connection, schema: str | None) -> None:
     if schema is not None:
         connection.execute(text(drop_schema(schema)))
     connection.commit()
+
+
+_HOLDER = """
+    SELECT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = :key
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @contextmanager
@@ -503,9 +522,10 @@ def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) ->
         told = False
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
             if time.monotonic() > deadline:
+                holder = connection.scalar(text(_HOLDER), {"key": key})
                 raise MigrationLockTimeout(
-                    f"another process has been migrating for {timeout:.0f} s; wait for it, or end its session"
-                    f" (SELECT pid FROM pg_locks WHERE locktype = 'advisory') and upgrade again",
+                    f"another process (pid {holder} of the server) has been migrating for {timeout:.0f} s; wait for it,"
+                    f" or end its session (SELECT pg_terminate_backend({holder})) and upgrade again",
                     retryable=True,
                 )
             if not told:

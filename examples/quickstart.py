@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from hashlib import sha256
@@ -28,11 +29,12 @@ from alfred_db import AlfredDBError, Database, Document, Embedding, Memory, Memo
 DATA = Path(__file__).parent / "data"
 QUESTIONS = (206, 227, 233, 240, 271)  # lines of the queries that the agent is asked
 
-NEXT = """
-Next        alfred-db doctor        what the server has, and what is missing
-            alfred-db server psql   look around: SELECT title FROM documents LIMIT 5;
-            docs/quickstart.md      the same, step by step
-            run this again          nothing is stored twice"""
+COMMAND = os.path.relpath(Path(sys.executable).parent / "alfred-db")
+NEXT = f"""
+Next        embedded psql   {COMMAND} server psql -c 'SELECT title FROM documents LIMIT 5'
+            what is there   {COMMAND} doctor
+            step by step    docs/quickstart.md
+            run this again  nothing is stored twice"""
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -106,9 +108,7 @@ def main() -> None:
             bank = uow.session.scalars(select(MemoryBank).where(MemoryBank.name == agent.name)).first()
             bank = bank or MemoryBank(name=agent.name, description="Questions and their answers")
             uow.session.add(bank)
-        print(
-            f"\nAgent       {agent.name}, {'known and registered again' if known else 'new'}: id {agent.id}"
-        )
+        print(f"\nAgent       {agent.name} registered{' again' if known else ''}: id {agent.id}")
 
         with db.begin() as uow:
             start, new = perf_counter(), store(uow.session, entries, vectors)

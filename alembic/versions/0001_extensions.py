@@ -23,7 +23,6 @@ CREATE_EXTENSIONS = """
             (SELECT s FROM unnest(current_schemas(false)) AS s WHERE s IN ('extensions', 'public') LIMIT 1),
             current_schema()
         );
-        preloaded text := COALESCE(current_setting('shared_preload_libraries', true), '');
         wanted record;
     BEGIN
         IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector') THEN
@@ -40,7 +39,10 @@ CREATE_EXTENSIONS = """
             ) AS list (place, name, home)
             WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = name)
                 AND EXISTS (SELECT FROM pg_available_extensions AS offered WHERE offered.name = list.name)
-                AND (name NOT IN ('pg_stat_statements', 'pg_cron') OR preloaded LIKE '%' || name || '%')
+                -- These two must be preloaded, which shows in their settings: a plain role sees no more than that.
+                AND (name NOT IN ('pg_stat_statements', 'pg_cron') OR EXISTS (
+                    SELECT FROM pg_settings WHERE pg_settings.name LIKE replace(list.name, 'pg_cron', 'cron') || '.%'
+                ))
             ORDER BY place
         LOOP
             BEGIN

@@ -80,7 +80,7 @@ def run(url: URL, *statements: str) -> None:
     """Execute statements, each on its own."""
     with connected(url) as connection:
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
 def scalar(url: URL, statement: str, **parameters: Any) -> Any:

@@ -9,6 +9,7 @@ from sqlalchemy import URL
 
 from alfred_db import migrate
 from alfred_db.errors import ConfigurationError
+from alfred_db.verify import verify
 
 from .catalog import (
     HEAD,
@@ -19,6 +20,7 @@ from .catalog import (
     engine_of,
     prepare,
     psql,
+    run,
     snapshot,
     unlike,
     version,
@@ -48,6 +50,16 @@ def test_the_script_of_a_tenant_makes_what_its_upgrade_makes(template: URL, empt
     assert unlike(dump(template), dump(empty_url)) == []
     assert version(empty_url, "acme") == HEAD
     migrate.check(empty_url, schema="acme")
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_the_script_finds_vector_where_an_administrator_put_it(empty_url: URL, schema: str | None) -> None:
+    run(empty_url, "CREATE SCHEMA elsewhere", "CREATE EXTENSION vector SCHEMA elsewhere")
+    psql(empty_url, migrate.sql())
+    if schema is not None:
+        psql(empty_url, migrate.sql(schema=schema))
+    with engine_of(empty_url).connect() as connection:
+        verify(connection, schema)
 
 
 def test_scripts_of_ranges_make_together_what_one_makes(template: URL, empty_url: URL) -> None:

@@ -392,10 +392,9 @@ def test_an_extension_that_is_not_preloaded() -> None:
     assert not [line for line in extensions.warnings(unknown) if "preloaded" in line]
 
 
-def test_wanted_extensions_that_are_missing_name_what_stands_in() -> None:
-    lines = extensions.warnings(INSTALLED)
-    assert [line.split()[0] for line in lines] == ["uuid-ossp", "pgcrypto", "pgjwt", "pg_trgm"]
-    assert "gen_random_uuid()" in lines[0]
+def test_a_missing_extension_is_a_warning_where_nothing_does_all_that_it_would() -> None:
+    (line,) = extensions.warnings(INSTALLED)
+    assert line.startswith("pg_trgm is not installed: there are no trigram indexes")
 
 
 # What the answer of a server means

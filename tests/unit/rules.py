@@ -1,0 +1,264 @@
+"""What a statement of the library must not hold, so that it runs unchanged on Citus and leaks nothing.
+
+`violations(statement)` names everything that is wrong. A function that is in none of the three sets below is
+refused too: find out what it is (`SELECT provolatile FROM pg_proc WHERE proname = ...`) and add it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import Delete, Insert, Select, TextClause, Update, types
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, Case, Cast, ColumnClause, Extract
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import CTE, ScalarSelect, SelectBase, Subquery, TableValuedAlias, Values
+
+DIALECT = psycopg.dialect()
+
+VOLATILE = frozenset(
+    "clock_timestamp currval gen_random_bytes gen_random_uuid lastval nextval random random_normal set_config setval"
+    " timeofday txid_current pg_current_xact_id uuid_generate_v1 uuid_generate_v4 uuidv4 uuidv7 pg_notify pg_sleep"
+    " pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_xact_lock"
+    " pg_advisory_xact_lock_shared pg_try_advisory_lock pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared"
+    " gen_salt make_month_partitions".split()
+)
+STABLE = frozenset(
+    "concat concat_ws current_date current_database current_schema current_schemas current_setting current_time"
+    " current_timestamp current_user date_bin date_part date_trunc format json_agg json_build_object jsonb_agg"
+    " jsonb_build_array jsonb_build_object jsonb_object_agg localtime localtimestamp now obj_description"
+    " pg_backend_pid pg_relation_size pg_total_relation_size quote_literal quote_nullable row_to_json session_user"
+    " statement_timestamp string_agg to_char to_date to_json to_jsonb to_number to_regclass to_timestamp"
+    " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op".split()
+)
+IMMUTABLE = frozenset(
+    "abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
+    " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
+    " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
+    " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"
+    " jsonb_object_keys jsonb_path_exists jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
+    " length ln log lower ltrim make_interval max md5 min mod ntile nullif octet_length percentile_cont"
+    " phraseto_tsquery plainto_tsquery position power rank regexp_replace repeat replace right round row_number"
+    " rtrim setweight sha256 sign similarity split_part sqrt starts_with strict_word_similarity strpos subvector"
+    " substr substring sum to_tsquery to_tsvector trim ts_headline ts_rank ts_rank_cd unnest upper vector_dims"
+    " vector_norm vector_send websearch_to_tsquery width_bucket word_similarity".split()
+)
+OF_THEIR_OWN = re.compile(r"pg_notify|pg_(try_)?advisory_\w+")
+SEVERAL_ROWS = re.compile(r"\b(UPDATE|DELETE|ON CONFLICT|MERGE|INSERT)\b", re.IGNORECASE)
+KEYWORDS_BEFORE_PARENTHESIS = frozenset(
+    "and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
+    " order over partition returning select set values vector halfvec numeric varchar char when where with within"
+    " then else case using update delete limit offset union all distinct lateral recursive is like ilike materialized"
+    " text jsonb uuid bigint integer timestamptz any some between cast row index only".split()
+)
+
+
+def violations(statement: Any) -> list[str]:
+    """Everything that is wrong with a statement; empty for a good one."""
+    if isinstance(statement, str):
+        return list(_in_text(statement, whole=True))
+    if isinstance(statement, TextClause):
+        return list(_in_text(statement.text, whole=True))
+    compiled = statement.compile(dialect=DIALECT)
+    found = list(_in_sql(str(compiled), statement))
+    parts = [statement, *(cte.element for cte in compiled.ctes or ())]
+    for part in parts:
+        found += _in_data_statement(part)
+        found += _in_anything(part, alone=part is statement and _has_no_table(statement))
+    return list(dict.fromkeys(found))
+
+
+def _has_no_table(statement: Any) -> bool:
+    return isinstance(statement, Select) and not statement.get_final_froms()
+
+
+# The text, where the tree does not say
+
+
+def _in_sql(sql: str, statement: Any) -> Iterator[str]:
+    if re.search(r"\b(SELECT|RETURNING|DISTINCT)\s+\*|\w\.\*|,\s*\*(\s|,|$)", sql, re.IGNORECASE):
+        yield "`*` instead of a list of columns"
+    if re.match(r"\s*MERGE\b", sql, re.IGNORECASE):
+        yield "MERGE"
+
+
+def _in_text(text: str, *, whole: bool, where: str = "text") -> Iterator[str]:
+    """What can be said of SQL that is written as text: less than of a tree, so it is judged more strictly."""
+    bare = re.sub(r"'[^']*'", "''", text)
+    names = {name.lower() for name in re.findall(r"\b([a-z_]\w*)\s*\(", bare, re.IGNORECASE)}
+    names |= {name.lower() for name in re.findall(r"\bcurrent_(?:timestamp|date|time|user)\b", bare, re.IGNORECASE)}
+    writes = not whole or SEVERAL_ROWS.search(bare) is not None
+    if whole:
+        yield from _in_sql(bare, None)
+    for name in sorted(names - KEYWORDS_BEFORE_PARENTHESIS):
+        if name == "set_config" or (OF_THEIR_OWN.fullmatch(name) and (writes or re.search(r"\bFROM\b", bare, re.I))):
+            yield f"{where}: {name}"
+        elif name in VOLATILE:
+            if writes:
+                yield f"{where}: volatile {name}"
+        elif name in STABLE:
+            if writes and re.search(rf"\b{name}\s*\(\s*[^)\s]", bare, re.IGNORECASE):
+                yield f"{where}: stable {name} with an argument"
+            if writes and re.search(rf"\b(coalesce|case)\b[^;]*\b{name}\b", bare, re.IGNORECASE):
+                yield f"{where}: {name} inside COALESCE or CASE"
+        elif name not in IMMUTABLE and not re.search(rf"\b(INTO|AS|TABLE|WITH)\s+(\w+\.)?{name}\s*\(", bare, re.I):
+            yield f"{where}: {name} is not classified in tests/unit/rules.py"
+
+
+# The tree
+
+
+def _own(element: Any) -> Iterator[Any]:
+    """The nodes of an expression, without those of the sub-selects in it."""
+    yield element
+    if isinstance(element, SelectBase | Subquery | CTE | ScalarSelect):
+        return
+    for child in element.get_children():
+        yield from _own(child)
+
+
+def _every(element: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """The nodes of a statement, those of its sub-selects too."""
+    seen = set() if seen is None else seen
+    if id(element) in seen:
+        return
+    seen.add(id(element))
+    yield element
+    for child in element.get_children():
+        yield from _every(child, seen)
+    if isinstance(element, Select):
+        for source in element.get_final_froms():
+            yield from _every(source, seen)
+
+
+def _in_anything(statement: Any, *, alone: bool) -> Iterator[str]:
+    for node in _every(statement):
+        if isinstance(node, FunctionElement):
+            name = _name(node)
+            if name == "set_config":
+                yield "set_config: say SET LOCAL"
+            if OF_THEIR_OWN.fullmatch(name) and not alone:
+                yield f"{name} is no statement of its own"
+            if name not in VOLATILE | STABLE | IMMUTABLE and not isinstance(node, TableValuedAlias):
+                yield f"function {name} is not classified in tests/unit/rules.py"
+        if isinstance(node, BindParameter) and node.literal_execute:
+            yield f"parameter {node.key} is written into the statement"
+        if isinstance(node, TextClause):
+            yield from (found for found in _in_text(node.text, whole=False) if "not classified" in found)
+
+
+def _in_data_statement(statement: Any) -> Iterator[str]:
+    if isinstance(statement, Update | Delete):
+        kind = type(statement).__name__.upper()
+        for where, expression in _set_and_where(statement):
+            yield from _in_update(expression, f"{kind} {where}")
+    if isinstance(statement, Insert):
+        for expression in _inserted(statement):
+            if any(isinstance(node, ScalarSelect | Subquery) for node in _own(expression)):
+                yield "INSERT VALUES: a sub-select; say INSERT ... SELECT"
+        for expression in _on_conflict(statement):
+            yield from _immutable(expression, "ON CONFLICT")
+    if isinstance(statement, Update | Delete | Insert):
+        for expression in statement._returning:
+            yield from _immutable(expression, "RETURNING")
+
+
+def _set_and_where(statement: Update | Delete) -> Iterator[tuple[str, Any]]:
+    yield from (("WHERE", criterion) for criterion in statement._where_criteria)
+    if not isinstance(statement, Update):
+        return
+    values = dict(statement._values or {}) or dict(statement._ordered_values or ())
+    yield from (("SET", value) for value in values.values() if hasattr(value, "get_children"))
+    named = {getattr(key, "key", key) for key in values}
+    for column in statement.table.c:
+        if column.onupdate is not None and column.onupdate.is_clause_element and column.key not in named:
+            yield "SET", column.onupdate.arg
+
+
+def _inserted(statement: Insert) -> Iterator[Any]:
+    rows: list[Iterable[Any]] = [(statement._values or {}).values()]
+    for several in statement._multi_values:
+        rows += [row.values() if isinstance(row, dict) else row for row in several]
+    yield from (value for row in rows for value in row if hasattr(value, "get_children"))
+
+
+def _on_conflict(statement: Insert) -> Iterator[Any]:
+    clause: Any = statement._post_values_clause
+    for _, value in getattr(clause, "update_values_to_set", None) or ():
+        if hasattr(value, "get_children"):
+            yield value
+    if getattr(clause, "update_whereclause", None) is not None:
+        yield clause.update_whereclause
+
+
+def _in_update(expression: Any, where: str) -> Iterator[str]:
+    for node in _own(expression):
+        kind, name = _volatility(node)
+        if isinstance(node, TextClause) or _is_raw(node):
+            yield from _in_text(str(node), whole=False, where=where)
+        elif kind == "volatile":
+            yield f"{where}: volatile {name}"
+        elif kind == "stable" and any(_is_column(part) for part in _own(node)):
+            yield f"{where}: stable {name} over a column"
+        if isinstance(node, Case) or (isinstance(node, FunctionElement) and _name(node) == "coalesce"):
+            yield from _immutable(node, f"{where}: COALESCE or CASE")
+
+
+def _immutable(expression: Any, where: str) -> Iterator[str]:
+    for node in _own(expression):
+        kind, name = _volatility(node)
+        if isinstance(node, SelectBase | Subquery | ScalarSelect):
+            yield f"{where}: a sub-select"
+        elif isinstance(node, TextClause) or _is_raw(node):
+            yield from _in_text(str(node), whole=False, where=where)
+        elif kind != "immutable":
+            yield f"{where}: {kind} {name}"
+
+
+def _volatility(node: Any) -> tuple[str, str]:
+    if isinstance(node, FunctionElement):
+        name = _name(node)
+        one_argument = name in ("to_tsvector", "plainto_tsquery", "websearch_to_tsquery", "to_tsquery", "ts_headline")
+        if name in VOLATILE:
+            return "volatile", name
+        if name in STABLE or (one_argument and len(list(node.clauses)) == 1):
+            return "stable", name
+    if isinstance(node, Extract) and _is_time(node.expr):
+        return "stable", "extract"
+    if isinstance(node, Cast):
+        source, target = node.clause.type, node.type
+        times = types.DateTime | types.Date | types.Time
+        if isinstance(node.clause, BindParameter) or type(source) is type(target):
+            return "immutable", ""
+        if isinstance(source, times) or isinstance(target, times):
+            return "stable", f"cast to {target}"
+    if isinstance(node, BinaryExpression) and node.operator in (operators.add, operators.sub):
+        intervals = [isinstance(side.type, types.Interval) or _makes_interval(side) for side in (node.left, node.right)]
+        if any(intervals) and not all(intervals):
+            return "stable", "time plus or minus an interval"
+    return "immutable", ""
+
+
+def _makes_interval(node: Any) -> bool:
+    return isinstance(node, FunctionElement) and _name(node) == "make_interval"
+
+
+def _is_time(node: Any) -> bool:
+    return isinstance(node.type, types.DateTime) or isinstance(node.type, types.NullType)
+
+
+def _is_column(node: Any) -> bool:
+    return isinstance(node, ColumnClause) and not node.is_literal
+
+
+def _is_raw(node: Any) -> bool:
+    return isinstance(node, ColumnClause) and node.is_literal
+
+
+def _name(node: FunctionElement[Any]) -> str:
+    if isinstance(node, TableValuedAlias | Values):
+        return "unnest"
+    return str(getattr(node, "name", type(node).__name__)).lower()
