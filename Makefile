@@ -24,7 +24,7 @@ check: .venv/test.stamp ## lint and types
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fmt: .venv/test.stamp ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix

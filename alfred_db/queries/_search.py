@@ -96,7 +96,12 @@ def nearest(model: type[Base], limit: int) -> Select[Any]:
 
 
 def nearest_within(
-    model: type[Base], limit: int, where: ColumnElement[bool] | None, *, max_distance: float | None, exact: bool
+    model: type[Base],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    *,
+    max_distance: float | None,
+    exact: bool,
 ) -> Select[Any]:
     """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
 

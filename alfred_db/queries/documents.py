@@ -18,8 +18,14 @@ LIST_KEY = ("id",)
 def add(values: Mapping[str, Any]) -> ReturningInsert[Document]:
     """File a document; one with a known `external_id` is brought up to date."""
     statement = insert(Document).values(**values, updated_at=func.now())
-    changed = {name: statement.excluded[name] for name in (*map(_column, values), "updated_at") if name != "external_id"}
-    return statement.on_conflict_do_update(index_elements=[Document.external_id], set_=changed).returning(Document)
+    changed = {
+        name: statement.excluded[name]
+        for name in (*map(_column, values), "updated_at")
+        if name != "external_id"
+    }
+    return statement.on_conflict_do_update(index_elements=[Document.external_id], set_=changed).returning(
+        Document
+    )
 
 
 def _column(attribute: str) -> str:

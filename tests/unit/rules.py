@@ -49,7 +49,7 @@ IMMUTABLE = frozenset(
 OF_THEIR_OWN = re.compile(r"pg_notify|pg_(try_)?advisory_\w+")
 SEVERAL_ROWS = re.compile(r"\b(UPDATE|DELETE|ON CONFLICT|MERGE|INSERT)\b", re.IGNORECASE)
 KEYWORDS_BEFORE_PARENTHESIS = frozenset(
-    "and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
+    "stdin stdout copy and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
     " order over partition returning select set values vector halfvec numeric varchar char when where with within"
     " then else case using update delete limit offset union all distinct lateral recursive is like ilike materialized"
     " text jsonb uuid bigint integer timestamptz any some between cast row index only".split()
@@ -89,12 +89,16 @@ def _in_text(text: str, *, whole: bool, where: str = "text") -> Iterator[str]:
     """What can be said of SQL that is written as text: less than of a tree, so it is judged more strictly."""
     bare = re.sub(r"'[^']*'", "''", text)
     names = {name.lower() for name in re.findall(r"\b([a-z_]\w*)\s*\(", bare, re.IGNORECASE)}
-    names |= {name.lower() for name in re.findall(r"\bcurrent_(?:timestamp|date|time|user)\b", bare, re.IGNORECASE)}
+    names |= {
+        name.lower() for name in re.findall(r"\bcurrent_(?:timestamp|date|time|user)\b", bare, re.IGNORECASE)
+    }
     writes = not whole or SEVERAL_ROWS.search(bare) is not None
     if whole:
         yield from _in_sql(bare, None)
     for name in sorted(names - KEYWORDS_BEFORE_PARENTHESIS):
-        if name == "set_config" or (OF_THEIR_OWN.fullmatch(name) and (writes or re.search(r"\bFROM\b", bare, re.I))):
+        if name == "set_config" or (
+            OF_THEIR_OWN.fullmatch(name) and (writes or re.search(r"\bFROM\b", bare, re.I))
+        ):
             yield f"{where}: {name}"
         elif name in VOLATILE:
             if writes:
@@ -104,7 +108,9 @@ def _in_text(text: str, *, whole: bool, where: str = "text") -> Iterator[str]:
                 yield f"{where}: stable {name} with an argument"
             if writes and re.search(rf"\b(coalesce|case)\b[^;]*\b{name}\b", bare, re.IGNORECASE):
                 yield f"{where}: {name} inside COALESCE or CASE"
-        elif name not in IMMUTABLE and not re.search(rf"\b(INTO|AS|TABLE|WITH)\s+(\w+\.)?{name}\s*\(", bare, re.I):
+        elif name not in IMMUTABLE and not re.search(
+            rf"\b(INTO|AS|TABLE|WITH|COPY)\s+(\w+\.)?{name}\s*\(", bare, re.I
+        ):
             yield f"{where}: {name} is not classified in tests/unit/rules.py"
 
 
@@ -187,7 +193,7 @@ def _inserted(statement: Insert) -> Iterator[Any]:
 
 def _on_conflict(statement: Insert) -> Iterator[Any]:
     clause: Any = statement._post_values_clause
-    for _, value in getattr(clause, "update_values_to_set", None) or ():
+    for value in dict(getattr(clause, "update_values_to_set", None) or {}).values():
         if hasattr(value, "get_children"):
             yield value
     if getattr(clause, "update_whereclause", None) is not None:
@@ -221,7 +227,13 @@ def _immutable(expression: Any, where: str) -> Iterator[str]:
 def _volatility(node: Any) -> tuple[str, str]:
     if isinstance(node, FunctionElement):
         name = _name(node)
-        one_argument = name in ("to_tsvector", "plainto_tsquery", "websearch_to_tsquery", "to_tsquery", "ts_headline")
+        one_argument = name in (
+            "to_tsvector",
+            "plainto_tsquery",
+            "websearch_to_tsquery",
+            "to_tsquery",
+            "ts_headline",
+        )
         if name in VOLATILE:
             return "volatile", name
         if name in STABLE or (one_argument and len(list(node.clauses)) == 1):
@@ -236,7 +248,9 @@ def _volatility(node: Any) -> tuple[str, str]:
         if isinstance(source, times) or isinstance(target, times):
             return "stable", f"cast to {target}"
     if isinstance(node, BinaryExpression) and node.operator in (operators.add, operators.sub):
-        intervals = [isinstance(side.type, types.Interval) or _makes_interval(side) for side in (node.left, node.right)]
+        intervals = [
+            isinstance(side.type, types.Interval) or _makes_interval(side) for side in (node.left, node.right)
+        ]
         if any(intervals) and not all(intervals):
             return "stable", "time plus or minus an interval"
     return "immutable", ""

@@ -187,7 +187,15 @@ def test_parameters_of_libpq_pass_through() -> None:
         assert found["keepalives_idle"] == "5"
 
 
-REMOTE = ("h", "10.0.0.1", "127.evil.example", "localhost.evil.example", "[2001:db8::1]", "localhost,h", "h,h:2")
+REMOTE = (
+    "h",
+    "10.0.0.1",
+    "127.evil.example",
+    "localhost.evil.example",
+    "[2001:db8::1]",
+    "localhost,h",
+    "h,h:2",
+)
 LOCAL = ("", "localhost", "LOCALHOST:1", "127.0.0.1", "127.1.2.3:5", "[::1]", "[::1]:1,localhost:2", "%2Ftmp")
 
 

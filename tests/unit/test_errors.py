@@ -203,7 +203,11 @@ def test_a_pool_that_is_empty_for_too_long_can_be_tried_again() -> None:
         ('connection failed: root certificate file "/x" does not exist', ConfigurationError, False),
         ("connection failed: session is read-only", DatabaseUnavailable, False),
         ('connection failed: connection to server at "h", port 1 failed: refused', DatabaseUnavailable, True),
-        ('connection is bad: connection to server on socket "/x" failed: No such file', DatabaseUnavailable, True),
+        (
+            'connection is bad: connection to server on socket "/x" failed: No such file',
+            DatabaseUnavailable,
+            True,
+        ),
         ("failed to resolve host 'h': Name or service not known", DatabaseUnavailable, True),
         ("connection failed: FATAL:  the database system is starting up", DatabaseUnavailable, True),
         ("connection failed: FATAL:  sorry, too many clients already", DatabaseUnavailable, True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -35,7 +36,7 @@ from sqlalchemy.sql import ClauseElement
 from unit.examples import Call
 from unit.rules import DIALECT, violations
 
-from alfred_db import Agent, Memory, Task, queries
+from alfred_db import Agent, Base, Memory, Task, queries
 
 NOUNS = {
     module.name: importlib.import_module(f"alfred_db.queries.{module.name}")
@@ -120,9 +121,13 @@ def test_a_statement_keeps_the_rules(function: Callable[..., Any], example: Call
 
 @pytest.mark.parametrize(("function", "example"), CALLS)
 def test_a_statement_binds_its_arguments(function: Callable[..., Any], example: Call) -> None:
-    given = list(values_in([*example.args, *example.kwargs.values()]))
+    names = {name for table in Base.metadata.tables.values() for name in table.c.keys()}
+    names |= {f"{name}_" for name in names}
+    given = [value for value in values_in([*example.args, *example.kwargs.values()]) if value not in names]
     for statement in statements_in(function(*example.args, **example.kwargs)):
         sql = str(statement if isinstance(statement, str) else statement.compile(dialect=DIALECT))
+        # A limit is checked to be a small number and then written: the planner wants to see it.
+        sql = re.sub(r"\bLIMIT \d+\b", "LIMIT", sql)
         assert [value for value in given if value in sql] == []
 
 
@@ -183,7 +188,9 @@ BAD = {
         last_heartbeat=case((Agent.version == "1", func.statement_timestamp()), else_=Agent.last_heartbeat)
     ),
     "SET: volatile random ": update(Agent).values({"version": text("random()::text")}),
-    "SET: volatile clock_timestamp ": update(Agent).values(last_heartbeat=literal_column("clock_timestamp()")),
+    "SET: volatile clock_timestamp ": update(Agent).values(
+        last_heartbeat=literal_column("clock_timestamp()")
+    ),
     "ON CONFLICT: stable now": on_conflict(updated_at=func.now()),
     "ON CONFLICT: stable time plus": on_conflict(
         last_heartbeat=ROW.excluded.last_heartbeat + timedelta(seconds=1)

@@ -18,14 +18,16 @@ async def copy_rows(
 ) -> int:
     """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns."""
     with translated():
-        connection = await session.connection()
-        statement = copy_statement(table_name(session, table), columns)
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        async with driver.cursor() as cursor:
-            async with cursor.copy(statement) as copy:
-                for block in pack_rows(columns, rows):
-                    await copy.write(block)
-            return int(cursor.rowcount)
+        # The savepoint keeps the transaction's earlier work when a row is refused.
+        async with session.begin_nested():
+            connection = await session.connection()
+            statement = copy_statement(table_name(session, table), columns)
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            async with driver.cursor() as cursor:
+                async with cursor.copy(statement) as copy:
+                    for block in pack_rows(columns, rows):
+                        await copy.write(block)
+                return int(cursor.rowcount)
 
 
 async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequence[int]:

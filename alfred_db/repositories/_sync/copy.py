@@ -19,14 +19,16 @@ def copy_rows(
 ) -> int:
     """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns."""
     with translated():
-        connection = session.connection()
-        statement = copy_statement(table_name(session, table), columns)
-        driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor:
-            with cursor.copy(statement) as copy:
-                for block in pack_rows(columns, rows):
-                    copy.write(block)
-            return int(cursor.rowcount)
+        # The savepoint keeps the transaction's earlier work when a row is refused.
+        with session.begin_nested():
+            connection = session.connection()
+            statement = copy_statement(table_name(session, table), columns)
+            driver: Any = connection.connection.driver_connection
+            with driver.cursor() as cursor:
+                with cursor.copy(statement) as copy:
+                    for block in pack_rows(columns, rows):
+                        copy.write(block)
+                return int(cursor.rowcount)
 
 
 def reserve_ids(session: Session, table: Table, count: int) -> Sequence[int]:

@@ -52,16 +52,22 @@ def search(
         if path is SearchPath.HNSW and params.max_distance is None:
             statement = queries.nearest(model, limit)
         else:
-            statement = queries.nearest_within(model, limit, where, max_distance=params.max_distance, exact=exact)
+            statement = queries.nearest_within(
+                model, limit, where, max_distance=params.max_distance, exact=exact
+            )
         _set(session, settings)
         rows = (session.execute(statement, {"embedding": embedding})).all()
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The index gave up before it had enough: nothing that matches may be missing, so look at all.
-            statement = queries.nearest_within(model, limit, where, max_distance=params.max_distance, exact=True)
+            statement = queries.nearest_within(
+                model, limit, where, max_distance=params.max_distance, exact=True
+            )
             rows, path = (session.execute(statement, {"embedding": embedding})).all(), SearchPath.EXACT
         lines = session.scalars(Explain(statement), {"embedding": embedding}) if explain else ()
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
-    return SearchResult([hit(row) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None)
+    return SearchResult(
+        [hit(row) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None
+    )
 
 
 def search_many(
@@ -96,7 +102,11 @@ def _without_vectors(plan: str) -> str:
 
 
 def _way(
-    session: Session, model: type[Base], limit: int, where: ColumnElement[bool] | None, params: SearchParams
+    session: Session,
+    model: type[Base],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    params: SearchParams,
 ) -> tuple[bool, SearchPath, dict[str, str]]:
     exact = params.exact
     if exact is None and where is not None:
@@ -149,7 +159,9 @@ def _set(session: Session, wanted: Mapping[str, str]) -> None:
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
             " without that isolation level"
         )
-    session.execute(text("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items())))
+    session.execute(
+        text("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
+    )
     info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
     info["alfred_db_settings"] = {**known, **changed}
 
@@ -161,7 +173,9 @@ def _value(value: str) -> str:
     return f"'{value}'"
 
 
-def _estimate(session: Session, model: type[Base], where: ColumnElement[bool]) -> tuple[float, float]:
+def _estimate(
+    session: Session, model: type[Base], where: ColumnElement[bool]
+) -> tuple[float, float]:
     """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
     name = table_name(session, table_of(model))
     engine = session.get_bind().engine

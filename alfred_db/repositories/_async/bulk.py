@@ -1,0 +1,125 @@
+"""Bulk writes of models: by COPY, in the caller's transaction, with the ids in the order of the input."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Table, inspect
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import InvalidInputError, translated
+from ...models import Base
+from ...models.base import table_of
+from ...queries import _bulk as queries
+from ...queries._bulk import OnConflict
+from .copy import copy_rows, reserve_ids, table_name
+
+Progress = Callable[[int, int], None]
+"""Called with the rows that were sent so far, and all."""
+
+LARGE = 10_000
+"""From so many rows on a load is followed by ANALYZE."""
+
+REPORTED = 1_000
+
+
+async def add_many(
+    session: AsyncSession,
+    model: type[Base],
+    rows: Sequence[Mapping[str, Any] | Base],
+    *,
+    vectors: Mapping[str, Sequence[Any]] | None = None,
+    key: str | None = None,
+    on_conflict: OnConflict = "error",
+    progress: Progress | None = None,
+) -> list[Any]:
+    """Write rows (mappings by attribute, or models); gives their ids in order.
+
+    `vectors` holds whole columns, such as the embeddings. `key` is the unique attribute by which a known row
+    is recognised when `on_conflict` is `ignore` or `update`; of rows that share a key the last one counts.
+    Rows that do not differ are not rewritten.
+    """
+    if not rows:
+        return []
+    table = table_of(model)
+    columns, values = _transposed(model, rows, vectors or {})
+    identity = table.c.id
+    if isinstance(identity.type, BigInteger):
+        ids: Sequence[Any] = await reserve_ids(session, table, len(rows))
+    else:
+        ids = [uuid.uuid4() for _ in rows]
+    with translated():
+        if on_conflict == "error" or key is None:
+            reported = _reported(zip(ids, *values, strict=True), len(rows), progress)
+            await copy_rows(session, table, [identity, *columns], reported)
+            written = list(ids)
+        else:
+            written = await _merge(
+                session, table, columns, values, ids, inspect(model).columns[key], on_conflict, progress
+            )
+        if len(rows) >= LARGE:
+            await session.execute(queries.analyze(table_name(session, table)))
+    return written
+
+
+async def _merge(
+    session: AsyncSession,
+    table: Table,
+    columns: Sequence[Column[Any]],
+    values: Sequence[Sequence[Any]],
+    ids: Sequence[Any],
+    key: Column[Any],
+    on_conflict: OnConflict,
+    progress: Progress | None,
+) -> list[Any]:
+    if key not in columns:
+        raise InvalidInputError(f"{table.name}: on_conflict={on_conflict!r} needs {key.name!r} in each row")
+    keys = values[list(columns).index(key)]
+    last = {value: place for place, value in enumerate(keys) if value is not None}
+    kept = [place for place, value in enumerate(keys) if value is None or last[value] == place]
+    stage = f"alfred_stage_{uuid.uuid4().hex[:12]}"
+    staged = [table.c.id, *columns]
+    await session.execute(queries.create_stage(stage, table_name(session, table), staged))
+    rows = ((place, ids[place], *(column[place] for column in values)) for place in kept)
+    order: Column[Any] = Column(queries.ORDER, BigInteger)
+    await copy_rows(
+        session,
+        Table(stage, table.metadata.__class__(), order, *(c._copy() for c in staged)),
+        [order, *staged],
+        _reported(rows, len(kept), progress),
+    )
+    await session.execute(queries.merge(table, stage, staged, key, on_conflict))
+    found = dict(zip(kept, await session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
+    return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
+
+
+def _transposed(
+    model: type[Base], rows: Sequence[Mapping[str, Any] | Base], vectors: Mapping[str, Sequence[Any]]
+) -> tuple[list[Column[Any]], list[Sequence[Any]]]:
+    """The columns that the rows name, and the values of each."""
+    mapped = {name: column for name, column in inspect(model).columns.items() if name != "id"}
+    given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
+    names = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
+    unknown = names - set(mapped)
+    if unknown:
+        raise InvalidInputError(
+            f"{model.__name__}: {', '.join(sorted(unknown))}: no such attribute; expected some of {', '.join(mapped)}"
+        )
+    for name, column in vectors.items():
+        if len(column) != len(rows):
+            raise InvalidInputError(
+                f"{model.__name__}.{name}: expected {len(rows)} values, one a row, got {len(column)}"
+            )
+    chosen = [name for name in mapped if name in names]
+    values = [vectors[name] if name in vectors else [row.get(name) for row in given] for name in chosen]
+    return [mapped[name] for name in chosen], values
+
+
+def _reported(rows: Any, total: int, progress: Progress | None) -> Iterator[Any]:
+    done = 0
+    for done, row in enumerate(rows, start=1):
+        yield row
+        if progress is not None and (done % REPORTED == 0 or done == total):
+            progress(done, total)

@@ -1,0 +1,106 @@
+"""Documents: stored with their vectors, found by meaning, by word, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement
+
+from ...errors import NotFoundError
+from ...models import Document
+from ...queries import documents as queries
+from ...queries._bulk import OnConflict
+from ...queries._shared import as_page
+from ...results import Page
+from ...search import SearchParams, SearchResult
+from ...types import VectorLike
+from .base import AsyncRepository
+from .bulk import Progress, add_many
+from .search import search
+
+
+class AsyncDocumentRepository(AsyncRepository):
+    """The documents of the platform."""
+
+    async def add(
+        self,
+        content: str,
+        *,
+        title: str | None = None,
+        embedding: VectorLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        external_id: str | None = None,
+        embedding_model: str | None = None,
+    ) -> Document:
+        """Store a document; one with a known `external_id` takes the new content."""
+        values = {
+            "content": content,
+            "title": title,
+            "embedding": embedding,
+            "metadata_": dict(metadata or {}),
+            "external_id": external_id,
+            "embedding_model": embedding_model,
+        }
+        document = await self._write(queries.add(values))
+        assert document is not None
+        return document
+
+    async def add_many(
+        self,
+        rows: Sequence[Mapping[str, Any] | Document],
+        *,
+        embeddings: Sequence[VectorLike] | None = None,
+        on_conflict: OnConflict = "error",
+        progress: Progress | None = None,
+    ) -> list[int]:
+        """Store documents by COPY; gives their ids in order. A known `external_id` is an error, ignored or updated."""
+        vectors = {} if embeddings is None else {"embedding": embeddings}
+        return await add_many(
+            self._session,
+            Document,
+            rows,
+            vectors=vectors,
+            key="external_id",
+            on_conflict=on_conflict,
+            progress=progress,
+        )
+
+    async def get(self, document_id: int) -> Document | None:
+        """The document of that id."""
+        return await self._first(queries.get(document_id))
+
+    async def get_by_external_id(self, external_id: str) -> Document | None:
+        """The document of that external id."""
+        return await self._first(queries.get_by_external_id(external_id))
+
+    async def update(self, document_id: int, **values: object) -> Document:
+        """Change attributes of a document; raises NotFoundError."""
+        document = await self._write(queries.change(document_id, values))
+        if document is None:
+            raise NotFoundError(f"document {document_id}: does not exist")
+        return document
+
+    async def delete(self, document_id: int) -> None:
+        """Remove a document, and its mentions in RAG queries; raises NotFoundError."""
+        if await self._write(queries.remove(document_id)) is None:
+            raise NotFoundError(f"document {document_id}: does not exist")
+
+    async def search(
+        self,
+        embedding: VectorLike,
+        *,
+        limit: int = 10,
+        where: ColumnElement[bool] | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+        explain: bool = False,
+    ) -> SearchResult:
+        """The documents nearest to a vector of 384 dimensions, by cosine distance."""
+        return await search(
+            self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
+        )
+
+    async def list(self, *, after: str | None = None, limit: int = 100) -> Page[Document]:
+        """The documents by id, a page at a time."""
+        rows = await self._all(queries.list_(after=after, limit=limit))
+        return as_page(rows, queries.LIST_KEY, limit)
