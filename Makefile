@@ -46,7 +46,7 @@ build: .venv/test.stamp ## build wheel and sdist into dist/
 servers: .venv/servers/.stamp # older servers, and servers with less, for the tests that need them
 
 .venv/bin/pip:
-	$(if $(PYTHON),,$(error no Python 3.11 or newer found: name one with `make PYTHON=... `))
+	$(if $(PYTHON),,$(error no Python 3.11 or newer found: name one with `make PYTHON=...`))
 	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) has no venv: install it (Debian: apt install python3-venv)"; exit 1; }
 
 .venv/%.stamp: pyproject.toml | .venv/bin/pip

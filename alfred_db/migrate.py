@@ -236,8 +236,9 @@ def run() -> None:
 
     from_alembic = context.config.cmd_opts is not None
     if from_alembic and not logging.getLogger().handlers:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
+        for name in ("alembic.runtime.migration", "alfred_db"):
+            logging.getLogger(name).addHandler(logging.StreamHandler())
+            logging.getLogger(name).setLevel(logging.INFO)
     try:
         with translated():
             _run_offline() if context.is_offline_mode() else _run_online()
@@ -290,12 +291,12 @@ def _run_online() -> None:
     destination = _destination()
     engine = _engine(url)
     with engine.connect() as connection:
+        done = _is_at(connection, schema, destination)
+        connection.rollback()
         if destination is None:
             _configure_and_run(connection, schema)
+        if destination is None or done:
             return
-        if _is_at(connection, schema, destination):
-            return
-        connection.rollback()
         with locked(engine, schema):
             if not _is_at(connection, schema, destination):
                 _prepare(connection, schema)
@@ -395,7 +396,7 @@ def _configure_and_run(connection: Connection, schema: str | None) -> None:
         context.run_migrations()
 
 
-def _is_at(connection: Connection, schema: str | None, destination: str) -> bool:
+def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
     """The fast path; refuses a database that a newer version of the library has upgraded."""
     found = current(connection, schema)
     if found is not None and found not in {step.revision for step in _scripts().walk_revisions()}:

@@ -10,7 +10,7 @@ from typing import Any
 from alembic import context, op
 
 from .models.base import MADE_HERE, TENANT_SCHEMAS
-from .statements import create_schema, drop_schema, quoted, refuse_rows, trigger
+from .statements import create_schema, drop_schema, qualified, quoted, refuse_rows, trigger
 
 __all__ = [
     "create_schemas",
@@ -87,6 +87,9 @@ def drop_if_made_here(table: str) -> None:
 
 def drop_tables(*names: str) -> None:
     """Drop tables in the given order; refuses one that holds rows unless the run has `allow_data_loss=1`."""
+    # The search_path of a tenant goes on to the default tenant's schema: an unqualified name could be found there.
+    schema = option("schema")
+    names = tuple(name if "." in name else qualified(schema, name) for name in names)
     if not option("allow_data_loss"):
         for name in names:
             ddl(f"DO $$ BEGIN {refuse_rows(name)} END $$")

@@ -11,7 +11,7 @@ from sqlalchemy import Row
 
 from .errors import InvalidInputError
 
-__all__ = ["Hit", "SearchParams", "SearchPath", "SearchResult"]
+__all__ = ["Hit", "SearchParams", "SearchPath", "SearchResult", "Weights"]
 
 MAX_EF_SEARCH = 1000
 """pgvector's own limit."""
@@ -47,6 +47,15 @@ class SearchParams:
         _within("ef_search", self.ef_search, 1, MAX_EF_SEARCH)
         _within("max_scan_tuples", self.max_scan_tuples, 1, 2**31 - 1)
         _within("timeout", self.timeout, 0.001, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each leg of a hybrid search counts; 0 leaves its finds without influence."""
+
+    vector: float = 1.0
+    text: float = 0.4
+    trigram: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)

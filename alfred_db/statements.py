@@ -56,7 +56,7 @@ def refuse_rows(table: str) -> str:
     """The part of a DO block that goes no further when the table holds rows."""
     return (
         f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
-        f" 'table {table} holds rows, which this downgrade would destroy'; END IF;"
+        f" {_literal(f'table {table} holds rows, which this downgrade would destroy')}; END IF;"
     )
 
 

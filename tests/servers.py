@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import URL
+from sqlalchemy.dialects.postgresql import psycopg
 
 from alfred_db.embedded import system
 
@@ -51,32 +57,97 @@ class Servers:
 
 
 @contextmanager
-def running(binaries: Path) -> Iterator[str]:
-    """A throw-away server of these binaries, in a folder that its user can reach; gives a superuser's URL."""
+def running(binaries: Path, *, password: str | None = None) -> Iterator[str]:
+    """A throw-away server of these binaries, in a folder that its user can reach; gives a superuser's URL.
+
+    With a password it is asked for (SCRAM), and the server listens on a port of 127.0.0.1 instead of a socket.
+    """
+    with _folder() as (folder, user):
+
+        def run(*command: str) -> None:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env={"LC_ALL": "C", "PATH": os.environ["PATH"]},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE if "initdb" in command[0] else subprocess.DEVNULL,
+                **user,
+            )
+            assert done.returncode == 0, (command, done.stderr)
+
+        auth = ["--auth=trust"]
+        options = (
+            f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
+        )
+        url = f"postgresql://postgres@/postgres?host={folder}"
+        if password is not None:
+            (folder / "password").write_text(password)
+            auth = ["--auth=scram-sha-256", "--pwfile=password"]
+            port = free_port()
+            options += f" -c listen_addresses=127.0.0.1 -c port={port}"
+            url = f"postgresql://postgres:{quote(password, safe='')}@127.0.0.1:{port}/postgres"
+        run(str(binaries / "initdb"), "-D", "data", "-U", "postgres", *auth, "--encoding=UTF8", "--no-sync")
+        run(str(binaries / "pg_ctl"), "start", "-w", "-D", "data", "-l", "log", "-o", options)
+        try:
+            yield url
+        finally:
+            run(str(binaries / "pg_ctl"), "stop", "-m", "immediate", "-D", "data")
+
+
+@contextmanager
+def pgbouncer(url: URL) -> Iterator[URL]:
+    """PgBouncer in transaction mode in front of a server that asks for no password, with two connections to it."""
+    binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+    options = psycopg.dialect().create_connect_args(url)[1]
+    server = " ".join(f"{name}={options[name]}" for name in ("host", "port", "user") if name in options)
+    with _folder() as (folder, user):
+        port = free_port()
+        (folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = {server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+            "unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+        )
+        process = subprocess.Popen(
+            [binary, "-q", "pgbouncer.ini"], cwd=folder, stderr=subprocess.DEVNULL, **user
+        )
+        try:
+            _wait_for(port)
+            yield url.set(host="127.0.0.1", port=port, query={})
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def _folder() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A new folder, and what makes a subprocess run as its owner, who is not root."""
     account = system._system_account() if system.is_root() else None
     folder = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir="/tmp"))
-    if account is not None:
-        os.chown(folder, *account)
-
-    def run(*command: str) -> None:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={"LC_ALL": "C", "PATH": os.environ["PATH"]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE if "initdb" in command[0] else subprocess.DEVNULL,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-        assert done.returncode == 0, (command, done.stderr)
-
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
-    run(str(binaries / "initdb"), "-D", "data", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
-    run(str(binaries / "pg_ctl"), "start", "-w", "-D", "data", "-l", "log", "-o", options)
     try:
-        yield f"postgresql://postgres@/postgres?host={folder}"
+        if account is None:
+            yield folder, {}
+        else:
+            os.chown(folder, *account)
+            yield folder, {"user": account.uid, "group": account.gid, "extra_groups": []}
     finally:
-        run(str(binaries / "pg_ctl"), "stop", "-m", "immediate", "-D", "data")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")

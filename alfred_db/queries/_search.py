@@ -92,7 +92,7 @@ def distance(model: type[Base]) -> ColumnElement[float]:
 def nearest(model: type[Base], limit: int) -> Select[Any]:
     """The nearest rows by the index; run it with the parameter `embedding`."""
     found = distance(model).label("distance")
-    return select(*columns_of(model), found).order_by(found).limit(_literal(limit))
+    return select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
 
 
 def nearest_within(
@@ -114,13 +114,13 @@ def nearest_within(
     if where is not None:
         inner = inner.where(where)
     if not exact:
-        inner = inner.order_by(found).limit(_literal(limit))
+        inner = inner.order_by(found).limit(literal_limit(limit))
     candidates = inner.cte("candidates").prefix_with("MATERIALIZED")
     statement = select(candidates)
     if max_distance is not None:
         statement = statement.where(candidates.c.distance <= max_distance)
     # "+ 0": from PostgreSQL 17 on the planner would take the order of the scan for the order asked for.
-    return statement.order_by(candidates.c.distance + literal_column("0")).limit(_literal(limit))
+    return statement.order_by(candidates.c.distance + literal_column("0")).limit(literal_limit(limit))
 
 
 def nearest_each(
@@ -132,7 +132,7 @@ def nearest_each(
         list(enumerate(embeddings))
     )
     found = index.column.op(index.operator, return_type=Float())(given.c.embedding).label("distance")
-    inner = select(*columns_of(model), found).order_by(found).limit(_literal(limit))
+    inner = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
     if where is not None:
         inner = inner.where(where)
     hits = inner.lateral("hits")
@@ -160,7 +160,7 @@ _class = table("pg_class", *map(column, ("oid", "relkind", "reltuples", "relpage
 _inherits = table("pg_inherits", column("inhrelid"), column("inhparent"), schema="pg_catalog")
 
 
-def _literal(limit: int) -> ColumnElement[int]:
+def literal_limit(limit: int) -> ColumnElement[int]:
     """The limit as text of the statement: with a parameter there a prepared statement may lose its index."""
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")

@@ -6,9 +6,17 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SQLColumnExpression,
+    func,
+    literal_column,
+    tuple_,
+)
 
 from ..errors import InvalidInputError
 from ..results import Page
@@ -23,15 +31,38 @@ def seconds_ago(seconds: float) -> ColumnElement[Any]:
     return func.statement_timestamp() - timedelta(seconds=seconds)
 
 
+def seconds_ahead(seconds: float) -> ColumnElement[Any]:
+    """The database's time, `seconds` after the statement began."""
+    return func.statement_timestamp() + timedelta(seconds=seconds)
+
+
+def constant(member: StrEnum) -> ColumnElement[str]:
+    """A member, written into the statement: a partial index serves no parameter that is only known later."""
+    return literal_column(f"'{member.value}'")
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise InvalidInputError unless the argument `name` is in the range."""
+    if not low <= value <= high:
+        raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
+
+
 def page(
-    statement: Select[T], key: Sequence[SQLColumnExpression[Any]], *, after: str | None, limit: int
+    statement: Select[T],
+    key: Sequence[SQLColumnExpression[Any]],
+    *,
+    after: str | None,
+    limit: int,
+    newest_first: bool = False,
 ) -> Select[T]:
     """One page in the order of `key`, which must be unique; reads one row more to know whether another follows."""
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
+    order = [column.desc() for column in key] if newest_first else key
     if after is not None:
-        statement = statement.where(tuple_(*key) > tuple_(*_decode(after, len(key))))
-    return statement.order_by(*key).limit(limit + 1)
+        last = tuple_(*_decode(after, len(key)))
+        statement = statement.where(tuple_(*key) < last if newest_first else tuple_(*key) > last)
+    return statement.order_by(*order).limit(limit + 1)
 
 
 def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:

@@ -10,15 +10,19 @@ from sqlalchemy import ColumnElement
 
 from ...errors import NotFoundError
 from ...models import Document
+from ...models.base import table_of
 from ...queries import documents as queries
 from ...queries._bulk import OnConflict
+from ...queries._hybrid import Match
 from ...queries._shared import as_page
 from ...results import Page
-from ...search import SearchParams, SearchResult
+from ...search import SearchParams, SearchResult, Weights
 from ...types import VectorLike
 from .base import Repository
 from .bulk import Progress, add_many
-from .search import search
+from .search import hybrid_search, search
+
+_columns = table_of(Document).c
 
 
 class DocumentRepository(Repository):
@@ -99,6 +103,37 @@ class DocumentRepository(Repository):
         """The documents nearest to a vector of 384 dimensions, by cosine distance."""
         return search(
             self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
+        )
+
+    def hybrid_search(
+        self,
+        text: str,
+        embedding: VectorLike,
+        *,
+        limit: int = 10,
+        where: ColumnElement[bool] | None = None,
+        weights: Weights = Weights(),  # noqa: B008
+        language: str = "english",
+        match: Match = "any",
+        by_spelling: bool = False,
+    ) -> SearchResult:
+        """The best documents by meaning and by word, fused by rank; `match` says whether all words must occur.
+
+        `by_spelling` adds titles that are spelled similarly, which needs pg_trgm. The stored text index is
+        English: another `language` finds words that have the same stem in both.
+        """
+        return hybrid_search(
+            self._session,
+            Document,
+            text,
+            embedding,
+            tsvector=_columns.search,
+            trigram=_columns.title if by_spelling else None,
+            limit=limit,
+            where=where,
+            weights=weights,
+            language=language,
+            match=match,
         )
 
     def list(self, *, after: str | None = None, limit: int = 100) -> Page[Document]:

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Engine, Row, text
+from sqlalchemy import ColumnElement, Engine, Row
+from sqlalchemy import text as sql
 from sqlalchemy.orm import Session
 
 from ...errors import ConfigurationError, translated
 from ...models import Base
 from ...models.base import table_of
+from ...queries import _hybrid as hybrid
 from ...queries import _search as queries
 from ...queries._explain import Explain
-from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult
+from ...queries._hybrid import Match
+from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
 
@@ -91,6 +94,53 @@ def search_many(
     return found
 
 
+def hybrid_search(
+    session: Session,
+    model: type[Base],
+    text: str,
+    embedding: VectorLike,
+    *,
+    tsvector: ColumnElement[Any],
+    trigram: ColumnElement[str] | None = None,
+    limit: int = 10,
+    candidates: int = 50,
+    where: ColumnElement[bool] | None = None,
+    weights: Weights = Weights(),  # noqa: B008
+    language: str = "english",
+    match: Match = "any",
+) -> SearchResult:
+    """The best rows by meaning and by word, and by spelling where `trigram` is a column; one statement."""
+    parameters: dict[str, Any] = {
+        "embedding": embedding,
+        "text": text,
+        "language": language,
+        "vector_weight": weights.vector,
+        "text_weight": weights.text,
+    }
+    if trigram is not None:
+        parameters["trigram_weight"] = weights.trigram
+    with translated():
+        _set(session, _settings(candidates, SearchParams(), iterative=where is not None))
+        if where is None:
+            statement = hybrid.hybrid(
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match
+            )
+        else:
+            statement = hybrid.hybrid_where(
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=where
+            )
+        rows = (session.execute(statement, parameters)).all()
+    path = SearchPath.HNSW if where is None else SearchPath.HNSW_ITERATIVE
+    return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
+
+
+def _fused_hit(row: Row[Any]) -> Hit:
+    places = {name: row._mapping.get(f"{name}_place") for name in ("vector", "text", "trigram")}
+    return Hit(
+        row, row.distance, row.score, {name: place for name, place in places.items() if place is not None}
+    )
+
+
 def hit(row: Row[Any]) -> Hit:
     """A hit of a row whose last column is the cosine distance."""
     distance = row.distance
@@ -160,7 +210,7 @@ def _set(session: Session, wanted: Mapping[str, str]) -> None:
             " without that isolation level"
         )
     session.execute(
-        text("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
+        sql("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
     )
     info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
     info["alfred_db_settings"] = {**known, **changed}
