@@ -153,6 +153,11 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),
     "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
     "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
+    "25P03": (
+        DatabaseUnavailable,
+        "a transaction idled for too long; do slow work outside of it, and run it again",
+    ),
+    "25P04": (DatabaseUnavailable, "a transaction took too long; do less in one, and run it again"),
     "25006": (
         DatabaseUnavailable,
         "this server is read-only; connect to the primary (target_session_attrs=read-write)",
@@ -199,7 +204,7 @@ _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
     ),
 )
 
-_RETRYABLE = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+_RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
 
 
 def constraint_name(error: psycopg.Error) -> str | None:
@@ -262,6 +267,10 @@ def translated() -> Generator[None]:
     """Raise errors of the database as errors of this library; a programming error passes as it is."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
+        ) from None
     except (exc.SQLAlchemyError, psycopg.Error) as error:
         ours = translate(error)
         if ours is None:

@@ -54,7 +54,7 @@ class Weights:
     """How much each leg of a hybrid search counts; 0 leaves its finds without influence."""
 
     vector: float = 1.0
-    text: float = 0.4
+    text: float = 1.0
     trigram: float = 0.4
 
 

@@ -43,7 +43,10 @@ def upgrade() -> None:
         )
         WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01)
     """)
-    ddl("CREATE INDEX idx_scheduler_tasks_due ON scheduler_tasks (next_run_at) WHERE is_active")
+    ddl("""
+        CREATE INDEX idx_scheduler_tasks_due ON scheduler_tasks (next_run_at)
+        WHERE is_active AND schedule IS NOT NULL
+    """)
     ddl("CREATE INDEX idx_scheduler_tasks_is_active ON scheduler_tasks (is_active)")
     updated_by_trigger("scheduler_tasks")
     ddl("""

@@ -52,6 +52,7 @@ def upgrade() -> None:
             forked_from_seq INTEGER,
             available_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             waiting_for TEXT,
+            wait_deadline_at TIMESTAMP WITH TIME ZONE,
             failed_at TIMESTAMP WITH TIME ZONE,
             cancelled_at TIMESTAMP WITH TIME ZONE,
             cancel_requested_at TIMESTAMP WITH TIME ZONE,
@@ -96,7 +97,7 @@ def upgrade() -> None:
         WHERE parent_execution_id IS NOT NULL
     """)
     ddl("""
-        CREATE INDEX idx_workflow_executions_ready ON workflow_executions (available_at, id)
+        CREATE INDEX idx_workflow_executions_ready ON workflow_executions (workflow_id, available_at, id)
         WHERE status = 'pending'
     """)
     ddl("CREATE INDEX idx_workflow_executions_running ON workflow_executions (id) WHERE status = 'running'")

@@ -54,7 +54,11 @@ class ScheduledTask(Base):
         CheckConstraint("timeout > 0", name="timeout"),
         CheckConstraint("misfire_grace_seconds >= 0 AND max_catchup > 0", name="misfire"),
         Index(None, "is_active"),
-        Index("idx_scheduler_tasks_due", "next_run_at", postgresql_where=text("is_active")),
+        Index(
+            "idx_scheduler_tasks_due",
+            "next_run_at",
+            postgresql_where=text("is_active AND schedule IS NOT NULL"),
+        ),
         {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.01}},
     )
 
@@ -83,7 +87,7 @@ class ScheduledTask(Base):
     timezone: Mapped[str] = mapped_column(server_default="UTC")
     """IANA name of the zone of `schedule`; added, because 02:30 is not the same everywhere."""
     next_run_at: Mapped[datetime | None]
-    """The next slot; stored, so that downtime loses none. NULL is none: switched off, or run by hand."""
+    """The next slot; stored, so that downtime loses none. NULL is none: switched off, run by hand, or not looked at."""
     misfire_policy: Mapped[MisfirePolicy] = mapped_column(
         EnumText(MisfirePolicy), server_default=MisfirePolicy.LATEST
     )

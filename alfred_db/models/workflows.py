@@ -102,6 +102,7 @@ class WorkflowExecution(Base):
         Index(None, "status"),
         Index(
             "idx_workflow_executions_ready",
+            "workflow_id",
             "available_at",
             "id",
             postgresql_where=text("status = 'pending'"),
@@ -162,6 +163,8 @@ class WorkflowExecution(Base):
     """Not to be claimed earlier; added for delay, back-off, sleep, and how long an event is waited for."""
     waiting_for: Mapped[str | None]
     """The event that ends the wait before `available_at`; added, NULL is none."""
+    wait_deadline_at: Mapped[datetime | None]
+    """Until when the event is waited for; added, kept until the wait has its checkpoint, whatever happens."""
     failed_at: Mapped[datetime | None]
     """When it failed for good; added."""
     cancelled_at: Mapped[datetime | None]

@@ -60,7 +60,7 @@ def page(
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
     order = [column.desc() for column in key] if newest_first else key
     if after is not None:
-        last = tuple_(*_decode(after, len(key)))
+        last = tuple_(*_decode(after, len(key)), types=[column.type for column in key])
         statement = statement.where(tuple_(*key) < last if newest_first else tuple_(*key) > last)
     return statement.order_by(*order).limit(limit + 1)
 

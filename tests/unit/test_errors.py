@@ -98,6 +98,8 @@ def test_an_error_survives_the_way_between_processes(kind: type[AlfredDBError]) 
         ("40001", ConflictError, True),
         ("40P01", ConflictError, True),
         ("55P03", ConflictError, True),
+        ("25P03", DatabaseUnavailable, True),
+        ("25P04", DatabaseUnavailable, False),
         ("57014", DatabaseUnavailable, False),
         ("57P01", DatabaseUnavailable, True),
         ("57P03", DatabaseUnavailable, True),

@@ -205,7 +205,9 @@ def _finds_every_key(index: Index) -> bool:
     options = index.dialect_options["postgresql"]
     if (options["using"] or "btree") != "btree":
         return False
-    return options["where"] is None or str(options["where"]) == f"{index.columns.values()[0].name} IS NOT NULL"
+    return (
+        options["where"] is None or str(options["where"]) == f"{index.columns.values()[0].name} IS NOT NULL"
+    )
 
 
 @pytest.mark.parametrize("table", TABLES, ids=names)

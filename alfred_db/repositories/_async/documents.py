@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement
-
 from ...errors import NotFoundError
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
 from ...queries._bulk import OnConflict
+from ...queries._filters import Where
 from ...queries._hybrid import Match
 from ...queries._shared import as_page
 from ...results import Page
@@ -95,7 +94,7 @@ class AsyncDocumentRepository(AsyncRepository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        where: ColumnElement[bool] | None = None,
+        where: Where | None = None,
         params: SearchParams = SearchParams(),  # noqa: B008
         explain: bool = False,
     ) -> SearchResult:
@@ -110,7 +109,7 @@ class AsyncDocumentRepository(AsyncRepository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        where: ColumnElement[bool] | None = None,
+        where: Where | None = None,
         weights: Weights = Weights(),  # noqa: B008
         language: str = "english",
         match: Match = "any",

@@ -18,6 +18,7 @@ from ...models.base import table_of
 from ...queries import _hybrid as hybrid
 from ...queries import _search as queries
 from ...queries._explain import Explain
+from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
@@ -44,25 +45,26 @@ async def search(
     embedding: VectorLike,
     *,
     limit: int = 10,
-    where: ColumnElement[bool] | None = None,
+    where: Where | None = None,
     params: SearchParams = SearchParams(),  # noqa: B008
     explain: bool = False,
 ) -> SearchResult:
     """The rows nearest to `embedding`; as many as `limit` whenever so many match."""
+    condition = expression(model, where)
     with translated():
-        exact, path, settings = await _way(session, model, limit, where, params)
+        exact, path, settings = await _way(session, model, limit, condition, params)
         if path is SearchPath.HNSW and params.max_distance is None:
             statement = queries.nearest(model, limit)
         else:
             statement = queries.nearest_within(
-                model, limit, where, max_distance=params.max_distance, exact=exact
+                model, limit, condition, max_distance=params.max_distance, exact=exact
             )
         await _set(session, settings)
         rows = (await session.execute(statement, {"embedding": embedding})).all()
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The index gave up before it had enough: nothing that matches may be missing, so look at all.
             statement = queries.nearest_within(
-                model, limit, where, max_distance=params.max_distance, exact=True
+                model, limit, condition, max_distance=params.max_distance, exact=True
             )
             rows, path = (await session.execute(statement, {"embedding": embedding})).all(), SearchPath.EXACT
         lines = await session.scalars(Explain(statement), {"embedding": embedding}) if explain else ()
@@ -78,7 +80,7 @@ async def search_many(
     embeddings: Sequence[VectorLike],
     *,
     limit: int = 10,
-    where: ColumnElement[bool] | None = None,
+    where: Where | None = None,
     params: SearchParams = SearchParams(),  # noqa: B008
 ) -> list[list[Hit]]:
     """The nearest rows of each vector, all in one round trip and by the index."""
@@ -87,7 +89,8 @@ async def search_many(
         return found
     with translated():
         await _set(session, _settings(limit, params, iterative=where is not None))
-        rows = (await session.execute(queries.nearest_each(model, embeddings, limit, where))).all()
+        condition = expression(model, where)
+        rows = (await session.execute(queries.nearest_each(model, embeddings, limit, condition))).all()
     for row in rows:
         found[row.query].append(hit(row))
     return found
@@ -103,7 +106,7 @@ async def hybrid_search(
     trigram: ColumnElement[str] | None = None,
     limit: int = 10,
     candidates: int = 50,
-    where: ColumnElement[bool] | None = None,
+    where: Where | None = None,
     weights: Weights = Weights(),  # noqa: B008
     language: str = "english",
     match: Match = "any",
@@ -118,18 +121,19 @@ async def hybrid_search(
     }
     if trigram is not None:
         parameters["trigram_weight"] = weights.trigram
+    condition = expression(model, where)
     with translated():
-        await _set(session, _settings(candidates, SearchParams(), iterative=where is not None))
-        if where is None:
+        await _set(session, _settings(candidates, SearchParams(), iterative=condition is not None))
+        if condition is None:
             statement = hybrid.hybrid(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match
             )
         else:
             statement = hybrid.hybrid_where(
-                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=where
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
             )
         rows = (await session.execute(statement, parameters)).all()
-    path = SearchPath.HNSW if where is None else SearchPath.HNSW_ITERATIVE
+    path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
 

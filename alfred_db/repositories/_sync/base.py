@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
-from sqlalchemy import Select
+from sqlalchemy import Row, Select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ...errors import translated
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # Rows that the session already holds are brought up to date; a write does not search the session for them.
 _OPTIONS = {"populate_existing": True, "synchronize_session": False}
@@ -38,3 +40,8 @@ class Repository:
         """Run a statement with RETURNING of one thing: that thing, or None when no row was written."""
         with translated():
             return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+
+    def _rows(self, statement: TypedReturnsRows[Unpack[Ts]]) -> Sequence[Row[Unpack[Ts]]]:
+        """Run a statement that gives rows of several columns, or writes several rows."""
+        with translated():
+            return (self._session.execute(statement, execution_options=_OPTIONS)).all()

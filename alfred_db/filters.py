@@ -1,0 +1,109 @@
+"""Filters as data: what callers get as JSON, in the place of SQLAlchemy expressions.
+
+    Filter(must=[eq("metadata.lang", "en"), range_("metadata.year", gte=2020)], must_not=[exists("metadata.draft")])
+
+`Filter.from_dict` and `Filter.as_dict` take and give the JSON form:
+
+    {"must": [{"field": "metadata.lang", "eq": "en"}, {"field": "metadata.year", "range": {"gte": 2020}}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .errors import InvalidFilter
+
+__all__ = ["Condition", "Filter", "contains", "eq", "exists", "in_", "range_"]
+
+OPERATORS = ("eq", "in", "range", "contains", "exists")
+BOUNDS = ("gt", "gte", "lt", "lte")
+MAX_DEPTH = 8
+MAX_CONDITIONS = 200
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One test of one field: a column, or a path into a JSON column such as `metadata.author.name`."""
+
+    field: str
+    operator: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """All of `must`, at least one of `should` if there are any, none of `must_not`."""
+
+    must: Sequence[Condition | Filter] = ()
+    should: Sequence[Condition | Filter] = ()
+    must_not: Sequence[Condition | Filter] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Filter:
+        """The filter of its JSON form; raises InvalidFilter, which names what is wrong and where."""
+        return _filter(data, "filter", 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        parts = {"must": self.must, "should": self.should, "must_not": self.must_not}
+        return {
+            name: [
+                part.as_dict()
+                if isinstance(part, Filter)
+                else {"field": part.field, part.operator: part.value}
+                for part in group
+            ]
+            for name, group in parts.items()
+            if group
+        }
+
+
+def eq(field: str, value: Scalar) -> Condition:
+    """The field is this value."""
+    return Condition(field, "eq", value)
+
+
+def in_(field: str, values: Sequence[Scalar]) -> Condition:
+    """The field is one of these values."""
+    return Condition(field, "in", list(values))
+
+
+def range_(field: str, **bounds: float | str) -> Condition:
+    """The field lies within `gt`, `gte`, `lt`, `lte`; numbers among numbers, text (such as ISO times) among text."""
+    return Condition(field, "range", dict(bounds))
+
+
+def contains(field: str, value: Any) -> Condition:
+    """The JSON array or object of the field contains this element, or these keys and values."""
+    return Condition(field, "contains", value)
+
+
+def exists(field: str) -> Condition:
+    """The field is there and not NULL."""
+    return Condition(field, "exists", True)
+
+
+def _filter(data: Any, where: str, depth: int) -> Filter:
+    if depth > MAX_DEPTH:
+        raise InvalidFilter(f"{where}: more than {MAX_DEPTH} filters inside one another; flatten it")
+    if not isinstance(data, Mapping) or not data.keys() <= {"must", "should", "must_not"}:
+        raise InvalidFilter(f"{where}: expected an object with must, should or must_not")
+    groups: dict[str, list[Condition | Filter]] = {}
+    for name, parts in data.items():
+        if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) > MAX_CONDITIONS:
+            raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
+        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(parts)]
+    return Filter(**groups)
+
+
+def _part(data: Any, where: str, depth: int) -> Condition | Filter:
+    if isinstance(data, Mapping) and "field" not in data:
+        return _filter(data, where, depth + 1)
+    operators = [name for name in OPERATORS if isinstance(data, Mapping) and name in data]
+    if len(operators) != 1 or len(data) != 2 or not isinstance(data["field"], str):
+        raise InvalidFilter(f"{where}: expected a field and one of {', '.join(OPERATORS)}")
+    return Condition(data["field"], operators[0], data[operators[0]])

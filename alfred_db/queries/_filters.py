@@ -1,0 +1,186 @@
+"""From filters as data to SQLAlchemy expressions: fields are looked up, values are bound, nothing is pasted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Integer,
+    Numeric,
+    Text,
+    and_,
+    cast,
+    false,
+    func,
+    inspect,
+    literal,
+    not_,
+    or_,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from ..errors import InvalidFilter
+from ..filters import BOUNDS, Condition, Filter
+from ..models import Base
+from ..types import EnumText, Vector
+
+_COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
+    "gt": lambda left, right: left > right,
+    "gte": lambda left, right: left >= right,
+    "lt": lambda left, right: left < right,
+    "lte": lambda left, right: left <= right,
+}
+
+
+Where: TypeAlias = ColumnElement[bool] | Filter
+"""What searches take: an expression on the model, or a filter as data."""
+
+
+def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | None:
+    """The expression of either form."""
+    return compile_filter(model, where) if isinstance(where, Filter) else where
+
+
+def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
+    """The filter as an expression on the model; raises InvalidFilter for a field or value it cannot have."""
+    parts = [_part(model, part) for part in where.must]
+    if where.should:
+        parts.append(or_(false(), *(_part(model, part) for part in where.should)))
+    # What is not known to be false does not forbid: a missing field is no match of `must_not`.
+    parts += [not_(func.coalesce(_part(model, part), false())) for part in where.must_not]
+    return and_(true(), *parts)
+
+
+def _part(model: type[Base], part: Condition | Filter) -> ColumnElement[bool]:
+    return compile_filter(model, part) if isinstance(part, Filter) else _condition(model, part)
+
+
+def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
+    name, _, rest = condition.field.partition(".")
+    columns = {attribute.key: attribute.columns[0] for attribute in inspect(model).column_attrs}
+    column = columns.get(name, columns.get(f"{name}_"))
+    if column is None or isinstance(column.type, Vector):
+        usable = ", ".join(
+            key.rstrip("_") for key, known in columns.items() if not isinstance(known.type, Vector)
+        )
+        raise InvalidFilter(f"filter: no field {name!r}; expected one of {usable}, or a path into a JSON one")
+    if isinstance(column.type, JSONB):
+        return _json(column, rest.split(".") if rest else [], condition)
+    if rest:
+        raise InvalidFilter(f"filter: {name!r} is not JSON, so {condition.field!r} leads nowhere")
+    return _plain(column, condition)
+
+
+def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+    value = condition.value
+    match condition.operator:
+        case "exists":
+            return column.is_not(None)
+        case "eq":
+            return column.is_(None) if value is None else column == _checked(column, condition, value)
+        case "in":
+            return column.in_([_checked(column, condition, item) for item in _items(condition)])
+        case "range":
+            return and_(
+                *(
+                    _COMPARE[bound](column, _checked(column, condition, limit))
+                    for bound, limit in _bounds(condition)
+                )
+            )
+        case "contains" if isinstance(column.type, ARRAY):
+            return column.op("@>", is_comparison=True)(literal([value], column.type))
+        case _:
+            raise InvalidFilter(f"filter: {condition.operator!r} does not fit the field {condition.field!r}")
+
+
+def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> ColumnElement[bool]:
+    value = condition.value
+    if not path and condition.operator != "contains":
+        raise InvalidFilter(f"filter: name a key of {condition.field!r}, such as {condition.field}.language")
+    inside: Any = column
+    for key in path:
+        inside = inside[key]
+    match condition.operator:
+        case "exists":
+            return and_(inside.is_not(None), func.jsonb_typeof(inside) != "null")
+        case "eq":
+            # Containment is what the GIN index serves.
+            return column.op("@>", is_comparison=True)(_bound(_nested(path, value)))
+        case "in":
+            return or_(
+                false(),
+                *(
+                    column.op("@>", is_comparison=True)(_bound(_nested(path, item)))
+                    for item in _items(condition)
+                ),
+            )
+        case "range":
+            limits = list(_bounds(condition))
+            kinds = {"string" if isinstance(limit, str) else "number" for _, limit in limits}
+            if len(kinds) != 1 or any(
+                isinstance(limit, bool) or not isinstance(limit, str | int | float) for _, limit in limits
+            ):
+                raise InvalidFilter(
+                    f"filter: the bounds of {condition.field!r} must be all numbers or all texts"
+                )
+            compared = [_COMPARE[bound](inside, _bound(limit)) for bound, limit in limits]
+            return and_(func.jsonb_typeof(inside) == kinds.pop(), *compared)
+        case "contains":
+            found: ColumnElement[bool] = inside.op("@>", is_comparison=True)(_bound(value))
+            return found
+        case _:
+            raise InvalidFilter(f"filter: unknown operator {condition.operator!r}")
+
+
+def _bound(value: Any) -> ColumnElement[Any]:
+    return literal(value, JSONB(none_as_null=False))
+
+
+def _nested(path: list[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _items(condition: Condition) -> list[Any]:
+    if not isinstance(condition.value, list | tuple):
+        raise InvalidFilter(f"filter: `in` of {condition.field!r} expects an array")
+    return list(condition.value)
+
+
+def _bounds(condition: Condition) -> list[tuple[str, Any]]:
+    if (
+        not isinstance(condition.value, dict)
+        or not condition.value
+        or not condition.value.keys() <= set(BOUNDS)
+    ):
+        raise InvalidFilter(f"filter: `range` of {condition.field!r} expects some of {', '.join(BOUNDS)}")
+    return list(condition.value.items())
+
+
+def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> Any:
+    """The value in the column's own kind, so that a wrong one is told before the server sees it."""
+    type_ = column.type
+    if isinstance(type_, DateTime) and isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            pass
+    elif (isinstance(type_, Text | EnumText) and isinstance(value, str)) or (
+        isinstance(type_, Integer | Numeric)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ):
+        return value
+    elif not isinstance(type_, Text | EnumText | Integer | Numeric | DateTime):
+        return cast(value, type_) if isinstance(value, str) else value
+    elif isinstance(type_, DateTime) and isinstance(value, datetime):
+        return value
+    raise InvalidFilter(
+        f"filter: {condition.field!r} holds {type_!r}, which {type(value).__name__} cannot be compared with"
+    )
