@@ -25,9 +25,21 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from .errors import InvalidCron, InvalidInputError
-from .models.scheduler import MisfirePolicy
+from .models.scheduler import MisfirePolicy, OverlapPolicy, ScheduledTask
 
-__all__ = ["MAX_SLOTS", "Due", "Run", "due", "first_slot", "next_runs", "run", "slots"]
+__all__ = [
+    "MAX_SLOTS",
+    "Due",
+    "Plan",
+    "Run",
+    "Slot",
+    "due",
+    "first_slot",
+    "next_runs",
+    "plan",
+    "run",
+    "slots",
+]
 
 MAX_SLOTS = 1000
 """How many slots of a task are looked at in one go; of more, the latest are, and the count says no more than this."""
@@ -55,6 +67,28 @@ class Run:
     """The slots that are run, the earliest first."""
     dropped: int
     """How many are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An execution that is to be filed."""
+
+    task_id: int
+    scheduled_at: datetime
+    missed_slots: int
+    """How many slots before it are dropped."""
+    exclusive: bool
+    skipped_at: datetime | None = None
+    """When it was found that it is not to be run; None is that it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of a task whose slot has come."""
+
+    slots: Sequence[Slot]
+    dropped: int
+    next_run_at: datetime | None
 
 
 def slots(expression: str, timezone: str, *, after: datetime) -> Iterator[datetime]:
@@ -115,6 +149,33 @@ def run(due: Due, now: datetime, *, policy: MisfirePolicy, grace_seconds: int, m
     elif policy is MisfirePolicy.ALL:
         chosen = due.slots[max(0, len(missed) - max_catchup) :]
     return Run(chosen, min(due.earlier + len(due.slots) - len(chosen), MAX_SLOTS))
+
+
+def plan(task: ScheduledTask, now: datetime) -> Plan:
+    """What is to be filed for a task at this time, and its next slot.
+
+    When the misfire policy runs no slot at all, one execution that is `skipped` stands for them in the history.
+    """
+    expression = task.schedule or ""
+    if task.next_run_at is None:
+        return Plan((), 0, first_slot(expression, task.timezone, after=now))
+    found = due(expression, task.timezone, first=task.next_run_at, now=now)
+    chosen = run(
+        found,
+        now,
+        policy=task.misfire_policy,
+        grace_seconds=task.misfire_grace_seconds,
+        max_catchup=task.max_catchup,
+    )
+    if not chosen.slots:
+        skipped = Slot(task.id, found.slots[-1], chosen.dropped - 1, exclusive=False, skipped_at=now)
+        return Plan([skipped], chosen.dropped, found.next)
+    exclusive = task.overlap_policy is OverlapPolicy.SKIP
+    filed = [
+        Slot(task.id, slot, chosen.dropped if number == 0 else 0, exclusive)
+        for number, slot in enumerate(chosen.slots)
+    ]
+    return Plan(filed, chosen.dropped, found.next)
 
 
 def _latest(

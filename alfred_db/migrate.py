@@ -26,6 +26,7 @@ from .config import migration_url, tenant_schema
 from .errors import (
     AlfredDBError,
     ConfigurationError,
+    ConflictError,
     MigrationLockTimeout,
     SchemaDriftError,
     SchemaOutdatedError,
@@ -291,6 +292,8 @@ def _run_online() -> None:
     destination = _destination()
     engine = _engine(url)
     with engine.connect() as connection:
+        if schema is not None:
+            _refuse_default(connection, schema)
         done = _is_at(connection, schema, destination)
         connection.rollback()
         if destination is None:
@@ -300,6 +303,8 @@ def _run_online() -> None:
         with locked(engine, schema):
             if not _is_at(connection, schema, destination):
                 _prepare(connection, schema)
+                if schema is None:
+                    _refuse_to_leave_tenants(connection)
                 _run_with_retries(connection, schema)
             if destination == "base":
                 _leave_no_trace(connection, schema)
@@ -398,8 +403,10 @@ def _configure_and_run(connection: Connection, schema: str | None) -> None:
 
 def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
     """The fast path; refuses a database that a newer version of the library has upgraded."""
+    from alembic import context
+
     found = current(connection, schema)
-    if found is not None and found not in {step.revision for step in _scripts().walk_revisions()}:
+    if found is not None and found not in {step.revision for step in context.script.walk_revisions()}:
         raise SchemaTooNewError(
             f"the database is at revision {found!r}, which this version of alfred-db does not know:"
             " upgrade alfred-db, or connect to another database"
@@ -437,6 +444,42 @@ _NOTICE_DEATH = """
         PERFORM set_config('client_connection_check_interval', '2s', false);
     EXCEPTION WHEN OTHERS THEN NULL;
     END $$
+"""
+
+
+def _refuse_default(connection: Connection, schema: str) -> None:
+    """The default tenant's schema would pass for a tenant's: the version table is the same."""
+    table = qualified(schema, "working_memory")
+    if (current(connection, schema) or "") >= "alfred_0016" and connection.scalar(
+        text("SELECT to_regclass(:table) IS NULL"), {"table": table}
+    ):
+        raise ConfigurationError(
+            f"schema {schema!r} holds the default tenant: leave the schema out, or name another"
+        )
+
+
+def _refuse_to_leave_tenants(connection: Connection) -> None:
+    """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
+    from alembic import context
+
+    context.configure(connection=connection, **_settings(None))
+    migration = context.get_context()
+    steps = migration._migrations_fn(migration.get_current_heads(), migration)  # type: ignore[misc]
+    undone = [step.migration_fn for step in steps if not step.is_upgrade]
+    if any(getattr(step, "shared", False) for step in undone) and (
+        tenants := connection.scalars(text(_TENANTS), {"table": VERSION_TABLE}).all()
+    ):
+        raise ConflictError(
+            f"tenants of this database need what would be removed: {', '.join(tenants)}; remove each of them first"
+            f" (alembic -x schema={tenants[0]} downgrade base)"
+        )
+    connection.rollback()
+
+
+_TENANTS = """
+    SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = :table AND relkind = 'r' AND pg_class.oid IS DISTINCT FROM to_regclass(:table)
+    ORDER BY nspname
 """
 
 

@@ -21,7 +21,7 @@ __all__ = [
     "drop_tables",
     "option",
     "shared",
-    "trigger",
+    "trigger_of",
     "trigram_index",
     "updated_by_trigger",
 ]
@@ -43,6 +43,7 @@ def shared(step: Callable[[], None]) -> Callable[[], None]:
         if option("schema") is None:
             step()
 
+    run.shared = True  # type: ignore[attr-defined]
     return run
 
 
@@ -67,9 +68,9 @@ def drop_schemas(*names: str) -> None:
         ddl(drop_schema(name))
 
 
-def create_unless_exists(table: str, *statements: str) -> None:
+def create_unless_exists(table: str, *statements: str | None) -> None:
     """Make a table, and what belongs to it, that another service may own already; its own is left untouched."""
-    body = ";\n".join([*statements, f"COMMENT ON TABLE {table} IS '{MADE_HERE}'"])
+    body = ";\n".join([*filter(None, statements), f"COMMENT ON TABLE {table} IS '{MADE_HERE}'"])
     ddl(f"DO $do$ BEGIN IF to_regclass('{table}') IS NULL THEN {body}; END IF; END $do$")
 
 
@@ -111,5 +112,10 @@ def trigram_index(table: str, column: str) -> None:
 
 def updated_by_trigger(table: str) -> None:
     """Have raw SQL keep `updated_at`; left out with `-x triggers=off`, for Citus, which distributes no triggers."""
-    if option("triggers") != "off":
-        ddl(trigger(table))
+    if statement := trigger_of(table):
+        ddl(statement)
+
+
+def trigger_of(table: str) -> str | None:
+    """The trigger of a table for `create_unless_exists`; None with `-x triggers=off`."""
+    return None if option("triggers") == "off" else trigger(table)

@@ -60,8 +60,10 @@ def pack(value: VectorLike, dimensions: int | None, where: str = "vector") -> by
     return _packed(_checked(value, dimensions, where))
 
 
-def unpack(data: bytes) -> Embedding:
-    """The vector of one binary value."""
+def unpack(data: bytes | str) -> Embedding:
+    """The vector of one binary value, or of the text that raw SQL gives."""
+    if isinstance(data, str):
+        data = pgvector.Vector.from_text(data).to_binary()
     array = np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
     array.flags.writeable = False
     return array

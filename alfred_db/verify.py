@@ -105,7 +105,8 @@ def problems(
         if name not in external:
             found += _indexes(table, live.indexes.get(name, {}))
             found += _constraints(table, live.constraints.get(name, {}))
-    found += _triggers(tables, external, live.triggers)
+    present = {name: table for name, table in tables.items() if name in live.columns}
+    found += _triggers(present, external, live.triggers)
     found += _functions(connection)
     return found
 
@@ -151,19 +152,18 @@ _JOINS = {
 def _columns(table: Table, live: dict[str, tuple[str, bool]], *, names_only: bool) -> Iterator[Problem]:
     for column in table.c:
         what = f"column {table.fullname}.{column.name}"
-        made_by = _made_by("TABLE", table.name, column.name)
         expected = type_name(column.type.compile(dialect=_dialect))
         if column.name not in live:
-            yield Problem(what, expected, "nothing", made_by)
+            yield Problem(what, expected, "nothing", _made_by("TABLE", table.name, column.name))
             continue
         found, not_null = live[column.name]
         if names_only:
             continue
         if type_name(found) != expected:
-            yield Problem(what, expected, found, made_by)
+            yield Problem(what, expected, found, _made_by("TABLE", table.name, column.name))
         if not_null == column.nullable:
             wanted, got = ("NULL allowed", "NOT NULL") if column.nullable else ("NOT NULL", "NULL allowed")
-            yield Problem(what, wanted, got, made_by)
+            yield Problem(what, wanted, got, _made_by("TABLE", table.name, column.name))
 
 
 def type_name(name: str) -> str:
@@ -176,16 +176,16 @@ def type_name(name: str) -> str:
 def _indexes(table: Table, live: dict[str, tuple[bool, str]]) -> Iterator[Problem]:
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         what = f"index {index.name} on {table.fullname}"
-        made_by = _made_by("INDEX", str(index.name))
         if index.name not in live:
-            yield Problem(what, "it to exist", "nothing", made_by)
+            yield Problem(what, "it to exist", "nothing", _made_by("INDEX", str(index.name)))
             continue
         valid, definition = live[str(index.name)]
         if not valid:
-            yield Problem(what, "a valid index", "an invalid one: REINDEX INDEX CONCURRENTLY it", made_by)
+            invalid = "an invalid one: REINDEX INDEX CONCURRENTLY it"
+            yield Problem(what, "a valid index", invalid, _made_by("INDEX", str(index.name)))
         for wanted in _index_traits(index):
             if wanted not in definition:
-                yield Problem(what, wanted, definition, made_by)
+                yield Problem(what, wanted, definition, _made_by("INDEX", str(index.name)))
 
 
 def _index_traits(index: Index) -> Iterator[str]:
@@ -201,23 +201,27 @@ def _index_traits(index: Index) -> Iterator[str]:
 def _constraints(table: Table, live: dict[str, bool]) -> Iterator[Problem]:
     for constraint in table.constraints:
         name = _dialect.identifier_preparer.format_constraint(constraint)
-        if name is not None and name.strip('"') not in live:
+        if name is not None and not live.get(name.strip('"')):
+            expected, found = ("it to exist", "nothing")
+            if name.strip('"') in live:
+                expected, found = ("a valid constraint", "one that is not validated")
             made_by = _made_by("TABLE", table.name, name)
-            yield Problem(f"constraint {name} on {table.fullname}", "it to exist", "nothing", made_by)
+            yield Problem(f"constraint {name} on {table.fullname}", expected, found, made_by)
 
 
 def _triggers(
     tables: dict[str, Table], external: set[str], live: dict[str, dict[str, bool]]
 ) -> Iterator[Problem]:
-    """None at all in a tenant is a choice (Citus distributes none); some but not all is a loss."""
+    """None at all in a tenant, or in the shared catalogs, is a choice (Citus distributes none); some is a loss."""
     wanted = [
         (name, table)
         for name, table in tables.items()
         if table.info.get("updated_by_trigger") and name not in external
     ]
-    own = [(name, table) for name, table in wanted if table.schema not in SHARED_SCHEMAS]
-    if not any("set_updated_at" in live.get(name, {}) for name, _ in own):
-        wanted = [pair for pair in wanted if pair not in own]
+    for shared in (True, False):
+        group = [pair for pair in wanted if (pair[1].schema in SHARED_SCHEMAS) is shared]
+        if not any("set_updated_at" in live.get(name, {}) for name, _ in group):
+            wanted = [pair for pair in wanted if pair not in group]
     for name, table in wanted:
         enabled = live.get(name, {}).get("set_updated_at")
         if not enabled:
@@ -240,11 +244,14 @@ def _functions(connection: Connection) -> Iterator[Problem]:
     )
     live: dict[str, str] = {row.name: row.digest for row in rows}
     for name in (*FUNCTIONS, *OWN_FUNCTIONS):
-        made_by = _made_by("FUNCTION", name.split("(")[0].removeprefix("extensions."))
+        found = None
         if name not in live:
-            yield Problem(f"function {name}", "it to exist", "nothing", made_by)
+            found = ("it to exist", "nothing")
         elif live[name] != OWN_FUNCTIONS.get(name, live[name]):
-            yield Problem(f"function {name}", "the body of the revision", "another body", made_by)
+            found = ("the body of the revision", "another body")
+        if found is not None:
+            function = name.split("(")[0].removeprefix("extensions.")
+            yield Problem(f"function {name}", *found, _made_by("FUNCTION", function))
 
 
 def _listed(wrong: Sequence[Problem]) -> str:

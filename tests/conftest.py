@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import corpus
 import pytest
 from servers import Servers
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
-from alfred_db import embedded, migrate
+from alfred_db import Database, embedded, migrate
 from alfred_db.config import parse_url
+from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)
 
@@ -103,3 +105,28 @@ def server(empty_url: URL) -> Iterator[Engine]:
     engine = create_engine(empty_url, poolclass=NullPool)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database with the grown set of tests/corpus.py as documents, for tests that commit nothing."""
+    url = new_database(template.database)
+    with Database(url) as database, database.session() as session:
+        # Built after the load, the index takes a fraction of the time.
+        definition = session.scalar(text("SELECT pg_get_indexdef('idx_documents_embedding'::regclass)"))
+        session.execute(text("DROP INDEX idx_documents_embedding"))
+        real = corpus.documents()
+        rows = [
+            {
+                "title": real[number % len(real)]["synset"],
+                "content": real[number % len(real)]["text"],
+                "metadata_": {"lexname": real[number % len(real)]["lexname"], **corpus.parts(number)},
+                "external_id": str(number),
+            }
+            for number in range(corpus.GROWN)
+        ]
+        DocumentRepository(session).add_many(rows, embeddings=corpus.grown())
+        session.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
+        session.execute(text(definition or ""))
+        session.commit()
+    return url

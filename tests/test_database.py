@@ -42,7 +42,8 @@ def test_an_exception_rolls_everything_back(db: Database) -> None:
             uow.session.flush()
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, work)
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert agents(db) == []
 
 
@@ -243,7 +244,7 @@ def test_a_transaction_pooler_gets_no_prepared_statements_and_no_session_state(m
         assert prepared(database) == (0, "0")
 
 
-async def test_pgbouncer_in_transaction_mode_works(database_url: URL, schema: None = None) -> None:
+async def test_pgbouncer_in_transaction_mode_works(database_url: URL) -> None:
     with pgbouncer(database_url) as url:
         with Database(url, pooler="transaction") as database:
 
@@ -266,9 +267,12 @@ async def test_pgbouncer_in_transaction_mode_works(database_url: URL, schema: No
 
 
 async def test_pgbouncer_without_the_setting_is_refused_in_words(database_url: URL) -> None:
-    with pgbouncer(database_url) as url, Database(url) as database:
-        with pytest.raises(DatabaseUnavailable, match="unsupported startup parameter"):
-            agents(database)
+    with (
+        pgbouncer(database_url) as url,
+        Database(url) as database,
+        pytest.raises(DatabaseUnavailable, match="unsupported startup parameter"),
+    ):
+        agents(database)
 
 
 async def test_fifty_tasks_share_five_connections(database_url: URL) -> None:
@@ -340,9 +344,13 @@ def test_several_hosts_are_tried_in_turn(migrated_url: URL) -> None:
 def test_statement_parameters_stay_out_of_errors_and_logs(
     migrated_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("DEBUG", logger="sqlalchemy"), Database(migrated_url) as database:
-        with database.session() as session, pytest.raises(exc.DBAPIError) as caught:
-            session.execute(text("SELECT CAST(:value AS text) FROM nowhere"), {"value": "s3cr3t"})
+    with (
+        caplog.at_level("DEBUG", logger="sqlalchemy"),
+        Database(migrated_url) as database,
+        database.session() as session,
+        pytest.raises(exc.DBAPIError) as caught,
+    ):
+        session.execute(text("SELECT CAST(:value AS text) FROM nowhere"), {"value": "s3cr3t"})
     assert "s3cr3t" not in str(caught.value) + caplog.text
     assert "nowhere" in caplog.text
 

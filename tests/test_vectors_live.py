@@ -36,7 +36,7 @@ TABLE = Table(
     MetaData(),
     Column("id", Integer, primary_key=True),
     Column("v", Vector(3, allow_zero=True)),
-    Column("any_length", Vector()),
+    Column("any_length", Vector(None, allow_zero=True)),
     prefixes=["TEMPORARY"],
 )
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -105,7 +105,7 @@ def test_text_from_raw_sql_is_read_too(connection: Any) -> None:
 
 
 def test_a_cast_and_a_distance_work(connection: Any) -> None:
-    assert connection.scalar(select(cast("[1,2,3]", Vector(3)))).tolist() == [1.0, 2.0, 3.0]
+    assert connection.scalar(select(cast([1, 2, 3], Vector(3)))).tolist() == [1.0, 2.0, 3.0]
     with connection.begin_nested() as savepoint:
         connection.execute(insert(TABLE), [{"id": 1, "v": [3.0, 4.0, 0.0]}, {"id": 2, "v": [1.0, 0.0, 0.0]}])
         column: Any = TABLE.c.v

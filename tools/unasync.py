@@ -25,6 +25,7 @@ RULES = tuple(
         (r"\basync with\b", "with"),
         (r"\(await connection\.get_raw_connection\(\)\)", "connection.connection"),
         (r"\bawait ", ""),
+        (r"\b_async\b", "_sync"),
         (r"as they are written", "generated from the async ones"),
     )
 )

@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only new ones are made.
 
 from __future__ import annotations
 
-from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger
+from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger_of
 
 revision = "alfred_0004_auth"
 down_revision = "alfred_0003_tenant_schemas"
@@ -43,7 +43,7 @@ def upgrade() -> None:
             CONSTRAINT uq_users_phone UNIQUE (phone)
         )
     """,
-        trigger("auth.users"),
+        trigger_of("auth.users"),
     )
 
 

@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only new ones are made.
 
 from __future__ import annotations
 
-from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger
+from alfred_db.revisions import create_unless_exists, drop_if_made_here, shared, trigger_of
 
 revision = "alfred_0005_storage"
 down_revision = "alfred_0004_auth"
@@ -31,7 +31,7 @@ def upgrade() -> None:
             CONSTRAINT uq_buckets_name UNIQUE (name)
         )
     """,
-        trigger("storage.buckets"),
+        trigger_of("storage.buckets"),
     )
     create_unless_exists(
         "storage.objects",
@@ -53,7 +53,7 @@ def upgrade() -> None:
         )
     """,
         "CREATE INDEX idx_objects_bucket_id_name ON storage.objects (bucket_id, name text_pattern_ops)",
-        trigger("storage.objects"),
+        trigger_of("storage.objects"),
     )
 
 

@@ -42,6 +42,10 @@ def upgrade() -> None:
         WITH (m = 16, ef_construction = 64)
     """)
     ddl("CREATE INDEX idx_working_memory_agent_created_at ON wm.working_memory (agent, created_at)")
+    ddl("""
+        CREATE INDEX idx_working_memory_blob_key ON wm.working_memory (blob_key)
+        WHERE blob_key IS NOT NULL
+    """)
     ddl("CREATE INDEX idx_working_memory_created_at ON wm.working_memory (created_at)")
     ddl("""
         CREATE INDEX idx_working_memory_expires_at ON wm.working_memory (expires_at)

@@ -58,8 +58,18 @@ def upgrade() -> None:
         CREATE INDEX idx_entity_edge_properties ON entity.entity_edge
         USING gin (properties jsonb_path_ops)
     """)
-    ddl("CREATE INDEX idx_entity_edge_source_id_edge_type ON entity.entity_edge (source_id, edge_type)")
-    ddl("CREATE INDEX idx_entity_edge_target_id_edge_type ON entity.entity_edge (target_id, edge_type)")
+    ddl("""
+        CREATE INDEX idx_entity_edge_source_id_weight_id_edge_type ON entity.entity_edge
+        (source_id, weight, id, edge_type)
+    """)
+    ddl("""
+        CREATE INDEX idx_entity_edge_target_id_weight_id_edge_type ON entity.entity_edge
+        (target_id, weight, id, edge_type)
+    """)
+    ddl("""
+        CREATE UNIQUE INDEX uq_entity_edge_holding ON entity.entity_edge (source_id, target_id, edge_type)
+        WHERE superseded_at IS NULL AND valid_to IS NULL
+    """)
     ddl("""
         CREATE UNIQUE INDEX uq_entity_edge_source_id_target_id_edge_type_valid_from ON entity.entity_edge (source_id, target_id, edge_type, valid_from)
         WHERE superseded_at IS NULL

@@ -66,6 +66,7 @@ def upgrade() -> None:
             metric_value NUMERIC(10, 4),
             threshold NUMERIC(10, 4),
             status TEXT DEFAULT 'unknown' NOT NULL,
+            higher_is_better BOOLEAN DEFAULT true NOT NULL,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             test_run_id BIGINT,
             CONSTRAINT pk_test_results PRIMARY KEY (id),
@@ -75,6 +76,10 @@ def upgrade() -> None:
         )
     """)
     ddl("CREATE INDEX idx_test_results_test_case_id ON test_results (test_case_id)")
+    ddl("""
+        CREATE INDEX idx_test_results_test_case_id_metric_name_created_at_id ON test_results
+        (test_case_id, metric_name, created_at, id)
+    """)
     ddl("CREATE INDEX idx_test_results_test_run_id ON test_results (test_run_id)")
 
 

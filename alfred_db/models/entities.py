@@ -62,14 +62,16 @@ class EntityNode(Base):
 class EntityEdge(Base):
     """A fact: `source` has this relation to `target`.
 
-    When it ceases to hold, `valid_to` says so; when it was a mistake, it is superseded, not deleted.
+    When it ceases to hold, `valid_to` says so; when it was a mistake, it is superseded, not deleted. At most one
+    such fact holds without an end, which is what storing it again finds. The indexes by weight give the strongest
+    edges of a node without reading the others.
     """
 
     __tablename__ = "entity_edge"
     __table_args__ = (
         CheckConstraint("valid_to > valid_from", name="valid"),
-        Index(None, "source_id", "edge_type"),
-        Index(None, "target_id", "edge_type"),
+        Index(None, "source_id", "weight", "id", "edge_type"),
+        Index(None, "target_id", "weight", "id", "edge_type"),
         Index(
             "uq_entity_edge_source_id_target_id_edge_type_valid_from",
             "source_id",
@@ -78,6 +80,14 @@ class EntityEdge(Base):
             "valid_from",
             unique=True,
             postgresql_where=text("superseded_at IS NULL"),
+        ),
+        Index(
+            "uq_entity_edge_holding",
+            "source_id",
+            "target_id",
+            "edge_type",
+            unique=True,
+            postgresql_where=text("superseded_at IS NULL AND valid_to IS NULL"),
         ),
         Index(None, "properties", postgresql_using="gin", postgresql_ops={"properties": "jsonb_path_ops"}),
         {"schema": "entity"},

@@ -154,6 +154,7 @@ class TestResult(Base):
     __table_args__ = (
         one_of("status", TestResultStatus),
         Index(None, "test_case_id"),
+        Index(None, "test_case_id", "metric_name", "created_at", "id"),
         Index(None, "test_run_id"),
     )
 
@@ -171,6 +172,8 @@ class TestResult(Base):
         EnumText(TestResultStatus), server_default=TestResultStatus.UNKNOWN
     )
     """How it stands to the threshold."""
+    higher_is_better: Mapped[bool] = mapped_column(server_default=text("true"))
+    """Whether more is better, added: neither a threshold nor a baseline can be judged without it."""
     created_at: Mapped[CreatedAt]
     """When it was measured."""
     test_run_id: Mapped[int | None] = mapped_column(ForeignKey("test_runs.id", ondelete="CASCADE"))

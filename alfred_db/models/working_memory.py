@@ -36,6 +36,7 @@ class WorkingMemory(Base):
     __table_args__ = (
         one_of("status", WorkingMemoryStatus),
         hnsw("embedding_idx", "embedding"),
+        Index(None, "blob_key", postgresql_where=text("blob_key IS NOT NULL")),
         Index(None, "created_at"),
         Index(None, "session_id", "created_at"),
         Index(None, "agent", "created_at"),

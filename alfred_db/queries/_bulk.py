@@ -62,4 +62,4 @@ def analyze(target: str) -> TextClause:
 
 
 def _staged(stage: str, columns: Sequence[Column[Any]]) -> Any:
-    return table(stage, column(ORDER), *(column(part.name, part.type) for part in columns))
+    return table(stage, column(ORDER), *(column(part.name, part.type) for part in columns), schema="pg_temp")

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    SQLColumnExpression,
-    func,
-    literal_column,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Select, func, inspect, literal_column, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
 
 from ..errors import InvalidInputError
+from ..models import Base
 from ..results import Page
 
 T = TypeVar("T")
@@ -49,7 +44,7 @@ def within(name: str, value: float, low: float, high: float) -> None:
 
 def page(
     statement: Select[T],
-    key: Sequence[SQLColumnExpression[Any]],
+    key: Sequence[InstrumentedAttribute[Any]],
     *,
     after: str | None,
     limit: int,
@@ -84,5 +79,16 @@ def _decode(cursor: str, length: int) -> Sequence[Any]:
         values = None
     usable = values.__class__ is list and len(values) == length
     if usable and all(isinstance(value, str | int | float) for value in values):
-        return values
+        found: Sequence[Any] = values
+        return found
     raise InvalidInputError(f"after: {cursor[:40]!r} is no cursor; pass `next` of the page before, unchanged")
+
+
+def check_names(model: type[Base], names: Iterable[str]) -> None:
+    """Raise InvalidInputError for a name that is no attribute of the model which can be written."""
+    known = [name for name, _ in inspect(model).columns.items() if name != "id"]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InvalidInputError(
+            f"{model.__name__}: {', '.join(unknown)}: no such attribute; expected some of {', '.join(known)}"
+        )

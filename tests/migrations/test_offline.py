@@ -89,13 +89,7 @@ def test_the_script_needs_no_database() -> None:
 
 def test_the_script_without_triggers_has_none() -> None:
     assert "CREATE TRIGGER" in migrate.sql()
-    without = migrate.sql(triggers=False)
-    # What other services may own comes with its trigger in one block.
-    assert {line.split(" ON ")[1].split()[0] for line in without.splitlines() if "CREATE TRIGGER" in line} <= {
-        "auth.users",
-        "storage.buckets",
-        "storage.objects",
-    }
+    assert "CREATE TRIGGER" not in migrate.sql(triggers=False)
 
 
 @pytest.mark.parametrize("tenant", [(), ("-x", "schema=acme")], ids=["default tenant", "acme"])

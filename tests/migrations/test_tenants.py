@@ -117,7 +117,7 @@ def test_a_tenants_rows_are_kept_by_its_downgrade(database_url: URL) -> None:
 
 def test_a_tenants_downgrade_never_reaches_for_the_default_tenants_tables(database_url: URL) -> None:
     run(database_url, "DROP TABLE acme.task_results, acme.tasks CASCADE", "DROP TABLE acme.knowledge_points, acme.knowledge_aliases, acme.knowledge_collections")
-    with pytest.raises(Exception, match=r"acme\W+knowledge_\w+\W+ does not exist"):
+    with pytest.raises(Exception, match='"knowledge_points" does not exist'):
         migrate.downgrade(database_url, "base", schema="acme", allow_data_loss=True)
     assert version(database_url, "acme") == "alfred_0015_knowledge"
     assert scalar(database_url, "SELECT count(*) FROM knowledge_collections") == 4
@@ -242,8 +242,7 @@ def test_triggers_can_be_left_out(empty_url: URL, schema: str | None) -> None:
         migrate.upgrade(empty_url, triggers=False)
     done = alembic("-x", "triggers=off", *tenant, "upgrade", "head", url=empty_url)
     assert done.returncode == 0, done.stderr
-    left = column(empty_url, "SELECT tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal")
-    assert [name for name in left if not name.startswith(("auth.", "storage."))] == []
+    assert scalar(empty_url, "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
     check_database(empty_url, schema)
     migrate.check(empty_url, schema=schema)
     migrate.downgrade(empty_url, "base", schema=schema)

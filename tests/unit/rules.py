@@ -19,22 +19,27 @@ from sqlalchemy.sql.selectable import CTE, ScalarSelect, SelectBase, Subquery, T
 
 DIALECT = psycopg.dialect()
 
-VOLATILE = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+VOLATILE = _words(
     "clock_timestamp currval gen_random_bytes gen_random_uuid lastval nextval random random_normal set_config setval"
     " timeofday txid_current pg_current_xact_id uuid_generate_v1 uuid_generate_v4 uuidv4 uuidv7 pg_notify pg_sleep"
     " pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_xact_lock"
     " pg_advisory_xact_lock_shared pg_try_advisory_lock pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared"
-    " gen_salt make_month_partitions".split()
+    " gen_salt make_month_partitions"
 )
-STABLE = frozenset(
+STABLE = _words(
     "concat concat_ws current_date current_database current_schema current_schemas current_setting current_time"
     " current_timestamp current_user date_bin date_part date_trunc format json_agg json_build_object jsonb_agg"
     " jsonb_build_array jsonb_build_object jsonb_object_agg localtime localtimestamp now obj_description"
     " pg_backend_pid pg_relation_size pg_total_relation_size quote_literal quote_nullable row_to_json session_user"
     " statement_timestamp string_agg to_char to_date to_json to_jsonb to_number to_regclass to_timestamp"
-    " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op".split()
+    " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op"
 )
-IMMUTABLE = frozenset(
+IMMUTABLE = _words(
     "abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
@@ -44,15 +49,15 @@ IMMUTABLE = frozenset(
     " phraseto_tsquery plainto_tsquery position power rank regexp_replace repeat replace right round row_number"
     " rtrim setweight sha256 sign similarity split_part sqrt starts_with strict_word_similarity strpos subvector"
     " substr substring sum to_tsquery to_tsvector trim ts_headline ts_rank ts_rank_cd unnest upper vector_dims"
-    " vector_norm vector_send websearch_to_tsquery width_bucket word_similarity".split()
+    " system bernoulli vector_norm vector_send websearch_to_tsquery width_bucket word_similarity"
 )
 OF_THEIR_OWN = re.compile(r"pg_notify|pg_(try_)?advisory_\w+")
 SEVERAL_ROWS = re.compile(r"\b(UPDATE|DELETE|ON CONFLICT|MERGE|INSERT)\b", re.IGNORECASE)
-KEYWORDS_BEFORE_PARENTHESIS = frozenset(
+KEYWORDS_BEFORE_PARENTHESIS = _words(
     "stdin stdout copy and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
     " order over partition returning select set values vector halfvec numeric varchar char when where with within"
     " then else case using update delete limit offset union all distinct lateral recursive is like ilike materialized"
-    " text jsonb uuid bigint integer timestamptz any some between cast row index only".split()
+    " text jsonb uuid bigint integer timestamptz any some between cast row index only"
 )
 
 
@@ -261,7 +266,7 @@ def _makes_interval(node: Any) -> bool:
 
 
 def _is_time(node: Any) -> bool:
-    return isinstance(node.type, types.DateTime) or isinstance(node.type, types.NullType)
+    return isinstance(node.type, types.DateTime | types.NullType)
 
 
 def _is_column(node: Any) -> bool:

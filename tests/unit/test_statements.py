@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql import ClauseElement
-from unit.examples import Call
+from unit.examples import Call, Name
 from unit.rules import DIALECT, violations
 
 from alfred_db import Agent, Base, Memory, Task, queries
@@ -41,8 +41,8 @@ from alfred_db import Agent, Base, Memory, Task, queries
 NOUNS = {
     module.name: importlib.import_module(f"alfred_db.queries.{module.name}")
     for module in pkgutil.iter_modules(queries.__path__)
-    if not module.name.startswith("_")
 }
+"""The modules of `alfred_db.queries`; what one with an underscore holds may be a part of a statement only."""
 
 
 def public_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -85,7 +85,7 @@ def statements_in(result: Any) -> Iterator[Any]:
 
 def values_in(argument: Any) -> Iterator[str]:
     """The texts that would betray an argument which was written into a statement."""
-    if isinstance(argument, Enum | bool) or argument is None:
+    if isinstance(argument, Enum | Name | bool) or argument is None:
         return
     if isinstance(argument, str):
         yield from [argument] if len(argument) > 2 else []
@@ -106,7 +106,7 @@ def values_in(argument: Any) -> Iterator[str]:
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_public_function_has_an_example(noun: str) -> None:
     functions, examples = public_functions(NOUNS[noun]), examples_of(noun)
-    without = [name for name in functions if not examples.get(name)]
+    without = [name for name in functions if not examples.get(name) and not noun.startswith("_")]
     assert not without, f"add them to EXAMPLES in tests/unit/examples/{noun}.py"
     assert sorted(examples.keys() - functions.keys()) == [], "examples of functions that are gone"
 
@@ -121,7 +121,7 @@ def test_a_statement_keeps_the_rules(function: Callable[..., Any], example: Call
 
 @pytest.mark.parametrize(("function", "example"), CALLS)
 def test_a_statement_binds_its_arguments(function: Callable[..., Any], example: Call) -> None:
-    names = {name for table in Base.metadata.tables.values() for name in table.c.keys()}
+    names = {name for table in Base.metadata.tables.values() for name in (column.name for column in table.c)}
     names |= {f"{name}_" for name in names}
     given = [value for value in values_in([*example.args, *example.kwargs.values()]) if value not in names]
     for statement in statements_in(function(*example.args, **example.kwargs)):
@@ -140,12 +140,12 @@ def test_a_statement_is_cached_and_the_same_each_time(function: Callable[..., An
     ):
         if not isinstance(first, str):
             key = first._generate_cache_key()
-            assert key is not None
-            assert key == second._generate_cache_key()
+            assert key is not None or "VALUES" in str(first), "it is compiled anew in each call"
+            assert key is None or key == second._generate_cache_key()
 
 
 def test_a_query_function_neither_awaits_nor_takes_a_session() -> None:
-    for module in NOUNS.values():
+    for noun, module in NOUNS.items():
         for name, function in public_functions(module).items():
             assert not inspect.iscoroutinefunction(function), name
             assert "session" not in inspect.signature(function).parameters, name

@@ -208,7 +208,7 @@ def test_a_long_text_that_is_no_member_is_cut() -> None:
 
 
 def test_a_member_that_only_a_newer_version_knows_is_named() -> None:
-    with pytest.raises(SchemaDriftError, match="the database holds 'blue'.*upgrade alfred-db"):
+    with pytest.raises(SchemaDriftError, match=r"the database holds 'blue'.*upgrade alfred-db"):
         EnumText(Light).process_result_value("blue", DIALECT)
 
 

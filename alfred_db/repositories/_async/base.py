@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,7 +40,7 @@ class AsyncRepository:
         with translated():
             return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
 
-    async def _rows(self, statement: TypedReturnsRows[Unpack[Ts]]) -> Sequence[Row[Unpack[Ts]]]:
+    async def _rows(self, statement: TypedReturnsRows[*Ts]) -> Sequence[Row[*Ts]]:
         """Run a statement that gives rows of several columns, or writes several rows."""
         with translated():
             return (await self._session.execute(statement, execution_options=_OPTIONS)).all()

@@ -12,7 +12,7 @@ from ...queries import documents as queries
 from ...queries._bulk import OnConflict
 from ...queries._filters import Where
 from ...queries._hybrid import Match
-from ...queries._shared import as_page
+from ...queries._shared import as_page, check_names
 from ...results import Page
 from ...search import SearchParams, SearchResult, Weights
 from ...types import VectorLike
@@ -77,8 +77,9 @@ class AsyncDocumentRepository(AsyncRepository):
         """The document of that external id."""
         return await self._first(queries.get_by_external_id(external_id))
 
-    async def update(self, document_id: int, **values: object) -> Document:
-        """Change attributes of a document; raises NotFoundError."""
+    async def update(self, document_id: int, values: Mapping[str, Any]) -> Document:
+        """Change attributes of a document, by their names; raises NotFoundError."""
+        check_names(Document, values)
         document = await self._write(queries.change(document_id, values))
         if document is None:
             raise NotFoundError(f"document {document_id}: does not exist")

@@ -41,7 +41,7 @@ class Repository:
         with translated():
             return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
 
-    def _rows(self, statement: TypedReturnsRows[Unpack[Ts]]) -> Sequence[Row[Unpack[Ts]]]:
+    def _rows(self, statement: TypedReturnsRows[*Ts]) -> Sequence[Row[*Ts]]:
         """Run a statement that gives rows of several columns, or writes several rows."""
         with translated():
             return (self._session.execute(statement, execution_options=_OPTIONS)).all()

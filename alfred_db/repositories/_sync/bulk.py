@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Table, inspect
+from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, translated
@@ -15,6 +15,7 @@ from ...models import Base
 from ...models.base import table_of
 from ...queries import _bulk as queries
 from ...queries._bulk import OnConflict
+from ...queries._shared import check_names
 from .copy import copy_rows, reserve_ids, table_name
 
 Progress = Callable[[int, int], None]
@@ -84,13 +85,14 @@ def _merge(
     staged = [table.c.id, *columns]
     session.execute(queries.create_stage(stage, table_name(session, table), staged))
     rows = ((place, ids[place], *(column[place] for column in values)) for place in kept)
-    order: Column[Any] = Column(queries.ORDER, BigInteger)
-    copy_rows(
-        session,
-        Table(stage, table.metadata.__class__(), order, *(c._copy() for c in staged)),
-        [order, *staged],
-        _reported(rows, len(kept), progress),
+    target = Table(
+        stage,
+        MetaData(),
+        Column(queries.ORDER, BigInteger),
+        *(part._copy() for part in staged),
+        schema="pg_temp",
     )
+    copy_rows(session, target, list(target.c), _reported(rows, len(kept), progress))
     session.execute(queries.merge(table, stage, staged, key, on_conflict))
     found = dict(zip(kept, session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
     return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
@@ -103,11 +105,7 @@ def _transposed(
     mapped = {name: column for name, column in inspect(model).columns.items() if name != "id"}
     given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
     names = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
-    unknown = names - set(mapped)
-    if unknown:
-        raise InvalidInputError(
-            f"{model.__name__}: {', '.join(sorted(unknown))}: no such attribute; expected some of {', '.join(mapped)}"
-        )
+    check_names(model, names)
     for name, column in vectors.items():
         if len(column) != len(rows):
             raise InvalidInputError(

@@ -18,6 +18,10 @@ class Call:
     kwargs: dict[str, Any]
 
 
+class Name(str):
+    """An argument that belongs into the text of the statement: an identifier, or a choice between statements."""
+
+
 def call(*args: Any, **kwargs: Any) -> Call:
     """The arguments of one call, as they would be written."""
     return Call(args, kwargs)

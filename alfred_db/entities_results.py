@@ -1,0 +1,50 @@
+"""What the entity graph gives back when it is more than a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .models import EntityEdge, EntityNode
+
+__all__ = ["Direction", "Neighbour", "Path", "Subgraph"]
+
+Direction: TypeAlias = Literal["out", "in", "both"]
+"""Which edges are followed: from source to target, from target to source, or both ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A node that can be reached, by the fewest edges."""
+
+    node: EntityNode
+    depth: int
+    """How many edges away it is; 1 is next door."""
+    via: EntityEdge
+    """The last edge on the way to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A way from one node to another; `edges[i]` joins `nodes[i]` and `nodes[i + 1]`."""
+
+    nodes: Sequence[EntityNode]
+    edges: Sequence[EntityEdge]
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __bool__(self) -> bool:
+        """A path is true even where it starts at its end and has no edge."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Subgraph:
+    """Some nodes, and the edges that join them."""
+
+    nodes: Sequence[EntityNode]
+    edges: Sequence[EntityEdge]
+    truncated: bool
+    """Whether a limit was reached, so that there may be more."""

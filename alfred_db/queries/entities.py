@@ -1,0 +1,385 @@
+"""Statements about the entity graph: nodes, facts, and walks from node to node."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Lateral,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, array, insert
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ..entities_results import Direction
+from ..models import EntityEdge, EntityNode
+from ._shared import page
+
+NODES_KEY = ("node_type", "key")
+FACTS_KEY = ("id",)
+HISTORY_KEY = ("valid_from", "id")
+
+_IDS, _TYPES = ARRAY(Uuid), ARRAY(Text)
+
+
+def upsert_node(
+    node_type: str,
+    key: str,
+    *,
+    name: str | None,
+    description: str | None,
+    properties: Mapping[str, Any],
+) -> ReturningInsert[EntityNode]:
+    """File the node, or bring the known one up to date: what is not given stays, properties are merged."""
+    statement = insert(EntityNode).values(
+        node_type=node_type,
+        key=key,
+        name=name,
+        description=description,
+        properties=dict(properties),
+        updated_at=func.now(),
+    )
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[EntityNode.node_type, EntityNode.key],
+        set_={
+            "name": func.coalesce(new.name, EntityNode.name),
+            "description": func.coalesce(new.description, EntityNode.description),
+            "properties": EntityNode.properties.op("||")(new.properties),
+            "updated_at": new.updated_at,
+        },
+    ).returning(EntityNode)
+
+
+def get_node(node_id: uuid.UUID) -> Select[EntityNode]:
+    return select(EntityNode).where(EntityNode.id == node_id)
+
+
+def get_nodes(node_ids: Sequence[uuid.UUID]) -> Select[EntityNode]:
+    ids = bindparam("ids", list(node_ids), type_=_IDS)
+    return select(EntityNode).where(EntityNode.id == any_(ids)).order_by(EntityNode.id)
+
+
+def find_node(node_type: str, key: str) -> Select[EntityNode]:
+    return select(EntityNode).where(EntityNode.node_type == node_type, EntityNode.key == key)
+
+
+def list_nodes(
+    *, node_type: str | None, properties: Mapping[str, Any], after: str | None, limit: int
+) -> Select[EntityNode]:
+    """By type and key; `properties` must all be there with these values, which the GIN index serves."""
+    statement = select(EntityNode)
+    if node_type is not None:
+        statement = statement.where(EntityNode.node_type == node_type)
+    if properties:
+        statement = statement.where(EntityNode.properties.contains(dict(properties)))
+    return page(statement, [EntityNode.node_type, EntityNode.key], after=after, limit=limit)
+
+
+def delete_node(node_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    """Its edges go with it, by their foreign keys."""
+    return delete(EntityNode).where(EntityNode.id == node_id).returning(EntityNode.id)
+
+
+# Facts
+
+
+def upsert_edge(
+    source_id: uuid.UUID,
+    target_id: uuid.UUID,
+    edge_type: str,
+    *,
+    weight: float,
+    properties: Mapping[str, Any],
+    valid_from: datetime | None,
+    valid_to: datetime | None,
+) -> ReturningInsert[EntityEdge]:
+    """State a fact: the one that began at `valid_from`; without it, the one that holds, or a new one."""
+    statement = insert(EntityEdge).values(
+        source_id=source_id,
+        target_id=target_id,
+        edge_type=edge_type,
+        weight=weight,
+        properties=dict(properties),
+        valid_from=func.now() if valid_from is None else valid_from,
+        valid_to=valid_to,
+        updated_at=func.now(),
+    )
+    key = [EntityEdge.source_id, EntityEdge.target_id, EntityEdge.edge_type]
+    known = EntityEdge.superseded_at.is_(None)
+    new = statement.excluded
+    changed: dict[str, Any] = {
+        "weight": new.weight,
+        "properties": EntityEdge.properties.op("||")(new.properties),
+        "updated_at": new.updated_at,
+    }
+    if valid_from is None:
+        known = and_(known, EntityEdge.valid_to.is_(None))
+    else:
+        key.append(EntityEdge.valid_from)
+        changed["valid_to"] = new.valid_to
+    return statement.on_conflict_do_update(index_elements=key, index_where=known, set_=changed).returning(
+        EntityEdge
+    )
+
+
+def get_edge(edge_id: uuid.UUID) -> Select[EntityEdge]:
+    return select(EntityEdge).where(EntityEdge.id == edge_id)
+
+
+def end_edge(edge_id: uuid.UUID, at: datetime | None) -> ReturningUpdate[EntityEdge]:
+    return (
+        update(EntityEdge)
+        .where(EntityEdge.id == edge_id, EntityEdge.superseded_at.is_(None))
+        .values(valid_to=func.statement_timestamp() if at is None else at)
+        .returning(EntityEdge)
+    )
+
+
+def supersede_edge(edge_id: uuid.UUID) -> ReturningUpdate[EntityEdge]:
+    return (
+        update(EntityEdge)
+        .where(EntityEdge.id == edge_id, EntityEdge.superseded_at.is_(None))
+        .values(superseded_at=func.statement_timestamp())
+        .returning(EntityEdge)
+    )
+
+
+def delete_edge(edge_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    return delete(EntityEdge).where(EntityEdge.id == edge_id).returning(EntityEdge.id)
+
+
+def facts(
+    node_id: uuid.UUID,
+    *,
+    direction: Direction,
+    edge_types: Sequence[str] | None,
+    as_of: datetime | None,
+    known_at: datetime | None,
+    after: str | None,
+    limit: int,
+) -> Select[EntityEdge]:
+    """What is said of a node: what held at `as_of`, as far as the database knew at `known_at`."""
+    ends = {"out": [EntityEdge.source_id], "in": [EntityEdge.target_id]}.get(
+        direction, [EntityEdge.source_id, EntityEdge.target_id]
+    )
+    statement = select(EntityEdge).where(or_(*(end == node_id for end in ends)), _holds(as_of, known_at))
+    if edge_types is not None:
+        statement = statement.where(EntityEdge.edge_type.in_(list(edge_types)))
+    return page(statement, [EntityEdge.id], after=after, limit=limit)
+
+
+def history(
+    source_id: uuid.UUID, target_id: uuid.UUID, edge_type: str, *, after: str | None, limit: int
+) -> Select[EntityEdge]:
+    """All that was ever stated of a relation, what has ended or was superseded too."""
+    statement = select(EntityEdge).where(
+        EntityEdge.source_id == source_id,
+        EntityEdge.target_id == target_id,
+        EntityEdge.edge_type == edge_type,
+    )
+    return page(statement, [EntityEdge.valid_from, EntityEdge.id], after=after, limit=limit)
+
+
+def _holds(
+    as_of: datetime | ColumnElement[Any] | None, known_at: datetime | None = None
+) -> ColumnElement[bool]:
+    time = func.statement_timestamp() if as_of is None else as_of
+    known: ColumnElement[bool] = EntityEdge.superseded_at.is_(None)
+    if known_at is not None:
+        known = and_(
+            EntityEdge.created_at <= known_at,
+            or_(EntityEdge.superseded_at.is_(None), EntityEdge.superseded_at > known_at),
+        )
+    return and_(
+        known,
+        EntityEdge.valid_from <= time,
+        or_(EntityEdge.valid_to.is_(None), EntityEdge.valid_to > time),
+    )
+
+
+# Walks. Their statements are made once for each shape; what they are run with are these parameters.
+
+_REVERSED: Mapping[Direction, Direction] = {"out": "in", "in": "out", "both": "both"}
+
+
+def neighbours(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, int, EntityEdge]:
+    """The nodes around `seeds`, by the fewest edges up to `depth`; the strongest `fan_out` edges of each node.
+
+    Parameters: seeds, depth, fan_out, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
+    that the work is bounded by depth times nodes, cycles or not.
+    """
+    return _neighbours(direction, typed, dated)
+
+
+def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
+    """The nodes of a shortest way from `source` to `target`, each with the edge to the next; the last has none.
+
+    Parameters: source, target, ahead, back; edge_types if `typed`; as_of if `dated`. Two walks meet in the middle:
+    each visits far fewer nodes than one that goes all the way.
+    """
+    return _shortest_path(direction, typed, dated)
+
+
+@lru_cache
+def _neighbours(direction: Direction, typed: bool, dated: bool) -> Select[EntityNode, int, EntityEdge]:
+    start = select(
+        EntityNode.id.label("node_id"),
+        literal(0, Integer).label("depth"),
+        cast(null(), Uuid).label("edge_id"),
+    ).where(EntityNode.id == any_(bindparam("seeds", type_=_IDS)))
+    walk = start.cte("walk", recursive=True)
+    step = _step(walk, direction, typed=typed, dated=dated, capped=True)
+    level = (
+        select(step.c.node_id, (walk.c.depth + 1).label("depth"), step.c.edge_id)
+        .select_from(walk)
+        .join(step, true())
+        .where(walk.c.depth < bindparam("depth", type_=Integer))
+        .distinct(step.c.node_id)
+        .order_by(step.c.node_id, step.c.edge_id)
+        .subquery("level")
+    )
+    walk = walk.union_all(select(level.c.node_id, level.c.depth, level.c.edge_id))
+    first = (
+        select(walk.c.node_id, walk.c.depth, walk.c.edge_id)
+        .distinct(walk.c.node_id)
+        .order_by(walk.c.node_id, walk.c.depth, walk.c.edge_id)
+        .subquery("first")
+    )
+    return (
+        select(EntityNode, first.c.depth, EntityEdge)
+        .select_from(first)
+        .join(EntityNode, EntityNode.id == first.c.node_id)
+        .join(EntityEdge, EntityEdge.id == first.c.edge_id)
+        .order_by(first.c.depth, first.c.node_id)
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+@lru_cache
+def _shortest_path(direction: Direction, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
+    ahead = _trail("ahead", "source", direction, typed=typed, dated=dated)
+    back = _trail("back", "target", _REVERSED[direction], typed=typed, dated=dated)
+    best = (
+        select(
+            func.array_cat(ahead.c.nodes, back.c.nodes, type_=_IDS).label("nodes"),
+            func.array_cat(ahead.c.edges, back.c.edges, type_=_IDS).label("edges"),
+        )
+        .join_from(ahead, back, ahead.c.node_id == back.c.node_id)
+        .order_by(ahead.c.depth + back.c.depth, ahead.c.node_id)
+        .limit(1)
+        .subquery("best")
+    )
+    way = (
+        func.unnest(best.c.nodes, best.c.edges)
+        .table_valued(column("node_id", Uuid), column("edge_id", Uuid), with_ordinality="place", name="way")
+        .render_derived()
+    )
+    return (
+        select(EntityNode, EntityEdge)
+        .select_from(best)
+        .join(way, true())
+        .join(EntityNode, EntityNode.id == way.c.node_id)
+        .outerjoin(EntityEdge, EntityEdge.id == way.c.edge_id)
+        .order_by(way.c.place)
+    )
+
+
+def edges_between(
+    node_ids: Sequence[uuid.UUID],
+    *,
+    edge_types: Sequence[str] | None,
+    as_of: datetime | None,
+    limit: int,
+) -> Select[EntityEdge]:
+    """The edges of which both ends are among these nodes."""
+    ids = bindparam("ids", list(node_ids), type_=_IDS)
+    statement = select(EntityEdge).where(
+        EntityEdge.source_id == any_(ids), EntityEdge.target_id == any_(ids), _holds(as_of)
+    )
+    if edge_types is not None:
+        statement = statement.where(EntityEdge.edge_type.in_(list(edge_types)))
+    return statement.order_by(EntityEdge.weight.desc(), EntityEdge.id.desc()).limit(limit)
+
+
+def _trail(name: str, end: str, direction: Direction, *, typed: bool, dated: bool) -> CTE:
+    """A walk that remembers its way; `ahead` in the order it was gone, `back` in that in which it is to be gone."""
+    forwards = name == "ahead"
+    nothing = cast(array[uuid.UUID]([]), _IDS)
+    start = select(
+        EntityNode.id.label("node_id"),
+        literal(0, Integer).label("depth"),
+        (cast(array([EntityNode.id]), _IDS) if forwards else nothing).label("nodes"),
+        nothing.label("edges"),
+    ).where(EntityNode.id == bindparam(end, type_=Uuid))
+    walk = start.cte(name, recursive=True)
+    step = _step(walk, direction, typed=typed, dated=dated, capped=False)
+    if forwards:
+        nodes = func.array_append(walk.c.nodes, step.c.node_id, type_=_IDS)
+        edges = func.array_append(walk.c.edges, step.c.edge_id, type_=_IDS)
+    else:
+        nodes = func.array_cat(array([walk.c.node_id]), walk.c.nodes, type_=_IDS)
+        edges = func.array_cat(array([step.c.edge_id]), walk.c.edges, type_=_IDS)
+    level = (
+        select(step.c.node_id, (walk.c.depth + 1).label("depth"), nodes.label("nodes"), edges.label("edges"))
+        .select_from(walk)
+        .join(step, true())
+        .where(
+            walk.c.depth < bindparam(name, type_=Integer),
+            step.c.node_id != walk.c.node_id,
+            ~(step.c.node_id == any_(walk.c.nodes)),
+        )
+        .distinct(step.c.node_id)
+        .order_by(step.c.node_id, step.c.edge_id)
+        .subquery(f"{name}_level")
+    )
+    return walk.union_all(select(level.c.node_id, level.c.depth, level.c.nodes, level.c.edges))
+
+
+def _step(walk: CTE, direction: Direction, *, typed: bool, dated: bool, capped: bool) -> Lateral:
+    """The edges that leave a row of the walk, and where they lead; the strongest first where they are capped."""
+    time = bindparam("as_of", type_=DateTime(timezone=True)) if dated else None
+
+    def one_way(
+        here: InstrumentedAttribute[uuid.UUID], there: InstrumentedAttribute[uuid.UUID]
+    ) -> Select[uuid.UUID, uuid.UUID]:
+        found = select(there.label("node_id"), EntityEdge.id.label("edge_id")).where(
+            here == walk.c.node_id, _holds(time)
+        )
+        if typed:
+            found = found.where(EntityEdge.edge_type == any_(bindparam("edge_types", type_=_TYPES)))
+        if capped:
+            found = found.order_by(EntityEdge.weight.desc(), EntityEdge.id.desc())
+            found = found.limit(bindparam("fan_out", type_=Integer))
+        return found.correlate(walk)
+
+    out = one_way(EntityEdge.source_id, EntityEdge.target_id)
+    back = one_way(EntityEdge.target_id, EntityEdge.source_id)
+    if direction == "both":
+        return union_all(out, back).lateral("step")
+    return (out if direction == "out" else back).lateral("step")

@@ -1,0 +1,245 @@
+"""Statements about test suites, their cases, and the figures of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..models import (
+    TestCase,
+    TestCaseStatus,
+    TestResult,
+    TestResultStatus,
+    TestRun,
+    TestRunStatus,
+    TestSuite,
+)
+from ._shared import page
+
+LIST_KEY = ("id",)
+
+
+def create_suite(name: str, description: str | None) -> ReturningInsert[TestSuite]:
+    return insert(TestSuite).values(name=name, description=description).returning(TestSuite)
+
+
+def get_suite(suite_id: int) -> Select[TestSuite]:
+    return select(TestSuite).where(TestSuite.id == suite_id)
+
+
+def lock_suite(suite_id: int) -> Select[TestSuite]:
+    return get_suite(suite_id).with_for_update(key_share=True)
+
+
+def list_suites(*, after: str | None, limit: int) -> Select[TestSuite]:
+    return page(select(TestSuite), [TestSuite.id], after=after, limit=limit)
+
+
+def add_case(suite_id: int, name: str, description: str | None) -> ReturningInsert[TestCase]:
+    """Gives no row when there is no such suite."""
+    suite = select(TestSuite.id, literal(name), literal(description, TestCase.description.type)).where(
+        TestSuite.id == suite_id
+    )
+    columns = [TestCase.test_suite_id, TestCase.name, TestCase.description]
+    return insert(TestCase).from_select(columns, suite).returning(TestCase)
+
+
+def get_case(case_id: int) -> Select[TestCase]:
+    return select(TestCase).where(TestCase.id == case_id)
+
+
+def list_cases(suite_id: int, *, after: str | None, limit: int) -> Select[TestCase]:
+    statement = select(TestCase).where(TestCase.test_suite_id == suite_id)
+    return page(statement, [TestCase.id], after=after, limit=limit)
+
+
+def finish_case(
+    case_id: int, status: TestCaseStatus, *, result: str | None, execution_time: int | None
+) -> ReturningUpdate[TestCase]:
+    return (
+        update(TestCase)
+        .where(TestCase.id == case_id)
+        .values(
+            status=status,
+            result=result,
+            execution_time=execution_time,
+            executed_at=func.statement_timestamp(),
+        )
+        .returning(TestCase)
+    )
+
+
+# Runs
+
+
+def start_run(suite_id: int, metadata: Mapping[str, Any]) -> ReturningInsert[TestRun]:
+    """Gives no row when there is no such suite."""
+    suite = select(TestSuite.id, literal(dict(metadata), TestRun.metadata_.type)).where(
+        TestSuite.id == suite_id
+    )
+    columns = [TestRun.test_suite_id, TestRun.metadata_]
+    return insert(TestRun).from_select(columns, suite).returning(TestRun)
+
+
+def get_run(run_id: int) -> Select[TestRun]:
+    return select(TestRun).where(TestRun.id == run_id)
+
+
+def lock_run(run_id: int) -> Select[TestRun]:
+    """Waits for those who record figures of the run, and keeps others from it."""
+    return get_run(run_id).with_for_update(key_share=True)
+
+
+def share_run(run_id: int) -> Select[TestRun]:
+    """Keeps the run from being finished until the transaction ends."""
+    return get_run(run_id).with_for_update(read=True)
+
+
+def list_runs(suite_id: int, *, after: str | None, limit: int) -> Select[TestRun]:
+    statement = select(TestRun).where(TestRun.test_suite_id == suite_id)
+    return page(statement, [TestRun.id], after=after, limit=limit)
+
+
+def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
+    """Failed when a figure is, or a case that was executed since it began; passed otherwise."""
+    figure = exists().where(
+        TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL
+    )
+    failure = exists().where(
+        TestCase.test_suite_id == TestRun.test_suite_id,
+        TestCase.status == TestCaseStatus.FAILED,
+        TestCase.executed_at >= TestRun.started_at,
+    )
+    verdict = (
+        select(
+            TestRun.id,
+            case(
+                (or_(figure, failure), TestRunStatus.FAILED.value), else_=TestRunStatus.PASSED.value
+            ).label("status"),
+        )
+        .where(TestRun.id == run_id)
+        .cte("verdict")
+    )
+    return (
+        update(TestRun)
+        .where(TestRun.id == verdict.c.id, TestRun.status == TestRunStatus.RUNNING)
+        .values(status=verdict.c.status, finished_at=func.statement_timestamp())
+        .returning(TestRun)
+    )
+
+
+def cancel_run(run_id: int) -> ReturningUpdate[TestRun]:
+    return (
+        update(TestRun)
+        .where(TestRun.id == run_id, TestRun.status == TestRunStatus.RUNNING)
+        .values(status=TestRunStatus.CANCELLED, finished_at=func.statement_timestamp())
+        .returning(TestRun)
+    )
+
+
+def get_baseline(suite_id: int) -> Select[TestRun]:
+    return select(TestRun).where(TestRun.test_suite_id == suite_id, TestRun.is_baseline)
+
+
+def clear_baseline(suite_id: int) -> ReturningUpdate[int]:
+    return (
+        update(TestRun)
+        .where(TestRun.test_suite_id == suite_id, TestRun.is_baseline)
+        .values(is_baseline=False)
+        .returning(TestRun.id)
+    )
+
+
+def set_baseline(run_id: int) -> ReturningUpdate[TestRun]:
+    return update(TestRun).where(TestRun.id == run_id).values(is_baseline=True).returning(TestRun)
+
+
+# Figures
+
+
+def record(
+    case_id: int,
+    metric: str,
+    value: Decimal,
+    *,
+    threshold: Decimal | None,
+    higher_is_better: bool,
+    status: TestResultStatus,
+    run_id: int | None,
+) -> ReturningInsert[TestResult]:
+    return (
+        insert(TestResult)
+        .values(
+            test_case_id=case_id,
+            metric_name=metric,
+            metric_value=value,
+            threshold=threshold,
+            higher_is_better=higher_is_better,
+            status=status,
+            created_at=func.statement_timestamp(),
+            test_run_id=run_id,
+        )
+        .returning(TestResult)
+    )
+
+
+def list_results(
+    run_id: int, *, status: TestResultStatus | None, after: str | None, limit: int
+) -> Select[TestResult]:
+    statement = select(TestResult).where(TestResult.test_run_id == run_id)
+    if status is not None:
+        statement = statement.where(TestResult.status == status)
+    return page(statement, [TestResult.id], after=after, limit=limit)
+
+
+def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal, Decimal | None, bool]:
+    """The last figure of each case and metric of the baseline, with that of the run; whether more is better."""
+    current, before = _last_figures(run_id, "current"), _last_figures(baseline_id, "before")
+    return (
+        select(
+            before.metric_name,
+            TestCase.id,
+            TestCase.name,
+            before.metric_value,
+            current.metric_value,
+            func.coalesce(current.higher_is_better, before.higher_is_better),
+        )
+        .select_from(before)
+        .join(TestCase, TestCase.id == before.test_case_id)
+        .outerjoin(
+            current,
+            and_(
+                current.test_case_id == before.test_case_id,
+                current.metric_name == before.metric_name,
+            ),
+        )
+        .order_by(TestCase.id, before.metric_name)
+    )
+
+
+def _last_figures(run_id: int, name: str) -> type[TestResult]:
+    found = (
+        select(TestResult)
+        .where(TestResult.test_run_id == run_id, TestResult.metric_value.is_not(None))
+        .distinct(TestResult.test_case_id, TestResult.metric_name)
+        .order_by(TestResult.test_case_id, TestResult.metric_name, TestResult.id.desc())
+        .subquery(name)
+    )
+    return aliased(TestResult, found)
+
+
+def trend(case_id: int, metric: str, *, since: datetime | None, limit: int) -> Select[TestResult]:
+    """The newest figures of a metric, newest first."""
+    statement = select(TestResult).where(
+        TestResult.test_case_id == case_id, TestResult.metric_name == metric
+    )
+    if since is not None:
+        statement = statement.where(TestResult.created_at >= since)
+    return statement.order_by(TestResult.created_at.desc(), TestResult.id.desc()).limit(limit)

@@ -1,0 +1,261 @@
+"""The scheduler: tasks that recur, and one execution for each slot of their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from ... import cron
+from ...cron import Plan, Slot
+from ...errors import ConflictError, InvalidCron, NotFoundError
+from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
+from ...queries import scheduler as queries
+from ...queries._shared import MAX_LIMIT, as_page, within
+from ...results import Page
+from ...scheduler_results import InvalidSchedule, Tick
+from .scheduler_executions import AsyncExecutions
+
+_YEAR = 366 * 86400
+_LIMITS = {
+    "max_retries": (0, 10_000),
+    "retry_delay": (0, _YEAR),
+    "timeout": (1, _YEAR),
+    "misfire_grace_seconds": (0, _YEAR),
+    "max_catchup": (1, cron.MAX_SLOTS),
+}
+
+
+class AsyncSchedulerRepository(AsyncExecutions):
+    """Scheduled tasks and their executions; `alfred_db.cron` says when a schedule has its slots.
+
+    Slots are filed by `tick`, which any number of schedulers may call, and run by those who `claim` them. The
+    rules: the clock is the database's. What is changed or resumed goes on from now and makes up for nothing. A
+    slot that is due when its task is paused is not run; an execution that is filed already is, unless it is
+    cancelled. What passed while no scheduler ran falls to the task's misfire policy.
+    """
+
+    async def create(
+        self,
+        name: str,
+        command: str,
+        schedule: str | None = None,
+        *,
+        timezone: str = "UTC",
+        schedule_key: str | None = None,
+        is_active: bool = True,
+        max_retries: int = 3,
+        retry_delay: int = 60,
+        timeout: int = 300,
+        misfire_policy: MisfirePolicy = MisfirePolicy.LATEST,
+        misfire_grace_seconds: int = 60,
+        max_catchup: int = 100,
+        overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW,
+    ) -> tuple[ScheduledTask, bool]:
+        """File a task, and say whether it is new: one with a known `schedule_key` is given as it is.
+
+        `schedule` is a cron expression of five fields, read in the IANA time zone; None is run by `trigger` only.
+        `retry_delay`, `timeout` and `misfire_grace_seconds` are in seconds. Raises InvalidCron.
+        """
+        values = {
+            "name": name,
+            "command": command,
+            "schedule": schedule,
+            "timezone": timezone,
+            "schedule_key": schedule_key,
+            "is_active": is_active,
+            "max_retries": max_retries,
+            "retry_delay": retry_delay,
+            "timeout": timeout,
+            "misfire_policy": misfire_policy,
+            "misfire_grace_seconds": misfire_grace_seconds,
+            "max_catchup": max_catchup,
+            "overlap_policy": overlap_policy,
+        }
+        _check(values)
+        now = await self._first(queries.now())
+        assert now is not None
+        next_run_at = _next_run(schedule, timezone, now)
+        task = await self._write(
+            queries.create({**values, "next_run_at": next_run_at if is_active else None})
+        )
+        if task is not None:
+            return task, True
+        known = await self.get_by_key(schedule_key or "")
+        if known is None:
+            raise ConflictError(
+                f"schedule_key {schedule_key!r}: was just deleted; create it again", retryable=True
+            )
+        return known, False
+
+    async def update(
+        self,
+        task_id: int,
+        *,
+        name: str | None = None,
+        command: str | None = None,
+        schedule: str | None = None,
+        timezone: str | None = None,
+        max_retries: int | None = None,
+        retry_delay: int | None = None,
+        timeout: int | None = None,
+        misfire_policy: MisfirePolicy | None = None,
+        misfire_grace_seconds: int | None = None,
+        max_catchup: int | None = None,
+        overlap_policy: OverlapPolicy | None = None,
+    ) -> ScheduledTask:
+        """Change what is given. Another schedule or time zone begins now, and drops a slot that is due.
+
+        Executions that are filed keep their slots, and take the new retries, delay and timeout. Raises
+        NotFoundError and InvalidCron.
+        """
+        given = {
+            "name": name,
+            "command": command,
+            "schedule": schedule,
+            "timezone": timezone,
+            "max_retries": max_retries,
+            "retry_delay": retry_delay,
+            "timeout": timeout,
+            "misfire_policy": misfire_policy,
+            "misfire_grace_seconds": misfire_grace_seconds,
+            "max_catchup": max_catchup,
+            "overlap_policy": overlap_policy,
+        }
+        changes: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+        _check(changes)
+        task, now = await self._locked(task_id)
+        when = (schedule or task.schedule, timezone or task.timezone)
+        if when != (task.schedule, task.timezone):
+            next_run_at = _next_run(*when, now)
+            changes["next_run_at"] = next_run_at if task.is_active else None
+        return await self._change(task_id, changes) if changes else task
+
+    async def pause(self, task_id: int) -> ScheduledTask:
+        """Run no further slots, not even one that is due; raises NotFoundError."""
+        return await self._change(task_id, {"is_active": False, "next_run_at": None})
+
+    async def resume(self, task_id: int) -> ScheduledTask:
+        """Go on with the first slot from now; one that is not paused stays as it is. Raises NotFoundError."""
+        task, now = await self._locked(task_id)
+        if task.is_active:
+            return task
+        next_run_at = _next_run(task.schedule, task.timezone, now)
+        return await self._change(task_id, {"is_active": True, "next_run_at": next_run_at})
+
+    async def get(self, task_id: int) -> ScheduledTask | None:
+        """The task of that id."""
+        return await self._first(queries.get(task_id))
+
+    async def get_by_key(self, schedule_key: str) -> ScheduledTask | None:
+        """The task of that key."""
+        return await self._first(queries.get_by_key(schedule_key))
+
+    async def next_runs(self, task_id: int, *, count: int = 5) -> Sequence[datetime]:
+        """The next slots after now, in UTC, as if the task were not paused; raises NotFoundError."""
+        rows = await self._rows(queries.timed(task_id))
+        if not rows:
+            raise _unknown(task_id)
+        task, now = rows[0]
+        if task.schedule is None:
+            return []
+        return cron.next_runs(task.schedule, task.timezone, after=now, count=count)
+
+    async def tick(self, *, limit: int = 100) -> Tick:
+        """File the executions of at most `limit` tasks whose slot has come, and move the tasks on to their next.
+
+        Any number of schedulers may call it at once: one task is one scheduler's until its transaction ends, and
+        each slot gets one execution. Of an `overlap_policy` that skips, a slot that comes while an execution is
+        live is filed as `skipped`.
+        """
+        within("limit", limit, 1, MAX_LIMIT)
+        due = await self._rows(queries.due(limit=limit))
+        fresh = await self._rows(queries.unscheduled(limit=limit))
+        plans: dict[int, tuple[ScheduledTask, Plan]] = {}
+        invalid: list[InvalidSchedule] = []
+        for task, now in (*due, *fresh):
+            try:
+                plans[task.id] = task, cron.plan(task, now)
+            except InvalidCron as error:
+                invalid.append(InvalidSchedule(task.id, str(error)))
+        filed, overlapped = await self._file([slot for _, plan in plans.values() for slot in plan.slots])
+        if plans:
+            await self._rows(
+                queries.advance(
+                    list(plans),
+                    [task.next_run_at for task, _ in plans.values()],
+                    [plan.next_run_at for _, plan in plans.values()],
+                )
+            )
+        return Tick(
+            now=due[0][1] if due else None,
+            filed=filed,
+            skipped=overlapped + sum(plan.dropped for _, plan in plans.values()),
+            invalid=invalid,
+            full=limit in (len(due), len(fresh)),
+        )
+
+    async def trigger(self, task_id: int) -> ScheduledExecution:
+        """File an execution for this very moment, also of a paused task.
+
+        Raises NotFoundError, and ConflictError when the task's executions must not overlap and one is live.
+        """
+        execution = await self._write(queries.trigger(task_id))
+        if execution is not None:
+            return execution
+        if await self.get(task_id) is None:
+            raise _unknown(task_id)
+        raise ConflictError(
+            f"scheduled task {task_id}: an execution of it is live; wait for its end or cancel it"
+        )
+
+    async def list(self, *, after: str | None = None, limit: int = 100) -> Page[ScheduledTask]:
+        """The tasks in the order in which they were filed, a page at a time."""
+        rows = await self._all(queries.list_(after=after, limit=limit))
+        return as_page(rows, queries.LIST_KEY, limit)
+
+    async def _locked(self, task_id: int) -> tuple[ScheduledTask, datetime]:
+        rows = await self._rows(queries.locked(task_id))
+        if not rows:
+            raise _unknown(task_id)
+        return rows[0][0], rows[0][1]
+
+    async def _change(self, task_id: int, values: Mapping[str, object]) -> ScheduledTask:
+        task = await self._write(queries.change(task_id, values))
+        if task is None:
+            raise _unknown(task_id)
+        return task
+
+    async def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
+        """The ids of the executions that are to be run, and how many slots overlap with a live one."""
+        if not slots:
+            return [], 0
+        rows = await self._rows(queries.file(slots))
+        filed = {(row[1], row[2]): row[0] for row in rows}
+        run = [filed[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in filed]
+        left = [slot for slot in slots if slot.exclusive and _key(slot) not in filed]
+        if not left:
+            return run, 0
+        now = await self._first(queries.now())
+        skipped = [replace(slot, exclusive=False, skipped_at=now) for slot in left]
+        return run, len(await self._rows(queries.file(skipped)))
+
+
+def _check(values: Mapping[str, object]) -> None:
+    for name, (low, high) in _LIMITS.items():
+        value = values.get(name)
+        if isinstance(value, int):
+            within(name, value, low, high)
+
+
+def _next_run(schedule: str | None, timezone: str, now: datetime) -> datetime | None:
+    slot = cron.first_slot(schedule or "* * * * *", timezone, after=now)
+    return None if schedule is None else slot
+
+
+def _key(slot: Slot) -> tuple[int, datetime]:
+    return slot.task_id, slot.scheduled_at
+
+
+def _unknown(task_id: int) -> NotFoundError:
+    return NotFoundError(f"scheduled task {task_id}: there is none; create it first")

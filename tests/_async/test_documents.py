@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import corpus
+import numpy as np
+import pytest
+from sqlalchemy import func, literal_column, select
+
+from alfred_db import AsyncDatabase, Document
+from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async.documents import AsyncDocumentRepository
+
+UNIT = [1.0, *[0.0] * 383]
+
+
+@pytest.fixture
+def documents(uow: AsyncUnitOfWork) -> AsyncDocumentRepository:
+    return AsyncDocumentRepository(uow.session)
+
+
+async def count(repository: AsyncDocumentRepository) -> int:
+    found = await repository._session.scalar(select(func.count()).select_from(Document))
+    assert found is not None
+    return found
+
+
+async def test_a_document_is_stored_and_found_by_either_key(documents: AsyncDocumentRepository) -> None:
+    stored = await documents.add("text", title="title", embedding=UNIT, metadata={"a": 1}, external_id="x")
+    by_id, by_key = await documents.get(stored.id), await documents.get_by_external_id("x")
+    assert by_id is by_key is stored
+    assert (stored.content, stored.title, stored.metadata_) == ("text", "title", {"a": 1})
+    vector = await documents._session.scalar(select(Document.embedding).where(Document.id == stored.id))
+    assert vector is not None
+    assert vector.tolist() == UNIT
+    assert await documents.get(stored.id + 1) is None
+
+
+async def test_storing_again_replaces_what_the_key_names(documents: AsyncDocumentRepository) -> None:
+    first = await documents.add("old", title="t", external_id="x")
+    second = await documents.add("new", external_id="x", metadata={"b": 2})
+    assert second.id == first.id
+    assert (second.content, second.title, second.metadata_) == ("new", None, {"b": 2})
+    assert await documents.add("old") is not await documents.add("old")
+    assert await count(documents) == 3
+
+
+async def test_a_change_names_attributes(documents: AsyncDocumentRepository) -> None:
+    stored = await documents.add("old", external_id="x")
+    changed = await documents.update(stored.id, {"content": "new", "metadata_": {"c": 3}})
+    assert (changed.content, changed.metadata_, changed.external_id) == ("new", {"c": 3}, "x")
+    with pytest.raises(InvalidInputError, match="nope"):
+        await documents.update(stored.id, {"nope": 1})
+    with pytest.raises(NotFoundError, match="does not exist"):
+        await documents.update(stored.id + 1, {"content": "x"})
+
+
+async def test_a_deleted_document_is_gone(documents: AsyncDocumentRepository) -> None:
+    stored = await documents.add("text")
+    await documents.delete(stored.id)
+    with pytest.raises(NotFoundError, match=f"document {stored.id}: does not exist"):
+        await documents.delete(stored.id)
+
+
+async def test_many_are_stored_in_order(documents: AsyncDocumentRepository) -> None:
+    seen: list[tuple[int, int]] = []
+    rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(2500)]
+    vectors = np.random.default_rng(1).normal(size=(2500, 384))
+    ids = await documents.add_many(
+        rows, embeddings=list(vectors), progress=lambda done, total: seen.append((done, total))
+    )
+    stored = (await documents._session.execute(select(Document.id, Document.external_id))).all()
+    assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(2500)}
+    assert seen == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert await documents.add_many([]) == []
+
+
+async def test_models_can_be_stored_in_bulk_too(documents: AsyncDocumentRepository) -> None:
+    ids = await documents.add_many([Document(content="a", metadata_={"x": None}), Document(content=None)])
+    found = [await documents.get(number) for number in ids]
+    assert [document.content for document in found if document is not None] == ["a", None]
+
+
+async def test_an_update_in_bulk_rewrites_only_what_differs(documents: AsyncDocumentRepository) -> None:
+    rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(10)]
+    ids = await documents.add_many(rows, embeddings=[UNIT] * 10)
+    before = await versions(documents)
+    rows[3] = {"content": "changed", "external_id": "3"}
+    again = await documents.add_many(
+        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],
+        embeddings=[UNIT] * 12,
+        on_conflict="update",
+    )
+    after = await versions(documents)
+    assert again[:10] == ids
+    assert [key for key, version in before.items() if after[key] != version] == ["3"]
+    assert await count(documents) == 12
+    changed = await documents.get(ids[3])
+    assert changed is not None
+    assert changed.content == "changed"
+
+
+async def versions(documents: AsyncDocumentRepository) -> dict[str | None, str]:
+    """The server's own mark of each row's version."""
+    marks = select(Document.external_id, literal_column("ctid::text")).select_from(Document)
+    return {row[0]: row[1] for row in await documents._session.execute(marks)}
+
+
+async def test_known_rows_can_be_passed_over(documents: AsyncDocumentRepository) -> None:
+    (known,) = await documents.add_many([{"content": "old", "external_id": "x"}])
+    ids = await documents.add_many(
+        [{"content": "new", "external_id": "x"}, {"content": "y", "external_id": "y"}], on_conflict="ignore"
+    )
+    assert ids[0] == known
+    kept = await documents.get(known)
+    assert kept is not None
+    assert kept.content == "old"
+
+
+async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocumentRepository) -> None:
+    rows = [{"content": text, "external_id": "x"} for text in ("a", "b", "c")]
+    ids = await documents.add_many(rows, on_conflict="update")
+    assert len(set(ids)) == 1
+    stored = await documents.get(ids[0])
+    assert stored is not None
+    assert stored.content == "c"
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "text"),
+    [
+        ({"content": "x", "nope": 1}, InvalidInputError, "Document: nope: no such attribute"),
+        ({"content": 3}, InvalidInputError, "row 1: documents.content: expected a value for Text"),
+        ({"content": "a\0b"}, InvalidInputError, "holds no NUL"),
+        ({"content": "x", "metadata_": {"a": float("nan")}}, InvalidInputError, "row 1: documents.metadata"),
+        ({"content": "x", "embedding": [1.0]}, DimensionMismatch, "expected 384 dimensions, got 1"),
+        ({"content": "x", "embedding": [float("nan")] * 384}, InvalidVector, "NaN, infinite"),
+        ({"content": "x", "embedding": [0.0] * 384}, InvalidVector, "zero vector"),
+        ({"content": "x", "external_id": "known"}, ConflictError, "uq_documents_external_id"),
+    ],
+)
+async def test_a_wrong_row_is_one_clear_error_and_costs_nothing_else(
+    documents: AsyncDocumentRepository, row: dict[str, object], error: type[Exception], text: str
+) -> None:
+    await documents.add("kept", external_id="known")
+    with pytest.raises(error, match=text):
+        await documents.add_many([{"content": "good"}, row])
+    assert await count(documents) == 1
+
+
+async def test_there_is_a_vector_for_each_row(documents: AsyncDocumentRepository) -> None:
+    with pytest.raises(InvalidInputError, match="expected 2 values, one a row, got 1"):
+        await documents.add_many([{"content": "a"}, {"content": "b"}], embeddings=[UNIT])
+
+
+async def test_pages_cover_everything_once(documents: AsyncDocumentRepository) -> None:
+    ids = await documents.add_many([{"content": str(number)} for number in range(5)])
+    first = await documents.list(limit=3)
+    second = await documents.list(after=first.next, limit=3)
+    assert [document.id for document in (*first, *second)] == ids
+    assert second.next is None
+
+
+async def test_two_writers_of_one_key_leave_one_document(committed: AsyncDatabase) -> None:
+    async with committed.begin() as one:
+        first = await AsyncDocumentRepository(one.session).add("a", external_id="x")
+    async with committed.begin() as one, committed.session() as session:
+        await AsyncDocumentRepository(one.session).add("b", external_id="other")
+        second = await AsyncDocumentRepository(session).add("c", external_id="x")
+        assert second.id == first.id
+
+
+async def test_hybrid_search_finds_what_meaning_alone_does_not(documents: AsyncDocumentRepository) -> None:
+    vectors, _ = corpus.vectors()
+    real = corpus.documents()
+    ids = await documents.add_many(
+        [{"title": row["synset"], "content": row["text"]} for row in real], embeddings=list(vectors)
+    )
+    _, asked = corpus.vectors()
+    by_meaning = by_both = 0
+    for query, vector in zip(corpus.queries(), asked, strict=True):
+        gold = ids[query["gold"]]
+        by_meaning += gold in {hit.row.id for hit in await documents.search(vector)}
+        by_both += gold in {hit.row.id for hit in await documents.hybrid_search(query["text"], vector)}
+    assert by_both > by_meaning
