@@ -5,14 +5,13 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from plans import Explain
 from sqlalchemy import func, select, text, update
 
 from alfred_db import Agent, AgentStatus, AsyncDatabase
 from alfred_db.errors import InvalidInputError, LeaseLost, NotFoundError
 from alfred_db.queries import agents as queries
 from alfred_db.repositories import AsyncUnitOfWork
-
-from plans import Explain
 
 
 async def test_registering_twice_keeps_the_id_and_makes_a_new_incarnation(uow: AsyncUnitOfWork) -> None:
@@ -140,10 +139,13 @@ def _qualified(database: AsyncDatabase) -> str:
 
 
 async def test_a_failed_unit_of_work_leaves_nothing(committed: AsyncDatabase) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def fail() -> None:
         async with committed.begin() as uow:
             await uow.agents.register("writer", type="llm", version="1")
-            _ = 1 / 0
+            raise KeyError("on purpose")
+
+    with pytest.raises(KeyError, match="on purpose"):
+        await fail()
     async with committed.begin() as uow:
         assert await uow.agents.get_by_name("writer") is None
 

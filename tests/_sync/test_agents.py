@@ -6,14 +6,13 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from plans import Explain
 from sqlalchemy import func, select, text, update
 
 from alfred_db import Agent, AgentStatus, Database
 from alfred_db.errors import InvalidInputError, LeaseLost, NotFoundError
 from alfred_db.queries import agents as queries
 from alfred_db.repositories import UnitOfWork
-
-from plans import Explain
 
 
 def test_registering_twice_keeps_the_id_and_makes_a_new_incarnation(uow: UnitOfWork) -> None:
@@ -141,10 +140,13 @@ def _qualified(database: Database) -> str:
 
 
 def test_a_failed_unit_of_work_leaves_nothing(committed: Database) -> None:
-    with pytest.raises(ZeroDivisionError):
+    def fail() -> None:
         with committed.begin() as uow:
             uow.agents.register("writer", type="llm", version="1")
-            _ = 1 / 0
+            raise KeyError("on purpose")
+
+    with pytest.raises(KeyError, match="on purpose"):
+        fail()
     with committed.begin() as uow:
         assert uow.agents.get_by_name("writer") is None
 

@@ -14,11 +14,11 @@ from ...queries._filters import Where
 from ...queries._hybrid import Match
 from ...queries._shared import as_page, check_names
 from ...results import Page
-from ...search import SearchParams, SearchResult, Weights
+from ...search import Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
 from .base import AsyncRepository
 from .bulk import Progress, add_many
-from .search import hybrid_search, search
+from .search import hybrid_search, search, search_many
 
 _columns = table_of(Document).c
 
@@ -103,6 +103,17 @@ class AsyncDocumentRepository(AsyncRepository):
         return await search(
             self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
         )
+
+    async def search_many(
+        self,
+        embeddings: Sequence[VectorLike],
+        *,
+        limit: int = 10,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+    ) -> Sequence[Sequence[Hit]]:
+        """The documents nearest to each of several vectors, in one round trip and by the index."""
+        return await search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
 
     async def hybrid_search(
         self,

@@ -10,6 +10,7 @@ NEAR = [[0.4711] * 384, [0.4712] * 384]
 TITLED = Document.title == "title-4711"
 
 EXAMPLES: dict[str, list[Call]] = {
+    "nearest": [call(Document, 471)],
     "nearest_each": [call(Document, NEAR, 471, None), call(Document, NEAR, 471, TITLED)],
     "sample": [call(Document, TITLED, 4.711)],
     "table_size": [call("table-4711")],

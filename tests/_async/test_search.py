@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import corpus
+import numpy as np
+import pytest
+from plans import Explain
+from sqlalchemy import URL, ColumnElement, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from alfred_db import AsyncDatabase, Document
+from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
+from alfred_db.filters import Filter, contains, eq, exists, in_, range_
+from alfred_db.queries import _search as queries
+from alfred_db.queries._filters import compile_filter
+from alfred_db.repositories._async.documents import AsyncDocumentRepository
+from alfred_db.search import SearchParams, SearchPath
+
+INDEX = "idx_documents_embedding"
+SELECTIVE = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
+
+
+@pytest.fixture
+async def session(library_url: URL) -> AsyncIterator[AsyncSession]:
+    async with AsyncDatabase(library_url) as database, database.session() as session:
+        yield session
+
+
+@pytest.fixture
+def library(session: AsyncSession) -> AsyncDocumentRepository:
+    return AsyncDocumentRepository(session)
+
+
+def part(name: str) -> ColumnElement[bool]:
+    return Document.metadata_.contains({name: 0})
+
+
+async def recall(
+    library: AsyncDocumentRepository, where: ColumnElement[bool] | None, queries: int = 40
+) -> float:
+    """The part of the exact ten nearest that the library's own way finds; it must always find ten."""
+    _, asked = corpus.vectors()
+    shared = 0
+    for vector in asked[:queries]:
+        exact = await library.search(vector, where=where, params=SearchParams(exact=True))
+        found = await library.search(vector, where=where)
+        assert len(found) == len(exact) == 10
+        shared += len({hit.row.id for hit in found} & {hit.row.id for hit in exact})
+    return shared / (10 * queries)
+
+
+async def test_the_nearest_come_first_with_their_rows(library: AsyncDocumentRepository) -> None:
+    vectors = corpus.grown()
+    found = await library.search(vectors[5], limit=3)
+    assert found.path is SearchPath.HNSW
+    assert not found.truncated
+    first = found.hits[0]
+    assert first.row.external_id == "5"
+    assert first.row.metadata_["lexname"] == corpus.documents()[5]["lexname"]
+    assert first.distance == pytest.approx(0, abs=1e-5)
+    assert first.score == pytest.approx(1, abs=1e-5)
+    assert [hit.distance for hit in found] == sorted(hit.distance or 0 for hit in found)
+    assert not hasattr(first.row, "embedding")
+
+
+async def test_an_exact_search_gives_the_true_order(library: AsyncDocumentRepository) -> None:
+    vectors, asked = corpus.grown(), corpus.vectors()[1]
+    found = await library.search(asked[0], limit=20, params=SearchParams(exact=True))
+    nearest = np.argsort(1 - vectors @ asked[0], kind="stable")[:20]
+    assert found.path is SearchPath.EXACT
+    assert [hit.row.external_id for hit in found] == [str(number) for number in nearest]
+
+
+@pytest.mark.parametrize("name", SELECTIVE)
+async def test_a_filtered_search_is_full_and_near_the_truth(
+    library: AsyncDocumentRepository, name: str
+) -> None:
+    assert await recall(library, part(name)) >= 0.98
+
+
+async def test_a_filter_against_the_grain_is_full_and_near_the_truth(
+    library: AsyncDocumentRepository,
+) -> None:
+    _, asked = corpus.vectors()
+    away = min(
+        {row["lexname"] for row in corpus.documents()},
+        key=lambda name: max(
+            float(corpus.vectors()[0][number] @ asked[0])
+            for number, row in enumerate(corpus.documents())
+            if row["lexname"] == name
+        ),
+    )
+    assert await recall(library, Document.metadata_["lexname"].astext == away) >= 0.98
+
+
+async def test_the_way_follows_the_matches(library: AsyncDocumentRepository) -> None:
+    vector = corpus.vectors()[1][0]
+    ways = {name: (await library.search(vector, where=part(name))).path for name in SELECTIVE}
+    assert ways["half"] is SearchPath.HNSW_ITERATIVE
+    assert ways["hundredth"] is ways["thousandth"] is SearchPath.EXACT
+    forced = await library.search(vector, where=part("hundredth"), params=SearchParams(exact=False))
+    assert forced.path is SearchPath.HNSW_ITERATIVE
+
+
+async def test_a_search_that_gave_up_says_so_or_is_done_again(library: AsyncDocumentRepository) -> None:
+    vector = corpus.vectors()[1][0]
+    short = SearchParams(exact=False, max_scan_tuples=1, ef_search=1)
+    given_up = await library.search(vector, limit=50, where=part("half"), params=short)
+    assert given_up.truncated == (len(given_up) < 50)
+    assert given_up.truncated
+    again = await library.search(
+        vector, limit=50, where=part("half"), params=SearchParams(max_scan_tuples=1, ef_search=1)
+    )
+    assert (len(again), again.path, again.truncated) == (50, SearchPath.EXACT, False)
+
+
+async def test_fewer_matches_than_asked_for_are_all_found(library: AsyncDocumentRepository) -> None:
+    found = await library.search(corpus.vectors()[1][0], limit=100, where=part("thousandth"))
+    assert (len(found), found.truncated) == (20, False)
+    nothing = await library.search(corpus.vectors()[1][0], where=Document.metadata_.contains({"no": "such"}))
+    assert (len(nothing), nothing.truncated) == (0, False)
+
+
+async def test_a_threshold_leaves_out_what_is_farther(library: AsyncDocumentRepository) -> None:
+    vector = corpus.grown()[5]
+    found = await library.search(vector, limit=50, params=SearchParams(max_distance=0.3))
+    assert 0 < len(found) < 50
+    assert all(hit.distance is not None and hit.distance <= 0.3 for hit in found)
+    assert not found.truncated
+    assert len(await library.search(-vector, params=SearchParams(max_distance=1e-9))) == 0
+
+
+async def test_more_than_the_index_keeps_by_default_are_given(library: AsyncDocumentRepository) -> None:
+    found = await library.search(corpus.vectors()[1][0], limit=500)
+    assert len(found) == 500
+
+
+async def test_many_vectors_are_searched_in_one_round_trip(library: AsyncDocumentRepository) -> None:
+    asked = list(corpus.vectors()[1][:5])
+    together = await library.search_many(asked, limit=4)
+    alone = [[hit.row.id for hit in await library.search(vector, limit=4)] for vector in asked]
+    assert [[hit.row.id for hit in hits] for hits in together] == alone
+    assert await library.search_many([]) == []
+
+
+async def test_settings_do_not_outlive_their_search(
+    library: AsyncDocumentRepository, session: AsyncSession
+) -> None:
+    vector = corpus.vectors()[1][0]
+    await library.search(vector, where=part("half"))
+    assert await session.scalar(text("SHOW hnsw.iterative_scan")) == "relaxed_order"
+    await library.search(vector)
+    assert await session.scalar(text("SHOW hnsw.iterative_scan")) == "off"
+    async with session.begin_nested() as savepoint:
+        await library.search(vector, where=part("half"))
+        await savepoint.rollback()
+    assert (await library.search(vector, where=part("half"))).path is SearchPath.HNSW_ITERATIVE
+    assert await session.scalar(text("SHOW hnsw.iterative_scan")) == "relaxed_order"
+    await session.commit()
+    assert await session.scalar(text("SHOW hnsw.ef_search")) == "40"
+
+
+async def test_every_search_uses_the_index_also_when_prepared(
+    library: AsyncDocumentRepository, session: AsyncSession
+) -> None:
+    vector = corpus.vectors()[1][0]
+    for _ in range(12):
+        plan = (await library.search(vector, explain=True)).plan or ""
+        assert INDEX in plan
+        assert "Seq Scan" not in plan
+        plan = (await library.search(vector, where=part("half"), explain=True)).plan or ""
+        assert INDEX in plan
+        assert "Seq Scan" not in plan
+    each = await session.scalars(Explain(queries.nearest_each(Document, [vector, vector], 10, None)))
+    assert INDEX in "\n".join(each)
+
+
+async def test_a_plan_shows_no_vector(library: AsyncDocumentRepository) -> None:
+    plan = (await library.search(corpus.vectors()[1][0], explain=True)).plan or ""
+    assert "$1" in plan
+    assert "[" not in plan
+
+
+async def test_autocommit_is_refused_where_settings_are_needed(library_url: URL) -> None:
+    async with AsyncDatabase(library_url) as database:
+        engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with AsyncSession(engine) as session:
+            library = AsyncDocumentRepository(session)
+            with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+                await library.search(corpus.vectors()[1][0], where=part("half"))
+
+
+async def test_a_search_can_run_out_of_time(library: AsyncDocumentRepository) -> None:
+    with pytest.raises(DatabaseUnavailable, match="timeout"):
+        await library.search(
+            corpus.vectors()[1][0], limit=1000, params=SearchParams(exact=True, timeout=0.001)
+        )
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1001])
+async def test_a_limit_is_checked(library: AsyncDocumentRepository, limit: int) -> None:
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        await library.search(corpus.vectors()[1][0], limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("where", "matches"),
+    [
+        (Filter(must=[eq("metadata.tenth", 0)]), 2000),
+        (Filter(must=[in_("metadata.tenth", [1, 2])]), 4000),
+        (Filter(must=[range_("metadata.hundredth", gte=10, lt=20)]), 2000),
+        (Filter(must_not=[eq("metadata.half", 0)]), 10000),
+        (Filter(should=[eq("metadata.tenth", 1), eq("metadata.tenth", 2)]), 4000),
+        (Filter(must=[exists("metadata.lexname")], must_not=[exists("metadata.nothing")]), 20000),
+        (Filter(must=[contains("metadata", {"half": 1})]), 10000),
+        (Filter(must=[range_("created_at", gte="2020-01-01T00:00:00+00:00")]), 20000),
+        (Filter(must=[in_("external_id", ["1", "2", "none"])]), 2),
+        (Filter(must=[Filter(should=[eq("external_id", "1"), eq("external_id", "2")])]), 2),
+        (Filter(must=[eq("metadata.x'; DROP TABLE documents; --", "%s $1 :a")]), 0),
+        (Filter(), 20000),
+    ],
+)
+async def test_filters_as_data_select_what_they_say(
+    library: AsyncDocumentRepository, session: AsyncSession, where: Filter, matches: int
+) -> None:
+    condition = compile_filter(Document, where)
+    assert await session.scalar(select(func.count()).select_from(Document).where(condition)) == matches
+    assert len(await library.search(corpus.vectors()[1][0], where=Filter.from_dict(where.as_dict()))) == min(
+        matches, 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"most": []}, "expected an object with must"),
+        ({"must": "x"}, "expected an array"),
+        ({"must": [{"field": "id"}]}, r"filter.must\[0\]: expected a field and one of"),
+        ({"must": [{"field": "id", "like": "x"}]}, r"filter.must\[0\]"),
+        ({"must": [{"field": "embedding", "eq": 1}]}, "no field 'embedding'"),
+        ({"must": [{"field": "nope", "eq": 1}]}, "no field 'nope'"),
+        ({"must": [{"field": "id", "eq": "a"}]}, "cannot be compared with"),
+        ({"must": [{"field": "title.x", "eq": "a"}]}, "is not JSON"),
+        ({"must": [{"field": "metadata", "eq": 1}]}, "name a key"),
+        ({"must": [{"field": "metadata.a", "range": {"gte": 1, "lt": "b"}}]}, "all numbers or all texts"),
+        ({"must": [{"field": "metadata.a", "range": {"about": 1}}]}, "expects some of gt, gte, lt, lte"),
+        ({"must": [{"field": "metadata.a", "in": 1}]}, "expects an array"),
+        ({"must": [{"field": "created_at", "range": {"gte": "yesterday"}}]}, "cannot be compared with"),
+    ],
+)
+async def test_a_wrong_filter_is_one_clear_error(
+    library: AsyncDocumentRepository, data: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidFilter, match=message):
+        await library.search(corpus.vectors()[1][0], where=Filter.from_dict(data))
+
+
+async def test_words_and_spelling_find_too(library: AsyncDocumentRepository) -> None:
+    vector = corpus.vectors()[1][0]
+    found = await library.hybrid_search("brother", vector)
+    assert any("text" in hit.ranks for hit in found)
+    assert all(hit.ranks for hit in found)
+    assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+    spelled = await library.hybrid_search(corpus.documents()[0]["synset"], vector, by_spelling=True)
+    assert any("trigram" in hit.ranks for hit in spelled)
+    nothing = await library.hybrid_search("", vector)
+    assert {tuple(hit.ranks) for hit in nothing} == {("vector",)}
+    among = await library.hybrid_search("brother", vector, where=part("half"))
+    assert {hit.row.metadata_["half"] for hit in among} == {0}
