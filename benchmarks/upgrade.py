@@ -65,7 +65,8 @@ def main() -> int:
         folder.chmod(0o755)
         script = folder / "upgrade.sql"
         script.write_text(migrate.sql())
-        server = make_url(embedded.start(folder / "server").url or "").set(database="postgres")
+        started = embedded.start(folder / "server")
+        server = make_url(started.url or "").set(database="postgres")
         address = server.render_as_string(hide_password=False)
         try:
             upgrades = {
@@ -79,7 +80,7 @@ def main() -> int:
             medians = interleaved(RUNS, contenders)
         finally:
             embedded.stop(folder / "server")
-    notes = f"Empty databases of an embedded server in turn, {RUNS} of each."
+    notes = f"Empty databases of PostgreSQL {started.version}, embedded, in turn, {RUNS} of each."
     return 0 if publish("Upgrade", notes, medians, LIMIT) else 1
 
 

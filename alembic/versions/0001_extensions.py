@@ -189,6 +189,8 @@ BEGIN
         IF to_regclass(part) IS NULL THEN
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part, parent);
             IF rest IS NOT NULL THEN
+                -- Rows not committed yet would be neither moved nor, when they are there, allowed.
+                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', rest);
                 SELECT array_to_string(reloptions, ', ') INTO storage FROM pg_class WHERE oid = rest;
                 IF storage IS NOT NULL THEN
                     EXECUTE format('ALTER TABLE %s SET (%s)', part, storage);

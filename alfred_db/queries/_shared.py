@@ -55,7 +55,7 @@ def page(
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
     order = [column.desc() for column in key] if newest_first else key
     if after is not None:
-        last = tuple_(*_decode(after, len(key)), types=[column.type for column in key])
+        last = tuple_(*decode(after, len(key)), types=[column.type for column in key])
         statement = statement.where(tuple_(*key) < last if newest_first else tuple_(*key) > last)
     return statement.order_by(*order).limit(limit + 1)
 
@@ -72,7 +72,8 @@ def _encode(values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
 
 
-def _decode(cursor: str, length: int) -> Sequence[Any]:
+def decode(cursor: str, length: int) -> Sequence[Any]:
+    """The values of the last row before the page, which `as_page` gave as its `next`."""
     try:
         values: Any = json.loads(base64.urlsafe_b64decode(cursor))
     except (ValueError, RecursionError):

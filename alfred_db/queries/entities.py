@@ -13,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
-    Lateral,
     Select,
     Text,
     Uuid,
@@ -32,9 +31,10 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, array, insert
+from sqlalchemy.dialects.postgresql import ARRAY, array, distinct_on, insert
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from ..entities_results import Direction
 from ..models import EntityEdge, EntityNode
@@ -130,8 +130,8 @@ def upsert_edge(
         valid_to=valid_to,
         updated_at=func.now(),
     )
-    key = [EntityEdge.source_id, EntityEdge.target_id, EntityEdge.edge_type]
-    known = EntityEdge.superseded_at.is_(None)
+    key: list[Any] = [EntityEdge.source_id, EntityEdge.target_id, EntityEdge.edge_type]
+    known: ColumnElement[bool] = EntityEdge.superseded_at.is_(None)
     new = statement.excluded
     changed: dict[str, Any] = {
         "weight": new.weight,
@@ -260,14 +260,14 @@ def _neighbours(direction: Direction, typed: bool, dated: bool) -> Select[Entity
         .select_from(walk)
         .join(step, true())
         .where(walk.c.depth < bindparam("depth", type_=Integer))
-        .distinct(step.c.node_id)
+        .ext(distinct_on(step.c.node_id))
         .order_by(step.c.node_id, step.c.edge_id)
         .subquery("level")
     )
     walk = walk.union_all(select(level.c.node_id, level.c.depth, level.c.edge_id))
     first = (
         select(walk.c.node_id, walk.c.depth, walk.c.edge_id)
-        .distinct(walk.c.node_id)
+        .ext(distinct_on(walk.c.node_id))
         .order_by(walk.c.node_id, walk.c.depth, walk.c.edge_id)
         .subquery("first")
     )
@@ -354,14 +354,14 @@ def _trail(name: str, end: str, direction: Direction, *, typed: bool, dated: boo
             step.c.node_id != walk.c.node_id,
             ~(step.c.node_id == any_(walk.c.nodes)),
         )
-        .distinct(step.c.node_id)
+        .ext(distinct_on(step.c.node_id))
         .order_by(step.c.node_id, step.c.edge_id)
         .subquery(f"{name}_level")
     )
     return walk.union_all(select(level.c.node_id, level.c.depth, level.c.nodes, level.c.edges))
 
 
-def _step(walk: CTE, direction: Direction, *, typed: bool, dated: bool, capped: bool) -> Lateral:
+def _step(walk: CTE, direction: Direction, *, typed: bool, dated: bool, capped: bool) -> LateralFromClause:
     """The edges that leave a row of the walk, and where they lead; the strongest first where they are capped."""
     time = bindparam("as_of", type_=DateTime(timezone=True)) if dated else None
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
@@ -109,9 +109,7 @@ def list_runs(suite_id: int, *, after: str | None, limit: int) -> Select[TestRun
 
 def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
     """Failed when a figure is, or a case that was executed since it began; passed otherwise."""
-    figure = exists().where(
-        TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL
-    )
+    figure = exists().where(TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL)
     failure = exists().where(
         TestCase.test_suite_id == TestRun.test_suite_id,
         TestCase.status == TestCaseStatus.FAILED,
@@ -120,9 +118,9 @@ def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
     verdict = (
         select(
             TestRun.id,
-            case(
-                (or_(figure, failure), TestRunStatus.FAILED.value), else_=TestRunStatus.PASSED.value
-            ).label("status"),
+            case((or_(figure, failure), TestRunStatus.FAILED.value), else_=TestRunStatus.PASSED.value).label(
+                "status"
+            ),
         )
         .where(TestRun.id == run_id)
         .cte("verdict")
@@ -199,7 +197,7 @@ def list_results(
     return page(statement, [TestResult.id], after=after, limit=limit)
 
 
-def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal, Decimal | None, bool]:
+def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal | None, Decimal | None, bool]:
     """The last figure of each case and metric of the baseline, with that of the run; whether more is better."""
     current, before = _last_figures(run_id, "current"), _last_figures(baseline_id, "before")
     return (
@@ -228,7 +226,7 @@ def _last_figures(run_id: int, name: str) -> type[TestResult]:
     found = (
         select(TestResult)
         .where(TestResult.test_run_id == run_id, TestResult.metric_value.is_not(None))
-        .distinct(TestResult.test_case_id, TestResult.metric_name)
+        .ext(distinct_on(TestResult.test_case_id, TestResult.metric_name))
         .order_by(TestResult.test_case_id, TestResult.metric_name, TestResult.id.desc())
         .subquery(name)
     )
@@ -237,9 +235,7 @@ def _last_figures(run_id: int, name: str) -> type[TestResult]:
 
 def trend(case_id: int, metric: str, *, since: datetime | None, limit: int) -> Select[TestResult]:
     """The newest figures of a metric, newest first."""
-    statement = select(TestResult).where(
-        TestResult.test_case_id == case_id, TestResult.metric_name == metric
-    )
+    statement = select(TestResult).where(TestResult.test_case_id == case_id, TestResult.metric_name == metric)
     if since is not None:
         statement = statement.where(TestResult.created_at >= since)
     return statement.order_by(TestResult.created_at.desc(), TestResult.id.desc()).limit(limit)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar, TypeVarTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,7 +40,9 @@ class AsyncRepository:
         with translated():
             return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
 
-    async def _rows(self, statement: TypedReturnsRows[*Ts]) -> Sequence[Row[*Ts]]:
+    async def _rows(
+        self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[*Ts]]:
         """Run a statement that gives rows of several columns, or writes several rows."""
         with translated():
-            return (await self._session.execute(statement, execution_options=_OPTIONS)).all()
+            return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()

@@ -12,7 +12,7 @@ from ...entities_results import Direction, Neighbour, Path, Subgraph
 from ...errors import InvalidInputError, NotFoundError
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
-from ...queries._shared import as_page
+from ...queries._shared import as_page, within
 from ...results import Page
 from .base import AsyncRepository
 
@@ -191,9 +191,9 @@ class AsyncEntityRepository(AsyncRepository):
         Of each node the `fan_out` edges of greatest weight are followed, in each direction.
         """
         statement, parameters = _walk(direction, edge_types, as_of)
-        _check_range("depth", depth, 1, MAX_DEPTH)
-        _check_range("fan_out", fan_out, 1, MAX_FAN_OUT)
-        _check_range("limit", limit, 1, MAX_NODES)
+        within("depth", depth, 1, MAX_DEPTH)
+        within("fan_out", fan_out, 1, MAX_FAN_OUT)
+        within("limit", limit, 1, MAX_NODES)
         parameters |= {"seeds": [node_id], "depth": depth, "fan_out": fan_out, "limit": limit}
         rows = await self._rows(queries.neighbours(direction, **statement), parameters)
         return [Neighbour(node, distance, via) for node, distance, via in rows]
@@ -210,7 +210,7 @@ class AsyncEntityRepository(AsyncRepository):
     ) -> Path | None:
         """A way of the fewest edges, whatever their weights; None when there is none of at most `max_depth`."""
         statement, parameters = _walk(direction, edge_types, as_of)
-        _check_range("max_depth", max_depth, 1, MAX_DEPTH)
+        within("max_depth", max_depth, 1, MAX_DEPTH)
         parameters |= {"source": source_id, "target": target_id}
         parameters |= {"ahead": (max_depth + 1) // 2, "back": max_depth // 2}
         rows = await self._rows(queries.shortest_path(direction, **statement), parameters)
@@ -232,10 +232,10 @@ class AsyncEntityRepository(AsyncRepository):
         At most `limit` nodes are added, and 10,000 edges given: `truncated` says whether there are more.
         """
         statement, parameters = _walk(direction, edge_types, as_of)
-        _check_range("node_ids", len(node_ids), 1, MAX_NODES)
-        _check_range("depth", depth, 0, MAX_DEPTH)
-        _check_range("fan_out", fan_out, 1, MAX_FAN_OUT)
-        _check_range("limit", limit, 1, MAX_NODES)
+        within("node_ids", len(node_ids), 1, MAX_NODES)
+        within("depth", depth, 0, MAX_DEPTH)
+        within("fan_out", fan_out, 1, MAX_FAN_OUT)
+        within("limit", limit, 1, MAX_NODES)
         parameters |= {"seeds": list(node_ids), "depth": depth, "fan_out": fan_out, "limit": limit + 1}
         nodes = [*await self._all(queries.get_nodes(node_ids))]
         rows = await self._rows(queries.neighbours(direction, **statement), parameters)
@@ -265,11 +265,6 @@ def _walk(
 def _check_direction(direction: Direction) -> None:
     if direction not in get_args(Direction):
         raise InvalidInputError(f"direction: expected one of out, in, both, got {str(direction)[:60]!r}")
-
-
-def _check_range(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise InvalidInputError(f"{name}: expected {least} to {most}, got {value}")
 
 
 def _check_zone(name: str, time: datetime | None) -> None:

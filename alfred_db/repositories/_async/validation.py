@@ -204,7 +204,9 @@ class AsyncValidationRepository(AsyncRepository):
             if baseline is None:
                 raise _no("run", baseline_id)
             if baseline.test_suite_id != run.test_suite_id:
-                raise InvalidInputError(f"baseline_id: run {baseline_id} is of another suite than run {run_id}")
+                raise InvalidInputError(
+                    f"baseline_id: run {baseline_id} is of another suite than run {run_id}"
+                )
         rows = await self._rows(queries.compare(run_id, baseline.id))
         return [
             Regression(
@@ -217,6 +219,7 @@ class AsyncValidationRepository(AsyncRepository):
                 worse=now is None or (before - now if higher_is_better else now - before) > allowed,
             )
             for metric, case_id, case, before, now, higher_is_better in rows
+            if before is not None
         ]
 
     async def trend(

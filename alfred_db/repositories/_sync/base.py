@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar, TypeVarTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import Row, Select
 from sqlalchemy.orm import Session
@@ -41,7 +41,9 @@ class Repository:
         with translated():
             return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
 
-    def _rows(self, statement: TypedReturnsRows[*Ts]) -> Sequence[Row[*Ts]]:
+    def _rows(
+        self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[*Ts]]:
         """Run a statement that gives rows of several columns, or writes several rows."""
         with translated():
-            return (self._session.execute(statement, execution_options=_OPTIONS)).all()
+            return (self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()

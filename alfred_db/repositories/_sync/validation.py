@@ -205,7 +205,9 @@ class ValidationRepository(Repository):
             if baseline is None:
                 raise _no("run", baseline_id)
             if baseline.test_suite_id != run.test_suite_id:
-                raise InvalidInputError(f"baseline_id: run {baseline_id} is of another suite than run {run_id}")
+                raise InvalidInputError(
+                    f"baseline_id: run {baseline_id} is of another suite than run {run_id}"
+                )
         rows = self._rows(queries.compare(run_id, baseline.id))
         return [
             Regression(
@@ -218,6 +220,7 @@ class ValidationRepository(Repository):
                 worse=now is None or (before - now if higher_is_better else now - before) > allowed,
             )
             for metric, case_id, case, before, now, higher_is_better in rows
+            if before is not None
         ]
 
     def trend(

@@ -1,0 +1,191 @@
+"""Storage: the metadata of buckets and objects, and the blobs that working memory refers to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Engine
+
+from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError
+from ...models import Bucket, StorageObject, WorkingMemory
+from ...queries import storage as queries
+from ...queries._shared import as_page
+from ...results import Page
+from .base import AsyncRepository
+
+_own: WeakSet[Engine] = WeakSet()
+
+
+class AsyncStorageRepository(AsyncRepository):
+    """What is known of blobs; the bytes are elsewhere.
+
+    Where another service owns the tables, as on Supabase, they are only read: what would write raises
+    ConfigurationError.
+    """
+
+    async def create_bucket(
+        self,
+        bucket_id: str,
+        *,
+        name: str | None = None,
+        owner: uuid.UUID | None = None,
+        public: bool = False,
+        file_size_limit: int | None = None,
+        allowed_mime_types: Sequence[str] | None = None,
+    ) -> Bucket:
+        """Make a bucket, named as its id unless told otherwise; raises ConflictError when id or name is taken.
+
+        `file_size_limit` is in bytes; `allowed_mime_types` may end in `/*`.
+        """
+        await self._check_own()
+        if file_size_limit is not None and file_size_limit < 0:
+            raise InvalidInputError(f"file_size_limit: expected 0 or more bytes, got {file_size_limit}")
+        bucket = await self._write(
+            queries.create_bucket(
+                bucket_id,
+                name=bucket_id if name is None else name,
+                owner=owner,
+                public=public,
+                file_size_limit=file_size_limit,
+                allowed_mime_types=allowed_mime_types,
+            )
+        )
+        if bucket is None:
+            raise ConflictError(f"bucket {_short(bucket_id)}: its id or name is taken; use another")
+        return bucket
+
+    async def get_bucket(self, bucket_id: str) -> Bucket | None:
+        """The bucket of that id."""
+        return await self._first(queries.get_bucket(bucket_id))
+
+    async def list_buckets(self, *, after: str | None = None, limit: int = 100) -> Page[Bucket]:
+        """The buckets by id, a page at a time."""
+        rows = await self._all(queries.list_buckets(after=after, limit=limit))
+        return as_page(rows, queries.BUCKETS_KEY, limit)
+
+    async def delete_bucket(self, bucket_id: str) -> None:
+        """Remove an empty bucket; raises NotFoundError, and ConflictError while it has objects."""
+        await self._check_own()
+        if await self._write(queries.delete_bucket(bucket_id)) is None:
+            raise _no_bucket(bucket_id)
+
+    async def put(
+        self,
+        bucket_id: str,
+        name: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        owner: uuid.UUID | None = None,
+        version: str | None = None,
+    ) -> StorageObject:
+        """File an object, or replace all that is known of the one of that name.
+
+        `metadata` is the store's: its `size` and `mimetype`, where given, are held to the bucket's limits. Raises
+        NotFoundError when there is no such bucket.
+        """
+        await self._check_own()
+        bucket = await self.get_bucket(bucket_id)
+        if bucket is None:
+            raise _no_bucket(bucket_id)
+        _check_limits(bucket, metadata or {})
+        stored = await self._write(
+            queries.put(bucket_id, name, metadata=metadata, owner=owner, version=version)
+        )
+        assert stored is not None
+        return stored
+
+    async def get(self, bucket_id: str, name: str) -> StorageObject | None:
+        """The object of that name."""
+        return await self._first(queries.get(bucket_id, name))
+
+    async def move(
+        self, bucket_id: str, name: str, *, to_name: str, to_bucket: str | None = None
+    ) -> StorageObject:
+        """Give the object another name or bucket; raises NotFoundError, and ConflictError when that name is taken."""
+        await self._check_own()
+        if to_bucket is not None and await self.get_bucket(to_bucket) is None:
+            raise _no_bucket(to_bucket)
+        moved = await self._write(
+            queries.move(bucket_id, name, to_bucket=to_bucket or bucket_id, to_name=to_name)
+        )
+        if moved is None:
+            raise _no_object(bucket_id, name)
+        return moved
+
+    async def delete(self, bucket_id: str, name: str) -> None:
+        """Forget the object; the blob itself is the store's. Raises NotFoundError."""
+        await self._check_own()
+        if await self._write(queries.remove(bucket_id, name)) is None:
+            raise _no_object(bucket_id, name)
+
+    async def list_references(
+        self, blob_key: str, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkingMemory]:
+        """The records of working memory that refer to a blob, a page at a time."""
+        rows = await self._all(queries.references(blob_key, after=after, limit=limit))
+        return as_page(rows, queries.REFERENCES_KEY, limit)
+
+    async def list_dangling(
+        self, bucket_id: str, *, provider: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[WorkingMemory]:
+        """The records of working memory whose blob is not in the bucket; `provider` is the store that they name."""
+        rows = await self._all(queries.dangling(bucket_id, provider=provider, after=after, limit=limit))
+        return as_page(rows, queries.REFERENCES_KEY, limit)
+
+    async def list_unreferenced(
+        self, bucket_id: str, *, prefix: str = "", after: str | None = None, limit: int = 100
+    ) -> Page[StorageObject]:
+        """The objects that no record of working memory refers to, by name, a page at a time.
+
+        Only this tenant's records are looked at: where tenants share a bucket, give this one's `prefix`.
+        """
+        rows = await self._all(queries.unreferenced(bucket_id, prefix, after=after, limit=limit))
+        return as_page(rows, queries.OBJECTS_KEY, limit)
+
+    async def list(
+        self, bucket_id: str, *, prefix: str = "", after: str | None = None, limit: int = 100
+    ) -> Page[StorageObject]:
+        """The objects whose names begin with `prefix`, in the order of their UTF-8 bytes, a page at a time."""
+        rows = await self._all(queries.list_(bucket_id, prefix, after=after, limit=limit))
+        return as_page(rows, queries.OBJECTS_KEY, limit)
+
+    async def _check_own(self) -> None:
+        bind = self._session.get_bind()
+        if bind.engine in _own:
+            return
+        if not await self._first(queries.made_here()):
+            raise ConfigurationError(
+                "storage.objects belongs to another service, so that alfred-db only reads it; write through that"
+                " service's own interface (on Supabase, its Storage API)"
+            )
+        _own.add(bind.engine)
+
+
+def _check_limits(bucket: Bucket, metadata: Mapping[str, Any]) -> None:
+    size, kind = metadata.get("size"), metadata.get("mimetype")
+    most, allowed = bucket.file_size_limit, bucket.allowed_mime_types
+    if most is not None and isinstance(size, int | float) and size > most:
+        raise InvalidInputError(
+            f"bucket {_short(bucket.id)}: at most {most:,} bytes, got {size:,}; store less"
+        )
+    if allowed is not None and isinstance(kind, str):
+        family = f"{kind.partition('/')[0]}/*"
+        if not {kind, family, "*/*"} & set(allowed):
+            raise InvalidInputError(
+                f"bucket {_short(bucket.id)}: expected one of {', '.join(allowed)}, got {_short(kind)}"
+            )
+
+
+def _short(text: str) -> str:
+    return repr(text[:60])
+
+
+def _no_bucket(bucket_id: str) -> NotFoundError:
+    return NotFoundError(f"bucket {_short(bucket_id)}: there is none; create it first")
+
+
+def _no_object(bucket_id: str, name: str) -> NotFoundError:
+    return NotFoundError(f"object {_short(name)}: not in bucket {_short(bucket_id)}; list its prefix")
