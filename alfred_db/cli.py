@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import click
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from . import migrate
 from .cli_server import server
 from .config import database_url, migration_url
 from .doctor import examine
+from .engines import passing_engine
 from .errors import AlfredDBError, ConfigurationError, translated
 
 __all__ = ["main"]
@@ -100,7 +99,7 @@ def downgrade(revision: str, url: str | None, schema: str | None, allow_data_los
 @schema_option
 def current(url: str | None, schema: str | None) -> None:
     """Print the revision that the database is at."""
-    engine = create_engine(migration_url(url), poolclass=NullPool)
+    engine = passing_engine(migration_url(url), "alfred-db current")
     with translated(), engine.connect() as connection:
         click.echo(migrate.current(connection, schema) or "base")
 

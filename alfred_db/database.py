@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from . import migrate
 from .config import database_url, tenant_schema
+from .engines import connect_args
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -165,23 +166,15 @@ def _migration_url(url: URL) -> str | URL:
 def _engine_options(
     url: URL, schema: str | None, pooler: Pooler | None, pool_size: int, application_name: str
 ) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        "connect_timeout": 10,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "application_name": application_name,
-    }
-    # SQLAlchemy lets these win over the URL; here the URL says what it wants.
-    connect_args = {name: value for name, value in defaults.items() if name not in url.query}
-    options: dict[str, Any] = {"hide_parameters": True, "connect_args": connect_args}
+    arguments = connect_args(url, application_name)
+    options: dict[str, Any] = {"hide_parameters": True, "connect_args": arguments}
     if schema is not None:
         options["execution_options"] = {"schema_translate_map": schema_translate_map(schema)}
     if pooler == "transaction":
         # The pooler hands each transaction another server session: it keeps the connections, and the state.
-        return {**options, "poolclass": NullPool, "connect_args": {**connect_args, "prepare_threshold": None}}
+        return {**options, "poolclass": NullPool, "connect_args": {**arguments, "prepare_threshold": None}}
     given = url.query.get("options") or os.environ.get("PGOPTIONS") or ""
-    connect_args["options"] = (
+    arguments["options"] = (
         f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT} {given}".strip()
     )
     return {

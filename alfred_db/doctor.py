@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import URL, Connection, NullPool, create_engine, text
+from sqlalchemy import URL, Connection, text
 
 from . import extensions, migrate
+from .engines import passing_engine
 from .errors import AlfredDBError, translated
 from .models.base import SHARED_SCHEMAS
 from .verify import problems, verify
@@ -65,7 +66,7 @@ class Report:
 
 def examine(url: URL, schema: str | None = None) -> Report:
     """Examine a database; raises only when it cannot be reached."""
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": 10})
+    engine = passing_engine(url, "alfred-db doctor")
     with translated(), engine.connect() as connection:
         facts = extensions.probe(connection)
         errors = _errors(connection, schema, facts)

@@ -18,11 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, NullPool, create_engine, exc, text
+from sqlalchemy import URL, Connection, Engine, MetaData, exc, text
 from sqlalchemy.sql.schema import SchemaConst
 
 from . import extensions
 from .config import migration_url, tenant_schema
+from .engines import passing_engine
 from .errors import (
     AlfredDBError,
     ConfigurationError,
@@ -203,9 +204,14 @@ def _summary(diffs: Any) -> str:
 
 
 def include_object(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """For a host application's `context.configure`: its autogenerate leaves our tables alone."""
+    """For a host application's `context.configure`: its autogenerate leaves our tables alone.
+
+    A table that only the database has, in any schema, passes for a tenant's when its name is one of ours.
+    """
     if type_ != "table":
         return True
+    if reflected and compare_to is None and any(is_ours(item.name, home) for home in (None, *TENANT_SCHEMAS)):
+        return False
     return not is_ours(item.name, item.schema)
 
 
@@ -221,7 +227,9 @@ def is_ours(table: str, schema: str | None) -> bool:
     if table == VERSION_TABLE:
         return True
     parents = (
-        known.name for known in Base.metadata.tables.values() if "postgresql_partition_by" in known.dialect_kwargs
+        known.name
+        for known in Base.metadata.tables.values()
+        if "postgresql_partition_by" in known.dialect_kwargs
     )
     names = {known.name for known in Base.metadata.tables.values() if known.schema == schema}
     return table in names or any(table.startswith(f"{parent}_") for parent in parents)
@@ -290,7 +298,7 @@ def _run_online() -> None:
     schema = _schema()
     url = migration_url(context.config.attributes.get("url"))
     destination = _destination()
-    engine = _engine(url)
+    engine = passing_engine(url, "alfred-db migration")
     with engine.connect() as connection:
         if schema is not None:
             _refuse_default(connection, schema)
@@ -308,20 +316,6 @@ def _run_online() -> None:
                 _run_with_retries(connection, schema)
             if destination == "base":
                 _leave_no_trace(connection, schema)
-
-
-def _engine(url: URL) -> Engine:
-    return create_engine(
-        url,
-        poolclass=NullPool,
-        hide_parameters=True,
-        connect_args={
-            "connect_timeout": 10,
-            "application_name": "alfred-db migration",
-            "keepalives_idle": 30,
-            "prepare_threshold": None,
-        },
-    )
 
 
 def _schema() -> str | None:

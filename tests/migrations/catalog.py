@@ -103,9 +103,7 @@ def snapshot(url: URL) -> Snapshot:
     names = {"comment": "obj_description", "own": OWN, "loose_class": LOOSE_CLASS}
     with connected(url) as connection:
         return {
-            what: sorted(
-                (tuple(row) for row in connection.exec_driver_sql(query.format(**names))), key=repr
-            )
+            what: sorted((tuple(row) for row in connection.exec_driver_sql(query.format(**names))), key=repr)
             for what, query in SNAPSHOT.items()
         }
 
@@ -140,7 +138,14 @@ def libpq(url: URL) -> list[str]:
 
 def psql(url: URL, script: str) -> None:
     """Run a script as an administrator does, to the first error."""
-    command = [str(embedded.binaries() / "psql"), *libpq(url), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
+    command = [
+        str(embedded.binaries() / "psql"),
+        *libpq(url),
+        "--no-psqlrc",
+        "--quiet",
+        "-v",
+        "ON_ERROR_STOP=1",
+    ]
     done = subprocess.run(command, input=script, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -173,7 +178,11 @@ def unlike(left: dict[str, str], right: dict[str, str]) -> list[str]:
 
 def environment(url: URL | None = None, **more: str) -> dict[str, str]:
     """The environment of a process of the library on one database."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(("ALFRED_", "DATABASE_URL", "ALEMBIC_"))}
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ALFRED_", "DATABASE_URL", "ALEMBIC_"))
+    }
     found["PYTHONPATH"] = str(ROOT)
     if url is not None:
         found["ALFRED_DB_URL"] = url.render_as_string(hide_password=False)

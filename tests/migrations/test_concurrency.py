@@ -167,7 +167,10 @@ def test_one_that_waited_too_long_says_what_to_do(empty_url: URL) -> None:
     engine = engine_of(empty_url)
     with migrate.locked(engine, None):
         (holder,) = column(empty_url, HOLDS)
-        with pytest.raises(MigrationLockTimeout, match=rf"pid {holder}\b") as caught, migrate.locked(engine, None, 0.2):
+        with (
+            pytest.raises(MigrationLockTimeout, match=rf"pid {holder}\b") as caught,
+            migrate.locked(engine, None, 0.2),
+        ):
             pass
         assert caught.value.retryable
         with migrate.locked(engine, "acme", 0.2):

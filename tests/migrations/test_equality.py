@@ -52,6 +52,6 @@ def test_a_tenant_is_the_default_tenant_in_one_schema(database_url: URL) -> None
     default = plain(dump(database_url, "public", "wm", "entity", "brk_tracking"))
     acme = plain(dump(database_url, "acme"))
     for home in ("public", "acme"):
-        assert any(f"home.tasks" in body for body in (default if home == "public" else acme).values())
+        assert any("home.tasks" in body for body in (default if home == "public" else acme).values())
     extras = {name for name in default if "Type: FUNCTION" in name or "Type: TYPE" in name}
     assert unlike({k: v for k, v in default.items() if k not in extras}, acme) == []

@@ -81,7 +81,7 @@ def test_keys_are_random_uuids(connection: Connection) -> None:
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
 @pytest.mark.parametrize("algorithm", DIGESTS)
 def test_a_signature_is_the_one_of_hmac(connection: Connection, algorithm: str, secret: str) -> None:
-    payload = {"sub": "1234567890", "name": "Zoë 🎉 \\ \" \n", "n": [1, None, True], "long": "x" * 300}
+    payload = {"sub": "1234567890", "name": 'Zoë 🎉 \\ " \n', "n": [1, None, True], "long": "x" * 300}
     signed = connection.scalar(
         text("SELECT extensions.sign(CAST(:payload AS json), :secret, :algorithm)"),
         {"payload": json.dumps(payload), "secret": secret, "algorithm": algorithm},
@@ -117,7 +117,13 @@ def test_a_token_made_elsewhere_verifies(connection: Connection, algorithm: str)
 
 @pytest.mark.parametrize(
     "payload",
-    [{"exp": 1}, {"exp": 1.5}, {"nbf": 32503680000}, {"exp": 1, "nbf": 0}, {"exp": 32503680000, "nbf": 32503680000}],
+    [
+        {"exp": 1},
+        {"exp": 1.5},
+        {"nbf": 32503680000},
+        {"exp": 1, "nbf": 0},
+        {"exp": 32503680000, "nbf": 32503680000},
+    ],
     ids=str,
 )
 def test_a_token_outside_its_time_is_not_valid(connection: Connection, payload: dict[str, float]) -> None:
@@ -157,7 +163,11 @@ def test_an_unknown_algorithm_is_an_error(connection: Connection, algorithm: str
 
 
 def test_a_raw_update_moves_updated_at(any_url: URL) -> None:
-    run(any_url, "DELETE FROM tasks", "INSERT INTO tasks (task_id, intent, updated_at) VALUES ('t', 'x', '2020-01-01Z')")
+    run(
+        any_url,
+        "DELETE FROM tasks",
+        "INSERT INTO tasks (task_id, intent, updated_at) VALUES ('t', 'x', '2020-01-01Z')",
+    )
     begun = datetime.now(UTC) - timedelta(minutes=1)
     run(any_url, "UPDATE tasks SET intent = 'y'")
     assert scalar(any_url, "SELECT updated_at FROM tasks") > begun
@@ -171,8 +181,13 @@ def test_a_raw_update_moves_updated_at(any_url: URL) -> None:
 def months(count: int) -> list[tuple[str, datetime, datetime]]:
     """This month of UTC and those after it: name, first instant, end."""
     now = datetime.now(UTC)
-    first = [datetime(now.year + (now.month - 1 + n) // 12, (now.month - 1 + n) % 12 + 1, 1, tzinfo=UTC) for n in range(count + 1)]
-    return [(f"broker_request_{start:%Y_%m}", start, end) for start, end in zip(first, first[1:], strict=False)]
+    first = [
+        datetime(now.year + (now.month - 1 + n) // 12, (now.month - 1 + n) % 12 + 1, 1, tzinfo=UTC)
+        for n in range(count + 1)
+    ]
+    return [
+        (f"broker_request_{start:%Y_%m}", start, end) for start, end in zip(first, first[1:], strict=False)
+    ]
 
 
 PARTITIONS = f"""
@@ -186,16 +201,18 @@ def insert(url: URL, request_id: str, at: datetime) -> str:
     """Store a request of some time; gives the partition that has it."""
     with connected(url) as connection:
         connection.execute(
-            text(f"INSERT INTO {LOG} (request_id, created_at) VALUES (:id, :at)"), {"id": request_id, "at": at}
+            text(f"INSERT INTO {LOG} (request_id, created_at) VALUES (:id, :at)"),
+            {"id": request_id, "at": at},
         )
         found = connection.scalar(text(STORED), {"id": request_id})
     return str(found).rpartition(".")[2]
 
 
 def test_four_months_have_partitions_with_bounds_in_utc(any_url: URL) -> None:
-    assert column(any_url, PARTITIONS) == ["broker_request_default", *(name for name, _, _ in months(4))] or column(
-        any_url, PARTITIONS
-    ) == [*(name for name, _, _ in months(4)), "broker_request_default"]
+    assert column(any_url, PARTITIONS) == [
+        "broker_request_default",
+        *(name for name, _, _ in months(4)),
+    ] or column(any_url, PARTITIONS) == [*(name for name, _, _ in months(4)), "broker_request_default"]
     tick = timedelta(microseconds=1)
     for zone in ("Pacific/Kiritimati", "America/Los_Angeles"):
         tenant = f"in_{zone.split('/')[0].lower()}"
@@ -219,7 +236,9 @@ def test_four_months_have_partitions_with_bounds_in_utc(any_url: URL) -> None:
 def test_keys_of_requests_count_up_whatever_the_partition(any_url: URL) -> None:
     for number, (_, start, _) in enumerate([*months(6), *months(6)]):
         insert(any_url, f"key {number}", start)
-    keys = column(any_url, f"SELECT id FROM {LOG} WHERE request_id LIKE 'key %' ORDER BY substr(request_id, 5)::int")
+    keys = column(
+        any_url, f"SELECT id FROM {LOG} WHERE request_id LIKE 'key %' ORDER BY substr(request_id, 5)::int"
+    )
     assert keys == list(range(keys[0], keys[0] + 12))
     run(any_url, f"DELETE FROM {LOG}")
 
@@ -228,7 +247,10 @@ def test_early_rows_move_from_the_default_partition_and_a_second_call_does_nothi
     make = f"SELECT extensions.make_month_partitions('{LOG}', :months)"
     there = scalar(any_url, f"SELECT count(*) FROM ({PARTITIONS}) AS p") - 1
     name, start, end = months(there + 1)[there]
-    early = [insert(any_url, f"early {n}", at) for n, at in enumerate((start, end - timedelta(microseconds=1), end))]
+    early = [
+        insert(any_url, f"early {n}", at)
+        for n, at in enumerate((start, end - timedelta(microseconds=1), end))
+    ]
     assert early == ["broker_request_default"] * 3
     before = column(any_url, f"SELECT to_jsonb(r) FROM {LOG} AS r ORDER BY request_id")
     assert scalar(any_url, make, months=there) == 1
@@ -259,7 +281,9 @@ def test_a_writer_who_has_not_committed_is_waited_for(any_url: URL) -> None:
     there = scalar(any_url, f"SELECT count(*) FROM ({PARTITIONS}) AS p") - 1
     name, start, _ = months(there + 1)[there]
     with ThreadPoolExecutor(1) as pool, engine_of(any_url).connect() as writer:
-        writer.execute(text(f"INSERT INTO {LOG} (request_id, created_at) VALUES ('late', :at)"), {"at": start})
+        writer.execute(
+            text(f"INSERT INTO {LOG} (request_id, created_at) VALUES ('late', :at)"), {"at": start}
+        )
         making = pool.submit(scalar, any_url, make, months=there)
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         wait_until(lambda: scalar(any_url, waiting) or making.done())

@@ -13,10 +13,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from click.testing import CliRunner
-from sqlalchemy import URL, Column, ForeignKey, Integer, MetaData, Table, Text
+from sqlalchemy import URL, MetaData
 
-from alfred_db import AsyncDatabase, Database, Task, migrate
+from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.cli import main
 from alfred_db.errors import SchemaDriftError
 
@@ -63,10 +65,14 @@ def test_plain_alembic_in_a_users_folder_upgrades(empty_url: URL, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", CONFIGURATION)
-def test_the_variable_alembic_config_upgrades_from_anywhere(empty_url: URL, tmp_path: Path, name: str) -> None:
+def test_the_variable_alembic_config_upgrades_from_anywhere(
+    empty_url: URL, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / name).write_text(CONFIGURATION[name].format(location=migrate.location()))
-    done = alembic("upgrade", "head", url=empty_url, cwd=tmp_path / "elsewhere", ALEMBIC_CONFIG=str(tmp_path / name))
+    done = alembic(
+        "upgrade", "head", url=empty_url, cwd=tmp_path / "elsewhere", ALEMBIC_CONFIG=str(tmp_path / name)
+    )
     succeed(done)
     assert version(empty_url) == HEAD
 
@@ -75,7 +81,12 @@ def test_the_url_for_migrations_goes_before_the_others(empty_url: URL, tmp_path:
     (tmp_path / "alembic.ini").write_text(CONFIGURATION["alembic.ini"].format(location=migrate.location()))
     wrong = "postgresql://nobody@/nothing?host=/nonexistent"
     done = alembic(
-        "upgrade", "head", cwd=tmp_path, ALFRED_DB_MIGRATION_URL=own_url(empty_url), ALFRED_DB_URL=wrong, DATABASE_URL=wrong
+        "upgrade",
+        "head",
+        cwd=tmp_path,
+        ALFRED_DB_MIGRATION_URL=own_url(empty_url),
+        ALFRED_DB_URL=wrong,
+        DATABASE_URL=wrong,
     )
     succeed(done)
     assert version(empty_url) == HEAD
@@ -100,7 +111,7 @@ def test_the_command_upgrades_and_goes_back(empty_url: URL) -> None:
     assert "table tasks holds rows" in command("downgrade", REVISIONS[6], *url, status=2)
     command("downgrade", REVISIONS[6], "--allow-data-loss", *url)
     assert command("current", *url) == f"{REVISIONS[6]}\n"
-    assert "remove_table" in command("check", *url, status=2) or "add_table" in command("check", *url, status=2)
+    assert "run `alembic upgrade head`" in command("check", *url, status=2)
     assert [line.split()[0] for line in command("history").splitlines()] == REVISIONS
     assert command("sql") == migrate.sql()
     assert command("sql", f"{REVISIONS[6]}:{REVISIONS[7]}") == migrate.sql(f"{REVISIONS[6]}:{REVISIONS[7]}")
@@ -119,11 +130,6 @@ async def test_a_database_object_upgrades(empty_url: URL) -> None:
 
 
 # Mode A: two environments
-
-THEIRS = MetaData()
-ORDERS = Table("orders", THEIRS, Column("id", Integer, primary_key=True), Column("note", Text))
-ITEMS = Table("items", THEIRS, Column("id", Integer, primary_key=True), schema="shop")
-LINKED = Table("links", THEIRS, Column("task", ForeignKey(Task.__table__.c.id), primary_key=True))
 
 ENV = """
 from __future__ import annotations
@@ -182,7 +188,9 @@ def shop_url(database_url: URL) -> URL:
 
 
 @pytest.mark.parametrize("schemas", [False, True], ids=["one schema", "include_schemas"])
-def test_their_autogenerate_sees_theirs_and_nothing_of_ours(shop_url: URL, tmp_path: Path, schemas: bool) -> None:
+def test_their_autogenerate_sees_theirs_and_nothing_of_ours(
+    shop_url: URL, tmp_path: Path, schemas: bool
+) -> None:
     run(shop_url, "DROP TABLE orders", *(["DROP TABLE shop.items"] if schemas else []))
     their_environment(tmp_path, ENV.format(schemas=schemas))
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/theirs\n")
@@ -192,10 +200,9 @@ def test_their_autogenerate_sees_theirs_and_nothing_of_ours(shop_url: URL, tmp_p
     (made,) = (tmp_path / "theirs" / "versions").glob("*_first.py")
     upgrade = made.read_text().split("def upgrade()")[1].split("def downgrade()")[0]
     operations = [line.strip() for line in upgrade.splitlines() if line.strip().startswith("op.")]
-    # A table in a schema of theirs without a model is theirs to drop.
-    expected = ["op.create_table('orders',", *(["op.create_table('items',", "op.drop_table('tasks_of_theirs', schema='shop')"] if schemas else [])]
-    if not schemas:
-        expected += ["op.create_table('items',"]
+    # A table of theirs that has no model any more is theirs to drop.
+    dropped = ["op.drop_table('tasks_of_theirs', schema='shop')"] if schemas else []
+    expected = ["op.create_table('orders',", "op.create_table('items',", *dropped]
     assert sorted(operations) == sorted(expected), upgrade
     assert differences(before, snapshot(shop_url)) == []
     if schemas:
@@ -207,10 +214,7 @@ def test_their_autogenerate_sees_theirs_and_nothing_of_ours(shop_url: URL, tmp_p
             db.verify()
 
 
-def test_their_dropped_model_is_still_dropped(shop_url: URL, tmp_path: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
+def test_their_dropped_model_is_still_dropped(shop_url: URL) -> None:
     for schemas in (False, True):
         with connected(shop_url) as connection:
             context = MigrationContext.configure(
@@ -222,12 +226,17 @@ def test_their_dropped_model_is_still_dropped(shop_url: URL, tmp_path: Path) -> 
                 },
             )
             found = {(diff[0], str(diff[1])) for diff in compare_metadata(context, MetaData())}
-        theirs = {("remove_table", "orders")}
-        assert found == theirs | ({("remove_table", "shop.items"), ("remove_table", "shop.tasks_of_theirs")} if schemas else set())
+        theirs = ["orders", *(["shop.items", "shop.tasks_of_theirs"] if schemas else [])]
+        assert found == {("remove_table", name) for name in theirs}
 
 
 def test_our_check_sees_nothing_of_theirs(shop_url: URL) -> None:
-    run(shop_url, "CREATE INDEX theirs ON orders (id)", "CREATE SCHEMA wm_theirs", "CREATE TABLE wm_theirs.tasks (id int)")
+    run(
+        shop_url,
+        "CREATE INDEX theirs ON orders (id)",
+        "CREATE SCHEMA wm_theirs",
+        "CREATE TABLE wm_theirs.tasks (id int)",
+    )
     migrate.check(shop_url)
     migrate.check(shop_url, schema="acme")
 
@@ -240,7 +249,6 @@ def test_our_check_sees_nothing_of_theirs(shop_url: URL) -> None:
         ("DROP INDEX acme.idx_tasks_running", "acme", "idx_tasks_running"),
         ("DROP TABLE acme.entity_edge", "acme", "entity_edge"),
         ("ALTER TABLE tasks ALTER COLUMN intent DROP NOT NULL", None, "modify_nullable tasks intent"),
-        ("ALTER TABLE tasks DROP CONSTRAINT ck_tasks_priority", None, "ck_tasks_priority"),
     ],
 )
 def test_our_check_sees_what_was_changed_of_ours(
@@ -331,7 +339,9 @@ def test_their_environment_can_run_our_revisions_first(empty_url: URL, tmp_path:
 def test_plain_upgrade_after_the_combined_mode_is_refused(empty_url: URL, tmp_path: Path) -> None:
     """The two modes do not mix: our own version table is not there, but our tables are."""
     their_environment(tmp_path, COMBINED)
-    (tmp_path / "alembic.ini").write_text(COMBINED_CONFIGURATION["alembic.ini"].format(location=migrate.location()))
+    (tmp_path / "alembic.ini").write_text(
+        COMBINED_CONFIGURATION["alembic.ini"].format(location=migrate.location())
+    )
     environment = {"THEIR_URL": empty_url.render_as_string(hide_password=False)}
     succeed(alembic("upgrade", "heads", cwd=tmp_path, **environment))
     with pytest.raises(SchemaDriftError, match="no alfred_db_version"):

@@ -113,7 +113,9 @@ def test_the_script_of_a_downgrade_keeps_rows(database_url: URL) -> None:
     with pytest.raises(AssertionError, match="table tasks holds rows"):
         psql(database_url, script)
     assert differences(before, snapshot(database_url)) == []
-    allowed = alembic("-x", "allow_data_loss=1", "downgrade", f"{REVISIONS[7]}:{REVISIONS[6]}", "--sql").stdout
+    allowed = alembic(
+        "-x", "allow_data_loss=1", "downgrade", f"{REVISIONS[7]}:{REVISIONS[6]}", "--sql"
+    ).stdout
     assert "DROP TABLE tasks" in allowed
     assert "holds rows" not in allowed
 

@@ -98,7 +98,10 @@ def test_another_applications_version_table_is_untouched(empty_url: URL) -> None
         (["CREATE TABLE tasks (id int)", "CREATE TABLE workflows (id int)"], ["tasks", "workflows"]),
         (["CREATE VIEW documents AS SELECT 1 AS id"], ["documents"]),
         (["CREATE SCHEMA wm", "CREATE TABLE wm.working_memory (id int)"], ["working_memory"]),
-        (["CREATE SCHEMA brk_registry", "CREATE TABLE brk_registry.model (id int)"], ["brk_registry", "model"]),
+        (
+            ["CREATE SCHEMA brk_registry", "CREATE TABLE brk_registry.model (id int)"],
+            ["brk_registry", "model"],
+        ),
     ],
     ids=["tables", "a view", "in a tenant's schema", "in a shared schema"],
 )

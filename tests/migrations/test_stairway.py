@@ -56,8 +56,12 @@ def test_an_empty_database_keeps_only_the_extensions_and_their_schema(any_server
     after = snapshot(url)
     homes = {row[2] for row in after["extensions"]}
     assert {row[0] for row in after["extensions"]} >= {"plpgsql", "vector"}
-    assert {row[0] for row in after["schemas"]} - {row[0] for row in before["schemas"]} == homes & {"extensions"}
-    kept = [line for line in differences(before, after) if not line.startswith(("+ extensions:", "+ schemas:"))]
+    assert {row[0] for row in after["schemas"]} - {row[0] for row in before["schemas"]} == homes & {
+        "extensions"
+    }
+    kept = [
+        line for line in differences(before, after) if not line.startswith(("+ extensions:", "+ schemas:"))
+    ]
     assert kept == []
     migrate.upgrade(url)
     assert differences(at_head, snapshot(url)) == []

@@ -58,7 +58,13 @@ def test_plain_alembic_makes_a_complete_second_set(default_url: URL) -> None:
     done = alembic("-x", "schema=acme", "upgrade", "head", url=default_url)
     assert done.returncode == 0, done.stderr
     made = column(default_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'acme'")
-    assert set(made) >= {*OWN_TABLES, "working_memory", "entity_node", "broker_request", migrate.VERSION_TABLE}
+    assert set(made) >= {
+        *OWN_TABLES,
+        "working_memory",
+        "entity_node",
+        "broker_request",
+        migrate.VERSION_TABLE,
+    }
     assert set(made) - OWN_TABLES - {migrate.VERSION_TABLE} == {
         name for name in made if re.match(r"knowledge_points_|broker_request_", name)
     }
@@ -86,7 +92,9 @@ def test_a_tenant_goes_up_and_down_step_by_step(default_url: URL) -> None:
 
 def test_a_tenant_without_the_shared_catalogs_is_refused(empty_url: URL) -> None:
     before = snapshot(empty_url)
-    with pytest.raises(SchemaOutdatedError, match=r"shared catalogs.*run `alembic upgrade head` without a schema"):
+    with pytest.raises(
+        SchemaOutdatedError, match=r"shared catalogs.*run `alembic upgrade head` without a schema"
+    ):
         migrate.upgrade(empty_url, schema="acme")
     assert differences(before, snapshot(empty_url)) == []
     migrate.upgrade(empty_url, "alfred_0006_model_registry")
@@ -116,7 +124,11 @@ def test_a_tenants_rows_are_kept_by_its_downgrade(database_url: URL) -> None:
 
 
 def test_a_tenants_downgrade_never_reaches_for_the_default_tenants_tables(database_url: URL) -> None:
-    run(database_url, "DROP TABLE acme.task_results, acme.tasks CASCADE", "DROP TABLE acme.knowledge_points, acme.knowledge_aliases, acme.knowledge_collections")
+    run(
+        database_url,
+        "DROP TABLE acme.task_results, acme.tasks CASCADE",
+        "DROP TABLE acme.knowledge_points, acme.knowledge_aliases, acme.knowledge_collections",
+    )
     with pytest.raises(Exception, match='"knowledge_points" does not exist'):
         migrate.downgrade(database_url, "base", schema="acme", allow_data_loss=True)
     assert version(database_url, "acme") == "alfred_0015_knowledge"
@@ -248,7 +260,9 @@ def test_triggers_can_be_left_out(empty_url: URL, schema: str | None) -> None:
     migrate.downgrade(empty_url, "base", schema=schema)
 
 
-@pytest.mark.parametrize("path", sorted((migrate.location() / "versions").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((migrate.location() / "versions").glob("*.py")), ids=lambda path: path.stem
+)
 def test_a_revision_touches_shared_or_tenant_objects_and_keeps_the_rules(path: object) -> None:
     assert isinstance(path, type(migrate.location()))
     source = path.read_text()
@@ -259,13 +273,21 @@ def test_a_revision_touches_shared_or_tenant_objects_and_keeps_the_rules(path: o
     assert len(found) <= 32
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {"upgrade", "downgrade"} <= set(functions)
-    shared = {name for name in ("upgrade", "downgrade") if [ast.unparse(d) for d in functions[name].decorator_list] == ["shared"]}
+    shared = {
+        name
+        for name in ("upgrade", "downgrade")
+        if [ast.unparse(d) for d in functions[name].decorator_list] == ["shared"]
+    }
     assert shared in (set(), {"upgrade", "downgrade"}), "one way is shared, the other is not"
     objects = re.findall(
         r"(?:CREATE TABLE|CREATE (?:UNIQUE )?INDEX \w+ ON|ALTER TABLE|DROP TABLE|INSERT INTO|DELETE FROM|drop_tables\(|updated_by_trigger\(|create_unless_exists\(|drop_if_made_here\()\s*[\"']?(\w+\.\w+|\w+)",
         source,
     )
-    touched = {name.split(".")[0] if "." in name else None for name in objects if name.upper() not in ("NULL", "TABLE")}
+    touched = {
+        name.split(".")[0] if "." in name else None
+        for name in objects
+        if name.upper() not in ("NULL", "TABLE")
+    }
     if shared:
         assert not touched & {None, *TENANT_SCHEMAS} or path.stem == "0001_extensions", touched
     else:

@@ -100,14 +100,20 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         "alfred_0008_tasks",
     ),
     "an HNSW index of another distance": (
-        ["DROP INDEX {hnsw}", "CREATE INDEX {hnsw} ON documents USING hnsw (embedding vector_l2_ops) WITH (m = 16, ef_construction = 64)"],
+        [
+            "DROP INDEX {hnsw}",
+            "CREATE INDEX {hnsw} ON documents USING hnsw (embedding vector_l2_ops) WITH (m = 16, ef_construction = 64)",
+        ],
         "index {hnsw} on documents",
         "vector_cosine_ops",
         "vector_l2_ops",
         "alfred_0011_documents",
     ),
     "an HNSW index of another m": (
-        ["DROP INDEX {hnsw}", "CREATE INDEX {hnsw} ON documents USING hnsw (embedding vector_cosine_ops) WITH (m = 8, ef_construction = 64)"],
+        [
+            "DROP INDEX {hnsw}",
+            "CREATE INDEX {hnsw} ON documents USING hnsw (embedding vector_cosine_ops) WITH (m = 8, ef_construction = 64)",
+        ],
         "index {hnsw} on documents",
         "m='16'",
         "m='8'",
@@ -207,7 +213,13 @@ def test_a_drift_is_named_with_the_revision_that_made_it(migrated_url: URL, drif
         assert found in problem.found
         with pytest.raises(SchemaDriftError) as caught:
             verify(connection)
-        for text in (f"the database says {HEAD}", what, f"expected {expected}", f"found {problem.found}", f"made by {revision}"):
+        for text in (
+            f"the database says {HEAD}",
+            what,
+            f"expected {expected}",
+            f"found {problem.found}",
+            f"made by {revision}",
+        ):
             assert text in str(caught.value)
         connection.rollback()
         verify(connection)
@@ -224,7 +236,9 @@ def test_a_drift_of_a_tenant_is_its_own(migrated_url: URL) -> None:
 
 def test_a_drift_of_the_shared_catalogs_is_every_tenants(migrated_url: URL) -> None:
     with engine_of(migrated_url).connect() as connection:
-        connection.exec_driver_sql("ALTER TABLE brk_registry.model_maker ALTER COLUMN created_at DROP NOT NULL")
+        connection.exec_driver_sql(
+            "ALTER TABLE brk_registry.model_maker ALTER COLUMN created_at DROP NOT NULL"
+        )
         for schema in (None, "acme"):
             with pytest.raises(SchemaDriftError, match="brk_registry.model_maker.created_at"):
                 verify(connection, schema)
@@ -233,16 +247,24 @@ def test_a_drift_of_the_shared_catalogs_is_every_tenants(migrated_url: URL) -> N
 
 def test_many_drifts_are_counted_and_not_all_listed(migrated_url: URL) -> None:
     with engine_of(migrated_url).connect() as connection:
-        connection.exec_driver_sql("DROP TABLE workflow_events, workflow_steps, workflow_executions, workflows")
-        connection.exec_driver_sql("DROP TABLE test_results, test_runs, test_cases, test_suites, rag_query_documents")
+        connection.exec_driver_sql(
+            "DROP TABLE workflow_events, workflow_steps, workflow_executions, workflows"
+        )
+        connection.exec_driver_sql(
+            "DROP TABLE test_results, test_runs, test_cases, test_suites, rag_query_documents"
+        )
         connection.exec_driver_sql("DROP TABLE rag_queries, rag_sessions, memory_entries, memories")
         with pytest.raises(SchemaDriftError, match="; and 3 more"):
             verify(connection)
         connection.rollback()
 
 
-@pytest.mark.parametrize(("schema", "command"), [(None, "alembic upgrade head"), ("acme", "alembic -x schema=acme upgrade head")])
-def test_a_database_that_is_behind_is_told_the_command(database_url: URL, schema: str | None, command: str) -> None:
+@pytest.mark.parametrize(
+    ("schema", "command"), [(None, "alembic upgrade head"), ("acme", "alembic -x schema=acme upgrade head")]
+)
+def test_a_database_that_is_behind_is_told_the_command(
+    database_url: URL, schema: str | None, command: str
+) -> None:
     migrate.downgrade(database_url, REVISIONS[-3], schema=schema)
     with engine_of(database_url).connect() as connection, pytest.raises(SchemaOutdatedError) as caught:
         verify(connection, schema)
