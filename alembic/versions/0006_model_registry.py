@@ -24,6 +24,7 @@ def upgrade() -> None:
             model_type TEXT NOT NULL,
             version TEXT,
             description TEXT,
+            deprecated_at TIMESTAMP WITH TIME ZONE,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             CONSTRAINT pk_models PRIMARY KEY (id),

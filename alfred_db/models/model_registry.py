@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Double, ForeignKey, Index, UniqueConstraint
@@ -34,6 +35,11 @@ class RegistryModel(Base):
     """The provider's version."""
     description: Mapped[str | None]
     """What it is good for."""
+    deprecated_at: Mapped[datetime | None]
+    """From when on it is no longer chosen for new work; NULL while it is in use.
+
+    Added: to delete a model would take away the endpoints of those who still use it.
+    """
     created_at: Mapped[CreatedAt]
     """When it was registered."""
     updated_at: Mapped[UpdatedAt]

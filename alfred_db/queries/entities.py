@@ -126,8 +126,9 @@ def upsert_edge(
         edge_type=edge_type,
         weight=weight,
         properties=dict(properties),
-        valid_from=func.now() if valid_from is None else valid_from,
+        valid_from=func.statement_timestamp() if valid_from is None else valid_from,
         valid_to=valid_to,
+        created_at=func.statement_timestamp(),
         updated_at=func.now(),
     )
     key: list[Any] = [EntityEdge.source_id, EntityEdge.target_id, EntityEdge.edge_type]
@@ -229,9 +230,9 @@ _REVERSED: Mapping[Direction, Direction] = {"out": "in", "in": "out", "both": "b
 
 
 def neighbours(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, int, EntityEdge]:
-    """The nodes around `seeds`, by the fewest edges up to `depth`; the strongest `fan_out` edges of each node.
+    """The nodes around `seeds`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
 
-    Parameters: seeds, depth, fan_out, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
+    Parameters: seeds, depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
     that the work is bounded by depth times nodes, cycles or not.
     """
     return _neighbours(direction, typed, dated)
@@ -375,7 +376,7 @@ def _step(walk: CTE, direction: Direction, *, typed: bool, dated: bool, capped: 
             found = found.where(EntityEdge.edge_type == any_(bindparam("edge_types", type_=_TYPES)))
         if capped:
             found = found.order_by(EntityEdge.weight.desc(), EntityEdge.id.desc())
-            found = found.limit(bindparam("fan_out", type_=Integer))
+            found = found.limit(bindparam("cap", type_=Integer))
         return found.correlate(walk)
 
     out = one_way(EntityEdge.source_id, EntityEdge.target_id)

@@ -275,10 +275,12 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         .order_by(ScheduledExecution.end_time)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
     )
     return (
         delete(ScheduledExecution)
-        .where(ScheduledExecution.id.in_(oldest), final)
+        .where(ScheduledExecution.id == oldest.c.id, final)
         .returning(ScheduledExecution.id)
     )
 

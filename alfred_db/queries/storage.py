@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import column, table
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
@@ -122,7 +122,7 @@ def list_(bucket_id: str, prefix: str, *, after: str | None, limit: int) -> Sele
 
 def unreferenced(bucket_id: str, prefix: str, *, after: str | None, limit: int) -> Select[StorageObject]:
     """The objects whose name is the blob key of no record."""
-    reference = exists().where(WorkingMemory.blob_key == StorageObject.name)
+    reference = select(WorkingMemory.id).where(WorkingMemory.blob_key == StorageObject.name).exists()
     return _by_name(select(StorageObject).where(~reference), bucket_id, prefix, after=after, limit=limit)
 
 
@@ -161,8 +161,10 @@ def references(blob_key: str, *, after: str | None, limit: int) -> Select[Workin
 
 def dangling(bucket_id: str, *, provider: str | None, after: str | None, limit: int) -> Select[WorkingMemory]:
     """The records whose blob key is the name of no object in the bucket."""
-    there = exists().where(
-        and_(StorageObject.bucket_id == bucket_id, StorageObject.name == WorkingMemory.blob_key)
+    there = (
+        select(StorageObject.id)
+        .where(StorageObject.bucket_id == bucket_id, StorageObject.name == WorkingMemory.blob_key)
+        .exists()
     )
     statement = select(WorkingMemory).where(WorkingMemory.blob_key.is_not(None), ~there)
     if provider is not None:

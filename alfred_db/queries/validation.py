@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, update
+from sqlalchemy import Select, and_, case, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
@@ -109,8 +109,10 @@ def list_runs(suite_id: int, *, after: str | None, limit: int) -> Select[TestRun
 
 def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
     """Failed when a figure is, or a case that was executed since it began; passed otherwise."""
-    figure = exists().where(TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL)
-    failure = exists().where(
+    figure = select(TestResult.id).where(
+        TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL
+    )
+    failure = select(TestCase.id).where(
         TestCase.test_suite_id == TestRun.test_suite_id,
         TestCase.status == TestCaseStatus.FAILED,
         TestCase.executed_at >= TestRun.started_at,
@@ -118,9 +120,10 @@ def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
     verdict = (
         select(
             TestRun.id,
-            case((or_(figure, failure), TestRunStatus.FAILED.value), else_=TestRunStatus.PASSED.value).label(
-                "status"
-            ),
+            case(
+                (or_(figure.exists(), failure.exists()), TestRunStatus.FAILED.value),
+                else_=TestRunStatus.PASSED.value,
+            ).label("status"),
         )
         .where(TestRun.id == run_id)
         .cte("verdict")

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import URL, Connection, text
@@ -185,9 +186,7 @@ def months(count: int) -> list[tuple[str, datetime, datetime]]:
         datetime(now.year + (now.month - 1 + n) // 12, (now.month - 1 + n) % 12 + 1, 1, tzinfo=UTC)
         for n in range(count + 1)
     ]
-    return [
-        (f"broker_request_{start:%Y_%m}", start, end) for start, end in zip(first, first[1:], strict=False)
-    ]
+    return [(f"broker_request_{start:%Y_%m}", start, end) for start, end in pairwise(first)]
 
 
 PARTITIONS = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import URL
@@ -64,7 +65,7 @@ def test_the_script_finds_vector_where_an_administrator_put_it(empty_url: URL, s
 
 def test_scripts_of_ranges_make_together_what_one_makes(template: URL, empty_url: URL) -> None:
     steps = ["base", REVISIONS[2], REVISIONS[9], HEAD]
-    for start, end in zip(steps, steps[1:], strict=False):
+    for start, end in pairwise(steps):
         if start == "base":
             psql(empty_url, migrate.sql(end))
         else:

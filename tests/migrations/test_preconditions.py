@@ -43,12 +43,12 @@ def future_url(database_url: URL) -> URL:
 @pytest.mark.parametrize("schema", [None, "acme"])
 def test_a_newer_database_is_refused(future_url: URL, schema: str | None) -> None:
     before = snapshot(future_url)
-    with pytest.raises(SchemaTooNewError, match="'alfred_9999_future'.*upgrade alfred-db"):
+    with pytest.raises(SchemaTooNewError, match=r"'alfred_9999_future'.*upgrade alfred-db"):
         migrate.upgrade(future_url, schema=schema)
     with pytest.raises(SchemaTooNewError, match="'alfred_9999_future'"):
         migrate.downgrade(future_url, "base", schema=schema, allow_data_loss=True)
     with (
-        pytest.raises(SchemaTooNewError, match="'alfred_9999_future'.*upgrade alfred-db"),
+        pytest.raises(SchemaTooNewError, match=r"'alfred_9999_future'.*upgrade alfred-db"),
         engine_of(future_url).connect() as connection,
     ):
         verify(connection, schema)

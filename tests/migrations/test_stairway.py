@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from sqlalchemy import URL
 
@@ -18,7 +19,7 @@ def test_every_revision_goes_up_down_and_up(any_server: Databases) -> None:
     prepare(url)
     migrate.upgrade(url, REVISIONS[0])
     below = snapshot(url)
-    for before, revision in zip(REVISIONS, REVISIONS[1:], strict=False):
+    for before, revision in pairwise(REVISIONS):
         migrate.upgrade(url, revision)
         above = snapshot(url)
         assert version(url) == revision

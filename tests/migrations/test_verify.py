@@ -240,7 +240,7 @@ def test_a_drift_of_the_shared_catalogs_is_every_tenants(migrated_url: URL) -> N
             "ALTER TABLE brk_registry.model_maker ALTER COLUMN created_at DROP NOT NULL"
         )
         for schema in (None, "acme"):
-            with pytest.raises(SchemaDriftError, match="brk_registry.model_maker.created_at"):
+            with pytest.raises(SchemaDriftError, match=r"brk_registry\.model_maker\.created_at"):
                 verify(connection, schema)
         connection.rollback()
 

@@ -194,7 +194,7 @@ class AsyncEntityRepository(AsyncRepository):
         within("depth", depth, 1, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": [node_id], "depth": depth, "fan_out": fan_out, "limit": limit}
+        parameters |= {"seeds": [node_id], "depth": depth, "cap": fan_out, "limit": limit}
         rows = await self._rows(queries.neighbours(direction, **statement), parameters)
         return [Neighbour(node, distance, via) for node, distance, via in rows]
 
@@ -236,7 +236,7 @@ class AsyncEntityRepository(AsyncRepository):
         within("depth", depth, 0, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": list(node_ids), "depth": depth, "fan_out": fan_out, "limit": limit + 1}
+        parameters |= {"seeds": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
         nodes = [*await self._all(queries.get_nodes(node_ids))]
         rows = await self._rows(queries.neighbours(direction, **statement), parameters)
         nodes += [node for node, _, _ in rows[:limit]]

@@ -1,0 +1,207 @@
+"""The JSON form of the catalogs: a list of entries for each section, which name each other by code.
+
+    {"providers": [{"code": "openai", "name": "OpenAI"}], "makers": [...], ..., "registry": [...]}
+
+`registry` holds the models of the model registry, the other sections the broker's catalog. A field that is
+left out, or null, stays as it is in the database.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from importlib.resources import files
+from typing import Any
+
+from .errors import InvalidInputError
+
+__all__ = ["SECTIONS", "entries", "exported", "read", "seed", "written"]
+
+
+def read(text: str) -> Mapping[str, Any]:
+    """The document of a JSON text; raises InvalidInputError."""
+    try:
+        document: Any = json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"catalog: this is no JSON ({error}); give a file of `catalog export`") from None
+    return _document(document)
+
+
+def seed() -> str:
+    """The catalog that comes with the library, as JSON: providers, makers, families and some models; no prices."""
+    return files("alfred_db").joinpath("data", "catalog.json").read_text("utf-8")
+
+
+def written(document: Mapping[str, Any]) -> str:
+    """The JSON text of a document, an entry a line, so that two of them can be compared."""
+    sections = [
+        f"  {json.dumps(section)}: [\n"
+        + ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in found)
+        + ("\n  ]" if found else "  ]")
+        for section, found in document.items()
+    ]
+    return "{\n" + ",\n".join(sections) + "\n}\n"
+
+
+def entries(document: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+    """The entries of a section, with times, prices and so on as Python has them; raises InvalidInputError."""
+    return _entries(_document(document).get(section), SECTIONS[section], section)
+
+
+def exported(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with what JSON has; without what is NULL."""
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return format(value.normalize(), "f") if isinstance(value, Decimal) else value
+
+
+def _document(document: Any) -> Mapping[str, Any]:
+    if not isinstance(document, Mapping):
+        raise InvalidInputError(f"catalog: expected an object with sections, got {type(document).__name__}")
+    unknown = sorted(set(map(str, document)) - set(SECTIONS))
+    if unknown:
+        raise InvalidInputError(
+            f"catalog: {', '.join(unknown)[:80]}: no such section; expected some of {', '.join(SECTIONS)}"
+        )
+    return document
+
+
+# Fields: `!` marks one that each entry must have
+
+
+Convert = Callable[[Any], Any]
+Fields = Mapping[str, Convert]
+
+
+def _entries(given: Any, fields: Fields, where: str) -> list[dict[str, Any]]:
+    if given is None:
+        return []
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise InvalidInputError(f"catalog: {where}: expected a list, got {type(given).__name__}")
+    return [_entry(entry, fields, f"{where}[{number}]") for number, entry in enumerate(given)]
+
+
+def _entry(given: Any, fields: Fields, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"catalog: {where}: expected an object, got {type(given).__name__}")
+    known = {name.rstrip("!"): convert for name, convert in fields.items()}
+    needed = [name.rstrip("!") for name in fields if name.endswith("!")]
+    unknown = sorted(set(map(str, given)) - set(known))
+    missing = [name for name in needed if given.get(name) is None]
+    if unknown or missing:
+        problem = f"unknown {', '.join(unknown)[:80]}" if unknown else f"without {', '.join(missing)}"
+        raise InvalidInputError(f"catalog: {where}: {problem}; expected {', '.join(fields)} (`!`: required)")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            if value is not None:
+                found[name] = known[name](value)
+        except (TypeError, ValueError, InvalidOperation) as error:
+            raise InvalidInputError(f"catalog: {where}.{name}: {error}") from None
+    return found
+
+
+def _a(kind: type | tuple[type, ...], what: str) -> Convert:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"expected {what}, got {type(value).__name__}")
+        return value
+
+    return convert
+
+
+def _time(value: Any) -> datetime:
+    time = datetime.fromisoformat(_text(value))
+    if time.tzinfo is None:
+        raise ValueError("a time without time zone; end it with `Z` or `+00:00`")
+    return time
+
+
+def _price(value: Any) -> Decimal:
+    price = Decimal(_number_or_text(value)) if not isinstance(value, float) else Decimal(str(value))
+    if not price.is_finite() or price < 0:
+        raise ValueError("expected a price of 0 or more")
+    return price
+
+
+def _score(value: Any) -> float:
+    score = float(_number(value))
+    if not math.isfinite(score):
+        raise ValueError("expected a finite number")
+    return score
+
+
+def _object(value: Any) -> Any:
+    """An object with its decimals as floats, as jsonb is given them."""
+    return json.loads(json.dumps(_mapping(value), default=float))
+
+
+def _scores(value: Any) -> dict[str, float]:
+    return {str(name): _score(score) for name, score in _mapping(value).items()}
+
+
+def _endpoints(value: Any) -> list[dict[str, Any]]:
+    return _entries(value, ENDPOINT, "endpoints")
+
+
+_text, _flag, _count = _a(str, "a text"), _a(bool, "true or false"), _a(int, "a whole number")
+_mapping, _number = _a(Mapping, "an object"), _a((int, float, Decimal), "a number")
+_number_or_text = _a((int, float, Decimal, str), "a number or a text with one")
+
+ENDPOINT: Fields = {
+    "endpoint_type!": _text,
+    "endpoint_url": _text,
+    "auth_type": _text,
+    "headers": _object,
+}
+_CODE: Fields = {"code!": _text, "name!": _text, "metadata": _object}
+
+SECTIONS: Mapping[str, Fields] = {
+    "providers": {**_CODE, "is_active": _flag},
+    "makers": _CODE,
+    "families": {**_CODE, "maker!": _text},
+    "models": {
+        **_CODE,
+        "family!": _text,
+        "capabilities": _object,
+        "context_window": _count,
+        "max_output_tokens": _count,
+    },
+    "snapshots": {**_CODE, "model!": _text, "released_at": _time, "retired_at": _time},
+    "hosted_models": {
+        "provider!": _text,
+        "code!": _text,
+        "model!": _text,
+        "snapshot": _text,
+        "name": _text,
+        "is_active": _flag,
+        "metadata": _object,
+    },
+    "prices": {
+        "provider!": _text,
+        "code!": _text,
+        "valid_from!": _time,
+        "input_price!": _price,
+        "output_price!": _price,
+        "cached_input_price": _price,
+        "currency": _text,
+    },
+    "registry": {
+        "name!": _text,
+        "display_name!": _text,
+        "provider!": _text,
+        "model_type!": _text,
+        "version": _text,
+        "description": _text,
+        "deprecated_at": _time,
+        "endpoints": _endpoints,
+        "capabilities": _scores,
+    },
+}

@@ -1,0 +1,240 @@
+"""Statements about memories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Integer,
+    Select,
+    Update,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    extract,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    update,
+    values,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ..models import Memory, MemoryBank
+from ..models.base import table_of
+from ..types import VectorLike
+from ._memories import alive, content_hash, expired, expiry, later
+from ._search import literal_limit
+from ._shared import page
+
+LIST_KEY = ("id",)
+TSVECTOR = func.to_tsvector(
+    literal_column("'english'::regconfig"), func.left(Memory.content, literal_column("100000"))
+)
+"""The indexed expression of the search by word."""
+
+_memories = table_of(Memory)
+
+
+def in_bank(bank_id: int) -> ColumnElement[bool]:
+    """The memories of a bank that have not expired."""
+    return and_(Memory.memory_bank_id == bank_id, alive(Memory))
+
+
+def remember(
+    bank_id: int,
+    content: str,
+    *,
+    embedding: VectorLike | None,
+    importance: int,
+    metadata: Mapping[str, Any] | None,
+    ttl: timedelta | None,
+    embedding_model: str | None,
+) -> ReturningInsert[int, int]:
+    """Store one memory, or count it if the bank has it; gives no row when there is no such bank."""
+    given: dict[str, Any] = {
+        "content": content,
+        "content_hash": content_hash(content),
+        "embedding": embedding,
+        "importance": importance,
+        "metadata": None if metadata is None else dict(metadata),
+        "embedding_model": embedding_model,
+        "seen_count": 1,
+    }
+    chosen: Select[Any] = select(
+        MemoryBank.id,
+        *(literal(value, _memories.c[name].type) for name, value in given.items()),
+        expiry(ttl),
+        func.now(),
+    )
+    chosen = chosen.where(MemoryBank.id == bank_id).with_for_update(read=True, key_share=True)
+    names = ["memory_bank_id", *given, "expires_at", "updated_at"]
+    return _counted(insert(Memory).from_select(names, chosen, include_defaults=False))
+
+
+def remember_many() -> ReturningInsert[bytes | None, int, int]:
+    """The same for several, whose hashes differ; run it with a mapping of columns for each."""
+    return _counted(insert(Memory)).returning(Memory.content_hash)
+
+
+def _counted(statement: Insert) -> Any:
+    """The newest text counts and the greatest importance, and of two expiries the later."""
+    old, new = _memories.c, statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[Memory.memory_bank_id, Memory.content_hash],
+        set_={
+            "content": new.content,
+            "seen_count": old.seen_count + new.seen_count,
+            "importance": func.greatest(old.importance, new.importance),
+            "metadata": func.coalesce(new.metadata, old.metadata),
+            "embedding": func.coalesce(new.embedding, old.embedding),
+            "embedding_model": case((new.embedding.is_(None), old.embedding_model), else_=new.embedding_model),
+            "expires_at": later(old.expires_at, new.expires_at),
+            "updated_at": new.updated_at,
+        },
+    ).returning(Memory.id, Memory.seen_count)
+
+
+def time() -> Select[datetime]:
+    """The database's time at the start of the transaction."""
+    return select(func.now())
+
+
+def known(bank_id: int, hashes: Sequence[bytes]) -> Select[bytes | None]:
+    """Which of these the bank holds."""
+    return select(Memory.content_hash).where(
+        Memory.memory_bank_id == bank_id, Memory.content_hash.in_(hashes)
+    )
+
+
+def hold(memory_ids: Sequence[int]) -> Select[Memory]:
+    """The memories, locked in the one order that cannot end in a deadlock."""
+    return select(Memory).where(_one_of(memory_ids)).order_by(Memory.id).with_for_update(key_share=True)
+
+
+def count_in() -> Update:
+    """Count near duplicates in the memory that they are merged into; run it with `into`, `more`, `weight` each."""
+    return (
+        update(_memories)
+        .where(_memories.c.id == bindparam("into", type_=BigInteger))
+        .values(
+            seen_count=_memories.c.seen_count + bindparam("more", type_=Integer),
+            importance=func.greatest(_memories.c.importance, bindparam("weight", type_=Integer)),
+        )
+    )
+
+
+def get(memory_id: int) -> Select[Memory]:
+    return select(Memory).where(Memory.id == memory_id, alive(Memory))
+
+
+def change(memory_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Memory]:
+    return update(Memory).where(Memory.id == memory_id, alive(Memory)).values(**values).returning(Memory)
+
+
+def remove(memory_ids: Sequence[int]) -> ReturningDelete[int]:
+    return delete(Memory).where(_one_of(memory_ids)).returning(Memory.id)
+
+
+def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:
+    return page(select(Memory).where(in_bank(bank_id)), [Memory.id], after=after, limit=limit)
+
+
+def touch(memory_ids: Sequence[int]) -> ReturningUpdate[int]:
+    """Changes no indexed column and not the vector: the new row versions stay on their pages."""
+    locked = select(_memories.c.id).where(_one_of(memory_ids)).order_by(_memories.c.id)
+    held = locked.with_for_update(key_share=True).cte("held")
+    return (
+        update(_memories)
+        .where(_memories.c.id.in_(select(held.c.id)))
+        .values(access_count=_memories.c.access_count + 1, last_accessed=func.statement_timestamp())
+        .returning(_memories.c.id)
+    )
+
+
+def _one_of(memory_ids: Sequence[int]) -> ColumnElement[bool]:
+    return _memories.c.id == any_(literal(sorted(set(memory_ids)), ARRAY(BigInteger)))
+
+
+def nearest_each(
+    bank_id: int, embeddings: Sequence[VectorLike], *, limit: int, exact: bool
+) -> Select[int, int, float]:
+    """The nearest memories of each of several vectors; `place` counts the vectors from 0."""
+    vector = _memories.c.embedding.type
+    given = values(column("place", Integer), column("embedding", vector), name="given").data(
+        list(enumerate(embeddings))
+    )
+    near = _near(given.c.embedding, bank_id, limit, exact)
+    return select(given.c.place, near.c.id, near.c.distance).join(near, true())
+
+
+def neighbours(
+    bank_id: int, *, after: int, rows: int, limit: int, exact: bool
+) -> Select[int, int, float | None]:
+    """The memories nearest to each of the bank's next `rows` memories; NULL for one that has none."""
+    picked = (
+        select(Memory.id, Memory.embedding)
+        .where(in_bank(bank_id), Memory.embedding.is_not(None), Memory.id > after)
+        .order_by(Memory.id)
+        .limit(rows)
+        .subquery("picked")
+    )
+    near = _near(picked.c.embedding, bank_id, limit, exact)
+    return select(picked.c.id, near.c.id.label("other"), near.c.distance).join(near, true())
+
+
+def _near(vector: ColumnElement[Any], bank_id: int, limit: int, exact: bool) -> Any:
+    other = aliased(Memory, name="other")
+    distance = other.embedding.cosine_distance(vector)
+    rows = select(other.id, distance.label("distance")).where(
+        other.memory_bank_id == bank_id, alive(other), other.embedding.is_not(None)
+    )
+    # The sum is an order that no index has.
+    order = distance + literal_column("0") if exact else distance
+    return rows.order_by(order).limit(literal_limit(limit)).lateral("near")
+
+
+def sweep(limit: int) -> ReturningDelete[int]:
+    """Remove what has expired longest, passing over what others hold."""
+    due = select(Memory.id).where(expired(Memory)).order_by(Memory.expires_at).limit(limit)
+    gone = due.with_for_update(skip_locked=True).cte("gone")
+    return delete(Memory).where(Memory.id.in_(select(gone.c.id))).returning(Memory.id)
+
+
+def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | None) -> ReturningDelete[int]:
+    """Remove the least alive: all but `keep`, or those whose life is less than `below`.
+
+    log2(importance) + last use / half-life orders memories as importance * 2^(-age / half-life) does, at any time.
+    """
+    used = func.coalesce(Memory.last_accessed, Memory.created_at)
+    life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(half_life, Double)
+    doomed = select(Memory.id).where(in_bank(bank_id))
+    if keep is not None:
+        doomed = doomed.order_by(life.desc(), Memory.id.desc()).offset(keep)
+    if below is not None:
+        now = _epoch(func.statement_timestamp()) / literal(half_life, Double)
+        doomed = doomed.where(life < _log2(literal(below, Double)) + now)
+    gone = doomed.with_for_update().cte("gone")
+    return delete(Memory).where(Memory.id.in_(select(gone.c.id))).returning(Memory.id)
+
+
+def _log2(number: Any) -> ColumnElement[float]:
+    return func.ln(cast(number, Double), type_=Double()) / func.ln(literal(2.0, Double), type_=Double())
+
+
+def _epoch(time: Any) -> ColumnElement[float]:
+    return cast(extract("epoch", time), Double)

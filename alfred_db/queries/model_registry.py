@@ -1,0 +1,155 @@
+"""Statements about the models of the platform, their endpoints and capabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Delete, Select, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..models import ModelCapability, ModelEndpoint, RegistryModel
+from ..models.base import table_of
+from ._shared import page
+
+LIST_KEY = ("name",)
+
+
+def register(values: Mapping[str, Any]) -> ReturningInsert[RegistryModel]:
+    """File the model under its name; what is not among the values stays. Its row is locked from here on."""
+    statement = insert(RegistryModel).values(**values, updated_at=func.now())
+    changed = {name: statement.excluded[name] for name in (*values, "updated_at") if name != "name"}
+    return statement.on_conflict_do_update(index_elements=[RegistryModel.name], set_=changed).returning(
+        RegistryModel
+    )
+
+
+def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[RegistryModel]:
+    return update(RegistryModel).where(RegistryModel.name == name).values(**values).returning(RegistryModel)
+
+
+def deprecate(name: str, at: datetime | None) -> ReturningUpdate[RegistryModel]:
+    """From `at` or now on, unless it is deprecated since an earlier time."""
+    time = func.now() if at is None else at
+    return (
+        update(RegistryModel)
+        .where(RegistryModel.name == name)
+        .values(deprecated_at=func.least(RegistryModel.deprecated_at, time))
+        .returning(RegistryModel)
+    )
+
+
+def get(name: str) -> Select[RegistryModel]:
+    return select(RegistryModel).where(RegistryModel.name == name)
+
+
+def by_capability(
+    capability: str, *, min_score: float | None, provider: str | None, model_type: str | None, limit: int
+) -> Select[RegistryModel, float]:
+    """The models in use that have it, the best first, and their scores."""
+    statement = (
+        select(RegistryModel, ModelCapability.capability_score)
+        .join(ModelCapability, ModelCapability.model_id == RegistryModel.id)
+        .where(ModelCapability.capability == capability, *_chosen(provider, model_type))
+    )
+    if min_score is not None:
+        statement = statement.where(ModelCapability.capability_score >= min_score)
+    return statement.order_by(ModelCapability.capability_score.desc(), RegistryModel.name).limit(limit)
+
+
+def list_(
+    *, provider: str | None, model_type: str | None, deprecated: bool, after: str | None, limit: int
+) -> Select[RegistryModel]:
+    conditions = _chosen(provider, model_type, deprecated=deprecated)
+    return page(select(RegistryModel).where(*conditions), [RegistryModel.name], after=after, limit=limit)
+
+
+def _chosen(
+    provider: str | None, model_type: str | None, *, deprecated: bool = False
+) -> Sequence[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if provider is not None:
+        conditions.append(RegistryModel.provider == provider)
+    if model_type is not None:
+        conditions.append(RegistryModel.model_type == model_type)
+    if not deprecated:
+        conditions.append(
+            or_(
+                RegistryModel.deprecated_at.is_(None),
+                RegistryModel.deprecated_at > func.statement_timestamp(),
+            )
+        )
+    return conditions
+
+
+# Endpoints, in the order in which they were given
+
+
+def endpoints(model_id: int) -> Select[ModelEndpoint]:
+    return select(ModelEndpoint).where(ModelEndpoint.model_id == model_id).order_by(ModelEndpoint.id)
+
+
+def endpoints_of(
+    name: str, *, endpoint_type: str | None, auth_type: str | None
+) -> Select[ModelEndpoint]:
+    statement = select(ModelEndpoint).join(RegistryModel).where(RegistryModel.name == name)
+    if endpoint_type is not None:
+        statement = statement.where(ModelEndpoint.endpoint_type == endpoint_type)
+    if auth_type is not None:
+        statement = statement.where(ModelEndpoint.auth_type == auth_type)
+    return statement.order_by(ModelEndpoint.id)
+
+
+def add_endpoint() -> Insert:
+    """Takes a mapping by attribute for each endpoint."""
+    return insert(table_of(ModelEndpoint))
+
+
+def remove_endpoints(model_id: int) -> Delete:
+    return delete(ModelEndpoint).where(ModelEndpoint.model_id == model_id)
+
+
+# Capabilities
+
+
+def capabilities(model_id: int) -> Select[ModelCapability]:
+    return (
+        select(ModelCapability)
+        .where(ModelCapability.model_id == model_id)
+        .order_by(ModelCapability.capability)
+    )
+
+
+def set_capability() -> Insert:
+    """Takes a mapping for each capability of a model; writes nothing where the score is the same."""
+    statement = insert(table_of(ModelCapability))
+    score = ModelCapability.capability_score
+    return statement.on_conflict_do_update(
+        index_elements=[ModelCapability.model_id, ModelCapability.capability],
+        set_={"capability_score": statement.excluded.capability_score},
+        where=score.is_distinct_from(statement.excluded.capability_score),
+    )
+
+
+def keep_capabilities(model_id: int, names: Sequence[str]) -> Delete:
+    """Remove all others of the model."""
+    return delete(ModelCapability).where(
+        ModelCapability.model_id == model_id, ModelCapability.capability.not_in(names)
+    )
+
+
+# The whole registry
+
+
+def all_models() -> Select[RegistryModel]:
+    return select(RegistryModel).order_by(RegistryModel.name)
+
+
+def all_endpoints() -> Select[ModelEndpoint]:
+    return select(ModelEndpoint).order_by(ModelEndpoint.id)
+
+
+def all_capabilities() -> Select[ModelCapability]:
+    return select(ModelCapability).order_by(ModelCapability.capability)

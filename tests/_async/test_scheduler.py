@@ -1,0 +1,816 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from plans import Explain
+from sqlalchemy import Select, func, insert, literal_column, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from alfred_db import (
+    AsyncDatabase,
+    ExecutionStatus,
+    MisfirePolicy,
+    OverlapPolicy,
+    ScheduledExecution,
+    ScheduledTask,
+    cron,
+)
+from alfred_db.errors import (
+    ConflictError,
+    InvalidCron,
+    InvalidInputError,
+    InvalidTransition,
+    LeaseLost,
+    NotFoundError,
+)
+from alfred_db.queries import scheduler as queries
+from alfred_db.queries import scheduler_executions as executions
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async.scheduler import AsyncSchedulerRepository
+from alfred_db.scheduler_results import ClaimedExecution
+
+HOSTILE = "'; DROP TABLE scheduler_tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
+PRAGUE = "Europe/Prague"
+
+
+@pytest.fixture
+def scheduler(uow: AsyncUnitOfWork) -> AsyncSchedulerRepository:
+    return AsyncSchedulerRepository(uow.session)
+
+
+async def task_due(
+    scheduler: AsyncSchedulerRepository, ago: timedelta = timedelta(seconds=1), **settings: Any
+) -> ScheduledTask:
+    """A task whose slot was a while ago; `0 0 29 2 *` is years away, so it has no other."""
+    settings = {"schedule": "0 0 29 2 *", **settings}
+    task, _ = await scheduler.create("report", "report.run", **settings)
+    await set_next_run(scheduler._session, task.id, ago)
+    found = await scheduler.get(task.id)
+    assert found is task
+    return task
+
+
+async def set_next_run(session: AsyncSession, task_id: int, ago: timedelta) -> datetime:
+    slot = await session.scalar(
+        update(ScheduledTask)
+        .where(ScheduledTask.id == task_id)
+        .values(next_run_at=func.date_trunc("second", func.now()) - ago)
+        .returning(ScheduledTask.next_run_at),
+        execution_options={"synchronize_session": False},
+    )
+    assert slot is not None
+    return slot
+
+
+async def claimed(scheduler: AsyncSchedulerRepository, **settings: Any) -> ClaimedExecution:
+    """An execution of a new task that a worker holds."""
+    task, _ = await scheduler.create("report", "report.run", "0 0 29 2 *", **settings)
+    await scheduler.trigger(task.id)
+    (held,) = await scheduler.claim("worker")
+    return held
+
+
+async def expire(session: AsyncSession, execution_id: int, column: str = "lease_expires_at") -> None:
+    past = func.now() - timedelta(seconds=1)
+    await session.execute(
+        update(ScheduledExecution).where(ScheduledExecution.id == execution_id).values({column: past})
+    )
+
+
+async def make_ready(session: AsyncSession) -> None:
+    await session.execute(update(ScheduledExecution).values(available_at=func.now()))
+
+
+async def all_executions(session: AsyncSession) -> Sequence[ScheduledExecution]:
+    statement = select(ScheduledExecution).order_by(ScheduledExecution.scheduled_at)
+    return (await session.scalars(statement, execution_options={"populate_existing": True})).all()
+
+
+async def executions_of(scheduler: AsyncSchedulerRepository) -> Sequence[ScheduledExecution]:
+    return await all_executions(scheduler._session)
+
+
+# Tasks
+
+
+async def test_a_task_is_filed_with_its_next_slot(scheduler: AsyncSchedulerRepository) -> None:
+    task, created = await scheduler.create("report", "report.run", "30 2 * * *", timezone=PRAGUE)
+    assert created
+    assert (task.name, task.command, task.schedule, task.timezone) == (
+        "report",
+        "report.run",
+        "30 2 * * *",
+        PRAGUE,
+    )
+    assert task.next_run_at is not None
+    assert task.next_run_at > datetime.now(UTC) - timedelta(minutes=5)
+    assert list(await scheduler.next_runs(task.id, count=3)) == list(
+        cron.next_runs("30 2 * * *", PRAGUE, after=task.created_at, count=3)
+    )
+    assert await scheduler.next_runs(task.id, count=1) == [task.next_run_at]
+    assert await scheduler.get(task.id) is task
+
+
+async def test_a_known_key_gives_the_task_that_is_there(scheduler: AsyncSchedulerRepository) -> None:
+    task, created = await scheduler.create("report", "a", "0 * * * *", schedule_key="k")
+    again, created_again = await scheduler.create("other", "b", "1 * * * *", schedule_key="k")
+    assert (created, created_again) == (True, False)
+    assert again is task
+    assert again.command == "a"
+    assert await scheduler.get_by_key("k") is task
+    assert await scheduler.get_by_key("l") is None
+    other, created = await scheduler.create("report", "a", "0 * * * *")
+    assert created
+    assert other.id != task.id
+
+
+@pytest.mark.parametrize(
+    "schedule", ["", "@daily", "* * * * * *", "0 0 30 2 *", "61 * * * *", "'; --", "a\0"]
+)
+async def test_a_schedule_that_names_no_time_is_refused(
+    scheduler: AsyncSchedulerRepository, schedule: str
+) -> None:
+    with pytest.raises(InvalidCron, match="schedule"):
+        await scheduler.create("report", "report.run", schedule)
+    task, _ = await scheduler.create("report", "report.run")
+    with pytest.raises(InvalidCron, match="schedule"):
+        await scheduler.update(task.id, schedule=schedule)
+    assert (await executions_of(scheduler)) == []
+
+
+async def test_a_time_zone_that_is_none_is_refused(scheduler: AsyncSchedulerRepository) -> None:
+    for schedule in ("0 * * * *", None):
+        with pytest.raises(InvalidCron, match="timezone: 'Mars/Olympus'"):
+            await scheduler.create("report", "report.run", schedule, timezone="Mars/Olympus")
+    task, _ = await scheduler.create("report", "report.run", "0 * * * *")
+    with pytest.raises(InvalidCron, match="timezone"):
+        await scheduler.update(task.id, timezone="Mars/Olympus")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_retries", -1),
+        ("retry_delay", -1),
+        ("timeout", 0),
+        ("timeout", 2**40),
+        ("misfire_grace_seconds", -1),
+        ("max_catchup", 0),
+        ("max_catchup", 1001),
+    ],
+)
+async def test_a_setting_has_its_range(scheduler: AsyncSchedulerRepository, setting: str, value: int) -> None:
+    values: Any = {setting: value}
+    with pytest.raises(InvalidInputError, match=f"{setting}: expected"):
+        await scheduler.create("report", "report.run", **values)
+    task, _ = await scheduler.create("report", "report.run")
+    with pytest.raises(InvalidInputError, match=f"{setting}: expected"):
+        await scheduler.update(task.id, **values)
+
+
+async def test_a_policy_is_one_of_its_members(scheduler: AsyncSchedulerRepository) -> None:
+    with pytest.raises(InvalidInputError, match="expected one of skip, latest, all"):
+        await scheduler.create("report", "report.run", misfire_policy="never")  # type: ignore[arg-type]
+
+
+async def test_hostile_text_is_stored_as_it_is(scheduler: AsyncSchedulerRepository) -> None:
+    long = HOSTILE * 10_000
+    task, _ = await scheduler.create(HOSTILE, long, schedule_key=HOSTILE)
+    assert await scheduler.get_by_key(HOSTILE) is task
+    await scheduler.trigger(task.id)
+    (held,) = await scheduler.claim(HOSTILE)
+    assert (held.name, held.command) == (HOSTILE, long)
+    await scheduler.finish(held.id, held.lease_token, output=long, error_output=HOSTILE)
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.output, execution.error_output, execution.worker_id) == (long, HOSTILE, HOSTILE)
+    with pytest.raises(InvalidInputError, match="NUL"):
+        await scheduler.create("a\0b", "c")
+
+
+async def test_only_another_schedule_begins_now(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(scheduler, schedule="0 * * * *")
+    due = task.next_run_at
+    renamed = await scheduler.update(task.id, name="renamed", schedule="0 * * * *", timezone="UTC", timeout=5)
+    assert (renamed.name, renamed.timeout, renamed.next_run_at) == ("renamed", 5, due)
+    changed = await scheduler.update(task.id, schedule="30 * * * *")
+    assert changed.next_run_at is not None
+    assert changed.next_run_at > datetime.now(UTC) - timedelta(minutes=5)
+    assert changed.next_run_at.minute == 30
+    assert (await scheduler.tick()).filed == []
+
+
+async def test_another_time_zone_begins_now(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run", "0 12 * * *", timezone="UTC")
+    for zone in ("Asia/Tokyo", "America/New_York", "Pacific/Auckland"):
+        changed = await scheduler.update(task.id, timezone=zone)
+        assert changed.next_run_at is not None
+        assert changed.next_run_at.astimezone(ZoneInfo(zone)).strftime("%H:%M") == "12:00"
+        ahead = changed.next_run_at - datetime.now(UTC)
+        assert timedelta(minutes=-1) < ahead <= timedelta(hours=25)
+
+
+async def test_deactivation_beats_a_due_slot(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(scheduler)
+    paused = await scheduler.pause(task.id)
+    assert (paused.is_active, paused.next_run_at) == (False, None)
+    assert (await scheduler.tick()).filed == []
+    await scheduler.pause(task.id)
+    edited = await scheduler.update(task.id, schedule="* * * * *")
+    assert edited.next_run_at is None
+
+
+async def test_resuming_goes_on_from_now(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(
+        scheduler, timedelta(days=3), schedule="0 * * * *", misfire_policy=MisfirePolicy.ALL
+    )
+    await scheduler.pause(task.id)
+    resumed = await scheduler.resume(task.id)
+    assert resumed.is_active
+    assert resumed.next_run_at is not None
+    assert resumed.next_run_at > datetime.now(UTC) - timedelta(minutes=5)
+    assert (await scheduler.tick()).filed == []
+
+
+async def test_resuming_what_runs_keeps_its_due_slot(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(scheduler)
+    await scheduler.resume(task.id)
+    assert len((await scheduler.tick()).filed) == 1
+
+
+async def test_a_paused_task_is_filed_as_such(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run", "* * * * *", is_active=False)
+    assert task.next_run_at is None
+    assert (await scheduler.tick()).filed == []
+
+
+async def test_an_unknown_task_is_one_clear_error(scheduler: AsyncSchedulerRepository) -> None:
+    with pytest.raises(NotFoundError, match="scheduled task 0"):
+        await scheduler.update(0, name="x")
+    with pytest.raises(NotFoundError, match="scheduled task 0"):
+        await scheduler.pause(0)
+    with pytest.raises(NotFoundError, match="scheduled task 0"):
+        await scheduler.resume(0)
+    with pytest.raises(NotFoundError, match="scheduled task 0"):
+        await scheduler.next_runs(0)
+    with pytest.raises(NotFoundError, match="scheduled task 0"):
+        await scheduler.trigger(0)
+    assert await scheduler.get(0) is None
+    assert await scheduler.get_execution(0) is None
+
+
+async def test_pages_of_tasks_and_of_history_cover_everything_once(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    for number in range(5):
+        await scheduler.create(f"t{number}", "c")
+    names: list[str] = []
+    after: str | None = None
+    while True:
+        page = await scheduler.list(after=after, limit=2)
+        names += [task.name for task in page]
+        after = page.next
+        if after is None:
+            break
+    assert names == [f"t{number}" for number in range(5)]
+    task = await task_due(
+        scheduler, timedelta(hours=4, minutes=30), schedule="0 * * * *", misfire_policy=MisfirePolicy.ALL
+    )
+    await scheduler.tick()
+    slots: list[datetime] = []
+    while True:
+        history = await scheduler.history(task.id, after=after, limit=2)
+        slots += [execution.scheduled_at for execution in history]
+        after = history.next
+        if after is None:
+            break
+    assert len(slots) in (5, 6)
+    assert slots == sorted(set(slots), reverse=True)
+    with pytest.raises(InvalidInputError, match="limit"):
+        await scheduler.history(task.id, limit=0)
+    with pytest.raises(InvalidInputError, match="is no cursor"):
+        await scheduler.history(task.id, after="x")
+
+
+# Slots
+
+
+async def test_a_tick_files_the_slot_and_moves_on(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(scheduler)
+    slot = task.next_run_at
+    assert slot is not None
+    tick = await scheduler.tick()
+    (execution,) = await executions_of(scheduler)
+    assert tick.filed == [execution.id]
+    assert (tick.skipped, tick.invalid, tick.full) == (0, [], False)
+    assert (execution.task_id, execution.scheduled_at, execution.status) == (
+        task.id,
+        slot,
+        ExecutionStatus.PENDING,
+    )
+    moved = await scheduler.get(task.id)
+    assert moved is not None
+    assert moved.next_run_at is not None
+    assert (moved.next_run_at.month, moved.next_run_at.day) == (2, 29)
+    again = await scheduler.tick()
+    assert (again.now, again.filed, again.full) == (None, [], False)
+
+
+async def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(scheduler)
+    await scheduler.tick()
+    await scheduler._session.execute(
+        update(ScheduledTask).values(next_run_at=select(ScheduledExecution.scheduled_at).scalar_subquery())
+    )
+    assert (await scheduler.tick()).filed == []
+    assert len(await executions_of(scheduler)) == 1
+    moved = await scheduler.get(task.id)
+    assert moved is not None
+    assert moved.next_run_at is not None
+    assert moved.next_run_at > datetime.now(UTC)
+
+
+async def test_a_tick_takes_so_many_and_says_that_there_are_more(scheduler: AsyncSchedulerRepository) -> None:
+    for _ in range(5):
+        await task_due(scheduler)
+    tick = await scheduler.tick(limit=3)
+    assert (len(tick.filed), tick.full) == (3, True)
+    tick = await scheduler.tick(limit=3)
+    assert (len(tick.filed), tick.full) == (2, False)
+    for limit in (0, 1001):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
+            await scheduler.tick(limit=limit)
+
+
+async def test_downtime_per_policy(scheduler: AsyncSchedulerRepository) -> None:
+    down = timedelta(hours=5, minutes=30)
+    settings: dict[str, Any] = {"schedule": "0 * * * *", "misfire_grace_seconds": 0}
+    skip = await task_due(scheduler, down, misfire_policy=MisfirePolicy.SKIP, **settings)
+    latest = await task_due(scheduler, down, misfire_policy=MisfirePolicy.LATEST, **settings)
+    every = await task_due(scheduler, down, misfire_policy=MisfirePolicy.ALL, **settings)
+    some = await task_due(scheduler, down, misfire_policy=MisfirePolicy.ALL, max_catchup=2, **settings)
+    await scheduler.tick()
+    total = len((await scheduler.history(every.id)).items)
+    assert total in (6, 7)  # the stored one, and the full hours since
+
+    async def found(task: ScheduledTask) -> list[tuple[str, int]]:
+        return [(str(row.status), row.missed_slots) for row in await scheduler.history(task.id)]
+
+    assert await found(skip) == [("skipped", total - 1)]
+    assert await found(latest) == [("pending", total - 1)]
+    assert await found(every) == [("pending", 0)] * total
+    assert await found(some) == [("pending", 0), ("pending", total - 2)]
+
+
+async def test_slots_within_the_grace_are_late_and_not_missed(scheduler: AsyncSchedulerRepository) -> None:
+    down = timedelta(minutes=4)
+    for policy in MisfirePolicy:
+        task = await task_due(
+            scheduler, down, schedule="* * * * *", misfire_policy=policy, misfire_grace_seconds=600
+        )
+        await scheduler.tick()
+        rows = list(await scheduler.history(task.id))
+        assert len(rows) in (4, 5)
+        assert [row.missed_slots for row in rows] == [0] * len(rows)
+
+
+async def test_a_task_that_was_filed_by_other_means_is_taken_up(scheduler: AsyncSchedulerRepository) -> None:
+    for values in ({"schedule": "*/5 * * * *"}, {"schedule": None}, {"schedule": "nonsense"}):
+        await scheduler._session.execute(insert(ScheduledTask).values(name="raw", command="c", **values))
+    tick = await scheduler.tick()
+    assert tick.filed == []
+    assert [found.reason.startswith("schedule: 'nonsense'") for found in tick.invalid] == [True]
+    by_schedule = {task.schedule: task for task in await scheduler.list()}
+    assert by_schedule["*/5 * * * *"].next_run_at is not None
+    assert by_schedule[None].next_run_at is None
+    assert by_schedule["nonsense"].id == tick.invalid[0].task_id
+
+
+async def test_a_task_that_cannot_be_read_does_not_stop_the_others(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    broken = await task_due(scheduler)
+    good = await task_due(scheduler)
+    await scheduler._session.execute(
+        update(ScheduledTask).where(ScheduledTask.id == broken.id).values(timezone="Mars/Olympus")
+    )
+    tick = await scheduler.tick()
+    assert [(found.task_id, "Mars/Olympus" in found.reason) for found in tick.invalid] == [(broken.id, True)]
+    assert [execution.task_id for execution in await executions_of(scheduler)] == [good.id]
+
+
+async def test_what_must_not_overlap_is_skipped_while_one_is_live(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    task = await task_due(scheduler, overlap_policy=OverlapPolicy.SKIP)
+    assert len((await scheduler.tick()).filed) == 1
+    await set_next_run(scheduler._session, task.id, timedelta(0))
+    tick = await scheduler.tick()
+    assert (tick.filed, tick.skipped) == ([], 1)
+    assert [row.status for row in await executions_of(scheduler)] == ["pending", "skipped"]
+    with pytest.raises(ConflictError, match="is live"):
+        await scheduler.trigger(task.id)
+    (held,) = await scheduler.claim("w")
+    assert (held.attempt, held.missed_slots) == (1, 0)
+    await scheduler.finish(held.id, held.lease_token)
+    await scheduler.trigger(task.id)
+
+
+async def test_of_missed_slots_that_must_not_overlap_one_is_run(scheduler: AsyncSchedulerRepository) -> None:
+    task = await task_due(
+        scheduler,
+        timedelta(hours=3, minutes=30),
+        schedule="0 * * * *",
+        misfire_policy=MisfirePolicy.ALL,
+        overlap_policy=OverlapPolicy.SKIP,
+    )
+    tick = await scheduler.tick()
+    rows = list(await scheduler.history(task.id))
+    assert len(tick.filed) == 1
+    assert tick.skipped == len(rows) - 1
+    assert [str(row.status) for row in rows] == ["skipped"] * (len(rows) - 1) + ["pending"]
+
+
+async def test_a_task_is_run_by_hand(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run")
+    assert (task.schedule, task.next_run_at) == (None, None)
+    assert await scheduler.next_runs(task.id) == []
+    await scheduler.pause(task.id)
+    first = await scheduler.trigger(task.id)
+    second = await scheduler.trigger(task.id)
+    assert first.id != second.id
+    assert first.scheduled_at < second.scheduled_at
+    assert (await scheduler.tick()).filed == []
+
+
+async def test_many_schedulers_file_each_slot_once(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        scheduler = AsyncSchedulerRepository(uow.session)
+        for _ in range(23):
+            await task_due(scheduler)
+    async with (
+        committed.session() as a,
+        committed.session() as b,
+        committed.session() as c,
+        committed.session() as d,
+        committed.session() as e,
+    ):
+        sessions = [a, b, c, d, e]
+        ticks = [await AsyncSchedulerRepository(session).tick(limit=5) for session in sessions]
+        assert [len(tick.filed) for tick in ticks] == [5, 5, 5, 5, 3]
+        assert len({execution for tick in ticks for execution in tick.filed}) == 23
+        for session in sessions:
+            await session.commit()
+    async with committed.session() as session:
+        assert (await AsyncSchedulerRepository(session).tick()).filed == []
+        assert len(await all_executions(session)) == 23
+
+
+async def test_a_scheduler_that_dies_leaves_the_slot_to_the_next(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        task = await task_due(AsyncSchedulerRepository(uow.session))
+    async with committed.session() as session:
+        assert len((await AsyncSchedulerRepository(session).tick()).filed) == 1
+        await session.rollback()
+        scheduler = AsyncSchedulerRepository(session)
+        left = await scheduler.get(task.id)
+        assert left is not None
+        assert left.next_run_at is not None
+        assert left.next_run_at < datetime.now(UTC)
+        assert await all_executions(session) == []
+        assert len((await scheduler.tick()).filed) == 1
+
+
+async def test_two_callers_with_one_key_make_one_task(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        first, created = await AsyncSchedulerRepository(uow.session).create("a", "c", schedule_key="k")
+    async with committed.begin() as uow:
+        second, again = await AsyncSchedulerRepository(uow.session).create("b", "c", schedule_key="k")
+    assert (created, again, first.id) == (True, False, second.id)
+
+
+async def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        task = await task_due(AsyncSchedulerRepository(uow.session))
+    async with committed.session() as editor, committed.session() as other:
+        await AsyncSchedulerRepository(editor).update(task.id, schedule="0 0 1 1 *")
+        assert (await AsyncSchedulerRepository(other).tick()).filed == []
+        await editor.commit()
+        await other.commit()
+        assert (await AsyncSchedulerRepository(other).tick()).filed == []
+
+
+# Executions
+
+
+async def test_an_execution_is_claimed_run_and_finished(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, timeout=120, max_retries=2)
+    assert (held.name, held.command, held.attempt, held.max_retries) == ("report", "report.run", 1, 2)
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert execution.status is ExecutionStatus.RUNNING
+    assert execution.attempt_started_at is not None
+    assert execution.start_time == execution.attempt_started_at
+    assert held.attempt_deadline_at - execution.attempt_started_at == timedelta(seconds=120)
+    assert held.lease_expires_at - execution.attempt_started_at == timedelta(seconds=60)
+    status = await scheduler.finish(held.id, held.lease_token, output="done", error_output="warned")
+    assert status is ExecutionStatus.COMPLETED
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.exit_code, execution.output, execution.error_output) == (0, "done", "warned")
+    assert execution.end_time is not None
+    assert execution.lease_expires_at is None
+
+
+async def test_the_end_can_be_told_twice_but_not_by_another(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler)
+    for _ in range(2):
+        assert await scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
+    with pytest.raises(LeaseLost, match=f"execution {held.id}: its lease is not yours"):
+        await scheduler.finish(held.id, uuid.uuid4())
+    with pytest.raises(LeaseLost):
+        await scheduler.fail(held.id, held.lease_token, "late")
+    with pytest.raises(LeaseLost):
+        await scheduler.finish(0, held.lease_token)
+
+
+async def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, max_retries=1, retry_delay=60)
+    for _ in range(2):
+        status = await scheduler.fail(held.id, held.lease_token, "boom", exit_code=3, output="half")
+        assert status is ExecutionStatus.PENDING
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.retry_count, execution.exit_code, execution.error_code) == (1, 3, "handler")
+    assert (execution.error_output, execution.output, execution.end_time) == ("boom", "half", None)
+    assert timedelta(seconds=50) < execution.available_at - datetime.now(UTC) <= timedelta(seconds=61)
+    assert await scheduler.claim("w") == []
+    await make_ready(scheduler._session)
+    (second,) = await scheduler.claim("w")
+    assert (second.id, second.attempt) == (held.id, 2)
+    assert second.lease_token != held.lease_token
+    assert second.claim_seq == held.claim_seq + 1
+    assert await scheduler.finish(second.id, second.lease_token, exit_code=4) is ExecutionStatus.FAILED
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.retry_count, execution.exit_code) == (1, 4)
+    assert execution.end_time is not None
+    assert execution.start_time is not None
+    assert execution.attempt_started_at is not None
+    assert execution.start_time < execution.attempt_started_at
+    assert len(await executions_of(scheduler)) == 1
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+async def test_so_many_attempts_are_made(scheduler: AsyncSchedulerRepository, max_retries: int) -> None:
+    held = await claimed(scheduler, max_retries=max_retries, retry_delay=0)
+    for _ in range(max_retries):
+        assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.PENDING
+        (held,) = await scheduler.claim("w")
+    assert held.attempt == max_retries + 1
+    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.FAILED
+
+
+async def test_a_worker_that_lost_its_lease_is_refused(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, retry_delay=0)
+    await expire(scheduler._session, held.id)
+    assert await scheduler.reap() == {held.id: ExecutionStatus.PENDING}
+    assert await scheduler.reap() == {}
+    (second,) = await scheduler.claim("other")
+    assert (second.id, second.crash_count, second.retry_count, second.attempt) == (held.id, 1, 0, 2)
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            await scheduler.finish(held.id, held.lease_token, output="stale")
+        with pytest.raises(LeaseLost):
+            await scheduler.fail(held.id, held.lease_token)
+        with pytest.raises(LeaseLost):
+            await scheduler.start(held.id, held.lease_token)
+        with pytest.raises(LeaseLost):
+            await scheduler.release(held.id, held.lease_token)
+        assert await scheduler.heartbeat([held.id], held.lease_token) == []
+    assert await scheduler.finish(second.id, second.lease_token, output="fresh") is ExecutionStatus.COMPLETED
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert execution.output == "fresh"
+
+
+async def test_a_timeout_ends_an_attempt_that_still_beats(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, max_retries=1, retry_delay=0)
+    await expire(scheduler._session, held.id, "attempt_deadline_at")
+    await scheduler.heartbeat([held.id], held.lease_token)
+    assert await scheduler.reap() == {held.id: ExecutionStatus.PENDING}
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.error_code, execution.retry_count, execution.crash_count) == ("timeout", 1, 0)
+    (second,) = await scheduler.claim("w")
+    await expire(scheduler._session, second.id)
+    assert await scheduler.reap() == {held.id: ExecutionStatus.FAILED}
+    execution = await scheduler.get_execution(held.id)
+    assert execution is not None
+    assert (execution.error_code, execution.retry_count, execution.crash_count) == ("lease_lost", 1, 1)
+
+
+async def test_what_kills_its_worker_each_time_ends_failed(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, max_retries=3, retry_delay=0)
+    seen: list[str] = []
+    for _ in range(4):
+        await expire(scheduler._session, held.id)
+        seen.append((await scheduler.reap())[held.id])
+        await scheduler.claim("w")
+    assert seen == ["pending", "pending", "pending", "failed"]
+
+
+async def test_the_attempt_can_be_counted_from_its_start(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler, timeout=120)
+    await expire(scheduler._session, held.id, "attempt_deadline_at")
+    deadline = await scheduler.start(held.id, held.lease_token)
+    assert deadline > held.attempt_deadline_at
+    assert await scheduler.reap() == {}
+
+
+async def test_a_heartbeat_extends_what_is_held(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run")
+    for _ in range(3):
+        await scheduler.trigger(task.id)
+    held = await scheduler.claim("w", limit=3, lease=10)
+    token = held[0].lease_token
+    await scheduler.finish(held[2].id, token)
+    ids = [claim.id for claim in reversed(held)]
+    beat = await scheduler.heartbeat([*ids, 0], token, lease=100)
+    assert [found.id for found in beat] == [held[0].id, held[1].id]
+    assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
+    assert [found.cancel_requested_at for found in beat] == [None, None]
+    assert await scheduler.heartbeat([], token) == []
+
+
+async def test_what_is_released_can_be_claimed_at_once(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler)
+    await scheduler.release(held.id, held.lease_token)
+    (again,) = await scheduler.claim("w")
+    assert (again.id, again.attempt) == (held.id, 1)
+    with pytest.raises(LeaseLost):
+        await scheduler.release(held.id, held.lease_token)
+
+
+async def test_an_execution_that_waits_is_cancelled_at_once(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run")
+    execution = await scheduler.trigger(task.id)
+    for _ in range(2):
+        assert await scheduler.cancel(execution.id) is ExecutionStatus.CANCELLED
+    assert await scheduler.claim("w") == []
+    with pytest.raises(NotFoundError, match="execution 0"):
+        await scheduler.cancel(0)
+
+
+async def test_the_holder_of_a_cancelled_execution_is_told(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler)
+    assert await scheduler.cancel(held.id) is ExecutionStatus.RUNNING
+    (beat,) = await scheduler.heartbeat([held.id], held.lease_token)
+    asked = beat.cancel_requested_at
+    assert asked is not None
+    assert await scheduler.cancel(held.id) is ExecutionStatus.RUNNING
+    (beat,) = await scheduler.heartbeat([held.id], held.lease_token)
+    assert beat.cancel_requested_at == asked
+    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
+    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
+    assert await scheduler.claim("w") == []
+
+
+async def test_a_cancelled_execution_whose_worker_vanished_is_cancelled(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    held = await claimed(scheduler)
+    await scheduler.cancel(held.id)
+    await expire(scheduler._session, held.id)
+    assert await scheduler.reap() == {held.id: ExecutionStatus.CANCELLED}
+
+
+async def test_who_finished_first_is_not_cancelled(scheduler: AsyncSchedulerRepository) -> None:
+    held = await claimed(scheduler)
+    await scheduler.cancel(held.id)
+    assert await scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
+    with pytest.raises(InvalidTransition, match="is completed and cannot be cancelled"):
+        await scheduler.cancel(held.id)
+
+
+async def test_two_workers_claim_different_executions(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        scheduler = AsyncSchedulerRepository(uow.session)
+        task, _ = await scheduler.create("report", "report.run")
+        for _ in range(10):
+            await scheduler.trigger(task.id)
+    async with committed.session() as a, committed.session() as b:
+        first = await AsyncSchedulerRepository(a).claim("a", limit=6)
+        second = await AsyncSchedulerRepository(b).claim("b", limit=6)
+        assert (len(first), len(second)) == (6, 4)
+        assert not {held.id for held in first} & {held.id for held in second}
+        assert [held.scheduled_at for held in first] == sorted(held.scheduled_at for held in first)
+        await a.rollback()
+        assert len(await AsyncSchedulerRepository(b).claim("b", limit=10)) == 6
+
+
+async def test_two_reapers_take_different_executions(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        scheduler = AsyncSchedulerRepository(uow.session)
+        task, _ = await scheduler.create("report", "report.run")
+        for _ in range(6):
+            await scheduler.trigger(task.id)
+        alive, *held = await scheduler.claim("w", limit=6)
+        for lost in held:
+            await expire(uow.session, lost.id)
+    async with committed.session() as a, committed.session() as b:
+        first = await AsyncSchedulerRepository(a).reap(limit=3)
+        second = await AsyncSchedulerRepository(b).reap(limit=3)
+        assert (len(first), len(second)) == (3, 2)
+        assert set(first) | set(second) == {lost.id for lost in held}
+        assert alive.id not in {*first, *second}
+
+
+async def test_a_task_can_be_claimed_while_an_execution_of_it_is_filed(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        task = await task_due(AsyncSchedulerRepository(uow.session))
+    async with committed.session() as by_hand, committed.session() as other:
+        await AsyncSchedulerRepository(by_hand).trigger(task.id)
+        assert len((await AsyncSchedulerRepository(other).tick()).filed) == 1
+
+
+@pytest.mark.parametrize(("limit", "lease"), [(0, 60), (1001, 60), (1, 0), (1, -1), (1, 1e12)])
+async def test_a_claim_has_a_sane_size(scheduler: AsyncSchedulerRepository, limit: int, lease: float) -> None:
+    with pytest.raises(InvalidInputError, match=r"limit: expected|lease: expected"):
+        await scheduler.claim("w", limit=limit, lease=lease)
+
+
+async def test_old_executions_are_purged_and_live_ones_are_not(scheduler: AsyncSchedulerRepository) -> None:
+    task, _ = await scheduler.create("report", "report.run")
+    for _ in range(4):
+        await scheduler.trigger(task.id)
+    for held in await scheduler.claim("w", limit=3):
+        await scheduler.finish(held.id, held.lease_token)
+    assert await scheduler.purge(older_than=3600) == 0
+    await scheduler._session.execute(
+        update(ScheduledExecution)
+        .where(ScheduledExecution.end_time.is_not(None))
+        .values(end_time=func.now() - timedelta(hours=2))
+    )
+    assert await scheduler.purge(older_than=3600, limit=2) == 2
+    assert await scheduler.purge(older_than=3600) == 1
+    assert [row.status for row in await executions_of(scheduler)] == ["pending"]
+    with pytest.raises(InvalidInputError, match="older_than"):
+        await scheduler.purge(older_than=-1)
+
+
+# Plans
+
+
+PLANS: dict[str, Any] = {
+    "idx_scheduler_tasks_due": queries.due(limit=100),
+    "idx_scheduler_tasks_due ": queries.unscheduled(limit=100),
+    "idx_scheduler_executions_ready": executions.claim("w", uuid.uuid4(), limit=100, lease=60),
+    "idx_scheduler_executions_running": executions.reap(limit=100),
+    "idx_scheduler_executions_finished": executions.purge(3600, limit=100),
+}
+
+
+@pytest.mark.parametrize("rows", [0, 10_000, 100_000])
+async def test_the_hot_statements_have_their_index(
+    uow: AsyncUnitOfWork, schema: str | None, rows: int
+) -> None:
+    session = uow.session
+    await fill(session, rows)
+    await session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_tasks"))
+    await session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_executions"))
+    if rows == 0:  # an empty table is read as a whole unless that is forbidden
+        await session.execute(text("SET LOCAL enable_seqscan = off"))
+    for index, statement in PLANS.items():
+        selected = statement if isinstance(statement, Select) else select(statement.cte().c.id)
+        plan = "\n".join(await session.scalars(Explain(selected)))
+        assert "Seq Scan on scheduler_" not in plan, plan
+        assert rows == 0 or index.strip() in plan, plan
+
+
+async def fill(session: AsyncSession, rows: int) -> None:
+    """So many tasks, a tenth of them active and due, and executions, of which three in ten wait."""
+    number = func.generate_series(1, rows).column_valued("number")
+    task = {
+        "id": number,
+        "name": literal_column("'n'"),
+        "command": literal_column("'c'"),
+        "schedule": literal_column("'* * * * *'"),
+        "is_active": number % 10 == 0,
+        "next_run_at": literal_column("now() - number * interval '1 second'"),
+    }
+    await session.execute(insert(ScheduledTask).from_select([*task], select(*task.values())))
+    execution = {
+        "task_id": number,
+        "status": literal_column(
+            "CASE WHEN number % 10 < 3 THEN 'pending' WHEN number % 10 = 3 THEN 'running' ELSE 'completed' END"
+        ),
+        "end_time": literal_column("CASE WHEN number % 10 > 3 THEN now() - number * interval '1 second' END"),
+        "scheduled_at": func.now(),
+    }
+    await session.execute(insert(ScheduledExecution).from_select([*execution], select(*execution.values())))
