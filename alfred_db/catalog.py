@@ -18,7 +18,7 @@ from typing import Any
 
 from .errors import InvalidInputError
 
-__all__ = ["SECTIONS", "entries", "exported", "read", "seed", "written"]
+__all__ = ["SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
 
 def read(text: str) -> Mapping[str, Any]:
@@ -147,15 +147,16 @@ def _scores(value: Any) -> dict[str, float]:
     return {str(name): _score(score) for name, score in _mapping(value).items()}
 
 
-def _endpoints(value: Any) -> list[dict[str, Any]]:
-    return _entries(value, ENDPOINT, "endpoints")
+def endpoints(value: Any) -> list[dict[str, Any]]:
+    """Checked endpoints of a model of the registry; raises InvalidInputError."""
+    return _entries(value, _ENDPOINT, "endpoints")
 
 
 _text, _flag, _count = _a(str, "a text"), _a(bool, "true or false"), _a(int, "a whole number")
 _mapping, _number = _a(Mapping, "an object"), _a((int, float, Decimal), "a number")
 _number_or_text = _a((int, float, Decimal, str), "a number or a text with one")
 
-ENDPOINT: Fields = {
+_ENDPOINT: Fields = {
     "endpoint_type!": _text,
     "endpoint_url": _text,
     "auth_type": _text,
@@ -201,7 +202,7 @@ SECTIONS: Mapping[str, Fields] = {
         "version": _text,
         "description": _text,
         "deprecated_at": _time,
-        "endpoints": _endpoints,
+        "endpoints": endpoints,
         "capabilities": _scores,
     },
 }

@@ -1,0 +1,29 @@
+"""What the model registry takes and gives when it is more than a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+from .models import RegistryModel
+
+__all__ = ["EndpointSpec", "ScoredModel"]
+
+
+class EndpointSpec(TypedDict):
+    """A place where a model is reached, to be registered with it: a plain mapping."""
+
+    endpoint_type: str
+    endpoint_url: NotRequired[str | None]
+    auth_type: NotRequired[str | None]
+    headers: NotRequired[Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredModel:
+    """A model that has a capability, and how well."""
+
+    model: RegistryModel
+    score: float
+    """The larger the better."""

@@ -1,0 +1,93 @@
+"""Statements about the knowledge agent's memory entries."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+
+from ..models import MemoryEntry
+from ..models.base import table_of
+from ..types import VectorLike
+from ._memories import alive, content_hash, expired, expiry, later
+from ._shared import page
+
+LIST_KEY = ("created_at", "id")
+TSVECTOR = func.to_tsvector(
+    literal_column("'english'::regconfig"), func.left(MemoryEntry.content, literal_column("100000"))
+)
+"""The indexed expression of the search by word."""
+
+_entries = table_of(MemoryEntry)
+
+
+def in_namespace(namespace: str) -> ColumnElement[bool]:
+    """The entries of a namespace that have not expired."""
+    return and_(MemoryEntry.namespace == namespace, alive(MemoryEntry))
+
+
+def remember(
+    namespace: str,
+    content: str,
+    *,
+    embedding: VectorLike | None,
+    agent: str | None,
+    source: str | None,
+    metadata: Mapping[str, Any] | None,
+    ttl: timedelta | None,
+    embedding_model: str | None,
+) -> ReturningInsert[MemoryEntry]:
+    """Store an entry; one with the same text takes what is given now, and of two expiries the later."""
+    statement = insert(MemoryEntry).values(
+        namespace=namespace,
+        content=content,
+        content_hash=content_hash(content),
+        embedding=embedding,
+        embedding_model=embedding_model,
+        agent=agent,
+        source=source,
+        metadata_=dict(metadata or {}),
+        expires_at=expiry(ttl),
+        updated_at=func.now(),
+    )
+    old, new = _entries.c, statement.excluded
+    taken: dict[str, Any] = {name: new[name] for name in ("content", "metadata", "updated_at")}
+    kept = ("embedding", "embedding_model", "agent", "source")
+    taken |= {name: func.coalesce(new[name], old[name]) for name in kept}
+    taken["expires_at"] = later(old.expires_at, new.expires_at)
+    return statement.on_conflict_do_update(
+        index_elements=[MemoryEntry.namespace, MemoryEntry.content_hash], set_=taken
+    ).returning(MemoryEntry)
+
+
+def get(entry_id: uuid.UUID) -> Select[MemoryEntry]:
+    return select(MemoryEntry).where(MemoryEntry.id == entry_id, alive(MemoryEntry))
+
+
+def remove(entry_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    return delete(MemoryEntry).where(MemoryEntry.id == entry_id).returning(MemoryEntry.id)
+
+
+def empty(namespace: str) -> ReturningDelete[uuid.UUID]:
+    return delete(MemoryEntry).where(MemoryEntry.namespace == namespace).returning(MemoryEntry.id)
+
+
+def list_(namespace: str, *, after: str | None, limit: int) -> Select[MemoryEntry]:
+    return page(
+        select(MemoryEntry).where(in_namespace(namespace)),
+        [MemoryEntry.created_at, MemoryEntry.id],
+        after=after,
+        limit=limit,
+    )
+
+
+def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
+    """Remove what has expired longest, passing over what others hold."""
+    due = select(MemoryEntry.id).where(expired(MemoryEntry)).order_by(MemoryEntry.expires_at).limit(limit)
+    gone = due.with_for_update(skip_locked=True).cte("gone")
+    return delete(MemoryEntry).where(MemoryEntry.id.in_(select(gone.c.id))).returning(MemoryEntry.id)

@@ -1,0 +1,225 @@
+"""The model registry: the platform's models, where each is reached, and which is the best for what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import Insert
+
+from ...catalog import endpoints as checked_endpoints
+from ...catalog import entries, exported
+from ...errors import InvalidInputError, NotFoundError, translated
+from ...model_registry_results import EndpointSpec, ScoredModel
+from ...models import ModelEndpoint, RegistryModel
+from ...queries import model_registry as queries
+from ...queries._shared import as_page, check_names, within
+from ...results import Page
+from .base import AsyncRepository
+
+MAX_RANKED = 1000
+
+
+class AsyncModelRegistryRepository(AsyncRepository):
+    """The models of the platform, by name. All tenants share them."""
+
+    async def register(
+        self,
+        name: str,
+        *,
+        display_name: str,
+        provider: str,
+        model_type: str,
+        version: str | None = None,
+        description: str | None = None,
+        endpoints: Sequence[EndpointSpec] | None = None,
+        capabilities: Mapping[str, float] | None = None,
+    ) -> RegistryModel:
+        """File the model, or bring a known one up to date; one that was deprecated stays so.
+
+        `endpoints`, in the order of preference, and `capabilities`, with their scores, replace all that the
+        model had; None leaves them.
+        """
+        values = {
+            "name": name,
+            "display_name": display_name,
+            "provider": provider,
+            "model_type": model_type,
+            "version": version,
+            "description": description,
+        }
+        return await self._register(values, endpoints, capabilities)
+
+    async def update(self, name: str, values: Mapping[str, Any]) -> RegistryModel:
+        """Change attributes of a model, by their names; `deprecated_at` None takes it back into use.
+
+        Raises NotFoundError.
+        """
+        check_names(RegistryModel, values)
+        return _known(name, await self._write(queries.change(name, values)))
+
+    async def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
+        """Choose the model no longer for new work, from `at` or now on; it can still be read and reached.
+
+        An earlier time that it has already stays. Raises NotFoundError.
+        """
+        if at is not None and at.tzinfo is None:
+            raise InvalidInputError("at: a time without time zone; give one, such as datetime.now(UTC)")
+        return _known(name, await self._write(queries.deprecate(name, at)))
+
+    async def get(self, name: str) -> RegistryModel | None:
+        """The model of that name, deprecated or not."""
+        return await self._first(queries.get(name))
+
+    async def capabilities(self, name: str) -> Mapping[str, float]:
+        """What the model can do, and how well; raises NotFoundError."""
+        model = _known(name, await self.get(name))
+        found = await self._all(queries.capabilities(model.id))
+        return {row.capability: row.capability_score for row in found}
+
+    async def find_best(
+        self,
+        capability: str,
+        *,
+        min_score: float | None = None,
+        provider: str | None = None,
+        model_type: str | None = None,
+    ) -> ScoredModel | None:
+        """The model in use that does it best; of several with the same score, the first by name."""
+        found = await self.rank(
+            capability, min_score=min_score, provider=provider, model_type=model_type, limit=1
+        )
+        return found[0] if found else None
+
+    async def rank(
+        self,
+        capability: str,
+        *,
+        min_score: float | None = None,
+        provider: str | None = None,
+        model_type: str | None = None,
+        limit: int = 10,
+    ) -> Sequence[ScoredModel]:
+        """The models in use that have the capability, the best first."""
+        within("limit", limit, 1, MAX_RANKED)
+        rows = await self._rows(
+            queries.by_capability(
+                capability, min_score=min_score, provider=provider, model_type=model_type, limit=limit
+            )
+        )
+        return [ScoredModel(model, score) for model, score in rows]
+
+    async def endpoints(
+        self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
+    ) -> Sequence[ModelEndpoint]:
+        """Where the model is reached, in the order of preference; none for an unknown model."""
+        return await self._all(
+            queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type)
+        )
+
+    async def select_endpoint(
+        self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
+    ) -> ModelEndpoint:
+        """The first of the model's endpoints that is of this kind; raises NotFoundError when there is none."""
+        found = await self._first(
+            queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type)
+        )
+        if found is None:
+            _known(name, await self.get(name))
+            raise NotFoundError(
+                f"model {name!r}: no endpoint of type {endpoint_type!r} and authentication {auth_type!r}; register one"
+            )
+        return found
+
+    async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
+        """The whole registry, deprecated models too, as a document for `import_catalog`."""
+        endpoints = await self._all(queries.all_endpoints())
+        capabilities = await self._all(queries.all_capabilities())
+        return {
+            "registry": [
+                {
+                    **exported({field: getattr(model, field) for field in _FIELDS}),
+                    "endpoints": [_values(row) for row in endpoints if row.model_id == model.id],
+                    "capabilities": {
+                        row.capability: row.capability_score
+                        for row in capabilities
+                        if row.model_id == model.id
+                    },
+                }
+                for model in await self._all(queries.all_models())
+            ]
+        }
+
+    async def import_catalog(self, document: Mapping[str, Any]) -> int:
+        """File the models of a document as `register` does; gives their number. Others are left alone.
+
+        Raises InvalidInputError, which names the entry, before anything is written.
+        """
+        found = entries(document, "registry")
+        for entry in found:
+            endpoints, capabilities = entry.pop("endpoints", None), entry.pop("capabilities", None)
+            await self._register(entry, endpoints, capabilities)
+        return len(found)
+
+    async def _register(
+        self,
+        values: Mapping[str, Any],
+        endpoints: Sequence[EndpointSpec] | None,
+        capabilities: Mapping[str, float] | None,
+    ) -> RegistryModel:
+        specs = None if endpoints is None else checked_endpoints(endpoints)
+        scores = None if capabilities is None else _checked_scores(capabilities)
+        # Whoever registers the same model waits here, and then sees what this transaction wrote.
+        model = await self._write(queries.register(values))
+        assert model is not None
+        if specs is not None:
+            await self._replace_endpoints(model.id, specs)
+        if scores is not None:
+            await self._write_all(
+                queries.set_capability(),
+                [
+                    {"model_id": model.id, "capability": name, "capability_score": score}
+                    for name, score in sorted(scores.items())
+                ],
+            )
+            with translated():
+                await self._session.execute(queries.keep_capabilities(model.id, list(scores)))
+        return model
+
+    async def _replace_endpoints(self, model_id: int, specs: Sequence[Mapping[str, Any]]) -> None:
+        wanted = [{field: spec.get(field) for field in _ENDPOINT_FIELDS} for spec in specs]
+        found = await self._all(queries.endpoints(model_id))
+        if wanted == [{field: getattr(row, field) for field in _ENDPOINT_FIELDS} for row in found]:
+            return
+        with translated():
+            await self._session.execute(queries.remove_endpoints(model_id))
+        await self._write_all(queries.add_endpoint(), [{"model_id": model_id, **spec} for spec in wanted])
+
+    async def _write_all(self, statement: Insert, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            with translated():
+                connection = await self._session.connection()
+                await connection.execute(statement, rows)
+
+    async def list(
+        self,
+        *,
+        provider: str | None = None,
+        model_type: str | None = None,
+        deprecated: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[RegistryModel]:
+        """The models in use by name, a page at a time; `deprecated` gives the others too."""
+        rows = await self._all(
+            queries.list_(
+                provider=provider, model_type=model_type, deprecated=deprecated, after=after, limit=limit
+            )
+        )
+        return as_page(rows, queries.LIST_KEY, limit)
+
+
+_FIELDS = ("name", "display_name", "provider", "model_type", "version", "description", "deprecated_at")
+_ENDPOINT_FIELDS = ("endpoint_type", "endpoint_url", "auth_type", "headers")
