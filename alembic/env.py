@@ -1,7 +1,7 @@
-"""Alembic's entry, whichever door it was opened by; `alfred_db.migrate` does the work."""
+"""Alembic's entry, whichever door it was opened by; `alfred_db.runner` does the work."""
 
 from __future__ import annotations
 
-from alfred_db import migrate
+from alfred_db import runner
 
-migrate.run()
+runner.run()

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from .errors import InvalidInputError
 
-__all__ = ["SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
+__all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
 
 def read(text: str) -> Mapping[str, Any]:
@@ -26,7 +26,9 @@ def read(text: str) -> Mapping[str, Any]:
     try:
         document: Any = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"catalog: this is no JSON ({error}); give a file of `catalog export`") from None
+        raise InvalidInputError(
+            f"catalog: this is no JSON ({error}); give a file of `catalog export`"
+        ) from None
     return _document(document)
 
 
@@ -65,12 +67,13 @@ def _plain(value: Any) -> Any:
 def _document(document: Any) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise InvalidInputError(f"catalog: expected an object with sections, got {type(document).__name__}")
-    unknown = sorted(set(map(str, document)) - set(SECTIONS))
+    found = cast("Mapping[str, Any]", document)
+    unknown = sorted(set(map(str, found)) - set(SECTIONS))
     if unknown:
         raise InvalidInputError(
             f"catalog: {', '.join(unknown)[:80]}: no such section; expected some of {', '.join(SECTIONS)}"
         )
-    return document
+    return found
 
 
 # Fields: `!` marks one that each entry must have
@@ -85,21 +88,23 @@ def _entries(given: Any, fields: Fields, where: str) -> list[dict[str, Any]]:
         return []
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidInputError(f"catalog: {where}: expected a list, got {type(given).__name__}")
-    return [_entry(entry, fields, f"{where}[{number}]") for number, entry in enumerate(given)]
+    listed: Sequence[Any] = given
+    return [_entry(entry, fields, f"{where}[{number}]") for number, entry in enumerate(listed)]
 
 
 def _entry(given: Any, fields: Fields, where: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"catalog: {where}: expected an object, got {type(given).__name__}")
+    entry = cast("Mapping[str, Any]", given)
     known = {name.rstrip("!"): convert for name, convert in fields.items()}
     needed = [name.rstrip("!") for name in fields if name.endswith("!")]
-    unknown = sorted(set(map(str, given)) - set(known))
-    missing = [name for name in needed if given.get(name) is None]
+    unknown = sorted(set(map(str, entry)) - set(known))
+    missing = [name for name in needed if entry.get(name) is None]
     if unknown or missing:
         problem = f"unknown {', '.join(unknown)[:80]}" if unknown else f"without {', '.join(missing)}"
         raise InvalidInputError(f"catalog: {where}: {problem}; expected {', '.join(fields)} (`!`: required)")
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in entry.items():
         try:
             if value is not None:
                 found[name] = known[name](value)
@@ -206,3 +211,6 @@ SECTIONS: Mapping[str, Fields] = {
         "capabilities": _scores,
     },
 }
+
+BROKER_SECTIONS = tuple(section for section in SECTIONS if section != "registry")
+"""In an order in which what is referred to comes first."""

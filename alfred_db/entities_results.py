@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .models import EntityEdge, EntityNode
 
-__all__ = ["Direction", "Neighbour", "Path", "Subgraph"]
+__all__ = ["Direction", "Neighbour", "Node", "Path", "Subgraph"]
 
 Direction: TypeAlias = Literal["out", "in", "both"]
 """Which edges are followed: from source to target, from target to source, or both ways."""
+
+
+class Node(NamedTuple):
+    """What a walk says of a node: values, which no session keeps; `get_node` gives the row."""
+
+    id: uuid.UUID
+    node_type: str
+    key: str
+    name: str | None
+    description: str | None
+    properties: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A node that can be reached, by the fewest edges."""
 
-    node: EntityNode
+    node: Node
     depth: int
     """How many edges away it is; 1 is next door."""
-    via: EntityEdge
-    """The last edge on the way to it."""
+    via: uuid.UUID
+    """Id of the last edge on the way to it."""
+    edge_type: str
+    """The relation which that edge states."""
 
 
 @dataclass(frozen=True, slots=True)

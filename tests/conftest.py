@@ -55,7 +55,8 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
 
     yield make
     for url, name in made:
-        _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        if url in servers.lasting:
+            _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _as_superuser(url: str, statement: str) -> None:

@@ -38,12 +38,17 @@ WITH_VECTOR = ("embedded", "full", "pixeltable16", "pixeltable18")
 """Servers on which the schema can be made."""
 
 
+_OUTSIDE = ("ALFRED_DB_TEST_URL", "ALFRED_DB_TEST_FULL")
+
+
 class Servers:
     """Superuser URLs by name; `servers["full"]` skips the test when that server cannot be had."""
 
     def __init__(self, stack: ExitStack, default: str) -> None:
         self._stack = stack
         self._urls = {"embedded": default}
+        self.lasting = {os.environ[name] for name in _OUTSIDE if name in os.environ}
+        """Servers that are there after the tests, so that databases must not be left on them."""
         if "ALFRED_DB_TEST_FULL" in os.environ:
             self._urls["full"] = os.environ["ALFRED_DB_TEST_FULL"]
 

@@ -172,11 +172,11 @@ class WorkflowExecution(Base):
     cancel_requested_at: Mapped[datetime | None]
     """When its cancellation was asked for while a worker held it; added, looked at before each step."""
     retry_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts that failed and were filed again; added."""
+    """Attempts that failed and were filed again since the last new checkpoint; added."""
     max_retries: Mapped[int] = mapped_column(server_default=text("3"))
-    """How often a failed attempt is filed again before the execution fails; added."""
+    """How often attempts that get no further are filed again before the execution fails; added."""
     crash_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts whose worker vanished; added, counted apart from the workflow's own failures."""
+    """Attempts whose worker vanished since the last new checkpoint; added, counted apart from failures."""
     timeout_seconds: Mapped[int | None]
     """Seconds that one attempt may take, however often its lease is extended; added, NULL is no limit."""
     worker_id: Mapped[str | None]

@@ -41,7 +41,7 @@ def seconds(name: str, duration: timedelta) -> float:
     return value
 
 
-def expiry(ttl: timedelta | None) -> ColumnElement[datetime | None]:
+def expiry(ttl: timedelta | None) -> ColumnElement[Any]:
     """When something expires that is stored now."""
     if ttl is None:
         return type_coerce(null(), DateTime(timezone=True))

@@ -6,7 +6,7 @@ what the planner needs to use the index, also after a statement was prepared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Float,
     Integer,
     Select,
+    Table,
     bindparam,
     column,
     func,
@@ -58,6 +59,20 @@ class VectorIndex:
     operator: str
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The one partition of a model's table that a search reads; its statistics are what counts."""
+
+    table: Table
+    """Its name."""
+    where: ColumnElement[bool]
+    """What leads the planner to it: no filter, as all of its rows match."""
+    parameters: Mapping[str, Any]
+    """The parameters of `where`."""
+    operator: str | None = None
+    """How its rows are compared where not as the index does it: then all of them are."""
+
+
 @lru_cache
 def vector_index(model: type[Base]) -> VectorIndex:
     """The model's only vector index; raises LookupError when it has none."""
@@ -81,18 +96,19 @@ def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
 
 
 @lru_cache
-def distance(model: type[Base]) -> ColumnElement[float]:
-    """The distance to the bound vector `embedding`, in the form that the index serves."""
+def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
+    """The distance to the bound vector `embedding`; without an `operator`, in the form that the index serves."""
     index = vector_index(model)
     parameter = bindparam("embedding", type_=index.column.type)
-    return index.column.op(index.operator, return_type=Float())(parameter)
+    return index.column.op(operator or index.operator, return_type=Float())(parameter)
 
 
 @lru_cache(maxsize=512)
-def nearest(model: type[Base], limit: int) -> Select[Any]:
-    """The nearest rows by the index; run it with the parameter `embedding`."""
+def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> Select[Any]:
+    """The nearest rows by the index; run it with the parameter `embedding`, and those of the partition."""
     found = distance(model).label("distance")
-    return select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
+    statement = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
+    return statement if partition is None else statement.where(partition)
 
 
 def nearest_within(
@@ -102,6 +118,7 @@ def nearest_within(
     *,
     max_distance: float | None,
     exact: bool,
+    partition: Partition | None = None,
 ) -> Select[Any]:
     """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
 
@@ -109,8 +126,10 @@ def nearest_within(
     in an approximate one it keeps the threshold from prolonging the scan. Its result is sorted again, as an
     iterative scan gives rows only roughly in order.
     """
-    found = distance(model).label("distance")
+    found = distance(model, partition and partition.operator).label("distance")
     inner = select(*columns_of(model), found).where(vector_index(model).column.is_not(None))
+    if partition is not None:
+        inner = inner.where(partition.where)
     if where is not None:
         inner = inner.where(where)
     if not exact:
@@ -124,26 +143,39 @@ def nearest_within(
 
 
 def nearest_each(
-    model: type[Base], embeddings: Sequence[VectorLike], limit: int, where: ColumnElement[bool] | None
+    model: type[Base],
+    embeddings: Sequence[VectorLike],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    partition: Partition | None = None,
 ) -> Select[Any]:
     """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
     index = vector_index(model)
     given = values(column("query", Integer), column("embedding", index.column.type), name="queries").data(
         list(enumerate(embeddings))
     )
-    found = index.column.op(index.operator, return_type=Float())(given.c.embedding).label("distance")
+    operator = (partition and partition.operator) or index.operator
+    found = index.column.op(operator, return_type=Float())(given.c.embedding).label("distance")
     inner = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
+    if partition is not None:
+        inner = inner.where(partition.where)
     if where is not None:
         inner = inner.where(where)
     hits = inner.lateral("hits")
     return select(given.c.query, hits).join(hits, true()).order_by(given.c.query, hits.c.distance)
 
 
-def sample(model: type[Base], where: ColumnElement[bool], percent: float) -> Select[int, int]:
+def sample(
+    model: type[Base],
+    where: ColumnElement[bool],
+    percent: float,
+    partition: ColumnElement[bool] | None = None,
+) -> Select[int, int]:
     """How many of some sampled rows match; whole pages are read, about `percent` of the table."""
     sampled = table_of(model).tablesample(func.system(percent), name="sampled")
-    moved = ClauseAdapter(sampled).traverse(where)
-    return select(func.count(), func.count().filter(moved)).select_from(sampled)
+    moved = ClauseAdapter(sampled)
+    statement = select(func.count(), func.count().filter(moved.traverse(where))).select_from(sampled)
+    return statement if partition is None else statement.where(moved.traverse(partition))
 
 
 def table_size(name: str) -> Select[float, int]:

@@ -9,7 +9,19 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, inspect, literal_column, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SQLColumnExpression,
+    Text,
+    cast,
+    func,
+    inspect,
+    literal,
+    literal_column,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute
 
 from ..errors import InvalidInputError
@@ -26,9 +38,16 @@ def seconds_ago(seconds: float) -> ColumnElement[Any]:
     return func.statement_timestamp() - timedelta(seconds=seconds)
 
 
-def seconds_ahead(seconds: float) -> ColumnElement[Any]:
-    """The database's time, `seconds` after the statement began."""
-    return func.statement_timestamp() + timedelta(seconds=seconds)
+def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[Any]:
+    """The database's time, `seconds` after the statement began; those of a column not in SET or WHERE."""
+    if isinstance(seconds, int | float):
+        return func.statement_timestamp() + timedelta(seconds=seconds)
+    return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def jsonb(text: str | None) -> ColumnElement[Any]:
+    """A JSON text as jsonb; None is NULL."""
+    return cast(literal(text, Text), JSONB)
 
 
 def constant(member: StrEnum) -> ColumnElement[str]:
@@ -40,6 +59,20 @@ def within(name: str, value: float, low: float, high: float) -> None:
     """Raise InvalidInputError unless the argument `name` is in the range."""
     if not low <= value <= high:
         raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
+
+
+def json_text(name: str, value: Any, most: int) -> str | None:
+    """A JSON value as text of at most `most` bytes; None stays None. Raises InvalidInputError."""
+    try:
+        text = None if value is None else json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
+    if text is not None and len(text) > most:
+        raise InvalidInputError(
+            f"{name}: has {len(text):,} bytes as JSON, at most {most:,} are stored; store it elsewhere and pass a"
+            " reference to it"
+        )
+    return text
 
 
 def page(

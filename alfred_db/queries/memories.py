@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -83,15 +83,16 @@ def remember(
     )
     chosen = chosen.where(MemoryBank.id == bank_id).with_for_update(read=True, key_share=True)
     names = ["memory_bank_id", *given, "expires_at", "updated_at"]
-    return _counted(insert(Memory).from_select(names, chosen, include_defaults=False))
+    statement = insert(Memory).from_select(names, chosen, include_defaults=False)
+    return _counted(statement).returning(Memory.id, Memory.seen_count)
 
 
 def remember_many() -> ReturningInsert[bytes | None, int, int]:
     """The same for several, whose hashes differ; run it with a mapping of columns for each."""
-    return _counted(insert(Memory)).returning(Memory.content_hash)
+    return _counted(insert(_memories)).returning(Memory.content_hash, Memory.id, Memory.seen_count)
 
 
-def _counted(statement: Insert) -> Any:
+def _counted(statement: Insert) -> Insert:
     """The newest text counts and the greatest importance, and of two expiries the later."""
     old, new = _memories.c, statement.excluded
     return statement.on_conflict_do_update(
@@ -102,16 +103,13 @@ def _counted(statement: Insert) -> Any:
             "importance": func.greatest(old.importance, new.importance),
             "metadata": func.coalesce(new.metadata, old.metadata),
             "embedding": func.coalesce(new.embedding, old.embedding),
-            "embedding_model": case((new.embedding.is_(None), old.embedding_model), else_=new.embedding_model),
+            "embedding_model": case(
+                (new.embedding.is_(None), old.embedding_model), else_=new.embedding_model
+            ),
             "expires_at": later(old.expires_at, new.expires_at),
             "updated_at": new.updated_at,
         },
-    ).returning(Memory.id, Memory.seen_count)
-
-
-def time() -> Select[datetime]:
-    """The database's time at the start of the transaction."""
-    return select(func.now())
+    )
 
 
 def known(bank_id: int, hashes: Sequence[bytes]) -> Select[bytes | None]:
@@ -184,7 +182,7 @@ def nearest_each(
 
 def neighbours(
     bank_id: int, *, after: int, rows: int, limit: int, exact: bool
-) -> Select[int, int, float | None]:
+) -> Select[int, int | None, float | None]:
     """The memories nearest to each of the bank's next `rows` memories; NULL for one that has none."""
     picked = (
         select(Memory.id, Memory.embedding)
@@ -194,7 +192,7 @@ def neighbours(
         .subquery("picked")
     )
     near = _near(picked.c.embedding, bank_id, limit, exact)
-    return select(picked.c.id, near.c.id.label("other"), near.c.distance).join(near, true())
+    return select(picked.c.id, near.c.id.label("other"), near.c.distance).outerjoin(near, true())
 
 
 def _near(vector: ColumnElement[Any], bank_id: int, limit: int, exact: bool) -> Any:
@@ -233,7 +231,7 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
 
 
 def _log2(number: Any) -> ColumnElement[float]:
-    return func.ln(cast(number, Double), type_=Double()) / func.ln(literal(2.0, Double), type_=Double())
+    return cast(func.ln(cast(number, Double)) / func.ln(literal(2.0, Double)), Double)
 
 
 def _epoch(time: Any) -> ColumnElement[float]:

@@ -63,7 +63,11 @@ def recall(limit: int, candidates: int | None) -> Select[Any]:
     compared = select(func.count()).select_from(near).scalar_subquery()
     return (
         select(
-            *columns_of(Memory), best.c.distance, best.c.score, bound.label("bound"), compared.label("compared")
+            *columns_of(Memory),
+            best.c.distance,
+            best.c.score,
+            bound.label("bound"),
+            compared.label("compared"),
         )
         .join(best, Memory.id == best.c.id)
         .order_by(best.c.score.desc(), Memory.id)
@@ -86,4 +90,4 @@ def _recency(used: Any) -> ColumnElement[float]:
     halvings = cast(extract("epoch", now - used), Double) / bindparam("half_life", type_=Double)
     # A power beyond the range of a double is an error; what was used in the future is as good as new.
     exponent = func.least(func.greatest(halvings, _ZERO), literal_column("1000::float8", Double))
-    return _ONE - weight + weight * func.power(literal_column("2::float8", Double), -exponent, type_=Double())
+    return _ONE - weight + weight * func.power(literal_column("2::float8", Double), -exponent)

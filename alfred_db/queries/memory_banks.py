@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, delete, func, select, update
@@ -38,10 +39,12 @@ def change(bank_id: int, values: Mapping[str, Any]) -> ReturningUpdate[MemoryBan
     return update(MemoryBank).where(MemoryBank.id == bank_id).values(**values).returning(MemoryBank)
 
 
-def hold(bank_id: int, *, for_removal: bool) -> Select[int]:
-    """Keep the bank from being removed or, for its removal, from taking memories."""
-    statement = select(MemoryBank.id).where(MemoryBank.id == bank_id)
-    return statement.with_for_update() if for_removal else statement.with_for_update(read=True, key_share=True)
+def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
+    """Keep the bank from being removed or, for its removal, from taking memories; gives the database's time."""
+    statement = select(func.now()).where(MemoryBank.id == bank_id)
+    return (
+        statement.with_for_update() if for_removal else statement.with_for_update(read=True, key_share=True)
+    )
 
 
 def empty(bank_id: int) -> ReturningDelete[int]:
@@ -60,7 +63,7 @@ def list_(*, after: str | None, limit: int) -> Select[Any]:
         .scalar_subquery()
         .label("memories")
     )
-    statement: Select[Any] = select(
+    statement: Any = select(
         MemoryBank.id, MemoryBank.name, MemoryBank.description, MemoryBank.created_at, memories
     )
     return page(statement, [MemoryBank.id], after=after, limit=limit)

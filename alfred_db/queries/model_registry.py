@@ -91,9 +91,7 @@ def endpoints(model_id: int) -> Select[ModelEndpoint]:
     return select(ModelEndpoint).where(ModelEndpoint.model_id == model_id).order_by(ModelEndpoint.id)
 
 
-def endpoints_of(
-    name: str, *, endpoint_type: str | None, auth_type: str | None
-) -> Select[ModelEndpoint]:
+def endpoints_of(name: str, *, endpoint_type: str | None, auth_type: str | None) -> Select[ModelEndpoint]:
     statement = select(ModelEndpoint).join(RegistryModel).where(RegistryModel.name == name)
     if endpoint_type is not None:
         statement = statement.where(ModelEndpoint.endpoint_type == endpoint_type)

@@ -57,7 +57,7 @@ def claim(worker_id: str, token: uuid.UUID, *, limit: int, lease: float) -> Retu
             ScheduledTask.name,
             ScheduledTask.command,
             ScheduledTask.max_retries,
-            _ahead(ScheduledTask.timeout).label("deadline"),
+            seconds_ahead(ScheduledTask.timeout).label("deadline"),
         )
         .join(ScheduledTask, ScheduledTask.id == ready.c.task_id)
         .cte("taken")
@@ -97,7 +97,7 @@ def claim(worker_id: str, token: uuid.UUID, *, limit: int, lease: float) -> Retu
 def start(execution_id: int, token: uuid.UUID, *, lease: float) -> ReturningUpdate[datetime | None]:
     """Count the attempt's time from now."""
     own = (
-        select(ScheduledExecution.id, _ahead(ScheduledTask.timeout).label("deadline"))
+        select(ScheduledExecution.id, seconds_ahead(ScheduledTask.timeout).label("deadline"))
         .join(ScheduledTask, ScheduledTask.id == ScheduledExecution.task_id)
         .where(_held(execution_id, token))
         .with_for_update(key_share=True, of=ScheduledExecution)
@@ -184,11 +184,17 @@ def fail(
 
 
 def release(execution_id: int, token: uuid.UUID) -> ReturningUpdate[ExecutionStatus]:
+    """Let it wait again, or end it when that was asked for."""
+    goes_on = ScheduledExecution.cancel_requested_at.is_(None)
     return (
         update(ScheduledExecution)
         .where(_held(execution_id, token))
         .values(
-            status=ExecutionStatus.PENDING,
+            status=case(
+                (goes_on, literal(ExecutionStatus.PENDING, Text)),
+                else_=literal(ExecutionStatus.CANCELLED, Text),
+            ),
+            end_time=ScheduledExecution.cancel_requested_at,
             available_at=func.statement_timestamp(),
             lease_expires_at=None,
             attempt_deadline_at=None,
@@ -289,10 +295,6 @@ def _held(execution_id: int, token: uuid.UUID) -> ColumnElement[bool]:
     return and_(ScheduledExecution.id == execution_id, _running, ScheduledExecution.lease_token == token)
 
 
-def _ahead(seconds: Any) -> ColumnElement[datetime]:
-    return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
 def _settled(code: ColumnElement[str]) -> Select[*tuple[Any, ...]]:
     return select(
         ScheduledExecution.id,
@@ -303,7 +305,7 @@ def _settled(code: ColumnElement[str]) -> Select[*tuple[Any, ...]]:
             "again"
         ),
         func.statement_timestamp().label("now"),
-        _ahead(ScheduledTask.retry_delay).label("retry_at"),
+        seconds_ahead(ScheduledTask.retry_delay).label("retry_at"),
         code.label("code"),
     ).join(ScheduledTask, ScheduledTask.id == ScheduledExecution.task_id)
 

@@ -650,11 +650,13 @@ async def test_a_heartbeat_extends_what_is_held(scheduler: AsyncSchedulerReposit
 
 async def test_what_is_released_can_be_claimed_at_once(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
-    await scheduler.release(held.id, held.lease_token)
+    assert await scheduler.release(held.id, held.lease_token) is ExecutionStatus.PENDING
     (again,) = await scheduler.claim("w")
     assert (again.id, again.attempt) == (held.id, 1)
     with pytest.raises(LeaseLost):
         await scheduler.release(held.id, held.lease_token)
+    await scheduler.cancel(again.id)
+    assert await scheduler.release(again.id, again.lease_token) is ExecutionStatus.CANCELLED
 
 
 async def test_an_execution_that_waits_is_cancelled_at_once(scheduler: AsyncSchedulerRepository) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import URL
 
-from alfred_db import AsyncDatabase, Database, migrate
+from alfred_db import AsyncDatabase, Database, locking, migrate, preflight, runner
 from alfred_db.errors import MigrationLockTimeout
 
 from .catalog import (
@@ -165,23 +165,23 @@ def test_one_that_waits_polls_and_takes_over_from_the_dead(sleepy_url: URL, star
 
 def test_one_that_waited_too_long_says_what_to_do(empty_url: URL) -> None:
     engine = engine_of(empty_url)
-    with migrate.locked(engine, None):
+    with locking.locked(engine, None):
         (holder,) = column(empty_url, HOLDS)
         with (
             pytest.raises(MigrationLockTimeout, match=rf"pid {holder}\b") as caught,
-            migrate.locked(engine, None, 0.2),
+            locking.locked(engine, None, 0.2),
         ):
             pass
         assert caught.value.retryable
-        with migrate.locked(engine, "acme", 0.2):
+        with locking.locked(engine, "acme", 0.2):
             pass
-    with migrate.locked(engine, None, 0.2):
+    with locking.locked(engine, None, 0.2):
         pass
 
 
 def test_at_head_an_upgrade_takes_no_lock(database_url: URL) -> None:
     engine = engine_of(database_url)
-    with ThreadPoolExecutor(1) as pool, migrate.locked(engine, None), migrate.locked(engine, "acme"):
+    with ThreadPoolExecutor(1) as pool, locking.locked(engine, None), locking.locked(engine, "acme"):
         assert len(column(database_url, HOLDS)) == 2
         pool.submit(migrate.upgrade, database_url).result(5)
         pool.submit(migrate.upgrade, database_url, schema="acme").result(5)
@@ -189,7 +189,7 @@ def test_at_head_an_upgrade_takes_no_lock(database_url: URL) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "TABLE_LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(preflight, "TABLE_LOCK_TIMEOUT", "300ms")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -224,7 +224,7 @@ def test_a_long_reader_holds_up_the_migration_but_no_other_reader(database_url: 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_reader_that_never_ends_is_named(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "TRIES", 2)
+    monkeypatch.setattr(runner, "TRIES", 2)
     with engine_of(database_url).connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM tasks")
         pid = reader.exec_driver_sql("SELECT pg_backend_pid()").scalar()
@@ -239,8 +239,8 @@ def test_a_reader_that_never_ends_is_named(database_url: URL, monkeypatch: pytes
 def test_others_transactions_in_other_databases_are_not_blamed(
     database_url: URL, empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "TRIES", 1)
-    monkeypatch.setattr(migrate, "TABLE_LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(runner, "TRIES", 1)
+    monkeypatch.setattr(preflight, "TABLE_LOCK_TIMEOUT", "50ms")
     with engine_of(empty_url).connect() as elsewhere, engine_of(database_url).connect() as reader:
         bystander = elsewhere.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         reader.exec_driver_sql("SELECT count(*) FROM tasks")

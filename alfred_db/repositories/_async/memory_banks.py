@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from ...errors import InvalidInputError, NotFoundError
 from ...memories_results import BankSummary
 from ...models import Memory, MemoryBank
@@ -29,7 +31,7 @@ class AsyncMemoryBankRepository(AsyncRepository):
         if not name.strip():
             raise InvalidInputError("name: expected a text, got none; name the bank")
         if (bank := await self.get_by_name(name)) is None:
-            await self._rows(queries.lock(_key(table_name(self._session, table_of(Memory)), name)))
+            await self._rows(queries.lock(lock_key(self._session, f"bank {name}")))
             bank = await self.get_by_name(name) or await self._write(queries.add(name, description))
         assert bank is not None
         return bank
@@ -63,7 +65,11 @@ class AsyncMemoryBankRepository(AsyncRepository):
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[BankSummary]:
         """The banks by id with the number of their memories, a page at a time."""
         rows = await self._rows(queries.list_(after=after, limit=limit))
-        return as_page([BankSummary(*row) for row in rows], queries.LIST_KEY, limit)
+        return as_page(
+            [BankSummary(row.id, row.name, row.description, row.created_at, row.memories) for row in rows],
+            queries.LIST_KEY,
+            limit,
+        )
 
 
 def id_of(bank: MemoryBank | int) -> int:
@@ -76,7 +82,8 @@ def unknown_bank(bank_id: int) -> NotFoundError:
     return NotFoundError(f"memory bank {bank_id}: does not exist; make it with get_or_create")
 
 
-def _key(table: str, name: str) -> int:
+def lock_key(session: AsyncSession, name: str) -> int:
     """The number of an advisory lock: one for each name in each tenant."""
+    table = table_name(session, table_of(Memory))
     digest = hashlib.sha256(f"alfred-db {table} {name}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], signed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -115,9 +116,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
     ) -> Sequence[ModelEndpoint]:
         """Where the model is reached, in the order of preference; none for an unknown model."""
-        return await self._all(
-            queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type)
-        )
+        return await self._all(queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type))
 
     async def select_endpoint(
         self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
@@ -135,18 +134,18 @@ class AsyncModelRegistryRepository(AsyncRepository):
 
     async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole registry, deprecated models too, as a document for `import_catalog`."""
-        endpoints = await self._all(queries.all_endpoints())
-        capabilities = await self._all(queries.all_capabilities())
+        endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
+        for endpoint in await self._all(queries.all_endpoints()):
+            endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
+        scores: dict[int | None, dict[str, float]] = defaultdict(dict)
+        for row in await self._all(queries.all_capabilities()):
+            scores[row.model_id][row.capability] = row.capability_score
         return {
             "registry": [
                 {
-                    **exported({field: getattr(model, field) for field in _FIELDS}),
-                    "endpoints": [_values(row) for row in endpoints if row.model_id == model.id],
-                    "capabilities": {
-                        row.capability: row.capability_score
-                        for row in capabilities
-                        if row.model_id == model.id
-                    },
+                    **_exported(model, _FIELDS),
+                    "endpoints": endpoints[model.id],
+                    "capabilities": scores[model.id],
                 }
                 for model in await self._all(queries.all_models())
             ]
@@ -223,3 +222,20 @@ class AsyncModelRegistryRepository(AsyncRepository):
 
 _FIELDS = ("name", "display_name", "provider", "model_type", "version", "description", "deprecated_at")
 _ENDPOINT_FIELDS = ("endpoint_type", "endpoint_url", "auth_type", "headers")
+
+
+def _known(name: str, model: RegistryModel | None) -> RegistryModel:
+    if model is None:
+        raise NotFoundError(f"model {name!r}: not in the registry; register it first")
+    return model
+
+
+def _checked_scores(capabilities: Mapping[str, float]) -> Mapping[str, float]:
+    for name, score in capabilities.items():
+        if not math.isfinite(score):
+            raise InvalidInputError(f"capability {name!r}: expected a finite score, got {score}")
+    return capabilities
+
+
+def _exported(row: object, fields: Sequence[str]) -> dict[str, Any]:
+    return exported({field: getattr(row, field) for field in fields})

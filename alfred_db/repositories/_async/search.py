@@ -20,6 +20,7 @@ from ...queries import _search as queries
 from ...queries._explain import Explain
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
+from ...queries._search import Partition
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
@@ -34,6 +35,9 @@ SAMPLED_PAGES = 40
 ESTIMATES_LAST = 60.0
 """Seconds for which the estimated matches of a filter are kept."""
 
+# A plan made for any value of a filter's parameters would not know how few rows match these, or in which partition.
+_OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
+
 DEFAULTS = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "off", "hnsw.max_scan_tuples": "20000"}
 
 _estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
@@ -47,30 +51,43 @@ async def search(
     limit: int = 10,
     where: Where | None = None,
     params: SearchParams = SearchParams(),  # noqa: B008
+    partition: Partition | None = None,
     explain: bool = False,
 ) -> SearchResult:
     """The rows nearest to `embedding`; as many as `limit` whenever so many match."""
     condition = expression(model, where)
+    parameters = {"embedding": embedding, **(partition.parameters if partition else {})}
     with translated():
-        exact, path, settings = await _way(session, model, limit, condition, params)
+        exact, path, settings = await _way(session, model, limit, condition, params, partition)
         if path is SearchPath.HNSW and params.max_distance is None:
-            statement = queries.nearest(model, limit)
+            statement = queries.nearest(model, limit, partition and partition.where)
         else:
             statement = queries.nearest_within(
-                model, limit, condition, max_distance=params.max_distance, exact=exact
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=exact,
+                partition=partition,
             )
-        await _set(session, settings)
-        rows = (await session.execute(statement, {"embedding": embedding})).all()
+        await set_local(session, settings)
+        rows = (await session.execute(statement, parameters)).all()
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The index gave up before it had enough: nothing that matches may be missing, so look at all.
             statement = queries.nearest_within(
-                model, limit, condition, max_distance=params.max_distance, exact=True
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=True,
+                partition=partition,
             )
-            rows, path = (await session.execute(statement, {"embedding": embedding})).all(), SearchPath.EXACT
-        lines = await session.scalars(Explain(statement), {"embedding": embedding}) if explain else ()
+            rows, path = (await session.execute(statement, parameters)).all(), SearchPath.EXACT
+        lines = await session.scalars(Explain(statement), parameters) if explain else ()
+    operator = partition and partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
     return SearchResult(
-        [hit(row) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None
+        [hit(row, operator) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None
     )
 
 
@@ -82,17 +99,20 @@ async def search_many(
     limit: int = 10,
     where: Where | None = None,
     params: SearchParams = SearchParams(),  # noqa: B008
+    partition: Partition | None = None,
 ) -> list[list[Hit]]:
     """The nearest rows of each vector, all in one round trip and by the index."""
     found: list[list[Hit]] = [[] for _ in embeddings]
     if not len(embeddings):
         return found
     with translated():
-        await _set(session, _settings(limit, params, iterative=where is not None))
-        condition = expression(model, where)
-        rows = (await session.execute(queries.nearest_each(model, embeddings, limit, condition))).all()
+        settings = scan_settings(limit, params, iterative=where is not None)
+        await set_local(session, settings if partition is None else {**settings, **_OWN_PLAN})
+        statement = queries.nearest_each(model, embeddings, limit, expression(model, where), partition)
+        rows = (await session.execute(statement, partition.parameters if partition else {})).all()
+    operator = partition and partition.operator
     for row in rows:
-        found[row.query].append(hit(row))
+        found[row.query].append(hit(row, operator))
     return found
 
 
@@ -123,7 +143,7 @@ async def hybrid_search(
         parameters["trigram_weight"] = weights.trigram
     condition = expression(model, where)
     with translated():
-        await _set(session, _settings(candidates, SearchParams(), iterative=condition is not None))
+        await set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
         if condition is None:
             statement = hybrid.hybrid(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match
@@ -144,10 +164,10 @@ def _fused_hit(row: Row[Any]) -> Hit:
     )
 
 
-def hit(row: Row[Any]) -> Hit:
-    """A hit of a row whose last column is the cosine distance."""
+def hit(row: Row[Any], operator: str | None = None) -> Hit:
+    """A hit of a row whose last column is the distance: the cosine distance, unless another operator gave it."""
     distance = row.distance
-    return Hit(row, distance, 1.0 - distance)
+    return Hit(row, distance, 1.0 - distance if operator is None else -distance)
 
 
 def _without_vectors(plan: str) -> str:
@@ -160,19 +180,21 @@ async def _way(
     limit: int,
     where: ColumnElement[bool] | None,
     params: SearchParams,
+    partition: Partition | None,
 ) -> tuple[bool, SearchPath, dict[str, str]]:
-    exact = params.exact
+    exact = True if partition is not None and partition.operator else params.exact
     if exact is None and where is not None:
-        matches, rows = await _estimate(session, model, where)
+        matches, rows = await estimate(session, model, where, partition)
         exact = matches <= min(FEW, rows * SMALL_PART) or matches < limit
+    own_plan = _OWN_PLAN if partition is not None else {}
     if exact:
-        return True, SearchPath.EXACT, _timeout(params)
+        return True, SearchPath.EXACT, {**_timeout(params), **own_plan}
     iterative = where is not None
     path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
-    return False, path, _settings(limit, params, iterative=iterative)
+    return False, path, {**scan_settings(limit, params, iterative=iterative), **own_plan}
 
 
-def _settings(limit: int, params: SearchParams, *, iterative: bool) -> dict[str, str]:
+def scan_settings(limit: int, params: SearchParams, *, iterative: bool) -> dict[str, str]:
     """What the index scan is set to; twenty candidates for each filtered hit keep its recall above 0.98."""
     wanted = 20 * limit if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
@@ -185,8 +207,7 @@ def _settings(limit: int, params: SearchParams, *, iterative: bool) -> dict[str,
     if params.max_scan_tuples is not None:
         settings["hnsw.max_scan_tuples"] = str(int(params.max_scan_tuples))
     if iterative:
-        # A plan made for any value of the filter's parameters would not know how few rows match these.
-        settings["plan_cache_mode"] = "force_custom_plan"
+        settings |= _OWN_PLAN
     return settings
 
 
@@ -194,7 +215,7 @@ def _timeout(params: SearchParams) -> dict[str, str]:
     return {} if params.timeout is None else {"statement_timeout": str(int(params.timeout * 1000))}
 
 
-async def _set(session: AsyncSession, wanted: Mapping[str, str]) -> None:
+async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
     connection = await session.connection()
     info = connection.info
@@ -226,11 +247,14 @@ def _value(value: str) -> str:
     return f"'{value}'"
 
 
-async def _estimate(
-    session: AsyncSession, model: type[Base], where: ColumnElement[bool]
+async def estimate(
+    session: AsyncSession,
+    model: type[Base],
+    where: ColumnElement[bool],
+    partition: Partition | None = None,
 ) -> tuple[float, float]:
     """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
-    name = table_name(session, table_of(model))
+    name = table_name(session, table_of(model) if partition is None else partition.table)
     engine = session.get_bind().engine
     compiled = where.compile(engine)
     key = (name, str(compiled), repr(compiled.params))
@@ -239,7 +263,8 @@ async def _estimate(
         return kept[key][:2]
     rows, pages = (await session.execute(queries.table_size(name))).one()
     percent = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
-    seen, matching = (await session.execute(queries.sample(model, where, percent))).one()
+    statement = queries.sample(model, where, percent, partition and partition.where)
+    seen, matching = (await session.execute(statement, partition.parameters if partition else {})).one()
     total = max(float(rows), float(seen))
     if len(kept) > 1000:
         kept.clear()

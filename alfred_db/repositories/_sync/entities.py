@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
 
-from ...entities_results import Direction, Neighbour, Path, Subgraph
+from ...entities_results import Direction, Neighbour, Node, Path, Subgraph
 from ...errors import InvalidInputError, NotFoundError
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
@@ -195,9 +195,9 @@ class EntityRepository(Repository):
         within("depth", depth, 1, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": [node_id], "depth": depth, "fan_out": fan_out, "limit": limit}
+        parameters |= {"seeds": [node_id], "depth": depth, "cap": fan_out, "limit": limit}
         rows = self._rows(queries.neighbours(direction, **statement), parameters)
-        return [Neighbour(node, distance, via) for node, distance, via in rows]
+        return [Neighbour(Node._make(row[:6]), *row[6:]) for row in rows]
 
     def shortest_path(
         self,
@@ -237,10 +237,9 @@ class EntityRepository(Repository):
         within("depth", depth, 0, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": list(node_ids), "depth": depth, "fan_out": fan_out, "limit": limit + 1}
-        nodes = [*self._all(queries.get_nodes(node_ids))]
+        parameters |= {"seeds": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
         rows = self._rows(queries.neighbours(direction, **statement), parameters)
-        nodes += [node for node, _, _ in rows[:limit]]
+        nodes = self._all(queries.get_nodes([*node_ids, *(row[0] for row in rows[:limit])]))
         edges = self._all(
             queries.edges_between(
                 [node.id for node in nodes], edge_types=edge_types, as_of=as_of, limit=MAX_NODES + 1

@@ -126,7 +126,10 @@ class SchedulerRepository(Executions):
         changes: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         _check(changes)
         task, now = self._locked(task_id)
-        when = (schedule or task.schedule, timezone or task.timezone)
+        when = (
+            task.schedule if schedule is None else schedule,
+            task.timezone if timezone is None else timezone,
+        )
         if when != (task.schedule, task.timezone):
             next_run_at = _next_run(*when, now)
             changes["next_run_at"] = next_run_at if task.is_active else None
@@ -250,7 +253,7 @@ def _check(values: Mapping[str, object]) -> None:
 
 
 def _next_run(schedule: str | None, timezone: str, now: datetime) -> datetime | None:
-    slot = cron.first_slot(schedule or "* * * * *", timezone, after=now)
+    slot = cron.first_slot("* * * * *" if schedule is None else schedule, timezone, after=now)
     return None if schedule is None else slot
 
 

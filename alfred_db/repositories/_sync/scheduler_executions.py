@@ -102,10 +102,15 @@ class Executions(Repository):
         again = {ExecutionStatus.PENDING, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
         return status or self._done(execution_id, lease_token, again)
 
-    def release(self, execution_id: int, lease_token: uuid.UUID) -> None:
-        """Give an execution back at once, as at a shutdown; costs no retry. Raises LeaseLost."""
-        if self._write(queries.release(execution_id, lease_token)) is None:
+    def release(self, execution_id: int, lease_token: uuid.UUID) -> ExecutionStatus:
+        """Give an execution back at once, as at a shutdown; costs no retry. Gives `pending`, or `cancelled`.
+
+        Raises LeaseLost.
+        """
+        status = self._write(queries.release(execution_id, lease_token))
+        if status is None:
             raise _lost(execution_id)
+        return status
 
     def cancel(self, execution_id: int) -> ExecutionStatus:
         """Cancel an execution that waits; ask the holder of one that runs, which sees it in its heartbeats.

@@ -1,0 +1,233 @@
+"""Statements about the steps of executions, and the events they wait for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Select,
+    Text,
+    Update,
+    Uuid,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
+from ._shared import jsonb, seconds_ahead
+from .workflow_executions import held
+
+
+def checkpoint(
+    execution_id: int,
+    token: uuid.UUID,
+    step_key: str,
+    *,
+    seq: int,
+    name: str,
+    output: str | None,
+    error: str | None,
+    attempt: int,
+    started_at: datetime | None,
+    lease: float,
+) -> ReturningInsert[int]:
+    """Store a finished step in one statement, if the lease is held and no step is in the way; extends the lease."""
+    own = (
+        update(WorkflowExecution)
+        .where(held(execution_id, token))
+        .values(lease_expires_at=seconds_ahead(lease), wait_deadline_at=None, **_progress(seq))
+        .returning(WorkflowExecution.id)
+        .cte("own")
+    )
+    return _insert(
+        own.c.id,
+        {
+            "step_key": literal(step_key, Text),
+            "seq": literal(seq, Integer),
+            "name": literal(name, Text),
+            "output": jsonb(output),
+            "error": literal(error, Text),
+            "attempt": literal(attempt, Integer),
+            "lease_token": literal(token, Uuid),
+            "started_at": literal(started_at, DateTime(timezone=True)),
+        },
+    )
+
+
+def sleep(
+    execution_id: int, token: uuid.UUID, step_key: str, *, seq: int, until: datetime
+) -> ReturningUpdate[int]:
+    """Store the sleep as a finished step and give the execution up until then, unless that step is there."""
+    own = (
+        select(WorkflowExecution.id)
+        .where(held(execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
+        .with_for_update(key_share=True)
+        .cte("own")
+        .prefix_with("MATERIALIZED")
+    )
+    step = _insert(
+        own.c.id,
+        {
+            "step_key": literal(step_key, Text),
+            "seq": literal(seq, Integer),
+            "name": literal(step_key, Text),
+            "output": jsonb(f'"{until.isoformat()}"'),
+            "lease_token": literal(token, Uuid),
+        },
+    ).cte("step")
+    return (
+        _suspend(execution_id, token, available_at=until)
+        .where(WorkflowExecution.id == step.c.execution_id)
+        .values(_progress(seq))
+        .returning(WorkflowExecution.id)
+    )
+
+
+def stored(
+    execution_id: int, token: uuid.UUID, step_key: str, *, seq: int
+) -> Select[bool, bool, bool, WorkflowStep]:
+    """Whether the lease is held, given up by its holder, and to be cancelled; and the steps in this one's place."""
+    return (
+        select(
+            held(execution_id, token),
+            and_(
+                WorkflowExecution.lease_token == token,
+                WorkflowExecution.status == WorkflowExecutionStatus.PENDING,
+            ),
+            WorkflowExecution.cancel_requested_at.is_not(None),
+            WorkflowStep,
+        )
+        .join(
+            WorkflowStep,
+            and_(
+                WorkflowStep.execution_id == WorkflowExecution.id,
+                or_(WorkflowStep.step_key == step_key, WorkflowStep.seq == seq),
+            ),
+            isouter=True,
+        )
+        .where(WorkflowExecution.id == execution_id)
+        .order_by(WorkflowStep.step_key == step_key)
+    )
+
+
+def steps(execution_id: int) -> Select[WorkflowStep]:
+    return select(WorkflowStep).where(WorkflowStep.execution_id == execution_id).order_by(WorkflowStep.seq)
+
+
+# Events
+
+
+def own(execution_id: int, token: uuid.UUID) -> Select[datetime | None, datetime]:
+    """Lock an execution that is held: until when it waits already, and the database's time."""
+    return (
+        select(WorkflowExecution.wait_deadline_at, func.statement_timestamp())
+        .where(held(execution_id, token))
+        .with_for_update(key_share=True)
+    )
+
+
+def wait(
+    execution_id: int, token: uuid.UUID, event: str, *, available_at: datetime, deadline: datetime | None
+) -> ReturningUpdate[int]:
+    """Give the execution up until the event or the deadline comes."""
+    return (
+        _suspend(execution_id, token, available_at=available_at)
+        .values(waiting_for=event, wait_deadline_at=deadline)
+        .returning(WorkflowExecution.id)
+    )
+
+
+def target(execution_id: int) -> Select[WorkflowExecutionStatus]:
+    """Lock the execution that an event is for: the waiter sees the event, or the event sees the waiter."""
+    return (
+        select(WorkflowExecution.status)
+        .where(WorkflowExecution.id == execution_id)
+        .with_for_update(key_share=True)
+    )
+
+
+def deliver(execution_id: int, name: str, payload: str | None) -> ReturningInsert[str]:
+    values = select(literal(execution_id, BigInteger), literal(name, Text), jsonb(payload))
+    return (
+        insert(WorkflowEvent)
+        .from_select(["execution_id", "name", "payload"], values)
+        .on_conflict_do_nothing()
+        .returning(WorkflowEvent.name)
+    )
+
+
+def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
+    """Let an execution that waits for this event be claimed."""
+    return (
+        update(WorkflowExecution)
+        .where(
+            WorkflowExecution.id == execution_id,
+            WorkflowExecution.status == WorkflowExecutionStatus.PENDING,
+            WorkflowExecution.waiting_for == event,
+        )
+        .values(
+            waiting_for=None,
+            available_at=func.least(WorkflowExecution.available_at, func.statement_timestamp()),
+        )
+        .returning(WorkflowExecution.id)
+    )
+
+
+def event(execution_id: int, name: str) -> Select[WorkflowEvent]:
+    return select(WorkflowEvent).where(WorkflowEvent.execution_id == execution_id, WorkflowEvent.name == name)
+
+
+def events(execution_id: int) -> Select[WorkflowEvent]:
+    return (
+        select(WorkflowEvent)
+        .where(WorkflowEvent.execution_id == execution_id)
+        .order_by(WorkflowEvent.created_at, WorkflowEvent.name)
+    )
+
+
+def _insert(
+    execution_id: ColumnElement[int], values: Mapping[str, ColumnElement[Any]]
+) -> ReturningInsert[int]:
+    return (
+        insert(WorkflowStep)
+        .from_select(["execution_id", *values], select(execution_id, *values.values()))
+        .on_conflict_do_nothing()
+        .returning(WorkflowStep.execution_id)
+    )
+
+
+def _progress(seq: int) -> dict[str, Any]:
+    """A step that was not there gives the attempts at the next one a new start."""
+    new = WorkflowExecution.current_step <= seq
+    return {
+        "current_step": func.greatest(WorkflowExecution.current_step, seq + 1),
+        "retry_count": case((new, 0), else_=WorkflowExecution.retry_count),
+        "crash_count": case((new, 0), else_=WorkflowExecution.crash_count),
+    }
+
+
+def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> Update:
+    return (
+        update(WorkflowExecution)
+        .where(held(execution_id, token))
+        .values(
+            status=WorkflowExecutionStatus.PENDING,
+            available_at=available_at,
+            lease_expires_at=None,
+            attempt_deadline_at=None,
+        )
+    )

@@ -1,0 +1,326 @@
+"""Statements about workflows and their executions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    case,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
+from ._shared import constant, jsonb, page, seconds_ago, seconds_ahead
+
+HISTORY_KEY = ("id",)
+
+LIVE = (WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING)
+
+_pending = WorkflowExecution.status == constant(WorkflowExecutionStatus.PENDING)
+_cancelled = literal(WorkflowExecutionStatus.CANCELLED, Text)
+
+
+# Definitions
+
+
+def define(
+    name: str, definition: str | None, *, version: int | None, created_by: str | None
+) -> ReturningInsert[Workflow]:
+    """File a version unless it is there; None is the one after the last."""
+    last = select(func.coalesce(func.max(Workflow.version), 0) + 1).where(Workflow.name == name)
+    number = last.scalar_subquery() if version is None else literal(version, Integer)
+    values = select(literal(name, Text), jsonb(definition), number, literal(created_by, Text))
+    return (
+        insert(Workflow)
+        .from_select(["name", "definition", "version", "created_by"], values)
+        .on_conflict_do_nothing(index_elements=[Workflow.name, Workflow.version])
+        .returning(Workflow)
+    )
+
+
+def version(name: str, number: int, definition: str | None) -> Select[Workflow, bool]:
+    """A version, and whether it has this definition."""
+    same = Workflow.definition == jsonb(definition)
+    return select(Workflow, same).where(Workflow.name == name, Workflow.version == number)
+
+
+def get(workflow_id: int) -> Select[Workflow]:
+    return select(Workflow).where(Workflow.id == workflow_id)
+
+
+def versions(name: str) -> Select[Workflow]:
+    return select(Workflow).where(Workflow.name == name).order_by(Workflow.version.desc(), Workflow.id)
+
+
+def siblings(workflow_id: int) -> Select[str]:
+    """Lock all versions of a workflow in the order of their ids; gives its name with each."""
+    own = aliased(Workflow)
+    name = select(own.name).where(own.id == workflow_id).scalar_subquery()
+    return (
+        select(Workflow.name)
+        .where(Workflow.name == name)
+        .order_by(Workflow.id)
+        .with_for_update(key_share=True)
+    )
+
+
+def activate(workflow_id: int, name: str) -> ReturningUpdate[int]:
+    """Make this the version that is started, in the place of any other."""
+    this = Workflow.id == workflow_id
+    status = case((this, literal(WorkflowStatus.ACTIVE, Text)), else_=literal(WorkflowStatus.ARCHIVED, Text))
+    return (
+        update(Workflow)
+        .where(Workflow.name == name, or_(this, Workflow.status == WorkflowStatus.ACTIVE))
+        .values(status=status)
+        .returning(Workflow.id)
+    )
+
+
+def archive(workflow_id: int) -> ReturningUpdate[Workflow]:
+    return (
+        update(Workflow)
+        .where(Workflow.id == workflow_id)
+        .values(status=WorkflowStatus.ARCHIVED)
+        .returning(Workflow)
+    )
+
+
+# Executions
+
+
+def start(
+    name: str,
+    input_data: str | None,
+    *,
+    version: int | None,
+    idempotency_key: str | None,
+    parent_id: int | None,
+    delay: float,
+    max_retries: int,
+    timeout_seconds: int | None,
+) -> ReturningInsert[WorkflowExecution]:
+    """File an execution of the active version, with its definition, unless the key is taken.
+
+    The parent is locked while its child is filed, so that a cancellation sees the child or the child sees it.
+    """
+    values: dict[str, ColumnElement[Any]] = {
+        "workflow_id": Workflow.id.expression,
+        "workflow_version": Workflow.version.expression,
+        "definition": Workflow.definition.expression,
+        "input_data": jsonb(input_data),
+        "idempotency_key": literal(idempotency_key, Text),
+        "available_at": seconds_ahead(delay),
+        "max_retries": literal(max_retries, Integer),
+        "timeout_seconds": literal(timeout_seconds, Integer),
+    }
+    wanted = and_(Workflow.name == name, Workflow.status == WorkflowStatus.ACTIVE)
+    if version is not None:
+        wanted = and_(wanted, Workflow.version == version)
+    if parent_id is None:
+        source = select(*values.values()).where(wanted)
+    else:
+        parent = (
+            select(WorkflowExecution.id)
+            .where(
+                WorkflowExecution.id == parent_id,
+                WorkflowExecution.status.in_(LIVE),
+                WorkflowExecution.cancel_requested_at.is_(None),
+            )
+            .with_for_update(read=True)
+            .cte("parent")
+            .prefix_with("MATERIALIZED")
+        )
+        values["parent_execution_id"] = parent.c.id
+        source = select(*values.values()).select_from(Workflow).join(parent, true()).where(wanted)
+    return (
+        insert(WorkflowExecution)
+        .from_select([*values], source.order_by(Workflow.version.desc()).limit(1))
+        .on_conflict_do_nothing(index_elements=[WorkflowExecution.idempotency_key])
+        .returning(WorkflowExecution)
+    )
+
+
+def by_key(idempotency_key: str) -> Select[WorkflowExecution, str]:
+    """The execution of a key, and the name of its workflow."""
+    return (
+        select(WorkflowExecution, Workflow.name)
+        .join(Workflow, Workflow.id == WorkflowExecution.workflow_id, isouter=True)
+        .where(WorkflowExecution.idempotency_key == idempotency_key)
+    )
+
+
+def waiting(workflow_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """How many executions of other versions than these wait, by version, as `WaitingVersion`."""
+    return (
+        select(Workflow.id, Workflow.name, Workflow.version, func.count())
+        .join(WorkflowExecution, WorkflowExecution.workflow_id == Workflow.id)
+        .where(
+            _pending,
+            WorkflowExecution.available_at <= func.statement_timestamp(),
+            Workflow.id != func.all(literal(list(workflow_ids), ARRAY(BigInteger))),
+        )
+        .group_by(Workflow.id)
+        .order_by(Workflow.name, Workflow.version)
+    )
+
+
+def tree(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
+    """Lock an execution and all that it started, directly or not, in the order of their ids."""
+    family = select(WorkflowExecution.id).where(WorkflowExecution.id == execution_id)
+    members = family.cte("family", recursive=True)
+    child = aliased(WorkflowExecution)
+    members = members.union(select(child.id).where(child.parent_execution_id == members.c.id))
+    return (
+        select(WorkflowExecution.id, WorkflowExecution.status)
+        .where(WorkflowExecution.id.in_(select(members.c.id)))
+        .order_by(WorkflowExecution.id)
+        .with_for_update(key_share=True)
+    )
+
+
+def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecutionStatus]:
+    """End those that wait; ask the holders of those that run to. Those that have ended stay as they are."""
+    own = (
+        select(WorkflowExecution.id, WorkflowExecution.status, func.statement_timestamp().label("now"))
+        .where(
+            WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))),
+            WorkflowExecution.status.in_(LIVE),
+        )
+        .order_by(WorkflowExecution.id)
+        .with_for_update(key_share=True)
+        .cte("own")
+        .prefix_with("MATERIALIZED")
+    )
+    waits = own.c.status == WorkflowExecutionStatus.PENDING
+    return (
+        update(WorkflowExecution)
+        .where(WorkflowExecution.id == own.c.id)
+        .values(
+            status=case((waits, _cancelled), else_=WorkflowExecution.status),
+            cancelled_at=case((waits, own.c.now), else_=null()),
+            cancel_requested_at=func.least(WorkflowExecution.cancel_requested_at, own.c.now),
+            waiting_for=None,
+        )
+        .returning(WorkflowExecution.id, WorkflowExecution.status)
+    )
+
+
+def get_execution(execution_id: int) -> Select[WorkflowExecution]:
+    return select(WorkflowExecution).where(WorkflowExecution.id == execution_id)
+
+
+def children(execution_id: int) -> Select[WorkflowExecution]:
+    return (
+        select(WorkflowExecution)
+        .where(WorkflowExecution.parent_execution_id == execution_id)
+        .order_by(WorkflowExecution.id)
+    )
+
+
+def history(name: str, *, after: str | None, limit: int) -> Select[WorkflowExecution]:
+    ids = select(Workflow.id).where(Workflow.name == name)
+    statement = select(WorkflowExecution).where(WorkflowExecution.workflow_id.in_(ids))
+    return page(statement, [WorkflowExecution.id], after=after, limit=limit, newest_first=True)
+
+
+def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
+    """Delete executions that ended so many seconds ago, the oldest first; not what another one refers to."""
+    ended = func.coalesce(
+        WorkflowExecution.completed_at, WorkflowExecution.failed_at, WorkflowExecution.cancelled_at
+    )
+    status = WorkflowExecution.status.in_(
+        [constant(member) for member in WorkflowExecutionStatus if member not in LIVE]
+    )
+    other = aliased(WorkflowExecution)
+    refers = or_(
+        select(other.id).where(other.parent_execution_id == WorkflowExecution.id).exists(),
+        select(other.id).where(other.forked_from_id == WorkflowExecution.id).exists(),
+    )
+    oldest = (
+        select(WorkflowExecution.id)
+        .where(status, ended < seconds_ago(older_than), ~refers)
+        .order_by(ended)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=WorkflowExecution)
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        delete(WorkflowExecution)
+        .where(WorkflowExecution.id == oldest.c.id, status)
+        .returning(WorkflowExecution.id)
+    )
+
+
+def finished_before(execution_id: int, seq: int) -> Select[int]:
+    """How many of the steps before this one are finished."""
+    return select(func.count()).where(WorkflowStep.execution_id == execution_id, WorkflowStep.seq < seq)
+
+
+def fork(
+    execution_id: int, seq: int, *, workflow_id: int | None, idempotency_key: str | None
+) -> ReturningInsert[WorkflowExecution]:
+    """File an execution like another one, of its version and definition unless one is given."""
+    source = aliased(WorkflowExecution)
+    if workflow_id is None:
+        pinned = [source.workflow_id, source.workflow_version, source.definition]
+        wanted = select(source.id)
+    else:
+        pinned = [Workflow.id, Workflow.version, Workflow.definition]
+        wanted = select(source.id).join(Workflow, Workflow.id == workflow_id)
+    values: dict[str, Any] = {
+        **dict(zip(("workflow_id", "workflow_version", "definition"), pinned, strict=True)),
+        "input_data": source.input_data,
+        "current_step": literal(seq, Integer),
+        "idempotency_key": literal(idempotency_key, Text),
+        "forked_from_id": source.id,
+        "forked_from_seq": literal(seq, Integer),
+        "max_retries": source.max_retries,
+        "timeout_seconds": source.timeout_seconds,
+    }
+    return (
+        insert(WorkflowExecution)
+        .from_select([*values], wanted.with_only_columns(*values.values()).where(source.id == execution_id))
+        .on_conflict_do_nothing(index_elements=[WorkflowExecution.idempotency_key])
+        .returning(WorkflowExecution)
+    )
+
+
+def copy_steps(source_id: int, target_id: int, seq: int) -> ReturningInsert[str]:
+    """Give an execution the finished steps of another one, up to this one."""
+    copied = (
+        WorkflowStep.step_key,
+        WorkflowStep.seq,
+        WorkflowStep.name,
+        WorkflowStep.attempt,
+        WorkflowStep.output,
+        WorkflowStep.error,
+        WorkflowStep.started_at,
+        WorkflowStep.completed_at,
+    )
+    steps = select(literal(target_id, BigInteger), *copied).where(
+        WorkflowStep.execution_id == source_id, WorkflowStep.seq < seq
+    )
+    return (
+        insert(WorkflowStep)
+        .from_select(["execution_id", *(attribute.key for attribute in copied)], steps)
+        .returning(WorkflowStep.step_key)
+    )

@@ -1,0 +1,84 @@
+"""Recall: how many candidates to take, and when the whole bank must be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import translated
+from ...memories_results import RecallResult, RecallWeights
+from ...models import Memory
+from ...queries import memories_recall as queries
+from ...queries.memories import in_bank
+from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath
+from ...types import VectorLike
+from .search import FEW, SMALL_PART, estimate, scan_settings, set_local
+
+FIRST, MOST = 200, 1000
+"""How many candidates are taken at first, and at most; with twenty for each hit wanted if that is more."""
+
+COMPARED = 2_000
+"""Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
+
+EFFORT = 3
+"""How many candidates the index keeps for each one taken: what it misses at the edge is not recalled."""
+
+WHOLE = 100_000
+"""Up to so many memories a bank is compared whole when no number of candidates was enough."""
+
+
+async def recall(
+    session: AsyncSession,
+    bank_id: int,
+    embedding: VectorLike,
+    *,
+    limit: int,
+    half_life: float,
+    weights: RecallWeights,
+    now: datetime | None,
+    exact: bool | None,
+) -> RecallResult:
+    """Double the candidates until no other memory can be better, then compare the whole bank if it is not too large."""
+    parameters = {
+        "bank": bank_id,
+        "embedding": embedding,
+        "importance_weight": weights.importance,
+        "recency_weight": weights.recency,
+        "half_life": half_life,
+        "now": now,
+    }
+    with translated():
+        matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
+        small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+        candidates = min(max(FIRST, 20 * limit), MOST)
+        while not (exact or small):
+            found = await _nearest(session, limit, candidates, parameters)
+            compared = found[0].compared if found else 0
+            certified = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
+            last = candidates == MOST or compared < candidates
+            if certified or (last and (exact is False or matches > WHOLE)):
+                return _result(found, SearchPath.HNSW_ITERATIVE, certified)
+            if last:
+                break
+            candidates = min(2 * candidates, MOST)
+        found = (await session.execute(queries.recall(limit, None), parameters)).all()
+    return _result(found, SearchPath.EXACT, True)
+
+
+async def _nearest(
+    session: AsyncSession, limit: int, candidates: int, parameters: dict[str, Any]
+) -> Sequence[Row[Any]]:
+    effort = SearchParams(ef_search=min(EFFORT * candidates, MAX_EF_SEARCH))
+    await set_local(session, scan_settings(candidates, effort, iterative=True))
+    statement: Select[Any] = queries.recall(limit, candidates)
+    rows: Sequence[Row[Any]] = (await session.execute(statement, parameters)).all()
+    return rows
+
+
+def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:
+    hits = [Hit(row, row.distance, row.score) for row in rows]
+    return RecallResult(hits, path, certified, rows[0].compared if rows else 0)

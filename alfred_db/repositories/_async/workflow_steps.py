@@ -1,0 +1,213 @@
+"""The steps of executions: stored once, taken over by every later run; and the events they wait for."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError
+from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
+from ...queries import workflow_steps as queries
+from ...queries._shared import json_text, within
+from ...workflows_results import MAX_JSON_BYTES, WaitResult
+from .base import AsyncRepository
+
+_YEAR = 366 * 86400
+_MOST = (1 << 31) - 2
+_NEVER = datetime(9000, 1, 1, tzinfo=UTC)
+_LIVE = {WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING}
+
+
+class AsyncWorkflowSteps(AsyncRepository):
+    """The part of the repository of workflows that the code of a workflow uses, step by step."""
+
+    async def replay(
+        self,
+        execution_id: int,
+        lease_token: uuid.UUID,
+        step_key: str,
+        *,
+        seq: int,
+        name: str | None = None,
+    ) -> WorkflowStep | None:
+        """The step if an earlier run finished it, to be taken as it is; None when it is to be run.
+
+        Raises ConflictError when the step was another one before, LeaseLost, and InvalidTransition when the
+        execution is to be cancelled.
+        """
+        _check(step_key, seq)
+        _, cancel, step = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        if step is None and cancel:
+            raise _cancelling(execution_id)
+        return step
+
+    async def checkpoint(
+        self,
+        execution_id: int,
+        lease_token: uuid.UUID,
+        step_key: str,
+        output: Any = None,
+        *,
+        seq: int,
+        name: str | None = None,
+        error: str | None = None,
+        attempt: int = 1,
+        started_at: datetime | None = None,
+        lease: float = 60.0,
+    ) -> Any:
+        """Store a finished step, its `seq`-th from 0, and extend the lease; gives the output that is stored.
+
+        The first write wins: what an earlier run stored for the step is given instead of `output`, a JSON value of
+        at most `MAX_JSON_BYTES`. `name` is `step_key` unless it is given; a name that recurs needs keys of its
+        own. `error` is the text of a failure that is final. In a transaction with the effects of the step, these
+        happen once. Raises LeaseLost, and ConflictError when the step was another one before.
+        """
+        _check(step_key, seq)
+        within("attempt", attempt, 1, _MOST)
+        within("lease", lease, 1, _YEAR)
+        text = json_text("output", output, MAX_JSON_BYTES)
+        written = await self._write(
+            queries.checkpoint(
+                execution_id,
+                lease_token,
+                step_key,
+                seq=seq,
+                name=name or step_key,
+                output=text,
+                error=error,
+                attempt=attempt,
+                started_at=started_at,
+                lease=lease,
+            )
+        )
+        if written is not None:
+            return None if text is None else json.loads(text)
+        _, _, step = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        if step is None:
+            raise _lost(execution_id)
+        return step.output
+
+    async def sleep_until(
+        self, execution_id: int, lease_token: uuid.UUID, until: datetime, *, step_key: str, seq: int
+    ) -> bool:
+        """Give the execution up until then; True is that it sleeps and is not the caller's any more.
+
+        False is that it has slept: go on. The sleep is a step; its output is the time. Raises what `replay` raises.
+        """
+        _check(step_key, seq)
+        if until.tzinfo is None:
+            raise InvalidInputError("until: a time without time zone; give one, such as datetime.now(UTC)")
+        if await self._write(
+            queries.sleep(execution_id, lease_token, step_key, seq=seq, until=until.astimezone(UTC))
+        ):
+            return True
+        asleep, _, step = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        if step is None:
+            raise _cancelling(execution_id)
+        return asleep
+
+    async def wait_for(
+        self,
+        execution_id: int,
+        lease_token: uuid.UUID,
+        event: str,
+        *,
+        step_key: str,
+        seq: int,
+        timeout: float | None = None,
+    ) -> WaitResult | None:
+        """How the wait for an event ended; None gives the execution up until the event or the timeout comes.
+
+        `timeout` is in seconds from the first call; None waits for ever. An event that came before the wait
+        counts. The wait is a step: a later run takes its result as it is. Raises what `replay` raises.
+        """
+        _check(step_key, seq)
+        within("timeout", timeout or 0, 0, _YEAR)
+        locked = await self._rows(queries.own(execution_id, lease_token))
+        asleep, cancel, step = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        if step is not None:
+            return WaitResult(**step.output)
+        if asleep:
+            return None
+        if cancel:
+            raise _cancelling(execution_id)
+        deadline, now = locked[0]
+        if deadline is None and timeout is not None:
+            deadline = now + timedelta(seconds=timeout)
+        came = await self._first(queries.event(execution_id, event))
+        if came is None and (deadline is None or now < deadline):
+            until = deadline or _NEVER
+            await self._write(
+                queries.wait(execution_id, lease_token, event, available_at=until, deadline=deadline)
+            )
+            return None
+        result = {"received": came is not None, "payload": None if came is None else came.payload}
+        return WaitResult(**await self.checkpoint(execution_id, lease_token, step_key, result, seq=seq))
+
+    async def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
+        """Send an event to an execution, and let it go on if it waits for it; False is that it has that event.
+
+        The first payload stays, a JSON value of at most `MAX_JSON_BYTES`. Raises NotFoundError, and
+        InvalidTransition when the execution has ended.
+        """
+        text = json_text("payload", payload, MAX_JSON_BYTES)
+        status = await self._first(queries.target(execution_id))
+        if status is None:
+            raise NotFoundError(f"workflow execution {execution_id}: there is none; check the id")
+        if status not in _LIVE:
+            if await self._first(queries.event(execution_id, name)) is not None:
+                return False
+            raise InvalidTransition(f"workflow execution {execution_id}: is {status} and takes no more events")
+        if await self._write(queries.deliver(execution_id, name, text)) is None:
+            return False
+        await self._write(queries.wake(execution_id, name))
+        return True
+
+    async def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
+        """The finished steps of an execution, in their order."""
+        return await self._all(queries.steps(execution_id))
+
+    async def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
+        """The events that were sent to an execution, the earliest first."""
+        return await self._all(queries.events(execution_id))
+
+    async def _stored(
+        self, execution_id: int, lease_token: uuid.UUID, step_key: str, seq: int, name: str
+    ) -> tuple[bool, bool, WorkflowStep | None]:
+        """Whether the caller gave the execution up, whether it is to be cancelled, and the step if it is finished."""
+        rows = await self._rows(queries.stored(execution_id, lease_token, step_key, seq=seq))
+        if not rows:
+            raise _lost(execution_id)
+        held, given_up, cancel, _ = rows[0]
+        for *_, step in rows:
+            same = step is not None and (step.step_key, step.seq, step.name) == (step_key, seq, name)
+            if same and (held or step.lease_token == lease_token):
+                return bool(given_up), cancel, step
+        if not held and not given_up:
+            raise _lost(execution_id)
+        if (found := rows[0][3]) is not None:
+            raise ConflictError(
+                f"workflow execution {execution_id}: step {found.seq} was {found.step_key!r} ({found.name}) and is now"
+                f" step {seq}, {step_key!r} ({name}); run it with the code that began it, or fork it to a new version"
+            )
+        return bool(given_up), cancel, None
+
+
+def _check(step_key: str, seq: int) -> None:
+    within("seq", seq, 0, _MOST)
+    within("length of step_key", len(step_key), 1, 500)
+
+
+def _cancelling(execution_id: int) -> InvalidTransition:
+    return InvalidTransition(
+        f"workflow execution {execution_id}: its cancellation was asked for; begin no further step, and call `fail`"
+    )
+
+
+def _lost(execution_id: int) -> LeaseLost:
+    return LeaseLost(
+        f"workflow execution {execution_id}: its lease is not yours any more; stop, and discard what was done for it"
+    )

@@ -1,0 +1,63 @@
+"""What Alembic compares: the tables of one tenant and the shared ones, and nothing of others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import MetaData
+from sqlalchemy.sql.schema import SchemaConst
+
+from .models import Base
+from .models.base import MADE_HERE, schema_translate_map
+
+__all__ = ["settings"]
+
+
+def settings(schema: str | None) -> dict[str, Any]:
+    """What `context.configure` is told about the tenant `schema`."""
+    target = Base.metadata if schema is None else tenant_metadata(schema)
+    return {
+        "target_metadata": target,
+        "include_schemas": True,
+        "include_name": _only_ours(target),
+        "include_object": _compared,
+    }
+
+
+def tenant_metadata(schema: str) -> MetaData:
+    """The models' tables as the tenant `schema` has them, beside the shared ones that they refer to."""
+    copy = MetaData(naming_convention=Base.metadata.naming_convention)
+    mapping = schema_translate_map(schema) or {}
+
+    def referred(
+        table: Any, to_schema: str | None, constraint: Any, referred_schema: str | None
+    ) -> str | None:
+        return mapping.get(referred_schema, referred_schema)
+
+    for table in Base.metadata.sorted_tables:
+        home = mapping.get(table.schema, table.schema)
+        table.to_metadata(copy, schema=home or SchemaConst.RETAIN_SCHEMA, referred_schema_fn=referred)
+    return copy
+
+
+def _only_ours(target: MetaData) -> Any:
+    schemas = {table.schema for table in target.tables.values()}
+
+    def include(name: str | None, type_: str, parent_names: Any) -> bool:
+        if type_ == "schema":
+            return name in schemas
+        return type_ != "table" or parent_names["schema_qualified_table_name"] in target.tables
+
+    return include
+
+
+def _compared(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """Not compared: trigram indexes, which exist only where pg_trgm does, and tables that others own."""
+    if type_ == "index" and reflected and (name or "").endswith("_trgm"):
+        return False
+    return (
+        type_ != "table"
+        or not reflected
+        or item.schema not in ("auth", "storage")
+        or item.comment == MADE_HERE
+    )
