@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from enum import StrEnum
+from typing import Any, cast
 
 from psycopg.adapt import PyFormat, Transformer
 from sqlalchemy import (
@@ -83,7 +84,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
 
 
 def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
-    type_ = column.type
+    type_: Any = column.type
     if isinstance(type_, Vector):
         return type_.pack
     pack = _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
@@ -98,13 +99,13 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
             ) from None
 
     if isinstance(type_, EnumText):
-        members = frozenset(member.value for member in type_.enum)
+        enum = cast("type[StrEnum]", type_.enum)
+        members = [str(member) for member in enum]
 
         def member(value: Any) -> bytes:
             if value not in members:
-                raise InvalidInputError(
-                    f"{column.table.name}.{column.name}: expected one of {', '.join(sorted(members))}"
-                )
+                name = f"{column.table.name}.{column.name}"
+                raise InvalidInputError(f"{name}: expected one of {', '.join(members)}")
             return str(value).encode()
 
         return member

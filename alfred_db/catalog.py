@@ -88,7 +88,7 @@ def _entries(given: Any, fields: Fields, where: str) -> list[dict[str, Any]]:
         return []
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidInputError(f"catalog: {where}: expected a list, got {type(given).__name__}")
-    listed: Sequence[Any] = given
+    listed = cast("Sequence[object]", given)
     return [_entry(entry, fields, f"{where}[{number}]") for number, entry in enumerate(listed)]
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from .errors import InvalidFilter
 
-__all__ = ["Condition", "Filter", "contains", "eq", "exists", "in_", "range_"]
+__all__ = ["Condition", "Filter", "contains", "eq", "exists", "in_", "range_", "size"]
 
-OPERATORS = ("eq", "in", "range", "contains", "exists")
+OPERATORS = ("eq", "in", "range", "contains", "exists", "size")
 BOUNDS = ("gt", "gte", "lt", "lte")
 MAX_DEPTH = 8
 MAX_CONDITIONS = 200
@@ -87,23 +87,31 @@ def exists(field: str) -> Condition:
     return Condition(field, "exists", True)
 
 
+def size(field: str, **bounds: float) -> Condition:
+    """How many elements the JSON array of the field has; none where it is missing or null, else one."""
+    return Condition(field, "size", dict(bounds))
+
+
 def _filter(data: Any, where: str, depth: int) -> Filter:
     if depth > MAX_DEPTH:
         raise InvalidFilter(f"{where}: more than {MAX_DEPTH} filters inside one another; flatten it")
-    if not isinstance(data, Mapping) or not data.keys() <= {"must", "should", "must_not"}:
+    given = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {"": data})
+    if not given.keys() <= {"must", "should", "must_not"}:
         raise InvalidFilter(f"{where}: expected an object with must, should or must_not")
     groups: dict[str, list[Condition | Filter]] = {}
-    for name, parts in data.items():
+    for name, parts in given.items():
         if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) > MAX_CONDITIONS:
             raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
-        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(parts)]
+        listed = cast("Sequence[Any]", parts)
+        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(listed)]
     return Filter(**groups)
 
 
 def _part(data: Any, where: str, depth: int) -> Condition | Filter:
-    if isinstance(data, Mapping) and "field" not in data:
-        return _filter(data, where, depth + 1)
-    operators = [name for name in OPERATORS if isinstance(data, Mapping) and name in data]
-    if len(operators) != 1 or len(data) != 2 or not isinstance(data["field"], str):
+    given = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {"field": None})
+    if "field" not in given:
+        return _filter(given, where, depth + 1)
+    operators = [name for name in OPERATORS if name in given]
+    if len(operators) != 1 or len(given) != 2 or not isinstance(given["field"], str):
         raise InvalidFilter(f"{where}: expected a field and one of {', '.join(OPERATORS)}")
-    return Condition(data["field"], operators[0], data[operators[0]])
+    return Condition(given["field"], operators[0], given[operators[0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -30,7 +30,7 @@ _HOLDER = """
 
 
 @contextmanager
-def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+def locked(engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT) -> Generator[None]:
     """Hold the migration lock of one tenant of one database, on a connection of its own.
 
     Polled, because a session that waits inside `pg_advisory_lock` holds a snapshot that stops every

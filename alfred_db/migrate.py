@@ -166,12 +166,14 @@ def check(url: str | URL | None = None, *, schema: str | None = None) -> None:
 
 
 def _summary(diffs: Any) -> str:
-    flat = [diff for group in diffs for diff in (group if isinstance(group, list) else [group])]
-    names = [
-        " ".join(str(getattr(part, "name", part)) for part in diff[:4] if part is not None)
-        for diff in flat[:10]
-    ]
-    return "; ".join(names) + (f"; and {len(flat) - 10} more" if len(flat) > 10 else "")
+    flat: list[Any] = []
+    for group in diffs:
+        flat += group if isinstance(group, list) else [group]
+    named: list[str] = []
+    for diff in flat[:10]:
+        parts: list[Any] = [part for part in diff[:4] if part is not None]
+        named.append(" ".join(str(getattr(part, "name", part)) for part in parts))
+    return "; ".join(named) + (f"; and {len(flat) - 10} more" if len(flat) > 10 else "")
 
 
 # Living beside another application's Alembic

@@ -68,7 +68,7 @@ class Hit:
     """The smaller, the nearer; None for a row that only other legs of a hybrid search found."""
     score: float
     """The larger, the better: 1 - distance for cosine, the fused score of a hybrid search."""
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict[str, int])
     """Place, from 1, in each leg of a hybrid search that found it."""
 
 

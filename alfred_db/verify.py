@@ -189,7 +189,7 @@ def _indexes(table: Table, live: dict[str, tuple[bool, str]]) -> Iterator[Proble
 
 
 def _index_traits(index: Index) -> Iterator[str]:
-    options = index.dialect_options["postgresql"]
+    options: Any = index.dialect_options["postgresql"]
     yield f"USING {options['using'] or 'btree'}"
     yield from (options["ops"] or {}).values()
     for name, value in (options["with"] or {}).items():

@@ -100,8 +100,12 @@ def measure(url: str) -> int:
                     by_repository.append(times[1])
                     rows += len(ours)
     ratio = median(by_repository) / median(by_hand)
-    print(f"neighbours to depth 3, {NODES:,} nodes, {EDGES:,} edges, {rows / CALLS:.0f} rows a call, {CALLS} calls")
-    print(f"by hand {median(by_hand) * 1000:.2f} ms, repository {median(by_repository) * 1000:.2f} ms: {ratio:.2f}")
+    print(
+        f"neighbours to depth 3, {NODES:,} nodes, {EDGES:,} edges, {rows / CALLS:.0f} rows a call, {CALLS} calls"
+    )
+    print(
+        f"by hand {median(by_hand) * 1000:.2f} ms, repository {median(by_repository) * 1000:.2f} ms: {ratio:.2f}"
+    )
     return 0 if ratio <= LIMIT else 1
 
 

@@ -24,22 +24,23 @@ def create_stage(stage: str, target: str, columns: Sequence[Column[Any]]) -> Tex
 
 
 def merge(
-    target: Table, stage: str, columns: Sequence[Column[Any]], key: Column[Any], action: OnConflict
+    target: Table, stage: str, columns: Sequence[Column[Any]], key: Sequence[Column[Any]], action: OnConflict
 ) -> Insert:
     """Move the staged rows over; a row whose key is known replaces what differs, or is passed over."""
+    keys = {part.name for part in key}
     staged = _staged(stage, columns)
     names = [part.name for part in columns]
     statement = insert(target).from_select(
         names, select(*(staged.c[name] for name in names)).order_by(staged.c[ORDER]), include_defaults=False
     )
-    changing = [part for part in columns if part.name != key.name and not part.primary_key]
+    changing = [part for part in columns if part.name not in keys and not part.primary_key]
     if action == "ignore" or not changing:
-        return statement.on_conflict_do_nothing(index_elements=[key])
+        return statement.on_conflict_do_nothing(index_elements=key)
     new: dict[str, Any] = {part.name: statement.excluded[part.name] for part in changing}
     if "updated_at" in target.c:
         new["updated_at"] = statement.excluded["updated_at"]
     return statement.on_conflict_do_update(
-        index_elements=[key],
+        index_elements=key,
         set_=new,
         where=or_(*(part.is_distinct_from(statement.excluded[part.name]) for part in changing)),
     )
@@ -57,8 +58,8 @@ def merged_ids(target: Table, stage: str, columns: Sequence[Column[Any]], key: C
 
 
 def analyze(target: str) -> TextClause:
-    """Have the planner know what a large load has changed."""
-    return text(f"ANALYZE {target}")
+    """Have the planner know what a load has changed, unless somebody else is doing it."""
+    return text(f"ANALYZE (SKIP_LOCKED) {target}")
 
 
 def _staged(stage: str, columns: Sequence[Column[Any]]) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
+from typing import cast as cast_type
 
 from sqlalchemy import (
     ColumnElement,
     DateTime,
+    Double,
     Integer,
     Numeric,
     Text,
     and_,
+    case,
     cast,
     false,
     func,
@@ -92,7 +95,7 @@ def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bo
                     for bound, limit in _bounds(condition)
                 )
             )
-        case "contains" if isinstance(column.type, ARRAY):
+        case "contains" if isinstance(cast_type("Any", column.type), ARRAY):
             return column.op("@>", is_comparison=True)(literal([value], column.type))
         case _:
             raise InvalidFilter(f"filter: {condition.operator!r} does not fit the field {condition.field!r}")
@@ -130,6 +133,16 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
                 )
             compared = [_COMPARE[bound](inside, _bound(limit)) for bound, limit in limits]
             return and_(func.jsonb_typeof(inside) == kinds.pop(), *compared)
+        case "size":
+            kind = func.jsonb_typeof(inside)
+            elements = case(
+                (kind == "array", func.jsonb_array_length(inside)),
+                (func.coalesce(kind, "null") == "null", 0),
+                else_=1,
+            )
+            return and_(
+                *(_COMPARE[bound](elements, _number(condition, limit)) for bound, limit in _bounds(condition))
+            )
         case "contains":
             found: ColumnElement[bool] = inside.op("@>", is_comparison=True)(_bound(value))
             return found
@@ -147,20 +160,25 @@ def _nested(path: list[str], value: Any) -> Any:
     return value
 
 
-def _items(condition: Condition) -> list[Any]:
+def _items(condition: Condition) -> Sequence[Any]:
     if not isinstance(condition.value, list | tuple):
         raise InvalidFilter(f"filter: `in` of {condition.field!r} expects an array")
-    return list(condition.value)
+    return cast_type("Sequence[Any]", condition.value)
+
+
+def _number(condition: Condition, value: Any) -> ColumnElement[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidFilter(f"filter: the bounds of the size of {condition.field!r} must be numbers")
+    return literal(value, Double)
 
 
 def _bounds(condition: Condition) -> list[tuple[str, Any]]:
-    if (
-        not isinstance(condition.value, dict)
-        or not condition.value
-        or not condition.value.keys() <= set(BOUNDS)
-    ):
-        raise InvalidFilter(f"filter: `range` of {condition.field!r} expects some of {', '.join(BOUNDS)}")
-    return list(condition.value.items())
+    value = cast_type("dict[str, Any]", condition.value if isinstance(condition.value, dict) else {})
+    if not value or not value.keys() <= set(BOUNDS):
+        raise InvalidFilter(
+            f"filter: `{condition.operator}` of {condition.field!r} expects some of {', '.join(BOUNDS)}"
+        )
+    return list(value.items())
 
 
 def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> Any:

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Double,
     Integer,
     Label,
-    Select,
     Text,
     bindparam,
     cast,
@@ -30,7 +29,7 @@ from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from ..models import Base
 from ..models.base import table_of
-from ._search import columns_of, distance, literal_limit
+from ._search import AnySelect, columns_of, distance, literal_limit
 
 Match = Literal["all", "any"]
 
@@ -60,7 +59,7 @@ def hybrid(
     limit: int,
     candidates: int,
     match: Match,
-) -> Select[Any]:
+) -> AnySelect:
     """The best rows of all legs; run it with the parameters that `parameters` gives.
 
     A row that only one leg found has NULL for its place in the others.
@@ -77,7 +76,7 @@ def hybrid_where(
     candidates: int,
     match: Match,
     where: ColumnElement[bool],
-) -> Select[Any]:
+) -> AnySelect:
     """The same among the rows that match a filter."""
     return _fused(model, tsvector, trigram, limit, candidates, match, where)
 
@@ -90,7 +89,7 @@ def _fused(
     candidates: int,
     match: Match,
     where: ColumnElement[bool] | None,
-) -> Select[Any]:
+) -> AnySelect:
     identity = table_of(model).c.id
     most = literal_limit(candidates)
 
@@ -117,7 +116,7 @@ def _fused(
         similar = func.similarity(trigram, spelled).label("similarity")
         legs["trigram"] = leg("by_trigram", similar, trigram.op("%")(spelled))
 
-    def share(name: str) -> Select[Any]:
+    def share(name: str) -> AnySelect:
         part = legs[name]
         weight = bindparam(f"{name}_weight", type_=Double)
         places = [
@@ -142,8 +141,9 @@ def _fused(
         .limit(literal_limit(limit))
         .subquery()
     )
-    return (
+    statement: AnySelect = (
         select(*columns_of(model), *(part for part in fused.c if part.name != "id"))
         .join_from(fused, table_of(model), identity == fused.c.id)
         .order_by(fused.c.score.desc(), fused.c.id)
     )
+    return statement

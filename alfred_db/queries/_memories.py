@@ -7,7 +7,7 @@ import unicodedata
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, case, func, null, or_, type_coerce
+from sqlalchemy import ColumnElement, case, func, null, or_
 
 from ..errors import InvalidInputError
 from ..models import Memory, MemoryEntry
@@ -15,6 +15,7 @@ from ._shared import within
 
 DAY = 86_400.0
 MAX_TTL = 365_000 * DAY
+MAX_IMPORTANCE = 2**31 - 1
 
 
 def content_hash(content: str) -> bytes:
@@ -41,11 +42,9 @@ def seconds(name: str, duration: timedelta) -> float:
     return value
 
 
-def expiry(ttl: timedelta | None) -> ColumnElement[Any]:
-    """When something expires that is stored now."""
-    if ttl is None:
-        return type_coerce(null(), DateTime(timezone=True))
-    return func.now() + timedelta(seconds=seconds("ttl", ttl))
+def lasting(ttl: timedelta | None) -> timedelta | None:
+    """A time to live that is checked; None is for ever."""
+    return None if ttl is None else timedelta(seconds=seconds("ttl", ttl))
 
 
 def alive(model: type[Memory | MemoryEntry]) -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -39,6 +39,9 @@ from ..errors import InvalidInputError
 from ..models import Base
 from ..models.base import table_of
 from ..types import Vector, VectorLike
+
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+"""A SELECT whose columns depend on the model."""
 
 MAX_LIMIT = 1000
 
@@ -104,7 +107,7 @@ def distance(model: type[Base], operator: str | None = None) -> ColumnElement[fl
 
 
 @lru_cache(maxsize=512)
-def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> Select[Any]:
+def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
     """The nearest rows by the index; run it with the parameter `embedding`, and those of the partition."""
     found = distance(model).label("distance")
     statement = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
@@ -119,7 +122,7 @@ def nearest_within(
     max_distance: float | None,
     exact: bool,
     partition: Partition | None = None,
-) -> Select[Any]:
+) -> AnySelect:
     """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
 
     The materialised part is what the planner may not rearrange: in an exact search it keeps the index away,
@@ -148,7 +151,7 @@ def nearest_each(
     limit: int,
     where: ColumnElement[bool] | None,
     partition: Partition | None = None,
-) -> Select[Any]:
+) -> AnySelect:
     """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
     index = vector_index(model)
     given = values(column("query", Integer), column("embedding", index.column.type), name="queries").data(
@@ -162,7 +165,8 @@ def nearest_each(
     if where is not None:
         inner = inner.where(where)
     hits = inner.lateral("hits")
-    return select(given.c.query, hits).join(hits, true()).order_by(given.c.query, hits.c.distance)
+    found_each: AnySelect = select(given.c.query, hits).join(hits, true())
+    return found_each.order_by(given.c.query, hits.c.distance)
 
 
 def sample(

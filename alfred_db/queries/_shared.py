@@ -61,6 +61,20 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
 
 
+def check_text(name: str, value: str, most: int = 1 << 30) -> None:
+    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
+    try:
+        length = len(value.encode())
+    except (AttributeError, UnicodeEncodeError):
+        raise InvalidInputError(
+            f"{name}: expected text without lone surrogates, got {type(value).__name__}"
+        ) from None
+    if not 1 <= length <= most:
+        raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
+    if "\0" in value:
+        raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
+
+
 def json_text(name: str, value: Any, most: int) -> str | None:
     """A JSON value as text of at most `most` bytes; None stays None. Raises InvalidInputError."""
     try:

@@ -230,13 +230,15 @@ def _holds(
 _REVERSED: Mapping[Direction, Direction] = {"out": "in", "in": "out", "both": "both"}
 
 
-def neighbours(direction: Direction, *, typed: bool, dated: bool) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
-    """The nodes around `seeds`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
+def neighbours(
+    direction: Direction, *, typed: bool, dated: bool, several: bool = False
+) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
+    """The nodes around `start`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
 
-    Parameters: seeds, depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
+    Parameters: start (an array if `several`), depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
     that the work is bounded by depth times nodes, cycles or not.
     """
-    return _neighbours(direction, typed, dated)
+    return _neighbours(direction, typed, dated, several)
 
 
 def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
@@ -249,12 +251,16 @@ def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[E
 
 
 @lru_cache
-def _neighbours(direction: Direction, typed: bool, dated: bool) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
+def _neighbours(
+    direction: Direction, typed: bool, dated: bool, several: bool
+) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
+    # Not one array for both: a plan for any array costs so much more that each call would be planned anew.
+    given = any_(bindparam("start", type_=_IDS)) if several else bindparam("start", type_=Uuid)
     start = select(
         EntityNode.id.label("node_id"),
         literal(0, Integer).label("depth"),
         cast(null(), Uuid).label("edge_id"),
-    ).where(EntityNode.id == any_(bindparam("seeds", type_=_IDS)))
+    ).where(EntityNode.id == given)
     walk = start.cte("walk", recursive=True)
     step = _step(walk, direction, typed=typed, dated=dated, capped=True)
     level = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Integer,
+    Interval,
     Select,
     Update,
     and_,
@@ -37,7 +38,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..types import VectorLike
-from ._memories import alive, content_hash, expired, expiry, later
+from ._memories import alive, expired, later
 from ._search import literal_limit
 from ._shared import page
 
@@ -47,6 +48,9 @@ TSVECTOR = func.to_tsvector(
 )
 """The indexed expression of the search by word."""
 
+GIVEN = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
+"""What is told of a memory: the columns that both statements of remembering take."""
+
 _memories = table_of(Memory)
 
 
@@ -55,35 +59,18 @@ def in_bank(bank_id: int) -> ColumnElement[bool]:
     return and_(Memory.memory_bank_id == bank_id, alive(Memory))
 
 
-def remember(
-    bank_id: int,
-    content: str,
-    *,
-    embedding: VectorLike | None,
-    importance: int,
-    metadata: Mapping[str, Any] | None,
-    ttl: timedelta | None,
-    embedding_model: str | None,
-) -> ReturningInsert[int, int]:
-    """Store one memory, or count it if the bank has it; gives no row when there is no such bank."""
-    given: dict[str, Any] = {
-        "content": content,
-        "content_hash": content_hash(content),
-        "embedding": embedding,
-        "importance": importance,
-        "metadata": None if metadata is None else dict(metadata),
-        "embedding_model": embedding_model,
-        "seen_count": 1,
-    }
-    chosen: Select[Any] = select(
-        MemoryBank.id,
-        *(literal(value, _memories.c[name].type) for name, value in given.items()),
-        expiry(ttl),
-        func.now(),
-    )
-    chosen = chosen.where(MemoryBank.id == bank_id).with_for_update(read=True, key_share=True)
-    names = ["memory_bank_id", *given, "expires_at", "updated_at"]
-    statement = insert(Memory).from_select(names, chosen, include_defaults=False)
+@lru_cache
+def remember() -> ReturningInsert[int, int]:
+    """Store one memory, or count it if the bank has it; gives no row when there is no such bank.
+
+    Run it with `bank`, `ttl`, which may be None, and the columns of GIVEN, each as `new_` and its name.
+    """
+    given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in GIVEN)
+    expires_at = func.now() + bindparam("ttl", type_=Interval)
+    chosen: Select[Any] = select(MemoryBank.id, *given, literal_column("1"), expires_at, func.now())
+    chosen = chosen.where(MemoryBank.id == bindparam("bank")).with_for_update(read=True, key_share=True)
+    names = ["memory_bank_id", *GIVEN, "seen_count", "expires_at", "updated_at"]
+    statement = insert(_memories).from_select(names, chosen, include_defaults=False)
     return _counted(statement).returning(Memory.id, Memory.seen_count)
 
 
@@ -152,15 +139,17 @@ def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:
     return page(select(Memory).where(in_bank(bank_id)), [Memory.id], after=after, limit=limit)
 
 
-def touch(memory_ids: Sequence[int]) -> ReturningUpdate[int]:
-    """Changes no indexed column and not the vector: the new row versions stay on their pages."""
-    locked = select(_memories.c.id).where(_one_of(memory_ids)).order_by(_memories.c.id)
+@lru_cache
+def touch() -> ReturningUpdate[int]:
+    """Changes no indexed column and not the vector, so the new row versions stay on their pages; `ids` sorted."""
+    given = bindparam("ids", type_=ARRAY(BigInteger))
+    locked = select(_memories.c.id).where(_memories.c.id == any_(given)).order_by(_memories.c.id)
     held = locked.with_for_update(key_share=True).cte("held")
     return (
         update(_memories)
         .where(_memories.c.id.in_(select(held.c.id)))
         .values(access_count=_memories.c.access_count + 1, last_accessed=func.statement_timestamp())
-        .returning(_memories.c.id)
+        .returning(Memory.id)
     )
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, literal_column, select
+from sqlalchemy import ColumnElement, Interval, Select, and_, delete, func, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import MemoryEntry
 from ..models.base import table_of
 from ..types import VectorLike
-from ._memories import alive, content_hash, expired, expiry, later
+from ._memories import alive, content_hash, expired, lasting, later
 from ._shared import page
 
 LIST_KEY = ("created_at", "id")
@@ -52,7 +52,7 @@ def remember(
         agent=agent,
         source=source,
         metadata_=dict(metadata or {}),
-        expires_at=expiry(ttl),
+        expires_at=func.now() + literal(lasting(ttl), Interval),
         updated_at=func.now(),
     )
     old, new = _entries.c, statement.excluded

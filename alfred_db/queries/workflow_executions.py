@@ -229,6 +229,10 @@ def reap(*, limit: int, jitter: float) -> ReturningUpdate[int, WorkflowExecution
     )
 
 
+def get(execution_id: int) -> Select[WorkflowExecution]:
+    return select(WorkflowExecution).where(WorkflowExecution.id == execution_id)
+
+
 def _back_off(jitter: float) -> ColumnElement[Any]:
     """1, 2, 4 ... seconds after the attempts so far, within limits, times the jitter."""
     attempts = WorkflowExecution.retry_count + WorkflowExecution.crash_count

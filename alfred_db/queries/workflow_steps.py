@@ -97,9 +97,7 @@ def sleep(
     )
 
 
-def stored(
-    execution_id: int, token: uuid.UUID, step_key: str, *, seq: int
-) -> Select[bool, bool, bool, WorkflowStep]:
+def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> Select[*tuple[Any, ...]]:
     """Whether the lease is held, given up by its holder, and to be cancelled; and the steps in this one's place."""
     return (
         select(

@@ -223,10 +223,6 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
     )
 
 
-def get_execution(execution_id: int) -> Select[WorkflowExecution]:
-    return select(WorkflowExecution).where(WorkflowExecution.id == execution_id)
-
-
 def children(execution_id: int) -> Select[WorkflowExecution]:
     return (
         select(WorkflowExecution)

@@ -24,7 +24,9 @@ async def stored(uow: AsyncUnitOfWork, email: str, *, deleted: bool = False) -> 
         insert(User).values(id=user_id, email=email, encrypted_password="hash", recovery_token="secret")
     )
     if deleted:
-        await uow.session.execute(text("UPDATE auth.users SET deleted_at = now() WHERE id = :id"), {"id": user_id})
+        await uow.session.execute(
+            text("UPDATE auth.users SET deleted_at = now() WHERE id = :id"), {"id": user_id}
+        )
     return user_id
 
 

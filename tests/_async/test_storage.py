@@ -23,7 +23,9 @@ def storage(uow: AsyncUnitOfWork) -> AsyncStorageRepository:
     return AsyncStorageRepository(uow.session)
 
 
-async def names_of(storage: AsyncStorageRepository, bucket: str, prefix: str = "", limit: int = 2) -> list[str]:
+async def names_of(
+    storage: AsyncStorageRepository, bucket: str, prefix: str = "", limit: int = 2
+) -> list[str]:
     """The names under a prefix, from all pages."""
     names: list[str] = []
     after: str | None = None
@@ -97,7 +99,21 @@ async def test_a_bucket_has_limits(storage: AsyncStorageRepository) -> None:
 async def test_objects_are_listed_by_prefix(storage: AsyncStorageRepository) -> None:
     await storage.create_bucket("b")
     await storage.create_bucket("other")
-    names = ["a", "a/", "a/1", "a/2", "a%", "a_b", "ab", "b/1", "B/1", "é/1", "\uffff", "\U0010ffff", "\U0010ffffz"]
+    names = [
+        "a",
+        "a/",
+        "a/1",
+        "a/2",
+        "a%",
+        "a_b",
+        "ab",
+        "b/1",
+        "B/1",
+        "é/1",
+        "\uffff",
+        "\U0010ffff",
+        "\U0010ffffz",
+    ]
     for name in reversed(names):
         await storage.put("b", name)
     await storage.put("other", "a/3")
@@ -119,7 +135,9 @@ async def test_the_index_serves_a_prefix_with_any_parameter(
     await storage.create_bucket("b")
     session = uow.session
     await session.execute(
-        text("INSERT INTO storage.objects (bucket_id, name) SELECT 'b', 'p' || n FROM generate_series(1, 5000) n")
+        text(
+            "INSERT INTO storage.objects (bucket_id, name) SELECT 'b', 'p' || n FROM generate_series(1, 5000) n"
+        )
     )
     await session.execute(text("ANALYZE storage.objects"))
     await session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
@@ -287,12 +305,16 @@ async def test_the_tables_of_another_service_are_only_read(beside_supabase: tupl
             partial(storage.move, "b", "y", to_name="z"),
             partial(storage.delete, "b", "y"),
         ):
-            with pytest.raises(ConfigurationError, match="belongs to another service, so that alfred-db only reads"):
+            with pytest.raises(
+                ConfigurationError, match="belongs to another service, so that alfred-db only reads"
+            ):
                 await write()
         # The transaction is as good as before.
         assert await names_of(storage, "b") == ["x/1", "x/2", "y"]
         assert await uow.session.scalar(select(func.count()).select_from(Bucket)) == 1
-        assert await uow.session.scalar(select(StorageObject.version).where(StorageObject.name == "y")) is None
+        assert (
+            await uow.session.scalar(select(StorageObject.version).where(StorageObject.name == "y")) is None
+        )
 
 
 async def test_a_right_that_is_missing_is_named(beside_supabase: tuple[URL, URL]) -> None:

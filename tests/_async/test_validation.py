@@ -160,7 +160,9 @@ async def test_a_case_that_failed_before_is_no_matter(
     await validation.finish_case(case, TestCaseStatus.FAILED)
     past = func.now() - timedelta(seconds=1)
     await uow.session.execute(update(TestCase).values(executed_at=past))
-    assert (await validation.finish_run((await validation.start_run(suite)).id)).status is TestRunStatus.PASSED
+    assert (
+        await validation.finish_run((await validation.start_run(suite)).id)
+    ).status is TestRunStatus.PASSED
 
 
 async def test_a_run_ends_once(validation: AsyncValidationRepository) -> None:
@@ -203,11 +205,15 @@ async def test_results_of_a_run_by_status(validation: AsyncValidationRepository)
 async def test_what_got_worse_and_by_how_much(validation: AsyncValidationRepository) -> None:
     suite, (a, b) = await suite_of(validation, "exact", "hnsw")
     before = await run_of(
-        validation, suite, {(a, "recall"): 0.9, (a, "ms"): 10, (b, "recall"): 0.8, (b, "ms"): 5, (b, "gone"): 1}
+        validation,
+        suite,
+        {(a, "recall"): 0.9, (a, "ms"): 10, (b, "recall"): 0.8, (b, "ms"): 5, (b, "gone"): 1},
     )
     assert (await validation.set_baseline(before)).is_baseline
     after = await run_of(
-        validation, suite, {(a, "recall"): 0.85, (a, "ms"): 9, (b, "recall"): 0.8, (b, "ms"): 5.5, (b, "new"): 1}
+        validation,
+        suite,
+        {(a, "recall"): 0.85, (a, "ms"): 9, (b, "recall"): 0.8, (b, "ms"): 5.5, (b, "new"): 1},
     )
     found = {(one.case, one.metric): one for one in await validation.regression(after)}
     assert set(found) == {
@@ -288,7 +294,9 @@ async def test_the_trend_of_a_metric(validation: AsyncValidationRepository, uow:
         await validation.trend(case, "recall", limit=0)
 
 
-async def test_the_index_serves_the_trend(validation: AsyncValidationRepository, uow: AsyncUnitOfWork) -> None:
+async def test_the_index_serves_the_trend(
+    validation: AsyncValidationRepository, uow: AsyncUnitOfWork
+) -> None:
     await uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     await uow.session.execute(text("SET LOCAL enable_sort = off"))
     plan = "\n".join(await uow.session.scalars(Explain(queries.trend(1, "m", since=None, limit=5))))

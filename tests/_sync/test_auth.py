@@ -25,7 +25,9 @@ def stored(uow: UnitOfWork, email: str, *, deleted: bool = False) -> uuid.UUID:
         insert(User).values(id=user_id, email=email, encrypted_password="hash", recovery_token="secret")
     )
     if deleted:
-        uow.session.execute(text("UPDATE auth.users SET deleted_at = now() WHERE id = :id"), {"id": user_id})
+        uow.session.execute(
+            text("UPDATE auth.users SET deleted_at = now() WHERE id = :id"), {"id": user_id}
+        )
     return user_id
 
 

@@ -397,7 +397,7 @@ def test_indexes_serve_the_walk(entities: EntityRepository, uow: UnitOfWork) -> 
     uow.session.execute(text("SET LOCAL enable_sort = off"))
     uow.session.execute(text("SET LOCAL enable_bitmapscan = off"))
     statement = queries.neighbours("both", typed=True, dated=False)
-    parameters = {"seeds": [nodes["a"]], "depth": 3, "cap": 5, "limit": 9, "edge_types": ["next"]}
+    parameters = {"start": nodes["a"], "depth": 3, "cap": 5, "limit": 9, "edge_types": ["next"]}
     plan = "\n".join(uow.session.scalars(Explain(statement), parameters))
     for index in ("source", "target"):
         assert f"Index Scan Backward using idx_entity_edge_{index}_id_weight_id_edge_type" in plan

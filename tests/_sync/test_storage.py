@@ -24,7 +24,9 @@ def storage(uow: UnitOfWork) -> StorageRepository:
     return StorageRepository(uow.session)
 
 
-def names_of(storage: StorageRepository, bucket: str, prefix: str = "", limit: int = 2) -> list[str]:
+def names_of(
+    storage: StorageRepository, bucket: str, prefix: str = "", limit: int = 2
+) -> list[str]:
     """The names under a prefix, from all pages."""
     names: list[str] = []
     after: str | None = None
@@ -98,7 +100,21 @@ def test_a_bucket_has_limits(storage: StorageRepository) -> None:
 def test_objects_are_listed_by_prefix(storage: StorageRepository) -> None:
     storage.create_bucket("b")
     storage.create_bucket("other")
-    names = ["a", "a/", "a/1", "a/2", "a%", "a_b", "ab", "b/1", "B/1", "é/1", "\uffff", "\U0010ffff", "\U0010ffffz"]
+    names = [
+        "a",
+        "a/",
+        "a/1",
+        "a/2",
+        "a%",
+        "a_b",
+        "ab",
+        "b/1",
+        "B/1",
+        "é/1",
+        "\uffff",
+        "\U0010ffff",
+        "\U0010ffffz",
+    ]
     for name in reversed(names):
         storage.put("b", name)
     storage.put("other", "a/3")
@@ -120,7 +136,9 @@ def test_the_index_serves_a_prefix_with_any_parameter(
     storage.create_bucket("b")
     session = uow.session
     session.execute(
-        text("INSERT INTO storage.objects (bucket_id, name) SELECT 'b', 'p' || n FROM generate_series(1, 5000) n")
+        text(
+            "INSERT INTO storage.objects (bucket_id, name) SELECT 'b', 'p' || n FROM generate_series(1, 5000) n"
+        )
     )
     session.execute(text("ANALYZE storage.objects"))
     session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
@@ -288,12 +306,16 @@ def test_the_tables_of_another_service_are_only_read(beside_supabase: tuple[URL,
             partial(storage.move, "b", "y", to_name="z"),
             partial(storage.delete, "b", "y"),
         ):
-            with pytest.raises(ConfigurationError, match="belongs to another service, so that alfred-db only reads"):
+            with pytest.raises(
+                ConfigurationError, match="belongs to another service, so that alfred-db only reads"
+            ):
                 write()
         # The transaction is as good as before.
         assert names_of(storage, "b") == ["x/1", "x/2", "y"]
         assert uow.session.scalar(select(func.count()).select_from(Bucket)) == 1
-        assert uow.session.scalar(select(StorageObject.version).where(StorageObject.name == "y")) is None
+        assert (
+            uow.session.scalar(select(StorageObject.version).where(StorageObject.name == "y")) is None
+        )
 
 
 def test_a_right_that_is_missing_is_named(beside_supabase: tuple[URL, URL]) -> None:

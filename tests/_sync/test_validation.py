@@ -161,7 +161,9 @@ def test_a_case_that_failed_before_is_no_matter(
     validation.finish_case(case, TestCaseStatus.FAILED)
     past = func.now() - timedelta(seconds=1)
     uow.session.execute(update(TestCase).values(executed_at=past))
-    assert (validation.finish_run((validation.start_run(suite)).id)).status is TestRunStatus.PASSED
+    assert (
+        validation.finish_run((validation.start_run(suite)).id)
+    ).status is TestRunStatus.PASSED
 
 
 def test_a_run_ends_once(validation: ValidationRepository) -> None:
@@ -204,11 +206,15 @@ def test_results_of_a_run_by_status(validation: ValidationRepository) -> None:
 def test_what_got_worse_and_by_how_much(validation: ValidationRepository) -> None:
     suite, (a, b) = suite_of(validation, "exact", "hnsw")
     before = run_of(
-        validation, suite, {(a, "recall"): 0.9, (a, "ms"): 10, (b, "recall"): 0.8, (b, "ms"): 5, (b, "gone"): 1}
+        validation,
+        suite,
+        {(a, "recall"): 0.9, (a, "ms"): 10, (b, "recall"): 0.8, (b, "ms"): 5, (b, "gone"): 1},
     )
     assert (validation.set_baseline(before)).is_baseline
     after = run_of(
-        validation, suite, {(a, "recall"): 0.85, (a, "ms"): 9, (b, "recall"): 0.8, (b, "ms"): 5.5, (b, "new"): 1}
+        validation,
+        suite,
+        {(a, "recall"): 0.85, (a, "ms"): 9, (b, "recall"): 0.8, (b, "ms"): 5.5, (b, "new"): 1},
     )
     found = {(one.case, one.metric): one for one in validation.regression(after)}
     assert set(found) == {
@@ -289,7 +295,9 @@ def test_the_trend_of_a_metric(validation: ValidationRepository, uow: UnitOfWork
         validation.trend(case, "recall", limit=0)
 
 
-def test_the_index_serves_the_trend(validation: ValidationRepository, uow: UnitOfWork) -> None:
+def test_the_index_serves_the_trend(
+    validation: ValidationRepository, uow: UnitOfWork
+) -> None:
     uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     uow.session.execute(text("SET LOCAL enable_sort = off"))
     plan = "\n".join(uow.session.scalars(Explain(queries.trend(1, "m", since=None, limit=5))))

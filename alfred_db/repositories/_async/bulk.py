@@ -88,11 +88,11 @@ async def _merge(
         stage,
         MetaData(),
         Column(queries.ORDER, BigInteger),
-        *(part._copy() for part in staged),
+        *(Column(part.name, part.type) for part in staged),
         schema="pg_temp",
     )
     await copy_rows(session, target, list(target.c), _reported(rows, len(kept), progress))
-    await session.execute(queries.merge(table, stage, staged, key, on_conflict))
+    await session.execute(queries.merge(table, stage, staged, [key], on_conflict))
     found = dict(zip(kept, await session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
     return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Table, func, select
@@ -40,5 +40,6 @@ async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequen
 
 def table_name(session: AsyncSession, table: Table) -> str:
     """The table's name where the session's tenant has it."""
-    mapping = session.get_bind().get_execution_options().get("schema_translate_map") or {}
+    options: Mapping[str, Any] = session.get_bind().get_execution_options()
+    mapping: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)

@@ -194,7 +194,7 @@ class AsyncEntityRepository(AsyncRepository):
         within("depth", depth, 1, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": [node_id], "depth": depth, "cap": fan_out, "limit": limit}
+        parameters |= {"start": node_id, "depth": depth, "cap": fan_out, "limit": limit}
         rows = await self._rows(queries.neighbours(direction, **statement), parameters)
         return [Neighbour(Node._make(row[:6]), *row[6:]) for row in rows]
 
@@ -236,8 +236,8 @@ class AsyncEntityRepository(AsyncRepository):
         within("depth", depth, 0, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
-        rows = await self._rows(queries.neighbours(direction, **statement), parameters)
+        parameters |= {"start": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
+        rows = await self._rows(queries.neighbours(direction, several=True, **statement), parameters)
         nodes = await self._all(queries.get_nodes([*node_ids, *(row[0] for row in rows[:limit])]))
         edges = await self._all(
             queries.edges_between(

@@ -13,7 +13,7 @@ from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
-from ...queries._memories import content_hash, seconds
+from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries._shared import as_page, check_names, within
 from ...results import Page
 from ...search import Hit, SearchParams, SearchResult, Weights
@@ -51,18 +51,18 @@ class AsyncMemoryRepository(AsyncRepository):
         Of what is told again the newest text, vector and metadata stay, the greatest importance, and the later
         expiry. Importance is 1 to 10, and more counts as 10. Raises NotFoundError for an unknown bank.
         """
-        within("importance", importance, 1, 2**31 - 1)
-        rows = await self._rows(
-            queries.remember(
-                id_of(bank),
-                content,
-                embedding=embedding,
-                importance=importance,
-                metadata=metadata,
-                ttl=ttl,
-                embedding_model=embedding_model,
-            )
-        )
+        within("importance", importance, 1, MAX_IMPORTANCE)
+        parameters = {
+            "bank": id_of(bank),
+            "new_content": content,
+            "new_content_hash": content_hash(content),
+            "new_embedding": embedding,
+            "new_importance": importance,
+            "new_metadata": None if metadata is None else dict(metadata),
+            "ttl": lasting(ttl),
+            "new_embedding_model": embedding_model,
+        }
+        rows = await self._rows(queries.remember(), parameters)
         if not rows:
             raise unknown_bank(id_of(bank))
         return Remembered(rows[0].id, Outcome.STORED if rows[0].seen_count == 1 else Outcome.SEEN)
@@ -189,7 +189,7 @@ class AsyncMemoryRepository(AsyncRepository):
 
     async def touch(self, memory_ids: Sequence[int]) -> int:
         """Say that memories were used; gives their number. Neither the vector nor an index is written."""
-        return len(await self._rows(queries.touch(memory_ids))) if memory_ids else 0
+        return len(await self._rows(queries.touch(), {"ids": sorted(set(memory_ids))}))
 
     async def sweep(self, limit: int = 1000) -> int:
         """Remove at most `limit` expired memories, whatever their bank; gives their number."""

@@ -16,7 +16,7 @@ from ...models import Memory
 from ...models.base import table_of
 from ...queries import memories as queries
 from ...queries import memory_banks
-from ...queries._memories import content_hash, seconds
+from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting
 from ...queries._shared import within
 from ...search import SearchParams
 from ...types import Embedding, Vector, VectorLike, unpack
@@ -104,10 +104,8 @@ def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
         raise InvalidInputError(
             f"expected `content` and some of {expected}, got {', '.join(sorted(memory)) or 'nothing'}"
         )
-    ttl, importance = memory.get("ttl"), memory.get("importance", 1)
-    if ttl is not None:
-        seconds("ttl", ttl)
-    within("importance", importance, 1, 2**31 - 1)
+    importance = memory.get("importance", 1)
+    within("importance", importance, 1, MAX_IMPORTANCE)
     given = memory.get("embedding") if embedding is None else embedding
     vector = None if given is None else unpack(_vector.pack(given))
     metadata = memory.get("metadata")
@@ -120,7 +118,7 @@ def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
         "embedding_model": memory.get("embedding_model"),
         "seen_count": 1,
     }
-    return _Told(values, vector, ttl)
+    return _Told(values, vector, lasting(memory.get("ttl")))
 
 
 def _count(one: _Told, other: _Told) -> None:

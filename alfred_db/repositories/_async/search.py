@@ -87,7 +87,11 @@ async def search(
     operator = partition and partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
     return SearchResult(
-        [hit(row, operator) for row in rows], path, truncated, len(rows), _without_vectors("\n".join(lines)) or None
+        [hit(row, operator) for row in rows],
+        path,
+        truncated,
+        len(rows),
+        _without_vectors("\n".join(lines)) or None,
     )
 
 
@@ -158,7 +162,9 @@ async def hybrid_search(
 
 
 def _fused_hit(row: Row[Any]) -> Hit:
-    places = {name: row._mapping.get(f"{name}_place") for name in ("vector", "text", "trigram")}
+    places: dict[str, int | None] = {
+        name: getattr(row, f"{name}_place", None) for name in ("vector", "text", "trigram")
+    }
     return Hit(
         row, row.distance, row.score, {name: place for name, place in places.items() if place is not None}
     )
@@ -183,20 +189,27 @@ async def _way(
     partition: Partition | None,
 ) -> tuple[bool, SearchPath, dict[str, str]]:
     exact = True if partition is not None and partition.operator else params.exact
+    part = 1.0
     if exact is None and where is not None:
         matches, rows = await estimate(session, model, where, partition)
+        part = matches / max(rows, 1.0)
         exact = matches <= min(FEW, rows * SMALL_PART) or matches < limit
     own_plan = _OWN_PLAN if partition is not None else {}
     if exact:
         return True, SearchPath.EXACT, {**_timeout(params), **own_plan}
     iterative = where is not None
     path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
-    return False, path, {**scan_settings(limit, params, iterative=iterative), **own_plan}
+    return False, path, {**scan_settings(limit, params, iterative=iterative, part=part), **own_plan}
 
 
-def scan_settings(limit: int, params: SearchParams, *, iterative: bool) -> dict[str, str]:
-    """What the index scan is set to; twenty candidates for each filtered hit keep its recall above 0.98."""
-    wanted = 20 * limit if iterative else 2 * limit
+def scan_settings(
+    limit: int, params: SearchParams, *, iterative: bool, part: float = SMALL_PART
+) -> dict[str, str]:
+    """What the index scan is set to, where a filter leaves `part` of the rows.
+
+    So many candidates that six times the hits pass the filter keep the recall above 0.98.
+    """
+    wanted = int(6 * limit / max(part, 0.15)) if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
     settings = {
         **DEFAULTS,

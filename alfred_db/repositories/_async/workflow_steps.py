@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
@@ -19,6 +19,16 @@ _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
 _NEVER = datetime(9000, 1, 1, tzinfo=UTC)
 _LIVE = {WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING}
+
+
+class _Found(NamedTuple):
+    """What there is in the place of a step."""
+
+    held: bool
+    given_up: bool
+    """The execution waits, and the caller was the last to hold it."""
+    cancel: bool
+    step: WorkflowStep | None
 
 
 class AsyncWorkflowSteps(AsyncRepository):
@@ -38,11 +48,13 @@ class AsyncWorkflowSteps(AsyncRepository):
         Raises ConflictError when the step was another one before, LeaseLost, and InvalidTransition when the
         execution is to be cancelled.
         """
-        _check(step_key, seq)
-        _, cancel, step = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
-        if step is None and cancel:
+        within("seq", seq, 0, _MOST)
+        found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        if not found.held:
+            raise _lost(execution_id)
+        if found.step is None and found.cancel:
             raise _cancelling(execution_id)
-        return step
+        return found.step
 
     async def checkpoint(
         self,
@@ -65,7 +77,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         own. `error` is the text of a failure that is final. In a transaction with the effects of the step, these
         happen once. Raises LeaseLost, and ConflictError when the step was another one before.
         """
-        _check(step_key, seq)
+        within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
         within("lease", lease, 1, _YEAR)
         text = json_text("output", output, MAX_JSON_BYTES)
@@ -85,10 +97,10 @@ class AsyncWorkflowSteps(AsyncRepository):
         )
         if written is not None:
             return None if text is None else json.loads(text)
-        _, _, step = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
-        if step is None:
+        found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        if found.step is None:
             raise _lost(execution_id)
-        return step.output
+        return found.step.output
 
     async def sleep_until(
         self, execution_id: int, lease_token: uuid.UUID, until: datetime, *, step_key: str, seq: int
@@ -97,17 +109,17 @@ class AsyncWorkflowSteps(AsyncRepository):
 
         False is that it has slept: go on. The sleep is a step; its output is the time. Raises what `replay` raises.
         """
-        _check(step_key, seq)
+        within("seq", seq, 0, _MOST)
         if until.tzinfo is None:
             raise InvalidInputError("until: a time without time zone; give one, such as datetime.now(UTC)")
         if await self._write(
             queries.sleep(execution_id, lease_token, step_key, seq=seq, until=until.astimezone(UTC))
         ):
             return True
-        asleep, _, step = await self._stored(execution_id, lease_token, step_key, seq, step_key)
-        if step is None:
-            raise _cancelling(execution_id)
-        return asleep
+        found = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        if found.step is None:
+            raise _cancelling(execution_id) if found.held else _lost(execution_id)
+        return found.given_up
 
     async def wait_for(
         self,
@@ -124,15 +136,15 @@ class AsyncWorkflowSteps(AsyncRepository):
         `timeout` is in seconds from the first call; None waits for ever. An event that came before the wait
         counts. The wait is a step: a later run takes its result as it is. Raises what `replay` raises.
         """
-        _check(step_key, seq)
+        within("seq", seq, 0, _MOST)
         within("timeout", timeout or 0, 0, _YEAR)
         locked = await self._rows(queries.own(execution_id, lease_token))
-        asleep, cancel, step = await self._stored(execution_id, lease_token, step_key, seq, step_key)
-        if step is not None:
-            return WaitResult(**step.output)
-        if asleep:
+        found = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        if found.step is not None:
+            return WaitResult(**found.step.output)
+        if found.given_up:
             return None
-        if cancel:
+        if found.cancel:
             raise _cancelling(execution_id)
         deadline, now = locked[0]
         if deadline is None and timeout is not None:
@@ -160,7 +172,9 @@ class AsyncWorkflowSteps(AsyncRepository):
         if status not in _LIVE:
             if await self._first(queries.event(execution_id, name)) is not None:
                 return False
-            raise InvalidTransition(f"workflow execution {execution_id}: is {status} and takes no more events")
+            raise InvalidTransition(
+                f"workflow execution {execution_id}: is {status} and takes no more events"
+            )
         if await self._write(queries.deliver(execution_id, name, text)) is None:
             return False
         await self._write(queries.wake(execution_id, name))
@@ -176,29 +190,24 @@ class AsyncWorkflowSteps(AsyncRepository):
 
     async def _stored(
         self, execution_id: int, lease_token: uuid.UUID, step_key: str, seq: int, name: str
-    ) -> tuple[bool, bool, WorkflowStep | None]:
-        """Whether the caller gave the execution up, whether it is to be cancelled, and the step if it is finished."""
+    ) -> _Found:
+        """The step, if it is finished; raises LeaseLost unless the caller holds the execution or gave it up."""
         rows = await self._rows(queries.stored(execution_id, lease_token, step_key, seq=seq))
         if not rows:
             raise _lost(execution_id)
-        held, given_up, cancel, _ = rows[0]
+        held, given_up, cancel, other = rows[0]
         for *_, step in rows:
             same = step is not None and (step.step_key, step.seq, step.name) == (step_key, seq, name)
             if same and (held or step.lease_token == lease_token):
-                return bool(given_up), cancel, step
+                return _Found(bool(held), bool(given_up), cancel, step)
         if not held and not given_up:
             raise _lost(execution_id)
-        if (found := rows[0][3]) is not None:
+        if other is not None:
             raise ConflictError(
-                f"workflow execution {execution_id}: step {found.seq} was {found.step_key!r} ({found.name}) and is now"
-                f" step {seq}, {step_key!r} ({name}); run it with the code that began it, or fork it to a new version"
+                f"workflow execution {execution_id}: step {other.seq} was {other.step_key!r} ({other.name}) and is"
+                f" now step {seq}, {step_key!r} ({name}); run the code that began it, or fork it to a new version"
             )
-        return bool(given_up), cancel, None
-
-
-def _check(step_key: str, seq: int) -> None:
-    within("seq", seq, 0, _MOST)
-    within("length of step_key", len(step_key), 1, 500)
+        return _Found(bool(held), bool(given_up), cancel, None)
 
 
 def _cancelling(execution_id: int) -> InvalidTransition:

@@ -89,11 +89,11 @@ def _merge(
         stage,
         MetaData(),
         Column(queries.ORDER, BigInteger),
-        *(part._copy() for part in staged),
+        *(Column(part.name, part.type) for part in staged),
         schema="pg_temp",
     )
     copy_rows(session, target, list(target.c), _reported(rows, len(kept), progress))
-    session.execute(queries.merge(table, stage, staged, key, on_conflict))
+    session.execute(queries.merge(table, stage, staged, [key], on_conflict))
     found = dict(zip(kept, session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
     return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Table, func, select
@@ -41,5 +41,6 @@ def reserve_ids(session: Session, table: Table, count: int) -> Sequence[int]:
 
 def table_name(session: Session, table: Table) -> str:
     """The table's name where the session's tenant has it."""
-    mapping = session.get_bind().get_execution_options().get("schema_translate_map") or {}
+    options: Mapping[str, Any] = session.get_bind().get_execution_options()
+    mapping: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)

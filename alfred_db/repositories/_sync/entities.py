@@ -195,7 +195,7 @@ class EntityRepository(Repository):
         within("depth", depth, 1, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": [node_id], "depth": depth, "cap": fan_out, "limit": limit}
+        parameters |= {"start": node_id, "depth": depth, "cap": fan_out, "limit": limit}
         rows = self._rows(queries.neighbours(direction, **statement), parameters)
         return [Neighbour(Node._make(row[:6]), *row[6:]) for row in rows]
 
@@ -237,8 +237,8 @@ class EntityRepository(Repository):
         within("depth", depth, 0, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"seeds": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
-        rows = self._rows(queries.neighbours(direction, **statement), parameters)
+        parameters |= {"start": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
+        rows = self._rows(queries.neighbours(direction, several=True, **statement), parameters)
         nodes = self._all(queries.get_nodes([*node_ids, *(row[0] for row in rows[:limit])]))
         edges = self._all(
             queries.edges_between(

@@ -15,9 +15,9 @@ REMEMBERED = [MEMORIES.c[name] for name in ("memory_bank_id", "content", "embedd
 EXAMPLES: dict[str, list[Call]] = {
     "create_stage": [call(STAGE, Name("documents"), WRITTEN)],
     "merge": [
-        call(DOCUMENTS, STAGE, WRITTEN, DOCUMENTS.c.external_id, Name("update")),
-        call(DOCUMENTS, STAGE, WRITTEN, DOCUMENTS.c.external_id, Name("ignore")),
-        call(MEMORIES, STAGE, REMEMBERED, MEMORIES.c.id, Name("update")),
+        call(DOCUMENTS, STAGE, WRITTEN, [DOCUMENTS.c.external_id], Name("update")),
+        call(DOCUMENTS, STAGE, WRITTEN, [DOCUMENTS.c.external_id], Name("ignore")),
+        call(MEMORIES, STAGE, REMEMBERED, [MEMORIES.c.id], Name("update")),
     ],
     "merged_ids": [call(DOCUMENTS, STAGE, WRITTEN, DOCUMENTS.c.external_id)],
     "analyze": [call(Name("documents"))],

@@ -51,7 +51,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "neighbours": [
         call("out", typed=False, dated=False),
         call("in", typed=True, dated=False),
-        call("both", typed=True, dated=True),
+        call("both", typed=True, dated=True, several=True),
     ],
     "shortest_path": [
         call("out", typed=False, dated=False),

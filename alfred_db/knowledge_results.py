@@ -1,0 +1,60 @@
+"""What the knowledge collections give back when it is more than a row, and how their points are named."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .errors import InvalidInputError
+from .models import KnowledgeCollection
+from .search import Hit
+
+__all__ = ["CollectionInfo", "FacetCount", "PointGroup", "PointId", "point_id"]
+
+PointId: TypeAlias = str | int | uuid.UUID
+"""What a point is called by; kept and given back as text, so that 42 and "42" are the same point."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection, and what is in it."""
+
+    collection: KnowledgeCollection
+    aliases: Sequence[str]
+    points: int
+    """How many points it has, counted."""
+    table: str
+    """The table of its points, a partition of `knowledge_points`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FacetCount:
+    """A value that a payload key has, and how many points have it there."""
+
+    value: str | float | bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointGroup:
+    """The nearest points that share a value of a payload key, nearest first."""
+
+    value: str | float | bool
+    hits: Sequence[Hit]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+def point_id(value: Any) -> str:
+    """The text of a point's id; raises InvalidInputError for what can be none."""
+    if isinstance(value, str | int | uuid.UUID) and not isinstance(value, bool) and str(value):
+        return str(value)
+    raise InvalidInputError(
+        f"point id: expected an integer, a UUID or a text that is not empty, got {str(value)[:60]!r}"
+    )

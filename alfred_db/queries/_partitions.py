@@ -1,0 +1,159 @@
+"""Statements about the monthly partitions of a table; `parent` and `part` are names, quoted as they must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer, Text, TextClause, text
+from sqlalchemy.sql.selectable import TextualSelect
+from sqlalchemy.types import TypeEngine
+
+LOCK_TIMEOUT = "5s"
+"""How long an ALTER TABLE waits: everybody else's statements queue behind it."""
+
+_PARTITIONS = r"""
+    SELECT
+        format('%I.%I', n.nspname, c.relname) AS name,
+        bounds[1]::timestamptz AS starts_at,
+        bounds[2]::timestamptz AS ends_at,
+        c.reltuples::bigint AS rows,
+        pg_total_relation_size(c.oid) AS size
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL regexp_match(
+        pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$'
+    ) AS bounds
+    WHERE i.inhparent = to_regclass({parent})
+"""
+
+_OLD = (
+    _PARTITIONS
+    + """
+        AND bounds[2]::timestamptz
+            <= (date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => {keep})) AT TIME ZONE 'UTC'
+"""
+)
+
+_COLUMNS: dict[str, TypeEngine[Any]] = {
+    "name": Text(),
+    "starts_at": DateTime(timezone=True),
+    "ends_at": DateTime(timezone=True),
+    "rows": BigInteger(),
+    "size": BigInteger(),
+}
+
+
+def partitions(parent: str) -> TextualSelect:
+    """All of them, the oldest first and the default one last."""
+    return _bound(_PARTITIONS, parent=parent).columns(**_COLUMNS)
+
+
+def old(parent: str, keep: int) -> TextualSelect:
+    """Those that ended `keep` months before this one began, or earlier, the oldest first."""
+    return _bound(_OLD, parent=parent, keep=keep).columns(**_COLUMNS)
+
+
+def _bound(sql: str, **values: str | int) -> TextClause:
+    # `::` and `=>` are no parameters; a literal colon before a word would be.
+    statement = sql.format(parent="CAST(:parent AS text)", keep="CAST(:keep AS integer)")
+    return text(statement + " ORDER BY starts_at NULLS LAST").bindparams(**values)
+
+
+def due(parent: str, months: int) -> TextualSelect:
+    """The names of those that `make` would make."""
+    return (
+        text("""
+            SELECT part
+            FROM pg_class AS c
+            JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            CROSS JOIN generate_series(0, CAST(:months AS integer)) AS ahead
+            CROSS JOIN LATERAL format('%I.%I', n.nspname, c.relname || to_char(
+                date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead), '_YYYY_MM'
+            )) AS part
+            WHERE c.oid = to_regclass(CAST(:parent AS text)) AND to_regclass(part) IS NULL
+            ORDER BY ahead
+        """)
+        .bindparams(parent=parent, months=months)
+        .columns(part=Text())
+    )
+
+
+def make(parent: str, months: int) -> TextualSelect:
+    """Make those of this month and the `months` after it; rows of theirs leave the default partition."""
+    return (
+        text(
+            "SELECT extensions.make_month_partitions(CAST(:parent AS regclass), CAST(:months AS integer)) AS made"
+        )
+        .bindparams(parent=parent, months=months)
+        .columns(made=Integer())
+    )
+
+
+def lock(parent: str) -> list[TextClause]:
+    """Keep other upkeep away until the end of the transaction; readers and writers go on."""
+    return [
+        text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"),
+        _named("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", parent),
+    ]
+
+
+def detach(parent: str, part: str) -> TextClause:
+    return _named("ALTER TABLE {} DETACH PARTITION {}", parent, part)
+
+
+def drop(part: str) -> TextClause:
+    return _named("DROP TABLE {}", part)
+
+
+def count(part: str) -> TextualSelect:
+    return _named("SELECT count(*) AS rows FROM {}", part).columns(rows=BigInteger())
+
+
+def _named(sql: str, *names: str) -> TextClause:
+    return text(sql.format(*(name.replace(":", r"\:") for name in names)))
+
+
+# pg_cron
+
+
+def cron_installed() -> TextualSelect:
+    return text("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron') AS installed").columns(
+        installed=Boolean()
+    )
+
+
+def schedule(parent: str, schedule: str, command: str) -> TextualSelect:
+    """A job is replaced by one of the same name."""
+    return (
+        text("SELECT cron.schedule(:name, :schedule, :command) AS job")
+        .bindparams(name=_job(parent), schedule=schedule, command=command)
+        .columns(job=BigInteger())
+    )
+
+
+def unschedule(parent: str) -> TextualSelect:
+    return (
+        text("SELECT cron.unschedule(jobid) AS gone FROM cron.job WHERE jobname = :name")
+        .bindparams(name=_job(parent))
+        .columns(gone=Boolean())
+    )
+
+
+def _job(parent: str) -> str:
+    return f"alfred-db maintain {parent}"
+
+
+def upkeep(parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool) -> str:
+    """The SQL of a job: what `make`, `old`, `detach` and `drop` do."""
+    table = "'" + parent.replace("'", "''") + "'"
+    made = f"SELECT extensions.make_month_partitions({table}, {months_ahead:d})"
+    if keep_months is None:
+        return made
+    then = " EXECUTE 'DROP TABLE ' || part;" if dropped else ""
+    found = _OLD.format(parent=table, keep=f"{keep_months:d}")
+    return (
+        f"{made}; DO $upkeep$ DECLARE part text; BEGIN SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
+        f" FOR part IN SELECT name FROM ({found}) AS found LOOP"
+        f" EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;{then} END LOOP; END $upkeep$"
+    )

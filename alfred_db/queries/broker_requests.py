@@ -1,0 +1,256 @@
+"""Statements about the broker's request log. All name `created_at`, so that only the months asked for are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Double,
+    Integer,
+    Select,
+    and_,
+    cast,
+    extract,
+    func,
+    literal,
+    null,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..broker_results import UsageKey
+from ..models import (
+    BrokerModel,
+    BrokerRequest,
+    BrokerRequestStatus,
+    HostedModel,
+    HostedModelPrice,
+    HostingProvider,
+)
+from ._shared import page
+
+LIST_KEY = ("created_at", "id")
+
+FAILURES = (BrokerRequestStatus.FAILED, BrokerRequestStatus.CANCELLED, BrokerRequestStatus.TIMEOUT)
+
+_MAX_INTEGER = 2**31 - 1
+
+
+def start(values: Mapping[str, Any]) -> ReturningInsert[BrokerRequest]:
+    return insert(BrokerRequest).values(dict(values)).returning(BrokerRequest)
+
+
+def start_hosted(values: Mapping[str, Any], hosted_model_id: int) -> ReturningInsert[BrokerRequest]:
+    """With the codes of the catalog; nothing when the hosted model is not in it."""
+    columns = BrokerRequest.__mapper__.columns
+    given: dict[str, ColumnElement[Any]] = {
+        columns[name].name: literal(value, columns[name].type) for name, value in values.items()
+    }
+    given["hosted_model_id"] = HostedModel.id.expression
+    given["model"], given["provider"] = BrokerModel.code.expression, HostingProvider.code.expression
+    source = (
+        select(*given.values())
+        .select_from(HostedModel)
+        .join(HostedModel.model)
+        .join(HostedModel.provider)
+        .where(HostedModel.id == hosted_model_id)
+    )
+    return insert(BrokerRequest).from_select(list(given), source).returning(BrokerRequest)
+
+
+def finish(
+    request: int, created_at: datetime, values: Mapping[str, Any], tokens: tuple[int, int, int] | None
+) -> ReturningUpdate[BrokerRequest]:
+    """End a pending request, with the cost of its `tokens` (input, output, cached) at the price of `created_at`.
+
+    Without `latency_ms` among the values, the time since then is taken.
+    """
+    old, price = aliased(BrokerRequest), HostedModelPrice
+    holding = (
+        select(price.input_price, price.output_price, price.cached_input_price, price.currency)
+        .where(price.hosted_model_id == old.hosted_model_id, price.valid_from <= old.created_at)
+        .order_by(price.valid_from.desc())
+        .limit(1)
+        .correlate(old)
+        .lateral()
+    )
+    passed = func.round(extract("epoch", func.statement_timestamp() - old.created_at) * 1000)
+    found = (
+        select(
+            old.id,
+            _cost(holding.c, tokens).label("cost"),
+            func.coalesce(holding.c.currency, old.currency).label("currency"),
+            cast(func.least(func.greatest(passed, 0), _MAX_INTEGER), Integer).label("latency_ms"),
+        )
+        .outerjoin(holding, true())
+        .where(old.id == request, old.created_at == created_at)
+        .cte("found")
+    )
+    new: dict[str, Any] = {
+        "finished_at": func.statement_timestamp(),
+        "cost": found.c.cost,
+        "currency": found.c.currency,
+        "latency_ms": found.c.latency_ms,
+        **values,
+    }
+    return (
+        update(BrokerRequest)
+        .where(
+            BrokerRequest.id == found.c.id,
+            BrokerRequest.id == request,
+            BrokerRequest.created_at == created_at,
+            BrokerRequest.status == BrokerRequestStatus.PENDING,
+        )
+        .values(new)
+        .returning(BrokerRequest)
+    )
+
+
+def _cost(price: Any, tokens: tuple[int, int, int] | None) -> ColumnElement[Any]:
+    """NUMERIC all the way, and so exact; NULL without a price."""
+    if tokens is None:
+        return null()
+    prompt, completion, cached = tokens
+    total: ColumnElement[Any] = (
+        price.input_price * (prompt - cached)
+        + price.output_price * completion
+        + func.coalesce(price.cached_input_price, price.input_price) * cached
+    )
+    return total * literal(Decimal("0.000001"))
+
+
+def get(request: int, created_at: datetime) -> Select[BrokerRequest]:
+    return select(BrokerRequest).where(BrokerRequest.id == request, BrokerRequest.created_at == created_at)
+
+
+def attempts(request_id: str, since: datetime | None) -> Select[BrokerRequest]:
+    statement = select(BrokerRequest).where(BrokerRequest.request_id == request_id)
+    if since is not None:
+        statement = statement.where(BrokerRequest.created_at >= since)
+    return statement.order_by(BrokerRequest.created_at.desc(), BrokerRequest.id.desc())
+
+
+def recent(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    model: str | None,
+    provider: str | None,
+    agent_name: str | None,
+    session_id: str | None,
+    status: BrokerRequestStatus | None,
+    contents: bool,
+    after: str | None,
+    limit: int,
+) -> Select[BrokerRequest]:
+    """Newest first; `request` and `response` only with `contents`."""
+    conditions: list[ColumnElement[bool]] = []
+    asked: tuple[tuple[InstrumentedAttribute[Any], object], ...] = (
+        (BrokerRequest.model, model),
+        (BrokerRequest.provider, provider),
+        (BrokerRequest.agent_name, agent_name),
+        (BrokerRequest.session_id, session_id),
+        (BrokerRequest.status, status),
+    )
+    conditions += [column == value for column, value in asked if value is not None]
+    if since is not None:
+        conditions.append(BrokerRequest.created_at >= since)
+    if until is not None:
+        conditions.append(BrokerRequest.created_at < until)
+    statement = select(BrokerRequest).where(*conditions)
+    if not contents:
+        left_out = (BrokerRequest.request, BrokerRequest.response)
+        statement = statement.options(*(defer(column, raiseload=True) for column in left_out))
+    key = [BrokerRequest.created_at, BrokerRequest.id]
+    return page(statement, key, after=after, limit=limit, newest_first=True)
+
+
+def usage(
+    *,
+    since: datetime,
+    until: datetime,
+    by: Collection[UsageKey],
+    timezone: str,
+    model: str | None,
+    provider: str | None,
+    agent_name: str | None,
+) -> Select[*tuple[Any, ...]]:
+    """Sums of the requests from `since` until before `until`, for each combination of what they are grouped by."""
+    call = BrokerRequest
+    conditions: list[ColumnElement[bool]] = [call.created_at >= since, call.created_at < until]
+    asked = ((call.model, model), (call.provider, provider), (call.agent_name, agent_name))
+    conditions += [column == value for column, value in asked if value is not None]
+    keys: dict[UsageKey, ColumnElement[Any]] = {
+        "model": call.model.expression,
+        "provider": call.provider.expression,
+        "agent": call.agent_name.expression,
+        "day": func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True)),
+    }
+    calls = (
+        select(
+            *(column.label(key) for key, column in keys.items() if key in by),
+            call.currency,
+            call.status,
+            call.prompt_tokens,
+            call.completion_tokens,
+            call.cached_tokens,
+            call.total_tokens,
+            call.cost,
+            call.latency_ms,
+        )
+        .where(*conditions)
+        .subquery("calls")
+    )
+    found = calls.c
+    groups = [found[key] for key in keys if key in by] + [found.currency]
+    sums = (found.prompt_tokens, found.completion_tokens, found.cached_tokens, found.total_tokens, found.cost)
+    return (
+        select(
+            *(found[key] if key in by else null().label(key) for key in keys),
+            found.currency,
+            func.count().label("requests"),
+            func.count().filter(found.status.in_(FAILURES)).label("failed"),
+            *(func.coalesce(func.sum(column), 0).label(column.name) for column in sums),
+            func.count()
+            .filter(and_(found.status == BrokerRequestStatus.COMPLETED, found.cost.is_(None)))
+            .label("unpriced"),
+            cast(func.avg(found.latency_ms), Double).label("mean_latency_ms"),
+        )
+        .group_by(*groups)
+        .order_by(*groups)
+    )
+
+
+# What the rows of a bulk are filled in with
+
+
+def now() -> Select[datetime]:
+    return select(func.now())
+
+
+def codes(hosted_models: Collection[int]) -> Select[int, str, str]:
+    """The codes of model and provider of each hosted model."""
+    return (
+        select(HostedModel.id, BrokerModel.code, HostingProvider.code)
+        .join(HostedModel.model)
+        .join(HostedModel.provider)
+        .where(HostedModel.id.in_(hosted_models))
+    )
+
+
+def prices(hosted_models: Collection[int]) -> Select[HostedModelPrice]:
+    """All prices of each, the oldest first."""
+    return (
+        select(HostedModelPrice)
+        .where(HostedModelPrice.hosted_model_id.in_(hosted_models))
+        .order_by(HostedModelPrice.hosted_model_id, HostedModelPrice.valid_from)
+    )

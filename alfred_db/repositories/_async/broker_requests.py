@@ -1,0 +1,248 @@
+"""The broker's request log: what was asked of which model, what came of it, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sqlalchemy import Row, inspect
+
+from ...broker_results import Usage, UsageKey
+from ...errors import InvalidInputError, InvalidTransition, NotFoundError
+from ...models import BrokerRequest, BrokerRequestStatus
+from ...models.base import table_of
+from ...queries import broker_requests as queries
+from ...queries._shared import as_page, check_names
+from ...request_log import Hosted, filled, token_counts
+from ...results import Page
+from .copy import copy_rows
+from .partitions import AsyncPartitions
+
+_FILLED = ("created_at", "status", "finished_at", "total_tokens", "currency", "metadata_")
+_FROM_CATALOG = ("model", "provider", "cost")
+
+
+class AsyncBrokerRequestRepository(AsyncPartitions):
+    """The tenant's log of requests, by month. `id` and `created_at` together name one: keep both until it ends."""
+
+    _partitioned = BrokerRequest
+
+    async def start(
+        self,
+        request_id: str,
+        *,
+        hosted_model_id: int | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        request: Mapping[str, Any] | None = None,
+        agent_name: str | None = None,
+        session_id: str | None = None,
+        trace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BrokerRequest:
+        """Log that a request is sent; `model` and `provider` of a hosted model are those of the catalog.
+
+        `request_id` is the broker's own and may occur again. Raises NotFoundError for an unknown hosted model.
+        """
+        values = {
+            "request_id": request_id,
+            "request": request,
+            "agent_name": agent_name,
+            "session_id": session_id,
+            "trace_id": trace_id,
+            "metadata_": dict(metadata or {}),
+        }
+        if hosted_model_id is None:
+            started = await self._write(queries.start({**values, "model": model, "provider": provider}))
+        else:
+            started = await self._write(queries.start_hosted(values, hosted_model_id))
+        if started is None:
+            raise NotFoundError(f"hosted model {hosted_model_id}: not in the catalog; put it there first")
+        return started
+
+    async def finish(
+        self,
+        id: int,
+        created_at: datetime,
+        *,
+        status: BrokerRequestStatus = BrokerRequestStatus.COMPLETED,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        total_tokens: int | None = None,
+        latency_ms: int | None = None,
+        response: Mapping[str, Any] | None = None,
+        error_code: str | None = None,
+        error_message: str | None = None,
+    ) -> BrokerRequest:
+        """Log how the request ended. Its cost is that of the price which held when it was made; NULL without one.
+
+        `cached_tokens` are among `prompt_tokens`; `latency_ms` is by default the time since `created_at`.
+        Raises NotFoundError, and InvalidTransition when it has ended already.
+        """
+        _zoned("created_at", created_at)
+        if status == BrokerRequestStatus.PENDING:
+            raise InvalidInputError("status: a request ends as completed, failed, cancelled or timeout")
+        tokens = token_counts(prompt_tokens, completion_tokens, cached_tokens)
+        if total_tokens is None and tokens is not None:
+            total_tokens = tokens[0] + tokens[1]
+        values: dict[str, Any] = {
+            "status": status,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "cached_tokens": cached_tokens,
+            "total_tokens": total_tokens,
+            "response": response,
+            "error_code": error_code,
+            "error_message": error_message,
+        }
+        if latency_ms is not None:
+            values["latency_ms"] = latency_ms
+        finished = await self._write(queries.finish(id, created_at, values, tokens))
+        if finished is None:
+            raise await self._not_pending(id, created_at)
+        return finished
+
+    async def _not_pending(self, id: int, created_at: datetime) -> NotFoundError | InvalidTransition:
+        found = await self.get(id, created_at)
+        if found is None:
+            return NotFoundError(
+                f"request {id} of {created_at}: not in the log; give `id` and `created_at` of what `start` gave"
+            )
+        return InvalidTransition(f"request {id}: it has ended already, as {found.status}")
+
+    async def log_many(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Log requests by COPY, as mappings by attribute; gives their number. Without `status` they are completed.
+
+        What is left out of `created_at` (now), `finished_at`, `total_tokens`, and of a hosted model `model`,
+        `provider`, `cost` and `currency`, is filled in. Raises NotFoundError for an unknown hosted model.
+        """
+        if not rows:
+            return 0
+        names = {name for row in rows for name in row}
+        check_names(BrokerRequest, names)
+        ids = {row.get("hosted_model_id") for row in rows}
+        catalog = await self._hosted({number for number in ids if number is not None})
+        names |= {*_FILLED, *(_FROM_CATALOG if catalog else ())}
+        columns = {name: column for name, column in inspect(BrokerRequest).columns.items() if name in names}
+        now = await self._first(queries.now())
+        assert now is not None
+        values = filled(rows, list(columns), catalog, now)
+        return await copy_rows(self._session, table_of(BrokerRequest), list(columns.values()), values)
+
+    async def _hosted(self, ids: Collection[int]) -> Mapping[int, Hosted]:
+        if not ids:
+            return {}
+        catalog = {
+            number: Hosted(model, provider)
+            for number, model, provider in await self._rows(queries.codes(sorted(ids)))
+        }
+        for price in await self._all(queries.prices(sorted(ids))):
+            catalog[price.hosted_model_id].add(price)
+        return catalog
+
+    async def get(self, id: int, created_at: datetime) -> BrokerRequest | None:
+        """The request of that id and time, with its contents."""
+        return await self._first(queries.get(id, _zoned("created_at", created_at)))
+
+    async def attempts(self, request_id: str, *, since: datetime | None = None) -> Sequence[BrokerRequest]:
+        """All requests with the broker's own id, with their contents, the newest first; `since` reads fewer months."""
+        return await self._all(queries.attempts(request_id, _zoned_or_none("since", since)))
+
+    async def recent(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        agent_name: str | None = None,
+        session_id: str | None = None,
+        status: BrokerRequestStatus | None = None,
+        contents: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[BrokerRequest]:
+        """The requests, the newest first, a page at a time; `until` is not included.
+
+        `request` and `response` are read only with `contents`; without, to use them is an error of SQLAlchemy.
+        """
+        rows = await self._all(
+            queries.recent(
+                since=_zoned_or_none("since", since),
+                until=_zoned_or_none("until", until),
+                model=model,
+                provider=provider,
+                agent_name=agent_name,
+                session_id=session_id,
+                status=status,
+                contents=contents,
+                after=after,
+                limit=limit,
+            )
+        )
+        return as_page(rows, queries.LIST_KEY, limit)
+
+    async def usage(
+        self,
+        since: datetime,
+        until: datetime,
+        *,
+        by: Collection[UsageKey] = ("model", "provider"),
+        timezone: str = "UTC",
+        model: str | None = None,
+        provider: str | None = None,
+        agent_name: str | None = None,
+    ) -> Sequence[Usage]:
+        """Requests from `since` until before `until`, added up by any of model, provider, agent and day.
+
+        Currencies are never added up; days are those of `timezone`. Only the months asked for are read.
+        """
+        _check_usage(since, until, by)
+        zone = _zone(timezone)
+        rows = await self._rows(
+            queries.usage(
+                since=since,
+                until=until,
+                by=by,
+                timezone=timezone,
+                model=model,
+                provider=provider,
+                agent_name=agent_name,
+            )
+        )
+        return [_usage(row, zone) for row in rows]
+
+
+def _zoned(name: str, time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
+    return time
+
+
+def _zoned_or_none(name: str, time: datetime | None) -> datetime | None:
+    return None if time is None else _zoned(name, time)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidInputError(
+            f"timezone: {name[:60]!r} is unknown; give one such as 'UTC' or 'Europe/Berlin'"
+        ) from None
+
+
+def _check_usage(since: datetime, until: datetime, by: Collection[str]) -> None:
+    if _zoned("since", since) >= _zoned("until", until):
+        raise InvalidInputError(f"since {since} is not before until {until}")
+    unknown = sorted(set(by) - set(get_args(UsageKey)))
+    if unknown:
+        raise InvalidInputError(f"by: {', '.join(unknown)}: expected some of {', '.join(get_args(UsageKey))}")
+
+
+def _usage(row: Row[*tuple[Any, ...]], zone: ZoneInfo) -> Usage:
+    model, provider, agent, day, *sums = row
+    return Usage(model, provider, agent, None if day is None else day.astimezone(zone).date(), *sums)

@@ -1,0 +1,243 @@
+"""Workflows: versions of their definitions, and executions that survive the workers that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConflictError, InvalidTransition, NotFoundError
+from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
+from ...queries import workflows as queries
+from ...queries._shared import as_page, json_text, within
+from ...results import Page
+from ...workflows_results import MAX_JSON_BYTES, WaitingVersion
+from .workflow_executions import AsyncWorkflowExecutions
+from .workflow_steps import AsyncWorkflowSteps
+
+_YEAR = 366 * 86400
+_ENDED = {WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED}
+_ATTEMPTS = 100
+
+
+class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
+    """Workflows and their executions.
+
+    An execution keeps the definition that it was started with. It is run by whoever claims it, and every write of
+    the holder carries the token of the claim. A step that has its checkpoint is never run again: a later run, after
+    a crash, a sleep or a failure, takes the stored output over.
+    """
+
+    async def define(
+        self,
+        name: str,
+        definition: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        created_by: str | None = None,
+    ) -> tuple[Workflow, bool]:
+        """File a version of a workflow as a draft, and say whether it is new; None is the one after the last.
+
+        With its number, every replica of a service may file it. Raises ConflictError when that version has another
+        definition: versions do not change.
+        """
+        text = json_text("definition", dict(definition), MAX_JSON_BYTES)
+        within("version", version or 1, 1, (1 << 31) - 1)
+        for _ in range(1 if version else _ATTEMPTS):
+            workflow = await self._write(queries.define(name, text, version=version, created_by=created_by))
+            if workflow is not None:
+                return workflow, True
+        rows = await self._rows(queries.version(name, version or 0, text))
+        if rows and rows[0][1]:
+            return rows[0][0], False
+        raise ConflictError(
+            f"workflow {name!r}, version {version}: has another definition; file this one as a new version"
+            if version
+            else f"workflow {name!r}: others file versions all the time; try again",
+            retryable=version is None,
+        )
+
+    async def get(self, workflow_id: int) -> Workflow | None:
+        """The version of that id."""
+        return await self._first(queries.get(workflow_id))
+
+    async def versions(self, name: str) -> Sequence[Workflow]:
+        """The versions of a workflow, the newest first."""
+        return await self._all(queries.versions(name))
+
+    async def activate(self, workflow_id: int) -> Workflow:
+        """Have this version started from now on; the one that was is archived. Raises NotFoundError."""
+        names = await self._all(queries.siblings(workflow_id))
+        if names:
+            await self._rows(queries.activate(workflow_id, names[0]))
+        workflow = await self.get(workflow_id)
+        if workflow is None:
+            raise _unknown(workflow_id)
+        return workflow
+
+    async def archive(self, workflow_id: int) -> Workflow:
+        """Have this version started no more; what was started with it goes on. Raises NotFoundError."""
+        workflow = await self._write(queries.archive(workflow_id))
+        if workflow is None:
+            raise _unknown(workflow_id)
+        return workflow
+
+    async def start(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,
+        *,
+        version: int | None = None,
+        idempotency_key: str | None = None,
+        parent_id: int | None = None,
+        delay: float = 0.0,
+        max_retries: int = 3,
+        timeout_seconds: int | None = None,
+    ) -> tuple[WorkflowExecution, bool]:
+        """File an execution of the active version, and say whether it is new: a known key gives the one there is.
+
+        `parent_id` makes it a part of another execution, which must be live. `max_retries` is how many attempts
+        that get no further are made again; `timeout_seconds` how long one may take. Raises NotFoundError,
+        InvalidTransition when the version is not active or the parent has ended, and ConflictError when the key is
+        another workflow's.
+        """
+        within("delay", delay, 0, _YEAR)
+        within("max_retries", max_retries, 0, 10_000)
+        within("timeout_seconds", 1 if timeout_seconds is None else timeout_seconds, 1, _YEAR)
+        text = json_text("input", None if input is None else dict(input), MAX_JSON_BYTES)
+        execution = await self._write(
+            queries.start(
+                name,
+                text,
+                version=version,
+                idempotency_key=idempotency_key,
+                parent_id=parent_id,
+                delay=delay,
+                max_retries=max_retries,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+        if execution is not None:
+            return execution, True
+        known = None if idempotency_key is None else await self._by_key(idempotency_key, name)
+        if known is not None:
+            return known, False
+        raise await self._why_not(name, version, parent_id)
+
+    async def fork(
+        self,
+        execution_id: int,
+        from_seq: int,
+        *,
+        workflow_id: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> tuple[WorkflowExecution, bool]:
+        """File an execution that takes over the steps before `from_seq` and runs the others; say whether it is new.
+
+        It has the input, version and definition of the other one, or those of the version `workflow_id`; neither
+        its parent nor its events. Raises NotFoundError, and InvalidTransition when those steps are not all finished.
+        """
+        within("from_seq", from_seq, 0, (1 << 31) - 1)
+        finished = await self._first(queries.finished_before(execution_id, from_seq))
+        if finished != from_seq and await self.get_execution(execution_id) is not None:
+            raise InvalidTransition(
+                f"workflow execution {execution_id}: only {finished} of the {from_seq} steps before step {from_seq}"
+                " are finished; fork it from an earlier one"
+            )
+        fork = await self._write(
+            queries.fork(execution_id, from_seq, workflow_id=workflow_id, idempotency_key=idempotency_key)
+        )
+        if fork is not None:
+            await self._rows(queries.copy_steps(execution_id, fork.id, from_seq))
+            return fork, True
+        known = None if idempotency_key is None else await self.get_by_key(idempotency_key)
+        if known is None:
+            raise NotFoundError(
+                f"workflow execution {execution_id} or workflow {workflow_id}: there is none; check the ids"
+            )
+        if (known.forked_from_id, known.forked_from_seq) != (execution_id, from_seq):
+            raise _taken(idempotency_key)
+        return known, False
+
+    async def cancel(self, execution_id: int) -> Mapping[int, WorkflowExecutionStatus]:
+        """Cancel an execution and all that it started; gives those that were live, and what they are now.
+
+        What waits or sleeps is `cancelled` at once. What runs stays `running`: its holder is told by `heartbeat`
+        and before its next step, and ends it. Raises NotFoundError, and InvalidTransition when it has ended.
+        """
+        tree = await self._rows(queries.tree(execution_id))
+        known = 0
+        while len(tree) > known:  # while this waited for locks, one of them may have started another
+            known = len(tree)
+            tree = await self._rows(queries.tree(execution_id))
+        statuses = {row[0]: row[1] for row in tree}
+        if execution_id not in statuses:
+            raise NotFoundError(f"workflow execution {execution_id}: there is none; check the id")
+        if statuses[execution_id] in _ENDED:
+            raise InvalidTransition(
+                f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
+            )
+        rows = await self._rows(queries.cancel(list(statuses)))
+        return {row[0]: row[1] for row in sorted(rows, key=lambda row: row[0])}
+
+    async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingVersion]:
+        """Which other versions than these have executions that wait for a worker, and how many."""
+        return [WaitingVersion(*row) for row in await self._rows(queries.waiting(workflow_ids))]
+
+    async def get_by_key(self, idempotency_key: str) -> WorkflowExecution | None:
+        """The execution of that key."""
+        rows = await self._rows(queries.by_key(idempotency_key))
+        return rows[0][0] if rows else None
+
+    async def children(self, execution_id: int) -> Sequence[WorkflowExecution]:
+        """The executions that this one started."""
+        return await self._all(queries.children(execution_id))
+
+    async def history(
+        self, name: str, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowExecution]:
+        """The executions of all versions of a workflow, the latest first, a page at a time."""
+        rows = await self._all(queries.history(name, after=after, limit=limit))
+        return as_page(rows, queries.HISTORY_KEY, limit)
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        """Delete at most `limit` executions that ended more than `older_than` seconds ago; gives their number.
+
+        Their steps and events go with them. One that a child or a fork refers to stays until that is gone.
+        """
+        within("limit", limit, 1, 10_000)
+        within("older_than", older_than, 0, 100 * _YEAR)
+        return len(await self._rows(queries.purge(older_than, limit=limit)))
+
+    async def _by_key(self, idempotency_key: str, name: str) -> WorkflowExecution | None:
+        rows = await self._rows(queries.by_key(idempotency_key))
+        if not rows:
+            return None
+        if rows[0][1] != name:
+            raise _taken(idempotency_key)
+        return rows[0][0]
+
+    async def _why_not(self, name: str, version: int | None, parent_id: int | None) -> Exception:
+        """Why nothing was started."""
+        which = f"workflow {name!r}" if version is None else f"workflow {name!r}, version {version}"
+        known = [found for found in await self.versions(name) if version in (None, found.version)]
+        if not known:
+            return NotFoundError(f"{which}: there is none; define it first")
+        if all(found.status is not WorkflowStatus.ACTIVE for found in known):
+            return InvalidTransition(f"{which}: is not active; activate it first")
+        if parent_id is None:
+            return ConflictError(f"{which}: another transaction stood in the way; try again", retryable=True)
+        if await self.get_execution(parent_id) is None:
+            return NotFoundError(f"workflow execution {parent_id}: there is none; check the id of the parent")
+        return InvalidTransition(
+            f"workflow execution {parent_id}: has ended or is to be, and starts no more parts"
+        )
+
+
+def _unknown(workflow_id: int) -> NotFoundError:
+    return NotFoundError(f"workflow {workflow_id}: there is none; define it first")
+
+
+def _taken(idempotency_key: str | None) -> ConflictError:
+    return ConflictError(
+        f"idempotency_key {str(idempotency_key)[:60]!r}: is another execution's; use another"
+    )

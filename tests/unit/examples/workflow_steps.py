@@ -1,0 +1,38 @@
+"""Example calls of the statements about steps and events."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from unit.examples import Call, call
+
+TOKEN = uuid.UUID("47114711-4711-4711-4711-471147114711")
+TIME = datetime(2047, 11, 4, 7, 11, tzinfo=UTC)
+
+EXAMPLES: dict[str, list[Call]] = {
+    "checkpoint": [
+        call(
+            4711,
+            TOKEN,
+            "step-4711",
+            seq=471,
+            name="name-4711",
+            output='{"key-4711": 4711}',
+            error="error-4711",
+            attempt=472,
+            started_at=TIME,
+            lease=471.5,
+        )
+    ],
+    "sleep": [call(4711, TOKEN, "step-4711", seq=471, until=TIME)],
+    "stored": [call(4711, TOKEN, "step-4711", seq=471)],
+    "steps": [call(4711)],
+    "own": [call(4711, TOKEN)],
+    "wait": [call(4711, TOKEN, "event-4711", available_at=TIME, deadline=TIME)],
+    "target": [call(4711)],
+    "deliver": [call(4711, "event-4711", '{"key-4711": 4711}')],
+    "wake": [call(4711, "event-4711")],
+    "event": [call(4711, "event-4711")],
+    "events": [call(4711)],
+}
