@@ -99,8 +99,7 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
             ) from None
 
     if isinstance(type_, EnumText):
-        enum = cast("type[StrEnum]", type_.enum)
-        members = [str(member) for member in enum]
+        members = [str(member) for member in cast("type[StrEnum]", cast("Any", type_).enum)]
 
         def member(value: Any) -> bytes:
             if value not in members:

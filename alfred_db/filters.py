@@ -100,10 +100,9 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
         raise InvalidFilter(f"{where}: expected an object with must, should or must_not")
     groups: dict[str, list[Condition | Filter]] = {}
     for name, parts in given.items():
-        if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) > MAX_CONDITIONS:
+        if parts.__class__ not in (list, tuple) or len(parts) > MAX_CONDITIONS:
             raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
-        listed = cast("Sequence[Any]", parts)
-        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(listed)]
+        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(parts)]
     return Filter(**groups)
 
 

@@ -105,13 +105,9 @@ def _forms(key: Any, value: Any, where: str) -> list[Any]:
         raise InvalidFilter(f"{where}.match: expected a text, a number, true or false")
     steps = _steps(key, where)
     forms: list[Any] = [value] if steps[-1].endswith("[]") else [value, [value]]
-    for number, step in enumerate(reversed(steps)):
+    for step in reversed(steps):
         name = step.removesuffix("[]")
-        last = number == 0
-        forms = [
-            {name: [form] if step.endswith("[]") and not (last and isinstance(form, list)) else form}
-            for form in forms
-        ]
+        forms = [{name: form if name == step else [form]} for form in forms]
     return forms
 
 

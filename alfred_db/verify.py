@@ -192,8 +192,8 @@ def _index_traits(index: Index) -> Iterator[str]:
     options: Any = index.dialect_options["postgresql"]
     yield f"USING {options['using'] or 'btree'}"
     yield from (options["ops"] or {}).values()
-    for name, value in (options["with"] or {}).items():
-        yield f"{name}='{value}'"
+    storage: dict[str, Any] = options["with"] or {}
+    yield from (f"{name}='{value}'" for name, value in storage.items())
     if index.unique:
         yield "UNIQUE"
 

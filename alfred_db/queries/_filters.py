@@ -161,9 +161,10 @@ def _nested(path: list[str], value: Any) -> Any:
 
 
 def _items(condition: Condition) -> Sequence[Any]:
-    if not isinstance(condition.value, list | tuple):
+    if condition.value.__class__ not in (list, tuple):
         raise InvalidFilter(f"filter: `in` of {condition.field!r} expects an array")
-    return cast_type("Sequence[Any]", condition.value)
+    values: Sequence[Any] = condition.value
+    return values
 
 
 def _number(condition: Condition, value: Any) -> ColumnElement[float]:
@@ -173,7 +174,7 @@ def _number(condition: Condition, value: Any) -> ColumnElement[float]:
 
 
 def _bounds(condition: Condition) -> list[tuple[str, Any]]:
-    value = cast_type("dict[str, Any]", condition.value if isinstance(condition.value, dict) else {})
+    value: dict[str, Any] = condition.value if condition.value.__class__ is dict else {}
     if not value or not value.keys() <= set(BOUNDS):
         raise InvalidFilter(
             f"filter: `{condition.operator}` of {condition.field!r} expects some of {', '.join(BOUNDS)}"

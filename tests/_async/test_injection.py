@@ -90,7 +90,7 @@ async def register_texts(uow: AsyncUnitOfWork, value: Any) -> Any:
 
 async def register_json(uow: AsyncUnitOfWork, value: Any) -> Any:
     agent = await uow.agents.register("x", type="t", version="1", configuration={value: [value]})
-    return [*agent.configuration.items()][0]
+    return next(iter(agent.configuration.items()))
 
 
 async def register_capabilities(uow: AsyncUnitOfWork, value: Any) -> Any:
@@ -142,7 +142,7 @@ async def edge_texts(uow: AsyncUnitOfWork, value: Any) -> Any:
     assert len(await entities.history(node.id, other.id, value)) == 1
     graph = await entities.subgraph([node.id], edge_types=[value])
     (fact,) = await entities.facts(node.id, edge_types=[value])
-    stored = [*edge.properties.items()][0]
+    stored = next(iter(edge.properties.items()))
     return near.edge_type, path.edges[0].edge_type, graph.edges[0].edge_type, fact.edge_type, *stored
 
 
@@ -172,7 +172,7 @@ async def case_texts(uow: AsyncUnitOfWork, value: Any) -> Any:
 async def run_json(uow: AsyncUnitOfWork, value: Any) -> Any:
     validation = AsyncValidationRepository(uow.session)
     suite = (await validation.list_suites()).items[0]
-    return [*(await validation.start_run(suite.id, metadata={value: value})).metadata_.items()][0]
+    return next(iter((await validation.start_run(suite.id, metadata={value: value})).metadata_.items()))
 
 
 async def metric(uow: AsyncUnitOfWork, value: Any) -> Any:
@@ -209,7 +209,7 @@ async def object_texts(uow: AsyncUnitOfWork, value: Any) -> Any:
     stored = await AsyncStorageRepository(uow.session).put(
         "ground", "x", metadata={value: value}, version=value
     )
-    return stored.version, *[*(stored.metadata_ or {}).items()][0]
+    return stored.version, *next(iter((stored.metadata_ or {}).items()))
 
 
 async def object_moved(uow: AsyncUnitOfWork, value: Any) -> Any:
@@ -289,15 +289,15 @@ async def test_hostile_values_are_data(uow: AsyncUnitOfWork, name: str) -> None:
     catalog, before = await state(uow)
     for kind, value in HOSTILE.items():
         savepoint = await uow.session.begin_nested()
-        refused = False
+        refusal: str | None = None
         stored: Any = None
         try:
             stored = await call.run(uow, value)
         except InvalidInputError as error:
-            refused = True
-            assert len(str(error)) < 1000, kind
-            assert value == "" or value not in str(error), kind
-        if refused:
+            refusal = str(error)
+        if refusal is not None:
+            assert len(refusal) < 1000, kind
+            assert value not in refusal, kind
             assert kind in ("nul", "surrogate", "megabyte"), f"{kind} is refused"
             await savepoint.rollback()
         elif stored is not None:
@@ -311,7 +311,7 @@ async def test_hostile_values_are_data(uow: AsyncUnitOfWork, name: str) -> None:
             for table, rows in after.items()
             if rows != before[table]
         }
-        assert gained == ({} if refused else dict.fromkeys(call.gains, 1)), kind
-        if not refused:
+        assert gained == ({} if refusal is not None else dict.fromkeys(call.gains, 1)), kind
+        if refusal is None:
             await savepoint.rollback()
     assert not call.gains or stored_values >= len(HOSTILE) - 3

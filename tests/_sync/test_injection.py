@@ -91,7 +91,7 @@ def register_texts(uow: UnitOfWork, value: Any) -> Any:
 
 def register_json(uow: UnitOfWork, value: Any) -> Any:
     agent = uow.agents.register("x", type="t", version="1", configuration={value: [value]})
-    return [*agent.configuration.items()][0]
+    return next(iter(agent.configuration.items()))
 
 
 def register_capabilities(uow: UnitOfWork, value: Any) -> Any:
@@ -143,7 +143,7 @@ def edge_texts(uow: UnitOfWork, value: Any) -> Any:
     assert len(entities.history(node.id, other.id, value)) == 1
     graph = entities.subgraph([node.id], edge_types=[value])
     (fact,) = entities.facts(node.id, edge_types=[value])
-    stored = [*edge.properties.items()][0]
+    stored = next(iter(edge.properties.items()))
     return near.edge_type, path.edges[0].edge_type, graph.edges[0].edge_type, fact.edge_type, *stored
 
 
@@ -173,7 +173,7 @@ def case_texts(uow: UnitOfWork, value: Any) -> Any:
 def run_json(uow: UnitOfWork, value: Any) -> Any:
     validation = ValidationRepository(uow.session)
     suite = (validation.list_suites()).items[0]
-    return [*(validation.start_run(suite.id, metadata={value: value})).metadata_.items()][0]
+    return next(iter((validation.start_run(suite.id, metadata={value: value})).metadata_.items()))
 
 
 def metric(uow: UnitOfWork, value: Any) -> Any:
@@ -210,7 +210,7 @@ def object_texts(uow: UnitOfWork, value: Any) -> Any:
     stored = StorageRepository(uow.session).put(
         "ground", "x", metadata={value: value}, version=value
     )
-    return stored.version, *[*(stored.metadata_ or {}).items()][0]
+    return stored.version, *next(iter((stored.metadata_ or {}).items()))
 
 
 def object_moved(uow: UnitOfWork, value: Any) -> Any:
@@ -290,15 +290,15 @@ def test_hostile_values_are_data(uow: UnitOfWork, name: str) -> None:
     catalog, before = state(uow)
     for kind, value in HOSTILE.items():
         savepoint = uow.session.begin_nested()
-        refused = False
+        refusal: str | None = None
         stored: Any = None
         try:
             stored = call.run(uow, value)
         except InvalidInputError as error:
-            refused = True
-            assert len(str(error)) < 1000, kind
-            assert value == "" or value not in str(error), kind
-        if refused:
+            refusal = str(error)
+        if refusal is not None:
+            assert len(refusal) < 1000, kind
+            assert value not in refusal, kind
             assert kind in ("nul", "surrogate", "megabyte"), f"{kind} is refused"
             savepoint.rollback()
         elif stored is not None:
@@ -312,7 +312,7 @@ def test_hostile_values_are_data(uow: UnitOfWork, name: str) -> None:
             for table, rows in after.items()
             if rows != before[table]
         }
-        assert gained == ({} if refused else dict.fromkeys(call.gains, 1)), kind
-        if not refused:
+        assert gained == ({} if refusal is not None else dict.fromkeys(call.gains, 1)), kind
+        if refusal is None:
             savepoint.rollback()
     assert not call.gains or stored_values >= len(HOSTILE) - 3

@@ -1,0 +1,85 @@
+"""What the statements about knowledge are made of: the partition of a collection, and paths into payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from ..errors import InvalidInputError
+from ..knowledge_results import PointId, point_id
+from ..models import KnowledgeDistance, KnowledgePoint
+from ..models.base import table_of
+from ..models.knowledge import partition_name
+from ._filters import Where, expression
+from ._search import Partition
+
+POINTS = table_of(KnowledgePoint)
+IN_COLLECTION: ColumnElement[bool] = POINTS.c.collection == bindparam("collection", type_=Text)
+OPERATORS = {
+    KnowledgeDistance.DOT: "<#>",
+    KnowledgeDistance.EUCLID: "<->",
+    KnowledgeDistance.MANHATTAN: "<+>",
+}
+"""How points are compared where not by cosine, which is what the index does."""
+
+
+def partition(collection: str, distance: KnowledgeDistance) -> Partition:
+    """Where a search finds the points of a collection, and how it compares them.
+
+    By way of the parent, not of the partition: row security and the right to read are the parent's.
+    """
+    return Partition(table(collection), IN_COLLECTION, {"collection": collection}, OPERATORS.get(distance))
+
+
+def table(collection: str) -> Table:
+    """The partition, by name."""
+    return Table(partition_name(collection), MetaData())
+
+
+def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[bool]:
+    """The points that a call means: those of the ids, or those that match."""
+    if (ids is None) == (where is None):
+        raise InvalidInputError("expected either ids or where; `where=Filter()` means every point")
+    condition = expression(KnowledgePoint, where)
+    return with_ids(ids or ()) if condition is None else condition
+
+
+def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:
+    """The points of these ids."""
+    if isinstance(ids, str):
+        raise InvalidInputError("ids: expected several, got one text; put it into a list")
+    return POINTS.c.id == literal([point_id(one) for one in ids], ARRAY(Text)).any_()
+
+
+def steps(key: str) -> list[str]:
+    """The keys that `author.name` leads through."""
+    found = key.split(".") if isinstance(key, str) else []
+    if not found or not all(found):
+        raise InvalidInputError(f"key: expected one such as language or author.name, got {str(key)[:60]!r}")
+    return found
+
+
+def inside(key: str) -> ColumnElement[Any]:
+    """What the payload holds there, as JSON."""
+    found: Any = POINTS.c.payload
+    for step in steps(key):
+        found = found[step]
+    return found
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """The payload that holds only this, there."""
+    for step in reversed(steps(key)):
+        value = {step: value}
+    return value  # type: ignore[no-any-return]
+
+
+def value_at(payload: Mapping[str, Any], key: str) -> Any:
+    """What a payload holds there; None where nothing is."""
+    found: Any = payload
+    for step in steps(key):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found

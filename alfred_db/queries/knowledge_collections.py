@@ -1,0 +1,181 @@
+"""Statements about knowledge collections, their partitions and their aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Integer,
+    Select,
+    Text,
+    TextClause,
+    any_,
+    column,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+
+from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
+from ._shared import page
+
+LIST_KEY = ("name",)
+
+
+def find(name: str) -> Select[KnowledgeCollection]:
+    """The collection of that name, or the one that the alias of that name stands for."""
+    behind = select(KnowledgeAlias.collection).where(KnowledgeAlias.alias == name)
+    own = KnowledgeCollection.name == name
+    return (
+        select(KnowledgeCollection)
+        .where(or_(own, KnowledgeCollection.name.in_(behind)))
+        .order_by(own.desc())
+        .limit(1)
+    )
+
+
+def resolve(name: str, *, hold: bool) -> Select[str, KnowledgeDistance]:
+    """Name and distance of what `find` finds; `hold` keeps it from being dropped until the transaction ends."""
+    found = find(name).with_only_columns(KnowledgeCollection.name, KnowledgeCollection.distance)
+    return found.with_for_update(key_share=True, read=True) if hold else found
+
+
+def lock(name: str) -> Select[str]:
+    """Wait for who writes points of the collection, and keep others from it."""
+    return select(KnowledgeCollection.name).where(KnowledgeCollection.name == name).with_for_update()
+
+
+def exclude_others(*tables: str) -> TextClause:
+    """Keep others from making collections and aliases; reading goes on."""
+    return text(f"LOCK TABLE {', '.join(tables)} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def create(
+    name: str,
+    *,
+    distance: KnowledgeDistance,
+    description: str | None,
+    embedding_model: str | None,
+    metadata: Mapping[str, Any],
+) -> ReturningInsert[KnowledgeCollection]:
+    return (
+        insert(KnowledgeCollection)
+        .values(
+            name=name,
+            distance=distance,
+            description=description,
+            embedding_model=embedding_model,
+            metadata_=dict(metadata),
+        )
+        .on_conflict_do_nothing(index_elements=[KnowledgeCollection.name])
+        .returning(KnowledgeCollection)
+    )
+
+
+def create_partition(parent: str, partition: str, collection: str) -> list[TextClause]:
+    """Make the collection's partition and attach it, which stops nobody from reading and writing the others."""
+    value = "'" + collection.replace("'", "''") + "'"
+    # A colon would name a parameter; a statement that makes something takes none.
+    value = value.replace("\\", "\\\\").replace(":", "\\:")
+    return [
+        text(f"CREATE TABLE {partition} (LIKE {parent} INCLUDING ALL)"),
+        text(f"ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES IN ({value})"),
+    ]
+
+
+def drop_partition(partition: str) -> TextClause:
+    return text(f"DROP TABLE {partition}")
+
+
+def drop(name: str) -> ReturningDelete[str]:
+    return (
+        delete(KnowledgeCollection)
+        .where(KnowledgeCollection.name == name)
+        .returning(KnowledgeCollection.name)
+    )
+
+
+def lock_timeout() -> TextClause:
+    return text("SHOW lock_timeout")
+
+
+def list_(*, after: str | None, limit: int) -> Select[KnowledgeCollection]:
+    return page(select(KnowledgeCollection), [KnowledgeCollection.name], after=after, limit=limit)
+
+
+def named(names: Sequence[str]) -> Select[str]:
+    """Which of the names are collections."""
+    return select(KnowledgeCollection.name).where(
+        KnowledgeCollection.name == any_(literal(list(names), ARRAY(Text)))
+    )
+
+
+def alias(name: str) -> Select[KnowledgeAlias]:
+    return select(KnowledgeAlias).where(KnowledgeAlias.alias == name)
+
+
+def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
+    """Have the aliases stand for these collections, all at once; what cannot be is left out."""
+    wanted = func.unnest(
+        literal(list(aliases), ARRAY(Text)), literal(list(aliases.values()), ARRAY(Text))
+    ).table_valued(column("alias", Text), column("collection", Text), name="wanted")
+    same = aliased(KnowledgeCollection)
+    found = (
+        select(wanted.c.alias, KnowledgeCollection.name, func.now())
+        .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
+        .where(~exists().where(same.name == wanted.c.alias))
+        .order_by(wanted.c.alias)
+    )
+    statement = insert(KnowledgeAlias).from_select(
+        ["alias", "collection", "updated_at"], found, include_defaults=False
+    )
+    return statement.on_conflict_do_update(
+        index_elements=[KnowledgeAlias.alias],
+        set_={
+            "collection": statement.excluded.collection,
+            "updated_at": statement.excluded.updated_at,
+        },
+    ).returning(KnowledgeAlias.alias)
+
+
+def delete_alias(name: str) -> ReturningDelete[str]:
+    return delete(KnowledgeAlias).where(KnowledgeAlias.alias == name).returning(KnowledgeAlias.alias)
+
+
+def aliases(collection: str | None) -> Select[KnowledgeAlias]:
+    statement = select(KnowledgeAlias).order_by(KnowledgeAlias.alias)
+    return statement if collection is None else statement.where(KnowledgeAlias.collection == collection)
+
+
+def counted(partition: str, schema_of: str) -> Select[int]:
+    """Whether the planner knows that all points of a partition have the collection's name: 1, else 0."""
+    home = (
+        select(_namespace.c.nspname)
+        .join(_class, _class.c.relnamespace == _namespace.c.oid)
+        .where(_class.c.oid == func.to_regclass(schema_of))
+        .scalar_subquery()
+    )
+    return select(func.count(type_=Integer)).where(
+        _stats.c.schemaname == home,
+        _stats.c.tablename == partition,
+        _stats.c.attname == "collection",
+        _stats.c.most_common_freqs.is_not(None),
+    )
+
+
+_class = table("pg_class", column("oid"), column("relnamespace"), schema="pg_catalog")
+_namespace = table("pg_namespace", column("oid"), column("nspname"), schema="pg_catalog")
+_stats = table(
+    "pg_stats",
+    *map(column, ("schemaname", "tablename", "attname", "most_common_freqs")),
+    schema="pg_catalog",
+)

@@ -1,0 +1,157 @@
+"""Statements about the points of knowledge collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Select,
+    Text,
+    Update,
+    cast,
+    delete,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
+from sqlalchemy.orm import undefer
+
+from ..errors import InvalidInputError
+from ..knowledge_results import PointId
+from ..models import KnowledgePoint
+from ..types import Embedding
+from ._filters import Where, expression
+from ._knowledge import IN_COLLECTION, inside, nested, with_ids
+from ._search import MAX_LIMIT, Partition, columns_of, distance
+from ._shared import page
+
+SCROLL_KEY = ("id",)
+SCALARS = ("string", "number", "boolean")
+
+
+def _of(collection: str) -> ColumnElement[bool]:
+    return KnowledgePoint.collection == collection
+
+
+def retrieve(collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> Select[KnowledgePoint]:
+    return _entities(collection, with_vectors).where(with_ids(ids))
+
+
+def vectors(collection: str, ids: Sequence[PointId]) -> Select[str, Embedding | None]:
+    return select(KnowledgePoint.id, KnowledgePoint.embedding).where(_of(collection), with_ids(ids))
+
+
+def scroll(
+    collection: str, *, where: Where | None, after: str | None, limit: int, with_vectors: bool
+) -> Select[KnowledgePoint]:
+    statement = _matching(_entities(collection, with_vectors), where)
+    return page(statement, [KnowledgePoint.id], after=after, limit=limit)
+
+
+def exported(
+    collection: str, *, after: str, limit: int
+) -> Select[str, dict[str, Any], Embedding | None]:
+    """Points in the order of their ids, with all that an export keeps of them."""
+    return (
+        select(KnowledgePoint.id, KnowledgePoint.payload, KnowledgePoint.embedding)
+        .where(_of(collection), KnowledgePoint.id > after)
+        .order_by(KnowledgePoint.id)
+        .limit(limit)
+    )
+
+
+def count(collection: str, where: Where | None) -> Select[int]:
+    return _matching(select(func.count()).select_from(KnowledgePoint).where(_of(collection)), where)
+
+
+def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Select[Any, int]:
+    """The values there and how many points have each; the elements of an array are values of their own."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
+    path = cast(literal_column("'$[*]'"), JSONPATH)
+    value = func.jsonb_path_query(inside(key), path, type_=JSONB).column_valued("value")
+    points = func.count(KnowledgePoint.id.distinct()).label("points")
+    statement = (
+        select(value, points)
+        .select_from(KnowledgePoint)
+        .join(value, literal_column("true"))
+        .where(_of(collection), func.jsonb_typeof(value).in_(SCALARS))
+    )
+    return _matching(statement, where).group_by(value).order_by(points.desc(), value).limit(limit)
+
+
+def remove(collection: str, which: ColumnElement[bool]) -> Delete:
+    return delete(KnowledgePoint).where(_of(collection), which)
+
+
+def set_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
+    """Give points these keys beside the others; what would stay the same is not rewritten."""
+    return _change(collection, which, KnowledgePoint.payload.op("||")(literal(dict(payload), JSONB)))
+
+
+def overwrite_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
+    return _change(collection, which, literal(dict(payload), JSONB))
+
+
+def delete_payload(collection: str, which: ColumnElement[bool], keys: Sequence[str]) -> Update:
+    return _change(collection, which, KnowledgePoint.payload.op("-")(literal(list(keys), ARRAY(Text))))
+
+
+def best_of_groups(
+    key: str,
+    partition: Partition,
+    *,
+    where: Where | None,
+    groups: int,
+    size: int,
+    among: Sequence[Any] | None,
+) -> Select[Any]:
+    """The nearest points of each of the nearest groups, all compared; `among` names the groups that count."""
+    found = distance(KnowledgePoint, partition.operator).label("distance")
+    value = inside(key)
+    statement = select(
+        *columns_of(KnowledgePoint),
+        found,
+        func.row_number().over(partition_by=value, order_by=found).label("place"),
+        func.min(found).over(partition_by=value).label("best"),
+        value.label("value"),
+    ).where(
+        IN_COLLECTION, KnowledgePoint.embedding.is_not(None), func.jsonb_typeof(value).in_(SCALARS)
+    )
+    if among is not None:
+        payload = KnowledgePoint.payload
+        statement = statement.where(or_(*(payload.contains(nested(key, known)) for known in among)))
+    ranked = _matching(statement, where).cte("ranked").prefix_with("MATERIALIZED")
+    placed = select(
+        ranked, func.dense_rank().over(order_by=(ranked.c.best, ranked.c.value)).label("group_place")
+    ).subquery("placed")
+    return (
+        select(placed)
+        .where(placed.c.place <= size, placed.c.group_place <= groups)
+        .order_by(placed.c.group_place, placed.c.place)
+    )
+
+
+def _entities(collection: str, with_vectors: bool) -> Select[KnowledgePoint]:
+    statement = select(KnowledgePoint).where(_of(collection))
+    return statement.options(undefer(KnowledgePoint.embedding)) if with_vectors else statement
+
+
+def _matching(statement: Any, where: Where | None) -> Any:
+    condition = expression(KnowledgePoint, where)
+    return statement if condition is None else statement.where(condition)
+
+
+def _change(collection: str, which: ColumnElement[bool], payload: ColumnElement[Any]) -> Update:
+    return (
+        update(KnowledgePoint)
+        .where(_of(collection), which, KnowledgePoint.payload.is_distinct_from(payload))
+        .values(payload=payload)
+    )

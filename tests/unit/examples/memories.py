@@ -1,0 +1,34 @@
+"""Example calls of the statements about memories."""
+
+from __future__ import annotations
+
+from unit.examples import Call, call
+
+VECTOR = [0.4711] * 384
+
+EXAMPLES: dict[str, list[Call]] = {
+    "in_bank": [call(4711)],
+    "remember": [call()],
+    "remember_many": [call()],
+    "known": [call(4711, [b"hash-4711"])],
+    "hold": [call([4711, 4712])],
+    "count_in": [call()],
+    "get": [call(4711)],
+    "change": [call(4711, {"content": "content-4711", "embedding": None})],
+    "remove": [call([4711])],
+    "list_": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
+    "touch": [call()],
+    "nearest_each": [
+        call(4711, [VECTOR, VECTOR], limit=5, exact=False),
+        call(4711, [VECTOR], limit=5, exact=True),
+    ],
+    "neighbours": [
+        call(4711, after=4710, rows=471, limit=5, exact=False),
+        call(4711, after=4710, rows=471, limit=5, exact=True),
+    ],
+    "sweep": [call(4711)],
+    "prune": [
+        call(4711, half_life=4712.5, keep=4713, below=None),
+        call(4711, half_life=4712.5, keep=None, below=4713.5),
+    ],
+}
