@@ -84,7 +84,9 @@ class ExportWriter:
 def _header(rows: int, dimensions: int) -> bytes:
     """The head of a .npy file; numpy's own would not keep its length."""
     said = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimensions}), }}"
-    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + said.ljust(HEADER - 11).encode() + b"\n"
+    return (
+        b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + said.ljust(HEADER - 11).encode() + b"\n"
+    )
 
 
 def read_export(folder: str | Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Filters of Qdrant, read into filters of this library.
 
-    qdrant_filter({"must": [{"key": "lang", "match": {"value": "en"}}], "must_not": [{"has_id": [42]}]})
+qdrant_filter({"must": [{"key": "lang", "match": {"value": "en"}}], "must_not": [{"has_id": [42]}]})
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
         several = [parts] if isinstance(parts, Mapping) else parts
         if isinstance(several, str) or not isinstance(several, Sequence) or len(several) > MAX_CONDITIONS:
             raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
-        groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(several)]
+        groups[name] = [
+            _part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(several)
+        ]
     return Filter(**groups)
 
 
@@ -96,7 +98,9 @@ def _any(key: Any, values: Sequence[Any], where: str) -> Filter:
     """One of the values, itself or as an element of an array; containment is what the index serves."""
     if not values:
         return Filter(must=[in_("id", [])])
-    return Filter(should=[contains("payload", form) for value in values for form in _forms(key, value, where)])
+    return Filter(
+        should=[contains("payload", form) for value in values for form in _forms(key, value, where)]
+    )
 
 
 def _forms(key: Any, value: Any, where: str) -> list[Any]:

@@ -8,6 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,8 +88,9 @@ def measure(url: str) -> int:
             by_repository: list[float] = []
             rows = 0
             for number, node in enumerate(chosen):
-                turns = [lambda: neighbours_by_hand(raw, node), lambda: neighbours_of(entities, node)]
-                times, found = [0.0, 0.0], [[], []]
+                turns = partial(neighbours_by_hand, raw, node), partial(neighbours_of, entities, node)
+                times: list[float] = [0.0, 0.0]
+                found: list[Any] = [None, None]
                 for turn in (0, 1) if number % 2 else (1, 0):
                     start = time.perf_counter()
                     found[turn] = turns[turn]()

@@ -71,7 +71,7 @@ def upgrade() -> None:
     ddl("CREATE INDEX idx_tasks_running ON tasks (id) WHERE status = 'processing'")
     ddl("""
         CREATE UNIQUE INDEX uq_tasks_dedupe_key ON tasks (dedupe_key)
-        WHERE status IN ('pending', 'processing')
+        WHERE dedupe_key IS NOT NULL AND status IN ('pending', 'processing')
     """)
     updated_by_trigger("tasks")
     ddl("""

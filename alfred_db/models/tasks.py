@@ -62,7 +62,7 @@ class Task(Base):
             "uq_tasks_dedupe_key",
             "dedupe_key",
             unique=True,
-            postgresql_where=text("status IN ('pending', 'processing')"),
+            postgresql_where=text("dedupe_key IS NOT NULL AND status IN ('pending', 'processing')"),
         ),
         {
             "postgresql_with": {

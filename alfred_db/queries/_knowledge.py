@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,9 +50,14 @@ def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[
 
 def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:
     """The points of these ids."""
+    return POINTS.c.id == literal(ids_of(ids), ARRAY(Text)).any_()
+
+
+def ids_of(ids: Sequence[PointId]) -> list[str]:
+    """The ids as text."""
     if isinstance(ids, str):
         raise InvalidInputError("ids: expected several, got one text; put it into a list")
-    return POINTS.c.id == literal([point_id(one) for one in ids], ARRAY(Text)).any_()
+    return [point_id(one) for one in ids]
 
 
 def steps(key: str) -> list[str]:
@@ -64,7 +70,7 @@ def steps(key: str) -> list[str]:
 
 def inside(key: str) -> ColumnElement[Any]:
     """What the payload holds there, as JSON."""
-    found: Any = POINTS.c.payload
+    found: ColumnElement[Any] = POINTS.c.payload
     for step in steps(key):
         found = found[step]
     return found
@@ -83,3 +89,37 @@ def value_at(payload: Mapping[str, Any], key: str) -> Any:
     for step in steps(key):
         found = found.get(step) if isinstance(found, Mapping) else None
     return found
+
+
+def rows_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Vector and payload by id; of points that share an id the last one counts."""
+    rows: dict[str, tuple[Any, Mapping[str, Any]]] = {}
+    for number, point in enumerate(points):
+        if not isinstance(point, Mapping) or "id" not in point or not point.keys() <= _GIVEN:
+            raise InvalidInputError(f"point {number}: expected a mapping with id, vector and payload")
+        rows[point_id(point["id"])] = (point.get("vector"), payload_of(point.get("payload")))
+    return rows
+
+
+_GIVEN = {"id", "vector", "payload"}
+
+
+def payload_of(payload: Any) -> Mapping[str, Any]:
+    """A payload, checked to be JSON as PostgreSQL takes it only where it is sent."""
+    if payload is None:
+        return {}
+    if not isinstance(payload, Mapping):
+        raise InvalidInputError(f"payload: expected a mapping, got {type(payload).__name__}")
+    return payload
+
+
+def json_of(payload: Any) -> Mapping[str, Any]:
+    """A payload that is JSON; raises InvalidInputError for NaN, for objects that JSON does not know, and for NUL."""
+    checked = payload_of(payload)
+    try:
+        text = json.dumps(checked, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"payload: not JSON ({error})") from None
+    if "\\u0000" in text:
+        raise InvalidInputError("payload: PostgreSQL jsonb holds no NUL character")
+    return checked

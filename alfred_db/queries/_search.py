@@ -129,7 +129,7 @@ def nearest_within(
     in an approximate one it keeps the threshold from prolonging the scan. Its result is sorted again, as an
     iterative scan gives rows only roughly in order.
     """
-    found = distance(model, partition and partition.operator).label("distance")
+    found = distance(model, None if partition is None else partition.operator).label("distance")
     inner = select(*columns_of(model), found).where(vector_index(model).column.is_not(None))
     if partition is not None:
         inner = inner.where(partition.where)
@@ -157,7 +157,7 @@ def nearest_each(
     given = values(column("query", Integer), column("embedding", index.column.type), name="queries").data(
         list(enumerate(embeddings))
     )
-    operator = (partition and partition.operator) or index.operator
+    operator = (None if partition is None else partition.operator) or index.operator
     found = index.column.op(operator, return_type=Float())(given.c.embedding).label("distance")
     inner = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
     if partition is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from ..models import Base
 from ..results import Page
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 MAX_LIMIT = 1000
 
@@ -73,6 +74,24 @@ def check_text(name: str, value: str, most: int = 1 << 30) -> None:
         raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
     if "\0" in value:
         raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
+
+
+def aware(name: str, value: datetime) -> datetime:
+    """The time, unless it has no time zone and so names none; raises InvalidInputError."""
+    if value.tzinfo is None:
+        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
+    return value
+
+
+def one_of(enum: type[E], value: E | str) -> E:
+    """The member of that value; raises InvalidInputError."""
+    try:
+        return enum(value)
+    except ValueError:
+        expected = ", ".join(member.value for member in enum)
+        raise InvalidInputError(
+            f"{enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}"
+        ) from None
 
 
 def json_text(name: str, value: Any, most: int) -> str | None:

@@ -189,15 +189,16 @@ def usage(
     conditions: list[ColumnElement[bool]] = [call.created_at >= since, call.created_at < until]
     asked = ((call.model, model), (call.provider, provider), (call.agent_name, agent_name))
     conditions += [column == value for column, value in asked if value is not None]
+    day = func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True))
     keys: dict[UsageKey, ColumnElement[Any]] = {
         "model": call.model.expression,
         "provider": call.provider.expression,
         "agent": call.agent_name.expression,
-        "day": func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True)),
+        "day": day.label("created_at"),
     }
     calls = (
         select(
-            *(column.label(key) for key, column in keys.items() if key in by),
+            *(column for key, column in keys.items() if key in by),
             call.currency,
             call.status,
             call.prompt_tokens,
@@ -211,11 +212,12 @@ def usage(
         .subquery("calls")
     )
     found = calls.c
-    groups = [found[key] for key in keys if key in by] + [found.currency]
+    chosen = {key: found[column.name] for key, column in keys.items() if key in by}
+    groups = [*chosen.values(), found.currency]
     sums = (found.prompt_tokens, found.completion_tokens, found.cached_tokens, found.total_tokens, found.cost)
     return (
         select(
-            *(found[key] if key in by else null().label(key) for key in keys),
+            *(chosen.get(key, null()) for key in keys),
             found.currency,
             func.count().label("requests"),
             func.count().filter(found.status.in_(FAILURES)).label("failed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -32,6 +32,8 @@ from ._knowledge import IN_COLLECTION, inside, nested, with_ids
 from ._search import MAX_LIMIT, Partition, columns_of, distance
 from ._shared import page
 
+Ts = TypeVarTuple("Ts")
+
 SCROLL_KEY = ("id",)
 SCALARS = ("string", "number", "boolean")
 
@@ -55,9 +57,7 @@ def scroll(
     return page(statement, [KnowledgePoint.id], after=after, limit=limit)
 
 
-def exported(
-    collection: str, *, after: str, limit: int
-) -> Select[str, dict[str, Any], Embedding | None]:
+def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str, Any], Embedding | None]:
     """Points in the order of their ids, with all that an export keeps of them."""
     return (
         select(KnowledgePoint.id, KnowledgePoint.payload, KnowledgePoint.embedding)
@@ -112,6 +112,7 @@ def best_of_groups(
     groups: int,
     size: int,
     among: Sequence[Any] | None,
+    max_distance: float | None,
 ) -> Select[Any]:
     """The nearest points of each of the nearest groups, all compared; `among` names the groups that count."""
     found = distance(KnowledgePoint, partition.operator).label("distance")
@@ -122,9 +123,7 @@ def best_of_groups(
         func.row_number().over(partition_by=value, order_by=found).label("place"),
         func.min(found).over(partition_by=value).label("best"),
         value.label("value"),
-    ).where(
-        IN_COLLECTION, KnowledgePoint.embedding.is_not(None), func.jsonb_typeof(value).in_(SCALARS)
-    )
+    ).where(IN_COLLECTION, KnowledgePoint.embedding.is_not(None), func.jsonb_typeof(value).in_(SCALARS))
     if among is not None:
         payload = KnowledgePoint.payload
         statement = statement.where(or_(*(payload.contains(nested(key, known)) for known in among)))
@@ -132,11 +131,12 @@ def best_of_groups(
     placed = select(
         ranked, func.dense_rank().over(order_by=(ranked.c.best, ranked.c.value)).label("group_place")
     ).subquery("placed")
-    return (
+    nearest = (
         select(placed)
         .where(placed.c.place <= size, placed.c.group_place <= groups)
         .order_by(placed.c.group_place, placed.c.place)
     )
+    return nearest if max_distance is None else nearest.where(placed.c.distance <= max_distance)
 
 
 def _entities(collection: str, with_vectors: bool) -> Select[KnowledgePoint]:
@@ -144,7 +144,7 @@ def _entities(collection: str, with_vectors: bool) -> Select[KnowledgePoint]:
     return statement.options(undefer(KnowledgePoint.embedding)) if with_vectors else statement
 
 
-def _matching(statement: Any, where: Where | None) -> Any:
+def _matching(statement: Select[*Ts], where: Where | None) -> Select[*Ts]:
     condition = expression(KnowledgePoint, where)
     return statement if condition is None else statement.where(condition)
 

@@ -273,7 +273,11 @@ def _outcome(lost: Select[*tuple[Any, ...]], *, retry: bool = True, skip_locked:
         ).label("status"),
         case((failed, own.c.now), else_=null()).label("failed_at"),
         case((cancelled, own.c.now), else_=null()).label("cancelled_at"),
-        case((again, own.c.retry_at), else_=own.c.available_at).label("available_at"),
+        case(
+            (and_(again, own.c.code == "lease_lost"), own.c.now),
+            (again, own.c.retry_at),
+            else_=own.c.available_at,
+        ).label("available_at"),
         case((again, 1), else_=0).label("filed_again"),
     ).cte("outcome")
 

@@ -246,13 +246,11 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         [constant(member) for member in WorkflowExecutionStatus if member not in LIVE]
     )
     other = aliased(WorkflowExecution)
-    refers = or_(
-        select(other.id).where(other.parent_execution_id == WorkflowExecution.id).exists(),
-        select(other.id).where(other.forked_from_id == WorkflowExecution.id).exists(),
-    )
+    child = select(other.id).where(other.parent_execution_id == WorkflowExecution.id)
+    fork = select(other.id).where(other.forked_from_id == WorkflowExecution.id)
     oldest = (
         select(WorkflowExecution.id)
-        .where(status, ended < seconds_ago(older_than), ~refers)
+        .where(status, ended < seconds_ago(older_than), ~child.exists(), ~fork.exists())
         .order_by(ended)
         .limit(limit)
         .with_for_update(skip_locked=True, of=WorkflowExecution)

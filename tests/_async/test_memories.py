@@ -53,7 +53,13 @@ async def test_a_memory_is_stored_and_found(memories: AsyncMemoryRepository, ban
     memory = await memories.get(stored.id)
     assert stored.outcome is Outcome.STORED
     assert memory is not None
-    assert (memory.content, memory.importance, memory.metadata_, memory.embedding_model, memory.seen_count) == (
+    assert (
+        memory.content,
+        memory.importance,
+        memory.metadata_,
+        memory.embedding_model,
+        memory.seen_count,
+    ) == (
         "It's 5 o'clock",
         3,
         {"a": 1},
@@ -70,7 +76,9 @@ async def test_a_memory_is_stored_and_found(memories: AsyncMemoryRepository, ban
 
 
 async def test_a_text_that_is_known_is_counted(memories: AsyncMemoryRepository, bank: int) -> None:
-    first = await memories.remember(bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1})
+    first = await memories.remember(
+        bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1}
+    )
     again = await memories.remember(bank, " the user\nlikes tea ", importance=2)
     assert (again.id, again.outcome) == (first.id, Outcome.SEEN)
     memory = await memories.get(first.id)
@@ -122,7 +130,7 @@ async def test_what_has_expired_is_not_there(memories: AsyncMemoryRepository, ba
     assert [hit.row.id for hit in await memories.search(bank, UNIT)] == [kept.id]
     assert [hit.row.id for hit in await memories.duplicates(bank, UNIT)] == [kept.id]
     assert (await memories.hybrid_search(bank, "gone", UNIT)).hits[0].row.id == kept.id
-    assert [(await AsyncMemoryBankRepository(memories._session).list()).items[0].memories] == [1]
+    assert (await AsyncMemoryBankRepository(memories._session).list()).items[0].memories == 1
     with pytest.raises(NotFoundError, match=f"memory {gone.id}: does not exist, or has expired"):
         await memories.update(gone.id, {"importance": 2})
     (told,) = await memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
@@ -138,7 +146,9 @@ async def test_sweeping_goes_in_batches(memories: AsyncMemoryRepository, bank: i
     assert [await memories.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-async def test_what_expired_comes_back_when_it_is_told_again(memories: AsyncMemoryRepository, bank: int) -> None:
+async def test_what_expired_comes_back_when_it_is_told_again(
+    memories: AsyncMemoryRepository, bank: int
+) -> None:
     stored = await memories.remember(bank, "x", ttl=HOUR)
     await expire(memories, stored.id)
     assert (await memories.remember(bank, "x", ttl=HOUR)).id == stored.id
@@ -233,7 +243,9 @@ async def test_forgetting_removes(memories: AsyncMemoryRepository, bank: int) ->
         await memories.forget(stored.id)
 
 
-async def test_search_stays_in_its_bank_and_takes_a_filter(memories: AsyncMemoryRepository, bank: int) -> None:
+async def test_search_stays_in_its_bank_and_takes_a_filter(
+    memories: AsyncMemoryRepository, bank: int
+) -> None:
     other = await AsyncMemoryBankRepository(memories._session).get_or_create("other")
     await memories.remember(other, "other", embedding=UNIT)
     await memories.remember(bank, "low", embedding=UNIT)
@@ -241,9 +253,11 @@ async def test_search_stays_in_its_bank_and_takes_a_filter(memories: AsyncMemory
     assert [hit.row.content for hit in await memories.search(bank, UNIT)] == ["low", "high"]
     found = await memories.search(bank, UNIT, where=Memory.importance >= 5)
     assert [hit.row.content for hit in found] == ["high"]
-    assert [hit.row.content for hit in (await memories.hybrid_search(bank, "highest", UNIT)).hits][:1] == ["low"]
+    assert [hit.row.content for hit in (await memories.hybrid_search(bank, "highest", UNIT)).hits][:1] == [
+        "low"
+    ]
     assert [hit.row.content for hit in await memories.duplicates(bank, UNIT, within=0.01)] == ["low"]
-    assert [hit.row.content for hit in await memories.recall(bank, UNIT)] == ["low", "high"]
+    assert [hit.row.content for hit in await memories.recall(bank, UNIT)] == ["high", "low"]
 
 
 async def test_touching_counts_and_dates(memories: AsyncMemoryRepository, bank: int) -> None:
@@ -349,7 +363,9 @@ async def test_a_text_is_checked(memories: AsyncMemoryRepository, bank: int, con
         await memories.remember(bank, content)
 
 
-@pytest.mark.parametrize("content", ["'; DROP TABLE memories; --", "100% :x %s %(x)s", "\U0001f419 ß İ", "x" * 1_000_000])
+@pytest.mark.parametrize(
+    "content", ["'; DROP TABLE memories; --", "100% :x %s %(x)s", "\U0001f419 ß İ", "x" * 1_000_000]
+)
 async def test_hostile_text_is_stored(memories: AsyncMemoryRepository, bank: int, content: str) -> None:
     (told,) = await memories.remember_many(bank, [{"content": content}])
     stored = await memories.remember(bank, content)

@@ -10,7 +10,7 @@ from plans import Explain
 from sqlalchemy import func, select, text
 
 from alfred_db import Database, EntityEdge, EntityNode
-from alfred_db.entities_results import Direction
+from alfred_db.entities_results import Direction, Node
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import UnitOfWork
@@ -32,7 +32,7 @@ def graph(entities: EntityRepository, edges: str) -> dict[str, uuid.UUID]:
     return nodes
 
 
-def keys(nodes: Iterable[EntityNode]) -> str:
+def keys(nodes: Iterable[EntityNode | Node]) -> str:
     return "".join(node.key for node in nodes)
 
 
@@ -241,8 +241,11 @@ def test_neighbours_by_the_fewest_edges(
     assert sorted(f"{one.node.key}{one.depth}" for one in near) == sorted(found.split())
     assert [one.depth for one in near] == sorted(one.depth for one in near)
     for one in near:
-        ends = {one.via.source_id, one.via.target_id}
+        via = entities.get_edge(one.via)
+        assert via is not None
+        ends = {via.source_id, via.target_id}
         assert one.node.id in ends
+        assert one.edge_type == "next"
         if one.depth == 1:
             assert nodes["a"] in ends
 

@@ -54,7 +54,13 @@ def test_a_memory_is_stored_and_found(memories: MemoryRepository, bank: int) -> 
     memory = memories.get(stored.id)
     assert stored.outcome is Outcome.STORED
     assert memory is not None
-    assert (memory.content, memory.importance, memory.metadata_, memory.embedding_model, memory.seen_count) == (
+    assert (
+        memory.content,
+        memory.importance,
+        memory.metadata_,
+        memory.embedding_model,
+        memory.seen_count,
+    ) == (
         "It's 5 o'clock",
         3,
         {"a": 1},
@@ -71,7 +77,9 @@ def test_a_memory_is_stored_and_found(memories: MemoryRepository, bank: int) -> 
 
 
 def test_a_text_that_is_known_is_counted(memories: MemoryRepository, bank: int) -> None:
-    first = memories.remember(bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1})
+    first = memories.remember(
+        bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1}
+    )
     again = memories.remember(bank, " the user\nlikes tea ", importance=2)
     assert (again.id, again.outcome) == (first.id, Outcome.SEEN)
     memory = memories.get(first.id)
@@ -123,7 +131,7 @@ def test_what_has_expired_is_not_there(memories: MemoryRepository, bank: int) ->
     assert [hit.row.id for hit in memories.search(bank, UNIT)] == [kept.id]
     assert [hit.row.id for hit in memories.duplicates(bank, UNIT)] == [kept.id]
     assert (memories.hybrid_search(bank, "gone", UNIT)).hits[0].row.id == kept.id
-    assert [(MemoryBankRepository(memories._session).list()).items[0].memories] == [1]
+    assert (MemoryBankRepository(memories._session).list()).items[0].memories == 1
     with pytest.raises(NotFoundError, match=f"memory {gone.id}: does not exist, or has expired"):
         memories.update(gone.id, {"importance": 2})
     (told,) = memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
@@ -139,7 +147,9 @@ def test_sweeping_goes_in_batches(memories: MemoryRepository, bank: int) -> None
     assert [memories.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_what_expired_comes_back_when_it_is_told_again(memories: MemoryRepository, bank: int) -> None:
+def test_what_expired_comes_back_when_it_is_told_again(
+    memories: MemoryRepository, bank: int
+) -> None:
     stored = memories.remember(bank, "x", ttl=HOUR)
     expire(memories, stored.id)
     assert (memories.remember(bank, "x", ttl=HOUR)).id == stored.id
@@ -234,7 +244,9 @@ def test_forgetting_removes(memories: MemoryRepository, bank: int) -> None:
         memories.forget(stored.id)
 
 
-def test_search_stays_in_its_bank_and_takes_a_filter(memories: MemoryRepository, bank: int) -> None:
+def test_search_stays_in_its_bank_and_takes_a_filter(
+    memories: MemoryRepository, bank: int
+) -> None:
     other = MemoryBankRepository(memories._session).get_or_create("other")
     memories.remember(other, "other", embedding=UNIT)
     memories.remember(bank, "low", embedding=UNIT)
@@ -242,9 +254,11 @@ def test_search_stays_in_its_bank_and_takes_a_filter(memories: MemoryRepository,
     assert [hit.row.content for hit in memories.search(bank, UNIT)] == ["low", "high"]
     found = memories.search(bank, UNIT, where=Memory.importance >= 5)
     assert [hit.row.content for hit in found] == ["high"]
-    assert [hit.row.content for hit in (memories.hybrid_search(bank, "highest", UNIT)).hits][:1] == ["low"]
+    assert [hit.row.content for hit in (memories.hybrid_search(bank, "highest", UNIT)).hits][:1] == [
+        "low"
+    ]
     assert [hit.row.content for hit in memories.duplicates(bank, UNIT, within=0.01)] == ["low"]
-    assert [hit.row.content for hit in memories.recall(bank, UNIT)] == ["low", "high"]
+    assert [hit.row.content for hit in memories.recall(bank, UNIT)] == ["high", "low"]
 
 
 def test_touching_counts_and_dates(memories: MemoryRepository, bank: int) -> None:
@@ -350,7 +364,9 @@ def test_a_text_is_checked(memories: MemoryRepository, bank: int, content: str) 
         memories.remember(bank, content)
 
 
-@pytest.mark.parametrize("content", ["'; DROP TABLE memories; --", "100% :x %s %(x)s", "\U0001f419 ß İ", "x" * 1_000_000])
+@pytest.mark.parametrize(
+    "content", ["'; DROP TABLE memories; --", "100% :x %s %(x)s", "\U0001f419 ß İ", "x" * 1_000_000]
+)
 def test_hostile_text_is_stored(memories: MemoryRepository, bank: int, content: str) -> None:
     (told,) = memories.remember_many(bank, [{"content": content}])
     stored = memories.remember(bank, content)

@@ -60,7 +60,7 @@ async def search(
     with translated():
         exact, path, settings = await _way(session, model, limit, condition, params, partition)
         if path is SearchPath.HNSW and params.max_distance is None:
-            statement = queries.nearest(model, limit, partition and partition.where)
+            statement = queries.nearest(model, limit, None if partition is None else partition.where)
         else:
             statement = queries.nearest_within(
                 model,
@@ -84,7 +84,7 @@ async def search(
             )
             rows, path = (await session.execute(statement, parameters)).all(), SearchPath.EXACT
         lines = await session.scalars(Explain(statement), parameters) if explain else ()
-    operator = partition and partition.operator
+    operator = None if partition is None else partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
     return SearchResult(
         [hit(row, operator) for row in rows],
@@ -114,7 +114,7 @@ async def search_many(
         await set_local(session, settings if partition is None else {**settings, **_OWN_PLAN})
         statement = queries.nearest_each(model, embeddings, limit, expression(model, where), partition)
         rows = (await session.execute(statement, partition.parameters if partition else {})).all()
-    operator = partition and partition.operator
+    operator = None if partition is None else partition.operator
     for row in rows:
         found[row.query].append(hit(row, operator))
     return found
@@ -207,9 +207,9 @@ def scan_settings(
 ) -> dict[str, str]:
     """What the index scan is set to, where a filter leaves `part` of the rows.
 
-    So many candidates that six times the hits pass the filter keep the recall above 0.98.
+    Twenty candidates for each hit, and more where fewer than a third pass the filter, keep the recall above 0.98.
     """
-    wanted = int(6 * limit / max(part, 0.15)) if iterative else 2 * limit
+    wanted = int(limit * max(20, 6 / max(part, 0.15))) if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
     settings = {
         **DEFAULTS,
@@ -276,7 +276,7 @@ async def estimate(
         return kept[key][:2]
     rows, pages = (await session.execute(queries.table_size(name))).one()
     percent = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
-    statement = queries.sample(model, where, percent, partition and partition.where)
+    statement = queries.sample(model, where, percent, None if partition is None else partition.where)
     seen, matching = (await session.execute(statement, partition.parameters if partition else {})).one()
     total = max(float(rows), float(seen))
     if len(kept) > 1000:

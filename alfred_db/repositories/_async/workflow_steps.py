@@ -197,8 +197,9 @@ class AsyncWorkflowSteps(AsyncRepository):
             raise _lost(execution_id)
         held, given_up, cancel, other = rows[0]
         for *_, step in rows:
-            same = step is not None and (step.step_key, step.seq, step.name) == (step_key, seq, name)
-            if same and (held or step.lease_token == lease_token):
+            if step is None or (step.step_key, step.seq, step.name) != (step_key, seq, name):
+                continue
+            if held or step.lease_token == lease_token:
                 return _Found(bool(held), bool(given_up), cancel, step)
         if not held and not given_up:
             raise _lost(execution_id)

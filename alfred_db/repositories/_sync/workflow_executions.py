@@ -104,7 +104,8 @@ class WorkflowExecutions(Repository):
     def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take at most `limit` executions from workers whose lease or timeout has passed; gives what they are now.
 
-        Any worker may call it, any number at once. A vanished worker counts against the retries like a failure.
+        Any worker may call it, any number at once. A vanished worker counts against the retries like a failure; what
+        it had can be claimed at once.
         """
         within("limit", limit, 1, MAX_LIMIT)
         return {row[0]: row[1] for row in self._rows(queries.reap(limit=limit, jitter=_jitter()))}

@@ -1,0 +1,196 @@
+"""Knowledge, in the place of Qdrant: collections of points that are found by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import InvalidInputError, InvalidVector, NotFoundError
+from ...knowledge_results import PointGroup, PointId
+from ...models import KnowledgePoint
+from ...queries import knowledge_points as queries
+from ...queries._filters import Where
+from ...queries._knowledge import ids_of, value_at
+from ...queries._search import MAX_LIMIT, Partition
+from ...queries._shared import within
+from ...search import Hit, SearchParams, SearchResult
+from ...types import Embedding, VectorLike
+from .knowledge_points import AsyncKnowledgePoints
+from .search import hit, search, search_many
+
+
+class AsyncKnowledgeRepository(AsyncKnowledgePoints):
+    """The collections of the platform's knowledge, and their points.
+
+    Every method takes the name of a collection or an alias of it, and raises NotFoundError when there is none.
+    """
+
+    async def query(
+        self,
+        collection: str,
+        embedding: VectorLike,
+        *,
+        limit: int = 10,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+        explain: bool = False,
+    ) -> SearchResult:
+        """The points nearest to a vector of 1536 dimensions, by the collection's distance.
+
+        Scores are 1 - distance for `cosine`, the product for `dot`, and -distance for the others. Only `cosine`
+        is served by an index; the others compare all points.
+        """
+        partition = await self._partition(collection)
+        return await self._search(
+            partition, embedding, limit=limit, where=where, params=params, explain=explain
+        )
+
+    async def query_many(
+        self,
+        collection: str,
+        embeddings: Sequence[VectorLike],
+        *,
+        limit: int = 10,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+    ) -> Sequence[Sequence[Hit]]:
+        """The points nearest to each of several vectors; in one round trip unless a filter or params are given."""
+        partition = await self._partition(collection)
+        if where is None and params == SearchParams():
+            return await search_many(
+                self._session, KnowledgePoint, embeddings, limit=limit, partition=partition
+            )
+        # One by one, as only so a filter's few matches are all found.
+        return [
+            (await self._search(partition, embedding, limit=limit, where=where, params=params)).hits
+            for embedding in embeddings
+        ]
+
+    async def query_groups(
+        self,
+        collection: str,
+        embedding: VectorLike,
+        *,
+        group_by: str,
+        groups: int = 10,
+        size: int = 3,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+    ) -> Sequence[PointGroup]:
+        """The nearest points of each of the nearest groups, at most `size` of each.
+
+        `group_by` is a payload key, such as `author.name`; points whose value there is no text, number or bool
+        are in no group.
+        """
+        within("groups", groups, 1, MAX_LIMIT)
+        within("size", size, 1, MAX_LIMIT)
+        partition = await self._partition(collection)
+        fetched = min(MAX_LIMIT, max(50, 4 * groups * size))
+        found = await self._search(partition, embedding, limit=fetched, where=where, params=params)
+        near = _grouped(found.hits, group_by)[:groups]
+        full = len(near) == groups and all(len(group) >= size for group in near)
+        if full or (len(found) < fetched and not found.truncated):
+            return [PointGroup(group.value, group.hits[:size]) for group in near]
+        statement = queries.best_of_groups(
+            group_by,
+            partition,
+            where=where,
+            groups=groups,
+            size=size,
+            among=[group.value for group in near] if len(near) == groups else None,
+            max_distance=params.max_distance,
+        )
+        rows = await self._rows(statement, {"embedding": embedding, **partition.parameters})
+        return _grouped([hit(row, partition.operator) for row in rows], group_by)
+
+    async def recommend(
+        self,
+        collection: str,
+        positive: Sequence[PointId],
+        negative: Sequence[PointId] = (),
+        *,
+        limit: int = 10,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+    ) -> SearchResult:
+        """Points like the `positive` ones and unlike the `negative` ones, which are not among them.
+
+        Searches at twice the mean of the positive vectors minus the mean of the negative ones, as Qdrant does.
+        Raises NotFoundError for an unknown id.
+        """
+        partition = await self._partition(collection)
+        liked, disliked = ids_of(positive), ids_of(negative)
+        given = {*liked, *disliked}
+        if not liked or len(given) + limit > MAX_LIMIT:
+            raise InvalidInputError(
+                f"positive: expected at least one id, and at most {MAX_LIMIT} ids and hits together"
+            )
+        name = partition.parameters["collection"]
+        rows = await self._rows(queries.vectors(name, sorted(given)))
+        target = _recommended(
+            dict(row._tuple() for row in rows), liked, disliked, unit=partition.operator is None
+        )
+        found = await self._search(partition, target, limit=limit + len(given), where=where, params=params)
+        hits = [hit for hit in found if hit.row.id not in given][:limit]
+        return SearchResult(hits, found.path, found.truncated and len(hits) < limit, found.candidates)
+
+    async def _search(
+        self,
+        partition: Partition,
+        embedding: VectorLike,
+        *,
+        limit: int,
+        where: Where | None,
+        params: SearchParams,
+        explain: bool = False,
+    ) -> SearchResult:
+        return await search(
+            self._session,
+            KnowledgePoint,
+            embedding,
+            limit=limit,
+            where=where,
+            params=params,
+            partition=partition,
+            explain=explain,
+        )
+
+
+def _grouped(hits: Iterable[Hit], key: str) -> list[PointGroup]:
+    """The hits by what their payload holds there, the group with the nearest first."""
+    groups: dict[tuple[bool, Any], list[Hit]] = {}
+    for found in hits:
+        value = value_at(found.row.payload, key)
+        if isinstance(value, str | int | float):
+            # True is 1 in Python, and not in JSON.
+            groups.setdefault((isinstance(value, bool), value), []).append(found)
+    return [PointGroup(value, members) for (_, value), members in groups.items()]
+
+
+def _recommended(
+    vectors: Mapping[str, Embedding | None],
+    liked: Sequence[str],
+    disliked: Sequence[str],
+    *,
+    unit: bool,
+) -> Embedding:
+    """Where to search; for cosine each vector counts by its direction alone."""
+    means = []
+    for ids in (liked, disliked or liked):
+        unknown = [one for one in ids if one not in vectors]
+        if unknown:
+            raise NotFoundError(f"points {', '.join(unknown)[:200]}: do not exist in the collection")
+        several = np.array([_known_vector(one, vectors[one]) for one in ids], dtype=np.float64)
+        means.append((several / np.linalg.norm(several, axis=1, keepdims=True) if unit else several).mean(0))
+    target: Embedding = (2 * means[0] - means[1]).astype(np.float32)
+    if not target.any():
+        raise InvalidVector("the positive and the negative points cancel out; choose others")
+    return target
+
+
+def _known_vector(id_: str, vector: Embedding | None) -> Embedding:
+    if vector is None:
+        raise InvalidInputError(f"point {id_[:60]!r}: has no vector to go by; choose another")
+    return vector

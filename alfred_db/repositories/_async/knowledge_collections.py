@@ -1,0 +1,205 @@
+"""Knowledge collections: made and dropped at run time, each with a partition and an index of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, translated
+from ...knowledge_results import CollectionInfo
+from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
+from ...models.base import table_of
+from ...models.knowledge import partition_name
+from ...queries import knowledge_collections as queries
+from ...queries import knowledge_points as points
+from ...queries._knowledge import partition, table
+from ...queries._search import Partition
+from ...queries._shared import as_page
+from ...results import Page
+from .base import AsyncRepository
+from .copy import table_name
+from .search import set_local
+
+MAX_NAME = 255
+LOCK_TIMEOUT = "5s"
+"""How long dropping a collection waits for searches that run; those that come after it wait behind it."""
+
+_POINTS = table_of(KnowledgePoint)
+_LOCKED = (table_of(KnowledgeCollection), table_of(KnowledgeAlias))
+
+
+class AsyncKnowledgeCollections(AsyncRepository):
+    """The part of the knowledge repository that is about collections and their aliases."""
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        distance: KnowledgeDistance = KnowledgeDistance.COSINE,
+        description: str | None = None,
+        embedding_model: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> KnowledgeCollection:
+        """Make a collection for vectors of 1536 dimensions, or give the one of that name as it is.
+
+        Only `cosine` has an index: collections of another distance are searched by comparing all points. The
+        role must own the table `knowledge_points`. Raises ConflictError when the name is an alias, or the
+        distance of the known collection another one.
+        """
+        _check_name(name)
+        known = await self._named(name)
+        if known is None:
+            with translated():
+                async with self._session.begin_nested():
+                    known = await self._create(
+                        name,
+                        distance=distance,
+                        description=description,
+                        embedding_model=embedding_model,
+                        metadata=metadata or {},
+                    )
+        if known.distance != distance:
+            raise ConflictError(
+                f"collection {name!r}: exists with the distance {known.distance}; use it, or another name"
+            )
+        return known
+
+    async def _create(
+        self,
+        name: str,
+        *,
+        distance: KnowledgeDistance,
+        description: str | None,
+        embedding_model: str | None,
+        metadata: Mapping[str, Any],
+    ) -> KnowledgeCollection:
+        session = self._session
+        parent, own = table_name(session, _POINTS), table_name(session, table(name))
+        try:
+            with translated():
+                await session.execute(
+                    queries.exclude_others(*(table_name(session, locked) for locked in _LOCKED))
+                )
+                if await self._first(queries.alias(name)) is not None:
+                    raise ConflictError(f"collection {name!r}: an alias has the name; use another name")
+                made = await self._write(
+                    queries.create(
+                        name,
+                        distance=distance,
+                        description=description,
+                        embedding_model=embedding_model,
+                        metadata=metadata,
+                    )
+                )
+                if made is None:
+                    # Somebody else has made it while this call waited for the lock.
+                    return await self._collection(name)
+                for statement in queries.create_partition(parent, own, name):
+                    await session.execute(statement)
+        except ConfigurationError as error:
+            raise _not_the_owner(name, error) from error
+        return made
+
+    async def drop_collection(self, name: str) -> None:
+        """Remove a collection with its points and aliases; `name` is no alias. Raises NotFoundError.
+
+        Searches of every collection wait until the transaction ends: end it soon. Raises ConflictError, after
+        5 seconds, when other transactions still use the points.
+        """
+        session = self._session
+        try:
+            with translated():
+                async with session.begin_nested():
+                    if await self._first(queries.lock(name)) is None:
+                        raise _unknown(name)
+                    before = await self._session.scalar(queries.lock_timeout())
+                    await set_local(session, {"lock_timeout": LOCK_TIMEOUT})
+                    await session.execute(queries.drop_partition(table_name(session, table(name))))
+                    await self._write(queries.drop(name))
+                    await set_local(session, {"lock_timeout": str(before)})
+        except ConfigurationError as error:
+            raise _not_the_owner(name, error) from error
+
+    async def describe_collection(self, name: str) -> CollectionInfo:
+        """A collection of that name or alias, with the number of its points; raises NotFoundError."""
+        collection = await self._collection(name)
+        aliases = await self._all(queries.aliases(collection.name))
+        count = await self._first(points.count(collection.name, None))
+        return CollectionInfo(
+            collection, [alias.alias for alias in aliases], count or 0, partition_name(collection.name)
+        )
+
+    async def list_collections(
+        self, *, after: str | None = None, limit: int = 100
+    ) -> Page[KnowledgeCollection]:
+        """The collections by name, a page at a time."""
+        rows = await self._all(queries.list_(after=after, limit=limit))
+        return as_page(rows, queries.LIST_KEY, limit)
+
+    async def set_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Have each alias stand for a collection from now on, all of them at once; new ones are made.
+
+        Raises NotFoundError for an unknown collection, ConflictError for an alias that a collection is named.
+        """
+        for alias, collection in aliases.items():
+            _check_name(alias)
+            _check_name(collection)
+        with translated():
+            async with self._session.begin_nested():
+                written = {row[0] for row in await self._rows(queries.set_aliases(aliases))}
+                for alias in aliases.keys() - written:
+                    if await self._named(alias) is not None:
+                        raise ConflictError(
+                            f"alias {alias!r}: a collection has the name; use another, or drop the collection"
+                        )
+                    raise _unknown(aliases[alias])
+
+    async def delete_alias(self, alias: str) -> None:
+        """Forget an alias, not what it stands for; raises NotFoundError."""
+        if await self._write(queries.delete_alias(alias)) is None:
+            raise NotFoundError(f"alias {alias!r}: does not exist; `list_aliases` names those that do")
+
+    async def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
+        """The aliases by name; those of one collection when it is named."""
+        return await self._all(queries.aliases(collection))
+
+    async def _collection(self, name: str) -> KnowledgeCollection:
+        found = await self._first(queries.find(name))
+        if found is None:
+            raise _unknown(name)
+        return found
+
+    async def _named(self, name: str) -> KnowledgeCollection | None:
+        """The collection of that very name."""
+        found = await self._first(queries.find(name))
+        return found if found is not None and found.name == name else None
+
+    async def _partition(self, name: str, *, hold: bool = False) -> Partition:
+        """The partition of the collection of that name or alias; `hold` keeps it from being dropped."""
+        rows = await self._rows(queries.resolve(name, hold=hold))
+        if not rows:
+            raise _unknown(name)
+        return partition(*rows[0])
+
+    async def _name(self, name: str) -> str:
+        """The name of the collection of that name or alias."""
+        return str((await self._partition(name)).parameters["collection"])
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > MAX_NAME:
+        raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {name[:60]!r}")
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"collection {str(name)[:60]!r}: does not exist; create it with `create_collection`, or see"
+        " `list_collections`"
+    )
+
+
+def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
+    return ConfigurationError(
+        f"collection {name!r}: its table is part of knowledge_points, whose owner alone may make and drop it"
+        f" ({error}); do it as that role, such as with the URL that migrates"
+    )

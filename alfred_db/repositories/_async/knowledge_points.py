@@ -1,0 +1,259 @@
+"""The points of knowledge collections: written, read, changed, and moved by way of files."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import InvalidInputError, translated
+from ...knowledge_files import ExportWriter, batches, read_export, read_qdrant
+from ...knowledge_results import FacetCount, PointId, point_id
+from ...models import KnowledgeDistance, KnowledgePoint
+from ...queries import _bulk as bulk
+from ...queries import knowledge_collections as collections
+from ...queries import knowledge_points as queries
+from ...queries._filters import Where
+from ...queries._knowledge import POINTS, chosen, json_of, rows_of, table
+from ...queries._shared import as_page
+from ...results import Page
+from .bulk import LARGE
+from .copy import copy_rows, table_name
+from .knowledge_collections import AsyncKnowledgeCollections
+
+BATCH = 1_000
+"""How many points an import or an export holds in memory."""
+
+Imported = Callable[[int], None]
+"""Called with the number of points that were imported so far."""
+
+_WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
+
+
+class AsyncKnowledgePoints(AsyncKnowledgeCollections):
+    """The part of the knowledge repository that is about points.
+
+    Every method takes the name of a collection or an alias of it, and raises NotFoundError when there is none.
+    """
+
+    async def upsert(self, collection: str, points: Sequence[Mapping[str, Any]]) -> int:
+        """Store points, mappings with `id`, `vector` and `payload`; gives how many were new or differ.
+
+        A known id gets the new vector and payload as a whole. Of points that share an id the last one counts. A
+        point without a vector is kept, but not found by meaning.
+        """
+        name = str((await self._partition(collection, hold=True)).parameters["collection"])
+        rows = rows_of(points)
+        if not rows:
+            return 0
+        session, stage = self._session, f"alfred_stage_{uuid.uuid4().hex[:12]}"
+        with translated():
+            await session.execute(bulk.create_stage(stage, table_name(session, POINTS), _WRITTEN))
+            staged = Table(
+                stage,
+                MetaData(),
+                Column(bulk.ORDER, BigInteger),
+                *(column._copy() for column in _WRITTEN),
+                schema="pg_temp",
+            )
+            await _copy(session, staged, name, rows)
+            merge = bulk.merge(POINTS, stage, _WRITTEN, [POINTS.c.collection, POINTS.c.id], "update")
+            written = cast("CursorResult[Any]", await session.execute(merge)).rowcount
+            await self._analyze(name, len(rows))
+        return written
+
+    async def _analyze(self, name: str, rows: int) -> None:
+        """Without statistics the planner believes that few points are of this collection, and sorts them all."""
+        own, parent = table_name(self._session, table(name)), table_name(self._session, POINTS)
+        if rows >= LARGE or not await self._session.scalar(collections.counted(table(name).name, parent)):
+            await self._session.execute(bulk.analyze(own))
+
+    async def retrieve(
+        self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
+    ) -> Sequence[KnowledgePoint]:
+        """The points of these ids, in their order; unknown ids are left out."""
+        name = await self._name(collection)
+        found = await self._all(queries.retrieve(name, ids, with_vectors=with_vectors))
+        known = {point.id: point for point in found}
+        wanted = dict.fromkeys(point_id(one) for one in ids)
+        return [known[one] for one in wanted if one in known]
+
+    async def delete(
+        self, collection: str, *, ids: Sequence[PointId] | None = None, where: Where | None = None
+    ) -> int:
+        """Remove the points of these ids, or those that match; gives their number."""
+        which = chosen(ids, where)
+        return await self._affected(queries.remove(await self._name(collection), which))
+
+    async def set_payload(
+        self,
+        collection: str,
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[PointId] | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Set these keys of the payload and keep the others; gives how many points that has changed."""
+        which, new = chosen(ids, where), json_of(payload)
+        return await self._affected(queries.set_payload(await self._name(collection), which, new))
+
+    async def overwrite_payload(
+        self,
+        collection: str,
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[PointId] | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Replace the whole payload; gives how many points that has changed."""
+        which, new = chosen(ids, where), json_of(payload)
+        return await self._affected(queries.overwrite_payload(await self._name(collection), which, new))
+
+    async def delete_payload(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        ids: Sequence[PointId] | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Remove these keys of the payload, top-level ones; gives how many points that has changed."""
+        which = chosen(ids, where)
+        if isinstance(keys, str):
+            raise InvalidInputError("keys: expected several, got one text; put it into a list")
+        return await self._affected(queries.delete_payload(await self._name(collection), which, keys))
+
+    async def scroll(
+        self,
+        collection: str,
+        *,
+        where: Where | None = None,
+        after: str | None = None,
+        limit: int = 100,
+        with_vectors: bool = False,
+    ) -> Page[KnowledgePoint]:
+        """The points that match, by id, a page at a time."""
+        name = await self._name(collection)
+        statement = queries.scroll(name, where=where, after=after, limit=limit, with_vectors=with_vectors)
+        return as_page(await self._all(statement), queries.SCROLL_KEY, limit)
+
+    async def count(self, collection: str, *, where: Where | None = None) -> int:
+        """How many points there are, or match; counted, not estimated."""
+        return await self._first(queries.count(await self._name(collection), where)) or 0
+
+    async def facet(
+        self, collection: str, key: str, *, where: Where | None = None, limit: int = 10
+    ) -> Sequence[FacetCount]:
+        """The values that a payload key has, such as `author.name`, the most frequent first.
+
+        Each element of an array counts as a value; objects and nulls do not.
+        """
+        rows = await self._rows(queries.facet(await self._name(collection), key, where=where, limit=limit))
+        return [FacetCount(*row) for row in rows]
+
+    async def import_qdrant(
+        self,
+        collection: str,
+        source: str | Path | Iterable[str | bytes],
+        *,
+        vector_name: str | None = None,
+        progress: Imported | None = None,
+    ) -> int:
+        """Store the points of a dump of Qdrant's scroll, JSON lines in a file or as they come; gives their number.
+
+        Lines are points or pages of points. Ids stay, as text. Of named vectors `vector_name` is taken.
+        """
+        return await self._import(collection, read_qdrant(source, vector_name), progress)
+
+    async def export_to(
+        self, collection: str, folder: str | Path, *, progress: Imported | None = None
+    ) -> int:
+        """Write a collection into a folder as JSON lines and a .npy file; gives the number of points.
+
+        Takes a batch at a time: what others commit meanwhile may be in it or not, unless the transaction is
+        REPEATABLE READ. Times and aliases are not kept.
+        """
+        found = await self._collection(collection)
+        last = ""
+        with ExportWriter(folder, found.dimensions) as writer:
+            while rows := await self._rows(queries.exported(found.name, after=last, limit=BATCH)):
+                writer.add(row._tuple() for row in rows)
+                last = rows[-1][0]
+                if progress is not None:
+                    progress(writer.points)
+            writer.finish(
+                {
+                    "name": found.name,
+                    "dimensions": found.dimensions,
+                    "distance": str(found.distance),
+                    "description": found.description,
+                    "embedding_model": found.embedding_model,
+                    "metadata": found.metadata_,
+                }
+            )
+        return writer.points
+
+    async def import_from(
+        self, folder: str | Path, *, collection: str | None = None, progress: Imported | None = None
+    ) -> int:
+        """Store what `export_to` has written, under its own name or another; gives the number of points.
+
+        Makes the collection where it is missing; points that are there get the exported vector and payload.
+        """
+        described, points = read_export(folder)
+        name = described.get("name") if collection is None else collection
+        if not isinstance(name, str) or described.get("distance") not in list(KnowledgeDistance):
+            raise InvalidInputError(f"{folder}: collection.json needs a name and a distance; export again")
+        known = await self._first(collections.find(name))
+        await self.create_collection(
+            name if known is None else known.name,
+            distance=KnowledgeDistance(described["distance"]),
+            description=described.get("description"),
+            embedding_model=described.get("embedding_model"),
+            metadata=described.get("metadata"),
+        )
+        return await self._import(name, points, progress)
+
+    async def _import(
+        self, collection: str, points: Iterable[Mapping[str, Any]], progress: Imported | None
+    ) -> int:
+        await self._name(collection)
+        done = 0
+        for batch in batches(points, BATCH):
+            await self.upsert(collection, batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+        return done
+
+    async def _affected(self, statement: Delete | Update) -> int:
+        """Run a statement that writes; gives the number of its rows."""
+        with translated():
+            options = {"synchronize_session": False}
+            result = await self._session.execute(statement, execution_options=options)
+            return cast("CursorResult[Any]", result).rowcount
+
+
+async def _copy(
+    session: AsyncSession, staged: Table, name: str, rows: Mapping[str, tuple[Any, Mapping[str, Any]]]
+) -> None:
+    # Two writers that lock rows in one order cannot wait for each other.
+    order = {id_: place for place, id_ in enumerate(sorted(rows))}
+    sent = [""]
+
+    def values() -> Iterator[tuple[Any, ...]]:
+        for id_, (vector, payload) in rows.items():
+            sent[0] = id_
+            yield order[id_], name, id_, vector, payload
+
+    try:
+        await copy_rows(session, staged, list(staged.c), values())
+    except InvalidInputError as error:
+        if not (told := re.fullmatch(r"row \d+: \w+\.(.*)", str(error), re.DOTALL)):
+            raise
+        raise type(error)(f"point {sent[0][:60]!r}: {told[1]}") from None

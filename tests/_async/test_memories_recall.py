@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import corpus
+import numpy as np
+import pytest
+from plans import Explain
+from sqlalchemy import text
+
+from alfred_db import AsyncDatabase, Memory
+from alfred_db.errors import InvalidInputError
+from alfred_db.memories_results import RecallWeights
+from alfred_db.models.base import table_of
+from alfred_db.queries import memories_recall as queries
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async import memories_recall
+from alfred_db.repositories._async.bulk import add_many
+from alfred_db.repositories._async.copy import table_name
+from alfred_db.repositories._async.memories import AsyncMemoryRepository
+from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
+from alfred_db.search import SearchPath
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+HALF_LIFE = timedelta(days=30)
+TOP = 10
+
+
+def blend(similarities: np.ndarray, weights: RecallWeights) -> np.ndarray:
+    """The score of each memory, written down a second time."""
+    importance = 1 - weights.importance * (1 - _importances() / 10)
+    recency = 1 - weights.recency * (1 - 2.0 ** -_ages())
+    blended: np.ndarray = np.maximum(similarities, 0) * importance * recency
+    return blended
+
+
+def _importances() -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 11, len(corpus.documents()))
+
+
+def _ages() -> np.ndarray:
+    """In half-lives."""
+    return np.random.default_rng(2).exponential(1.0, len(corpus.documents()))
+
+
+@pytest.fixture
+async def bank(uow: AsyncUnitOfWork) -> int:
+    """The real glosses, with importances and ages of any kind, as the only bank."""
+    bank = await AsyncMemoryBankRepository(uow.session).get_or_create("glosses")
+    rows = [
+        {
+            "memory_bank_id": bank.id,
+            "content": document["text"],
+            "importance": int(importance),
+            "last_accessed": NOW - HALF_LIFE * float(age),
+        }
+        for document, importance, age in zip(corpus.documents(), _importances(), _ages(), strict=True)
+    ]
+    vectors, _ = corpus.vectors()
+    await add_many(uow.session, Memory, rows, vectors={"embedding": vectors})
+    await uow.session.execute(text(f"ANALYZE {table_name(uow.session, table_of(Memory))}"))
+    return bank.id
+
+
+async def test_recall_is_the_exact_blend_on_real_data(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    vectors, questions = corpus.vectors()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    first = (await memories.list(bank, limit=1)).items[0].id
+    equal = certified = 0
+    for question in questions:
+        scores = blend(unit @ (question / np.linalg.norm(question)), RecallWeights())
+        expected = np.sort(scores)[::-1][:TOP]
+        found = await memories.recall(bank, question, half_life=HALF_LIFE, now=NOW, exact=False)
+        given = [hit.score for hit in found]
+        assert given == pytest.approx([scores[hit.row.id - first] for hit in found], abs=1e-4)
+        assert found.path is SearchPath.HNSW_ITERATIVE
+        equal += bool(np.allclose(given, expected, atol=1e-5))
+        certified += found.certified
+    print(f"\nequal to the exact blend: {equal} of {len(questions)}; certified: {certified}")
+    assert len(questions) == 300
+    assert equal / len(questions) >= 0.99
+    assert certified / len(questions) >= 0.99
+
+
+async def test_a_small_bank_is_compared_whole(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    vectors, questions = corpus.vectors()
+    found = await memories.recall(bank, questions[0], half_life=HALF_LIFE, now=NOW)
+    assert (found.path, found.certified, found.candidates) == (SearchPath.EXACT, True, len(vectors))
+    assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    "weights", [RecallWeights(1, 1), RecallWeights(0, 1), RecallWeights(1, 0), RecallWeights(0, 0)]
+)
+async def test_the_certificate_holds_for_any_weights(
+    uow: AsyncUnitOfWork, bank: int, weights: RecallWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the whole were too large: what is not certified must say so, what is must be right.
+    monkeypatch.setattr(memories_recall, "FIRST", 20)
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    right = certified = 0
+    for question in questions[:40]:
+        kind = {"half_life": HALF_LIFE, "now": NOW, "weights": weights}
+        exact = await memories.recall(bank, question, exact=True, **kind)  # type: ignore[arg-type]
+        found = await memories.recall(bank, question, exact=False, **kind)  # type: ignore[arg-type]
+        certified += found.certified
+        right += found.certified and [hit.row.id for hit in found] == [hit.row.id for hit in exact]
+        assert found.candidates in (200, 400, 800, 1000)
+    assert certified >= 30
+    assert right >= certified - 1  # what the index itself misses
+
+
+async def test_candidates_are_doubled_until_they_suffice(
+    uow: AsyncUnitOfWork, bank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memories_recall, "FIRST", 25)
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    wanted = {
+        (
+            await memories.recall(bank, question, limit=1, now=NOW, weights=RecallWeights(1, 1), exact=False)
+        ).candidates
+        for question in questions[:60]
+    }
+    assert len(wanted) > 1
+    assert wanted <= {25, 50, 100, 200, 400, 800, 1000}
+
+
+async def test_what_cannot_be_certified_is_compared_whole(
+    uow: AsyncUnitOfWork, bank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memories_recall, "MOST", 10)
+    monkeypatch.setattr(memories_recall, "COMPARED", 0)
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    found = await memories.recall(bank, questions[0], now=NOW)
+    assert (found.path, found.certified, found.candidates) == (SearchPath.EXACT, True, 2000)
+    never = await memories.recall(bank, questions[0], now=NOW, exact=False)
+    assert (never.path, never.certified, never.candidates) == (SearchPath.HNSW_ITERATIVE, False, 10)
+    monkeypatch.setattr(memories_recall, "WHOLE", 100)
+    large = await memories.recall(bank, questions[0], now=NOW)
+    assert (large.path, large.certified) == (SearchPath.HNSW_ITERATIVE, False)
+
+
+async def test_a_bank_with_fewer_memories_than_wanted_gives_them_all(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    few = await AsyncMemoryBankRepository(uow.session).get_or_create("few")
+    _, questions = corpus.vectors()
+    for number in range(3):
+        await memories.remember(few, f"{number}", embedding=questions[number])
+    found = await memories.recall(few, questions[0])
+    assert (len(found), found.certified, found.candidates) == (3, True, 3)
+    forced = await memories.recall(few, questions[0], exact=False)
+    assert not forced.certified
+    empty = await AsyncMemoryBankRepository(uow.session).get_or_create("empty")
+    nothing = await memories.recall(empty, questions[0])
+    assert (len(nothing), nothing.certified, nothing.candidates) == (0, True, 0)
+
+
+async def test_the_vector_index_serves_the_recall(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    for question in questions[:12]:  # the driver prepares what it has run five times
+        found = await memories.recall(bank, question, now=NOW, exact=False)
+        assert len(found) == TOP
+    parameters = {
+        "bank": bank,
+        "embedding": questions[0],
+        "importance_weight": 0.3,
+        "recency_weight": 0.3,
+        "half_life": 86400.0,
+        "now": None,
+    }
+    plan = "\n".join(await uow.session.scalars(Explain(queries.recall(TOP, 200)), parameters))
+    assert "Index Scan using idx_memories_embedding" in plan
+    assert "Seq Scan" not in plan
+
+
+async def test_a_weight_is_a_part_of_the_score() -> None:
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidInputError, match=r"weights\.importance: expected 0 to 1"):
+            RecallWeights(importance=wrong)
+        with pytest.raises(InvalidInputError, match=r"weights\.recency: expected 0 to 1"):
+            RecallWeights(recency=wrong)
+
+
+async def test_a_failed_recall_leaves_no_setting_behind(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        memories = AsyncMemoryRepository(uow.session)
+        bank = await AsyncMemoryBankRepository(uow.session).get_or_create("bank")
+        await memories.remember(bank, "x", embedding=[1.0] * 384)
+        await memories.recall(bank, [1.0] * 384, exact=False)
+    async with committed.session() as session:
+        assert await session.scalar(text("SHOW plan_cache_mode")) == "auto"

@@ -1,0 +1,57 @@
+"""Example calls of the statements about the points of knowledge collections."""
+
+from __future__ import annotations
+
+from unit.examples import Call, call
+
+from alfred_db import KnowledgeDistance, KnowledgePoint
+from alfred_db.filters import Filter, eq, size
+from alfred_db.queries._knowledge import partition, with_ids
+
+COLLECTION = "collection-4711"
+IDS = ["point-4711", 4712]
+WHERE = Filter(must=[eq("payload.key-4711", "value-4711"), size("payload.key-4712", gte=4713)])
+WHICH = with_ids(IDS)
+PAYLOAD = {"key-4711": "value-4711"}
+
+EXAMPLES: dict[str, list[Call]] = {
+    "retrieve": [
+        call(COLLECTION, IDS, with_vectors=False),
+        call(COLLECTION, IDS, with_vectors=True),
+    ],
+    "vectors": [call(COLLECTION, IDS)],
+    "scroll": [
+        call(COLLECTION, where=None, after=None, limit=471, with_vectors=False),
+        call(COLLECTION, where=WHERE, after="WyJhLTQ3MTEiXQ==", limit=471, with_vectors=True),
+    ],
+    "exported": [call(COLLECTION, after="point-4711", limit=471)],
+    "count": [call(COLLECTION, None), call(COLLECTION, KnowledgePoint.id == "point-4711")],
+    "facet": [
+        call(COLLECTION, "key-4711.key-4712", where=None, limit=471),
+        call(COLLECTION, "key-4711", where=WHERE, limit=471),
+    ],
+    "remove": [call(COLLECTION, WHICH)],
+    "set_payload": [call(COLLECTION, WHICH, PAYLOAD)],
+    "overwrite_payload": [call(COLLECTION, WHICH, PAYLOAD)],
+    "delete_payload": [call(COLLECTION, WHICH, ["key-4711"])],
+    "best_of_groups": [
+        call(
+            "key-4711",
+            partition(COLLECTION, KnowledgeDistance.COSINE),
+            where=None,
+            groups=4711,
+            size=4712,
+            among=None,
+            max_distance=None,
+        ),
+        call(
+            "key-4711",
+            partition(COLLECTION, KnowledgeDistance.DOT),
+            where=WHERE,
+            groups=4711,
+            size=4712,
+            among=["value-4711", 4713],
+            max_distance=4714.5,
+        ),
+    ],
+}
