@@ -92,7 +92,7 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
     def checked(value: Any) -> bytes:
         try:
             return pack(value)
-        except (TypeError, ValueError, AttributeError, struct.error, OverflowError) as error:
+        except (TypeError, ValueError, AttributeError, struct.error, ArithmeticError) as error:
             table: Table = column.table
             raise InvalidInputError(
                 f"{table.name}.{column.name}: expected a value for {type_!r}, got {type(value).__name__} ({error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def filled(
             values = _filled(row, catalog, now)
         except (InvalidInputError, NotFoundError) as error:
             raise type(error)(f"row {number}: {error}") from None
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise InvalidInputError(
                 f"row {number}: {error}; give each value as its attribute has it"
             ) from None
@@ -110,6 +111,8 @@ def _filled(row: Mapping[str, Any], catalog: Mapping[int, Hosted], now: datetime
             priced = hosted.cost(created, tokens)
             if priced is not None:
                 values["cost"], values["currency"] = priced
+    if not math.isfinite(given("cost", 0)):
+        raise InvalidInputError("cost: expected a finite number")
     values.setdefault("currency", "USD")
     values.setdefault("metadata_", {})
     return values

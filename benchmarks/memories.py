@@ -34,7 +34,7 @@ from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
 SAMPLE = Path(__file__).parent.parent / "examples" / "data"
 HALF_LIFE = timedelta(days=30)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-QUERIES, WRITES = 300, 300
+QUERIES, WRITES, BLOCK = 300, 300, 30
 
 # The same score as the library's, as an application would write it by hand.
 EXACT_BLEND = """
@@ -94,31 +94,40 @@ def fill(db: Database, folder: Path) -> tuple[int, Any, Any]:
         ]
         add_many(uow.session, Memory, rows, vectors={"embedding": documents})
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("REINDEX INDEX idx_memories_embedding"))
         connection.execute(text("VACUUM (ANALYZE) memories"))
     return bank, documents, queries
 
 
 def recall(db: Database, raw: psycopg.Connection[Any], bank: int, queries: Any) -> tuple[float, float]:
-    """The ratio of times, and the share of queries with the same ten."""
+    """The ratio of times, and the share of queries with the same ten.
+
+    They take turns by blocks of queries: after each single scan of all rows the processor's caches would hold
+    nothing of the index, which is not how a database is used.
+    """
     ours: list[float] = []
     exact: list[float] = []
     equal = certified = 0
-    for query in queries:
-        with db.session() as session:
-            session.execute(text("SELECT 1"))  # begins the transaction
+    for block in np.array_split(queries, max(1, len(queries) // BLOCK)):
+        found, expected = [], []
+        for query in block:
+            with db.session() as session:
+                session.execute(text("SELECT 1"))  # begins the transaction
+                start = time.perf_counter()
+                found.append(MemoryRepository(session).recall(bank, query, half_life=HALF_LIFE, now=NOW))
+                ours.append(time.perf_counter() - start)
+        for query in block:
             start = time.perf_counter()
-            found = MemoryRepository(session).recall(bank, query, half_life=HALF_LIFE, now=NOW)
-            ours.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        parameters = (pack(query), bank, NOW, HALF_LIFE.total_seconds())
-        expected = raw.execute(EXACT_BLEND, parameters).fetchall()
-        exact.append(time.perf_counter() - start)
+            parameters = (pack(query), bank, NOW, HALF_LIFE.total_seconds())
+            expected.append(raw.execute(EXACT_BLEND, parameters).fetchall())
+            exact.append(time.perf_counter() - start)
         raw.rollback()
-        equal += {hit.row.id for hit in found} == {row[0] for row in expected}
-        certified += found.certified
+        for given, wanted in zip(found, expected, strict=True):
+            equal += {hit.row.id for hit in given} == {row[0] for row in wanted}
+            certified += given.certified
     ratio = median(ours) / median(exact)
     show("recall", ours, "exact blend", exact)
-    print(f"  the same ten: {equal} of {len(queries)}; certified: {certified}; path: {found.path}")
+    print(f"  the same ten: {equal} of {len(queries)}; certified: {certified}; path: {given.path}")
     return ratio, equal / len(queries)
 
 

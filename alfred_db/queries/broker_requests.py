@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import Lateral
 
 from ..broker_results import UsageKey
 from ..models import (
@@ -74,27 +75,21 @@ def finish(
 
     Without `latency_ms` among the values, the time since then is taken.
     """
-    old, price = aliased(BrokerRequest), HostedModelPrice
-    holding = (
-        select(price.input_price, price.output_price, price.cached_input_price, price.currency)
-        .where(price.hosted_model_id == old.hosted_model_id, price.valid_from <= old.created_at)
-        .order_by(price.valid_from.desc())
-        .limit(1)
-        .correlate(old)
-        .lateral()
-    )
+    old = aliased(BrokerRequest)
     passed = func.round(extract("epoch", func.statement_timestamp() - old.created_at) * 1000)
-    found = (
-        select(
-            old.id,
-            _cost(holding.c, tokens).label("cost"),
-            func.coalesce(holding.c.currency, old.currency).label("currency"),
-            cast(func.least(func.greatest(passed, 0), _MAX_INTEGER), Integer).label("latency_ms"),
-        )
-        .outerjoin(holding, true())
-        .where(old.id == request, old.created_at == created_at)
-        .cte("found")
+    latency = cast(func.least(func.greatest(passed, 0), _MAX_INTEGER), Integer)
+    source = select(old.id, latency.label("latency_ms")).where(
+        old.id == request, old.created_at == created_at
     )
+    if tokens is None:
+        source = source.add_columns(old.cost, old.currency)
+    else:
+        price = _price_then(old)
+        currency = func.coalesce(price.c.currency, old.currency)
+        source = source.outerjoin(price, true()).add_columns(
+            _cost(price.c, tokens).label("cost"), currency.label("currency")
+        )
+    found = source.cte("found")
     new: dict[str, Any] = {
         "finished_at": func.statement_timestamp(),
         "cost": found.c.cost,
@@ -115,10 +110,21 @@ def finish(
     )
 
 
-def _cost(price: Any, tokens: tuple[int, int, int] | None) -> ColumnElement[Any]:
+def _price_then(request: type[BrokerRequest]) -> Lateral:
+    """The price that held when the request was made."""
+    price = HostedModelPrice
+    return (
+        select(price.input_price, price.output_price, price.cached_input_price, price.currency)
+        .where(price.hosted_model_id == request.hosted_model_id, price.valid_from <= request.created_at)
+        .order_by(price.valid_from.desc())
+        .limit(1)
+        .correlate(request)
+        .lateral()
+    )
+
+
+def _cost(price: Any, tokens: tuple[int, int, int]) -> ColumnElement[Any]:
     """NUMERIC all the way, and so exact; NULL without a price."""
-    if tokens is None:
-        return null()
     prompt, completion, cached = tokens
     total: ColumnElement[Any] = (
         price.input_price * (prompt - cached)

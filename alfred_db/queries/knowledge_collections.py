@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -10,10 +10,8 @@ from sqlalchemy import (
     Select,
     Text,
     TextClause,
-    any_,
     column,
     delete,
-    exists,
     func,
     literal,
     or_,
@@ -112,27 +110,22 @@ def list_(*, after: str | None, limit: int) -> Select[KnowledgeCollection]:
     return page(select(KnowledgeCollection), [KnowledgeCollection.name], after=after, limit=limit)
 
 
-def named(names: Sequence[str]) -> Select[str]:
-    """Which of the names are collections."""
-    return select(KnowledgeCollection.name).where(
-        KnowledgeCollection.name == any_(literal(list(names), ARRAY(Text)))
-    )
-
-
 def alias(name: str) -> Select[KnowledgeAlias]:
     return select(KnowledgeAlias).where(KnowledgeAlias.alias == name)
 
 
 def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
     """Have the aliases stand for these collections, all at once; what cannot be is left out."""
-    wanted = func.unnest(
-        literal(list(aliases), ARRAY(Text)), literal(list(aliases.values()), ARRAY(Text))
-    ).table_valued(column("alias", Text), column("collection", Text), name="wanted")
+    wanted = (
+        func.unnest(literal(list(aliases), ARRAY(Text)), literal(list(aliases.values()), ARRAY(Text)))
+        .table_valued(column("alias", Text), column("collection", Text), name="wanted")
+        .render_derived()
+    )
     same = aliased(KnowledgeCollection)
     found = (
         select(wanted.c.alias, KnowledgeCollection.name, func.now())
         .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
-        .where(~exists().where(same.name == wanted.c.alias))
+        .where(~select(same.name).where(same.name == wanted.c.alias).exists())
         .order_by(wanted.c.alias)
     )
     statement = insert(KnowledgeAlias).from_select(

@@ -12,12 +12,14 @@ from sqlalchemy import (
     Text,
     Update,
     cast,
+    column,
     delete,
     func,
     literal,
     literal_column,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
@@ -76,12 +78,17 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
     path = cast(literal_column("'$[*]'"), JSONPATH)
-    value = func.jsonb_path_query(inside(key), path, type_=JSONB).column_valued("value")
+    found = (
+        func.jsonb_path_query(inside(key), path)
+        .table_valued(column("value", JSONB), name="found")
+        .render_derived()
+    )
+    value = found.c.value
     points = func.count(KnowledgePoint.id.distinct()).label("points")
     statement = (
         select(value, points)
         .select_from(KnowledgePoint)
-        .join(value, literal_column("true"))
+        .join(found, true())
         .where(_of(collection), func.jsonb_typeof(value).in_(SCALARS))
     )
     return _matching(statement, where).group_by(value).order_by(points.desc(), value).limit(limit)

@@ -42,35 +42,21 @@ def recall(limit: int, candidates: int | None) -> Select[Any]:
     Run it with `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in seconds, `now` or None.
     """
     found = distance(Memory).label("distance")
-    inner = select(
-        Memory.id,
-        Memory.importance,
-        func.coalesce(Memory.last_accessed, Memory.created_at).label("used"),
-        found,
-    ).where(Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory))
+    inner = select(*columns_of(Memory), found).where(
+        Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory)
+    )
     if candidates is not None:
         inner = inner.order_by(found).limit(literal_limit(candidates))
-    near = inner.cte("candidates").prefix_with("MATERIALIZED")
-    score = _similarity(near.c.distance) * _importance(near.c.importance) * _recency(near.c.used)
-    best = (
-        select(near.c.id, near.c.distance, score.label("score"))
+    near = inner.subquery("candidates")
+    used = func.coalesce(near.c.last_accessed, near.c.created_at)
+    score = _similarity(near.c.distance) * _importance(near.c.importance) * _recency(used)
+    most = select(func.max(Memory.importance)).scalar_subquery()
+    bound = _similarity(func.max(near.c.distance).over()) * _importance(most)
+    compared = func.count().over()
+    return (
+        select(near, score.label("score"), bound.label("bound"), compared.label("compared"))
         .order_by(score.desc(), near.c.id)
         .limit(literal_limit(limit))
-        .subquery("best")
-    )
-    most = select(func.max(Memory.importance)).scalar_subquery()
-    bound = select(_similarity(func.max(near.c.distance)) * _importance(most)).scalar_subquery()
-    compared = select(func.count()).select_from(near).scalar_subquery()
-    return (
-        select(
-            *columns_of(Memory),
-            best.c.distance,
-            best.c.score,
-            bound.label("bound"),
-            compared.label("compared"),
-        )
-        .join(best, Memory.id == best.c.id)
-        .order_by(best.c.score.desc(), Memory.id)
     )
 
 

@@ -54,7 +54,7 @@ IMMUTABLE = _words(
 OF_THEIR_OWN = re.compile(r"pg_notify|pg_(try_)?advisory_\w+")
 SEVERAL_ROWS = re.compile(r"\b(UPDATE|DELETE|ON CONFLICT|MERGE|INSERT)\b", re.IGNORECASE)
 KEYWORDS_BEFORE_PARENTHESIS = _words(
-    "stdin stdout copy and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
+    "analyze stdin stdout copy and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
     " order over partition returning select set values vector halfvec numeric varchar char when where with within"
     " then else case using update delete limit offset union all distinct lateral recursive is like ilike materialized"
     " text jsonb uuid bigint integer timestamptz any some between cast row index only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -153,6 +154,9 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
 
         The cost of requests that were logged before does not change. Raises NotFoundError.
         """
+        for price in (input_price, output_price, cached_input_price or 0):
+            if not (math.isfinite(price) and price >= 0):
+                raise InvalidInputError(f"price: expected a finite number of 0 or more, got {price}")
         parent = _known("hosted model", f"{provider}/{code}", await self.get_hosted_model(provider, code))
         return await self._put(
             HostedModelPrice,

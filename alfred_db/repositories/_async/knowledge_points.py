@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update
+from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import InvalidInputError, translated
@@ -63,7 +63,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
             )
             await _copy(session, staged, name, rows)
             merge = bulk.merge(POINTS, stage, _WRITTEN, [POINTS.c.collection, POINTS.c.id], "update")
-            written = cast("CursorResult[Any]", await session.execute(merge)).rowcount
+            written = await self._affected(merge)
             await self._analyze(name, len(rows))
         return written
 
@@ -182,7 +182,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         last = ""
         with ExportWriter(folder, found.dimensions) as writer:
             while rows := await self._rows(queries.exported(found.name, after=last, limit=BATCH)):
-                writer.add(row._tuple() for row in rows)
+                writer.add((id_, payload, vector) for id_, payload, vector in rows)
                 last = rows[-1][0]
                 if progress is not None:
                     progress(writer.points)
@@ -231,10 +231,10 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
                 progress(done)
         return done
 
-    async def _affected(self, statement: Delete | Update) -> int:
+    async def _affected(self, statement: Insert | Update | Delete) -> int:
         """Run a statement that writes; gives the number of its rows."""
         with translated():
-            options = {"synchronize_session": False}
+            options = {"synchronize_session": False, "preserve_rowcount": True}
             result = await self._session.execute(statement, execution_options=options)
             return cast("CursorResult[Any]", result).rowcount
 

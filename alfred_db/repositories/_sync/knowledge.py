@@ -124,15 +124,14 @@ class KnowledgeRepository(KnowledgePoints):
         partition = self._partition(collection)
         liked, disliked = ids_of(positive), ids_of(negative)
         given = {*liked, *disliked}
+        within("limit", limit, 1, MAX_LIMIT)
         if not liked or len(given) + limit > MAX_LIMIT:
             raise InvalidInputError(
                 f"positive: expected at least one id, and at most {MAX_LIMIT} ids and hits together"
             )
         name = partition.parameters["collection"]
         rows = self._rows(queries.vectors(name, sorted(given)))
-        target = _recommended(
-            dict(row._tuple() for row in rows), liked, disliked, unit=partition.operator is None
-        )
+        target = _recommended(dict(rows), liked, disliked, unit=partition.operator is None)
         found = self._search(partition, target, limit=limit + len(given), where=where, params=params)
         hits = [hit for hit in found if hit.row.id not in given][:limit]
         return SearchResult(hits, found.path, found.truncated and len(hits) < limit, found.candidates)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update
+from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
 from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, translated
@@ -64,7 +64,7 @@ class KnowledgePoints(KnowledgeCollections):
             )
             _copy(session, staged, name, rows)
             merge = bulk.merge(POINTS, stage, _WRITTEN, [POINTS.c.collection, POINTS.c.id], "update")
-            written = cast("CursorResult[Any]", session.execute(merge)).rowcount
+            written = self._affected(merge)
             self._analyze(name, len(rows))
         return written
 
@@ -183,7 +183,7 @@ class KnowledgePoints(KnowledgeCollections):
         last = ""
         with ExportWriter(folder, found.dimensions) as writer:
             while rows := self._rows(queries.exported(found.name, after=last, limit=BATCH)):
-                writer.add(row._tuple() for row in rows)
+                writer.add((id_, payload, vector) for id_, payload, vector in rows)
                 last = rows[-1][0]
                 if progress is not None:
                     progress(writer.points)
@@ -232,10 +232,10 @@ class KnowledgePoints(KnowledgeCollections):
                 progress(done)
         return done
 
-    def _affected(self, statement: Delete | Update) -> int:
+    def _affected(self, statement: Insert | Update | Delete) -> int:
         """Run a statement that writes; gives the number of its rows."""
         with translated():
-            options = {"synchronize_session": False}
+            options = {"synchronize_session": False, "preserve_rowcount": True}
             result = self._session.execute(statement, execution_options=options)
             return cast("CursorResult[Any]", result).rowcount
 

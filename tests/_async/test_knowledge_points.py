@@ -1,0 +1,521 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, literal_column, select
+
+from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint
+from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
+from alfred_db.filters import Filter, eq, exists, range_, size
+from alfred_db.knowledge_filters import qdrant_filter
+from alfred_db.knowledge_results import FacetCount
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async import knowledge_points
+from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
+
+LEGAL, SOCIAL = "legal-knowledge", "social-knowledge"
+VECTORS = np.random.default_rng(5).normal(size=(60, 1536)).astype(np.float32)
+EVERY = Filter()
+
+
+@pytest.fixture
+def knowledge(uow: AsyncUnitOfWork) -> AsyncKnowledgeRepository:
+    return AsyncKnowledgeRepository(uow.session)
+
+
+@pytest.fixture
+async def filled(knowledge: AsyncKnowledgeRepository) -> AsyncKnowledgeRepository:
+    """Points 0 to 11 without vectors, and one of another collection that no call may touch."""
+    await knowledge.upsert(LEGAL, [{"id": number, "payload": PAYLOADS[number]} for number in range(12)])
+    await knowledge.upsert(SOCIAL, [{"id": 1, "payload": {"kept": True}}])
+    return knowledge
+
+
+PAYLOADS: list[dict[str, Any]] = [
+    {
+        "number": number,
+        "lang": ("en", "de", "fr")[number % 3],
+        "tags": [f"t{number % 4}", "all", "all"],
+        "doc": {"name": f"d{number // 5}", "parts": [{"part": number}]},
+        "even": number % 2 == 0,
+        "at": f"2026-01-{number + 1:02}T00:00:00Z",
+        **(
+            {"note": None}
+            if number < 2
+            else {"note": []}
+            if number < 4
+            else {"note": "x"}
+            if number < 6
+            else {}
+        ),
+    }
+    for number in range(12)
+]
+
+
+async def payload(knowledge: AsyncKnowledgeRepository, id_: Any, collection: str = LEGAL) -> Any:
+    (point,) = await knowledge.retrieve(collection, [id_])
+    return point.payload
+
+
+async def versions(knowledge: AsyncKnowledgeRepository) -> dict[str, str]:
+    """The server's own mark of each row's version."""
+    marks = select(KnowledgePoint.id, literal_column("ctid::text")).where(KnowledgePoint.collection == LEGAL)
+    return {row[0]: row[1] for row in await knowledge._session.execute(marks)}
+
+
+async def test_points_are_given_back_as_they_came(knowledge: AsyncKnowledgeRepository) -> None:
+    key = uuid.uuid4()
+    stored = [
+        {"id": 42, "vector": VECTORS[0], "payload": {"a": [1, None, {"b": "é\n\"'%s::;"}]}},
+        {"id": key, "vector": list(map(float, VECTORS[1]))},
+        {"id": "x'; DROP TABLE knowledge_points; --", "payload": {"big": "y" * 1_000_000}},
+    ]
+    assert await knowledge.upsert(LEGAL, stored) == 3
+    found = await knowledge.retrieve(
+        LEGAL, [stored[2]["id"], "none", str(key), 42, "42", key], with_vectors=True
+    )
+    assert [point.id for point in found] == [stored[2]["id"], str(key), "42"]
+    assert [point.payload for point in found] == [stored[2]["payload"], {}, stored[0]["payload"]]
+    assert found[0].embedding is None
+    assert found[1].embedding is not None
+    assert np.array_equal(found[1].embedding, VECTORS[1])
+    assert await knowledge.retrieve(LEGAL, []) == []
+    assert await knowledge.upsert(LEGAL, []) == 0
+
+
+async def test_an_upsert_rewrites_only_what_differs(knowledge: AsyncKnowledgeRepository) -> None:
+    rows: list[dict[str, Any]] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
+    await knowledge.upsert(LEGAL, rows)
+    before = await versions(knowledge)
+    rows[3] = {**rows[3], "payload": {"n": "new"}}
+    rows[5] = {**rows[5], "vector": VECTORS[50]}
+    assert await knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3
+    after = await versions(knowledge)
+    assert {key for key in after if before.get(key) != after[key]} == {"3", "5", "more"}
+    assert await payload(knowledge, 3) == {"n": "new"}
+    assert (await knowledge.query(LEGAL, VECTORS[50], limit=1)).hits[0].row.id == "5"
+    assert await knowledge.count(LEGAL) == 21
+
+
+async def test_of_points_that_share_an_id_the_last_one_counts(knowledge: AsyncKnowledgeRepository) -> None:
+    many = [{"id": key, "payload": {"n": n}} for n, key in enumerate([7, "7", 8, 7])]
+    assert await knowledge.upsert(LEGAL, many) == 2
+    assert await payload(knowledge, 7) == {"n": 3}
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"vector": VECTORS[0]}, "point 1: expected a mapping with id"),
+        ({"id": 1, "text": "x"}, "point 1: expected a mapping with id"),
+        ("x", "point 1: expected a mapping with id"),
+        ({"id": ""}, "point id: expected an integer"),
+        ({"id": None}, "point id: expected an integer"),
+        ({"id": True}, "point id: expected an integer"),
+        ({"id": 1.5}, "point id: expected an integer"),
+        ({"id": "a\0b"}, "NUL"),
+        ({"id": "x" * 100_000}, ""),
+        ({"id": "x", "payload": [1]}, "payload: expected a mapping"),
+        ({"id": "x", "payload": {"a": float("nan")}}, "point 'x': payload"),
+        ({"id": "x", "payload": {"a": "b\0"}}, "point 'x': payload: .*NUL"),
+        ({"id": "x", "payload": {"a": {1, 2}}}, "point 'x': payload"),
+        ({"id": "x", "payload": {"a": "\ud800"}}, ""),
+    ],
+)
+async def test_a_wrong_point_is_one_clear_error(
+    knowledge: AsyncKnowledgeRepository, point: Any, message: str
+) -> None:
+    async with knowledge._session.begin_nested():
+        with pytest.raises(InvalidInputError, match=message):
+            async with knowledge._session.begin_nested():
+                await knowledge.upsert(LEGAL, [{"id": "good"}, point])
+    assert await knowledge.count(LEGAL) == 0
+
+
+async def test_a_thousand_points_are_one_upsert(knowledge: AsyncKnowledgeRepository) -> None:
+    rows = [{"id": n, "payload": {"n": n}} for n in range(1500)]
+    assert await knowledge.upsert(LEGAL, rows) == 1500
+    assert await knowledge.count(LEGAL) == 1500
+
+
+async def test_points_are_removed_by_id_or_filter(filled: AsyncKnowledgeRepository) -> None:
+    assert await filled.delete(LEGAL, ids=[1, "2", "none"]) == 2
+    assert await filled.delete(LEGAL, where=Filter(must=[eq("payload.lang", "de")])) == 3
+    assert await filled.delete(LEGAL, where=KnowledgePoint.id == "3") == 1
+    assert await filled.count(LEGAL) == 6
+    assert await filled.delete(LEGAL, ids=[]) == 0
+    assert await filled.delete(LEGAL, where=EVERY) == 6
+    assert await filled.count(SOCIAL) == 1
+
+
+async def test_a_payload_is_set_overwritten_and_pruned(filled: AsyncKnowledgeRepository) -> None:
+    assert await filled.set_payload(LEGAL, {"lang": "it", "new'; --": [1]}, ids=[0, 1, "none"]) == 2
+    assert await payload(filled, 1) == {**PAYLOADS[1], "lang": "it", "new'; --": [1]}
+    before = await versions(filled)
+    assert await filled.set_payload(LEGAL, {"lang": "it"}, ids=[0, 1]) == 0
+    assert await versions(filled) == before
+    assert (
+        await filled.overwrite_payload(LEGAL, {"only": 1}, where=Filter(must=[eq("payload.lang", "it")])) == 2
+    )
+    assert await payload(filled, 0) == {"only": 1}
+    assert await filled.delete_payload(LEGAL, ["lang", "number", "nope", "x'y"], ids=[0, 5]) == 1
+    assert await payload(filled, 5) == {k: v for k, v in PAYLOADS[5].items() if k not in ("lang", "number")}
+    assert await filled.overwrite_payload(LEGAL, {}, where=EVERY) == 12
+    assert await filled.facet(LEGAL, "lang") == []
+    assert await payload(filled, 1, SOCIAL) == {"kept": True}
+
+
+async def test_a_change_of_payload_keeps_the_vector_and_the_time(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        await AsyncKnowledgeRepository(uow.session).upsert(LEGAL, [{"id": 1, "vector": VECTORS[0]}])
+    async with committed.begin() as uow:
+        knowledge = AsyncKnowledgeRepository(uow.session)
+        await knowledge.set_payload(LEGAL, {"a": 1}, ids=[1])
+        (point,) = await knowledge.retrieve(LEGAL, [1], with_vectors=True)
+        assert point.updated_at > point.created_at
+        assert point.embedding is not None
+        assert np.array_equal(point.embedding, VECTORS[0])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda one: one.delete(LEGAL),
+        lambda one: one.delete(LEGAL, ids=[1], where=EVERY),
+        lambda one: one.set_payload(LEGAL, {"a": 1}),
+        lambda one: one.overwrite_payload(LEGAL, {"a": 1}, ids=[1], where=EVERY),
+        lambda one: one.delete_payload(LEGAL, ["a"]),
+        lambda one: one.delete(LEGAL, ids="12"),
+        lambda one: one.delete_payload(LEGAL, "lang", ids=[1]),
+        lambda one: one.set_payload(LEGAL, [1], ids=[1]),
+        lambda one: one.set_payload(LEGAL, {"a": float("inf")}, ids=[1]),
+        lambda one: one.set_payload(LEGAL, {"a": "\0"}, ids=[1]),
+        lambda one: one.set_payload(LEGAL, {"a": object()}, ids=[1]),
+        lambda one: one.retrieve(LEGAL, [None]),
+        lambda one: one.facet(LEGAL, ""),
+        lambda one: one.facet(LEGAL, "lang", limit=0),
+        lambda one: one.scroll(LEGAL, limit=0),
+        lambda one: one.scroll(LEGAL, after="x"),
+        lambda one: one.count(LEGAL, where=Filter(must=[eq("nope", 1)])),
+    ],
+)
+async def test_a_wrong_call_changes_nothing(filled: AsyncKnowledgeRepository, call: Any) -> None:
+    before = await versions(filled)
+    with pytest.raises(InvalidInputError):
+        await call(filled)
+    assert await versions(filled) == before
+
+
+async def test_pages_cover_everything_once(filled: AsyncKnowledgeRepository) -> None:
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = await filled.scroll(LEGAL, after=after, limit=5)
+        seen += [point.id for point in page]
+        after = page.next
+        if after is None:
+            break
+    assert sorted(seen, key=int) == [str(number) for number in range(12)]
+    german = await filled.scroll(LEGAL, where=Filter(must=[eq("payload.lang", "de")]), with_vectors=True)
+    assert sorted(point.payload["number"] for point in german) == [1, 4, 7, 10]
+    assert {point.embedding is None for point in german} == {True}
+
+
+async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> None:
+    assert await filled.facet(LEGAL, "lang") == [FacetCount(name, 4) for name in ("de", "en", "fr")]
+    assert await filled.facet(LEGAL, "doc.name", limit=2) == [FacetCount("d0", 5), FacetCount("d1", 5)]
+    assert (await filled.facet(LEGAL, "tags"))[0] == FacetCount("all", 12)
+    assert await filled.facet(LEGAL, "even") == [FacetCount(False, 6), FacetCount(True, 6)]
+    assert await filled.facet(LEGAL, "number", where=Filter(must=[range_("payload.number", gte=11)])) == [
+        FacetCount(11, 1)
+    ]
+    assert await filled.facet(LEGAL, "note") == [FacetCount("x", 2)]
+    assert await filled.facet(LEGAL, "doc") == []
+    assert await filled.facet(LEGAL, "'; --.%s") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"must": [{"key": "lang", "match": {"value": "de"}}]}, {1, 4, 7, 10}),
+        ({"must": {"key": "lang", "match": {"value": "de"}}, "should": None}, {1, 4, 7, 10}),
+        ({"must": [{"key": "tags", "match": {"value": "t3"}}]}, {3, 7, 11}),
+        ({"must": [{"key": "tags[]", "match": {"value": "t3"}}]}, {3, 7, 11}),
+        ({"must": [{"key": "doc.name", "match": {"any": ["d1", "d2"]}}]}, set(range(5, 12))),
+        ({"must": [{"key": "doc.parts[].part", "match": {"value": 9}}]}, {9}),
+        ({"must": [{"key": "lang", "match": {"except": ["de", "fr"]}}]}, {0, 3, 6, 9}),
+        ({"must": [{"key": "note", "match": {"except": ["x"]}}]}, {2, 3}),
+        ({"must": [{"key": "lang", "match": {"any": []}}]}, set()),
+        ({"must": [{"key": "even", "match": {"value": True}}]}, {0, 2, 4, 6, 8, 10}),
+        ({"must": [{"key": "number", "range": {"gte": 3, "lt": 5, "gt": None}}]}, {3, 4}),
+        ({"must": [{"key": "at", "range": {"gte": "2026-01-11T00:00:00Z"}, "match": None}]}, {10, 11}),
+        ({"must": [{"has_id": [1, "2", 99]}]}, {1, 2}),
+        ({"must": [{"is_null": {"key": "note"}}]}, {0, 1}),
+        ({"must": [{"is_empty": {"key": "note"}}]}, {0, 1, 2, 3, 6, 7, 8, 9, 10, 11}),
+        ({"must_not": [{"is_empty": {"key": "note"}}]}, {4, 5}),
+        ({"must": [{"key": "tags", "values_count": {"gt": 2}}]}, set(range(12))),
+        ({"must": [{"key": "note", "values_count": {"gte": 1}}]}, {4, 5}),
+        (
+            {
+                "should": [{"has_id": [0]}, {"must": [{"key": "lang", "match": {"value": "fr"}}]}],
+                "must_not": [{"key": "number", "range": {"gt": 5}}],
+            },
+            {0, 2, 5},
+        ),
+        ({"must": [{"key": "lang'; --", "match": {"value": "%s :a $1"}}]}, set()),
+        ({}, set(range(12))),
+    ],
+)
+async def test_filters_of_qdrant_select_what_they_say(
+    filled: AsyncKnowledgeRepository, given: dict[str, Any], expected: set[int]
+) -> None:
+    where = qdrant_filter(given)
+    assert {int(point.id) for point in await filled.scroll(LEGAL, where=where)} == expected
+    assert await filled.count(LEGAL, where=Filter.from_dict(where.as_dict())) == len(expected)
+    assert await filled.delete(LEGAL, where=where) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_should": {}}, "filter: 'min_should' is not supported"),
+        ({"must": [{"nested": {}}]}, r"filter.must\[0\]: 'nested' is not supported"),
+        ({"must": [{"key": "a", "geo_radius": {}}]}, "'geo_radius' is not supported"),
+        ({"must": [{"key": "a", "match": {"text": "x"}}]}, "'text' is not supported"),
+        ({"must": [{"key": "a", "match": {"value": 1}, "range": {"gt": 1}}]}, "'match, range' is not supp"),
+        ({"must": [{"key": "a", "match": {"value": {"b": 1}}}]}, "expected a text, a number"),
+        ({"must": [{"key": "a", "match": {"any": "x"}}]}, "expected an array"),
+        ({"must": [{"key": "a[]", "range": {"gt": 1}}]}, "supported in `match` only"),
+        ({"must": [{"key": "a", "range": {"about": 1}}]}, "expected some of gt, gte, lt, lte"),
+        ({"must": [{"key": "", "match": {"value": 1}}]}, "expected a key"),
+        ({"must": [{"key": 'a."b.c"', "match": {"value": 1}}]}, "expected a key"),
+        ({"must": [{"is_null": {}}]}, "expected a key"),
+        ({"must": "x"}, "expected an array"),
+        ({"must": ["x"]}, "expected an object"),
+        ([], "expected an object"),
+    ],
+)
+def test_what_a_filter_of_qdrant_cannot_say_is_named(given: Any, message: str) -> None:
+    with pytest.raises(InvalidFilter, match=message):
+        qdrant_filter(given)
+
+
+def test_a_filter_of_qdrant_has_a_sane_depth() -> None:
+    given: dict[str, Any] = {}
+    for _ in range(20):
+        given = {"must": [given]}
+    with pytest.raises(InvalidFilter, match="more than 8 filters"):
+        qdrant_filter(given)
+
+
+async def test_the_size_of_a_field_is_how_many_elements_it_has(filled: AsyncKnowledgeRepository) -> None:
+    assert await filled.count(LEGAL, where=Filter(must=[size("payload.tags", gte=3, lte=3)])) == 12
+    assert await filled.count(LEGAL, where=Filter(must=[size("payload.none", gt=0)])) == 0
+    both = Filter(must=[exists("payload.note")], must_not=[size("payload.note", gt=0)])
+    assert await filled.count(LEGAL, where=both) == 2
+    for wrong in ({"gt": "x"}, {"gt": True}, {}):
+        with pytest.raises(InvalidFilter, match="size"):
+            await filled.count(
+                LEGAL, where=Filter.from_dict({"must": [{"field": "payload.a", "size": wrong}]})
+            )
+
+
+QDRANT = [
+    {"id": 42, "payload": {"text": "one", "n": 1.5}, "vector": VECTORS[0].tolist()},
+    {"id": "5c56c793-69f3-4fbf-87e6-c4bf54c28c26", "payload": None, "vector": VECTORS[1].tolist()},
+]
+PAGE = {
+    "result": {
+        "points": [{"id": 43, "payload": {"b": 2}, "vector": None, "shard_key": "x"}],
+        "next_page_offset": 44,
+    },
+    "status": "ok",
+}
+
+
+async def test_a_dump_of_qdrant_is_imported(knowledge: AsyncKnowledgeRepository, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text("\n".join(map(json.dumps, [*QDRANT, PAGE])) + "\n\n")
+    told: list[int] = []
+    assert await knowledge.import_qdrant(LEGAL, dump, progress=told.append) == 3
+    assert told == [3]
+    found = await knowledge.retrieve(LEGAL, [42, QDRANT[1]["id"], 43], with_vectors=True)
+    assert [(point.id, point.payload) for point in found] == [
+        ("42", {"text": "one", "n": 1.5}),
+        (QDRANT[1]["id"], {}),
+        ("43", {"b": 2}),
+    ]
+    assert np.array_equal(found[0].embedding, VECTORS[0])  # type: ignore[arg-type]
+    assert found[2].embedding is None
+    assert (await knowledge.query(LEGAL, VECTORS[1], limit=1)).hits[0].score == pytest.approx(1, abs=1e-5)
+    assert await knowledge.import_qdrant(LEGAL, (json.dumps(point).encode() for point in QDRANT)) == 2
+    assert await knowledge.count(LEGAL) == 3
+
+
+async def test_a_dump_comes_in_batches_and_with_named_vectors(
+    knowledge: AsyncKnowledgeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge_points, "BATCH", 3)
+    told: list[int] = []
+    vector = {"text": VECTORS[0].tolist(), "image": [1.0]}
+    lines = [json.dumps({"id": n, "vector": vector}) for n in range(7)]
+    assert await knowledge.import_qdrant(LEGAL, lines, vector_name="text", progress=told.append) == 7
+    assert told == [3, 6, 7]
+    assert len(await knowledge.query(LEGAL, VECTORS[0])) == 7
+    only = json.dumps({"id": 1, "vector": {"": VECTORS[1].tolist()}})
+    assert await knowledge.import_qdrant(LEGAL, [only]) == 1
+    with pytest.raises(InvalidInputError, match="vector_name, of: image, text"):
+        await knowledge.import_qdrant(LEGAL, lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "line 2: not JSON"),
+        ("[1]", "line 2: expected an object, got list"),
+        ('{"payload": {}}', "line 2: expected a point"),
+        ('{"result": {"points": 3}}', "line 2: expected a point, or a page"),
+        ('{"result": {"points": [3]}}', "line 2: expected a point with id"),
+        (b"\xff\xfe", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ('{"id": 2, "vector": [1.0]}', "point '2': .*expected 1536 dimensions, got 1"),
+        ('{"id": 2, "payload": {"a": NaN}}', "point '2': payload"),
+        ('{"id": 2, "payload": {"a": "\\u0000"}}', "point '2': payload"),
+    ],
+)
+async def test_a_wrong_dump_is_one_clear_error(
+    knowledge: AsyncKnowledgeRepository, line: str | bytes, message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        await knowledge.import_qdrant(LEGAL, ['{"id": 1}', line])
+    with pytest.raises(InvalidInputError, match="no such file"):
+        await knowledge.import_qdrant(LEGAL, "/nonexistent/dump.jsonl")
+
+
+async def test_an_export_gives_back_exactly_what_was_stored(
+    knowledge: AsyncKnowledgeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge_points, "BATCH", 7)
+    await knowledge.create_collection(
+        "notes", distance=KnowledgeDistance.EUCLID, description="d", embedding_model="m", metadata={"ü": 1}
+    )
+    stored: list[dict[str, Any]] = [
+        {"id": n, "vector": VECTORS[n] * 1e-30, "payload": {"n": n / 7, "t": 'ü\n\u2028"', "big": 2**60}}
+        for n in range(25)
+    ]
+    stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
+    await knowledge.upsert("notes", stored)
+    folder, told = tmp_path / "a" / "export", []
+    assert await knowledge.export_to("notes", folder, progress=told.append) == 27
+    assert told == [7, 14, 21, 27]
+    assert np.load(folder / "vectors.npy").shape == (26, 1536)
+    before = await contents(knowledge, "notes")
+    await knowledge.drop_collection("notes")
+    assert await knowledge.import_from(folder) == 27
+    assert await contents(knowledge, "notes") == before
+    described = (await knowledge.describe_collection("notes")).collection
+    assert (described.distance, described.description) == (KnowledgeDistance.EUCLID, "d")
+    assert (described.embedding_model, described.metadata_) == ("m", {"ü": 1})
+    assert await knowledge.import_from(folder, collection="copy") == 27
+    await knowledge.set_aliases({"twin": "copy"})
+    assert await knowledge.import_from(folder, collection="twin") == 27
+    assert await contents(knowledge, "copy") == before
+    with pytest.raises(ConflictError, match="exists with the distance cosine"):
+        await knowledge.import_from(folder, collection=LEGAL)
+    again = tmp_path / "again"
+    await knowledge.export_to("copy", again)
+    for name in ("points.jsonl", "vectors.npy"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+async def contents(knowledge: AsyncKnowledgeRepository, name: str) -> list[Any]:
+    page = await knowledge.scroll(name, limit=1000, with_vectors=True)
+    return [
+        (point.id, point.payload, None if point.embedding is None else point.embedding.tobytes())
+        for point in page
+    ]
+
+
+async def test_an_empty_collection_is_exported_too(
+    knowledge: AsyncKnowledgeRepository, tmp_path: Path
+) -> None:
+    assert await knowledge.export_to(SOCIAL, tmp_path) == 0
+    assert await knowledge.import_from(tmp_path) == 0
+    await knowledge.upsert(SOCIAL, [{"id": 1}])
+    assert await knowledge.export_to(SOCIAL, tmp_path) == 1
+    assert await knowledge.import_from(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("collection.json", None, "no complete export, collection.json missing"),
+        ("points.jsonl", None, "points.jsonl missing"),
+        ("collection.json", "{}", "expected format 1"),
+        ("collection.json", "x", "not JSON"),
+        ("collection.json", '{"format": 1, "name": "x", "distance": "far"}', "needs a name and a distance"),
+        ("points.jsonl", "", "0 points of 2"),
+        ("points.jsonl", '{"id": "1", "vector": 9}\n', "line 1: there is no vector 9"),
+        ("points.jsonl", "x\n", "line 1: not JSON"),
+        ("vectors.npy", "x", "no array of vectors"),
+    ],
+)
+async def test_a_wrong_export_is_one_clear_error(
+    knowledge: AsyncKnowledgeRepository, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    await knowledge.upsert(LEGAL, [{"id": n, "vector": VECTORS[n]} for n in range(2)])
+    await knowledge.export_to(LEGAL, tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidInputError, match=message):
+        await knowledge.import_from(tmp_path)
+
+
+async def test_two_writers_of_the_same_points_leave_one_of_each(committed: AsyncDatabase) -> None:
+    rows = [{"id": n, "payload": {"n": n}} for n in range(200)]
+
+    async def write(order: list[dict[str, Any]], writer: int) -> int:
+        async with committed.begin() as uow:
+            marked = [{**row, "payload": {"writer": writer}} for row in order]
+            return await AsyncKnowledgeRepository(uow.session).upsert(LEGAL, marked)
+
+    assert await asyncio.gather(write(rows, 1), write(rows[::-1], 2), write(rows, 3)) == [200] * 3
+    async with committed.begin() as uow:
+        (facet,) = await AsyncKnowledgeRepository(uow.session).facet(LEGAL, "writer")
+        assert facet.count == 200
+
+
+async def test_a_drop_waits_for_a_writer_and_the_next_is_told(committed: AsyncDatabase) -> None:
+    async with committed.session() as one, committed.session() as two:
+        first, second = AsyncKnowledgeRepository(one), AsyncKnowledgeRepository(two)
+        await first.upsert(LEGAL, [{"id": 1}])
+        dropped = asyncio.create_task(second.drop_collection(LEGAL))
+        await asyncio.sleep(0.3)
+        assert not dropped.done()
+        await one.commit()
+        await dropped
+        written = asyncio.create_task(first.upsert(LEGAL, [{"id": 2}]))
+        await asyncio.sleep(0.1)
+        await two.commit()
+        with pytest.raises((InvalidInputError, Exception), match="does not exist"):
+            await written
+
+
+async def test_a_failed_import_leaves_nothing(committed: AsyncDatabase) -> None:
+    async def fail() -> None:
+        async with committed.begin() as uow:
+            await AsyncKnowledgeRepository(uow.session).import_qdrant(LEGAL, ['{"id": 1}', "x"])
+
+    with pytest.raises(InvalidInputError, match="line 2"):
+        await fail()
+    async with committed.session() as session:
+        assert await session.scalar(select(func.count()).select_from(KnowledgePoint)) == 0
