@@ -73,7 +73,7 @@ def recall(
 def _nearest(
     session: Session, limit: int, candidates: int, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
-    effort = SearchParams(ef_search=min(EFFORT * candidates, MAX_EF_SEARCH))
+    effort = SearchParams(ef_search=min(int(EFFORT * candidates), MAX_EF_SEARCH))
     set_local(session, scan_settings(candidates, effort, iterative=True))
     statement: Select[Any] = queries.recall(limit, candidates)
     rows: Sequence[Row[Any]] = (session.execute(statement, parameters)).all()
