@@ -47,7 +47,8 @@ BLOCK = 1 << 18
 _NULL = b"\xff\xff\xff\xff"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _length = struct.Struct(">i").pack
-_numeric = Transformer()
+_numeric = Transformer().get_dumper(Decimal(), PyFormat.BINARY)
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def copy_statement(target: str, columns: Sequence[Column[Any]]) -> str:
@@ -119,7 +120,7 @@ def _text(value: str) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = _encoder.encode(value)
     if "\\u0000" in text:
         raise ValueError("PostgreSQL jsonb holds no NUL character")
     return b"\x01" + text.encode()
@@ -133,7 +134,7 @@ def _timestamp(value: datetime) -> bytes:
 
 
 def _decimal(value: Decimal) -> bytes:
-    packed = _numeric.get_dumper(Decimal(value), PyFormat.BINARY).dump(Decimal(value))
+    packed = _numeric.dump(Decimal(value))
     assert packed is not None
     return bytes(packed)
 

@@ -68,4 +68,5 @@ class Partition:
 
     @property
     def is_default(self) -> bool:
+        """Whether it takes what no other partition does."""
         return self.starts_at is None

@@ -7,7 +7,7 @@ An export is a folder: `points.jsonl` has a line for each point, `vectors.npy` t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedWriter
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .errors import InvalidInputError
+from .knowledge_results import is_array, is_object
 from .types import Embedding
 
 __all__ = ["ExportWriter", "batches", "read_export", "read_qdrant"]
@@ -149,12 +150,12 @@ def _points(lines: Iterable[str | bytes], name: str, vector_name: str | None) ->
         if not line.strip():
             continue
         given = _object(line, where)
-        page = given.get("result", given)
-        found: Any = page.get("points", [given]) if isinstance(page, Mapping) else page
-        if isinstance(found, str) or not isinstance(found, Sequence):
+        page: Any = given.get("result", given)
+        found: Any = page.get("points", [given]) if is_object(page) else page
+        if not is_array(found):
             raise InvalidInputError(f"{where}: expected a point, or a page of points")
         for point in found:
-            if not isinstance(point, Mapping) or "id" not in point:
+            if not is_object(point) or "id" not in point:
                 raise InvalidInputError(f"{where}: expected a point with id, payload and vector")
             yield {
                 "id": point["id"],
@@ -164,11 +165,11 @@ def _points(lines: Iterable[str | bytes], name: str, vector_name: str | None) ->
 
 
 def _vector(given: Any, name: str | None, where: str) -> Any:
-    if not isinstance(given, Mapping):
+    if not is_object(given):
         return given
     if name is None and len(given) == 1:
         (name,) = given
-    if name in given:
+    if name is not None and name in given:
         return given[name]
     known = ", ".join(sorted(map(str, given)))[:200]
     raise InvalidInputError(f"{where}: several vectors; name the one to take by vector_name, of: {known}")
@@ -176,9 +177,9 @@ def _vector(given: Any, name: str | None, where: str) -> Any:
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{where}: not JSON ({error})") from None
-    if isinstance(found, dict):
-        return found
+    if is_object(found):
+        return dict(found)
     raise InvalidInputError(f"{where}: expected an object, got {type(found).__name__}")

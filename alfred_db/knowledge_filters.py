@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import InvalidFilter
 from .filters import BOUNDS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, contains, eq, exists, in_, size
-from .knowledge_results import point_id
+from .knowledge_results import is_array, is_object, point_id
 
 __all__ = ["qdrant_filter"]
 
@@ -35,8 +35,8 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
     for name, parts in _given(data, where).items():
         if name not in GROUPS:
             raise InvalidFilter(f"{where}: {str(name)[:60]!r} is not supported; expected {', '.join(GROUPS)}")
-        several = [parts] if isinstance(parts, Mapping) else parts
-        if isinstance(several, str) or not isinstance(several, Sequence) or len(several) > MAX_CONDITIONS:
+        several: Any = [parts] if is_object(parts) else parts
+        if not is_array(several) or len(several) > MAX_CONDITIONS:
             raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
         groups[name] = [
             _part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(several)
@@ -131,12 +131,12 @@ def _steps(key: Any, where: str) -> list[str]:
 
 def _given(data: Any, where: str) -> Mapping[str, Any]:
     """The object without its nulls, which the clients of Qdrant write for what is not set."""
-    if not isinstance(data, Mapping):
+    if not is_object(data):
         raise InvalidFilter(f"{where}: expected an object, got {type(data).__name__}")
     return {name: value for name, value in data.items() if value is not None}
 
 
 def _array(value: Any, where: str) -> Sequence[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) > MAX_CONDITIONS:
+    if not is_array(value) or len(value) > MAX_CONDITIONS:
         raise InvalidFilter(f"{where}: expected an array of at most {MAX_CONDITIONS} values")
     return value

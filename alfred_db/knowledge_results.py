@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from .errors import InvalidInputError
 from .models import KnowledgeCollection
@@ -49,6 +49,16 @@ class PointGroup:
 
     def __len__(self) -> int:
         return len(self.hits)
+
+
+def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether it is a JSON object."""
+    return isinstance(value, Mapping)
+
+
+def is_array(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a JSON array."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def point_id(value: Any) -> str:

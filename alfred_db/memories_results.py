@@ -47,11 +47,11 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class RecallWeights:
-    """How much of its score a memory can lose, from 0 (nothing) to 1 (all of it)."""
+    """How much of its score a memory can lose, from 0 (nothing) to 1 (all of it): a fifth, as in Hindsight."""
 
-    importance: float = 0.3
+    importance: float = 0.2
     """To its unimportance: what a memory of importance 0 would lose; one of 10 or more loses nothing."""
-    recency: float = 0.3
+    recency: float = 0.2
     """To its age: what a memory loses that was not used for ever; after one half-life it is half of that."""
 
     def __post_init__(self) -> None:

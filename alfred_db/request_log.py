@@ -13,7 +13,13 @@ from typing import Any
 from .errors import InvalidInputError, NotFoundError
 from .models import BrokerRequestStatus, HostedModelPrice
 
-__all__ = ["Hosted", "filled", "token_counts"]
+__all__ = ["FILLED", "FROM_CATALOG", "Hosted", "filled", "token_counts"]
+
+FILLED = ("created_at", "status", "finished_at", "total_tokens", "currency", "metadata_")
+"""What `filled` gives each row."""
+
+FROM_CATALOG = ("model", "provider", "cost")
+"""What it gives a row with a hosted model, too."""
 
 
 @dataclass(slots=True)
@@ -75,44 +81,47 @@ def filled(
     catalog: Mapping[int, Hosted],
     now: datetime,
 ) -> Iterator[list[Any]]:
-    """The values of `names` in each row. What the row says itself is never changed."""
+    """The values of `names`, FILLED among them, in each row. With a cost that is worked out goes its currency."""
+    blank: dict[str, Any] = dict.fromkeys(names)
     for number, row in enumerate(rows):
+        values = {**blank, **row}
         try:
-            values = _filled(row, catalog, now)
+            _fill(values, catalog, now)
         except (InvalidInputError, NotFoundError) as error:
             raise type(error)(f"row {number}: {error}") from None
         except (TypeError, AttributeError) as error:
             raise InvalidInputError(
                 f"row {number}: {error}; give each value as its attribute has it"
             ) from None
-        yield [values.get(name) for name in names]
+        yield list(values.values())
 
 
-def _filled(row: Mapping[str, Any], catalog: Mapping[int, Hosted], now: datetime) -> dict[str, Any]:
-    values = {name: value for name, value in row.items() if value is not None}
+def _fill(values: dict[str, Any], catalog: Mapping[int, Hosted], now: datetime) -> None:
     given = values.get
-    created: datetime = values.setdefault("created_at", now)
-    status = values.setdefault("status", BrokerRequestStatus.COMPLETED)
+    created: datetime = given("created_at") or now
+    status = given("status") or BrokerRequestStatus.COMPLETED
     if created.tzinfo is None:
         raise InvalidInputError("created_at: a time without time zone; give one, such as datetime.now(UTC)")
-    if status != BrokerRequestStatus.PENDING and "finished_at" not in values:
-        values["finished_at"] = created + timedelta(milliseconds=given("latency_ms", 0))
     tokens = token_counts(given("prompt_tokens"), given("completion_tokens"), given("cached_tokens"))
-    if tokens is not None:
-        values.setdefault("total_tokens", tokens[0] + tokens[1])
-    hosted_model_id = given("hosted_model_id")
-    if hosted_model_id is not None:
-        hosted = catalog.get(hosted_model_id)
+    if tokens is not None and values["total_tokens"] is None:
+        values["total_tokens"] = tokens[0] + tokens[1]
+    if status != BrokerRequestStatus.PENDING and values["finished_at"] is None:
+        values["finished_at"] = created + timedelta(milliseconds=given("latency_ms") or 0)
+    if given("hosted_model_id") is not None:
+        hosted = catalog.get(values["hosted_model_id"])
         if hosted is None:
-            raise NotFoundError(f"hosted model {hosted_model_id}: not in the catalog; put it there first")
-        values.setdefault("model", hosted.model)
-        values.setdefault("provider", hosted.provider)
-        if tokens is not None and "cost" not in values and status != BrokerRequestStatus.PENDING:
+            raise NotFoundError(
+                f"hosted model {values['hosted_model_id']}: not in the catalog; put it there first"
+            )
+        values["model"] = values["model"] or hosted.model
+        values["provider"] = values["provider"] or hosted.provider
+        if tokens is not None and values["cost"] is None and status != BrokerRequestStatus.PENDING:
             priced = hosted.cost(created, tokens)
             if priced is not None:
                 values["cost"], values["currency"] = priced
-    if not math.isfinite(given("cost", 0)):
+    if not math.isfinite(given("cost") or 0):
         raise InvalidInputError("cost: expected a finite number")
-    values.setdefault("currency", "USD")
-    values.setdefault("metadata_", {})
-    return values
+    values["created_at"], values["status"] = created, status
+    values["currency"] = values["currency"] or "USD"
+    if values["metadata_"] is None:
+        values["metadata_"] = {}

@@ -40,8 +40,8 @@ QUERIES, WRITES, BLOCK = 300, 300, 30
 EXACT_BLEND = """
     SELECT id, content, importance, access_count, last_accessed, created_at,
            greatest(1 - (embedding <=> $1::vector), 0::float8)
-           * (0.7::float8 + 0.03::float8 * least(importance, 10))
-           * (0.7::float8 + 0.3::float8 * power(2::float8, - greatest(
+           * (0.8::float8 + 0.02::float8 * least(importance, 10))
+           * (0.8::float8 + 0.2::float8 * power(2::float8, - greatest(
                  extract(epoch FROM $3 - coalesce(last_accessed, created_at))::float8 / $4, 0::float8))) AS score
     FROM memories
     WHERE memory_bank_id = $2 AND (expires_at IS NULL OR expires_at > now())

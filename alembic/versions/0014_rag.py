@@ -40,7 +40,7 @@ def upgrade() -> None:
         )
     """)
     ddl("CREATE INDEX idx_rag_queries_created_at ON rag_queries (created_at)")
-    ddl("CREATE INDEX idx_rag_queries_session_id ON rag_queries (session_id)")
+    ddl("CREATE INDEX idx_rag_queries_session_id ON rag_queries (session_id, id)")
     ddl("""
         CREATE TABLE rag_query_documents (
             query_id BIGINT NOT NULL,

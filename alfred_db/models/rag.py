@@ -42,7 +42,10 @@ class RagQuery(Base):
     """A question, the context that it was given, and the answer."""
 
     __tablename__ = "rag_queries"
-    __table_args__ = (Index(None, "session_id"), Index(None, "created_at"))
+    __table_args__ = (
+        Index("idx_rag_queries_session_id", "session_id", "id"),
+        Index(None, "created_at"),
+    )
 
     id: Mapped[BigIntId]
     """Key of the row."""

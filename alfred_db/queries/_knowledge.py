@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..errors import InvalidInputError
-from ..knowledge_results import PointId, point_id
+from ..knowledge_results import PointId, is_array, is_object, point_id
 from ..models import KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
@@ -53,16 +53,16 @@ def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:
     return POINTS.c.id == literal(ids_of(ids), ARRAY(Text)).any_()
 
 
-def ids_of(ids: Sequence[PointId]) -> list[str]:
+def ids_of(ids: Any) -> list[str]:
     """The ids as text."""
-    if isinstance(ids, str):
-        raise InvalidInputError("ids: expected several, got one text; put it into a list")
+    if not is_array(ids):
+        raise InvalidInputError(f"ids: expected several, got {type(ids).__name__}; put it into a list")
     return [point_id(one) for one in ids]
 
 
 def steps(key: str) -> list[str]:
     """The keys that `author.name` leads through."""
-    found = key.split(".") if isinstance(key, str) else []
+    found = key.split(".")
     if not found or not all(found):
         raise InvalidInputError(f"key: expected one such as language or author.name, got {str(key)[:60]!r}")
     return found
@@ -87,15 +87,16 @@ def value_at(payload: Mapping[str, Any], key: str) -> Any:
     """What a payload holds there; None where nothing is."""
     found: Any = payload
     for step in steps(key):
-        found = found.get(step) if isinstance(found, Mapping) else None
+        found = found.get(step) if is_object(found) else None
     return found
 
 
 def rows_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """Vector and payload by id; of points that share an id the last one counts."""
     rows: dict[str, tuple[Any, Mapping[str, Any]]] = {}
-    for number, point in enumerate(points):
-        if not isinstance(point, Mapping) or "id" not in point or not point.keys() <= _GIVEN:
+    given: Sequence[Any] = points
+    for number, point in enumerate(given):
+        if not is_object(point) or "id" not in point or not point.keys() <= _GIVEN:
             raise InvalidInputError(f"point {number}: expected a mapping with id, vector and payload")
         rows[point_id(point["id"])] = (point.get("vector"), payload_of(point.get("payload")))
     return rows
@@ -108,7 +109,7 @@ def payload_of(payload: Any) -> Mapping[str, Any]:
     """A payload, checked to be JSON as PostgreSQL takes it only where it is sent."""
     if payload is None:
         return {}
-    if not isinstance(payload, Mapping):
+    if not is_object(payload):
         raise InvalidInputError(f"payload: expected a mapping, got {type(payload).__name__}")
     return payload
 

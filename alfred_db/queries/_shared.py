@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Select,
     SQLColumnExpression,
     Text,
@@ -54,6 +55,11 @@ def jsonb(text: str | None) -> ColumnElement[Any]:
 def constant(member: StrEnum) -> ColumnElement[str]:
     """A member, written into the statement: a partial index serves no parameter that is only known later."""
     return literal_column(f"'{member.value}'")
+
+
+def number(value: int) -> ColumnElement[int]:
+    """A LIMIT, written into the statement: the plan of a prepared one takes a parameter for a tenth of the rows."""
+    return literal_column(str(int(value)), Integer)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
-from sqlalchemy.sql.selectable import Lateral
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from ..broker_results import UsageKey
 from ..models import (
@@ -110,7 +110,7 @@ def finish(
     )
 
 
-def _price_then(request: type[BrokerRequest]) -> Lateral:
+def _price_then(request: type[BrokerRequest]) -> LateralFromClause:
     """The price that held when the request was made."""
     price = HostedModelPrice
     return (

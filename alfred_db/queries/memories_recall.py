@@ -29,7 +29,7 @@ _ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", D
 
 
 @lru_cache(maxsize=512)
-def recall(limit: int, candidates: int | None) -> Select[Any]:
+def recall(limit: int, candidates: int | None) -> Select[Any, float, float, int]:
     """The best of the nearest `candidates`, or of the whole bank, with what shows whether others can be better.
 
     score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), similarity being

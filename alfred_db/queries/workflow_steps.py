@@ -12,60 +12,40 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
+    Interval,
     Select,
     Text,
     Update,
     Uuid,
     and_,
+    bindparam,
     case,
+    cast,
     func,
     literal,
+    literal_column,
+    null,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
-from ._shared import jsonb, seconds_ahead
+from ..models.base import table_of
+from ._shared import constant, jsonb
 from .workflow_executions import held
 
 
-def checkpoint(
-    execution_id: int,
-    token: uuid.UUID,
-    step_key: str,
-    *,
-    seq: int,
-    name: str,
-    output: str | None,
-    error: str | None,
-    attempt: int,
-    started_at: datetime | None,
-    lease: float,
-) -> ReturningInsert[int]:
-    """Store a finished step in one statement, if the lease is held and no step is in the way; extends the lease."""
-    own = (
-        update(WorkflowExecution)
-        .where(held(execution_id, token))
-        .values(lease_expires_at=seconds_ahead(lease), wait_deadline_at=None, **_progress(seq))
-        .returning(WorkflowExecution.id)
-        .cte("own")
-    )
-    return _insert(
-        own.c.id,
-        {
-            "step_key": literal(step_key, Text),
-            "seq": literal(seq, Integer),
-            "name": literal(name, Text),
-            "output": jsonb(output),
-            "error": literal(error, Text),
-            "attempt": literal(attempt, Integer),
-            "lease_token": literal(token, Uuid),
-            "started_at": literal(started_at, DateTime(timezone=True)),
-        },
-    )
+def checkpoint() -> ReturningInsert[int]:
+    """Store a finished step in one statement, if the lease is held and no step is in the way; extends the lease.
+
+    Built once, as it is what a workflow waits for after each step. Its parameters: `execution`, `token`, `key`,
+    `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`, and `lease` (a timedelta).
+    """
+    return _CHECKPOINT
 
 
 def sleep(
@@ -92,7 +72,7 @@ def sleep(
     return (
         _suspend(execution_id, token, available_at=until)
         .where(WorkflowExecution.id == step.c.execution_id)
-        .values(_progress(seq))
+        .values(_progress(table_of(WorkflowExecution).c, literal(seq, Integer)))
         .returning(WorkflowExecution.id)
     )
 
@@ -200,21 +180,22 @@ def events(execution_id: int) -> Select[WorkflowEvent]:
 def _insert(
     execution_id: ColumnElement[int], values: Mapping[str, ColumnElement[Any]]
 ) -> ReturningInsert[int]:
+    steps = table_of(WorkflowStep)
     return (
-        insert(WorkflowStep)
+        insert(steps)
         .from_select(["execution_id", *values], select(execution_id, *values.values()))
         .on_conflict_do_nothing()
-        .returning(WorkflowStep.execution_id)
+        .returning(steps.c.execution_id)
     )
 
 
-def _progress(seq: int) -> dict[str, Any]:
+def _progress(executions: ReadOnlyColumnCollection[str, Any], seq: ColumnElement[int]) -> dict[str, Any]:
     """A step that was not there gives the attempts at the next one a new start."""
-    new = WorkflowExecution.current_step <= seq
+    new, zero = executions.current_step <= seq, literal_column("0", Integer)
     return {
-        "current_step": func.greatest(WorkflowExecution.current_step, seq + 1),
-        "retry_count": case((new, 0), else_=WorkflowExecution.retry_count),
-        "crash_count": case((new, 0), else_=WorkflowExecution.crash_count),
+        "current_step": func.greatest(executions.current_step, seq + literal_column("1", Integer)),
+        "retry_count": case((new, zero), else_=executions.retry_count),
+        "crash_count": case((new, zero), else_=executions.crash_count),
     }
 
 
@@ -229,3 +210,38 @@ def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> 
             attempt_deadline_at=None,
         )
     )
+
+
+def _checkpoint() -> ReturningInsert[int]:
+    executions = table_of(WorkflowExecution)
+    token = bindparam("token", type_=Uuid)
+    number = bindparam("number", type_=Integer)
+    own = (
+        update(executions)
+        .where(
+            executions.c.id == bindparam("execution", type_=BigInteger),
+            executions.c.status == constant(WorkflowExecutionStatus.RUNNING),
+            executions.c.lease_token == token,
+        )
+        .values(
+            lease_expires_at=func.statement_timestamp() + bindparam("lease", type_=Interval),
+            wait_deadline_at=null(),
+            **_progress(executions.c, number),
+        )
+        .returning(executions.c.id)
+        .cte("own")
+    )
+    values: dict[str, ColumnElement[Any]] = {
+        "step_key": bindparam("key", type_=Text),
+        "seq": number,
+        "name": bindparam("label", type_=Text),
+        "output": cast(bindparam("result", type_=Text), JSONB),
+        "error": bindparam("failure", type_=Text),
+        "attempt": bindparam("tries", type_=Integer),
+        "lease_token": token,
+        "started_at": bindparam("began", type_=DateTime(timezone=True)),
+    }
+    return _insert(own.c.id, values)
+
+
+_CHECKPOINT = _checkpoint()

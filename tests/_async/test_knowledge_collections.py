@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -175,18 +174,6 @@ async def test_a_new_partition_is_like_the_others(committed: AsyncDatabase) -> N
             assert old == new
             assert old
     await committed.verify()
-
-
-async def test_two_callers_make_one_collection(committed: AsyncDatabase) -> None:
-    async def make() -> str:
-        async with committed.begin() as uow:
-            return (await AsyncKnowledgeRepository(uow.session).create_collection("notes")).name
-
-    assert await asyncio.gather(*(make() for _ in range(4))) == ["notes"] * 4
-    async with committed.begin() as uow:
-        knowledge = AsyncKnowledgeRepository(uow.session)
-        await knowledge.upsert("notes", [{"id": 1, "vector": UNIT}])
-        assert await knowledge.count("notes") == 1
 
 
 async def test_others_read_and_write_while_a_collection_is_made(committed: AsyncDatabase) -> None:

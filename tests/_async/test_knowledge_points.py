@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -57,6 +56,11 @@ PAYLOADS: list[dict[str, Any]] = [
     }
     for number in range(12)
 ]
+
+
+def random_text(length: int) -> str:
+    """Text that does not compress."""
+    return np.random.default_rng(1).bytes(length).hex()
 
 
 async def payload(knowledge: AsyncKnowledgeRepository, id_: Any, collection: str = LEGAL) -> Any:
@@ -121,12 +125,12 @@ async def test_of_points_that_share_an_id_the_last_one_counts(knowledge: AsyncKn
         ({"id": True}, "point id: expected an integer"),
         ({"id": 1.5}, "point id: expected an integer"),
         ({"id": "a\0b"}, "NUL"),
-        ({"id": "x" * 100_000}, ""),
+        ({"id": random_text(5000)}, "shorten"),
         ({"id": "x", "payload": [1]}, "payload: expected a mapping"),
         ({"id": "x", "payload": {"a": float("nan")}}, "point 'x': payload"),
         ({"id": "x", "payload": {"a": "b\0"}}, "point 'x': payload: .*NUL"),
         ({"id": "x", "payload": {"a": {1, 2}}}, "point 'x': payload"),
-        ({"id": "x", "payload": {"a": "\ud800"}}, ""),
+        ({"id": "x", "payload": {"a": "\ud800"}}, "use a value|surrogate"),
     ],
 )
 async def test_a_wrong_point_is_one_clear_error(
@@ -478,36 +482,6 @@ async def test_a_wrong_export_is_one_clear_error(
         (tmp_path / name).write_text(content)
     with pytest.raises(InvalidInputError, match=message):
         await knowledge.import_from(tmp_path)
-
-
-async def test_two_writers_of_the_same_points_leave_one_of_each(committed: AsyncDatabase) -> None:
-    rows = [{"id": n, "payload": {"n": n}} for n in range(200)]
-
-    async def write(order: list[dict[str, Any]], writer: int) -> int:
-        async with committed.begin() as uow:
-            marked = [{**row, "payload": {"writer": writer}} for row in order]
-            return await AsyncKnowledgeRepository(uow.session).upsert(LEGAL, marked)
-
-    assert await asyncio.gather(write(rows, 1), write(rows[::-1], 2), write(rows, 3)) == [200] * 3
-    async with committed.begin() as uow:
-        (facet,) = await AsyncKnowledgeRepository(uow.session).facet(LEGAL, "writer")
-        assert facet.count == 200
-
-
-async def test_a_drop_waits_for_a_writer_and_the_next_is_told(committed: AsyncDatabase) -> None:
-    async with committed.session() as one, committed.session() as two:
-        first, second = AsyncKnowledgeRepository(one), AsyncKnowledgeRepository(two)
-        await first.upsert(LEGAL, [{"id": 1}])
-        dropped = asyncio.create_task(second.drop_collection(LEGAL))
-        await asyncio.sleep(0.3)
-        assert not dropped.done()
-        await one.commit()
-        await dropped
-        written = asyncio.create_task(first.upsert(LEGAL, [{"id": 2}]))
-        await asyncio.sleep(0.1)
-        await two.commit()
-        with pytest.raises((InvalidInputError, Exception), match="does not exist"):
-            await written
 
 
 async def test_a_failed_import_leaves_nothing(committed: AsyncDatabase) -> None:

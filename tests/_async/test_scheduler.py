@@ -225,6 +225,27 @@ async def test_deactivation_beats_a_due_slot(scheduler: AsyncSchedulerRepository
     assert edited.next_run_at is None
 
 
+async def test_a_task_that_is_switched_off_by_other_means_is_not_run(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    await task_due(scheduler)
+    await scheduler._session.execute(update(ScheduledTask).values(is_active=False))
+    assert (await scheduler.tick()).filed == []
+
+
+async def test_a_task_is_moved_on_only_from_the_slot_that_was_seen(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    task = await task_due(scheduler)
+    due = task.next_run_at
+    assert due is not None
+    later = due + timedelta(days=1)
+    for seen in (later, None):
+        assert (await scheduler._rows(queries.advance([task.id], [seen], [later]))) == []
+    assert (await scheduler._rows(queries.advance([task.id], [due], [None]))) == [(task.id,)]
+    assert (await scheduler._rows(queries.advance([task.id], [None], [later]))) == [(task.id,)]
+
+
 async def test_resuming_goes_on_from_now(scheduler: AsyncSchedulerRepository) -> None:
     task = await task_due(
         scheduler, timedelta(days=3), schedule="0 * * * *", misfire_policy=MisfirePolicy.ALL

@@ -304,7 +304,12 @@ def test_bad_input_is_one_clear_error(
         catalog.find_offers(limit=0)
     with pytest.raises(InvalidInputError, match="released_at: a time without time zone"):
         catalog.put_snapshot("gpt-4", "s", name="S", released_at=datetime(2025, 1, 1))
-    for price, currency in ((Decimal(-1), "USD"), (Decimal(1), "dollars"), (Decimal("1e12"), "USD"), (Decimal("NaN"), "USD")):
+    for price, currency in (
+        (Decimal(-1), "USD"),
+        (Decimal(1), "dollars"),
+        (Decimal("1e12"), "USD"),
+        (Decimal("NaN"), "USD"),
+    ):
         with pytest.raises(InvalidInputError):
             with uow.session.begin_nested():
                 catalog.put_price(

@@ -324,6 +324,9 @@ def test_what_is_left_out_of_many_is_filled_in(
         ({"created_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: created_at: a time without"),
         ({"created_at": "today"}, InvalidInputError, "row 1: "),
         ({"hosted_model_id": -7}, NotFoundError, "row 1: hosted model -7: not in the catalog"),
+        ({"hosted_model_id": "x"}, NotFoundError, "row 1: hosted model x: not in the catalog"),
+        ({"hosted_model_id": []}, InvalidInputError, "row 1: "),
+        ({"hosted_model_id": 2**70}, NotFoundError, "row 1: hosted model 118.*: not in the catalog"),
         ({"status": "done"}, InvalidInputError, "row 1: .*expected one of"),
         ({"prompt_tokens": "many"}, InvalidInputError, "row 1: "),
         ({"prompt_tokens": 2**40}, InvalidInputError, "row 1: "),
@@ -528,6 +531,19 @@ def read_by(session: Session, statement: Any) -> set[str]:
     return set(re.findall(r"broker_request_(\d{4}_\d\d|default)\b", plan))
 
 
+def written_out(session: Session, statement: Any) -> str:
+    """The SQL of a statement that changes rows, where the tenant has them, with its values in it."""
+    bind = session.get_bind()
+    return str(
+        statement.compile(
+            dialect=bind.dialect,
+            schema_translate_map=bind.get_execution_options().get("schema_translate_map", {None: None}),
+            render_schema_translate=True,
+            compile_kwargs={"literal_binds": True},
+        )
+    )
+
+
 def test_a_roll_up_reads_only_the_months_asked_for(
     uow: UnitOfWork, requests: BrokerRequestRepository
 ) -> None:
@@ -559,7 +575,8 @@ def test_a_request_is_found_in_its_month_alone(uow: UnitOfWork) -> None:
     fill_a_year(uow.session, 1200)
     created = datetime(2023, 7, 4, tzinfo=UTC)
     assert read_by(uow.session, queries.get(1, created)) == {"2023_07"}
-    assert read_by(uow.session, queries.finish(1, created, {}, (1, 2, 0))) == {"2023_07"}
+    finish = queries.finish(1, created, {"status": COMPLETED}, (1, 2, 0))
+    assert read_by(uow.session, text(written_out(uow.session, finish))) == {"2023_07"}
     nothing: dict[str, Any] = dict.fromkeys(
         ("model", "provider", "agent_name", "session_id", "status", "after")
     )

@@ -241,7 +241,7 @@ def test_a_wrong_recommendation_is_one_clear_error(
 def test_a_recommendation_has_a_sane_size(knowledge: KnowledgeRepository) -> None:
     with pytest.raises(InvalidInputError, match="at most 1000 ids and hits together"):
         knowledge.recommend(LEGAL, [1], limit=1000)
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         knowledge.recommend(LEGAL, [1], limit=0)
 
 
@@ -345,7 +345,7 @@ def test_only_the_collections_index_is_read_also_when_prepared(committed: Databa
                 )
                 assert ("Index Scan", "knowledge_points_plan_embedding_idx") in used
                 assert [other for other in used if other[1] != "knowledge_points_plan_embedding_idx"] == (
-                    [] if where is None else [("Sort", "")]
+                    [] if where is None else [("Sort  ", "")]
                 )
         many = nearest_each(
             KnowledgePoint, list(rows[:3]), 10, None, partition("plan", KnowledgeDistance.COSINE)

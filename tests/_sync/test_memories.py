@@ -453,4 +453,4 @@ def test_a_moment_counts_as_it_is_given(memories: MemoryRepository, bank: int) -
         (memories.recall(bank, UNIT, half_life=HOUR, now=used + age)).hits[0].score
         for age in (-HOUR, timedelta(0), HOUR, timedelta(days=365_000))
     ]
-    assert scores == pytest.approx([1, 1, 0.85, 0.7])
+    assert scores == pytest.approx([1, 1, 0.9, 0.8])

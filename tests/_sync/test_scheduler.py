@@ -226,6 +226,27 @@ def test_deactivation_beats_a_due_slot(scheduler: SchedulerRepository) -> None:
     assert edited.next_run_at is None
 
 
+def test_a_task_that_is_switched_off_by_other_means_is_not_run(
+    scheduler: SchedulerRepository,
+) -> None:
+    task_due(scheduler)
+    scheduler._session.execute(update(ScheduledTask).values(is_active=False))
+    assert (scheduler.tick()).filed == []
+
+
+def test_a_task_is_moved_on_only_from_the_slot_that_was_seen(
+    scheduler: SchedulerRepository,
+) -> None:
+    task = task_due(scheduler)
+    due = task.next_run_at
+    assert due is not None
+    later = due + timedelta(days=1)
+    for seen in (later, None):
+        assert (scheduler._rows(queries.advance([task.id], [seen], [later]))) == []
+    assert (scheduler._rows(queries.advance([task.id], [due], [None]))) == [(task.id,)]
+    assert (scheduler._rows(queries.advance([task.id], [None], [later]))) == [(task.id,)]
+
+
 def test_resuming_goes_on_from_now(scheduler: SchedulerRepository) -> None:
     task = task_due(
         scheduler, timedelta(days=3), schedule="0 * * * *", misfire_policy=MisfirePolicy.ALL

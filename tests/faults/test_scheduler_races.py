@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import URL, func, select, update
@@ -97,3 +99,23 @@ def test_many_replicas_file_one_task(db: Database) -> None:
         found = list(pool.map(create, range(20)))
     assert len({task for task, _ in found}) == 1
     assert sum(created for _, created in found) == 1
+
+
+def test_two_edits_of_one_task_see_each_other(db: Database) -> None:
+    with db.begin() as uow:
+        task, _ = SchedulerRepository(uow.session).create("n", "c", "0 12 * * *")
+
+    def move() -> ScheduledTask:
+        with db.begin() as uow:
+            return SchedulerRepository(uow.session).update(task.id, timezone="Asia/Tokyo")
+
+    with db.session() as session, ThreadPoolExecutor(1) as pool:
+        SchedulerRepository(session).update(task.id, schedule="30 6 * * *")
+        moved = pool.submit(move)
+        time.sleep(0.3)
+        assert not moved.done()
+        session.commit()
+        found = moved.result(timeout=10)
+    assert (found.schedule, found.timezone) == ("30 6 * * *", "Asia/Tokyo")
+    assert found.next_run_at is not None
+    assert found.next_run_at.astimezone(ZoneInfo("Asia/Tokyo")).strftime("%H:%M") == "06:30"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import InvalidInputError, InvalidVector, NotFoundError
 from ...knowledge_results import PointGroup, PointId
@@ -176,7 +177,7 @@ def _recommended(
     unit: bool,
 ) -> Embedding:
     """Where to search; for cosine each vector counts by its direction alone."""
-    means = []
+    means: list[npt.NDArray[np.float64]] = []
     for ids in (liked, disliked or liked):
         unknown = [one for one in ids if one not in vectors]
         if unknown:

@@ -58,7 +58,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
                 stage,
                 MetaData(),
                 Column(bulk.ORDER, BigInteger),
-                *(column._copy() for column in _WRITTEN),
+                *(Column(column.name, column.type) for column in _WRITTEN),
                 schema="pg_temp",
             )
             await _copy(session, staged, name, rows)

@@ -16,13 +16,10 @@ from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
 from ...queries._shared import as_page, check_names
-from ...request_log import Hosted, filled, token_counts
+from ...request_log import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 from ...results import Page
 from .copy import copy_rows
 from .partitions import Partitions
-
-_FILLED = ("created_at", "status", "finished_at", "total_tokens", "currency", "metadata_")
-_FROM_CATALOG = ("model", "provider", "cost")
 
 
 class BrokerRequestRepository(Partitions):
@@ -124,9 +121,10 @@ class BrokerRequestRepository(Partitions):
             return 0
         names = {name for row in rows for name in row}
         check_names(BrokerRequest, names)
-        ids = {row.get("hosted_model_id") for row in rows}
-        catalog = self._hosted({number for number in ids if number is not None})
-        names |= {*_FILLED, *(_FROM_CATALOG if catalog else ())}
+        given = [row.get("hosted_model_id") for row in rows]
+        ids = {number for number in given if isinstance(number, int) and 0 < number < 2**63}
+        catalog = self._hosted(ids)
+        names |= {*FILLED, *(FROM_CATALOG if "hosted_model_id" in names else ())}
         columns = {name: column for name, column in inspect(BrokerRequest).columns.items() if name in names}
         now = self._first(queries.now())
         assert now is not None

@@ -59,7 +59,7 @@ class KnowledgePoints(KnowledgeCollections):
                 stage,
                 MetaData(),
                 Column(bulk.ORDER, BigInteger),
-                *(column._copy() for column in _WRITTEN),
+                *(Column(column.name, column.type) for column in _WRITTEN),
                 schema="pg_temp",
             )
             _copy(session, staged, name, rows)

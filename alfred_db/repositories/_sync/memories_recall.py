@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from ...errors import translated
@@ -25,7 +25,7 @@ FIRST, MOST = 200, 1000
 COMPARED = 2_000
 """Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
 
-EFFORT = 3
+EFFORT = 2.5
 """How many candidates the index keeps for each one taken: what it misses at the edge is not recalled."""
 
 WHOLE = 100_000
@@ -72,14 +72,12 @@ def recall(
 
 def _nearest(
     session: Session, limit: int, candidates: int, parameters: dict[str, Any]
-) -> Sequence[Row[Any]]:
+) -> Sequence[Row[Any, float, float, int]]:
     effort = SearchParams(ef_search=min(int(EFFORT * candidates), MAX_EF_SEARCH))
     set_local(session, scan_settings(candidates, effort, iterative=True))
-    statement: Select[Any] = queries.recall(limit, candidates)
-    rows: Sequence[Row[Any]] = (session.execute(statement, parameters)).all()
-    return rows
+    return (session.execute(queries.recall(limit, candidates), parameters)).all()
 
 
-def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:
+def _result(rows: Sequence[Row[Any, float, float, int]], path: SearchPath, certified: bool) -> RecallResult:
     hits = [Hit(row, row.distance, row.score) for row in rows]
     return RecallResult(hits, path, certified, rows[0].compared if rows else 0)

@@ -82,21 +82,19 @@ class WorkflowSteps(Repository):
         within("attempt", attempt, 1, _MOST)
         within("lease", lease, 1, _YEAR)
         text = json_text("output", output, MAX_JSON_BYTES)
-        written = self._write(
-            queries.checkpoint(
-                execution_id,
-                lease_token,
-                step_key,
-                seq=seq,
-                name=name or step_key,
-                output=text,
-                error=error,
-                attempt=attempt,
-                started_at=started_at,
-                lease=lease,
-            )
-        )
-        if written is not None:
+        parameters = {
+            "execution": execution_id,
+            "token": lease_token,
+            "key": step_key,
+            "number": seq,
+            "label": name or step_key,
+            "result": text,
+            "failure": error,
+            "tries": attempt,
+            "began": started_at,
+            "lease": timedelta(seconds=lease),
+        }
+        if self._rows(queries.checkpoint(), parameters):
             return None if text is None else json.loads(text)
         found = self._stored(execution_id, lease_token, step_key, seq, name or step_key)
         if found.step is None:

@@ -1,0 +1,105 @@
+"""Statements about conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select, delete, func, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+
+from ..models import Conversation, MessageRole
+from ._hybrid import DIVIDED_BY_LENGTH
+from ._search import AnySelect, columns_of, literal_limit
+from ._shared import page, seconds_ago
+
+LIST_KEY = ("id",)
+
+
+def append(
+    session_id: str, role: MessageRole, content: str, metadata: Mapping[str, Any] | None
+) -> ReturningInsert[Conversation]:
+    return (
+        insert(Conversation)
+        .values(
+            session_id=session_id,
+            role=role,
+            content=content,
+            metadata_=None if metadata is None else dict(metadata),
+        )
+        .returning(Conversation)
+    )
+
+
+def append_many() -> ReturningInsert[int]:
+    """Store messages, and give their ids in order; run it with a mapping of attributes for each."""
+    return insert(Conversation).returning(Conversation.id, sort_by_parameter_order=True)
+
+
+def history(session_id: str, *, after: str | None, limit: int) -> Select[Conversation]:
+    statement = select(Conversation).where(Conversation.session_id == session_id)
+    return page(statement, [Conversation.id], after=after, limit=limit)
+
+
+def last(session_id: str, count: int) -> Select[Conversation]:
+    """The newest messages, newest first, which is how the index gives them."""
+    return (
+        select(Conversation)
+        .where(Conversation.session_id == session_id)
+        .order_by(Conversation.id.desc())
+        .limit(count)
+    )
+
+
+def sessions(*, after: str | None, limit: int) -> AnySelect:
+    """Each session by its newest message: the one that none of the session follows.
+
+    It walks back from the newest message of all, so a page costs what was said since its last session paused.
+    """
+    later = aliased(Conversation, name="later")
+    followed = (
+        select(later.id)
+        .where(later.session_id == Conversation.session_id, later.id > Conversation.id)
+        .exists()
+    )
+    newest: Any = select(Conversation.id, Conversation.session_id, Conversation.created_at).where(~followed)
+    shown = page(newest, [Conversation.id], after=after, limit=limit, newest_first=True).subquery("shown")
+    messages = (
+        select(func.count())
+        .where(Conversation.session_id == shown.c.session_id)
+        .correlate(shown)
+        .scalar_subquery()
+        .label("messages")
+    )
+    return select(shown.c.id, shown.c.session_id, messages, shown.c.created_at).order_by(shown.c.id.desc())
+
+
+def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
+    """The messages with these English words, the best first and of equals the newest."""
+    asked = func.websearch_to_tsquery(literal_column("'english'::regconfig"), text)
+    rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
+    found: AnySelect = select(*columns_of(Conversation), rank)
+    found = found.where(Conversation.search.op("@@", is_comparison=True)(asked))
+    if session_id is not None:
+        found = found.where(Conversation.session_id == session_id)
+    return found.order_by(rank.desc(), Conversation.id.desc()).limit(literal_limit(limit))
+
+
+def delete_session(session_id: str) -> ReturningDelete[int]:
+    return delete(Conversation).where(Conversation.session_id == session_id).returning(Conversation.id)
+
+
+def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
+    """Remove messages stored so many seconds ago, the oldest first, passing over what others hold."""
+    oldest = (
+        select(Conversation.id)
+        .where(Conversation.created_at < seconds_ago(older_than))
+        .order_by(Conversation.created_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
+    )
+    return delete(Conversation).where(Conversation.id == oldest.c.id).returning(Conversation.id)

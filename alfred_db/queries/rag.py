@@ -1,0 +1,125 @@
+"""Statements about RAG sessions, queries, and the documents that each query used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Double,
+    Integer,
+    Select,
+    column,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased, selectinload
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..models import Document, RagQuery, RagQueryDocument, RagSession
+from ..models.base import table_of
+from ..rag_results import Source
+from ._shared import page
+
+LIST_KEY = ("id",)
+RECORDED = ("query_text", "context_used", "response", "metadata")
+"""What is told of a query."""
+
+_sessions, _queries = table_of(RagSession), table_of(RagQuery)
+_used, _documents = table_of(RagQueryDocument), table_of(Document)
+
+
+def get_session(session_id: str) -> Select[RagSession]:
+    return select(RagSession).where(RagSession.session_id == session_id)
+
+
+def open_session(session_id: str, context: str | None) -> ReturningInsert[RagSession]:
+    """Begin a session, or give the one that is there the context, if there is one."""
+    statement = insert(RagSession).values(session_id=session_id, context=context, updated_at=func.now())
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[RagSession.session_id],
+        set_={
+            "context": func.coalesce(new.context, _sessions.c.context),
+            "updated_at": new.updated_at,
+        },
+    ).returning(RagSession)
+
+
+def record(
+    session: int,
+    query_text: str,
+    *,
+    context_used: str | None,
+    response: str | None,
+    metadata: Mapping[str, Any] | None,
+    sources: Sequence[Source],
+) -> Select[RagQuery]:
+    """Store a query and the documents that it used, without those deleted since; no row without the session."""
+    types: Mapping[str, Any] = {name: _queries.c[name].type for name in RECORDED}
+    values = [query_text, context_used, response, None if metadata is None else dict(metadata)]
+    given = [literal(value, types[name]) for name, value in zip(RECORDED, values, strict=True)]
+    asked = (
+        select(_sessions.c.id, *given)
+        .where(_sessions.c.id == session)
+        .with_for_update(read=True, key_share=True)
+    )
+    query = (
+        insert(_queries)
+        .from_select(["session_id", *RECORDED], asked, include_defaults=False)
+        .returning(*_queries.c)
+        .cte("query")
+    )
+    columns = (
+        column("document_id", BigInteger),
+        column("rank", Integer),
+        column("distance", Double),
+    )
+    arrays = (
+        literal([source.document_id for source in sources], ARRAY(BigInteger)),
+        literal([source.rank for source in sources], ARRAY(Integer)),
+        literal([source.distance for source in sources], ARRAY(Double)),
+    )
+    source = func.unnest(*arrays).table_valued(*columns, name="source").render_derived()
+    # Held in one order, so that whoever deletes several of them in that order is not waited for in a circle.
+    known = (
+        select(query.c.id, _documents.c.id, source.c.rank, source.c.distance)
+        .select_from(source)
+        .join(_documents, _documents.c.id == source.c.document_id)
+        .join(query, true())
+        .order_by(_documents.c.id)
+        .with_for_update(read=True, key_share=True, of=_documents)
+    )
+    names = ["query_id", "document_id", "rank", "distance"]
+    used = insert(_used).from_select(names, known, include_defaults=False).cte("used")
+    return select(aliased(RagQuery, query)).add_cte(used)
+
+
+def answer(query_id: int, response: str, metadata: Mapping[str, Any] | None) -> ReturningUpdate[RagQuery]:
+    values: dict[str, Any] = {"response": response}
+    if metadata is not None:
+        values["metadata_"] = dict(metadata)
+    return update(RagQuery).where(RagQuery.id == query_id).values(**values).returning(RagQuery)
+
+
+def history(session: int, *, after: str | None, limit: int) -> Select[RagQuery]:
+    """Queries with the documents that they used; these come in a second statement."""
+    statement = select(RagQuery).where(RagQuery.session_id == session)
+    return page(statement.options(selectinload(RagQuery.documents)), [RagQuery.id], after=after, limit=limit)
+
+
+def queries_using(document_id: int, *, after: str | None, limit: int) -> Select[RagQuery]:
+    """Queries that used a document, the newest first, with all that they used."""
+    statement = (
+        select(RagQuery)
+        .join(RagQueryDocument, RagQueryDocument.query_id == RagQuery.id)
+        .where(RagQueryDocument.document_id == document_id)
+        .options(selectinload(RagQuery.documents))
+    )
+    return page(statement, [RagQuery.id], after=after, limit=limit, newest_first=True)

@@ -1,0 +1,160 @@
+"""Working memory: what agents have at hand for the work in progress, here or in a blob store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from ...errors import InvalidInputError, NotFoundError
+from ...models import WorkingMemory, WorkingMemoryStatus
+from ...queries import working_memory as queries
+from ...queries._filters import Where, expression
+from ...queries._memories import lasting
+from ...queries._shared import as_page, aware, check_names, check_text, one_of, within
+from ...results import Page
+from ...search import SearchParams, SearchResult
+from ...types import VectorLike
+from ...working_memory_results import SweptMemory
+from .base import AsyncRepository
+from .search import search
+
+
+class AsyncWorkingMemoryRepository(AsyncRepository):
+    """Records of sessions and agents. Vectors have 1536 dimensions; what is deleted or has expired is not there."""
+
+    async def store(
+        self,
+        name: str,
+        memory_type: str,
+        *,
+        content: str | None = None,
+        embedding: VectorLike | None = None,
+        embedding_model: str | None = None,
+        session_id: str | None = None,
+        agent: str | None = None,
+        provider: str | None = None,
+        blob_key: str | None = None,
+        status: WorkingMemoryStatus | str = WorkingMemoryStatus.ACTIVE,
+        metadata: Mapping[str, Any] | None = None,
+        ttl: timedelta | None = None,
+    ) -> WorkingMemory:
+        """Store a record; each call makes one, as names need not differ.
+
+        Content is text in the row, or a blob under `blob_key` in the store `provider`. Where the blob is yet to
+        be written, store the record as `pending` and call `set_blob` then.
+        """
+        if blob_key is not None and provider is None:
+            raise InvalidInputError("provider: say which store has the blob")
+        values = {
+            "name": name,
+            "memory_type": memory_type,
+            "content": content,
+            "embedding": embedding,
+            "embedding_model": embedding_model,
+            "session_id": session_id,
+            "agent": agent,
+            "provider": provider,
+            "blob_key": blob_key,
+            "status": one_of(WorkingMemoryStatus, status),
+            "metadata_": dict(metadata or {}),
+        }
+        record = await self._write(queries.store(values, lasting(ttl)))
+        assert record is not None
+        return record
+
+    async def get(self, memory_id: uuid.UUID) -> WorkingMemory | None:
+        """The record of that id, unless it is deleted or has expired."""
+        return await self._first(queries.get(memory_id))
+
+    async def update(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
+        """Change attributes of a record, by their names; raises NotFoundError."""
+        check_names(WorkingMemory, values)
+        if (expires_at := values.get("expires_at")) is not None:
+            aware("expires_at", expires_at)
+        return await self._changed(memory_id, values)
+
+    async def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:
+        """Change the status; `deleted` is final, and the record goes in the next sweep. Raises NotFoundError."""
+        return await self._changed(memory_id, {"status": one_of(WorkingMemoryStatus, status)})
+
+    async def set_blob(self, memory_id: uuid.UUID, *, provider: str, blob_key: str) -> WorkingMemory:
+        """Say where the record's blob was stored; a pending record becomes active. Raises NotFoundError."""
+        check_text("provider", provider)
+        check_text("blob_key", blob_key)
+        record = await self._write(queries.set_blob(memory_id, provider, blob_key))
+        if record is None:
+            raise _unknown(memory_id)
+        return record
+
+    async def search(
+        self,
+        embedding: VectorLike,
+        *,
+        session_id: str | None = None,
+        agent: str | None = None,
+        memory_type: str | None = None,
+        limit: int = 10,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),  # noqa: B008
+        explain: bool = False,
+    ) -> SearchResult:
+        """The active records nearest to a vector of 1536 dimensions, by cosine distance; those without one are not found."""
+        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
+        if (given := expression(WorkingMemory, where)) is not None:
+            condition &= given
+        return await search(
+            self._session,
+            WorkingMemory,
+            embedding,
+            limit=limit,
+            where=condition,
+            params=params,
+            explain=explain,
+        )
+
+    async def sweep(self, limit: int = 1000) -> Sequence[SweptMemory]:
+        """Remove at most `limit` deleted or expired records; gives them with the places of their blobs.
+
+        Delete those blobs before you commit, where `uow.storage.list_references` knows of no other record: if that
+        fails, roll back, and the next sweep gives them again. A record that plain SQL marks as deleted needs an
+        `expires_at` to be swept.
+        """
+        within("limit", limit, 1, 100_000)
+        return [SweptMemory(*row) for row in await self._rows(queries.sweep(limit))]
+
+    async def list(
+        self,
+        *,
+        session_id: str | None = None,
+        agent: str | None = None,
+        memory_type: str | None = None,
+        status: WorkingMemoryStatus | str | None = None,
+        with_blob: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[WorkingMemory]:
+        """The records that match, the newest first, a page at a time; `deleted` gives those that await the sweep."""
+        rows = await self._all(
+            queries.list_(
+                session_id=session_id,
+                agent=agent,
+                memory_type=memory_type,
+                status=None if status is None else one_of(WorkingMemoryStatus, status),
+                with_blob=with_blob,
+                after=after,
+                limit=limit,
+            )
+        )
+        return as_page(rows, queries.LIST_KEY, limit)
+
+    async def _changed(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
+        record = await self._write(queries.change(memory_id, values))
+        if record is None:
+            raise _unknown(memory_id)
+        return record
+
+
+def _unknown(memory_id: uuid.UUID) -> NotFoundError:
+    return NotFoundError(f"working memory {memory_id}: does not exist, is deleted, or has expired")

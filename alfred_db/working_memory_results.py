@@ -1,0 +1,17 @@
+"""What working memory gives back when it is not a row."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+__all__ = ["SweptMemory"]
+
+
+@dataclass(frozen=True, slots=True)
+class SweptMemory:
+    """A record that was removed, and where its blob is, if it had one."""
+
+    id: uuid.UUID
+    provider: str | None
+    blob_key: str | None

@@ -1,0 +1,271 @@
+"""`alfred-db catalog` and `alfred-db maintain`, and the same upkeep by pg_cron."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from servers import Servers
+from sqlalchemy import URL, NullPool, create_engine, text
+
+from alfred_db import Database, migrate
+from alfred_db.catalog import seed
+from alfred_db.cli import Commands
+from alfred_db.cli_catalog import catalog, maintain
+from alfred_db.config import parse_url
+from alfred_db.repositories._sync.broker import BrokerCatalogRepository
+from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
+
+Run = Callable[..., Result]
+
+
+def on(url: URL) -> Run:
+    """Runs the command on a database: `run("catalog", "load")`."""
+    commands = Commands("alfred-db", commands=[catalog, maintain])
+    address = url.render_as_string(hide_password=False)
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(commands, [*arguments, "--url", address], input=text)
+
+    return run
+
+
+@pytest.fixture
+def run(database_url: URL) -> Run:
+    return on(database_url)
+
+
+@pytest.fixture(params=[None, "acme"], ids=["public", "acme"])
+def tenant(request: pytest.FixtureRequest, database_url: URL) -> Iterator[Database]:
+    with Database(database_url, schema=request.param) as database:
+        yield database
+
+
+def of(tenant: Database) -> list[str]:
+    return [] if tenant.schema is None else ["--schema", tenant.schema]
+
+
+def sql(database: Database, statement: str) -> list[tuple[object, ...]]:
+    with database.session() as session:
+        done = session.execute(text(statement))
+        rows = [tuple(row) for row in done] if done.returns_rows else []  # type: ignore[attr-defined]
+        session.commit()
+        return rows
+
+
+# catalog
+
+
+def test_the_seed_is_loaded_by_default_and_again(run: Run, database_url: URL) -> None:
+    for _ in range(2):
+        done = run("catalog", "load")
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(r"loaded providers \d+, makers \d+, .* prices 0, registry 0\n", done.output), (
+            done.output
+        )
+    with Database(database_url) as database, database.begin() as uow:
+        assert BrokerCatalogRepository(uow.session).get_family("claude") is not None
+
+
+def test_what_is_exported_is_what_was_loaded(run: Run, tmp_path: Path) -> None:
+    document = json.loads(seed())
+    document["prices"] = [
+        {"provider": "openai", "code": "gpt-4o", "valid_from": "2025-01-01T00:00:00+00:00"}
+        | {"input_price": "0.123456789", "output_price": "1000", "currency": "EUR"}
+    ]
+    document["registry"] = [
+        {"name": "ours", "display_name": "Ö", "provider": "openai", "model_type": "chat"}
+        | {"endpoints": [{"endpoint_type": "rest", "headers": {"a": "b"}}], "capabilities": {"chat": 0.5}}
+    ]
+    done = run("catalog", "load", "-", text=json.dumps(document))
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "out.json"
+    done = run("catalog", "export", str(file))
+    assert (done.exit_code, done.output) == (0, "")
+    exported = file.read_text("utf-8")
+    assert "Ö" in exported
+    assert json.loads(exported)["prices"] == document["prices"]
+    assert json.loads(exported)["registry"] == document["registry"]
+    assert [entry["code"] for entry in json.loads(exported)["models"]] == sorted(
+        entry["code"] for entry in document["models"]
+    )
+    assert run("catalog", "load", str(file)).exit_code == 0
+    assert run("catalog", "export").output == exported
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("{", "this is no JSON"),
+        ('{"makers": [{"code": "a"}]}', r"makers\[0\]: without name"),
+        ('{"registry": [{"name": "a"}], "makers": [{"code": "a", "name": "A"}]}', r"registry\[0\]: without"),
+        (
+            '{"makers": [{"code": "a", "name": "A"}], "families": [{"code": "f", "name": "F", "maker": "b"}]}',
+            "maker 'b'",
+        ),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_leaves_nothing(
+    run: Run, database_url: URL, document: str, says: str
+) -> None:
+    done = run("catalog", "load", "-", text=document)
+    assert done.exit_code == 2
+    assert re.match(f"alfred-db: .*{says}", done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
+    with Database(database_url) as database, database.begin() as uow:
+        assert len(BrokerCatalogRepository(uow.session).list_makers()) == 0
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(run: Run) -> None:
+    done = run("catalog", "load", "/nowhere.json")
+    assert done.exit_code == 2
+    assert "No such file" in done.stderr
+
+
+def test_a_database_without_the_tables_is_one_line(empty_url: URL) -> None:
+    done = on(empty_url)("catalog", "load")
+    assert done.exit_code == 2
+    assert "run `alembic upgrade head`" in done.stderr
+
+
+# maintain
+
+
+def test_the_coming_months_are_made(tenant: Database) -> None:
+    run = on(tenant.url)
+    assert run("maintain", *of(tenant)).output == "nothing to make\n"
+    before = sql(tenant, "SELECT count(*) FROM pg_inherits")
+    planned = run("maintain", *of(tenant), "--months-ahead", "5", "--dry-run")
+    home = tenant.schema or "brk_tracking"
+    assert re.fullmatch(rf"(would make {home}\.broker_request_\d{{4}}_\d\d\n){{2}}", planned.output)
+    assert sql(tenant, "SELECT count(*) FROM pg_inherits") == before
+    done = run("maintain", *of(tenant), "--months-ahead", "5")
+    assert done.exit_code == 0
+    assert done.output == planned.output.replace("would make", "made")
+    assert run("maintain", *of(tenant), "--months-ahead", "5").output == "nothing to make\n"
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["detach", "drop"])
+def test_old_months_are_taken_away_one_by_one(tenant: Database, drop: bool) -> None:
+    run, home = on(tenant.url), tenant.schema or "brk_tracking"
+    for year in (2020, 2021, 2022):
+        sql(
+            tenant,
+            f"CREATE TABLE {home}.broker_request_{year}_01 PARTITION OF {home}.broker_request"
+            f" FOR VALUES FROM ('{year}-01-01 00:00+00') TO ('{year}-02-01 00:00+00')",
+        )
+    with tenant.begin() as uow:
+        BrokerRequestRepository(uow.session).log_many(
+            [
+                {"request_id": "r", "created_at": datetime(year, month, 1, tzinfo=UTC)}
+                for year in (2020, 2022, 2023)
+                for month in (1, 2)
+            ]
+        )
+    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    planned = run(*arguments, "--dry-run")
+    verb = "drop" if drop else "detach"
+    lines = [line for line in planned.stdout.splitlines() if "would" in line]
+    assert [re.sub(r", [\d,]+ bytes", "", line) for line in lines] == [
+        f"would {verb} {home}.broker_request_{year}_01" for year in (2020, 2021, 2022)
+    ]
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    done_verb = "dropped" if drop else "detached"
+    assert done.stdout == planned.stdout.replace(f"would {verb}", done_verb)
+    assert "4 rows are in the default partition" in done.stderr
+    left = sql(tenant, f"SELECT to_regclass('{home}.broker_request_2020_01') IS NOT NULL")
+    assert left == [(not drop,)]
+    assert sql(tenant, f"SELECT count(*) FROM {home}.broker_request") == [(4,)]
+    assert run(*arguments).stdout == "nothing to make\n"
+
+
+def test_what_would_destroy_too_much_is_refused(run: Run) -> None:
+    done = run("maintain", "--drop")
+    assert done.exit_code == 2
+    assert "--drop needs --keep-months" in done.stderr
+    done = run("maintain", "--keep-months", "-1")
+    assert done.exit_code == 2
+    assert "keep_months: expected 0 to 1,200, got -1" in done.stderr
+
+
+def test_without_pg_cron_it_is_said_what_to_do_instead(run: Run) -> None:
+    done = run("maintain", "--schedule", "0 3 * * *")
+    assert done.exit_code == 2
+    assert "alfred-db: pg_cron is not installed in this database: run `alfred-db maintain`" in done.stderr
+
+
+# pg_cron
+
+
+@pytest.fixture
+def cron(servers: Servers) -> Iterator[Database]:
+    """A migrated database with pg_cron: the one that cron.database_name names. All is taken away at the end."""
+    url = parse_url(servers["full"])
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        home = connection.scalar(text("SELECT current_setting('cron.database_name', true)"))
+        if home is None:
+            pytest.skip("the server has no pg_cron")
+        url = url.set(database=home)
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        names = text("SELECT extname FROM pg_extension")
+        schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
+        before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
+        migrate.upgrade(url)
+        try:
+            with Database(url) as database:
+                yield database
+        finally:
+            if "pg_cron" in connection.scalars(names).all():
+                connection.execute(
+                    text("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'alfred-db%'")
+                )
+            migrate.downgrade(url, "base", allow_data_loss=True)
+            for name in set(connection.scalars(names)) - before:
+                connection.execute(text(f'DROP EXTENSION IF EXISTS "{name}" CASCADE'))
+            for name in set(connection.scalars(schemas)) - homes:
+                connection.execute(text(f'DROP SCHEMA "{name}"'))
+
+
+def test_pg_cron_does_the_upkeep(cron: Database) -> None:
+    run = on(cron.url)
+    sql(
+        cron,
+        "CREATE TABLE brk_tracking.broker_request_2020_01 PARTITION OF brk_tracking.broker_request"
+        " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
+    )
+    arguments = ["maintain", "--months-ahead", "6", "--keep-months", "12", "--drop", "--schedule"]
+    for schedule in ("0 3 * * *", "1 seconds"):
+        done = run(*arguments, schedule)
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(r"pg_cron does it as job \d+\n", done.output)
+    assert sql(cron, "SELECT jobname, schedule FROM cron.job") == [
+        ('alfred-db maintain "brk_tracking".broker_request', "1 seconds")
+    ]
+    status = "SELECT DISTINCT status, return_message FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')"
+    deadline = time.monotonic() + 30
+    while not (found := sql(cron, status)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [row[0] for row in found] == ["succeeded"], found
+    with cron.begin() as uow:
+        requests = BrokerRequestRepository(uow.session)
+        assert requests.due_partitions(6) == []
+        assert list(requests.old_partitions(12)) == []
+        assert requests.unschedule_maintenance() is True
+        assert requests.unschedule_maintenance() is False
+    assert sql(cron, "SELECT to_regclass('brk_tracking.broker_request_2020_01')") == [(None,)]
+    assert sql(cron, "SELECT count(*) FROM cron.job") == [(0,)]
+
+
+def test_a_schedule_that_pg_cron_does_not_understand_is_one_line(cron: Database) -> None:
+    done = on(cron.url)("maintain", "--schedule", "whenever")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("alfred-db: "), done.stderr
