@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +30,7 @@ _ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", D
 
 
 @lru_cache(maxsize=512)
-def recall(limit: int, candidates: int | None) -> Select[Any, float, float, int]:
+def recall(limit: int, candidates: int | None) -> Select[Any]:
     """The best of the nearest `candidates`, or of the whole bank, with what shows whether others can be better.
 
     score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), similarity being
@@ -53,11 +54,12 @@ def recall(limit: int, candidates: int | None) -> Select[Any, float, float, int]
     most = select(func.max(Memory.importance)).scalar_subquery()
     bound = _similarity(func.max(near.c.distance).over()) * _importance(most)
     compared = func.count().over()
-    return (
+    statement: Any = (
         select(near, score.label("score"), bound.label("bound"), compared.label("compared"))
         .order_by(score.desc(), near.c.id)
         .limit(literal_limit(limit))
     )
+    return typing.cast("Select[Any]", statement)
 
 
 def _similarity(distance: ColumnElement[Any]) -> ColumnElement[float]:

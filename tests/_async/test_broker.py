@@ -216,6 +216,7 @@ async def test_the_indexes_find_offers_and_prices(uow: AsyncUnitOfWork) -> None:
     assert "Backward using uq_hosted_model_price_hosted_model_id_valid_from" in plan
     assert "uq_model_code" in plan
     assert "idx_hosted_model_model_id" in plan
+    await uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     able = queries.models(family=None, capability="c7", after=None, limit=1).order_by(None).limit(None)
     assert "idx_model_capabilities" in "\n".join(await uow.session.scalars(Explain(able)))
 

@@ -667,6 +667,17 @@ async def test_upkeep_gives_up_on_a_table_that_is_busy(
             await reader.detach_partition(name)
 
 
+async def test_of_two_who_make_the_coming_months_one_finds_them_made(committed: AsyncDatabase) -> None:
+    async with committed.session() as one, committed.session() as two:
+        assert await AsyncBrokerRequestRepository(one).make_partitions(5) == 2
+        await two.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        with pytest.raises(ConflictError):
+            await AsyncBrokerRequestRepository(two).make_partitions(5)
+        await two.rollback()
+        await one.commit()
+        assert await AsyncBrokerRequestRepository(two).make_partitions(5) == 0
+
+
 @pytest.mark.parametrize("months", [-1, 1201])
 async def test_months_are_checked(requests: AsyncBrokerRequestRepository, months: int) -> None:
     for call in (requests.make_partitions, requests.due_partitions, requests.old_partitions):

@@ -873,10 +873,14 @@ async def test_the_hot_statements_have_their_index(
         "idx_workflow_executions_running": executions.reap(limit=100, jitter=1.0),
         "idx_workflow_executions_finished": queries.purge(3600, limit=100),
         "Index Cond: (id = '1'::bigint)": executions.complete(1, token, None),
-        "Index Cond: (id = '1'::bigint) ": workflow_steps.sleep(1, token, "a", seq=1, until=datetime.now(UTC)),
+        "Index Cond: (id = '1'::bigint) ": workflow_steps.sleep(
+            1, token, "a", seq=1, until=datetime.now(UTC)
+        ),
     }
     for index, statement in plans.items():
-        selected = statement if isinstance(statement, Select) else select(func.count()).select_from(statement.cte())
+        selected = (
+            statement if isinstance(statement, Select) else select(func.count()).select_from(statement.cte())
+        )
         plan = "\n".join(await session.scalars(Explain(selected)))
         assert "Seq Scan on workflow_" not in plan, plan
         assert rows == 0 or index.strip() in plan, plan

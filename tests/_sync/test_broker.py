@@ -217,6 +217,7 @@ def test_the_indexes_find_offers_and_prices(uow: UnitOfWork) -> None:
     assert "Backward using uq_hosted_model_price_hosted_model_id_valid_from" in plan
     assert "uq_model_code" in plan
     assert "idx_hosted_model_model_id" in plan
+    uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     able = queries.models(family=None, capability="c7", after=None, limit=1).order_by(None).limit(None)
     assert "idx_model_capabilities" in "\n".join(uow.session.scalars(Explain(able)))
 

@@ -668,6 +668,17 @@ def test_upkeep_gives_up_on_a_table_that_is_busy(
             reader.detach_partition(name)
 
 
+def test_of_two_who_make_the_coming_months_one_finds_them_made(committed: Database) -> None:
+    with committed.session() as one, committed.session() as two:
+        assert BrokerRequestRepository(one).make_partitions(5) == 2
+        two.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        with pytest.raises(ConflictError):
+            BrokerRequestRepository(two).make_partitions(5)
+        two.rollback()
+        one.commit()
+        assert BrokerRequestRepository(two).make_partitions(5) == 0
+
+
 @pytest.mark.parametrize("months", [-1, 1201])
 def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> None:
     for call in (requests.make_partitions, requests.due_partitions, requests.old_partitions):

@@ -21,8 +21,9 @@ from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.repositories._sync.rag import RagRepository
 from alfred_db.search import Hit
 
-UNIT = [1.0, *[0.0] * 383]
-OTHER = [0.0, 1.0, *[0.0] * 382]
+UNIT = [*[0.0] * 383, 1.0]
+OTHER = [*[0.0] * 382, 0.6, 0.8]
+BETWEEN = [*[0.0] * 382, 0.28, 0.96]
 HOSTILE = (
     """'); DROP TABLE rag_queries; -- " \\' $$ $1 %s %(x)s :name ::text {0}""",
     "żółć 日本語 🦉 \u202e\u200b ﷽ \U0010ffff",
@@ -89,7 +90,7 @@ def test_a_context_is_built_from_the_nearest_documents(
     rag: RagRepository, documents: DocumentRepository
 ) -> None:
     near = documents.add("Owls hunt by night.", title="Owls", embedding=UNIT, metadata={"kind": "bird"})
-    blank = documents.add("  ", embedding=[0.9, 0.1, *[0.0] * 382])
+    blank = documents.add("  ", embedding=BETWEEN)
     far = documents.add("  A barn is a building.\n", embedding=OTHER)
     context = rag.build_context(UNIT)
     assert context.text == "[1] Owls\nOwls hunt by night.\n\n[3] A barn is a building."
@@ -98,7 +99,7 @@ def test_a_context_is_built_from_the_nearest_documents(
         (near.id, 1, "Owls"),
         (far.id, 3, None),
     ]
-    assert [source.distance for source in context.sources] == pytest.approx([0, 1], abs=1e-6)
+    assert [source.distance for source in context.sources] == pytest.approx([0, 0.2], abs=1e-6)
     assert [source.chars for source in context.sources] == [24, 21]
     assert blank.id not in {source.document_id for source in context.sources}
     by_word = rag.build_context(UNIT, "barn building", limit=1)

@@ -116,7 +116,8 @@ async def search_many(
         rows = (await session.execute(statement, partition.parameters if partition else {})).all()
     operator = None if partition is None else partition.operator
     for row in rows:
-        found[row.query].append(hit(row, operator))
+        number: int = row.query
+        found[number].append(hit(row, operator))
     return found
 
 

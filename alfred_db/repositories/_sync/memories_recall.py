@@ -72,12 +72,13 @@ def recall(
 
 def _nearest(
     session: Session, limit: int, candidates: int, parameters: dict[str, Any]
-) -> Sequence[Row[Any, float, float, int]]:
+) -> Sequence[Row[Any]]:
     effort = SearchParams(ef_search=min(int(EFFORT * candidates), MAX_EF_SEARCH))
     set_local(session, scan_settings(candidates, effort, iterative=True))
-    return (session.execute(queries.recall(limit, candidates), parameters)).all()
+    rows: Sequence[Row[Any]] = (session.execute(queries.recall(limit, candidates), parameters)).all()
+    return rows
 
 
-def _result(rows: Sequence[Row[Any, float, float, int]], path: SearchPath, certified: bool) -> RecallResult:
+def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:
     hits = [Hit(row, row.distance, row.score) for row in rows]
     return RecallResult(hits, path, certified, rows[0].compared if rows else 0)

@@ -1,0 +1,154 @@
+"""`alfred-db vectors`: the state of the vector indexes, rebuilding them, and how much of the truth they find."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+import click
+
+from .config import database_url, migration_url
+from .database import Database
+from .engines import passing_engine
+from .errors import translated
+from .vectors import LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+
+__all__ = ["vectors"]
+
+_URL = "Database URL; else ALFRED_DB_URL, DATABASE_URL."
+_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def vectors() -> None:
+    """The indexes of the vectors: their state, rebuilding them, and their recall."""
+
+
+@vectors.command("status")
+@click.option("--url", help=_URL)
+@_schema
+@_json
+@click.pass_context
+def show(ctx: click.Context, url: str | None, schema: str | None, as_json: bool) -> None:
+    """List the vector indexes. Exit status: 0 all are well, 1 one needs care."""
+    engine = passing_engine(database_url(url), "alfred-db vectors status")
+    with translated(), engine.connect() as connection:
+        found = status(connection, schema)
+    if as_json:
+        click.echo(json.dumps([one.as_dict() for one in found], indent=2))
+    else:
+        click.echo(_table(found))
+    ctx.exit(1 if any(one.warnings for one in found) else 0)
+
+
+def _table(found: list[IndexStatus]) -> str:
+    names = [f"{one.schema}.{one.table}" for one in found]
+    wide, widest = max(map(len, names)), max(len(one.name) for one in found)
+    lines = [f"{'table':<{wide}}  {'index':<{widest}}  {'state':<8}  {'size':>9}  {'rows':>9}  {'scans':>9}"]
+    for name, one in zip(names, found, strict=True):
+        lines.append(
+            f"{name:<{wide}}  {one.name:<{widest}}  {one.state:<8}  {_size(one.size):>9}  {_count(one.rows):>9}"
+            f"  {_count(one.scans):>9}{'  unused' if one.unused else ''}"
+        )
+    since = next((one.since for one in found if one.since), None)
+    lines.append(
+        f"scans since {'the database was made' if since is None else since.isoformat(' ', 'seconds')}"
+    )
+    told: dict[str, str] = {}
+    for one in found:
+        for warning in one.warnings:
+            general = warning.startswith("vector ")
+            told.setdefault(warning if general else f"{one.schema}.{one.name}: {warning}")
+    return "\n".join([*lines, *(f"warning  {warning}" for warning in told)])
+
+
+@vectors.command("rebuild")
+@click.option("--index", help="Its name, or that of a partitioned table's; default: all that are invalid.")
+@click.option("--url", help="Database URL; else ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL.")
+@_schema
+@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
+@click.option(
+    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
+)
+@_json
+def build(
+    index: str | None,
+    url: str | None,
+    schema: str | None,
+    maintenance_work_mem: str | None,
+    lock_timeout: float,
+    as_json: bool,
+) -> None:
+    """Build indexes anew while others read and write; drop what failed attempts have left."""
+    done = rebuild(
+        passing_engine(migration_url(url), "alfred-db vectors rebuild"),
+        index,
+        schema=schema,
+        progress=_teller(),
+        maintenance_work_mem=maintenance_work_mem,
+        lock_timeout=lock_timeout,
+    )
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in done], indent=2))
+        return
+    for one in done:
+        did = "dropped" if one.dropped else "rebuilt"
+        sizes = _size(one.size_before) + ("" if one.dropped else f" -> {_size(one.size)}")
+        click.echo(f"{did} {one.schema}.{one.name} in {one.seconds:.1f} s, {sizes}")
+    if not done:
+        click.echo("nothing to rebuild")
+
+
+def _teller() -> Callable[[Progress], None]:
+    """Tells of each new phase, and of each tenth of it."""
+    last: list[tuple[str, str, int]] = []
+
+    def tell(progress: Progress) -> None:
+        tenth = int(10 * (progress.fraction or 0))
+        if last != [(progress.index, progress.phase, tenth)]:
+            last[:] = [(progress.index, progress.phase, tenth)]
+            part = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+            click.echo(f"{progress.index}: {progress.phase}{part}", err=True)
+
+    return tell
+
+
+@vectors.command("recall")
+@click.option("--table", required=True, help="A table, or a partition, with a vector index.")
+@click.option("--target", default=0.95, show_default=True, help="The recall that is good enough.")
+@click.option("--k", default=10, show_default=True, help="How many nearest a search asks for.")
+@click.option("--samples", default=200, show_default=True, help="How many stored vectors to search for.")
+@click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
+@click.option("--url", help=_URL)
+@_schema
+@_json
+@click.pass_context
+def find(
+    ctx: click.Context,
+    table: str,
+    target: float,
+    k: int,
+    samples: int,
+    ef: tuple[int, ...],
+    url: str | None,
+    schema: str | None,
+    as_json: bool,
+) -> None:
+    """Measure recall and time by hnsw.ef_search. Exit status: 0 the target is met, 1 by none of the values."""
+    with Database(database_url(url), schema=schema) as database:
+        given = {"ef": ef} if ef else {}
+        report = recall(database.engine, table, schema=schema, target=target, k=k, samples=samples, **given)
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    ctx.exit(1 if report.ef is None else 0)
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _size(value: int | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value / 2**20:,.1f} MB" if value >= 2**20 else f"{value / 2**10:,.0f} kB"
