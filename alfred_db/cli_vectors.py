@@ -12,7 +12,7 @@ from .config import database_url, migration_url
 from .database import Database
 from .engines import passing_engine
 from .errors import translated
-from .vectors import LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+from .vectors import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
 
 __all__ = ["vectors"]
 
@@ -56,12 +56,12 @@ def _table(found: list[IndexStatus]) -> str:
     lines.append(
         f"scans since {'the database was made' if since is None else since.isoformat(' ', 'seconds')}"
     )
-    told: dict[str, str] = {}
+    told: list[str] = []
     for one in found:
         for warning in one.warnings:
             general = warning.startswith("vector ")
-            told.setdefault(warning if general else f"{one.schema}.{one.name}: {warning}")
-    return "\n".join([*lines, *(f"warning  {warning}" for warning in told)])
+            told.append(warning if general else f"{one.schema}.{one.name}: {warning}")
+    return "\n".join([*lines, *(f"warning  {warning}" for warning in dict.fromkeys(told))])
 
 
 @vectors.command("rebuild")
@@ -138,8 +138,9 @@ def find(
 ) -> None:
     """Measure recall and time by hnsw.ef_search. Exit status: 0 the target is met, 1 by none of the values."""
     with Database(database_url(url), schema=schema) as database:
-        given = {"ef": ef} if ef else {}
-        report = recall(database.engine, table, schema=schema, target=target, k=k, samples=samples, **given)
+        report = recall(
+            database.engine, table, schema=schema, target=target, k=k, samples=samples, ef=ef or EF
+        )
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     ctx.exit(1 if report.ef is None else 0)
 

@@ -133,11 +133,13 @@ async def test_words_are_found_best_first(conversations: AsyncConversationReposi
     assert [hit.row.id for hit in await conversations.search('"other birds" or zebra')] == [long.id]
     again = await conversations.append("c", "assistant", "Owls!")
     assert [hit.row.id for hit in await conversations.search("owl", limit=2)] == [again.id, short.id]
-    for nothing in ("", "the", "zebra", '"', "& | ! <-> :* (", "a:b'c\\", *HOSTILE):
+    for nothing in ("", "the", "zebra", '"', "& | ! <-> :* (", "a:b'c\\", *HOSTILE[:2], "owl " * 2500):
         assert not await conversations.search(nothing, session_id="unknown")
         await conversations.search(nothing)
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
         await conversations.search("owl", limit=0)
+    with pytest.raises(InvalidInputError, match="characters of text: expected 0 to 10,000"):
+        await conversations.search(HOSTILE[2])
     with pytest.raises(InvalidInputError, match="NUL"):
         await conversations.search("a\0b")
 
@@ -210,27 +212,29 @@ async def test_hostile_text_is_data(conversations: AsyncConversationRepository, 
     assert await count(conversations) == 1003
 
 
-async def test_the_indexes_serve_the_questions(conversations: AsyncConversationRepository) -> None:
-    await fill(conversations)
-    for statement in (
-        queries.history("s7", after="WzEwMF0=", limit=20),
-        queries.last("s7", 20),
-    ):
-        found = await plan(conversations, statement)
-        assert "idx_conversations_session_id" in found
-        assert "Sort" not in found
-        assert "Filter" not in found
-    sessions = await plan(conversations, queries.sessions(after=None, limit=10))
-    assert "Index Scan Backward using pk_conversations" in sessions
-    assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
-    assert "Seq Scan" not in sessions
-    words = await plan(conversations, queries.search("word77", session_id=None, limit=10))
-    assert "idx_conversations_search" in words
-    purged = await plan(conversations, queries.purge(86_400, limit=10))
-    assert "idx_conversations_created_at" in purged
-    assert "Seq Scan" not in purged
-    assert len(await conversations.sessions(limit=7)) == 7
-    assert {found.messages for found in await conversations.sessions()} == {500}
+async def test_the_indexes_serve_the_questions(committed: AsyncDatabase) -> None:
+    async with committed.session() as session:
+        conversations = AsyncConversationRepository(session)
+        await fill(conversations)
+        for statement in (
+            queries.history("s7", after="WzEwMF0=", limit=20),
+            queries.last("s7", 20),
+        ):
+            found = await plan(conversations, statement)
+            assert "idx_conversations_session_id" in found
+            assert "Sort" not in found
+            assert "Filter" not in found
+        sessions = await plan(conversations, queries.sessions(after=None, limit=10))
+        assert "Index Scan Backward using pk_conversations" in sessions
+        assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
+        assert "Seq Scan" not in sessions
+        words = await plan(conversations, queries.search("word77", session_id=None, limit=10))
+        assert "idx_conversations_search" in words
+        purged = await plan(conversations, queries.purge(86_400, limit=10))
+        assert "idx_conversations_created_at" in purged
+        assert "Seq Scan" not in purged
+        assert len(await conversations.sessions(limit=7)) == 7
+        assert {found.messages for found in await conversations.sessions()} == {500}
 
 
 async def test_without_the_lock_a_reader_may_pass_a_message_over(committed: AsyncDatabase) -> None:

@@ -7,29 +7,92 @@ from collections.abc import Mapping, Sequence, Set
 from statistics import fmean, median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, inspect, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    func,
+    inspect,
+    literal_column,
+    select,
+)
 from sqlalchemy.orm import Mapper, Session
 
-from .errors import InvalidInputError, NotFoundError, SchemaDriftError
-from .models import Base, KnowledgeCollection, KnowledgePoint
-from .models.base import table_of
-from .models.knowledge import partition_name
-from .queries._knowledge import partition
-from .queries._search import Partition, distance, literal_limit, vector_index
-from .repositories._sync.search import scan_settings, search, set_local
-from .search import SearchParams
-from .vectors_results import EfRecall, RecallReport
+from ..errors import InvalidInputError, NotFoundError, SchemaDriftError, translated
+from ..models import Base, KnowledgeCollection, KnowledgePoint
+from ..models.base import table_of
+from ..models.knowledge import partition_name
+from ..queries._knowledge import partition
+from ..queries._search import Partition, distance, literal_limit, vector_index
+from ..queries._shared import within
+from ..repositories._sync.search import scan_settings, search, set_local
+from ..search import SearchParams
+from .catalog import mapping_of, models, require, status
+from .results import EfRecall, IndexState, RecallReport
 
-__all__ = ["measure", "measured"]
+__all__ = ["EF", "recall"]
+
+EF = (10, 20, 40, 80, 160, 320)
+"""Values of hnsw.ef_search to try; 40 is the least that a search uses."""
 
 
-def measured(
-    connection: Connection, table: type[Base] | str, models: Mapping[str, type[Base]], partitions: Set[str]
+def recall(
+    engine: Engine,
+    table: type[Base] | str,
+    *,
+    schema: str | None = None,
+    target: float = 0.95,
+    k: int = 10,
+    samples: int = 200,
+    ef: Sequence[int] = EF,
+) -> RecallReport:
+    """Measure what part of the k truly nearest a search finds, and how fast, at each hnsw.ef_search.
+
+    `table` is a model, its table, or a partition of it: knowledge is searched one collection at a time. The
+    queries are stored vectors, the same ones each time for the same rows; vectors unlike the stored ones are
+    harder to search for. Each is compared with the exact answer within one read-only snapshot. Raises
+    InvalidInputError, NotFoundError when there are fewer than two vectors, and SchemaDriftError when the index
+    is missing or invalid.
+    """
+    _check(target, k, samples, ef)
+    options = mapping_of(schema, engine.get_execution_options())
+    with translated(), engine.connect() as connection:
+        # Its cached plans, made for settings of this measurement, must not be anybody else's.
+        connection.detach()
+        connection = connection.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True, schema_translate_map=options
+        )
+        with connection.begin():
+            found = [one for one in status(connection, schema) if one.state is not IndexState.LEFTOVER]
+            model, searched = _meant(connection, table, models(), {one.table for one in found if one.parent})
+        name = table_of(model).name if searched is None else searched.table.name
+        known = vector_index(model).name
+        (index,) = (one for one in found if one.table == name and known in (one.name, one.parent))
+        require(index, IndexState.VALID)
+        return _measure(connection, model, searched, index.name, target, k, samples, sorted(set(ef)))
+
+
+def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
+    if not 0 < target <= 1:
+        raise InvalidInputError(f"target: expected more than 0, at most 1, got {target}")
+    within("k", k, 2, 1000)
+    within("samples", samples, 1, 100_000)
+    if not ef:
+        raise InvalidInputError("ef: expected at least one value of hnsw.ef_search, such as 40")
+    for one in ef:
+        within("ef", one, 1, 1000)
+
+
+def _meant(
+    connection: Connection, table: type[Base] | str, known: Mapping[str, type[Base]], partitions: Set[str]
 ) -> tuple[type[Base], Partition | None]:
     """The model that is meant, and the partition of it; raises InvalidInputError for any other name."""
     if not isinstance(table, str):
         table = getattr(table, "__tablename__", repr(table))
-    model = models.get(table) or {table_of(model).fullname: model for model in models.values()}.get(table)
+    model = known.get(table) or {table_of(model).fullname: model for model in known.values()}.get(table)
     if model is not None and model is not KnowledgePoint:
         return model, None
     if model is KnowledgePoint:
@@ -40,7 +103,7 @@ def measured(
     collections = {partition_name(row.name): row for row in rows}
     if table not in collections or table not in partitions:
         known = ", ".join(
-            [*(name for name in models if name != KnowledgePoint.__tablename__), *sorted(partitions)]
+            [*(name for name in known if name != KnowledgePoint.__tablename__), *sorted(partitions)]
         )
         raise InvalidInputError(f"table {table[:80]!r}: has no vector index; expected one of {known}")
     found = partition(*collections[table])
@@ -52,7 +115,7 @@ def measured(
     return KnowledgePoint, found
 
 
-def measure(
+def _measure(
     connection: Connection,
     model: type[Base],
     searched: Partition | None,
