@@ -31,6 +31,7 @@ def status(connection: Connection, schema: str | None = None) -> list[IndexStatu
     when a table is missing.
     """
     mapping = mapping_of(schema, connection.get_execution_options())
+    schema = schema or mapping.get(None)
     tables = [table_of(model) for model in models().values()]
     names = [qualified(mapping.get(table.schema, table.schema), table.name) for table in tables]
     with translated():

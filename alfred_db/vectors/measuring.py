@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -67,12 +68,34 @@ def recall(
         )
         with connection.begin():
             found = [one for one in status(connection, schema) if one.state is not IndexState.LEFTOVER]
-            model, searched = _meant(connection, table, models(), {one.table for one in found if one.parent})
-        name = table_of(model).name if searched is None else searched.table.name
-        known = vector_index(model).name
-        (index,) = (one for one in found if one.table == name and known in (one.name, one.parent))
+            name = table if isinstance(table, str) else str(getattr(table, "__tablename__", table))
+            subject = _subject(connection, name, {one.table for one in found if one.parent})
+        known = vector_index(subject.model).name
+        (index,) = (one for one in found if one.table == subject.name and known in (one.name, one.parent))
         require(index, IndexState.VALID)
-        return _measure(connection, model, searched, index.name, target, k, samples, sorted(set(ef)))
+        results = _measure(connection, subject, k, samples, sorted(set(ef)), index.name)
+    if not results:
+        raise NotFoundError(
+            f"table {subject.name}: holds fewer than two vectors, so there is nothing to measure"
+        )
+    return RecallReport(
+        subject.name,
+        index.name,
+        target,
+        k,
+        len(results),
+        _median([one.exact for one in results]),
+        tuple(_by_ef(ef, [one.found[ef] for one in results]) for ef in results[0].found),
+    )
+
+
+def _by_ef(ef: int, found: Sequence[tuple[float, float]]) -> EfRecall:
+    parts = [part for part, _ in found]
+    return EfRecall(ef, fmean(parts), min(parts), _median([seconds for _, seconds in found]))
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return 1000 * median(seconds)
 
 
 def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
@@ -86,142 +109,151 @@ def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
         within("ef", one, 1, 1000)
 
 
-def _meant(
-    connection: Connection, table: type[Base] | str, known: Mapping[str, type[Base]], partitions: Set[str]
-) -> tuple[type[Base], Partition | None]:
-    """The model that is meant, and the partition of it; raises InvalidInputError for any other name."""
-    if not isinstance(table, str):
-        table = getattr(table, "__tablename__", repr(table))
-    model = known.get(table) or {table_of(model).fullname: model for model in known.values()}.get(table)
-    if model is not None and model is not KnowledgePoint:
-        return model, None
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is searched: a table, or one partition of it."""
+
+    model: type[Base]
+    partition: Partition | None = None
+
+    @property
+    def name(self) -> str:
+        return table_of(self.model).name if self.partition is None else self.partition.table.name
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return {} if self.partition is None else self.partition.parameters
+
+    @property
+    def keys(self) -> tuple[ColumnElement[Any], ...]:
+        mapper: Mapper[Any] = inspect(self.model)
+        return tuple(mapper.primary_key)
+
+    def key(self, row: Row[Any]) -> tuple[Any, ...]:
+        return tuple(getattr(row, str(key.key)) for key in self.keys)
+
+
+def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subject:
+    """What the name stands for; raises InvalidInputError for any but a table, or a partition, with an index."""
+    known = {name: model for model in models().values() for name in (model.__tablename__, _full_name(model))}
+    model = known.get(table)
     if model is KnowledgePoint:
         raise InvalidInputError(
-            f"table {table!r}: is searched one collection at a time; name one of {', '.join(sorted(partitions))}"
+            f"table {table}: is searched one collection at a time; name one of {', '.join(sorted(partitions))}"
         )
+    if model is not None:
+        return _Subject(model)
     rows = connection.execute(select(KnowledgeCollection.name, KnowledgeCollection.distance)).all()
     collections = {partition_name(row.name): row for row in rows}
     if table not in collections or table not in partitions:
-        known = ", ".join(
-            [*(name for name in known if name != KnowledgePoint.__tablename__), *sorted(partitions)]
+        expected = ", ".join(
+            [*(name for name in models() if known[name] is not KnowledgePoint), *sorted(partitions)]
         )
-        raise InvalidInputError(f"table {table[:80]!r}: has no vector index; expected one of {known}")
-    found = partition(*collections[table])
+        raise InvalidInputError(f"table {table[:80]!r}: has no vector index; expected one of {expected}")
+    name, compared = collections[table]
+    found = partition(name, compared)
     if found.operator is not None:
         raise InvalidInputError(
-            f"table {table!r}: its collection is compared by {collections[table].distance}, for which there is no"
-            " index; all of its searches are exact"
+            f"table {table}: its collection compares by {compared}, for which there is no index; all of its searches"
+            " are exact"
         )
-    return KnowledgePoint, found
+    return _Subject(KnowledgePoint, found)
+
+
+def _full_name(model: type[Base]) -> str:
+    return table_of(model).fullname
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What the searches for one stored vector gave."""
+
+    exact: float
+    """Seconds that the comparison of all rows took."""
+    found: Mapping[int, tuple[float, float]]
+    """By ef_search: the part of the truly nearest that was found, and the seconds that it took."""
 
 
 def _measure(
-    connection: Connection,
-    model: type[Base],
-    searched: Partition | None,
-    index: str,
-    target: float,
-    k: int,
-    samples: int,
-    ef: Sequence[int],
-) -> RecallReport:
-    """The report; `connection` begins read-only transactions with one snapshot each, and has none open."""
-    name = table_of(model).name if searched is None else searched.table.name
-    exact_times: list[float] = []
-    parts: dict[int, list[float]] = {one: [] for one in ef}
-    times: dict[int, list[float]] = {one: [] for one in ef}
+    connection: Connection, subject: _Subject, k: int, samples: int, ef: Sequence[int], index: str
+) -> list[_Sample]:
+    """One result a sample; `connection` begins read-only transactions with one snapshot each, and has none open."""
+    results: list[_Sample] = []
     with Session(connection) as session:
         with session.begin():
-            chosen = session.execute(_sample(model, samples, searched), _parameters(searched)).all()
-        for number, row in enumerate(chosen):
+            chosen = session.execute(_sample(subject, samples), subject.parameters).all()
+        for row in chosen[:1]:
             with session.begin():
-                started = time.perf_counter()
-                given = {"embedding": row.embedding, **_parameters(searched)}
-                nearest = session.execute(_exact(model, k, searched), given).all()
-                exact_times.append(time.perf_counter() - started)
-                limits = [one.distance for one in nearest if _key(model, one) != _key(model, row)]
-                if not limits:
-                    break
-                if number == 0:
-                    _require_index(session, model, row.embedding, k, searched, index)
-                # Each takes its turn as the first, for which the processor's caches hold the least.
-                turn = number % len(ef)
-                for one in [*ef[turn:], *ef[:turn]]:
-                    seconds, hits = _search(session, model, row.embedding, k, one, searched)
-                    others = [hit.distance for hit in hits if _key(model, hit) != _key(model, row)]
-                    # What is as near as the last that counts is as good: rows may have the same distance.
-                    good = sum(other <= limits[-1] for other in others)
-                    parts[one].append(min(good, len(limits)) / len(limits))
-                    times[one].append(seconds)
-    if not parts[ef[0]]:
-        raise NotFoundError(f"table {name}: holds fewer than two vectors, so there is nothing to measure")
-    return RecallReport(
-        name,
-        index,
-        target,
-        k,
-        len(parts[ef[0]]),
-        1000 * median(exact_times),
-        tuple(EfRecall(one, fmean(parts[one]), min(parts[one]), 1000 * median(times[one])) for one in ef),
-    )
+                _require_index(session, subject, row.embedding, k, index)
+        for number, row in enumerate(chosen):
+            # Each takes its turn as the first, for which the processor's caches hold the least.
+            turn = number % len(ef)
+            with session.begin():
+                result = _compare(session, subject, row, k, [*ef[turn:], *ef[:turn]])
+            if result is not None:
+                results.append(result)
+    return results
+
+
+def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Sequence[int]) -> _Sample | None:
+    """The row itself, which is among its nearest, does not count; None when nothing else is there."""
+    own, started = subject.key(row), time.perf_counter()
+    nearest = session.execute(_exact(subject, k), {**subject.parameters, "embedding": row.embedding}).all()
+    exact = time.perf_counter() - started
+    wanted = [one.distance for one in nearest if subject.key(one) != own]
+    if not wanted:
+        return None
+    found: dict[int, tuple[float, float]] = {}
+    for one in ef:
+        rows, seconds = _search(session, subject, row.embedding, k, one)
+        others = [hit.distance for hit in rows if subject.key(hit) != own]
+        # What is as near as the farthest that counts is as good: rows may have the same distance.
+        good = sum(distance <= wanted[-1] for distance in others)
+        found[one] = min(good, len(wanted)) / len(wanted), seconds
+    return _Sample(exact, dict(sorted(found.items())))
 
 
 def _search(
-    session: Session, model: type[Base], embedding: Any, k: int, ef: int, searched: Partition | None
-) -> tuple[float, list[Row[Any]]]:
+    session: Session, subject: _Subject, embedding: Any, k: int, ef: int
+) -> tuple[list[Row[Any]], float]:
     params = SearchParams(exact=False, ef_search=ef)
     # Set ahead of the search, which then has nothing to set, so that its time is that of the query.
     settings = {**scan_settings(k, params, iterative=False), "enable_seqscan": "off"}
-    if searched is not None:
+    if subject.partition is not None:
         settings["plan_cache_mode"] = "force_custom_plan"
     set_local(session, settings)
     started = time.perf_counter()
-    found = search(session, model, embedding, limit=k, params=params, partition=searched)
-    return time.perf_counter() - started, [hit.row for hit in found]
+    found = search(session, subject.model, embedding, limit=k, params=params, partition=subject.partition)
+    return [hit.row for hit in found], time.perf_counter() - started
 
 
-def _require_index(
-    session: Session, model: type[Base], embedding: Any, k: int, searched: Partition | None, index: str
-) -> None:
+def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, index: str) -> None:
     """Raise SchemaDriftError when the planner passes the index by, so that all would seem to be found."""
     set_local(session, {"enable_seqscan": "off"})
-    params = SearchParams(exact=False)
-    found = search(session, model, embedding, limit=k, params=params, partition=searched, explain=True)
+    params, where = SearchParams(exact=False), subject.partition
+    found = search(session, subject.model, embedding, limit=k, params=params, partition=where, explain=True)
     if "Index Scan using" not in (found.plan or ""):
         raise SchemaDriftError(
             f"index {index}: the server does not use it for a search; compare it with the models (`alfred-db check`)"
         )
 
 
-def _exact(model: type[Base], k: int, searched: Partition | None) -> Select[*tuple[Any, ...]]:
+def _exact(subject: _Subject, k: int) -> Select[*tuple[Any, ...]]:
     """The nearest by a comparison of all rows: no index has the order of a sum."""
-    found = distance(model)
-    statement = select(*_keys(model), found.label("distance")).where(vector_index(model).column.is_not(None))
-    if searched is not None:
-        statement = statement.where(searched.where)
+    found = distance(subject.model)
+    statement = select(*subject.keys, found.label("distance")).where(_has_vector(subject))
     return statement.order_by(found + literal_column("0")).limit(literal_limit(k))
 
 
-def _sample(model: type[Base], samples: int, searched: Partition | None) -> Select[*tuple[Any, ...]]:
-    """Rows by chance, but the same ones each time; only theirs of the vectors are read."""
-    embedding, keys = vector_index(model).column, _keys(model)
-    some = select(*keys).where(embedding.is_not(None))
-    if searched is not None:
-        some = some.where(searched.where)
+def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:
+    """Rows by chance, but the same ones each time; no vectors but theirs are read."""
+    keys = subject.keys
     shuffled = func.hashtextextended(func.concat_ws("/", *keys), 0)
-    some_keys = some.order_by(shuffled, *keys).limit(samples).subquery()
-    same = and_(*(key == one for key, one in zip(keys, some_keys.c, strict=True)))
-    return select(*keys, embedding.label("embedding")).join(some_keys, same)
+    some = select(*keys).where(_has_vector(subject)).order_by(shuffled, *keys).limit(samples).subquery()
+    same = and_(*(key == one for key, one in zip(keys, some.c, strict=True)))
+    return select(*keys, vector_index(subject.model).column.label("embedding")).join(some, same)
 
 
-def _keys(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
-    mapper: Mapper[Any] = inspect(model)
-    return tuple(mapper.primary_key)
-
-
-def _key(model: type[Base], row: Row[Any]) -> tuple[Any, ...]:
-    return tuple(getattr(row, str(key.key)) for key in _keys(model))
-
-
-def _parameters(searched: Partition | None) -> Mapping[str, Any]:
-    return {} if searched is None else searched.parameters
+def _has_vector(subject: _Subject) -> ColumnElement[bool]:
+    there = vector_index(subject.model).column.is_not(None)
+    return there if subject.partition is None else and_(there, subject.partition.where)

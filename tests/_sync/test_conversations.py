@@ -134,11 +134,13 @@ def test_words_are_found_best_first(conversations: ConversationRepository) -> No
     assert [hit.row.id for hit in conversations.search('"other birds" or zebra')] == [long.id]
     again = conversations.append("c", "assistant", "Owls!")
     assert [hit.row.id for hit in conversations.search("owl", limit=2)] == [again.id, short.id]
-    for nothing in ("", "the", "zebra", '"', "& | ! <-> :* (", "a:b'c\\", *HOSTILE):
+    for nothing in ("", "the", "zebra", '"', "& | ! <-> :* (", "a:b'c\\", *HOSTILE[:2], "owl " * 2500):
         assert not conversations.search(nothing, session_id="unknown")
         conversations.search(nothing)
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
         conversations.search("owl", limit=0)
+    with pytest.raises(InvalidInputError, match="characters of text: expected 0 to 10,000"):
+        conversations.search(HOSTILE[2])
     with pytest.raises(InvalidInputError, match="NUL"):
         conversations.search("a\0b")
 
@@ -211,27 +213,29 @@ def test_hostile_text_is_data(conversations: ConversationRepository, value: str)
     assert count(conversations) == 1003
 
 
-def test_the_indexes_serve_the_questions(conversations: ConversationRepository) -> None:
-    fill(conversations)
-    for statement in (
-        queries.history("s7", after="WzEwMF0=", limit=20),
-        queries.last("s7", 20),
-    ):
-        found = plan(conversations, statement)
-        assert "idx_conversations_session_id" in found
-        assert "Sort" not in found
-        assert "Filter" not in found
-    sessions = plan(conversations, queries.sessions(after=None, limit=10))
-    assert "Index Scan Backward using pk_conversations" in sessions
-    assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
-    assert "Seq Scan" not in sessions
-    words = plan(conversations, queries.search("word77", session_id=None, limit=10))
-    assert "idx_conversations_search" in words
-    purged = plan(conversations, queries.purge(86_400, limit=10))
-    assert "idx_conversations_created_at" in purged
-    assert "Seq Scan" not in purged
-    assert len(conversations.sessions(limit=7)) == 7
-    assert {found.messages for found in conversations.sessions()} == {500}
+def test_the_indexes_serve_the_questions(committed: Database) -> None:
+    with committed.session() as session:
+        conversations = ConversationRepository(session)
+        fill(conversations)
+        for statement in (
+            queries.history("s7", after="WzEwMF0=", limit=20),
+            queries.last("s7", 20),
+        ):
+            found = plan(conversations, statement)
+            assert "idx_conversations_session_id" in found
+            assert "Sort" not in found
+            assert "Filter" not in found
+        sessions = plan(conversations, queries.sessions(after=None, limit=10))
+        assert "Index Scan Backward using pk_conversations" in sessions
+        assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
+        assert "Seq Scan" not in sessions
+        words = plan(conversations, queries.search("word77", session_id=None, limit=10))
+        assert "idx_conversations_search" in words
+        purged = plan(conversations, queries.purge(86_400, limit=10))
+        assert "idx_conversations_created_at" in purged
+        assert "Seq Scan" not in purged
+        assert len(conversations.sessions(limit=7)) == 7
+        assert {found.messages for found in conversations.sessions()} == {500}
 
 
 def test_without_the_lock_a_reader_may_pass_a_message_over(committed: Database) -> None:

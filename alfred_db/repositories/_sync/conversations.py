@@ -21,6 +21,9 @@ from .memory_banks import lock_key
 FEW = 1_000
 """Up to so many messages are sent in one INSERT; more by COPY."""
 
+MAX_TEXT = 10_000
+"""Characters to search for: with 100,000 words the server runs out of stack."""
+
 _CENTURY = 100 * 366 * 86_400.0
 
 
@@ -85,9 +88,10 @@ class ConversationRepository(Repository):
     def search(self, text: str, *, session_id: str | None = None, limit: int = 10) -> Sequence[Hit]:
         """The messages with these English words, of one session or of all, the best first.
 
-        `text` may hold "a phrase", `or` and `-not`, as in a search engine; nothing in it is an error. A hit's
-        `score` is the rank by frequency of the words and length of the message.
+        `text` may hold "a phrase", `or` and `-not`, as in a search engine, and 10,000 characters. A hit's `score`
+        is the rank by frequency of the words and length of the message.
         """
+        within("characters of text", len(text), 0, MAX_TEXT)
         rows = self._rows(queries.search(text, session_id=session_id, limit=limit))
         return [Hit(row, None, row.score) for row in rows]
 

@@ -18,6 +18,7 @@ from .base import Repository
 from .documents import DocumentRepository
 
 MAX_CHARS = 10_000_000
+MAX_TEXT = 10_000
 
 
 class RagRepository(Repository):
@@ -43,15 +44,16 @@ class RagRepository(Repository):
     ) -> Context:
         """The documents nearest to a vector of 384 dimensions, as one text of at most `max_chars` characters.
 
-        With `text` they are also looked for by word. The best come first, as `[rank] title`, a line break and
-        the content, parted by empty lines; the first that does not fit is cut after a word and is the last.
+        With `text` they are also looked for by word, those of its first 10,000 characters. The best come first,
+        as `[rank] title`, a line break and the content, parted by empty lines; the first that does not fit is
+        cut after a word and is the last.
         """
         within("max_chars", max_chars, 1, MAX_CHARS)
         documents = DocumentRepository(self._session)
         if text is None or not text.strip():
             found = documents.search(embedding, limit=limit, where=where)
         else:
-            found = documents.hybrid_search(text, embedding, limit=limit, where=where)
+            found = documents.hybrid_search(text[:MAX_TEXT], embedding, limit=limit, where=where)
         return packed(found.hits, max_chars)
 
     def record(
