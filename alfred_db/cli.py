@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from . import migrate
+from .cli_catalog import catalog, maintain
 from .cli_server import server
 from .config import database_url, migration_url
 from .doctor import examine
@@ -142,4 +143,5 @@ def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
     sys.exit(report.exit_status)
 
 
-main.add_command(server)
+for command in (catalog, maintain, server):
+    main.add_command(command)

@@ -3,6 +3,43 @@
 from __future__ import annotations
 
 from .agents import AsyncAgentRepository
+from .auth import AsyncUserRepository
+from .broker import AsyncBrokerCatalogRepository
+from .broker_requests import AsyncBrokerRequestRepository
+from .conversations import AsyncConversationRepository
+from .documents import AsyncDocumentRepository
+from .entities import AsyncEntityRepository
+from .knowledge import AsyncKnowledgeRepository
+from .memories import AsyncMemoryRepository
+from .memory_banks import AsyncMemoryBankRepository
+from .memory_entries import AsyncMemoryEntryRepository
+from .model_registry import AsyncModelRegistryRepository
+from .rag import AsyncRagRepository
+from .scheduler import AsyncSchedulerRepository
+from .storage import AsyncStorageRepository
 from .unit_of_work import AsyncUnitOfWork
+from .validation import AsyncValidationRepository
+from .workflows import AsyncWorkflowRepository
+from .working_memory import AsyncWorkingMemoryRepository
 
-__all__ = ["AsyncAgentRepository", "AsyncUnitOfWork"]
+__all__ = [
+    "AsyncAgentRepository",
+    "AsyncBrokerCatalogRepository",
+    "AsyncBrokerRequestRepository",
+    "AsyncConversationRepository",
+    "AsyncDocumentRepository",
+    "AsyncEntityRepository",
+    "AsyncKnowledgeRepository",
+    "AsyncMemoryBankRepository",
+    "AsyncMemoryEntryRepository",
+    "AsyncMemoryRepository",
+    "AsyncModelRegistryRepository",
+    "AsyncRagRepository",
+    "AsyncSchedulerRepository",
+    "AsyncStorageRepository",
+    "AsyncUnitOfWork",
+    "AsyncUserRepository",
+    "AsyncValidationRepository",
+    "AsyncWorkflowRepository",
+    "AsyncWorkingMemoryRepository",
+]

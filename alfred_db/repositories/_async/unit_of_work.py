@@ -7,6 +7,23 @@ from functools import cached_property
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from .agents import AsyncAgentRepository
+from .auth import AsyncUserRepository
+from .broker import AsyncBrokerCatalogRepository
+from .broker_requests import AsyncBrokerRequestRepository
+from .conversations import AsyncConversationRepository
+from .documents import AsyncDocumentRepository
+from .entities import AsyncEntityRepository
+from .knowledge import AsyncKnowledgeRepository
+from .memories import AsyncMemoryRepository
+from .memory_banks import AsyncMemoryBankRepository
+from .memory_entries import AsyncMemoryEntryRepository
+from .model_registry import AsyncModelRegistryRepository
+from .rag import AsyncRagRepository
+from .scheduler import AsyncSchedulerRepository
+from .storage import AsyncStorageRepository
+from .validation import AsyncValidationRepository
+from .workflows import AsyncWorkflowRepository
+from .working_memory import AsyncWorkingMemoryRepository
 
 
 class AsyncUnitOfWork:
@@ -20,3 +37,88 @@ class AsyncUnitOfWork:
     def agents(self) -> AsyncAgentRepository:
         """Agents and their heartbeats."""
         return AsyncAgentRepository(self.session)
+
+    @cached_property
+    def documents(self) -> AsyncDocumentRepository:
+        """Documents, found by meaning and by word."""
+        return AsyncDocumentRepository(self.session)
+
+    @cached_property
+    def memory_banks(self) -> AsyncMemoryBankRepository:
+        """The banks that memories are kept in."""
+        return AsyncMemoryBankRepository(self.session)
+
+    @cached_property
+    def memories(self) -> AsyncMemoryRepository:
+        """Memories, recalled by meaning, importance and age."""
+        return AsyncMemoryRepository(self.session)
+
+    @cached_property
+    def memory_entries(self) -> AsyncMemoryEntryRepository:
+        """The knowledge agent's memory."""
+        return AsyncMemoryEntryRepository(self.session)
+
+    @cached_property
+    def conversations(self) -> AsyncConversationRepository:
+        """Conversations, message by message."""
+        return AsyncConversationRepository(self.session)
+
+    @cached_property
+    def rag(self) -> AsyncRagRepository:
+        """Sessions and queries of retrieval-augmented generation."""
+        return AsyncRagRepository(self.session)
+
+    @cached_property
+    def knowledge(self) -> AsyncKnowledgeRepository:
+        """Collections of knowledge and their points."""
+        return AsyncKnowledgeRepository(self.session)
+
+    @cached_property
+    def working_memory(self) -> AsyncWorkingMemoryRepository:
+        """Working memory."""
+        return AsyncWorkingMemoryRepository(self.session)
+
+    @cached_property
+    def entities(self) -> AsyncEntityRepository:
+        """The graph of entities and facts."""
+        return AsyncEntityRepository(self.session)
+
+    @cached_property
+    def model_registry(self) -> AsyncModelRegistryRepository:
+        """The model registry."""
+        return AsyncModelRegistryRepository(self.session)
+
+    @cached_property
+    def broker_catalog(self) -> AsyncBrokerCatalogRepository:
+        """The broker's catalog, shared by all tenants."""
+        return AsyncBrokerCatalogRepository(self.session)
+
+    @cached_property
+    def broker_requests(self) -> AsyncBrokerRequestRepository:
+        """The broker's request log."""
+        return AsyncBrokerRequestRepository(self.session)
+
+    @cached_property
+    def scheduler(self) -> AsyncSchedulerRepository:
+        """Scheduled tasks and their executions."""
+        return AsyncSchedulerRepository(self.session)
+
+    @cached_property
+    def workflows(self) -> AsyncWorkflowRepository:
+        """Durable workflows."""
+        return AsyncWorkflowRepository(self.session)
+
+    @cached_property
+    def validation(self) -> AsyncValidationRepository:
+        """Test suites, runs and results."""
+        return AsyncValidationRepository(self.session)
+
+    @cached_property
+    def users(self) -> AsyncUserRepository:
+        """Users, read only."""
+        return AsyncUserRepository(self.session)
+
+    @cached_property
+    def storage(self) -> AsyncStorageRepository:
+        """Buckets and objects."""
+        return AsyncStorageRepository(self.session)

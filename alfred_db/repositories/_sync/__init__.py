@@ -4,6 +4,43 @@
 from __future__ import annotations
 
 from .agents import AgentRepository
+from .auth import UserRepository
+from .broker import BrokerCatalogRepository
+from .broker_requests import BrokerRequestRepository
+from .conversations import ConversationRepository
+from .documents import DocumentRepository
+from .entities import EntityRepository
+from .knowledge import KnowledgeRepository
+from .memories import MemoryRepository
+from .memory_banks import MemoryBankRepository
+from .memory_entries import MemoryEntryRepository
+from .model_registry import ModelRegistryRepository
+from .rag import RagRepository
+from .scheduler import SchedulerRepository
+from .storage import StorageRepository
 from .unit_of_work import UnitOfWork
+from .validation import ValidationRepository
+from .workflows import WorkflowRepository
+from .working_memory import WorkingMemoryRepository
 
-__all__ = ["AgentRepository", "UnitOfWork"]
+__all__ = [
+    "AgentRepository",
+    "BrokerCatalogRepository",
+    "BrokerRequestRepository",
+    "ConversationRepository",
+    "DocumentRepository",
+    "EntityRepository",
+    "KnowledgeRepository",
+    "MemoryBankRepository",
+    "MemoryEntryRepository",
+    "MemoryRepository",
+    "ModelRegistryRepository",
+    "RagRepository",
+    "SchedulerRepository",
+    "StorageRepository",
+    "UnitOfWork",
+    "UserRepository",
+    "ValidationRepository",
+    "WorkflowRepository",
+    "WorkingMemoryRepository",
+]

@@ -8,6 +8,23 @@ from functools import cached_property
 from sqlalchemy.orm import Session
 
 from .agents import AgentRepository
+from .auth import UserRepository
+from .broker import BrokerCatalogRepository
+from .broker_requests import BrokerRequestRepository
+from .conversations import ConversationRepository
+from .documents import DocumentRepository
+from .entities import EntityRepository
+from .knowledge import KnowledgeRepository
+from .memories import MemoryRepository
+from .memory_banks import MemoryBankRepository
+from .memory_entries import MemoryEntryRepository
+from .model_registry import ModelRegistryRepository
+from .rag import RagRepository
+from .scheduler import SchedulerRepository
+from .storage import StorageRepository
+from .validation import ValidationRepository
+from .workflows import WorkflowRepository
+from .working_memory import WorkingMemoryRepository
 
 
 class UnitOfWork:
@@ -21,3 +38,88 @@ class UnitOfWork:
     def agents(self) -> AgentRepository:
         """Agents and their heartbeats."""
         return AgentRepository(self.session)
+
+    @cached_property
+    def documents(self) -> DocumentRepository:
+        """Documents, found by meaning and by word."""
+        return DocumentRepository(self.session)
+
+    @cached_property
+    def memory_banks(self) -> MemoryBankRepository:
+        """The banks that memories are kept in."""
+        return MemoryBankRepository(self.session)
+
+    @cached_property
+    def memories(self) -> MemoryRepository:
+        """Memories, recalled by meaning, importance and age."""
+        return MemoryRepository(self.session)
+
+    @cached_property
+    def memory_entries(self) -> MemoryEntryRepository:
+        """The knowledge agent's memory."""
+        return MemoryEntryRepository(self.session)
+
+    @cached_property
+    def conversations(self) -> ConversationRepository:
+        """Conversations, message by message."""
+        return ConversationRepository(self.session)
+
+    @cached_property
+    def rag(self) -> RagRepository:
+        """Sessions and queries of retrieval-augmented generation."""
+        return RagRepository(self.session)
+
+    @cached_property
+    def knowledge(self) -> KnowledgeRepository:
+        """Collections of knowledge and their points."""
+        return KnowledgeRepository(self.session)
+
+    @cached_property
+    def working_memory(self) -> WorkingMemoryRepository:
+        """Working memory."""
+        return WorkingMemoryRepository(self.session)
+
+    @cached_property
+    def entities(self) -> EntityRepository:
+        """The graph of entities and facts."""
+        return EntityRepository(self.session)
+
+    @cached_property
+    def model_registry(self) -> ModelRegistryRepository:
+        """The model registry."""
+        return ModelRegistryRepository(self.session)
+
+    @cached_property
+    def broker_catalog(self) -> BrokerCatalogRepository:
+        """The broker's catalog, shared by all tenants."""
+        return BrokerCatalogRepository(self.session)
+
+    @cached_property
+    def broker_requests(self) -> BrokerRequestRepository:
+        """The broker's request log."""
+        return BrokerRequestRepository(self.session)
+
+    @cached_property
+    def scheduler(self) -> SchedulerRepository:
+        """Scheduled tasks and their executions."""
+        return SchedulerRepository(self.session)
+
+    @cached_property
+    def workflows(self) -> WorkflowRepository:
+        """Durable workflows."""
+        return WorkflowRepository(self.session)
+
+    @cached_property
+    def validation(self) -> ValidationRepository:
+        """Test suites, runs and results."""
+        return ValidationRepository(self.session)
+
+    @cached_property
+    def users(self) -> UserRepository:
+        """Users, read only."""
+        return UserRepository(self.session)
+
+    @cached_property
+    def storage(self) -> StorageRepository:
+        """Buckets and objects."""
+        return StorageRepository(self.session)
