@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .errors import InvalidInputError
-from .knowledge_results import is_array, is_object
+from .results.knowledge import is_array, is_object
 from .types import Embedding
 
 __all__ = ["ExportWriter", "batches", "read_export", "read_qdrant"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import InvalidFilter
 from .filters import BOUNDS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, contains, eq, exists, in_, size
-from .knowledge_results import is_array, is_object, point_id
+from .results.knowledge import is_array, is_object, point_id
 
 __all__ = ["qdrant_filter"]
 

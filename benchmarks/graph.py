@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import text
 
 from alfred_db import Database, embedded
-from alfred_db.entities_results import Neighbour
+from alfred_db.results.entities import Neighbour
 from alfred_db.repositories._sync.entities import EntityRepository
 
 NODES, EDGES = 100_000, 500_000

@@ -10,7 +10,7 @@ from sqlalchemy import URL
 
 from alfred_db import AsyncDatabase
 from alfred_db.errors import NotFoundError
-from alfred_db.memories_results import Outcome
+from alfred_db.results.memories import Outcome
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
 

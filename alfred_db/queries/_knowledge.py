@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..errors import InvalidInputError
-from ..knowledge_results import PointId, is_array, is_object, point_id
 from ..models import KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
+from ..results.knowledge import PointId, is_array, is_object, point_id
 from ._filters import Where, expression
 from ._search import Partition
 

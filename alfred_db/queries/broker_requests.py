@@ -28,7 +28,6 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from ..broker_results import UsageKey
 from ..models import (
     BrokerModel,
     BrokerRequest,
@@ -37,6 +36,7 @@ from ..models import (
     HostedModelPrice,
     HostingProvider,
 )
+from ..results.broker import UsageKey
 from ._shared import page
 
 LIST_KEY = ("created_at", "id")

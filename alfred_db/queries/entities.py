@@ -36,9 +36,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from ..entities_results import Direction
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
+from ..results.entities import Direction
 from ._shared import page
 
 NODES_KEY = ("node_type", "key")

@@ -26,8 +26,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 from sqlalchemy.orm import undefer
 
 from ..errors import InvalidInputError
-from ..knowledge_results import PointId
 from ..models import KnowledgePoint
+from ..results.knowledge import PointId
 from ..types import Embedding
 from ._filters import Where, expression
 from ._knowledge import IN_COLLECTION, inside, nested, with_ids

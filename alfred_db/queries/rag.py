@@ -53,7 +53,7 @@ def open_session(session_id: str, context: str | None) -> ReturningInsert[RagSes
 
 
 def record(
-    session: int,
+    session_key: int,
     query_text: str,
     *,
     context_used: str | None,
@@ -67,7 +67,7 @@ def record(
     given = [literal(value, types[name]) for name, value in zip(RECORDED, values, strict=True)]
     asked = (
         select(_sessions.c.id, *given)
-        .where(_sessions.c.id == session)
+        .where(_sessions.c.id == session_key)
         .with_for_update(read=True, key_share=True)
     )
     query = (
@@ -108,9 +108,9 @@ def answer(query_id: int, response: str, metadata: Mapping[str, Any] | None) -> 
     return update(RagQuery).where(RagQuery.id == query_id).values(**values).returning(RagQuery)
 
 
-def history(session: int, *, after: str | None, limit: int) -> Select[RagQuery]:
+def history(session_key: int, *, after: str | None, limit: int) -> Select[RagQuery]:
     """Queries with the documents that they used; these come in a second statement."""
-    statement = select(RagQuery).where(RagQuery.session_id == session)
+    statement = select(RagQuery).where(RagQuery.session_id == session_key)
     return page(statement.options(selectinload(RagQuery.documents)), [RagQuery.id], after=after, limit=limit)
 
 

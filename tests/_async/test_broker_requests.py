@@ -14,7 +14,7 @@ from sqlalchemy import exc, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, BrokerRequest, BrokerRequestStatus, HostedModel
-from alfred_db.broker_results import UsageKey
+from alfred_db.results.broker import UsageKey
 from alfred_db.errors import (
     ConflictError,
     ExtensionMissingError,

@@ -15,7 +15,7 @@ from alfred_db.errors import (
     InvalidVector,
     NotFoundError,
 )
-from alfred_db.memories_results import NewMemory, Outcome
+from alfred_db.results.memories import NewMemory, Outcome
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository

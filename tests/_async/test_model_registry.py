@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from alfred_db import AsyncDatabase, ModelCapability, ModelEndpoint, RegistryModel
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
-from alfred_db.model_registry_results import EndpointSpec
+from alfred_db.results.model_registry import EndpointSpec
 from alfred_db.queries import model_registry as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.model_registry import AsyncModelRegistryRepository

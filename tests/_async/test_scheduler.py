@@ -32,7 +32,7 @@ from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.scheduler import AsyncSchedulerRepository
-from alfred_db.scheduler_results import ClaimedExecution
+from alfred_db.results.scheduler import ClaimedExecution
 
 HOSTILE = "'; DROP TABLE scheduler_tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 PRAGUE = "Europe/Prague"

@@ -15,7 +15,7 @@ from sqlalchemy import exc, func, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, BrokerRequest, BrokerRequestStatus, HostedModel
-from alfred_db.broker_results import UsageKey
+from alfred_db.results.broker import UsageKey
 from alfred_db.errors import (
     ConflictError,
     ExtensionMissingError,

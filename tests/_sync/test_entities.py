@@ -10,7 +10,7 @@ from plans import Explain
 from sqlalchemy import func, select, text
 
 from alfred_db import Database, EntityEdge, EntityNode
-from alfred_db.entities_results import Direction, Node
+from alfred_db.results.entities import Direction, Node
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import UnitOfWork

@@ -16,7 +16,7 @@ from alfred_db.errors import (
     InvalidVector,
     NotFoundError,
 )
-from alfred_db.memories_results import NewMemory, Outcome
+from alfred_db.results.memories import NewMemory, Outcome
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.memories import MemoryRepository
 from alfred_db.repositories._sync.memory_banks import MemoryBankRepository

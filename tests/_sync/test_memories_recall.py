@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from alfred_db import Database, Memory
 from alfred_db.errors import InvalidInputError
-from alfred_db.memories_results import RecallWeights
+from alfred_db.results.memories import RecallWeights
 from alfred_db.models.base import table_of
 from alfred_db.queries import memories_recall as queries
 from alfred_db.repositories import UnitOfWork

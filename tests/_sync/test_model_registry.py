@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 
 from alfred_db import Database, ModelCapability, ModelEndpoint, RegistryModel
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
-from alfred_db.model_registry_results import EndpointSpec
+from alfred_db.results.model_registry import EndpointSpec
 from alfred_db.queries import model_registry as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.model_registry import ModelRegistryRepository

@@ -184,11 +184,26 @@ def test_wrong_input_is_one_clear_error(rag: RagRepository, most: int) -> None:
     for query, response in (("a\0b", None), ("x", "a\0b"), ("a\ud800b", None)):
         with pytest.raises(InvalidInputError, match=r"NUL|surrogate"):
             rag.record(session, query, response=response)
-    savepoint = rag._session.begin_nested()
-    twice = Context("x", (Source(1, None, None, 0, 1),), False)
-    query = rag.record(session, "x", context=twice)  # there is no document 1
-    assert query.context_used == "x"
-    savepoint.rollback()
+
+
+def test_a_context_of_the_callers_own_is_checked(
+    rag: RagRepository, documents: DocumentRepository
+) -> None:
+    session, document = rag.open("s"), (documents.add("x")).id
+    good = Source(document, None, None, 1, 1)
+    for sources, error in (
+        ((good, good), ConflictError),
+        ((Source(document, None, None, 0, 1),), InvalidInputError),
+        ((Source(document, None, None, 2**40, 1),), InvalidInputError),
+    ):
+        savepoint = rag._session.begin_nested()
+        with pytest.raises(error):
+            rag.record(session, "?", context=Context("x", sources, False))
+        savepoint.rollback()
+    unknown = Source(document + 1, None, None, 2, 1)
+    rag.record(session, "?", context=Context("x", (good, unknown), False))
+    (query,) = rag.history(session)
+    assert [used.document_id for used in query.documents] == [document]
 
 
 def test_a_question_is_recorded_with_its_sources_in_one_round_trip(

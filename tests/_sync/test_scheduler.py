@@ -33,7 +33,7 @@ from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.scheduler import SchedulerRepository
-from alfred_db.scheduler_results import ClaimedExecution
+from alfred_db.results.scheduler import ClaimedExecution
 
 HOSTILE = "'; DROP TABLE scheduler_tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 PRAGUE = "Europe/Prague"

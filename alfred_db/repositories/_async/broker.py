@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, null
 
-from ...broker_results import Offer
 from ...catalog import BROKER_SECTIONS, entries, exported
 from ...errors import InvalidInputError, NotFoundError
 from ...models import (
@@ -26,6 +25,7 @@ from ...models import (
 from ...queries import broker as queries
 from ...queries._shared import as_page, within
 from ...results import Page
+from ...results.broker import Offer
 from .base import AsyncRepository
 
 M = TypeVar("M", bound=Base)

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Row, inspect
 
-from ...broker_results import Usage, UsageKey
 from ...errors import InvalidInputError, InvalidTransition, NotFoundError
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
@@ -17,6 +16,7 @@ from ...queries import broker_requests as queries
 from ...queries._shared import as_page, check_names
 from ...request_log import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 from ...results import Page
+from ...results.broker import Usage, UsageKey
 from .copy import copy_rows
 from .partitions import AsyncPartitions
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, translated
-from ...knowledge_results import CollectionInfo
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -16,6 +15,7 @@ from ...queries._knowledge import partition, table
 from ...queries._search import Partition
 from ...queries._shared import as_page
 from ...results import Page
+from ...results.knowledge import CollectionInfo
 from .base import AsyncRepository
 from .copy import table_name
 from .search import set_local

@@ -10,10 +10,10 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import translated
-from ...memories_results import RecallResult, RecallWeights
 from ...models import Memory
 from ...queries import memories_recall as queries
 from ...queries.memories import in_bank
+from ...results.memories import RecallResult, RecallWeights
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath
 from ...types import VectorLike
 from .search import FEW, SMALL_PART, estimate, scan_settings, set_local

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import InvalidInputError, NotFoundError
-from ...memories_results import BankSummary
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memory_banks as queries
 from ...queries._shared import as_page, check_names
 from ...results import Page
+from ...results.memories import BankSummary
 from .base import AsyncRepository
 from .copy import table_name
 

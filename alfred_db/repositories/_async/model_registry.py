@@ -13,11 +13,11 @@ from sqlalchemy.dialects.postgresql import Insert
 from ...catalog import endpoints as checked_endpoints
 from ...catalog import entries, exported
 from ...errors import InvalidInputError, NotFoundError, translated
-from ...model_registry_results import EndpointSpec, ScoredModel
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries._shared import as_page, check_names, within
 from ...results import Page
+from ...results.model_registry import EndpointSpec, ScoredModel
 from .base import AsyncRepository
 
 MAX_RANKED = 1000

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...broker_results import Partition
 from ...errors import ExtensionMissingError, NotFoundError, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
 from ...queries._shared import within
+from ...results.broker import Partition
 from .base import AsyncRepository
 from .copy import table_name
 

@@ -13,7 +13,7 @@ from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, Schedule
 from ...queries import scheduler as queries
 from ...queries._shared import MAX_LIMIT, as_page, within
 from ...results import Page
-from ...scheduler_results import InvalidSchedule, Tick
+from ...results.scheduler import InvalidSchedule, Tick
 from .scheduler_executions import AsyncExecutions
 
 _YEAR = 366 * 86400

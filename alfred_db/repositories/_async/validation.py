@@ -20,7 +20,7 @@ from ...models import (
 from ...queries import validation as queries
 from ...queries._shared import MAX_LIMIT, as_page, within
 from ...results import Page
-from ...validation_results import Regression
+from ...results.validation import Regression
 from .base import AsyncRepository
 
 Figure: TypeAlias = Decimal | float

@@ -11,7 +11,7 @@ from ...errors import InvalidInputError, LeaseLost
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
 from ...queries._shared import MAX_LIMIT, json_text, within
-from ...workflows_results import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
+from ...results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
 from .base import AsyncRepository
 
 _YEAR = 366 * 86400

@@ -12,7 +12,7 @@ from ...errors import ConflictError, InvalidInputError, InvalidTransition, Lease
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
 from ...queries._shared import json_text, within
-from ...workflows_results import MAX_JSON_BYTES, WaitResult
+from ...results.workflows import MAX_JSON_BYTES, WaitResult
 from .base import AsyncRepository
 
 _YEAR = 366 * 86400

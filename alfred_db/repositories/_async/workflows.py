@@ -10,7 +10,7 @@ from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, Work
 from ...queries import workflows as queries
 from ...queries._shared import as_page, json_text, within
 from ...results import Page
-from ...workflows_results import MAX_JSON_BYTES, WaitingVersion
+from ...results.workflows import MAX_JSON_BYTES, WaitingVersion
 from .workflow_executions import AsyncWorkflowExecutions
 from .workflow_steps import AsyncWorkflowSteps
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
 
-from ...entities_results import Direction, Neighbour, Node, Path, Subgraph
 from ...errors import InvalidInputError, NotFoundError
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
 from ...queries._shared import as_page, within
 from ...results import Page
+from ...results.entities import Direction, Neighbour, Node, Path, Subgraph
 from .base import Repository
 
 MAX_DEPTH = 10

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, translated
-from ...knowledge_results import CollectionInfo
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -17,6 +16,7 @@ from ...queries._knowledge import partition, table
 from ...queries._search import Partition
 from ...queries._shared import as_page
 from ...results import Page
+from ...results.knowledge import CollectionInfo
 from .base import Repository
 from .copy import table_name
 from .search import set_local

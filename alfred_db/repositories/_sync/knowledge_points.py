@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, translated
 from ...knowledge_files import ExportWriter, batches, read_export, read_qdrant
-from ...knowledge_results import FacetCount, PointId, point_id
 from ...models import KnowledgeDistance, KnowledgePoint
 from ...queries import _bulk as bulk
 from ...queries import knowledge_collections as collections
@@ -23,6 +22,7 @@ from ...queries._filters import Where
 from ...queries._knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries._shared import as_page
 from ...results import Page
+from ...results.knowledge import FacetCount, PointId, point_id
 from .bulk import LARGE
 from .copy import copy_rows, table_name
 from .knowledge_collections import KnowledgeCollections

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ...errors import InvalidInputError, NotFoundError
-from ...memories_results import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
@@ -17,6 +16,7 @@ from ...queries._hybrid import Match
 from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries._shared import as_page, check_names, within
 from ...results import Page
+from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...search import Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
 from .base import Repository

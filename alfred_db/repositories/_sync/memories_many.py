@@ -12,13 +12,13 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, translated
-from ...memories_results import NewMemory, Outcome, Remembered
 from ...models import Memory
 from ...models.base import table_of
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting
 from ...queries._shared import within
+from ...results.memories import NewMemory, Outcome, Remembered
 from ...search import SearchParams
 from ...types import Embedding, Vector, VectorLike, unpack
 from .memories_recall import COMPARED

@@ -12,7 +12,7 @@ from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
 from ...queries._shared import MAX_LIMIT, as_page, within
 from ...results import Page
-from ...scheduler_results import ClaimedExecution, HeldExecution
+from ...results.scheduler import ClaimedExecution, HeldExecution
 from .base import Repository
 
 _YEAR = 366 * 86400

@@ -21,7 +21,7 @@ from ...models import (
 from ...queries import validation as queries
 from ...queries._shared import MAX_LIMIT, as_page, within
 from ...results import Page
-from ...validation_results import Regression
+from ...results.validation import Regression
 from .base import Repository
 
 Figure: TypeAlias = Decimal | float

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypedDict
 
-from .errors import InvalidInputError
-from .search import Hit, SearchPath
-from .types import VectorLike
+from ..errors import InvalidInputError
+from ..search import Hit, SearchPath
+from ..types import VectorLike
 
 __all__ = ["BankSummary", "NewMemory", "Outcome", "RecallResult", "RecallWeights", "Remembered"]
 

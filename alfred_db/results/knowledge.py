@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
-from .errors import InvalidInputError
-from .models import KnowledgeCollection
-from .search import Hit
+from ..errors import InvalidInputError
+from ..models import KnowledgeCollection
+from ..search import Hit
 
 __all__ = ["CollectionInfo", "FacetCount", "PointGroup", "PointId", "point_id"]
 

@@ -1,4 +1,4 @@
-"""What repositories give back when it is more than a row."""
+"""Pages of a listing."""
 
 from __future__ import annotations
 

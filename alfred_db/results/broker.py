@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from .models import BrokerModel, HostedModel, HostedModelPrice, HostingProvider, ModelFamily
+from ..models import BrokerModel, HostedModel, HostedModelPrice, HostingProvider, ModelFamily
 
 __all__ = ["Offer", "Partition", "Usage", "UsageKey"]
 

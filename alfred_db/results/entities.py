@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .models import EntityEdge, EntityNode
+from ..models import EntityEdge, EntityNode
 
 __all__ = ["Direction", "Neighbour", "Node", "Path", "Subgraph"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
-from .models import RegistryModel
+from ..models import RegistryModel
 
 __all__ = ["EndpointSpec", "ScoredModel"]
 
