@@ -17,8 +17,8 @@ import psycopg
 from sqlalchemy import text
 
 from alfred_db import Database, embedded
-from alfred_db.results.entities import Neighbour
 from alfred_db.repositories._sync.entities import EntityRepository
+from alfred_db.results.entities import Neighbour
 
 NODES, EDGES = 100_000, 500_000
 CALLS = 300

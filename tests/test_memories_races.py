@@ -10,9 +10,9 @@ from sqlalchemy import URL
 
 from alfred_db import AsyncDatabase
 from alfred_db.errors import NotFoundError
-from alfred_db.results.memories import Outcome
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
+from alfred_db.results.memories import Outcome
 
 
 @pytest.fixture

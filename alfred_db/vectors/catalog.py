@@ -53,7 +53,7 @@ def status(connection: Connection, schema: str | None = None) -> list[IndexStatu
         for home in dict.fromkeys((row.schema, row.table) for row in own if row.table is not None):
             here = [row for row in own if (row.schema, row.table) == home]
             if not any(known.name in (row.name, row.parent) for row in here):
-                found.append(_missing(home, here[0].rows, model, known))
+                found.append(_missing(*home, here[0].rows, model, known))
     return found
 
 
@@ -84,16 +84,19 @@ def _status(row: Any, facts: extensions.Facts, faults: tuple[str, ...], tenant: 
     )
 
 
-def _missing(home: tuple[str, str], rows: float, model: type[Base], known: VectorIndex) -> IndexStatus:
-    schema, table = home
+def _missing(schema: str, table: str, rows: float, model: type[Base], known: VectorIndex) -> IndexStatus:
     (index,) = (index for index in table_of(model).indexes if index.name == known.name)
     made = str(CreateIndex(index).compile(dialect=make_url("postgresql+psycopg://").get_dialect()()))
+    using = made[made.index(" USING ") :]
     partition = table != table_of(model).name
-    name = f"{table[:40]}_{known.column.name}_idx" if partition else known.name
-    command = f"CREATE INDEX CONCURRENTLY {quoted(name)} ON {quoted(schema)}.{quoted(table)}{made[made.index(' USING ') :]}"
+    name = f"{table[-49:]}_{known.column.name}_idx" if partition else known.name
+    home, command = f"{quoted(schema)}.", "CREATE INDEX CONCURRENTLY"
+    command += f" {quoted(name)} ON {home}{quoted(table)}{using}"
     if partition:
-        attached = f"{quoted(schema)}.{quoted(known.name)} ATTACH PARTITION {quoted(schema)}.{quoted(name)}"
-        command += f"; ALTER INDEX {attached}"
+        command += (
+            f"; CREATE INDEX IF NOT EXISTS {quoted(known.name)} ON ONLY {home}{quoted(table_of(model).name)}{using}"
+            f"; ALTER INDEX {home}{quoted(known.name)} ATTACH PARTITION {home}{quoted(name)}"
+        )
     warning = f"missing, so that every search compares all rows: {command}"
     return IndexStatus(
         known.name,

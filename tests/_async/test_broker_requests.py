@@ -14,7 +14,6 @@ from sqlalchemy import exc, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, BrokerRequest, BrokerRequestStatus, HostedModel
-from alfred_db.results.broker import UsageKey
 from alfred_db.errors import (
     ConflictError,
     ExtensionMissingError,
@@ -26,6 +25,7 @@ from alfred_db.queries import broker_requests as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.broker import AsyncBrokerCatalogRepository
 from alfred_db.repositories._async.broker_requests import AsyncBrokerRequestRepository
+from alfred_db.results.broker import UsageKey
 
 HOSTILE = "'; DROP TABLE brk_tracking.broker_request; -- \" % %s :name :: \\ 日本 🜚"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -10,7 +10,6 @@ from sqlalchemy import text
 
 from alfred_db import AsyncDatabase, Memory
 from alfred_db.errors import InvalidInputError
-from alfred_db.results.memories import RecallWeights
 from alfred_db.models.base import table_of
 from alfred_db.queries import memories_recall as queries
 from alfred_db.repositories import AsyncUnitOfWork
@@ -19,6 +18,7 @@ from alfred_db.repositories._async.bulk import add_many
 from alfred_db.repositories._async.copy import table_name
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
+from alfred_db.results.memories import RecallWeights
 from alfred_db.search import SearchPath
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
