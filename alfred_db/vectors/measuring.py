@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Generator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy import (
     inspect,
     literal_column,
     select,
+    text,
 )
 from sqlalchemy.orm import Mapper, Session
 
@@ -59,13 +61,7 @@ def recall(
     is missing or invalid.
     """
     _check(target, k, samples, ef)
-    options = mapping_of(schema, engine.get_execution_options())
-    with translated(), engine.connect() as connection:
-        # Its cached plans, made for settings of this measurement, must not be anybody else's.
-        connection.detach()
-        connection = connection.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True, schema_translate_map=options
-        )
+    with translated(), _own_connection(engine, schema) as connection:
         with connection.begin():
             found = [one for one in status(connection, schema) if one.state is not IndexState.LEFTOVER]
             name = table if isinstance(table, str) else str(getattr(table, "__tablename__", table))
@@ -87,6 +83,23 @@ def recall(
         _median([one.exact for one in results]),
         tuple(_by_ef(ef, [one.found[ef] for one in results]) for ef in results[0].found),
     )
+
+
+@contextmanager
+def _own_connection(engine: Engine, schema: str | None) -> Generator[Connection]:
+    """A connection for read-only snapshots. Plans made for this measurement are nobody else's, nor the reverse."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(
+            isolation_level="REPEATABLE READ",
+            postgresql_readonly=True,
+            schema_translate_map=mapping_of(schema, engine.get_execution_options()),
+        )
+        try:
+            with connection.begin():
+                connection.execute(text("DISCARD PLANS"))
+            yield connection
+        finally:
+            connection.invalidate()
 
 
 def _by_ef(ef: int, found: Sequence[tuple[float, float]]) -> EfRecall:
