@@ -149,6 +149,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23514": (InvalidInputError, "use a value that the column allows"),
     "40001": (ConflictError, "run the transaction again"),
     "40P01": (ConflictError, "run the transaction again"),
+    "54001": (InvalidInputError, "shorten the value: it is too complex for the server"),
     "54000": (InvalidInputError, "shorten the value: it is too long for an index or a limit of the server"),
     "AD001": (ConflictError, "save them, then run it again with -x allow_data_loss=1 or --allow-data-loss"),
     "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),

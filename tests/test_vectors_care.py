@@ -434,7 +434,7 @@ def test_a_missing_index_cannot_be_rebuilt(database: Database) -> None:
 
 def test_only_the_owner_rebuilds(database: Database) -> None:
     role = f"alfred_reader_{os.getpid()}"
-    sql(database, f"CREATE ROLE {role}")
+    sql(database, f"CREATE ROLE {role}", f"GRANT USAGE ON SCHEMA wm TO {role}")
     engine = create_engine(database.url.update_query_dict({"options": f"-c role={role}"}), poolclass=NullPool)
     try:
         with engine.connect() as connection:
@@ -442,7 +442,7 @@ def test_only_the_owner_rebuilds(database: Database) -> None:
         with pytest.raises(ConfigurationError, match=r"must be owner|permission denied"):
             rebuild(engine, DOCUMENTS)
     finally:
-        sql(database, f"DROP ROLE {role}")
+        sql(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_a_transaction_pooler_is_refused(database: Database) -> None:
@@ -585,6 +585,8 @@ def test_too_few_vectors_cannot_be_measured(tenant: Database) -> None:
         recall(tenant.engine, Document)
     with tenant.begin() as uow:
         DocumentRepository(uow.session).add(title="two", content="…", embedding=-vector)
+    # What was deleted still fills the index, until VACUUM or a rebuild.
+    rebuild(tenant.engine, DOCUMENTS)
     assert recall(tenant.engine, Document, samples=1).ef == 10
 
 

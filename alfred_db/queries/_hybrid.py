@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from ..models import Base
 from ..models.base import table_of
-from ._search import AnySelect, columns_of, distance, literal_limit
+from ._search import AnySelect, columns_of, distance, has_vector, literal_limit
 
 Match = Literal["all", "any"]
 
@@ -108,7 +108,7 @@ def _fused(
     asked = select(query.c.query).scalar_subquery()
     text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
     legs = {
-        "vector": leg("by_vector", distance(model).label("distance"), None, nearest=True),
+        "vector": leg("by_vector", distance(model).label("distance"), has_vector(model), nearest=True),
         "text": leg("by_text", text_rank.label("rank"), tsvector.op("@@")(asked)),
     }
     if trigram is not None:

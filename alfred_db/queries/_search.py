@@ -87,6 +87,11 @@ def vector_index(model: type[Base]) -> VectorIndex:
     raise LookupError(f"{model.__name__} has no vector index")
 
 
+def has_vector(model: type[Base]) -> ColumnElement[bool]:
+    """Leaves out rows without a vector: the index does not hold them, but a scan of the table would give them."""
+    return vector_index(model).column.is_not(None)
+
+
 @lru_cache
 def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
     """What a hit shows: the columns under the names of their attributes, without vectors and text indexes."""
@@ -110,7 +115,8 @@ def distance(model: type[Base], operator: str | None = None) -> ColumnElement[fl
 def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
     """The nearest rows by the index; run it with the parameter `embedding`, and those of the partition."""
     found = distance(model).label("distance")
-    statement = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
+    statement = select(*columns_of(model), found).where(has_vector(model))
+    statement = statement.order_by(found).limit(literal_limit(limit))
     return statement if partition is None else statement.where(partition)
 
 
@@ -130,7 +136,7 @@ def nearest_within(
     iterative scan gives rows only roughly in order.
     """
     found = distance(model, None if partition is None else partition.operator).label("distance")
-    inner = select(*columns_of(model), found).where(vector_index(model).column.is_not(None))
+    inner = select(*columns_of(model), found).where(has_vector(model))
     if partition is not None:
         inner = inner.where(partition.where)
     if where is not None:
@@ -159,7 +165,8 @@ def nearest_each(
     )
     operator = (None if partition is None else partition.operator) or index.operator
     found = index.column.op(operator, return_type=Float())(given.c.embedding).label("distance")
-    inner = select(*columns_of(model), found).order_by(found).limit(literal_limit(limit))
+    inner = select(*columns_of(model), found).where(has_vector(model))
+    inner = inner.order_by(found).limit(literal_limit(limit))
     if partition is not None:
         inner = inner.where(partition.where)
     if where is not None:

@@ -24,7 +24,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import Document, RagQuery, RagQueryDocument, RagSession
 from ..models.base import table_of
-from ..rag_results import Source
+from ..results.rag import Source
 from ._shared import page
 
 LIST_KEY = ("id",)

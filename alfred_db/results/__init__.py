@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from .broker import Offer, Partition, Usage, UsageKey
+from .conversations import NewMessage, SessionSummary
 from .entities import Direction, Neighbour, Node, Path, Subgraph
 from .knowledge import CollectionInfo, FacetCount, PointGroup, PointId
 from .memories import BankSummary, NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from .model_registry import EndpointSpec, ScoredModel
 from .page import Page
+from .rag import Context, Source
 from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick
 from .validation import Regression
 from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingVersion, WaitResult
+from .working_memory import SweptMemory
 
 __all__ = [
     "BankSummary",
     "ClaimedExecution",
     "ClaimedWorkflow",
     "CollectionInfo",
+    "Context",
     "Direction",
     "EndpointSpec",
     "FacetCount",
@@ -25,6 +29,7 @@ __all__ = [
     "InvalidSchedule",
     "Neighbour",
     "NewMemory",
+    "NewMessage",
     "Node",
     "Offer",
     "Outcome",
@@ -38,7 +43,10 @@ __all__ = [
     "Regression",
     "Remembered",
     "ScoredModel",
+    "SessionSummary",
+    "Source",
     "Subgraph",
+    "SweptMemory",
     "Tick",
     "Usage",
     "UsageKey",

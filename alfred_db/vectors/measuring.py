@@ -213,7 +213,7 @@ def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Seq
     own, started = subject.key(row), time.perf_counter()
     nearest = session.execute(_exact(subject, k), {**subject.parameters, "embedding": row.embedding}).all()
     exact = time.perf_counter() - started
-    wanted = [one.distance for one in nearest if subject.key(one) != own]
+    wanted = [one.distance for one in nearest if subject.key(one) != own][: k - 1]
     if not wanted:
         return None
     found: dict[int, tuple[float, float]] = {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import corpus
 import numpy as np
 import pytest
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import func, literal_column, select, text
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
@@ -117,7 +117,7 @@ async def test_known_rows_can_be_passed_over(documents: AsyncDocumentRepository)
 
 
 async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocumentRepository) -> None:
-    rows = [{"content": text, "external_id": "x"} for text in ("a", "b", "c")]
+    rows = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
     ids = await documents.add_many(rows, on_conflict="update")
     assert len(set(ids)) == 1
     stored = await documents.get(ids[0])
@@ -126,7 +126,7 @@ async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocu
 
 
 @pytest.mark.parametrize(
-    ("row", "error", "text"),
+    ("row", "error", "message"),
     [
         ({"content": "x", "nope": 1}, InvalidInputError, "Document: nope: no such attribute"),
         ({"content": 3}, InvalidInputError, "row 1: documents.content: expected a value for Text"),
@@ -139,10 +139,10 @@ async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocu
     ],
 )
 async def test_a_wrong_row_is_one_clear_error_and_costs_nothing_else(
-    documents: AsyncDocumentRepository, row: dict[str, object], error: type[Exception], text: str
+    documents: AsyncDocumentRepository, row: dict[str, object], error: type[Exception], message: str
 ) -> None:
     await documents.add("kept", external_id="known")
-    with pytest.raises(error, match=text):
+    with pytest.raises(error, match=message):
         await documents.add_many([{"content": "good"}, row])
     assert await count(documents) == 1
 
@@ -182,3 +182,15 @@ async def test_hybrid_search_finds_what_meaning_alone_does_not(documents: AsyncD
         by_meaning += gold in {hit.row.id for hit in await documents.search(vector)}
         by_both += gold in {hit.row.id for hit in await documents.hybrid_search(query["text"], vector)}
     assert by_both > by_meaning
+
+
+async def test_documents_without_a_vector_are_not_found_by_meaning(documents: AsyncDocumentRepository) -> None:
+    with_vector = await documents.add("brother", embedding=UNIT)
+    without = await documents.add("brother")
+    await documents._session.execute(text("SET LOCAL enable_indexscan = off"))
+    await documents._session.execute(text("SET LOCAL enable_indexscan = off"))
+    assert [hit.row.id for hit in await documents.search(UNIT)] == [with_vector.id]
+    assert [[hit.row.id for hit in hits] for hits in await documents.search_many([UNIT])] == [[with_vector.id]]
+    both = {hit.row.id: dict(hit.ranks) for hit in await documents.hybrid_search("brother", UNIT)}
+    assert set(both) == {with_vector.id, without.id}
+    assert "vector" not in both[without.id]

@@ -15,7 +15,6 @@ from sqlalchemy import exc, func, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, BrokerRequest, BrokerRequestStatus, HostedModel
-from alfred_db.results.broker import UsageKey
 from alfred_db.errors import (
     ConflictError,
     ExtensionMissingError,
@@ -27,6 +26,7 @@ from alfred_db.queries import broker_requests as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
+from alfred_db.results.broker import UsageKey
 
 HOSTILE = "'; DROP TABLE brk_tracking.broker_request; -- \" % %s :name :: \\ 日本 🜚"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import corpus
 import numpy as np
 import pytest
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import func, literal_column, select, text
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
@@ -118,7 +118,7 @@ def test_known_rows_can_be_passed_over(documents: DocumentRepository) -> None:
 
 
 def test_of_rows_that_share_a_key_the_last_one_counts(documents: DocumentRepository) -> None:
-    rows = [{"content": text, "external_id": "x"} for text in ("a", "b", "c")]
+    rows = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
     ids = documents.add_many(rows, on_conflict="update")
     assert len(set(ids)) == 1
     stored = documents.get(ids[0])
@@ -127,7 +127,7 @@ def test_of_rows_that_share_a_key_the_last_one_counts(documents: DocumentReposit
 
 
 @pytest.mark.parametrize(
-    ("row", "error", "text"),
+    ("row", "error", "message"),
     [
         ({"content": "x", "nope": 1}, InvalidInputError, "Document: nope: no such attribute"),
         ({"content": 3}, InvalidInputError, "row 1: documents.content: expected a value for Text"),
@@ -140,10 +140,10 @@ def test_of_rows_that_share_a_key_the_last_one_counts(documents: DocumentReposit
     ],
 )
 def test_a_wrong_row_is_one_clear_error_and_costs_nothing_else(
-    documents: DocumentRepository, row: dict[str, object], error: type[Exception], text: str
+    documents: DocumentRepository, row: dict[str, object], error: type[Exception], message: str
 ) -> None:
     documents.add("kept", external_id="known")
-    with pytest.raises(error, match=text):
+    with pytest.raises(error, match=message):
         documents.add_many([{"content": "good"}, row])
     assert count(documents) == 1
 
@@ -183,3 +183,15 @@ def test_hybrid_search_finds_what_meaning_alone_does_not(documents: DocumentRepo
         by_meaning += gold in {hit.row.id for hit in documents.search(vector)}
         by_both += gold in {hit.row.id for hit in documents.hybrid_search(query["text"], vector)}
     assert by_both > by_meaning
+
+
+def test_documents_without_a_vector_are_not_found_by_meaning(documents: DocumentRepository) -> None:
+    with_vector = documents.add("brother", embedding=UNIT)
+    without = documents.add("brother")
+    documents._session.execute(text("SET LOCAL enable_indexscan = off"))
+    documents._session.execute(text("SET LOCAL enable_indexscan = off"))
+    assert [hit.row.id for hit in documents.search(UNIT)] == [with_vector.id]
+    assert [[hit.row.id for hit in hits] for hits in documents.search_many([UNIT])] == [[with_vector.id]]
+    both = {hit.row.id: dict(hit.ranks) for hit in documents.hybrid_search("brother", UNIT)}
+    assert set(both) == {with_vector.id, without.id}
+    assert "vector" not in both[without.id]

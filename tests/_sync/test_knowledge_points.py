@@ -14,10 +14,10 @@ from alfred_db import Database, KnowledgeDistance, KnowledgePoint
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
 from alfred_db.filters import Filter, eq, exists, range_, size
 from alfred_db.knowledge_filters import qdrant_filter
-from alfred_db.results.knowledge import FacetCount
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync import knowledge_points
 from alfred_db.repositories._sync.knowledge import KnowledgeRepository
+from alfred_db.results.knowledge import FacetCount
 
 LEGAL, SOCIAL = "legal-knowledge", "social-knowledge"
 VECTORS = np.random.default_rng(5).normal(size=(60, 1536)).astype(np.float32)

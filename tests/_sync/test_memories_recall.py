@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from alfred_db import Database, Memory
 from alfred_db.errors import InvalidInputError
-from alfred_db.results.memories import RecallWeights
 from alfred_db.models.base import table_of
 from alfred_db.queries import memories_recall as queries
 from alfred_db.repositories import UnitOfWork
@@ -20,6 +19,7 @@ from alfred_db.repositories._sync.bulk import add_many
 from alfred_db.repositories._sync.copy import table_name
 from alfred_db.repositories._sync.memories import MemoryRepository
 from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
+from alfred_db.results.memories import RecallWeights
 from alfred_db.search import SearchPath
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...conversations_results import NewMessage, SessionSummary
 from ...errors import InvalidInputError, translated
 from ...models import Conversation, MessageRole
 from ...queries import conversations as queries
 from ...queries import memory_banks
 from ...queries._shared import as_page, check_text, one_of, within
 from ...results import Page
+from ...results.conversations import NewMessage, SessionSummary
 from ...search import Hit
 from .base import AsyncRepository
 from .bulk import add_many

@@ -14,9 +14,9 @@ from ...queries._filters import Where, expression
 from ...queries._memories import lasting
 from ...queries._shared import as_page, aware, check_names, check_text, one_of, within
 from ...results import Page
+from ...results.working_memory import SweptMemory
 from ...search import SearchParams, SearchResult
 from ...types import VectorLike
-from ...working_memory_results import SweptMemory
 from .base import AsyncRepository
 from .search import search
 

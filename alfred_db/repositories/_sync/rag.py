@@ -11,8 +11,8 @@ from ...models import RagQuery, RagSession
 from ...queries import rag as queries
 from ...queries._filters import Where
 from ...queries._shared import as_page, check_text, within
-from ...rag_results import Context, packed
 from ...results import Page
+from ...results.rag import Context, packed
 from ...types import VectorLike
 from .base import Repository
 from .documents import DocumentRepository

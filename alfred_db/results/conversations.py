@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NotRequired, TypedDict
 
-from .models import MessageRole
+from ..models import MessageRole
 
 __all__ = ["NewMessage", "SessionSummary"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .search import Hit
+from ..search import Hit
 
 __all__ = ["Context", "Source"]
 
