@@ -372,6 +372,30 @@ def test_two_rebuilds_of_one_index_at_once_both_end_well(tenant: Database) -> No
     assert [(one.name, one.state) for one in indexes(tenant, "documents")] == [(DOCUMENTS, IndexState.VALID)]
 
 
+def test_of_two_that_find_it_invalid_one_rebuilds_it(tenant: Database) -> None:
+    invalidate(tenant, DOCUMENTS)
+    with ThreadPoolExecutor(2) as threads:
+        done = [future.result() for future in [threads.submit(rebuild, tenant.engine) for _ in range(2)]]
+    assert sorted(len(each) for each in done) == [0, 1]
+
+
+def test_who_waits_too_long_for_another_rebuild_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "POLLED_EVERY", 0.002)
+    told: list[str] = []
+
+    def second(progress: Progress) -> None:
+        if not told:
+            with pytest.raises(ConflictError, match="another rebuild has been running") as refused:
+                rebuild(database.engine, DOCUMENTS, lock_timeout=0.001)
+            assert refused.value.retryable
+            told.append(progress.phase)
+
+    rebuild(database.engine, DOCUMENTS, progress=second)
+    assert told
+
+
 def test_writers_and_searches_go_on_meanwhile(database: Database) -> None:
     vector, over, written = corpus.vectors()[0][0], threading.Event(), 0
     with ThreadPoolExecutor(1) as thread:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from ..errors import ConfigurationError, ConflictError, InvalidInputError, translated
 from ..queries._shared import within
 from ..statements import quoted
-from .catalog import require, status
+from .catalog import mapping_of, require, status
 from .results import IndexState, IndexStatus, Progress, Rebuilt
 
 __all__ = ["LOCK_TIMEOUT", "rebuild"]
@@ -41,7 +42,7 @@ def rebuild(
     dropped. `maintenance_work_mem` (such as "2GB") should hold the whole index: beyond it, building takes many
     times as long. `progress` is called in another thread, twice a second. Needs the tables' owner and a direct
     connection, not one through a transaction pooler. Raises ConflictError when other transactions kept it
-    waiting for `lock_timeout` seconds, SchemaDriftError for an index that is missing.
+    waiting for `lock_timeout` seconds; one rebuild of a tenant runs at a time. Raises SchemaDriftError for an index that is missing.
     """
     settings = {"lock_timeout": f"{_milliseconds(lock_timeout)}ms", "statement_timeout": "0"}
     if maintenance_work_mem is not None:
@@ -49,6 +50,7 @@ def rebuild(
     with translated(), _two(engine) as (worker, watcher):
         for name, value in settings.items():
             worker.execute(text(f"SET {name} = '{value}'"))
+        _wait_for_others(worker, schema, lock_timeout)
         found = status(worker, schema)
         done = [_drop(worker, left) for left in _leftovers(found, index)]
         for wanted in _wanted(found, index):
@@ -123,6 +125,23 @@ def _two(engine: Engine) -> Generator[tuple[Connection, Connection]]:
                 " use the server's own address, as in ALFRED_DB_MIGRATION_URL"
             )
         yield worker, watcher
+
+
+def _wait_for_others(worker: Connection, schema: str | None, seconds: float) -> None:
+    """One rebuild of a tenant at a time, until `worker` is closed: of one table, the server lets two deadlock.
+
+    Polled, as one that waited inside the lock would hold the snapshot that the other one waits for.
+    """
+    tenant = schema or mapping_of(None, worker.get_execution_options()).get(None) or ""
+    key = int.from_bytes(sha256(f"alfred_db_rebuild:{tenant}".encode()).digest()[:8], signed=True)
+    deadline = time.monotonic() + seconds
+    while not worker.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+        if time.monotonic() > deadline:
+            raise ConflictError(
+                f"another rebuild has been running for {seconds:g} s; wait for it, and run this one again",
+                retryable=True,
+            )
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -184,13 +184,16 @@ async def test_hybrid_search_finds_what_meaning_alone_does_not(documents: AsyncD
     assert by_both > by_meaning
 
 
-async def test_documents_without_a_vector_are_not_found_by_meaning(documents: AsyncDocumentRepository) -> None:
+async def test_documents_without_a_vector_are_not_found_by_meaning(
+    documents: AsyncDocumentRepository,
+) -> None:
     with_vector = await documents.add("brother", embedding=UNIT)
     without = await documents.add("brother")
     await documents._session.execute(text("SET LOCAL enable_indexscan = off"))
-    await documents._session.execute(text("SET LOCAL enable_indexscan = off"))
     assert [hit.row.id for hit in await documents.search(UNIT)] == [with_vector.id]
-    assert [[hit.row.id for hit in hits] for hits in await documents.search_many([UNIT])] == [[with_vector.id]]
+    assert [[hit.row.id for hit in hits] for hits in await documents.search_many([UNIT])] == [
+        [with_vector.id]
+    ]
     both = {hit.row.id: dict(hit.ranks) for hit in await documents.hybrid_search("brother", UNIT)}
     assert set(both) == {with_vector.id, without.id}
     assert "vector" not in both[without.id]

@@ -185,13 +185,16 @@ def test_hybrid_search_finds_what_meaning_alone_does_not(documents: DocumentRepo
     assert by_both > by_meaning
 
 
-def test_documents_without_a_vector_are_not_found_by_meaning(documents: DocumentRepository) -> None:
+def test_documents_without_a_vector_are_not_found_by_meaning(
+    documents: DocumentRepository,
+) -> None:
     with_vector = documents.add("brother", embedding=UNIT)
     without = documents.add("brother")
     documents._session.execute(text("SET LOCAL enable_indexscan = off"))
-    documents._session.execute(text("SET LOCAL enable_indexscan = off"))
     assert [hit.row.id for hit in documents.search(UNIT)] == [with_vector.id]
-    assert [[hit.row.id for hit in hits] for hits in documents.search_many([UNIT])] == [[with_vector.id]]
+    assert [[hit.row.id for hit in hits] for hits in documents.search_many([UNIT])] == [
+        [with_vector.id]
+    ]
     both = {hit.row.id: dict(hit.ranks) for hit in documents.hybrid_search("brother", UNIT)}
     assert set(both) == {with_vector.id, without.id}
     assert "vector" not in both[without.id]
