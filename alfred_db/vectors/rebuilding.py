@@ -41,8 +41,9 @@ def rebuild(
     The index of a partitioned table is rebuilt partition by partition. What earlier attempts left behind is
     dropped. `maintenance_work_mem` (such as "2GB") should hold the whole index: beyond it, building takes many
     times as long. `progress` is called in another thread, twice a second. Needs the tables' owner and a direct
-    connection, not one through a transaction pooler. Raises ConflictError when other transactions kept it
-    waiting for `lock_timeout` seconds; one rebuild of a tenant runs at a time. Raises SchemaDriftError for an index that is missing.
+    connection, not one through a transaction pooler. One rebuild of a tenant runs at a time. Raises ConflictError
+    when it had to wait longer than `lock_timeout` seconds for another or for other transactions, and
+    SchemaDriftError for an index that is missing.
     """
     settings = {"lock_timeout": f"{_milliseconds(lock_timeout)}ms", "statement_timeout": "0"}
     if maintenance_work_mem is not None:

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import URL
+from tenants import tenants
 
 from alfred_db import AsyncDatabase
 from alfred_db.repositories import AsyncUnitOfWork
 
 
-@pytest.fixture(params=[None, "acme"], ids=["public", "acme"])
+@pytest.fixture(params=tenants("_async"), ids=lambda schema: schema or "public")
 def schema(request: pytest.FixtureRequest) -> str | None:
-    """The tenant; the suite runs for the default one and for a named one of the same database."""
+    """The tenant: the default one, or a named one of the same database; see tests/tenants.py."""
     tenant: str | None = request.param
     return tenant
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import URL
+from tenants import tenants
 
 from alfred_db import Database
 from alfred_db.repositories import UnitOfWork
 
 
-@pytest.fixture(params=[None, "acme"], ids=["public", "acme"])
+@pytest.fixture(params=tenants("_sync"), ids=lambda schema: schema or "public")
 def schema(request: pytest.FixtureRequest) -> str | None:
-    """The tenant; the suite runs for the default one and for a named one of the same database."""
+    """The tenant: the default one, or a named one of the same database; see tests/tenants.py."""
     tenant: str | None = request.param
     return tenant
 
