@@ -12,6 +12,7 @@ import click
 from . import migrate
 from .cli_catalog import catalog, maintain
 from .cli_server import server
+from .cli_vectors import vectors
 from .config import database_url, migration_url
 from .doctor import examine
 from .engines import passing_engine
@@ -143,5 +144,5 @@ def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
     sys.exit(report.exit_status)
 
 
-for command in (catalog, maintain, server):
+for command in (catalog, maintain, server, vectors):
     main.add_command(command)

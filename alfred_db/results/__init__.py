@@ -11,13 +11,16 @@ from .model_registry import EndpointSpec, ScoredModel
 from .page import Page
 from .rag import Context, Source
 from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick
+from .tasks import Backoff, ClaimedTask, NewResult, NewTask, QueueHealth
 from .validation import Regression
 from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingVersion, WaitResult
 from .working_memory import SweptMemory
 
 __all__ = [
+    "Backoff",
     "BankSummary",
     "ClaimedExecution",
+    "ClaimedTask",
     "ClaimedWorkflow",
     "CollectionInfo",
     "Context",
@@ -30,6 +33,8 @@ __all__ = [
     "Neighbour",
     "NewMemory",
     "NewMessage",
+    "NewResult",
+    "NewTask",
     "Node",
     "Offer",
     "Outcome",
@@ -38,6 +43,7 @@ __all__ = [
     "Path",
     "PointGroup",
     "PointId",
+    "QueueHealth",
     "RecallResult",
     "RecallWeights",
     "Regression",

@@ -138,6 +138,7 @@ def models() -> dict[str, type[Base]]:
 
 
 def mapping_of(schema: str | None, options: Mapping[str, Any]) -> Mapping[str | None, str | None]:
+    """Where the tables of the tenant `schema` are, or else those of the engine's own tenant."""
     if schema is not None:
         return schema_translate_map(tenant_schema(schema)) or {}
     return options.get("schema_translate_map") or {}

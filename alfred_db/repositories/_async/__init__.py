@@ -13,10 +13,12 @@ from .knowledge import AsyncKnowledgeRepository
 from .memories import AsyncMemoryRepository
 from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository
+from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
 from .scheduler import AsyncSchedulerRepository
 from .storage import AsyncStorageRepository
+from .tasks import AsyncTaskRepository
 from .unit_of_work import AsyncUnitOfWork
 from .validation import AsyncValidationRepository
 from .workflows import AsyncWorkflowRepository
@@ -33,10 +35,12 @@ __all__ = [
     "AsyncMemoryBankRepository",
     "AsyncMemoryEntryRepository",
     "AsyncMemoryRepository",
+    "AsyncMessageRepository",
     "AsyncModelRegistryRepository",
     "AsyncRagRepository",
     "AsyncSchedulerRepository",
     "AsyncStorageRepository",
+    "AsyncTaskRepository",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
     "AsyncValidationRepository",

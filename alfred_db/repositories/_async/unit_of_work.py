@@ -17,10 +17,12 @@ from .knowledge import AsyncKnowledgeRepository
 from .memories import AsyncMemoryRepository
 from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository
+from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
 from .scheduler import AsyncSchedulerRepository
 from .storage import AsyncStorageRepository
+from .tasks import AsyncTaskRepository
 from .validation import AsyncValidationRepository
 from .workflows import AsyncWorkflowRepository
 from .working_memory import AsyncWorkingMemoryRepository
@@ -32,6 +34,16 @@ class AsyncUnitOfWork:
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
         """The SQLAlchemy session, for anything that the repositories do not offer."""
+
+    @cached_property
+    def tasks(self) -> AsyncTaskRepository:
+        """Tasks, claimed under leases."""
+        return AsyncTaskRepository(self.session)
+
+    @cached_property
+    def messages(self) -> AsyncMessageRepository:
+        """Messages that were seen."""
+        return AsyncMessageRepository(self.session)
 
     @cached_property
     def agents(self) -> AsyncAgentRepository:

@@ -14,10 +14,12 @@ from .knowledge import KnowledgeRepository
 from .memories import MemoryRepository
 from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository
+from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
 from .scheduler import SchedulerRepository
 from .storage import StorageRepository
+from .tasks import TaskRepository
 from .unit_of_work import UnitOfWork
 from .validation import ValidationRepository
 from .workflows import WorkflowRepository
@@ -34,10 +36,12 @@ __all__ = [
     "MemoryBankRepository",
     "MemoryEntryRepository",
     "MemoryRepository",
+    "MessageRepository",
     "ModelRegistryRepository",
     "RagRepository",
     "SchedulerRepository",
     "StorageRepository",
+    "TaskRepository",
     "UnitOfWork",
     "UserRepository",
     "ValidationRepository",

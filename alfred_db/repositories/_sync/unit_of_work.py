@@ -18,10 +18,12 @@ from .knowledge import KnowledgeRepository
 from .memories import MemoryRepository
 from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository
+from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
 from .scheduler import SchedulerRepository
 from .storage import StorageRepository
+from .tasks import TaskRepository
 from .validation import ValidationRepository
 from .workflows import WorkflowRepository
 from .working_memory import WorkingMemoryRepository
@@ -33,6 +35,16 @@ class UnitOfWork:
     def __init__(self, session: Session) -> None:
         self.session = session
         """The SQLAlchemy session, for anything that the repositories do not offer."""
+
+    @cached_property
+    def tasks(self) -> TaskRepository:
+        """Tasks, claimed under leases."""
+        return TaskRepository(self.session)
+
+    @cached_property
+    def messages(self) -> MessageRepository:
+        """Messages that were seen."""
+        return MessageRepository(self.session)
 
     @cached_property
     def agents(self) -> AgentRepository:

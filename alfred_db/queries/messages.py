@@ -1,0 +1,59 @@
+"""Statements about processed messages."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from sqlalchemy import ARRAY, Interval, Select, Text, bindparam, column, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+
+from ..models import ProcessedMessage
+from ..models.base import table_of
+from ._shared import number
+
+_messages = table_of(ProcessedMessage)
+
+
+@cache
+def first_time() -> ReturningInsert[str]:
+    """File those of `message_ids` that are new or expired, for the interval `ttl`; the others give no row.
+
+    No id may occur twice.
+    """
+    given = func.unnest(bindparam("message_ids", type_=ARRAY(Text))).table_valued(column("message_id", Text))
+    expires_at = func.statement_timestamp() + bindparam("ttl", type_=Interval)
+    statement = insert(_messages).from_select(
+        ["message_id", "processed_at", "expires_at"],
+        select(given.render_derived("given").c.message_id, func.statement_timestamp(), expires_at),
+        include_defaults=False,
+    )
+    excluded = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[_messages.c.message_id],
+        set_={"processed_at": excluded.processed_at, "expires_at": excluded.expires_at},
+        where=_messages.c.expires_at <= excluded.processed_at,
+    ).returning(_messages.c.message_id)
+
+
+def get(message_id: str) -> Select[ProcessedMessage]:
+    return select(ProcessedMessage).where(ProcessedMessage.message_id == message_id)
+
+
+def purge(*, limit: int) -> ReturningDelete[str]:
+    """Delete what has expired, the longest expired first; what a transaction claims anew is passed over."""
+    expired = ProcessedMessage.expires_at <= func.statement_timestamp()
+    oldest = (
+        select(ProcessedMessage.message_id)
+        .where(expired)
+        .order_by(ProcessedMessage.expires_at)
+        .limit(number(limit))
+        .with_for_update(skip_locked=True)
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        delete(ProcessedMessage)
+        .where(ProcessedMessage.message_id == oldest.c.message_id, expired)
+        .returning(ProcessedMessage.message_id)
+    )

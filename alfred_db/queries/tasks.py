@@ -1,0 +1,262 @@
+"""Statements about tasks: filed, found, cancelled, filed again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    DateTime,
+    Insert,
+    Interval,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from ..models import Task, TaskResult, TaskStatus
+from ..models.base import table_of
+from ._shared import aware, constant, number, one_of, page
+
+LIST_KEY = ("id",)
+
+LIVE = (TaskStatus.PENDING, TaskStatus.PROCESSING)
+
+COLUMNS = (
+    "id",
+    "task_id",
+    "intent",
+    "content",
+    "priority",
+    "created_by",
+    "assigned_to",
+    "parent_task_id",
+    "max_retries",
+    "timeout_seconds",
+    "metadata_",
+    "available_at",
+    "dedupe_key",
+)
+"""Attributes of a task that is filed; the others have their defaults."""
+
+_t = table_of(Task).c
+_live = _t.status.in_([constant(status) for status in LIVE])
+
+
+_available_at = func.greatest(
+    bindparam("available_at", type_=DateTime(timezone=True)),
+    func.statement_timestamp() + bindparam("delay", type_=Interval),
+)
+
+
+@cache
+def enqueue() -> ReturningInsert[Task]:
+    """File a task unless its `task_id`, or a live one's `dedupe_key`, is taken. Parameters: `COLUMNS`, by attribute,
+    and the interval `delay`."""
+    values: dict[str, Any] = {name: bindparam(name) for name in COLUMNS if name != "available_at"}
+    return (
+        postgresql.insert(Task)
+        .values(**values, available_at=_available_at)
+        .on_conflict_do_nothing()
+        .returning(Task)
+    )
+
+
+@cache
+def enqueue_many() -> ReturningInsert[uuid.UUID]:
+    """The same for several tasks, which gives the ids of those that were filed."""
+    values: dict[str, Any] = {
+        _column(name): bindparam(_column(name)) for name in COLUMNS if name != "available_at"
+    }
+    return (
+        postgresql.insert(table_of(Task))
+        .values(**values, available_at=_available_at)
+        .on_conflict_do_nothing()
+        .returning(_t.id)
+    )
+
+
+def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
+    """The task that an enqueue ran into."""
+    if dedupe_key is None:
+        return select(Task).where(Task.task_id == task_id)
+    taken = or_(Task.task_id == task_id, _live & (Task.dedupe_key == dedupe_key))
+    return select(Task).where(taken).order_by((Task.task_id == task_id).desc()).limit(1)
+
+
+def known(task_ids: Sequence[str]) -> Select[uuid.UUID, str]:
+    """Id and `task_id` of the tasks that exist."""
+    return select(_t.id, _t.task_id).where(_t.task_id == func.any(literal(list(task_ids), ARRAY(Text))))
+
+
+def deduplicated(dedupe_keys: Sequence[str]) -> Select[uuid.UUID, str | None]:
+    """Id and `dedupe_key` of the live tasks that have one of these."""
+    keys = func.any(literal(list(dedupe_keys), ARRAY(Text)))
+    return select(_t.id, _t.dedupe_key).where(_t.dedupe_key == keys, _t.dedupe_key.is_not(None), _live)
+
+
+def now() -> Select[datetime]:
+    return select(func.statement_timestamp(type_=DateTime(timezone=True)))
+
+
+def add_results() -> Insert:
+    """Parameters: `task_id`, `result_type`, `content`, `metadata`."""
+    return insert(table_of(TaskResult))
+
+
+def get(id: uuid.UUID) -> Select[Task]:
+    return select(Task).where(Task.id == id)
+
+
+def get_by_task_id(task_id: str) -> Select[Task]:
+    return select(Task).where(Task.task_id == task_id)
+
+
+def results(id: uuid.UUID) -> Select[TaskResult]:
+    return select(TaskResult).where(TaskResult.task_id == id).order_by(TaskResult.created_at, TaskResult.id)
+
+
+def list_(
+    *,
+    status: TaskStatus | None = None,
+    intent: str | None = None,
+    assigned_to: str | None = None,
+    parent: uuid.UUID | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    after: str | None,
+    limit: int,
+) -> Select[Task]:
+    """The latest first, as the ids of what the library files are; no other index is needed for it."""
+    filters = _matching(status, intent, assigned_to, parent, created_after, created_before)
+    return page(select(Task).where(*filters), [Task.id], after=after, limit=limit, newest_first=True)
+
+
+def count(
+    *,
+    status: TaskStatus | None = None,
+    intent: str | None = None,
+    assigned_to: str | None = None,
+    parent: uuid.UUID | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> Select[int]:
+    filters = _matching(status, intent, assigned_to, parent, created_after, created_before)
+    return select(func.count()).select_from(Task).where(*filters)
+
+
+def _matching(
+    status: TaskStatus | None,
+    intent: str | None,
+    assigned_to: str | None,
+    parent: uuid.UUID | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+) -> list[ColumnElement[bool]]:
+    filters: list[ColumnElement[bool]] = []
+    if status is not None:
+        filters.append(Task.status == constant(one_of(TaskStatus, status)))
+    if intent is not None:
+        filters.append(Task.intent == intent)
+    if assigned_to is not None:
+        filters.append(Task.assigned_to == assigned_to)
+    if parent is not None:
+        filters.append(Task.parent_task_id == parent)
+    if created_after is not None:
+        filters.append(Task.created_at >= aware("created_after", created_after))
+    if created_before is not None:
+        filters.append(Task.created_at < aware("created_before", created_before))
+    return filters
+
+
+def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+    """End what waits, ask the holders of what runs; locked in the order of the ids, so that two calls queue up."""
+    tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
+    if children:
+        child = table_of(Task).alias("child")
+        tree = tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
+    live = (
+        select(_t.id, _t.status, _t.cancel_requested_at, func.statement_timestamp().label("now"))
+        .where(_t.id.in_(select(tree.c.id)), _live)
+        .order_by(_t.id)
+        .with_for_update(key_share=True, of=table_of(Task))
+        .cte("live")
+        .prefix_with("MATERIALIZED")
+    )
+    waits = live.c.status == constant(TaskStatus.PENDING)
+    return (
+        update(table_of(Task))
+        .where(_t.id == live.c.id)
+        .values(
+            status=case((waits, constant(TaskStatus.CANCELLED)), else_=live.c.status),
+            cancelled_at=case((waits, live.c.now)),
+            cancel_requested_at=case(
+                (waits, null()), else_=func.least(live.c.cancel_requested_at, live.c.now)
+            ),
+        )
+        .returning(_t.id, _t.status)
+    )
+
+
+def requeue(id: uuid.UUID) -> ReturningUpdate[Task]:
+    """File a failed or cancelled task again, as if it had not been tried."""
+    again = Task.status.in_([constant(TaskStatus.FAILED), constant(TaskStatus.CANCELLED)])
+    return update(Task).where(Task.id == id, again).values(**_renewed()).returning(Task)
+
+
+def requeue_failed(*, intent: str | None, limit: int) -> ReturningUpdate[uuid.UUID]:
+    """The same for failed ones, the oldest first; of those with one `dedupe_key`, one, and none beside a live one."""
+    failed = _t.status == constant(TaskStatus.FAILED)
+    other = table_of(Task).alias("other")
+    live = other.c.status.in_([constant(status) for status in LIVE])
+    beside = select(other.c.id).where(
+        other.c.dedupe_key == _t.dedupe_key, other.c.dedupe_key.is_not(None), live
+    )
+    oldest = select(_t.id, _t.dedupe_key, _t.failed_at).where(failed, ~beside.exists())
+    if intent is not None:
+        oldest = oldest.where(_t.intent == intent)
+    locked = (
+        oldest.order_by(_t.failed_at)
+        .limit(number(limit))
+        .with_for_update(key_share=True, skip_locked=True, of=table_of(Task))
+        .cte("locked")
+        .prefix_with("MATERIALIZED")
+    )
+    key = func.coalesce(locked.c.dedupe_key, cast(locked.c.id, Text))
+    chosen = (
+        select(locked.c.id).ext(postgresql.distinct_on(key)).order_by(key, locked.c.failed_at).cte("chosen")
+    )
+    return update(table_of(Task)).where(_t.id == chosen.c.id, failed).values(**_renewed()).returning(_t.id)
+
+
+def _renewed() -> dict[str, Any]:
+    return {
+        "status": constant(TaskStatus.PENDING),
+        "available_at": func.statement_timestamp(),
+        "retry_count": 0,
+        "crash_count": 0,
+        "lease_token": None,
+        "failed_at": None,
+        "cancelled_at": None,
+        "cancel_requested_at": None,
+    }
+
+
+def _column(attribute: str) -> str:
+    return attribute.rstrip("_")

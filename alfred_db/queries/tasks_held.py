@@ -1,0 +1,339 @@
+"""Statements about tasks that a worker holds: claimed, kept, finished, given back, taken away.
+
+Those in a cache are built once and take their values as named parameters when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    Boolean,
+    ColumnElement,
+    Double,
+    Integer,
+    Interval,
+    Select,
+    Text,
+    Update,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    column,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from ..models import Task, TaskStatus
+from ..models.base import table_of
+from ._shared import constant, number
+
+HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
+"""What `error_code` says of an attempt, unless the handler has a code of its own."""
+
+ISOLATION = "read committed"
+"""Elsewhere two workers that meet would fail instead of passing each other by."""
+
+_t = table_of(Task).c
+_pending = _t.status == constant(TaskStatus.PENDING)
+_processing = _t.status == constant(TaskStatus.PROCESSING)
+_zero, _one = literal_column("0", Integer), literal_column("1", Integer)
+_two = literal_column("float8 '2'", Double)
+_second = literal_column("interval '1 second'", Interval)
+_now = func.statement_timestamp
+_isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
+_lease = bindparam("lease", type_=Interval)
+_own = and_(
+    _t.id == bindparam("id", type_=Uuid), _processing, _t.lease_token == bindparam("token", type_=Uuid)
+)
+
+
+def isolation() -> Select[str]:
+    return select(_isolation)
+
+
+def ready(each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()) -> Select[Any]:
+    """At most `each` of every priority of the tasks that can be claimed, most urgent and longest waiting first.
+
+    One range of the index for each priority, from 5 down to 1, which future tasks are not part of. The order is
+    that of the nested loop, which LATERAL enforces; a LIMIT ends it before it comes to the less urgent ones.
+    """
+    levels = func.generate_series(*(number(value) for value in (5, 1, -1)))
+    level = levels.table_valued(column("priority", Integer)).render_derived("level")
+    waiting = (
+        select(_t.id, *also)
+        .where(_pending, _t.priority == level.c.priority, _t.available_at <= _now(), *conditions)
+        .order_by(_t.available_at, _t.id)
+        .limit(number(each))
+    )
+    if lock:
+        waiting = waiting.with_for_update(key_share=True, skip_locked=True)
+    found = waiting.lateral("waiting")
+    return select(*found.c).select_from(level.join(found, true()))
+
+
+@cache
+def claim(limit: int, *, by_intent: bool, by_agent: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Take tasks. Parameters: `worker`, `token`, the interval `lease`, and `intents` and `assigned_to` as asked for.
+
+    Rows: the fields of `ClaimedTask` up to `lease_expires_at`, in no order. The filters are not part of the
+    index: a claim reads past what they leave out.
+    """
+    filters: list[ColumnElement[bool]] = []
+    if by_intent:
+        filters.append(_t.intent == func.any(bindparam("intents", type_=ARRAY(Text))))
+    if by_agent:
+        filters.append(_t.assigned_to == bindparam("assigned_to", type_=Text))
+    deadline = (_now() + _t.timeout_seconds * _second).label("deadline")
+    claimed = (
+        ready(limit, *filters, lock=True, also=[deadline])
+        .where(_isolation == _text(ISOLATION))
+        .limit(number(limit))
+        .cte("claimed")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(table_of(Task))
+        .where(_t.id == claimed.c.id)
+        .values(
+            status=constant(TaskStatus.PROCESSING),
+            worker_id=bindparam("worker", type_=Text),
+            lease_token=bindparam("token", type_=Uuid),
+            claim_seq=_t.claim_seq + _one,
+            lease_expires_at=_now() + _lease,
+            attempt_started_at=_now(),
+            attempt_deadline_at=claimed.c.deadline,
+            started_at=func.least(_t.started_at, _now()),
+        )
+        .returning(
+            _t.id,
+            _t.task_id,
+            _t.intent,
+            _t.content,
+            _t.metadata,
+            _t.priority,
+            _t.created_by,
+            _t.assigned_to,
+            _t.parent_task_id,
+            _t.available_at,
+            _t.retry_count,
+            _t.crash_count,
+            _t.max_retries,
+            _t.attempt_deadline_at,
+            _t.claim_seq,
+            _t.lease_token,
+            _t.lease_expires_at,
+        )
+    )
+
+
+@cache
+def heartbeat() -> ReturningUpdate[*tuple[Any, ...]]:
+    """Extend the lease of the task `id` of `token`. Touches no indexed column: the row stays on its page."""
+    return _extended(update(table_of(Task)).where(_own))
+
+
+@cache
+def heartbeat_many() -> ReturningUpdate[*tuple[Any, ...]]:
+    """The same for the tasks `ids`, each with its token of `tokens`."""
+    held = _held()
+    return _extended(update(table_of(Task)).where(*_still(held)))
+
+
+@cache
+def complete() -> ReturningUpdate[*tuple[Any, ...]]:
+    """Finish the task `id` of `token`; it need not know of a cancellation that was asked for."""
+    return update(table_of(Task)).where(_own).values(**_completed()).returning(_t.id)
+
+
+@cache
+def complete_many() -> ReturningUpdate[*tuple[Any, ...]]:
+    """The same for the tasks `ids`, each with its token of `tokens`."""
+    held = _held()
+    return update(table_of(Task)).where(*_still(held)).values(**_completed()).returning(_t.id)
+
+
+@cache
+def fail() -> ReturningUpdate[*tuple[Any, ...]]:
+    """File the task `id` of `token` again, or end it. Parameters: also `code`, `message`, whether to `retry`, and
+    the back-off's `base`, `cap` and `spread`."""
+    attempt = _attempt(
+        code=bindparam("code", type_=Text),
+        again=and_(bindparam("retry", type_=Boolean), _retries_left()),
+        retry_at=_retry_at(bindparam("spread", type_=Double)),
+    )
+    outcome = _outcome(attempt.where(_own).with_for_update(key_share=True))
+    return (
+        update(table_of(Task))
+        .where(_t.id == outcome.c.id, _own)
+        .values(
+            **_ended(outcome),
+            retry_count=_t.retry_count + outcome.c.again,
+            error_code=bindparam("code", type_=Text),
+            error_message=bindparam("message", type_=Text),
+        )
+        .returning(_t.status)
+    )
+
+
+@cache
+def release(*, delayed: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Give the task `id` of `token` back; it keeps its place in the queue, or waits for the interval `delay`."""
+    later = _now() + bindparam("delay", type_=Interval)
+    attempt = _attempt(
+        code=_t.error_code,
+        again=true(),
+        retry_at=func.greatest(_t.available_at, later) if delayed else _t.available_at,
+    )
+    outcome = _outcome(attempt.where(_own).with_for_update(key_share=True))
+    return (
+        update(table_of(Task))
+        .where(_t.id == outcome.c.id, _own)
+        .values(**_ended(outcome))
+        .returning(_t.status)
+    )
+
+
+@cache
+def reap(limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Take tasks from workers that vanished or exceeded the timeout, whichever came first; what another reaper has
+    is passed over. Parameters: the back-off's `base`, `cap` and `jitter`."""
+    timed_out = _t.attempt_deadline_at <= _t.lease_expires_at
+    spread = _one + bindparam("jitter", type_=Double) * (_two * func.random(type_=Double) - _one)
+    over = func.least(_t.lease_expires_at, _t.attempt_deadline_at) <= _now()
+    code = case((timed_out, _text(TIMEOUT)), else_=_text(LEASE_LOST))
+    attempt = _attempt(code=code, again=_retries_left(), retry_at=_retry_at(spread))
+    outcome = _outcome(
+        attempt.where(_processing, over)
+        .order_by(_t.id)
+        .limit(number(limit))
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    crashed = outcome.c.code == _text(LEASE_LOST)
+    return (
+        update(table_of(Task))
+        .where(_t.id == outcome.c.id, _processing, _t.lease_token == outcome.c.lease_token, over)
+        .values(
+            **_ended(outcome),
+            retry_count=_t.retry_count + case((crashed, _zero), else_=outcome.c.again),
+            crash_count=_t.crash_count + case((crashed, _one), else_=_zero),
+            lease_token=null(),
+            error_code=outcome.c.code,
+            error_message=case(
+                (crashed, _text("the worker fell silent and its lease expired")),
+                else_=_text("the attempt took longer than timeout_seconds"),
+            ),
+        )
+        .returning(_t.id, _t.status)
+    )
+
+
+def _extended(statement: Update) -> ReturningUpdate[*tuple[Any, ...]]:
+    return statement.values(lease_expires_at=_now() + _lease).returning(
+        _t.id, _t.lease_expires_at, _t.cancel_requested_at
+    )
+
+
+def _held() -> CTE:
+    """The tasks of `ids` that are still held by the token of the same place in `tokens`, locked in one order."""
+    given = (
+        func.unnest(bindparam("ids", type_=ARRAY(Uuid)), bindparam("tokens", type_=ARRAY(Uuid)))
+        .table_valued(column("id", Uuid), column("token", Uuid))
+        .render_derived("given")
+    )
+    return (
+        select(_t.id, _t.lease_token)
+        .join_from(given, table_of(Task), and_(_t.id == given.c.id, _t.lease_token == given.c.token))
+        .where(_processing)
+        .order_by(_t.id)
+        .with_for_update(key_share=True, of=table_of(Task))
+        .cte("held")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _still(held: CTE) -> Sequence[ColumnElement[bool]]:
+    return (_t.id == held.c.id, _processing, _t.lease_token == held.c.lease_token)
+
+
+def _completed() -> dict[str, Any]:
+    return {
+        "status": constant(TaskStatus.COMPLETED),
+        "completed_at": _now(),
+        "lease_expires_at": null(),
+        "attempt_deadline_at": null(),
+    }
+
+
+def _retries_left() -> ColumnElement[bool]:
+    """One budget for failures and crashes: a task that kills its workers ends too."""
+    return _t.retry_count + _t.crash_count < _t.max_retries
+
+
+def _retry_at(spread: ColumnElement[Any]) -> ColumnElement[Any]:
+    attempts = func.least(_t.retry_count + _t.crash_count, literal_column("30"))
+    wait = func.least(
+        bindparam("cap", type_=Double), bindparam("base", type_=Double) * func.power(_two, attempts)
+    )
+    return _now() + wait * spread * _second
+
+
+def _attempt(
+    *, code: ColumnElement[Any], again: ColumnElement[bool], retry_at: ColumnElement[Any]
+) -> Select[*tuple[Any, ...]]:
+    return select(
+        _t.id,
+        _t.lease_token,
+        _t.available_at,
+        _t.cancel_requested_at.is_not(None).label("cancelled"),
+        again.label("again"),
+        retry_at.label("retry_at"),
+        _now().label("now"),
+        code.label("code"),
+    )
+
+
+def _outcome(attempt: Select[*tuple[Any, ...]]) -> CTE:
+    """What becomes of attempts that end unfinished. Times are columns here, so that a CASE can choose among them."""
+    lost = attempt.cte("attempt").prefix_with("MATERIALIZED")
+    again = and_(lost.c.again, ~lost.c.cancelled)
+    return select(
+        lost.c.id,
+        lost.c.lease_token,
+        lost.c.code,
+        case(
+            (lost.c.cancelled, constant(TaskStatus.CANCELLED)),
+            (again, constant(TaskStatus.PENDING)),
+            else_=constant(TaskStatus.FAILED),
+        ).label("status"),
+        case((again, lost.c.retry_at), else_=lost.c.available_at).label("available_at"),
+        case((lost.c.cancelled, lost.c.now)).label("cancelled_at"),
+        case((or_(again, lost.c.cancelled), null()), else_=lost.c.now).label("failed_at"),
+        case((again, _one), else_=_zero).label("again"),
+    ).cte("outcome")
+
+
+def _ended(outcome: CTE) -> dict[str, Any]:
+    return {
+        "status": outcome.c.status,
+        "available_at": outcome.c.available_at,
+        "cancelled_at": outcome.c.cancelled_at,
+        "failed_at": outcome.c.failed_at,
+        "lease_expires_at": null(),
+        "attempt_deadline_at": null(),
+    }
+
+
+def _text(value: str) -> ColumnElement[str]:
+    return literal_column(f"'{value}'", Text)

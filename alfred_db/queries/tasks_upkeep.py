@@ -1,0 +1,123 @@
+"""Statements that keep the queue in order: ageing, purging, and a look at its health."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    Double,
+    Select,
+    cast,
+    column,
+    delete,
+    extract,
+    func,
+    select,
+    table,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
+
+from ..models import Task, TaskStatus
+from ..models.base import table_of
+from ._shared import constant, number, one_of, seconds_ago
+from .tasks_held import ready
+
+COUNTED = 10_000
+"""How far `health` counts."""
+
+FINAL = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+_t = table_of(Task).c
+_pending = _t.status == constant(TaskStatus.PENDING)
+_processing = _t.status == constant(TaskStatus.PROCESSING)
+_now = func.statement_timestamp
+
+
+def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
+    """Raise by one level what has waited at its priority for so many seconds."""
+    waited = (
+        _pending,
+        _t.priority < 5,
+        _t.available_at <= seconds_ago(after),
+        _t.updated_at <= seconds_ago(after),
+    )
+    waiting = (
+        select(_t.id)
+        .where(*waited)
+        .limit(number(limit))
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("waiting")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(table_of(Task))
+        .where(_t.id == waiting.c.id, *waited)
+        .values(priority=_t.priority + 1)
+        .returning(_t.id)
+    )
+
+
+def purge(older_than: float, *, status: TaskStatus | None, limit: int) -> ReturningDelete[uuid.UUID]:
+    """Delete tasks that ended so many seconds ago and have no child left, the oldest first; their results go too."""
+    ended = func.coalesce(_t.completed_at, _t.failed_at, _t.cancelled_at)
+    final = [_t.status.in_([constant(status) for status in FINAL]), ended < seconds_ago(older_than)]
+    if status is not None:
+        final.append(_t.status == constant(one_of(TaskStatus, status)))
+    child = table_of(Task).alias("child")
+    oldest = (
+        select(_t.id)
+        .where(*final, ~select(child.c.id).where(child.c.parent_task_id == _t.id).exists())
+        .order_by(ended)
+        .limit(number(limit))
+        .with_for_update(skip_locked=True, of=table_of(Task))
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
+    )
+    return delete(table_of(Task)).where(_t.id == oldest.c.id, *final).returning(_t.id)
+
+
+def health(table_name: str) -> Select[*tuple[Any, ...]]:
+    """The fields of `QueueHealth` but for the snapshot's."""
+    first = ready(1, lock=False, also=[_t.available_at]).subquery("first")
+    statistics = table("pg_stat_user_tables", column("n_dead_tup"), column("relid"), schema="pg_catalog")
+    return select(
+        _counted(ready(COUNTED, lock=False)),
+        select(_age(func.min(first.c.available_at))).scalar_subquery(),
+        _counted(select(_t.id).where(_processing)),
+        _counted(select(_t.id).where(_processing, _t.lease_expires_at <= _now())),
+        _counted(select(_t.id).where(_t.status == constant(TaskStatus.FAILED))),
+        select(func.coalesce(func.max(statistics.c.n_dead_tup), 0))
+        .where(statistics.c.relid == func.to_regclass(table_name))
+        .scalar_subquery(),
+    )
+
+
+def oldest_snapshot() -> Select[float, int, str]:
+    """Age, process and application of the oldest transaction that holds a snapshot in this database."""
+    names = ("pid", "application_name", "xact_start", "backend_xmin", "datname")
+    columns: list[ColumnClause[Any]] = [column(name) for name in names]
+    activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
+    return (
+        select(_age(activity.xact_start), activity.pid, activity.application_name)
+        .where(
+            activity.backend_xmin.is_not(None),
+            activity.xact_start.is_not(None),
+            activity.datname == func.current_database(),
+            activity.pid != func.pg_backend_pid(),
+        )
+        .order_by(activity.xact_start)
+        .limit(1)
+    )
+
+
+def _age(time: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(extract("epoch", _now() - time), Double)
+
+
+def _counted(found: Select[Any]) -> ColumnElement[int]:
+    rows = found.limit(number(COUNTED)).subquery()
+    return select(func.count()).select_from(rows).scalar_subquery()

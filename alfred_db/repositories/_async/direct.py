@@ -1,0 +1,48 @@
+"""Statements of the hot paths, run by the driver itself inside the session's transaction.
+
+SQLAlchemy compiles them, once; running them through it would cost the client more than the rest of the call.
+Rows come as the driver gives them, so the columns must be of types that psycopg knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from psycopg import OperationalError
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import ClauseElement
+
+from ...errors import translated
+
+_DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+
+
+async def fetch(
+    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]
+) -> Sequence[tuple[Any, ...]]:
+    """The rows of a statement that a cached function of `queries` built, with all its parameters named."""
+    options: Mapping[str, Any] = session.get_bind().get_execution_options()
+    tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
+    with translated():
+        connection = await session.connection()
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            cursor: Any = await driver.execute(_text(statement, tenant.get(None)), parameters)
+            rows: list[tuple[Any, ...]] = await cursor.fetchall()
+        except OperationalError:
+            if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
+                await connection.invalidate()
+            raise
+        return rows
+
+
+@lru_cache(maxsize=2048)
+def _text(statement: ClauseElement, schema: str | None) -> str:
+    options: dict[str, Any] = {}
+    if schema is not None:
+        options = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    return str(statement.compile(dialect=_DIALECT, **options))

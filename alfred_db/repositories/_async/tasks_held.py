@@ -1,0 +1,253 @@
+"""Tasks that a worker holds: claimed, kept by heartbeats, ended once."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from ...errors import ConfigurationError, InvalidInputError, LeaseLost, translated
+from ...models import TaskStatus
+from ...queries import tasks as filed
+from ...queries import tasks_held as queries
+from ...queries._shared import check_text, json_text, within
+from ...results.tasks import Backoff, ClaimedTask, NewResult
+from ...tasks_filing import MAX_JSON_BYTES, MAX_SECONDS
+from .base import AsyncRepository
+from .direct import fetch
+
+MAX_CLAIM = 500
+
+
+class AsyncHeldTasks(AsyncRepository):
+    """The part of the repository of tasks that workers use."""
+
+    async def claim(
+        self,
+        *,
+        worker: str,
+        limit: int = 1,
+        intents: Sequence[str] | None = None,
+        assigned_to: str | None = None,
+        lease: float = 60.0,
+    ) -> list[ClaimedTask]:
+        """Take at most `limit` (1 to 500) tasks that can be done now, for `lease` seconds: priority 5 first.
+
+        Commit before doing them, and extend the lease by a heartbeat every `lease / 3` or so. `intents` and
+        `assigned_to` leave out other tasks, but the claim reads past them: no index serves these two. Raises
+        ConfigurationError in a transaction of another isolation level than READ COMMITTED.
+        """
+        within("limit", limit, 1, MAX_CLAIM)
+        within("lease", lease, 0.001, MAX_SECONDS)
+        check_text("worker", worker)
+        if isinstance(intents, str):
+            raise InvalidInputError("intents: expected a sequence of names, got one name; put it in a list")
+        statement = queries.claim(limit, by_intent=intents is not None, by_agent=assigned_to is not None)
+        parameters: dict[str, Any] = {
+            "worker": worker,
+            "token": uuid.uuid4(),
+            "lease": timedelta(seconds=lease),
+        }
+        if intents is not None:
+            parameters["intents"] = list(intents)
+        if assigned_to is not None:
+            parameters["assigned_to"] = assigned_to
+        until = time.monotonic() + lease
+        rows = await fetch(self._session, statement, parameters)
+        if not rows:
+            await self._check_isolation()
+        tasks = [_claimed(row, lease, until) for row in rows]
+        if len(tasks) > 1:
+            tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
+        return tasks
+
+    async def heartbeat(self, task: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
+        """Keep the task for `lease` more seconds, by default as long as it was claimed for; gives its new state.
+
+        Its `cancel_requested` says whether to stop. Raises LeaseLost: stop, and discard what was done.
+        """
+        kept = await self.heartbeat_many([task], lease=lease)
+        if not kept:
+            raise _lost(task)
+        return kept[0]
+
+    async def heartbeat_many(
+        self, tasks: Sequence[ClaimedTask], *, lease: float | None = None
+    ) -> list[ClaimedTask]:
+        """Keep several tasks, in one statement; gives the new state of those that are still held.
+
+        Stop whatever is missing, and what has `cancel_requested`. By default all are kept for the longest time
+        that one of them was claimed for.
+        """
+        if not tasks:
+            return []
+        seconds = max(task.lease for task in tasks) if lease is None else lease
+        within("lease", seconds, 0.001, MAX_SECONDS)
+        until = time.monotonic() + seconds
+        rows = await self._each(
+            tasks, queries.heartbeat(), queries.heartbeat_many(), {"lease": timedelta(seconds=seconds)}
+        )
+        found = {row[0]: row for row in rows}
+        return [
+            replace(
+                task,
+                lease=seconds,
+                held_until=until,
+                lease_expires_at=found[task.id][1],
+                cancel_requested=found[task.id][2] is not None,
+            )
+            for task in tasks
+            if task.id in found
+        ]
+
+    async def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> None:
+        """Finish the task and store its results; to repeat it changes nothing. Raises LeaseLost.
+
+        In the transaction that holds the task's effects on this database they happen exactly once; any others
+        at least once. A cancellation that was asked for comes too late.
+        """
+        for result in results:
+            check_text("result_type", result["result_type"])
+            json_text("content", result["content"], MAX_JSON_BYTES)
+            json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
+        if not await fetch(self._session, queries.complete(), _key(task)):
+            await self._repeated(task, {TaskStatus.COMPLETED})
+        elif results:
+            with translated():
+                await self._session.execute(
+                    filed.add_results(), [_stored(task, result) for result in results]
+                )
+
+    async def complete_many(self, tasks: Sequence[ClaimedTask]) -> None:
+        """Finish several tasks, in one statement; to repeat it changes nothing.
+
+        Raises LeaseLost if one of them is not held any more: roll back, and repeat it with those that
+        `heartbeat_many` gives.
+        """
+        rows = await self._each(tasks, queries.complete(), queries.complete_many(), {})
+        done = {row[0] for row in rows}
+        for task in tasks:
+            if task.id not in done:
+                await self._repeated(task, {TaskStatus.COMPLETED})
+
+    async def fail(
+        self,
+        task: ClaimedTask,
+        error: str,
+        *,
+        code: str = queries.HANDLER,
+        retry: bool = True,
+        delay: float | None = None,
+        backoff: Backoff = Backoff(),  # noqa: B008
+    ) -> TaskStatus:
+        """End a failed attempt: `pending` again after the back-off while retries are left, else `failed`.
+
+        `delay` seconds replace the back-off; `retry=False` ends the task at once. `cancelled` when that was asked
+        for. Failures and crashes share the budget: `max_retries` of both are followed by another attempt. To
+        repeat it changes nothing. Raises LeaseLost.
+        """
+        if delay is not None:
+            within("delay", delay, 0, MAX_SECONDS)
+            backoff = Backoff(delay, delay, 0)
+        check_text("code", code)
+        parameters = {
+            **_key(task),
+            "code": code,
+            "message": error.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            "retry": retry,
+            "base": float(backoff.base),
+            "cap": float(backoff.cap),
+            "spread": backoff.spread(),
+        }
+        rows = await fetch(self._session, queries.fail(), parameters)
+        if rows:
+            return TaskStatus(rows[0][0])
+        return await self._repeated(task, {TaskStatus.PENDING, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+    async def release(self, task: ClaimedTask, *, delay: float = 0.0) -> TaskStatus:
+        """Give the task back, as at a shutdown: it costs no retry and keeps its place, or waits `delay` seconds.
+
+        Gives `pending`, or `cancelled` when that was asked for. To repeat it changes nothing. Raises LeaseLost.
+        """
+        within("delay", delay, 0, MAX_SECONDS)
+        parameters = _key(task)
+        if delay:
+            parameters["delay"] = timedelta(seconds=delay)
+        rows = await fetch(self._session, queries.release(delayed=bool(delay)), parameters)
+        if rows:
+            return TaskStatus(rows[0][0])
+        return await self._repeated(task, {TaskStatus.PENDING, TaskStatus.CANCELLED})
+
+    async def reap(
+        self,
+        *,
+        limit: int = MAX_CLAIM,
+        backoff: Backoff = Backoff(),  # noqa: B008
+    ) -> Mapping[uuid.UUID, TaskStatus]:
+        """Take at most `limit` tasks from workers whose lease has expired or whose attempt exceeded its timeout.
+
+        Gives what they are now: `pending` after the back-off while retries are left, else `failed`, with the error
+        code `lease_lost` or `timeout`; `cancelled` when that was asked for. Any worker may call it, any number at
+        once. Call again at once when `limit` were found.
+        """
+        within("limit", limit, 1, MAX_CLAIM)
+        parameters = {
+            "base": float(backoff.base),
+            "cap": float(backoff.cap),
+            "jitter": float(backoff.jitter),
+        }
+        rows = await fetch(self._session, queries.reap(limit), parameters)
+        return {row[0]: TaskStatus(row[1]) for row in rows}
+
+    async def _each(
+        self, tasks: Sequence[ClaimedTask], one: Any, many: Any, parameters: Mapping[str, Any]
+    ) -> Sequence[tuple[Any, ...]]:
+        """The rows of a statement for these tasks: a single one has a simpler plan."""
+        if not tasks:
+            return []
+        if len(tasks) == 1:
+            return await fetch(self._session, one, {**_key(tasks[0]), **parameters})
+        keys = {"ids": [task.id for task in tasks], "tokens": [task.lease_token for task in tasks]}
+        return await fetch(self._session, many, {**keys, **parameters})
+
+    async def _repeated(self, task: ClaimedTask, statuses: Collection[TaskStatus]) -> TaskStatus:
+        """The status of a task that its holder has ended before; to all others it is lost."""
+        found = await self._first(filed.get(task.id))
+        if found is None or found.lease_token != task.lease_token or found.status not in statuses:
+            raise _lost(task)
+        return found.status
+
+    async def _check_isolation(self) -> None:
+        level = (await fetch(self._session, queries.isolation(), {}))[0][0]
+        if level != queries.ISOLATION:
+            raise ConfigurationError(
+                f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
+                " READ COMMITTED"
+            )
+
+
+def _claimed(row: Sequence[Any], lease: float, until: float) -> ClaimedTask:
+    fields: list[Any] = [*row, lease, until]
+    return ClaimedTask(*fields)
+
+
+def _key(task: ClaimedTask) -> dict[str, Any]:
+    return {"id": task.id, "token": task.lease_token}
+
+
+def _stored(task: ClaimedTask, result: NewResult) -> dict[str, Any]:
+    return {
+        "task_id": task.id,
+        "result_type": result["result_type"],
+        "content": dict(result["content"]),
+        "metadata": dict(result.get("metadata", {})),
+    }
+
+
+def _lost(task: ClaimedTask) -> LeaseLost:
+    return LeaseLost(
+        f"task {task.task_id[:80]!r}: its lease is not yours any more; stop, and discard what was done for it"
+    )

@@ -1,0 +1,50 @@
+"""The upkeep of the queue of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...models import Task, TaskStatus
+from ...models.base import table_of
+from ...queries import tasks_upkeep as queries
+from ...queries._shared import within
+from ...results.tasks import QueueHealth
+from ...tasks_filing import MAX_SECONDS
+from .base import AsyncRepository
+from .copy import table_name
+
+MAX_BATCH = 10_000
+
+
+class AsyncTaskUpkeep(AsyncRepository):
+    """The part of the repository of tasks that a service calls now and then."""
+
+    async def age(self, *, after: float = 60.0, limit: int = 1000) -> int:
+        """Raise the priority of tasks by one level for each `after` seconds that they have waited at it.
+
+        Keeps urgent work from starving the rest; optional. Changes at most `limit` (1 to 10,000), and gives their
+        number: call it every `after` seconds or oftener. The priority stays raised.
+        """
+        within("after", after, 0, MAX_SECONDS)
+        within("limit", limit, 1, MAX_BATCH)
+        return len(await self._rows(queries.age(after, limit=limit)))
+
+    async def purge(self, *, older_than: float, status: TaskStatus | None = None, limit: int = 1000) -> int:
+        """Delete at most `limit` (1 to 10,000) tasks that ended more than `older_than` seconds ago, with their results.
+
+        Gives their number: call it, and commit, until that is less than `limit`. A parent stays until its children
+        are gone. `status` leaves out tasks that ended otherwise.
+        """
+        within("older_than", older_than, 0, MAX_SECONDS)
+        within("limit", limit, 1, MAX_BATCH)
+        return len(await self._rows(queries.purge(older_than, status=status, limit=limit)))
+
+    async def queue_health(self) -> QueueHealth:
+        """How the queue is doing: what waits, runs and is stuck, and what keeps vacuum from its work."""
+        name = table_name(self._session, table_of(Task))
+        counts = (await self._rows(queries.health(name)))[0]
+        oldest = await self._rows(queries.oldest_snapshot())
+        snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
+        values: list[Any] = [*counts, *snapshot]
+        return QueueHealth(*values)

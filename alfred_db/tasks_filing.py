@@ -1,0 +1,131 @@
+"""Tasks on their way into the database: what `enqueue` and `enqueue_many` were given, checked and made complete."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from .errors import InvalidInputError
+from .queries._shared import aware, check_text, json_text, within
+from .results.tasks import NewTask
+
+__all__ = ["MAX_JSON_BYTES", "MAX_KEY_BYTES", "MAX_SECONDS", "columns_of", "named", "new_ids"]
+
+MAX_JSON_BYTES = 64 << 20
+MAX_KEY_BYTES = 2000
+"""What an entry of an index holds for certain."""
+MAX_SECONDS = 100 * 366 * 86400
+MAX_INTEGER = 2**31 - 1
+
+_DEFAULTS: Mapping[str, Any] = {
+    "content": None,
+    "priority": 1,
+    "created_by": None,
+    "assigned_to": None,
+    "parent_task_id": None,
+    "max_retries": 3,
+    "timeout_seconds": 300,
+    "metadata": None,
+    "available_at": None,
+    "delay": 0.0,
+    "dedupe_key": None,
+}
+
+
+def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]:
+    """The values of each attribute; only of those that a task has, or of `every` one. Raises InvalidInputError."""
+    names = set[str]().union(*tasks)
+    unknown = names - set(_DEFAULTS) - {"intent", "task_id"}
+    if unknown:
+        expected = ", ".join(("intent", "task_id", *_DEFAULTS))
+        raise InvalidInputError(
+            f"task: {', '.join(sorted(unknown))}: no such key; expected some of {expected}"
+        )
+    columns: dict[str, list[Any]] = {
+        "id": list(new_ids(len(tasks))),
+        "task_id": [task.get("task_id") or str(uuid.uuid4()) for task in tasks],
+        "intent": [task.get("intent", "") for task in tasks],
+    }
+    for name, default in _DEFAULTS.items():
+        if every or name in names:
+            columns[name] = [task.get(name, default) for task in tasks]
+    _check(columns)
+    for name in ("content", "metadata"):
+        if name in columns:
+            # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
+            check = every or named(tasks)
+            columns[name] = [
+                _json(f"task {n}: {name}", value, check) for n, value in enumerate(columns[name])
+            ]
+    if "metadata" in columns:
+        columns["metadata_"] = columns.pop("metadata")
+    if "delay" in columns:
+        columns["delay"] = [timedelta(seconds=value) for value in columns["delay"]]
+    return columns
+
+
+def named(tasks: Sequence[NewTask]) -> bool:
+    """Whether a task has a key that another can have too."""
+    return any("task_id" in task or "dedupe_key" in task for task in tasks)
+
+
+def new_ids(count: int) -> Sequence[uuid.UUID]:
+    """Ids as uuid version 7: tasks that are filed together are claimed in the order of these."""
+    # Milliseconds and 12 bits of a fraction, counted on from the clock; the other 62 bits are random.
+    first = time.time_ns() * 4096 // 1_000_000
+    noise = os.urandom(8 * count)
+    return [
+        uuid.UUID(
+            int=(tick >> 12) << 80
+            | 7 << 76
+            | (tick & 0xFFF) << 64
+            | 2 << 62
+            | int.from_bytes(noise[place * 8 : place * 8 + 8]) >> 2
+        )
+        for place, tick in enumerate(range(first, first + count))
+    ]
+
+
+def _check(columns: Mapping[str, Sequence[Any]]) -> None:
+    for name, most in (("intent", 1 << 20), ("created_by", 1 << 20), ("assigned_to", 1 << 20)):
+        for text in set(columns.get(name, ())) - {None}:
+            check_text(name, text, most)
+    for name in ("task_id", "dedupe_key"):
+        for text in columns.get(name, ()):
+            if text is not None:
+                check_text(name, text, MAX_KEY_BYTES)
+    for name, low, high in (
+        ("priority", 1, 5),
+        ("max_retries", 0, MAX_INTEGER),
+        ("timeout_seconds", 1, MAX_INTEGER),
+    ):
+        for number in set(columns.get(name, ())):
+            if not isinstance(number, int):
+                raise InvalidInputError(f"{name}: expected a whole number, got {number!r}")
+            within(name, number, low, high)
+    for delay in set(columns.get("delay", ())):
+        within("delay", delay, 0, MAX_SECONDS)
+    for at in set(columns.get("available_at", ())) - {None}:
+        if not isinstance(at, datetime):
+            raise InvalidInputError(f"available_at: expected a datetime, got {type(at).__name__}")
+        aware("available_at", at)
+    for parent in set(columns.get("parent_task_id", ())) - {None}:
+        if not isinstance(parent, uuid.UUID):
+            raise InvalidInputError(
+                f"parent_task_id: expected the `id` of a task, a UUID, got {type(parent).__name__}"
+            )
+
+
+def _json(name: str, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected a mapping, got {type(value).__name__}")
+    plain = dict(value)
+    if check:
+        json_text(name, plain, MAX_JSON_BYTES)
+    return plain
