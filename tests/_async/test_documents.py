@@ -197,3 +197,8 @@ async def test_documents_without_a_vector_are_not_found_by_meaning(
     both = {hit.row.id: dict(hit.ranks) for hit in await documents.hybrid_search("brother", UNIT)}
     assert set(both) == {with_vector.id, without.id}
     assert "vector" not in both[without.id]
+
+
+async def test_a_wrong_vector_in_an_update_names_its_column(documents: AsyncDocumentRepository) -> None:
+    with pytest.raises(DimensionMismatch, match=r"row 0: documents\.embedding: expected 384"):
+        await documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")

@@ -84,14 +84,9 @@ async def _merge(
     staged = [table.c.id, *columns]
     await session.execute(queries.create_stage(stage, table_name(session, table), staged))
     rows = ((place, ids[place], *(column[place] for column in values)) for place in kept)
-    target = Table(
-        stage,
-        MetaData(),
-        Column(queries.ORDER, BigInteger),
-        *(Column(part.name, part.type) for part in staged),
-        schema="pg_temp",
-    )
-    await copy_rows(session, target, list(target.c), _reported(rows, len(kept), progress))
+    order: Column[Any] = Column(queries.ORDER, BigInteger)
+    target = Table(stage, MetaData(), schema="pg_temp")
+    await copy_rows(session, target, [order, *staged], _reported(rows, len(kept), progress))
     await session.execute(queries.merge(table, stage, staged, [key], on_conflict))
     found = dict(zip(kept, await session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
     return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
