@@ -96,7 +96,7 @@ class AsyncDocumentRepository(AsyncRepository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The documents nearest to a vector of 384 dimensions, by cosine distance."""
@@ -110,7 +110,7 @@ class AsyncDocumentRepository(AsyncRepository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
     ) -> Sequence[Sequence[Hit]]:
         """The documents nearest to each of several vectors, in one round trip and by the index."""
         return await search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
@@ -122,7 +122,7 @@ class AsyncDocumentRepository(AsyncRepository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        weights: Weights = Weights(),  # noqa: B008
+        weights: Weights = Weights(),
         language: str = "english",
         match: Match = "any",
         by_spelling: bool = False,

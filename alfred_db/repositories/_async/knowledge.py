@@ -35,7 +35,7 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The points nearest to a vector of 1536 dimensions, by the collection's distance.
@@ -55,7 +55,7 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
     ) -> Sequence[Sequence[Hit]]:
         """The points nearest to each of several vectors; in one round trip unless a filter or params are given."""
         partition = await self._partition(collection)
@@ -78,7 +78,7 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         groups: int = 10,
         size: int = 3,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
     ) -> Sequence[PointGroup]:
         """The nearest points of each of the nearest groups, at most `size` of each.
 
@@ -114,7 +114,7 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
     ) -> SearchResult:
         """Points like the `positive` ones and unlike the `negative` ones, which are not among them.
 

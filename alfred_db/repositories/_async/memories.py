@@ -111,7 +111,7 @@ class AsyncMemoryRepository(AsyncRepository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The bank's memories nearest to a vector, by cosine distance; raises NotFoundError for an unknown bank."""
@@ -131,7 +131,7 @@ class AsyncMemoryRepository(AsyncRepository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        weights: Weights = Weights(),  # noqa: B008
+        weights: Weights = Weights(),
         match: Match = "any",
     ) -> SearchResult:
         """The bank's best memories by meaning and by English word, fused by rank."""
@@ -156,7 +156,7 @@ class AsyncMemoryRepository(AsyncRepository):
         *,
         limit: int = 10,
         half_life: timedelta = HALF_LIFE,
-        weights: RecallWeights = RecallWeights(),  # noqa: B008
+        weights: RecallWeights = RecallWeights(),
         now: datetime | None = None,
         exact: bool | None = None,
     ) -> RecallResult:

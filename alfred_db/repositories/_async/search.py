@@ -50,7 +50,7 @@ async def search(
     *,
     limit: int = 10,
     where: Where | None = None,
-    params: SearchParams = SearchParams(),  # noqa: B008
+    params: SearchParams = SearchParams(),
     partition: Partition | None = None,
     explain: bool = False,
 ) -> SearchResult:
@@ -102,7 +102,7 @@ async def search_many(
     *,
     limit: int = 10,
     where: Where | None = None,
-    params: SearchParams = SearchParams(),  # noqa: B008
+    params: SearchParams = SearchParams(),
     partition: Partition | None = None,
 ) -> list[list[Hit]]:
     """The nearest rows of each vector, all in one round trip and by the index."""
@@ -132,7 +132,7 @@ async def hybrid_search(
     limit: int = 10,
     candidates: int = 50,
     where: Where | None = None,
-    weights: Weights = Weights(),  # noqa: B008
+    weights: Weights = Weights(),
     language: str = "english",
     match: Match = "any",
 ) -> SearchResult:

@@ -141,7 +141,7 @@ class AsyncHeldTasks(AsyncRepository):
         code: str = queries.HANDLER,
         retry: bool = True,
         delay: float | None = None,
-        backoff: Backoff = Backoff(),  # noqa: B008
+        backoff: Backoff = Backoff(),
     ) -> TaskStatus:
         """End a failed attempt: `pending` again after the back-off while retries are left, else `failed`.
 
@@ -185,7 +185,7 @@ class AsyncHeldTasks(AsyncRepository):
         self,
         *,
         limit: int = MAX_CLAIM,
-        backoff: Backoff = Backoff(),  # noqa: B008
+        backoff: Backoff = Backoff(),
     ) -> Mapping[uuid.UUID, TaskStatus]:
         """Take at most `limit` tasks from workers whose lease has expired or whose attempt exceeded its timeout.
 

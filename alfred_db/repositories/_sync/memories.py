@@ -112,7 +112,7 @@ class MemoryRepository(Repository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The bank's memories nearest to a vector, by cosine distance; raises NotFoundError for an unknown bank."""
@@ -132,7 +132,7 @@ class MemoryRepository(Repository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        weights: Weights = Weights(),  # noqa: B008
+        weights: Weights = Weights(),
         match: Match = "any",
     ) -> SearchResult:
         """The bank's best memories by meaning and by English word, fused by rank."""
@@ -157,7 +157,7 @@ class MemoryRepository(Repository):
         *,
         limit: int = 10,
         half_life: timedelta = HALF_LIFE,
-        weights: RecallWeights = RecallWeights(),  # noqa: B008
+        weights: RecallWeights = RecallWeights(),
         now: datetime | None = None,
         exact: bool | None = None,
     ) -> RecallResult:

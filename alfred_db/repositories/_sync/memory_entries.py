@@ -75,7 +75,7 @@ class MemoryEntryRepository(Repository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The entries of a namespace nearest to a vector of 768 dimensions, by cosine distance."""
@@ -99,7 +99,7 @@ class MemoryEntryRepository(Repository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        weights: Weights = Weights(),  # noqa: B008
+        weights: Weights = Weights(),
         match: Match = "any",
     ) -> SearchResult:
         """The best entries of a namespace by meaning and by English word, fused by rank."""

@@ -51,7 +51,7 @@ def search(
     *,
     limit: int = 10,
     where: Where | None = None,
-    params: SearchParams = SearchParams(),  # noqa: B008
+    params: SearchParams = SearchParams(),
     partition: Partition | None = None,
     explain: bool = False,
 ) -> SearchResult:
@@ -103,7 +103,7 @@ def search_many(
     *,
     limit: int = 10,
     where: Where | None = None,
-    params: SearchParams = SearchParams(),  # noqa: B008
+    params: SearchParams = SearchParams(),
     partition: Partition | None = None,
 ) -> list[list[Hit]]:
     """The nearest rows of each vector, all in one round trip and by the index."""
@@ -133,7 +133,7 @@ def hybrid_search(
     limit: int = 10,
     candidates: int = 50,
     where: Where | None = None,
-    weights: Weights = Weights(),  # noqa: B008
+    weights: Weights = Weights(),
     language: str = "english",
     match: Match = "any",
 ) -> SearchResult:

@@ -98,7 +98,7 @@ class WorkingMemoryRepository(Repository):
         memory_type: str | None = None,
         limit: int = 10,
         where: Where | None = None,
-        params: SearchParams = SearchParams(),  # noqa: B008
+        params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
         """The active records nearest to a vector of 1536 dimensions, by cosine distance; those without one are not found."""
