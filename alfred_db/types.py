@@ -126,7 +126,9 @@ class Vector(VECTOR, SchemaEventTarget):
             event.listen(parent, "after_parent_attach", self._set_table)
 
     def _set_table(self, column: Column[Any], table: Any) -> None:
-        self._where = f"{table.fullname}.{column.name}"
+        # The first table names it: a staging table that borrows the type must not.
+        if self._where == "vector":
+            self._where = f"{table.fullname}.{column.name}"
 
     def adapt(self, cls: Any, **kw: Any) -> Any:
         adapted = super().adapt(cls, **kw)
