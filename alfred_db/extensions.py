@@ -22,6 +22,7 @@ from .errors import (
 )
 from .facts import EXTENSIONS, Extension, Facts, Schema, Status, Tier, probe
 from .platforms import GUIDES, Platform
+from .statements import quoted
 
 __all__ = [
     "EXTENSIONS",
@@ -73,7 +74,7 @@ def _steps(extension: Extension, facts: Facts, minimum: str | None) -> str:
     values = {
         "extension": f'"{extension.name}"' if "-" in extension.name else extension.name,
         "major": facts.major,
-        "database": "cron.database_name" if extension.name == "pg_cron" else _quote(facts.database),
+        "database": "cron.database_name" if extension.name == "pg_cron" else quoted(facts.database),
         "admin": guide.admin,
         "values": ",".join([*(allowed or ["<what it has>"]), extension.name]),
         "VALUES": ",".join([*allowed, extension.name]).upper(),
@@ -112,12 +113,12 @@ def require(facts: Facts) -> None:
         if status.installed is None and not status.creatable:
             raise ExtensionMissingError(
                 f"the extension {extension.name!r} is missing, which alfred-db needs for {extension.purpose}, and the"
-                f" role {_quote(facts.role)} may not create it on {_server(facts)}; {steps}"
+                f" role {quoted(facts.role)} may not create it on {_server(facts)}; {steps}"
             )
         if status.schema is not None and not status.usable:
             raise ConfigurationError(
-                f"the role {_quote(facts.role)} may not use the schema of the extension {extension.name!r};"
-                f" its owner or a superuser runs: GRANT USAGE ON SCHEMA {_quote(status.schema)} TO {_quote(facts.role)};"
+                f"the role {quoted(facts.role)} may not use the schema of the extension {extension.name!r};"
+                f" its owner or a superuser runs: GRANT USAGE ON SCHEMA {quoted(status.schema)} TO {quoted(facts.role)};"
             )
 
 
@@ -131,7 +132,7 @@ def require_rights(facts: Facts, needed_schemas: Iterable[str]) -> None:
         raise DatabaseUnavailable(
             "this server or session is read-only: migrate on the primary (target_session_attrs=read-write)"
         )
-    role, database = _quote(facts.role), _quote(facts.database)
+    role, database = quoted(facts.role), quoted(facts.database)
     if facts.home is None:
         raise ConfigurationError(
             f"the role {role} may use no schema of its search_path, so tables have no place to go; the owner of the"
@@ -143,9 +144,9 @@ def require_rights(facts: Facts, needed_schemas: Iterable[str]) -> None:
     for name in dict.fromkeys((*needed_schemas, facts.home)):
         schema = facts.schema(name)
         if schema is None and not facts.can_create_schema:
-            commands.append(f"CREATE SCHEMA {_quote(name)} AUTHORIZATION {role};")
+            commands.append(f"CREATE SCHEMA {quoted(name)} AUTHORIZATION {role};")
         elif schema is not None and not schema.may_create and not (name in OTHERS and external(facts, name)):
-            commands.append(f"GRANT USAGE, CREATE ON SCHEMA {_quote(name)} TO {role};")
+            commands.append(f"GRANT USAGE, CREATE ON SCHEMA {quoted(name)} TO {role};")
     if commands:
         raise ConfigurationError(
             f"the role {role} lacks rights that the migrations need; the owner of the database, or"
@@ -167,10 +168,10 @@ def warnings(facts: Facts) -> list[str]:
             )
         if status.schema and not status.visible and extension.tier is Tier.REQUIRED:
             found.append(
-                f"{extension.name} is in the schema {_quote(status.schema)}, outside the search_path: alfred-db finds"
+                f"{extension.name} is in the schema {quoted(status.schema)}, outside the search_path: alfred-db finds"
                 " it there; for other programs, and behind a transaction pooler:"
-                f" ALTER ROLE {_quote(facts.role)} IN DATABASE {_quote(facts.database)}"
-                f' SET search_path = "$user", public, {_quote(status.schema)};'
+                f" ALTER ROLE {quoted(facts.role)} IN DATABASE {quoted(facts.database)}"
+                f' SET search_path = "$user", public, {quoted(status.schema)};'
             )
         if status.installed and status.preloaded is False:
             found.append(
@@ -198,7 +199,3 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _server(facts: Facts) -> str:
     return f"PostgreSQL {facts.major}.{facts.server_version % 10000} ({GUIDES[facts.platform].title})"
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
