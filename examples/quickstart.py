@@ -13,18 +13,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
-from alfred_db import AlfredDBError, Database, Document, Embedding, Memory, MemoryBank, Task, TaskResult
+from alfred_db import AlfredDBError, Database, Document, Embedding, SearchResult, UnitOfWork
 
 DATA = Path(__file__).parent / "data"
 QUESTIONS = (206, 227, 233, 240, 271)  # lines of the queries that the agent is asked
@@ -41,7 +37,7 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
-def store(session: Session, entries: list[dict[str, Any]], vectors: Embedding) -> int:
+def store(uow: UnitOfWork, entries: list[dict[str, Any]], vectors: Embedding) -> int:
     """Store the documents whose `external_id` is not known yet; gives their number."""
     rows = [
         {
@@ -49,49 +45,29 @@ def store(session: Session, entries: list[dict[str, Any]], vectors: Embedding) -
             "title": ", ".join(entry["words"]),
             "content": entry["text"],
             "metadata_": {"lexname": entry["lexname"]},
-            "embedding": vector,
             "embedding_model": "MiniLM",
         }
-        for entry, vector in zip(entries, vectors, strict=True)
+        for entry in entries
     ]
-    statement = insert(Document).on_conflict_do_nothing(index_elements=[Document.external_id])
-    return len(session.scalars(statement.returning(Document.id), rows).all())
+    count = select(func.count(Document.id))
+    known = uow.session.scalars(count).one()
+    uow.documents.add_many(rows, embeddings=vectors, on_conflict="ignore")
+    return uow.session.scalars(count).one() - known
 
 
-def nearest(session: Session, vector: Embedding, limit: int) -> Sequence[Row[str | None, str | None, float]]:
-    """The documents nearest in meaning: ORDER BY distance LIMIT n is what the HNSW index serves."""
-    distance = Document.embedding.cosine_distance(vector)
-    found = select(Document.external_id, Document.content, distance).order_by(distance).limit(limit)
-    return session.execute(found).all()
+def work(uow: UnitOfWork, worker: str, answer: list[str]) -> str:
+    """Do the task that waits: claim it, and complete it with its result; unless an earlier run did."""
+    claimed = uow.tasks.claim(worker=worker, intents=["ANSWER"])
+    for task in claimed:
+        uow.tasks.complete(task, [{"result_type": "answer", "content": {"documents": answer}}])
+    return "filed and finished" if claimed else "finished by an earlier run"
 
 
-def finish(session: Session, task_id: str, question: str, answer: list[str | None]) -> str:
-    """File the task unless it is known, and complete it with its result unless an earlier run did."""
-    filed = insert(Task).values(task_id=task_id, intent="ANSWER", content={"question": question}, priority=3)
-    session.execute(filed.on_conflict_do_nothing(index_elements=[Task.task_id]))
-    completed = update(Task).where(Task.task_id == task_id, Task.status == "pending").returning(Task.id)
-    key = session.scalar(completed.values(status="completed", completed_at=func.now()))
-    if key is None:
-        return "finished by an earlier run"
-    session.add(TaskResult(task_id=key, result_type="answer", content={"documents": answer}))
-    return "filed and finished"
-
-
-def remember(session: Session, bank: MemoryBank, content: str, vector: Embedding) -> int:
-    """Keep a memory, once in its bank; gives how often it was told."""
-    digest, key = sha256(content.encode()).digest(), [Memory.memory_bank_id, Memory.content_hash]
-    told = insert(Memory).values(
-        memory_bank_id=bank.id, content=content, content_hash=digest, embedding=vector
+def right(results: list[SearchResult], golds: list[str]) -> int:
+    """How many of the results have the document that was meant."""
+    return sum(
+        gold in [hit.row.external_id for hit in result] for gold, result in zip(golds, results, strict=True)
     )
-    again = told.on_conflict_do_update(index_elements=key, set_={"seen_count": Memory.seen_count + 1})
-    return session.scalars(again.returning(Memory.seen_count)).one()
-
-
-def plan(session: Session, vector: Embedding) -> str:
-    """How the server runs the search, in its own words."""
-    search = "SELECT id FROM documents ORDER BY embedding <=> CAST(:vector AS vector) LIMIT 10"
-    lines = session.scalars(text(f"EXPLAIN (COSTS OFF) {search}"), {"vector": str(vector.tolist())})
-    return next(str(line).strip(" ->") for line in lines if "Scan" in line)
 
 
 def main() -> None:
@@ -105,13 +81,11 @@ def main() -> None:
         with db.begin() as uow:
             known = uow.agents.get_by_name("librarian") is not None
             agent = uow.agents.register("librarian", type="search", version="1.0", capabilities=["answer"])
-            bank = uow.session.scalars(select(MemoryBank).where(MemoryBank.name == agent.name)).first()
-            bank = bank or MemoryBank(name=agent.name, description="Questions and their answers")
-            uow.session.add(bank)
+            bank = uow.memory_banks.get_or_create(agent.name)
         print(f"\nAgent       {agent.name} registered{' again' if known else ''}: id {agent.id}")
 
         with db.begin() as uow:
-            start, new = perf_counter(), store(uow.session, entries, vectors)
+            start, new = perf_counter(), store(uow, entries, vectors)
         seconds = perf_counter() - start
         print(
             f"Documents   {new:,} stored with their vectors, {len(entries) - new:,} known ({seconds:.1f} s)"
@@ -121,23 +95,33 @@ def main() -> None:
         for line in QUESTIONS:
             question, vector = queries[line]["text"], query_vectors[line]
             with db.begin() as uow:
-                hits = nearest(uow.session, vector, limit=3)
-                state = finish(uow.session, f"quickstart-{line}", question, [hit[0] for hit in hits])
-                told = remember(uow.session, bank, f"{question}: {hits[0].content}", vector)
-            print(f"\n  {question}\n  task quickstart-{line} {state}; memory told {told} x")
-            for key, content, distance in hits:
-                print(f"    {distance:.2f} {'*' if key == golds[line] else ' '} {str(content)[:86]}")
+                uow.tasks.enqueue("ANSWER", {"question": question}, task_id=f"quickstart-{line}", priority=3)
+            with db.begin() as uow:
+                hits = uow.documents.search(vector, limit=3).hits
+                state = work(uow, agent.name, [hit.row.external_id for hit in hits])
+                told = uow.memories.remember(bank, f"{question}: {hits[0].row.content}", embedding=vector)
+                memory = uow.memories.get(told.id)
+            print(f"\n  {question}\n  task quickstart-{line} {state}; memory told {memory.seen_count} x")
+            for hit in hits:
+                mark = "*" if hit.row.external_id == golds[line] else " "
+                print(f"    {hit.distance:.2f} {mark} {hit.row.content[:86]}")
         print("\n  * is the right one: the entry that WordNet illustrates with these words.")
 
-        with db.session() as session:
+        with db.begin() as uow:
             start = perf_counter()
-            found = [[hit[0] for hit in nearest(session, vector, limit=10)] for vector in query_vectors]
+            found = [uow.documents.search(vector) for vector in query_vectors]
             each = (perf_counter() - start) / len(queries) * 1000
-            right = sum(gold in keys for gold, keys in zip(golds, found, strict=True))
-            print(
-                f"\nSearch      {right} of {len(found)} queries find theirs in the top 10, {each:.1f} ms each"
-            )
-            print(f"            {plan(session, query_vectors[0])}")
+            texts = [query["text"] for query in queries]
+            fused = [
+                uow.documents.hybrid_search(text, vector)
+                for vector, text in zip(query_vectors, texts, strict=True)
+            ]
+            plan = uow.documents.search(query_vectors[0], explain=True).plan or ""
+        print(
+            f"\nSearch      {right(found, golds)} of {len(found)} queries find theirs in the top 10, {each:.1f} ms each"
+        )
+        print(f"            {right(fused, golds)} of them by meaning and by word together")
+        print(f"            {next(step.strip(' ->') for step in plan.splitlines() if 'Scan' in step)}")
     print(NEXT)
 
 
