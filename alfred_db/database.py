@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from . import migrate
 from .config import database_url, tenant_schema
-from .engines import connect_args
+from .engines import check_before_use, connect_args
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -117,10 +117,15 @@ class AsyncDatabase:
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncUnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
-        async with self._sessions() as session:
+        session = self._sessions()
+        try:
             yield AsyncUnitOfWork(session)
             with translated():
                 await session.commit()
+        except BaseException:
+            async with session:  # rolls back, also while this task is being cancelled
+                raise
+        await session.close()
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
@@ -180,7 +185,6 @@ def _engine_options(
     return {
         **options,
         "pool_size": pool_size,
-        "pool_pre_ping": True,
         "pool_recycle": 1800,
         "pool_use_lifo": True,
     }
@@ -198,6 +202,7 @@ def _watch(engine: Engine, pooler: Pooler | None) -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget_in_child)
     if pooler is None:
+        check_before_use(engine)
         event.listen(engine, "connect", _find_vector)
 
 

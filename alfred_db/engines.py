@@ -1,12 +1,19 @@
-"""What every connection of the library is opened with, and an engine for a few statements."""
+"""What every connection of the library is opened with, how it is kept, and an engine for a few statements."""
 
 from __future__ import annotations
 
+import select
+import time
 from typing import Any
 
-from sqlalchemy import URL, Engine, NullPool, create_engine
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["connect_args", "passing_engine"]
+__all__ = ["check_before_use", "connect_args", "passing_engine"]
+
+TRUSTED_SECONDS = 5.0
+"""A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
 
 
 def connect_args(url: URL, application_name: str) -> dict[str, Any]:
@@ -25,3 +32,36 @@ def passing_engine(url: URL, application_name: str) -> Engine:
     """An engine that keeps no connection and prepares no statement: right for migrations and for one look."""
     arguments = {**connect_args(url, application_name), "prepare_threshold": None}
     return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+
+
+def check_before_use(engine: Engine) -> None:
+    """Replace pooled connections that the server or the network has closed, as SQLAlchemy's pre-ping does.
+
+    A ping is a round trip for each transaction. A server that stops or ends a connection closes the socket, which
+    can be seen without one; only what vanished in silence cannot, and that takes longer than `TRUSTED_SECONDS`.
+    """
+
+    def note_use(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["alfred_db_used"] = time.monotonic()
+
+    def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
+        used = record.info.get("alfred_db_used")
+        if used is None:  # it was opened just now
+            return
+        driver: Any = record.driver_connection
+        try:
+            if time.monotonic() - used > TRUSTED_SECONDS or _has_input(driver.fileno()):
+                engine.dialect.do_ping(dbapi_connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", note_use)
+    event.listen(engine, "checkout", check)
+
+
+def _has_input(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

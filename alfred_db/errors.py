@@ -30,8 +30,7 @@ except DatabaseUnavailable as error:
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
+from types import TracebackType
 
 import psycopg
 from sqlalchemy import exc
@@ -264,17 +263,29 @@ def _never_connected(original: psycopg.Error, text: str) -> bool:
     return bool(re.search(r"connection failed|connection to server .* failed|failed to resolve host", text))
 
 
-@contextmanager
-def translated() -> Generator[None]:
+def translated() -> _Translation:
     """Raise errors of the database as errors of this library; a programming error passes as it is."""
-    try:
-        yield
-    except UnicodeEncodeError:
-        raise InvalidInputError(
-            "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
-        ) from None
-    except (exc.SQLAlchemyError, psycopg.Error) as error:
-        ours = translate(error)
-        if ours is None:
-            raise
-        raise ours from (None if ours is getattr(error, "orig", None) else error)
+    return _TRANSLATION
+
+
+class _Translation:
+    """Stateless, as it stands around every statement."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UnicodeEncodeError):
+            raise InvalidInputError(
+                "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
+            ) from None
+        if isinstance(error, exc.SQLAlchemyError | psycopg.Error):
+            ours = translate(error)
+            if ours is not None:
+                raise ours from (None if ours is getattr(error, "orig", None) else error)
+
+
+_TRANSLATION = _Translation()

@@ -164,14 +164,43 @@ def test_a_transaction_that_idles_for_too_long_is_ended(migrated_url: URL) -> No
         idle()
 
 
-def test_a_connection_that_the_server_ended_is_replaced(db: Database, server: Engine) -> None:
-    assert agents(db) == []
+def end_connections(server: Engine, database: str | None) -> None:
     with server.connect() as connection:
         connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
-            {"name": db.url.database},
+            text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": database},
         )
+
+
+def test_a_connection_that_the_server_ended_is_replaced(db: Database, server: Engine) -> None:
     assert agents(db) == []
+    end_connections(server, db.url.database)
+    assert agents(db) == []
+
+
+async def test_every_connection_that_the_server_ended_is_replaced(database_url: URL, server: Engine) -> None:
+    async with AsyncDatabase(database_url) as db:
+
+        async def look() -> None:
+            async with db.begin() as uow:
+                assert (await uow.agents.list()).items == []
+
+        await asyncio.gather(*(look() for _ in range(5)))
+        end_connections(server, database_url.database)
+        await asyncio.gather(*(look() for _ in range(5)))
+
+
+@pytest.mark.parametrize(("trusted", "pings"), [(60.0, 0), (0.0, 3)])
+def test_only_a_connection_that_idled_is_pinged(
+    db: Database, monkeypatch: pytest.MonkeyPatch, trusted: float, pings: int
+) -> None:
+    pinged: list[object] = []
+    ping = db.engine.dialect.do_ping
+    monkeypatch.setattr(db.engine.dialect, "do_ping", lambda found: pinged.append(found) or ping(found))
+    monkeypatch.setattr("alfred_db.engines.TRUSTED_SECONDS", trusted)
+    for _ in range(4):  # the first one opens it
+        assert agents(db) == []
+    assert len(pinged) == pings
 
 
 FORK = """

@@ -23,7 +23,7 @@ RULES = tuple(
         (r"\bAsync(?=[A-Z])", ""),
         (r"\basync def\b", "def"),
         (r"\basync with\b", "with"),
-        (r"\(await connection\.get_raw_connection\(\)\)", "connection.connection"),
+        (r"\.sync_connection\b", ""),
         (r"\bawait ", ""),
         (r"\b_async\b", "_sync"),
         (r"as they are written", "generated from the async ones"),

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...binary import copy_statement, pack_rows
 from ...errors import translated
 from ...statements import qualified
+from .direct import driver_of
 
 
 async def copy_rows(
@@ -20,9 +21,8 @@ async def copy_rows(
     with translated():
         # The savepoint keeps the transaction's earlier work when a row is refused.
         async with session.begin_nested():
-            connection = await session.connection()
             statement = copy_statement(table_name(session, table), columns)
-            driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver = await driver_of(session)
             async with driver.cursor() as cursor:
                 async with cursor.copy(statement) as copy:
                     for block in pack_rows(columns, rows):

@@ -28,16 +28,21 @@ async def fetch(
     options: Mapping[str, Any] = session.get_bind().get_execution_options()
     tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
     with translated():
-        connection = await session.connection()
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver = await driver_of(session)
         try:
             cursor: Any = await driver.execute(_text(statement, tenant.get(None)), parameters)
             rows: list[tuple[Any, ...]] = await cursor.fetchall()
         except OperationalError:
             if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-                await connection.invalidate()
+                await (await session.connection()).invalidate()
             raise
         return rows
+
+
+async def driver_of(session: AsyncSession) -> Any:
+    """The driver's own connection, in the session's transaction."""
+    connection: Any = await session.connection()
+    return connection.sync_connection.connection.driver_connection
 
 
 @lru_cache(maxsize=2048)

@@ -24,6 +24,7 @@ from ...queries._search import Partition
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
+from .direct import driver_of
 
 FEW = 20_000
 """Up to so many matches are compared one by one, if they are also a small part of the table."""
@@ -241,8 +242,7 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
-    driver: Any = (await connection.get_raw_connection()).driver_connection
-    if driver.autocommit:
+    if (await driver_of(session)).autocommit:
         raise ConfigurationError(
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
             " without that isolation level"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from ...binary import copy_statement, pack_rows
 from ...errors import translated
 from ...statements import qualified
+from .direct import driver_of
 
 
 def copy_rows(
@@ -21,9 +22,8 @@ def copy_rows(
     with translated():
         # The savepoint keeps the transaction's earlier work when a row is refused.
         with session.begin_nested():
-            connection = session.connection()
             statement = copy_statement(table_name(session, table), columns)
-            driver: Any = connection.connection.driver_connection
+            driver = driver_of(session)
             with driver.cursor() as cursor:
                 with cursor.copy(statement) as copy:
                     for block in pack_rows(columns, rows):

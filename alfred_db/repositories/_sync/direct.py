@@ -29,16 +29,21 @@ def fetch(
     options: Mapping[str, Any] = session.get_bind().get_execution_options()
     tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
     with translated():
-        connection = session.connection()
-        driver: Any = connection.connection.driver_connection
+        driver = driver_of(session)
         try:
             cursor: Any = driver.execute(_text(statement, tenant.get(None)), parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         except OperationalError:
             if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-                connection.invalidate()
+                (session.connection()).invalidate()
             raise
         return rows
+
+
+def driver_of(session: Session) -> Any:
+    """The driver's own connection, in the session's transaction."""
+    connection: Any = session.connection()
+    return connection.connection.driver_connection
 
 
 @lru_cache(maxsize=2048)
