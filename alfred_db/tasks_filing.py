@@ -45,9 +45,10 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
         raise InvalidInputError(
             f"task: {', '.join(sorted(unknown))}: no such key; expected some of {expected}"
         )
+    ids = new_ids(len(tasks))
     columns: dict[str, list[Any]] = {
-        "id": list(new_ids(len(tasks))),
-        "task_id": [task.get("task_id") or str(uuid.uuid4()) for task in tasks],
+        "id": ids,
+        "task_id": [task.get("task_id") or str(id) for task, id in zip(tasks, ids, strict=True)],
         "intent": [task.get("intent", "") for task in tasks],
     }
     for name, default in _DEFAULTS.items():
@@ -73,7 +74,7 @@ def named(tasks: Sequence[NewTask]) -> bool:
     return any("task_id" in task or "dedupe_key" in task for task in tasks)
 
 
-def new_ids(count: int) -> Sequence[uuid.UUID]:
+def new_ids(count: int) -> list[uuid.UUID]:
     """Ids as uuid version 7: tasks that are filed together are claimed in the order of these."""
     # Milliseconds and 12 bits of a fraction, counted on from the clock; the other 62 bits are random.
     first = time.time_ns() * 4096 // 1_000_000

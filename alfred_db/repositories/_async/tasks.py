@@ -104,6 +104,8 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
                 if not copied or error.retryable:
                     raise
                 conflict = error
+            if len(filed) == len(ids):
+                return [(own, True) for own in ids]
             left = [place for place in left if ids[place] not in filed]
             found = await self._standing([keys[place] for place in left])
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}

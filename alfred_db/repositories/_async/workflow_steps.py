@@ -14,6 +14,7 @@ from ...queries import workflow_steps as queries
 from ...queries._shared import json_text, within
 from ...results.workflows import MAX_JSON_BYTES, WaitResult
 from .base import AsyncRepository
+from .direct import fetch
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
@@ -93,7 +94,7 @@ class AsyncWorkflowSteps(AsyncRepository):
             "began": started_at,
             "lease": timedelta(seconds=lease),
         }
-        if await self._rows(queries.checkpoint(), parameters):
+        if await fetch(self._session, queries.checkpoint(), parameters):
             return None if text is None else json.loads(text)
         found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
         if found.step is None:

@@ -15,6 +15,7 @@ from ...queries import workflow_steps as queries
 from ...queries._shared import json_text, within
 from ...results.workflows import MAX_JSON_BYTES, WaitResult
 from .base import Repository
+from .direct import fetch
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
@@ -94,7 +95,7 @@ class WorkflowSteps(Repository):
             "began": started_at,
             "lease": timedelta(seconds=lease),
         }
-        if self._rows(queries.checkpoint(), parameters):
+        if fetch(self._session, queries.checkpoint(), parameters):
             return None if text is None else json.loads(text)
         found = self._stored(execution_id, lease_token, step_key, seq, name or step_key)
         if found.step is None:
