@@ -16,6 +16,7 @@ from ...queries.memories import in_bank
 from ...results.memories import RecallResult, RecallWeights
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath
 from ...types import VectorLike
+from .direct import fetch_rows
 from .search import FEW, SMALL_PART, estimate, scan_settings, set_local
 
 FIRST, MOST = 200, 1000
@@ -65,7 +66,7 @@ async def recall(
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = (await session.execute(queries.recall(limit, None), parameters)).all()
+        found = await fetch_rows(session, queries.recall(limit, None), parameters)
     return _result(found, SearchPath.EXACT, True)
 
 
@@ -74,8 +75,7 @@ async def _nearest(
 ) -> Sequence[Row[Any]]:
     effort = SearchParams(ef_search=min(int(EFFORT * candidates), MAX_EF_SEARCH))
     await set_local(session, scan_settings(candidates, effort, iterative=True))
-    rows: Sequence[Row[Any]] = (await session.execute(queries.recall(limit, candidates), parameters)).all()
-    return rows
+    return await fetch_rows(session, queries.recall(limit, candidates), parameters)
 
 
 def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:

@@ -25,7 +25,7 @@ from ...queries._search import Partition
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
-from .direct import driver_of
+from .direct import driver_of, fetch_rows
 
 FEW = 20_000
 """Up to so many matches are compared one by one, if they are also a small part of the table."""
@@ -61,8 +61,10 @@ def search(
     parameters = {"embedding": embedding, **(partition.parameters if partition else {})}
     with translated():
         exact, path, settings = _way(session, model, limit, condition, params, partition)
+        set_local(session, settings)
         if path is SearchPath.HNSW and params.max_distance is None:
             statement = queries.nearest(model, limit, None if partition is None else partition.where)
+            rows = fetch_rows(session, statement, parameters)
         else:
             statement = queries.nearest_within(
                 model,
@@ -72,8 +74,7 @@ def search(
                 exact=exact,
                 partition=partition,
             )
-        set_local(session, settings)
-        rows = (session.execute(statement, parameters)).all()
+            rows = (session.execute(statement, parameters)).all()
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The index gave up before it had enough: nothing that matches may be missing, so look at all.
             statement = queries.nearest_within(
@@ -155,11 +156,12 @@ def hybrid_search(
             statement = hybrid.hybrid(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match
             )
+            rows = fetch_rows(session, statement, parameters)
         else:
             statement = hybrid.hybrid_where(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
             )
-        rows = (session.execute(statement, parameters)).all()
+            rows = (session.execute(statement, parameters)).all()
     path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
@@ -210,9 +212,9 @@ def scan_settings(
 ) -> dict[str, str]:
     """What the index scan is set to, where a filter leaves `part` of the rows.
 
-    Twenty candidates for each hit, and more where fewer than a third pass the filter, keep the recall above 0.98.
+    Twenty candidates for each hit, and more where fewer than half pass the filter, keep the recall above 0.98.
     """
-    wanted = int(limit * max(20, 6 / max(part, 0.15))) if iterative else 2 * limit
+    wanted = int(limit * max(20, 9 / max(part, 0.15))) if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
     settings = {
         **DEFAULTS,
