@@ -18,6 +18,14 @@ if TYPE_CHECKING:
         AsyncDatabase,
         Database,
     )
+    from .distances import (
+        cosine_distance,
+        hamming_distance,
+        jaccard_distance,
+        l1_distance,
+        l2_distance,
+        max_inner_product,
+    )
     from .errors import (
         AlfredDBError,
         ConfigurationError,
@@ -199,7 +207,13 @@ if TYPE_CHECKING:
         Weights,
     )
     from .types import (
+        Bit,
+        Bits,
+        BitsLike,
         Embedding,
+        HalfVector,
+        SparseLike,
+        SparseVector,
         Vector,
         VectorLike,
     )
@@ -234,6 +248,9 @@ __all__ = [
     "Backoff",
     "BankSummary",
     "Base",
+    "Bit",
+    "Bits",
+    "BitsLike",
     "BrokerCatalogRepository",
     "BrokerModel",
     "BrokerRequest",
@@ -267,6 +284,7 @@ __all__ = [
     "ExtensionTooOldError",
     "FacetCount",
     "Filter",
+    "HalfVector",
     "HeldExecution",
     "HeldWorkflow",
     "Hit",
@@ -341,6 +359,8 @@ __all__ = [
     "SearchResult",
     "SessionSummary",
     "Source",
+    "SparseLike",
+    "SparseVector",
     "StorageObject",
     "StorageRepository",
     "Subgraph",
@@ -378,9 +398,25 @@ __all__ = [
     "WorkingMemory",
     "WorkingMemoryRepository",
     "WorkingMemoryStatus",
+    "cosine_distance",
+    "hamming_distance",
+    "jaccard_distance",
+    "l1_distance",
+    "l2_distance",
+    "max_inner_product",
 ]
 
-_MODULES = ("errors", "types", "search", "filters", "models", "results", "repositories", "database")
+_MODULES = (
+    "errors",
+    "types",
+    "distances",
+    "search",
+    "filters",
+    "models",
+    "results",
+    "repositories",
+    "database",
+)
 
 
 def __getattr__(name: str) -> object:

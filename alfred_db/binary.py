@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from .errors import InvalidInputError
-from .types import EnumText, Vector
+from .types import EnumText, VectorType
 
 __all__ = ["HEADER", "TRAILER", "copy_statement", "pack_rows"]
 
@@ -86,7 +86,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
 
 def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
     type_: Any = column.type
-    if isinstance(type_, Vector):
+    if isinstance(type_, VectorType):
         return type_.pack
     pack = _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
 

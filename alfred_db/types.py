@@ -1,42 +1,45 @@
-"""Column types: vectors in pgvector's binary format, and text columns that are enums in Python."""
+"""Column types: vectors in pgvector's binary formats, and text columns that are enums in Python."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pgvector
+import pgvector.sqlalchemy  # so that reflection knows its types
 import psycopg
-from pgvector.sqlalchemy import VECTOR
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, event, func
+from sqlalchemy import Column, ColumnElement, Dialect, Text, event, func
 from sqlalchemy.sql.base import SchemaEventTarget
-from sqlalchemy.types import LargeBinary, TypeDecorator
+from sqlalchemy.types import TypeDecorator, UserDefinedType
 
-from .errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
+from . import _vector_formats as formats
+from ._vector_formats import Bits, BitsLike, Embedding, SparseLike, VectorLike
+from .distances import BitDistances, Distances
+from .errors import InvalidInputError, SchemaDriftError
 
-__all__ = ["Embedding", "EnumText", "Vector", "VectorLike"]
-
-Embedding: TypeAlias = npt.NDArray[np.float32]
-"""What a vector column gives: float32, one dimension, read-only."""
-
-VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector
-"""What a vector column takes."""
-
-MAX_DIMENSIONS = 16_000
-"""The longest vector that pgvector stores."""
+__all__ = [
+    "Bit",
+    "Bits",
+    "BitsLike",
+    "Embedding",
+    "EnumText",
+    "HalfVector",
+    "SparseLike",
+    "SparseVector",
+    "Vector",
+    "VectorLike",
+    "VectorType",
+]
 
 E = TypeVar("E", bound=StrEnum)
 
 
 class _Packed(bytes):
-    """A vector in pgvector's binary format, on its way to the server."""
+    """A value in a binary format of pgvector, on its way to the server."""
 
 
 class _PackedDumper(Dumper):
@@ -52,74 +55,29 @@ class _PackedDumper(Dumper):
 psycopg.adapters.register_dumper(_Packed, _PackedDumper)
 
 
-def pack(value: VectorLike, dimensions: int | None, where: str = "vector") -> bytes:
-    """The binary form of one vector: two big-endian uint16 (dimensions, 0), then float32 each.
+class VectorType(UserDefinedType[Any], SchemaEventTarget):
+    """What the four types of pgvector share: they travel in binary both ways, and are checked before they are sent.
 
-    Raises DimensionMismatch and InvalidVector; `where` names the column in their messages.
-    """
-    return _packed(_checked(value, dimensions, where))
-
-
-def unpack(data: bytes | str) -> Embedding:
-    """The vector of one binary value, or of the text that raw SQL gives."""
-    if isinstance(data, str):
-        data = pgvector.Vector.from_text(data).to_binary()
-    array = np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
-    array.flags.writeable = False
-    return array
-
-
-def _checked(value: VectorLike, dimensions: int | None, where: str) -> Embedding:
-    """`value` as finite float32; no element of it is in the messages."""
-    try:
-        array = np.asarray(value.to_numpy() if isinstance(value, pgvector.Vector) else value)
-    except (TypeError, ValueError, OverflowError):
-        array = np.asarray(None)
-    # A list of strings, of None or of numbers beyond int64 gives another kind than float, int or unsigned.
-    if array.dtype.kind not in "fiu" and array.size:
-        raise InvalidVector(
-            f"{where}: expected a flat sequence of numbers, got {type(value).__name__} with elements that are none;"
-            " give a list of float or an ndarray"
-        )
-    if array.ndim != 1:
-        raise InvalidVector(
-            f"{where}: expected one dimension, got shape {array.shape}; give one vector a row"
-        )
-    if array.shape[0] != dimensions and (dimensions is not None or not 1 <= array.shape[0] <= MAX_DIMENSIONS):
-        expected = f"1 to {MAX_DIMENSIONS}" if dimensions is None else dimensions
-        raise DimensionMismatch(
-            f"{where}: expected {expected} dimensions, got {array.shape[0]}; embed with the model that the column"
-            " was made for"
-        )
-    if array.dtype != np.float32:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InvalidVector(
-            f"{where}: elements that are NaN, infinite or beyond float32; check the embedding model's output"
-        )
-    return array
-
-
-def _packed(array: Embedding) -> bytes:
-    return struct.pack(">HH", array.shape[0], 0) + array.astype(">f4").tobytes()
-
-
-class Vector(VECTOR, SchemaEventTarget):
-    """`vector(n)` that travels in binary both ways and is checked before it is sent.
-
-    Takes a list, tuple, ndarray or `pgvector.Vector`; gives a float32 ndarray. A cosine column also refuses
-    the zero vector, which has no direction: its distance is NaN and no HNSW index would hold the row.
+    A column that is compared by cosine also refuses the zero vector, which has no direction: its distance is NaN and
+    no HNSW index would hold the row.
     """
 
-    cache_ok = True
     render_bind_cast = True
-    _where = "vector"
+
+    sql_name: ClassVar[str]
+    """The type's name in SQL; its binary form is what `<name>_send` gives."""
+    _value: ClassVar[Any]
+    _pack: ClassVar[Callable[[Any, int | None, str, bool], bytes]]
+    _unpack: ClassVar[Callable[[bytes], Any]]
+    _where: str | None = None
 
     # SQLAlchemy copies and caches a type by its positional parameters: one behind a `*` would be lost.
     def __init__(self, dim: int | None = None, allow_zero: bool = False) -> None:
-        super().__init__(dim)
+        self.dim = dim
         self.allow_zero = allow_zero
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return self.sql_name.upper() if self.dim is None else f"{self.sql_name.upper()}({self.dim:d})"
 
     def _set_parent(self, parent: SchemaEventTarget, **kw: Any) -> None:
         if isinstance(parent, Column):
@@ -127,7 +85,7 @@ class Vector(VECTOR, SchemaEventTarget):
 
     def _set_table(self, column: Column[Any], table: Any) -> None:
         # The first table names it: a staging table that borrows the type must not.
-        if self._where == "vector":
+        if self._where is None:
             self._where = f"{table.fullname}.{column.name}"
 
     def adapt(self, cls: Any, **kw: Any) -> Any:
@@ -135,54 +93,108 @@ class Vector(VECTOR, SchemaEventTarget):
         adapted._where = self._where
         return adapted
 
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self
+
+    def pack(self, value: Any) -> bytes:
+        """The checked binary form of `value`, as COPY BINARY wants it too."""
+        return type(self)._pack(value, self.dim, self._where or self.sql_name, self.allow_zero)
+
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], _Packed | None]:
+        pack = self.pack
+
         def process(value: Any) -> _Packed | None:
-            return None if value is None else _Packed(self.pack(value))
+            return None if value is None else _Packed(pack(value))
 
         return process
 
-    def pack(self, value: VectorLike) -> bytes:
-        """The checked binary form of `value`, as COPY BINARY wants it too."""
-        array = _checked(value, self.dim, self._where)
-        if not self.allow_zero and not array.any():
-            raise InvalidVector(f"{self._where}: the zero vector has no direction; store NULL instead")
-        return _packed(array)
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        def process(value: Any) -> str:
+            return f"'{self._value.from_binary(self.pack(value)).to_text()}'"
+
+        return process
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        return func.vector_send(colexpr, type_=_VectorBytes())
+        return getattr(func, f"{self.sql_name}_send")(colexpr, type_=_Sent(type(self)._unpack))  # type: ignore[no-any-return]
 
-    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Embedding | None]:
-        def process(value: Any) -> Embedding | None:
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:
+        unpack, from_text = type(self)._unpack, self._value.from_text
+
+        def process(value: Any) -> Any:
+            # Raw SQL that names this type gives text.
+            if isinstance(value, str):
+                value = from_text(value).to_binary()
             return None if value is None else unpack(value)
 
         return process
 
-    class Comparator(VECTOR.Comparator):
-        """Distances; each takes a vector or another vector column and gives a float."""
 
-        def cosine_distance(self, other: Any) -> ColumnElement[float]:
-            return cast("ColumnElement[float]", self.op("<=>", return_type=Float())(other))
+class _Sent(UserDefinedType[Any]):
+    """The binary form of a vector, as a function of SQL gives it."""
 
-        def l2_distance(self, other: Any) -> ColumnElement[float]:
-            return cast("ColumnElement[float]", self.op("<->", return_type=Float())(other))
-
-        def l1_distance(self, other: Any) -> ColumnElement[float]:
-            return cast("ColumnElement[float]", self.op("<+>", return_type=Float())(other))
-
-        def max_inner_product(self, other: Any) -> ColumnElement[float]:
-            return cast("ColumnElement[float]", self.op("<#>", return_type=Float())(other))
-
-    comparator_factory = Comparator
-
-
-class _VectorBytes(TypeDecorator[Embedding]):
-    """What `vector_send` gives."""
-
-    impl = LargeBinary
     cache_ok = True
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Embedding | None:
-        return None if value is None else unpack(bytes(value))
+    def __init__(self, unpack: Callable[[bytes], Any]) -> None:
+        self.unpack = unpack
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return "BYTEA"
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:
+        unpack = self.unpack
+
+        def process(value: Any) -> Any:
+            return None if value is None else unpack(value)
+
+        return process
+
+
+class Vector(VectorType):
+    """`vector(n)`: takes a list, tuple, ndarray or `pgvector.Vector`; gives a float32 ndarray."""
+
+    cache_ok = True
+    sql_name = "vector"
+    _value = pgvector.Vector
+    _pack = staticmethod(formats.pack)
+    _unpack = staticmethod(formats.unpack)
+    comparator_factory = Distances
+
+
+class HalfVector(VectorType):
+    """`halfvec(n)`: half the space, 11 bits of precision, numbers up to 65504. Takes and gives what `Vector` does."""
+
+    cache_ok = True
+    sql_name = "halfvec"
+    _value = pgvector.HalfVector
+    _pack = staticmethod(formats.pack_half)
+    _unpack = staticmethod(formats.unpack_half)
+    comparator_factory = Distances
+
+
+class SparseVector(VectorType):
+    """`sparsevec(n)`: takes a mapping of values by index from 0, what `Vector` takes, a sparse array of SciPy, or
+    `pgvector.SparseVector`; gives the last."""
+
+    cache_ok = True
+    sql_name = "sparsevec"
+    _value = pgvector.SparseVector
+    _pack = staticmethod(formats.pack_sparse)
+    _unpack = staticmethod(formats.unpack_sparse)
+    comparator_factory = Distances
+
+
+class Bit(VectorType):
+    """`bit(n)`: takes a list, tuple or ndarray of True and False or 1 and 0, or `pgvector.Bit`; gives a bool ndarray."""
+
+    cache_ok = True
+    sql_name = "bit"
+    _value = pgvector.Bit
+    _pack = staticmethod(formats.pack_bits)
+    _unpack = staticmethod(formats.unpack_bits)
+    comparator_factory = BitDistances
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, True)
 
 
 class EnumText(TypeDecorator[E]):

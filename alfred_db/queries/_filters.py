@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from ..errors import InvalidFilter
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
-from ..types import EnumText, Vector
+from ..types import EnumText, VectorType
 
 _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "gt": lambda left, right: left > right,
@@ -67,9 +67,9 @@ def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
     name, _, rest = condition.field.partition(".")
     columns = {attribute.key: attribute.columns[0] for attribute in inspect(model).column_attrs}
     column = columns.get(name, columns.get(f"{name}_"))
-    if column is None or isinstance(column.type, Vector):
+    if column is None or isinstance(column.type, VectorType):
         usable = ", ".join(
-            key.rstrip("_") for key, known in columns.items() if not isinstance(known.type, Vector)
+            key.rstrip("_") for key, known in columns.items() if not isinstance(known.type, VectorType)
         )
         raise InvalidFilter(f"filter: no field {name!r}; expected one of {usable}, or a path into a JSON one")
     if isinstance(column.type, JSONB):

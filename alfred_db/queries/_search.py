@@ -38,7 +38,7 @@ from sqlalchemy.sql.util import ClauseAdapter
 from ..errors import InvalidInputError
 from ..models import Base
 from ..models.base import table_of
-from ..types import Vector, VectorLike
+from ..types import VectorLike, VectorType
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT whose columns depend on the model."""
@@ -99,7 +99,7 @@ def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
     return tuple(
         attribute.columns[0].label(attribute.key)
         for attribute in mapper.column_attrs
-        if not isinstance(attribute.columns[0].type, Vector | TSVECTOR)
+        if not isinstance(attribute.columns[0].type, VectorType | TSVECTOR)
     )
 
 

@@ -131,7 +131,7 @@ def exported_by(tree: ast.Module) -> set[str] | None:
 
 # Types of SQLAlchemy override these; its own documentation says what they do. A query says it by its name and body.
 OVERRIDES = re.compile(
-    r"types\.\w+(\.\w+)?\.(adapt|process_\w+|\w+_processor|column_expression|\w+_distance|max_inner_product|bind_expression)$"
+    r"types\.\w+(\.\w+)?\.(adapt|process_\w+|\w+_processor|column_expression|get_col_spec|coerce_compared_value)$"
 )
 
 
@@ -284,6 +284,9 @@ PUBLIC = [
     "Backoff",
     "BankSummary",
     "Base",
+    "Bit",
+    "Bits",
+    "BitsLike",
     "BrokerCatalogRepository",
     "BrokerModel",
     "BrokerRequest",
@@ -317,6 +320,7 @@ PUBLIC = [
     "ExtensionTooOldError",
     "FacetCount",
     "Filter",
+    "HalfVector",
     "HeldExecution",
     "HeldWorkflow",
     "Hit",
@@ -391,6 +395,8 @@ PUBLIC = [
     "SearchResult",
     "SessionSummary",
     "Source",
+    "SparseLike",
+    "SparseVector",
     "StorageObject",
     "StorageRepository",
     "Subgraph",
@@ -428,4 +434,10 @@ PUBLIC = [
     "WorkingMemory",
     "WorkingMemoryRepository",
     "WorkingMemoryStatus",
+    "cosine_distance",
+    "hamming_distance",
+    "jaccard_distance",
+    "l1_distance",
+    "l2_distance",
+    "max_inner_product",
 ]

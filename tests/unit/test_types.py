@@ -5,20 +5,21 @@ import struct
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pgvector
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Column, MetaData, Table, select
+from sqlalchemy import Column, MetaData, Table, literal, select
 from sqlalchemy.dialects.postgresql import psycopg
 
 from alfred_db import Memory
+from alfred_db._vector_formats import pack, unpack
 from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
 from alfred_db.models import Base
-from alfred_db.types import EnumText, Vector, pack, unpack
+from alfred_db.types import Bit, EnumText, HalfVector, SparseVector, Vector
 
 DIALECT = psycopg.dialect()
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -178,6 +179,129 @@ def test_distances_bind_a_vector_with_its_type() -> None:
     for operator, expression in expressions.items():
         compiled = select(expression).compile(dialect=DIALECT)
         assert f"embedding {operator} %(embedding_1)s::VECTOR(384)" in str(compiled)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "same"),
+    [
+        (HalfVector(3), [1, 2, 3], pgvector.HalfVector([1.0, 2.0, 3.0])),
+        (HalfVector(3), (1.0, 2.0, 3.0), pgvector.HalfVector([1.0, 2.0, 3.0])),
+        (HalfVector(3), np.array([1, 2, 3], dtype=np.float64)[::-1], pgvector.HalfVector([3.0, 2.0, 1.0])),
+        (HalfVector(3), pgvector.HalfVector([1.0, 2.0, 3.0]), pgvector.HalfVector([1.0, 2.0, 3.0])),
+        (HalfVector(3), pgvector.Vector([1.0, 2.0, 65504.0]), pgvector.HalfVector([1.0, 2.0, 65504.0])),
+        (Vector(3), pgvector.HalfVector([1.0, 2.0, 3.0]), pgvector.Vector([1.0, 2.0, 3.0])),
+        (SparseVector(4), {2: 5.0, 0: 1.0, 3: 0.0}, pgvector.SparseVector([1.0, 0.0, 5.0, 0.0])),
+        (SparseVector(4), {}, pgvector.SparseVector({}, 4)),
+        (SparseVector(4), [1, 0, 5, 0], pgvector.SparseVector([1.0, 0.0, 5.0, 0.0])),
+        (
+            SparseVector(4),
+            np.array([1, 0, 5, 0], dtype=np.float16),
+            pgvector.SparseVector([1.0, 0.0, 5.0, 0.0]),
+        ),
+        (SparseVector(), pgvector.SparseVector({7: 2.0}, 9), pgvector.SparseVector({7: 2.0}, 9)),
+        (SparseVector(3), {1: 1e-60, 2: 1.0}, pgvector.SparseVector({2: 1.0}, 3)),
+        (Bit(3), [True, False, True], pgvector.Bit("101")),
+        (Bit(3), (1, 0, 1), pgvector.Bit("101")),
+        (Bit(9), np.array([1, 0, 1, 0, 0, 0, 0, 0, 1], dtype=np.uint8), pgvector.Bit("101000001")),
+        (Bit(3), np.array([1.0, 0.0, 1.0]) > 0, pgvector.Bit("101")),
+        (Bit(3), pgvector.Bit("001"), pgvector.Bit("001")),
+        (Bit(3), [0, 0, 0], pgvector.Bit("000")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_form_of_the_other_types_is_packed_as_pgvector_does(type_: Any, value: Any, same: Any) -> None:
+    type_.allow_zero = True
+    assert type_.pack(value) == same.to_binary()
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "kind", "says"),
+    [
+        (HalfVector(3), [1.0, 2.0, 65520.0], InvalidVector, "whose largest number is 65504"),
+        (HalfVector(3), [1.0, 2.0, float("inf")], InvalidVector, "infinite"),
+        (HalfVector(3), [1e-9, 0, 0], InvalidVector, "zero vector"),
+        (HalfVector(3), [[1.0, 2.0, 3.0]], InvalidVector, r"got shape \(1, 3\)"),
+        (HalfVector(3), "abc", InvalidVector, "got str"),
+        (HalfVector(3), pgvector.SparseVector([1.0, 2.0, 3.0]), InvalidVector, "got SparseVector"),
+        (HalfVector(3), [1.0], DimensionMismatch, "expected 3 dimensions, got 1"),
+        (SparseVector(3), {3: 1.0}, InvalidVector, "expected indices from 0 to 2, got others"),
+        (SparseVector(3), {-1: 1.0}, InvalidVector, "expected indices from 0 to 2, got others"),
+        (SparseVector(3), {0.5: 1.0}, InvalidVector, "expected a flat sequence of indices"),
+        (SparseVector(3), {"a": 1.0}, InvalidVector, "expected a flat sequence of indices"),
+        (SparseVector(3), {0: "a"}, InvalidVector, "expected a flat sequence of numbers"),
+        (SparseVector(3), {0: float("nan")}, InvalidVector, "NaN, infinite"),
+        (SparseVector(3), {0: 1e39}, InvalidVector, "beyond float32"),
+        (SparseVector(3), {0: 0.0}, InvalidVector, "zero vector"),
+        (SparseVector(3), {}, InvalidVector, "zero vector"),
+        (SparseVector(3), [1.0], DimensionMismatch, "expected 3 dimensions, got 1"),
+        (
+            SparseVector(3),
+            pgvector.SparseVector({0: 1.0}, 4),
+            DimensionMismatch,
+            "expected 3 dimensions, got 4",
+        ),
+        (SparseVector(), {0: 1.0}, InvalidVector, "the column has no dimensions"),
+        (
+            SparseVector(3),
+            pgvector.SparseVector._from_parts(3, [1, 1], [1.0, 2.0]),
+            InvalidVector,
+            "the same index twice",
+        ),
+        (
+            SparseVector(3),
+            pgvector.SparseVector._from_parts(3, [0, 1], [1.0]),
+            InvalidVector,
+            "index of each value",
+        ),
+        (SparseVector(16_001), np.ones(16_001), InvalidVector, "at most 16000 elements that are not zero"),
+        (SparseVector(3), object(), InvalidVector, "got object"),
+        (Bit(3), [2, 0, 1], InvalidVector, "expected True or False, or 1 and 0"),
+        (Bit(3), [1.0, 0.0, 1.0], InvalidVector, "expected a flat sequence of True or False"),
+        (Bit(3), "101", InvalidVector, "got str"),
+        (Bit(3), [True], DimensionMismatch, "expected 3 dimensions, got 1"),
+        (Bit(3), pgvector.Bit("1010"), DimensionMismatch, "expected 3 dimensions, got 4"),
+    ],
+    ids=lambda value: None if isinstance(value, str | type) else type(value).__name__,
+)
+def test_what_is_no_value_of_the_other_types_is_refused(
+    type_: Any, value: Any, kind: type[Exception], says: str
+) -> None:
+    Table("t", MetaData(), Column("v", type_))
+    with pytest.raises(kind, match=says) as caught:
+        type_.pack(value)
+    assert str(caught.value).startswith("t.v: ")
+
+
+def test_a_sparse_array_of_scipy_is_taken() -> None:
+    class Coordinates:
+        """What this library sees of scipy.sparse.coo_array, which the tests do not install."""
+
+        shape = (1, 4)
+        data: ClassVar[Any] = np.array([2.0, 3.0])
+        coords: ClassVar[Any] = (np.array([0, 0]), np.array([3, 1]))
+        has_canonical_format = True
+
+        def tocoo(self, copy: bool = True) -> Coordinates:
+            return self
+
+    found = pgvector.SparseVector({1: 3.0, 3: 2.0}, 4).to_binary()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pgvector.sparsevec.is_sparse_array", lambda value: isinstance(value, Coordinates))
+        assert SparseVector(4).pack(Coordinates()) == found
+        Coordinates.shape = (2, 4)
+        with pytest.raises(InvalidVector, match=r"one row, got shape \(2, 4\)"):
+            SparseVector(4).pack(Coordinates())
+
+
+def test_a_literal_is_the_text_of_pgvector() -> None:
+    for type_, value, text in (
+        (Vector(2), [1, 2], "[1.0,2.0]"),
+        (HalfVector(2), [1, 2], "[1.0,2.0]"),
+        (SparseVector(2), {1: 2}, "{2:2.0}/2"),
+        (Bit(2), [1, 0], "10"),
+    ):
+        shown = select(literal(value, type_)).compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
+        assert f"'{text}'" in str(shown)
 
 
 class Light(StrEnum):

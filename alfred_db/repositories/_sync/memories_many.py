@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from sqlalchemy.orm import Session
 
+from ..._vector_formats import unpack
 from ...errors import InvalidInputError, translated
 from ...models import Memory
 from ...models.base import table_of
@@ -20,7 +21,7 @@ from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting
 from ...queries._shared import within
 from ...results.memories import NewMemory, Outcome, Remembered
 from ...search import SearchParams
-from ...types import Embedding, Vector, VectorLike, unpack
+from ...types import Embedding, Vector, VectorLike
 from .memories_recall import COMPARED
 from .memory_banks import lock_key, unknown_bank
 from .search import FEW, SMALL_PART, estimate, scan_settings, set_local
