@@ -19,6 +19,9 @@ from .errors import DimensionMismatch, InvalidVector
 Embedding: TypeAlias = npt.NDArray[np.float32]
 """What a vector or half-precision column gives: float32, one dimension, read-only."""
 
+Matrix: TypeAlias = npt.NDArray[np.float32]
+"""Many vectors: float32, one a row."""
+
 Bits: TypeAlias = npt.NDArray[np.bool_]
 """What a bit column gives: bool, one dimension, read-only."""
 
@@ -121,6 +124,20 @@ def unpack_bits(data: bytes) -> Bits:
 
 
 unpack_sparse = pgvector.SparseVector.from_binary
+
+
+def unpack_all(values: Sequence[bytes], dimensions: int | None, *, half: bool) -> Matrix:
+    """The vectors of many `vector` or `halfvec` values, one a row; raises DimensionMismatch unless all are as long."""
+    if not values:
+        return np.empty((0, dimensions or 0), np.float32)
+    element = HALF if half else SINGLE
+    length = (len(values[0]) - 4) // element.itemsize
+    if {len(value) for value in values} != {len(values[0])}:
+        raise DimensionMismatch(
+            f"matrix: expected {length} dimensions, as the first vector has, got others too"
+        )
+    rows = np.frombuffer(b"".join(values), [("head", ">u4"), ("elements", element, (length,))])
+    return rows["elements"].astype(np.float32)
 
 
 def _numbers(value: Any, dimensions: int | None, where: str) -> npt.NDArray[Any]:

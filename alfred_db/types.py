@@ -17,7 +17,7 @@ from sqlalchemy.sql.base import SchemaEventTarget
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from . import _vector_formats as formats
-from ._vector_formats import Bits, BitsLike, Embedding, SparseLike, VectorLike
+from ._vector_formats import Bits, BitsLike, Embedding, Matrix, SparseLike, VectorLike
 from .distances import BitDistances, Distances
 from .errors import InvalidInputError, SchemaDriftError
 
@@ -28,6 +28,7 @@ __all__ = [
     "Embedding",
     "EnumText",
     "HalfVector",
+    "Matrix",
     "SparseLike",
     "SparseVector",
     "Vector",

@@ -11,13 +11,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sqlalchemy import Column, Identity, Integer, MetaData, Table, Text, cast, insert, select
+from sqlalchemy import (
+    Column,
+    Identity,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    cast,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable
 
 from alfred_db import (
     Bit,
     HalfVector,
+    MemoryEntry,
     SparseVector,
     Vector,
     cosine_distance,
@@ -27,7 +40,7 @@ from alfred_db import (
     l2_distance,
     max_inner_product,
 )
-from alfred_db.errors import DimensionMismatch, InvalidVector, translated
+from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, translated
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.copy import copy_rows
 
@@ -40,6 +53,7 @@ ITEMS = Table(
     Column("half", HalfVector(D, True)),
     Column("sparse", SparseVector(D, True)),
     Column("bits", Bit(D)),
+    Column("open", Vector()),
 )
 VALUES = [ITEMS.c.vector, ITEMS.c.half, ITEMS.c.sparse, ITEMS.c.bits]
 
@@ -170,3 +184,54 @@ def test_a_wrong_value_is_refused_before_it_is_sent(
         with pytest.raises(error, match=rf"vector_items\.{column}: .*{says}"), translated():
             write()
     assert len((session.execute(select(ITEMS.c.id))).all()) == 1
+
+
+def test_a_matrix_is_read_at_once(session: Session, uow: UnitOfWork) -> None:
+    rows = np.random.default_rng(5).normal(size=(50, D)).astype(np.float16).astype(np.float32)
+    copy_rows(session, ITEMS, VALUES[:2], [(row, row) for row in rows])
+    copy_rows(session, ITEMS, VALUES[:1], [(None,)])
+    for column in VALUES[:2]:
+        ids, matrix = uow.fetch_matrix(select(ITEMS.c.id, column).order_by(ITEMS.c.id))
+        assert ids == list(range(1, 51))
+        assert (matrix.dtype, matrix.shape, matrix.flags.c_contiguous) == (np.float32, (50, D), True)
+        assert matrix.tobytes() == rows.tobytes()
+    wanted = [7, 3, 49, 51, 99]
+    some = select(ITEMS.c.id, ITEMS.c.half).where(ITEMS.c.id.in_(wanted)).order_by(ITEMS.c.id.desc()).limit(2)
+    ids, matrix = uow.fetch_matrix(some)
+    assert ids == [49, 7]
+    assert matrix.tobytes() == rows[[48, 6]].tobytes()
+    near = ITEMS.c.vector.cosine_distance(rows[9])
+    ids, matrix = uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.vector).order_by(near).limit(1))
+    assert ids == [10]
+    ids, matrix = uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.vector).where(ITEMS.c.id < 0))
+    assert (ids, matrix.shape) == ([], (0, D))
+
+
+def test_a_matrix_has_keys_of_any_type(uow: UnitOfWork) -> None:
+    entry = uow.memory_entries.remember("matrix", "text", embedding=[1.0] * 768)
+    ids, matrix = uow.fetch_matrix(
+        select(MemoryEntry.id, MemoryEntry.embedding).where(MemoryEntry.namespace == "matrix")
+    )
+    assert ids == [entry.id]
+    assert matrix.tolist() == [[1.0] * 768]
+    names, _ = uow.fetch_matrix(select(MemoryEntry.namespace, MemoryEntry.embedding).limit(1))
+    assert names == ["matrix"]
+
+
+def test_only_a_key_and_a_vector_make_a_matrix(session: Session, uow: UnitOfWork) -> None:
+    for wrong in (
+        select(ITEMS.c.id),
+        select(ITEMS.c.vector, ITEMS.c.id),
+        select(ITEMS.c.id, ITEMS.c.sparse),
+        select(ITEMS.c.id, ITEMS.c.vector, ITEMS.c.half),
+    ):
+        with pytest.raises(InvalidInputError, match="expected a SELECT of a key and a vector"):
+            uow.fetch_matrix(wrong)
+    copy_rows(session, ITEMS, [ITEMS.c.vector, ITEMS.c.open], [([1.0] * D, [1.0] * n) for n in (2, 1)])
+    with pytest.raises(DimensionMismatch, match="matrix: expected 2 dimensions"):
+        uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.open).order_by(ITEMS.c.id))
+    with pytest.raises(ProgrammingError, match="nosuch"):
+        with session.begin_nested():
+            uow.fetch_matrix(select(literal_column("nosuch"), ITEMS.c.vector))
+    assert (uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.vector)))[1].shape == (2, D)
+    assert session.scalar(select(ITEMS.c.id).limit(1)) == 1

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_unit_of_work_has_every_repository() -> None:
     for unit, prefix in ((UnitOfWork, ""), (AsyncUnitOfWork, "Async")):
         session = object()
         made = unit(session)  # type: ignore[arg-type]
-        nouns = [name for name in vars(unit) if not name.startswith("_")]
+        nouns = [name for name, value in vars(unit).items() if isinstance(value, cached_property)]
         found = {type(getattr(made, noun)).__name__ for noun in nouns}
         wanted = {prefix + name for name in repositories() if name.endswith("Repository")}
         assert found == wanted
@@ -339,6 +340,7 @@ PUBLIC = [
     "KnowledgePoint",
     "KnowledgeRepository",
     "LeaseLost",
+    "Matrix",
     "Memory",
     "MemoryBank",
     "MemoryBankRepository",

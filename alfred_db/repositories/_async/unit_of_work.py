@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, TypeVar
 
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ...types import Matrix
 from .agents import AsyncAgentRepository
 from .auth import AsyncUserRepository
 from .broker import AsyncBrokerCatalogRepository
@@ -14,6 +17,7 @@ from .conversations import AsyncConversationRepository
 from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
 from .knowledge import AsyncKnowledgeRepository
+from .matrix import fetch_matrix
 from .memories import AsyncMemoryRepository
 from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository
@@ -27,6 +31,8 @@ from .validation import AsyncValidationRepository
 from .workflows import AsyncWorkflowRepository
 from .working_memory import AsyncWorkingMemoryRepository
 
+T = TypeVar("T")
+
 
 class AsyncUnitOfWork:
     """The repositories of one session; each is made when it is first used."""
@@ -34,6 +40,14 @@ class AsyncUnitOfWork:
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
         """The SQLAlchemy session, for anything that the repositories do not offer."""
+
+    async def fetch_matrix(self, statement: Select[T, Any]) -> tuple[list[T], Matrix]:
+        """Keys and vectors, one a row, of `select(Document.id, Document.embedding)` or any SELECT of such two columns.
+
+        Takes `where`, `order_by` and `limit` as ever; rows without a vector are left out. Half-precision vectors come
+        as float32 too. All of it is in memory at once, twice for a moment.
+        """
+        return await fetch_matrix(self.session, statement)
 
     @cached_property
     def tasks(self) -> AsyncTaskRepository:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, TypeVar
 
+from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from ...types import Matrix
 from .agents import AgentRepository
 from .auth import UserRepository
 from .broker import BrokerCatalogRepository
@@ -15,6 +18,7 @@ from .conversations import ConversationRepository
 from .documents import DocumentRepository
 from .entities import EntityRepository
 from .knowledge import KnowledgeRepository
+from .matrix import fetch_matrix
 from .memories import MemoryRepository
 from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository
@@ -28,6 +32,8 @@ from .validation import ValidationRepository
 from .workflows import WorkflowRepository
 from .working_memory import WorkingMemoryRepository
 
+T = TypeVar("T")
+
 
 class UnitOfWork:
     """The repositories of one session; each is made when it is first used."""
@@ -35,6 +41,14 @@ class UnitOfWork:
     def __init__(self, session: Session) -> None:
         self.session = session
         """The SQLAlchemy session, for anything that the repositories do not offer."""
+
+    def fetch_matrix(self, statement: Select[T, Any]) -> tuple[list[T], Matrix]:
+        """Keys and vectors, one a row, of `select(Document.id, Document.embedding)` or any SELECT of such two columns.
+
+        Takes `where`, `order_by` and `limit` as ever; rows without a vector are left out. Half-precision vectors come
+        as float32 too. All of it is in memory at once, twice for a moment.
+        """
+        return fetch_matrix(self.session, statement)
 
     @cached_property
     def tasks(self) -> TaskRepository:
