@@ -22,7 +22,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.schema import CreateTable
 
@@ -39,7 +38,13 @@ from alfred_db import (
     l2_distance,
     max_inner_product,
 )
-from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, translated
+from alfred_db.errors import (
+    DimensionMismatch,
+    InvalidInputError,
+    InvalidVector,
+    SchemaOutdatedError,
+    translated,
+)
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.copy import copy_rows
 
@@ -229,7 +234,7 @@ async def test_only_a_key_and_a_vector_make_a_matrix(session: AsyncSession, uow:
     await copy_rows(session, ITEMS, [ITEMS.c.vector, ITEMS.c.open], [([1.0] * D, [1.0] * n) for n in (2, 1)])
     with pytest.raises(DimensionMismatch, match="matrix: expected 2 dimensions"):
         await uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.open).order_by(ITEMS.c.id))
-    with pytest.raises(ProgrammingError, match="nosuch"):
+    with pytest.raises(SchemaOutdatedError, match="nosuch"):
         async with session.begin_nested():
             await uow.fetch_matrix(select(literal_column("nosuch"), ITEMS.c.vector))
     assert (await uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.vector)))[1].shape == (2, D)

@@ -23,7 +23,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable
 
@@ -40,7 +39,7 @@ from alfred_db import (
     l2_distance,
     max_inner_product,
 )
-from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, translated
+from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaOutdatedError, translated
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.copy import copy_rows
 
@@ -230,7 +229,7 @@ def test_only_a_key_and_a_vector_make_a_matrix(session: Session, uow: UnitOfWork
     copy_rows(session, ITEMS, [ITEMS.c.vector, ITEMS.c.open], [([1.0] * D, [1.0] * n) for n in (2, 1)])
     with pytest.raises(DimensionMismatch, match="matrix: expected 2 dimensions"):
         uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.open).order_by(ITEMS.c.id))
-    with pytest.raises(ProgrammingError, match="nosuch"):
+    with pytest.raises(SchemaOutdatedError, match="nosuch"):
         with session.begin_nested():
             uow.fetch_matrix(select(literal_column("nosuch"), ITEMS.c.vector))
     assert (uow.fetch_matrix(select(ITEMS.c.id, ITEMS.c.vector)))[1].shape == (2, D)
