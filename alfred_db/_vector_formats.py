@@ -7,7 +7,8 @@ whether the zero vector is allowed. It raises DimensionMismatch or InvalidVector
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,7 +48,7 @@ SINGLE, HALF = np.dtype(">f4"), np.dtype(">f2")
 """The elements of the two dense formats, as they travel."""
 
 _FLOAT32, _INT32 = np.dtype(np.float32), np.dtype(">i4")
-_dimensions = struct.Struct(">HH").pack
+_head = struct.Struct(">HH").pack
 _length = struct.Struct(">i")
 _sparse = struct.Struct(">iii")
 
@@ -55,7 +56,7 @@ _sparse = struct.Struct(">iii")
 def pack(value: VectorLike, dimensions: int | None, where: str = "vector", allow_zero: bool = True) -> bytes:
     """`vector`: two big-endian uint16 (dimensions, 0), then float32 each."""
     array = _finite(_numbers(value, dimensions, where), np.float32, where, allow_zero)
-    return _dimensions(array.shape[0], 0) + array.astype(SINGLE).tobytes()
+    return _head(array.shape[0], 0) + array.astype(SINGLE).tobytes()
 
 
 def pack_half(
@@ -63,7 +64,7 @@ def pack_half(
 ) -> bytes:
     """`halfvec`: two big-endian uint16 (dimensions, 0), then float16 each."""
     array = _finite(_numbers(value, dimensions, where), np.float16, where, allow_zero)
-    return _dimensions(array.shape[0], 0) + array.astype(HALF).tobytes()
+    return _head(array.shape[0], 0) + array.astype(HALF).tobytes()
 
 
 def pack_bits(value: BitsLike, dimensions: int | None, where: str = "bit", allow_zero: bool = True) -> bytes:
@@ -98,20 +99,20 @@ def pack_sparse(
             f"{where}: expected at most {MAX_DIMENSIONS} elements that are not zero, got {indices.size}"
         )
     head = _sparse.pack(length, indices.size, 0)
-    return head + indices.astype(_INT32).tobytes() + array.astype(SINGLE).tobytes()
+    return b"".join((head, indices.astype(_INT32).tobytes(), array.astype(SINGLE).tobytes()))
 
 
 def unpack(data: bytes) -> Embedding:
     """The vector of one `vector`."""
     array = np.frombuffer(data, SINGLE, -1, 4).astype(_FLOAT32)
-    array.setflags(False)
+    array.setflags(write=False)
     return array
 
 
 def unpack_half(data: bytes) -> Embedding:
     """The vector of one `halfvec`, as float32."""
     array = np.frombuffer(data, HALF, -1, 4).astype(_FLOAT32)
-    array.setflags(False)
+    array.setflags(write=False)
     return array
 
 
@@ -119,11 +120,24 @@ def unpack_bits(data: bytes) -> Bits:
     """The bits of one `bit`."""
     (length,) = _length.unpack_from(data)
     array = np.unpackbits(np.frombuffer(data, np.uint8, -1, 4), count=length).view(np.bool_)
-    array.setflags(False)
+    array.setflags(write=False)
     return array
 
 
-unpack_sparse = pgvector.SparseVector.from_binary
+@dataclass(frozen=True)
+class Format:
+    """One of the formats: the name of its type in SQL, pgvector's class of its values, and the two ways."""
+
+    name: str
+    values: Any
+    pack: Callable[[Any, int | None, str, bool], bytes]
+    unpack: Callable[[bytes], Any]
+
+
+VECTOR = Format("vector", pgvector.Vector, pack, unpack)
+HALFVEC = Format("halfvec", pgvector.HalfVector, pack_half, unpack_half)
+SPARSEVEC = Format("sparsevec", pgvector.SparseVector, pack_sparse, pgvector.SparseVector.from_binary)
+BIT = Format("bit", pgvector.Bit, pack_bits, unpack_bits)
 
 
 def unpack_all(values: Sequence[bytes], dimensions: int | None, *, half: bool) -> Matrix:
@@ -214,7 +228,8 @@ def _elements(
             raise InvalidVector(
                 f"{where}: the column has no dimensions; give pgvector.SparseVector(mapping, dimensions)"
             )
-        indices, values, length = list(value), list(value.values()), dimensions
+        given: Mapping[Any, Any] = value
+        indices, values, length = list(given), list(given.values()), dimensions
     else:
         array = _flat(value, "fiu", where, "numbers")
         found = np.flatnonzero(array)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
-import pgvector
-import pgvector.sqlalchemy  # so that reflection knows its types
+import pgvector.sqlalchemy  # noqa: F401 (reflection knows the types by it)
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
@@ -65,11 +63,7 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 
     render_bind_cast = True
 
-    sql_name: ClassVar[str]
-    """The type's name in SQL; its binary form is what `<name>_send` gives."""
-    _value: ClassVar[Any]
-    _pack: ClassVar[Callable[[Any, int | None, str, bool], bytes]]
-    _unpack: ClassVar[Callable[[bytes], Any]]
+    format: ClassVar[formats.Format]
     _where: str | None = None
 
     # SQLAlchemy copies and caches a type by its positional parameters: one behind a `*` would be lost.
@@ -78,7 +72,8 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
         self.allow_zero = allow_zero
 
     def get_col_spec(self, **kw: Any) -> str:
-        return self.sql_name.upper() if self.dim is None else f"{self.sql_name.upper()}({self.dim:d})"
+        name = self.format.name.upper()
+        return name if self.dim is None else f"{name}({self.dim:d})"
 
     def _set_parent(self, parent: SchemaEventTarget, **kw: Any) -> None:
         if isinstance(parent, Column):
@@ -99,9 +94,9 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 
     def pack(self, value: Any) -> bytes:
         """The checked binary form of `value`, as COPY BINARY wants it too."""
-        return type(self)._pack(value, self.dim, self._where or self.sql_name, self.allow_zero)
+        return self.format.pack(value, self.dim, self._where or self.format.name, self.allow_zero)
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], _Packed | None]:
+    def bind_processor(self, dialect: Dialect) -> Any:
         pack = self.pack
 
         def process(value: Any) -> _Packed | None:
@@ -109,17 +104,18 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 
         return process
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+    def literal_processor(self, dialect: Dialect) -> Any:
         def process(value: Any) -> str:
-            return f"'{self._value.from_binary(self.pack(value)).to_text()}'"
+            return f"'{self.format.values.from_binary(self.pack(value)).to_text()}'"
 
         return process
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        return getattr(func, f"{self.sql_name}_send")(colexpr, type_=_Sent(type(self)._unpack))  # type: ignore[no-any-return]
+        send: Any = getattr(func, f"{self.format.name}_send")
+        return cast("ColumnElement[Any]", send(colexpr, type_=_Sent(self.format)))
 
-    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:
-        unpack, from_text = type(self)._unpack, self._value.from_text
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
+        unpack, from_text = self.format.unpack, self.format.values.from_text
 
         def process(value: Any) -> Any:
             # Raw SQL that names this type gives text.
@@ -135,14 +131,14 @@ class _Sent(UserDefinedType[Any]):
 
     cache_ok = True
 
-    def __init__(self, unpack: Callable[[bytes], Any]) -> None:
-        self.unpack = unpack
+    def __init__(self, format: formats.Format) -> None:
+        self.format = format
 
     def get_col_spec(self, **kw: Any) -> str:
         return "BYTEA"
 
-    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:
-        unpack = self.unpack
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
+        unpack = self.format.unpack
 
         def process(value: Any) -> Any:
             return None if value is None else unpack(value)
@@ -154,10 +150,7 @@ class Vector(VectorType):
     """`vector(n)`: takes a list, tuple, ndarray or `pgvector.Vector`; gives a float32 ndarray."""
 
     cache_ok = True
-    sql_name = "vector"
-    _value = pgvector.Vector
-    _pack = staticmethod(formats.pack)
-    _unpack = staticmethod(formats.unpack)
+    format = formats.VECTOR
     comparator_factory = Distances
 
 
@@ -165,10 +158,7 @@ class HalfVector(VectorType):
     """`halfvec(n)`: half the space, 11 bits of precision, numbers up to 65504. Takes and gives what `Vector` does."""
 
     cache_ok = True
-    sql_name = "halfvec"
-    _value = pgvector.HalfVector
-    _pack = staticmethod(formats.pack_half)
-    _unpack = staticmethod(formats.unpack_half)
+    format = formats.HALFVEC
     comparator_factory = Distances
 
 
@@ -177,10 +167,7 @@ class SparseVector(VectorType):
     `pgvector.SparseVector`; gives the last."""
 
     cache_ok = True
-    sql_name = "sparsevec"
-    _value = pgvector.SparseVector
-    _pack = staticmethod(formats.pack_sparse)
-    _unpack = staticmethod(formats.unpack_sparse)
+    format = formats.SPARSEVEC
     comparator_factory = Distances
 
 
@@ -188,10 +175,7 @@ class Bit(VectorType):
     """`bit(n)`: takes a list, tuple or ndarray of True and False or 1 and 0, or `pgvector.Bit`; gives a bool ndarray."""
 
     cache_ok = True
-    sql_name = "bit"
-    _value = pgvector.Bit
-    _pack = staticmethod(formats.pack_bits)
-    _unpack = staticmethod(formats.unpack_bits)
+    format = formats.BIT
     comparator_factory = BitDistances
 
     def __init__(self, dim: int) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Float,
+    Index,
     Integer,
     Select,
     Table,
@@ -35,6 +36,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.util import ClauseAdapter
 
+from ..distances import OPERATORS
 from ..errors import InvalidInputError
 from ..models import Base
 from ..models.base import table_of
@@ -45,21 +47,23 @@ AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 
 MAX_LIMIT = 1000
 
-OPERATORS = {
-    "vector_cosine_ops": "<=>",
-    "vector_l2_ops": "<->",
-    "vector_ip_ops": "<#>",
-    "vector_l1_ops": "<+>",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
-    """The vector index of a model, as its table declares it: the one description that search goes by."""
+    """The vector index of a model, as its table declares it: the one description that searches, plan tests and the
+    commands about vectors go by."""
 
     name: str
+    index: Index
+    """What declares it, and makes it."""
     column: Column[Any]
+    """What it is about; rows that have NULL there are not in it."""
+    expression: ColumnElement[Any]
+    """What it holds, and a search must repeat: the column, or a copy such as one in half precision."""
     operator: str
+    """How it compares."""
+    m: int
+    ef_construction: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,36 @@ class Partition:
 
 @lru_cache
 def vector_index(model: type[Base]) -> VectorIndex:
-    """The model's only vector index; raises LookupError when it has none."""
-    for index in table_of(model).indexes:
-        options = index.dialect_options["postgresql"]
-        if options["using"] == "hnsw":
-            (indexed,) = index.columns
-            return VectorIndex(str(index.name), indexed, OPERATORS[options["ops"][indexed.name]])
-    raise LookupError(f"{model.__name__} has no vector index")
+    """The model's only vector index of all rows; raises LookupError when it has none, or several.
+
+    An index of half-precision copies takes half the memory; declare it after the model:
+    `Index("idx", cast(Model.embedding, HalfVector(384)).label("half"), postgresql_using="hnsw",
+    postgresql_ops={"half": "halfvec_cosine_ops"})`.
+    """
+    found = [
+        index
+        for index in table_of(model).indexes
+        if index.dialect_options["postgresql"]["using"] == "hnsw"
+        and index.dialect_options["postgresql"]["where"] is None
+    ]
+    if len(found) != 1:
+        raise LookupError(
+            f"{model.__name__} has {len(found) or 'no'} vector indexes of all rows; one is needed"
+        )
+    (index,) = found
+    options = index.dialect_options["postgresql"]
+    indexed: Any = index.expressions[0]
+    column: Column[Any] = index.columns[0]
+    ops: str = options["ops"][indexed.name]
+    return VectorIndex(
+        str(index.name),
+        index,
+        column,
+        column if indexed is column else indexed.element,
+        OPERATORS[ops.split("_")[1]],
+        int(options["with"].get("m", 16)),
+        int(options["with"].get("ef_construction", 64)),
+    )
 
 
 def has_vector(model: type[Base]) -> ColumnElement[bool]:
@@ -107,8 +134,8 @@ def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
 def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
     """The distance to the bound vector `embedding`; without an `operator`, in the form that the index serves."""
     index = vector_index(model)
-    parameter = bindparam("embedding", type_=index.column.type)
-    return index.column.op(operator or index.operator, return_type=Float())(parameter)
+    parameter = bindparam("embedding", type_=index.expression.type)
+    return index.expression.op(operator or index.operator, return_type=Float())(parameter)
 
 
 @lru_cache(maxsize=512)
@@ -160,11 +187,11 @@ def nearest_each(
 ) -> AnySelect:
     """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
     index = vector_index(model)
-    given = values(column("query", Integer), column("embedding", index.column.type), name="queries").data(
+    given = values(column("query", Integer), column("embedding", index.expression.type), name="queries").data(
         list(enumerate(embeddings))
     )
     operator = (None if partition is None else partition.operator) or index.operator
-    found = index.column.op(operator, return_type=Float())(given.c.embedding).label("distance")
+    found = index.expression.op(operator, return_type=Float())(given.c.embedding).label("distance")
     inner = select(*columns_of(model), found).where(has_vector(model))
     inner = inner.order_by(found).limit(literal_limit(limit))
     if partition is not None:

@@ -85,8 +85,7 @@ def _status(row: Any, facts: extensions.Facts, faults: tuple[str, ...], tenant: 
 
 
 def _missing(schema: str, table: str, rows: float, model: type[Base], known: VectorIndex) -> IndexStatus:
-    (index,) = (index for index in table_of(model).indexes if index.name == known.name)
-    made = str(CreateIndex(index).compile(dialect=make_url("postgresql+psycopg://").get_dialect()()))
+    made = str(CreateIndex(known.index).compile(dialect=make_url("postgresql+psycopg://").get_dialect()()))
     using = made[made.index(" USING ") :]
     partition = table != table_of(model).name
     name = f"{table[-49:]}_{known.column.name}_idx" if partition else known.name

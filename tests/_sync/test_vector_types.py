@@ -39,7 +39,13 @@ from alfred_db import (
     l2_distance,
     max_inner_product,
 )
-from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaOutdatedError, translated
+from alfred_db.errors import (
+    DimensionMismatch,
+    InvalidInputError,
+    InvalidVector,
+    SchemaOutdatedError,
+    translated,
+)
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.copy import copy_rows
 

@@ -40,9 +40,7 @@ def fetch_matrix(session: Session, statement: Select[T, Any]) -> tuple[list[T], 
 
 def _raw(statement: Select[Any, Any]) -> tuple[Select[Any, Any], Vector | HalfVector]:
     """The statement with its vectors as the server has them, and their type."""
-    columns: list[ColumnElement[Any]] = [
-        column for column in statement.selected_columns if isinstance(column, ColumnElement)
-    ]
+    columns: list[ColumnElement[Any]] = list(statement.selected_columns)
     if len(columns) != 2 or not isinstance(columns[1].type, Vector | HalfVector):
         raise InvalidInputError(
             "statement: expected a SELECT of a key and a vector, such as select(Document.id, Document.embedding)"
