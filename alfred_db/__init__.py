@@ -200,6 +200,7 @@ if TYPE_CHECKING:
         WaitResult,
     )
     from .search import (
+        Candidates,
         Hit,
         SearchParams,
         SearchPath,
@@ -258,6 +259,7 @@ __all__ = [
     "BrokerRequestRepository",
     "BrokerRequestStatus",
     "Bucket",
+    "Candidates",
     "Capability",
     "ClaimedExecution",
     "ClaimedTask",

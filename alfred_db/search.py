@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import ColumnElement, Row
 
 from .errors import InvalidInputError
 
-__all__ = ["Hit", "SearchParams", "SearchPath", "SearchResult", "Weights"]
+__all__ = ["Candidates", "Hit", "SearchParams", "SearchPath", "SearchResult", "Weights"]
 
 MAX_EF_SEARCH = 1000
 """pgvector's own limit."""
@@ -90,6 +90,24 @@ class SearchResult:
 
     def __len__(self) -> int:
         return len(self.hits)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a search found, by id and distance only: asked once, then read page by page."""
+
+    ids: Sequence[Any]
+    """The nearest first; of equally near ones the one with the smaller id."""
+    distances: Sequence[float]
+    """One for each id."""
+    path: SearchPath
+    truncated: bool
+    """Whether fewer are given than were asked for although more rows may match."""
+    where: ColumnElement[bool] | None = field(default=None, repr=False)
+    """What every row of a page must still match."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def _within(name: str, value: float | None, least: float, most: float) -> None:

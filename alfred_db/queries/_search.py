@@ -25,6 +25,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    literal,
     literal_column,
     or_,
     select,
@@ -32,7 +33,7 @@ from sqlalchemy import (
     true,
     values,
 )
-from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.util import ClauseAdapter
 
@@ -131,6 +132,25 @@ def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
 
 
 @lru_cache
+def key_of(model: type[Base]) -> ColumnElement[Any]:
+    """The primary key, which has one column, under the name of its attribute."""
+    (key,) = inspect(model).primary_key
+    return key.label(inspect(model).get_property_by_column(key).key)
+
+
+def rows_of(model: type[Base], ids: Sequence[Any], where: ColumnElement[bool] | None) -> AnySelect:
+    """What a hit shows of the rows of these ids that match, in no order."""
+    (key,) = inspect(model).primary_key
+    statement = select(*columns_of(model)).where(key == literal(list(ids), ARRAY(key.type)).any_())
+    return statement if where is None else statement.where(where)
+
+
+def extension(name: str) -> Select[bool]:
+    """Whether an extension is installed."""
+    return select(select(_extension.c.extname).where(_extension.c.extname == name).exists())
+
+
+@lru_cache
 def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
     """The distance to the bound vector `embedding`; without an `operator`, in the form that the index serves."""
     index = vector_index(model)
@@ -155,6 +175,7 @@ def nearest_within(
     max_distance: float | None,
     exact: bool,
     partition: Partition | None = None,
+    only_keys: bool = False,
 ) -> AnySelect:
     """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
 
@@ -162,8 +183,9 @@ def nearest_within(
     in an approximate one it keeps the threshold from prolonging the scan. Its result is sorted again, as an
     iterative scan gives rows only roughly in order.
     """
+    columns = (key_of(model),) if only_keys else columns_of(model)
     found = distance(model, None if partition is None else partition.operator).label("distance")
-    inner = select(*columns_of(model), found).where(has_vector(model))
+    inner = select(*columns, found).where(has_vector(model))
     if partition is not None:
         inner = inner.where(partition.where)
     if where is not None:
@@ -226,6 +248,7 @@ def table_size(name: str) -> Select[float, int]:
     ).where(_class.c.relkind == "r", or_(_class.c.oid == oid, _class.c.oid.in_(partitions)))
 
 
+_extension = table("pg_extension", column("extname"), schema="pg_catalog")
 _class = table("pg_class", *map(column, ("oid", "relkind", "reltuples", "relpages")), schema="pg_catalog")
 _inherits = table("pg_inherits", column("inhrelid"), column("inhparent"), schema="pg_catalog")
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import corpus
 import numpy as np
 import pytest
 from plans import Explain
-from sqlalchemy import URL, ColumnElement, func, select, text
+from sqlalchemy import URL, ColumnElement, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document
@@ -14,6 +15,7 @@ from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFil
 from alfred_db.filters import Filter, contains, eq, exists, in_, range_
 from alfred_db.queries import _search as queries
 from alfred_db.queries._filters import compile_filter
+from alfred_db.queries._search import extension
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.search import SearchParams, SearchPath
 
@@ -268,3 +270,47 @@ async def test_words_and_spelling_find_too(library: AsyncDocumentRepository) -> 
     assert {tuple(hit.ranks) for hit in nothing} == {("vector",)}
     among = await library.hybrid_search("brother", vector, where=part("half"))
     assert {hit.row.metadata_["half"] for hit in among} == {0}
+
+
+async def sent(session: AsyncSession, library: AsyncDocumentRepository) -> list[str]:
+    """The statements of two transactions with two filtered searches each, without the searches themselves."""
+    statements: list[str] = []
+
+    def record(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    engine = session.get_bind().engine
+    event.listen(engine, "before_cursor_execute", record)
+    for _ in range(2):
+        for _ in range(2):
+            await library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
+        await session.rollback()
+    event.remove(engine, "before_cursor_execute", record)
+    return [statement for statement in statements if "candidates" not in statement]
+
+
+async def test_without_citus_its_settings_are_left_alone(
+    library: AsyncDocumentRepository, session: AsyncSession
+) -> None:
+    first, second = await sent(session, library), await sent(session, library)
+    assert sum("pg_extension" in statement for statement in first) == 1
+    assert second == [statement for statement in first if "pg_extension" not in statement]
+    assert len(second) == 2
+    assert not any("citus" in statement for statement in second)
+
+
+async def test_on_citus_the_settings_are_passed_on_to_its_workers(
+    library: AsyncDocumentRepository, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any server has the extension that is looked for here, and takes a setting of a prefix that it does not know.
+    monkeypatch.setattr(queries, "extension", lambda name: extension("plpgsql" if name == "citus" else name))
+    first = await sent(session, library)
+    settings = [statement for statement in first if statement.startswith("SET LOCAL")]
+    assert len(settings) == 2
+    assert len(first) == 3
+    for statement in settings:
+        assert statement.startswith("SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL hnsw.")
+        assert statement.count("citus") == 1
+    await library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
+    await library.search(corpus.vectors()[1][0])
+    assert await session.scalar(text("SHOW citus.propagate_set_commands")) == "local"

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import corpus
 import numpy as np
 import pytest
 from plans import Explain
-from sqlalchemy import URL, ColumnElement, func, select, text
+from sqlalchemy import URL, ColumnElement, event, func, select, text
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document
@@ -15,6 +16,7 @@ from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFil
 from alfred_db.filters import Filter, contains, eq, exists, in_, range_
 from alfred_db.queries import _search as queries
 from alfred_db.queries._filters import compile_filter
+from alfred_db.queries._search import extension
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.search import SearchParams, SearchPath
 
@@ -269,3 +271,47 @@ def test_words_and_spelling_find_too(library: DocumentRepository) -> None:
     assert {tuple(hit.ranks) for hit in nothing} == {("vector",)}
     among = library.hybrid_search("brother", vector, where=part("half"))
     assert {hit.row.metadata_["half"] for hit in among} == {0}
+
+
+def sent(session: Session, library: DocumentRepository) -> list[str]:
+    """The statements of two transactions with two filtered searches each, without the searches themselves."""
+    statements: list[str] = []
+
+    def record(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    engine = session.get_bind().engine
+    event.listen(engine, "before_cursor_execute", record)
+    for _ in range(2):
+        for _ in range(2):
+            library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
+        session.rollback()
+    event.remove(engine, "before_cursor_execute", record)
+    return [statement for statement in statements if "candidates" not in statement]
+
+
+def test_without_citus_its_settings_are_left_alone(
+    library: DocumentRepository, session: Session
+) -> None:
+    first, second = sent(session, library), sent(session, library)
+    assert sum("pg_extension" in statement for statement in first) == 1
+    assert second == [statement for statement in first if "pg_extension" not in statement]
+    assert len(second) == 2
+    assert not any("citus" in statement for statement in second)
+
+
+def test_on_citus_the_settings_are_passed_on_to_its_workers(
+    library: DocumentRepository, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any server has the extension that is looked for here, and takes a setting of a prefix that it does not know.
+    monkeypatch.setattr(queries, "extension", lambda name: extension("plpgsql" if name == "citus" else name))
+    first = sent(session, library)
+    settings = [statement for statement in first if statement.startswith("SET LOCAL")]
+    assert len(settings) == 2
+    assert len(first) == 3
+    for statement in settings:
+        assert statement.startswith("SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL hnsw.")
+        assert statement.count("citus") == 1
+    library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
+    library.search(corpus.vectors()[1][0])
+    assert session.scalar(text("SHOW citus.propagate_set_commands")) == "local"

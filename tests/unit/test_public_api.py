@@ -294,6 +294,7 @@ PUBLIC = [
     "BrokerRequestRepository",
     "BrokerRequestStatus",
     "Bucket",
+    "Candidates",
     "Capability",
     "ClaimedExecution",
     "ClaimedTask",

@@ -14,17 +14,19 @@ from ...queries._filters import Where
 from ...queries._hybrid import Match
 from ...queries._shared import as_page, check_names
 from ...results import Page
-from ...search import Hit, SearchParams, SearchResult, Weights
+from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .base import AsyncRepository
 from .bulk import Progress, add_many
-from .search import hybrid_search, search, search_many
+from .pages import AsyncPagedRepository
+from .search import candidates, hybrid_search, search, search_many
 
 _columns = table_of(Document).c
 
 
-class AsyncDocumentRepository(AsyncRepository):
+class AsyncDocumentRepository(AsyncPagedRepository):
     """The documents of the platform."""
+
+    _model = Document
 
     async def add(
         self,
@@ -103,6 +105,17 @@ class AsyncDocumentRepository(AsyncRepository):
         return await search(
             self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
         )
+
+    async def candidates(
+        self,
+        embedding: VectorLike,
+        *,
+        limit: int = 1000,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),
+    ) -> Candidates:
+        """The documents nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        return await candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
 
     async def search_many(
         self,

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..._vector_formats import Matrix, unpack_all
 from ...errors import InvalidInputError, translated
 from ...types import HalfVector, Vector
+from .direct import driver_of
 
 T = TypeVar("T")
 
@@ -19,8 +20,7 @@ async def fetch_matrix(session: AsyncSession, statement: Select[T, Any]) -> tupl
     """The keys and the vectors that a SELECT of these two gives; see `AsyncUnitOfWork.fetch_matrix`."""
     raw, type_ = _raw(statement)
     with translated():
-        connection = await session.connection()
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver = await driver_of(session)
         factory = driver.cursor_factory
 
         def in_binary(*arguments: Any, **options: Any) -> Any:

@@ -21,7 +21,7 @@ from ...queries._explain import Explain
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._search import Partition
-from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath, SearchResult, Weights
+from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
 from .direct import driver_of, fetch_rows
@@ -42,6 +42,9 @@ _OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
 DEFAULTS = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "off", "hnsw.max_scan_tuples": "20000"}
 
 _estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
+
+_citus: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
+"""Whether the database of an engine has Citus, asked once."""
 
 
 async def search(
@@ -121,6 +124,44 @@ async def search_many(
         number: int = row.query
         found[number].append(hit(row, operator))
     return found
+
+
+async def candidates(
+    session: AsyncSession,
+    model: type[Base],
+    embedding: VectorLike,
+    *,
+    limit: int,
+    where: Where | None = None,
+    params: SearchParams = SearchParams(),
+) -> Candidates:
+    """What a search with so large a limit finds, without the rows."""
+    condition = expression(model, where)
+    with translated():
+        exact, path, settings = await _way(session, model, limit, condition, params, None)
+        await set_local(session, settings)
+        rows: Sequence[Row[Any]] = ()
+        for compare_all in (exact, True):
+            statement = queries.nearest_within(
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=compare_all,
+                only_keys=True,
+            )
+            rows = (await session.execute(statement, {"embedding": embedding})).all()
+            if path is not SearchPath.HNSW_ITERATIVE or len(rows) == limit or params.exact is not None:
+                break
+            path = SearchPath.EXACT
+    nearest = sorted((row.distance, row[0]) for row in rows)
+    return Candidates(
+        [key for _, key in nearest],
+        [distance for distance, _ in nearest],
+        path,
+        len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None,
+        condition,
+    )
 
 
 async def hybrid_search(
@@ -244,6 +285,9 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
+    if await _on_citus(session) and "citus.propagate_set_commands" not in known:
+        # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
+        changed = {"citus.propagate_set_commands": "local", **changed}
     if (await driver_of(session)).autocommit:
         raise ConfigurationError(
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
@@ -254,6 +298,13 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     )
     info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
     info["alfred_db_settings"] = {**known, **changed}
+
+
+async def _on_citus(session: AsyncSession) -> bool:
+    engine = session.get_bind().engine
+    if engine not in _citus:
+        _citus[engine] = bool(await session.scalar(queries.extension("citus")))
+    return _citus[engine]
 
 
 def _value(value: str) -> str:

@@ -15,17 +15,19 @@ from ...queries._filters import Where
 from ...queries._hybrid import Match
 from ...queries._shared import as_page, check_names
 from ...results import Page
-from ...search import Hit, SearchParams, SearchResult, Weights
+from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .base import Repository
 from .bulk import Progress, add_many
-from .search import hybrid_search, search, search_many
+from .pages import PagedRepository
+from .search import candidates, hybrid_search, search, search_many
 
 _columns = table_of(Document).c
 
 
-class DocumentRepository(Repository):
+class DocumentRepository(PagedRepository):
     """The documents of the platform."""
+
+    _model = Document
 
     def add(
         self,
@@ -104,6 +106,17 @@ class DocumentRepository(Repository):
         return search(
             self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
         )
+
+    def candidates(
+        self,
+        embedding: VectorLike,
+        *,
+        limit: int = 1000,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),
+    ) -> Candidates:
+        """The documents nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        return candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
 
     def search_many(
         self,

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from ..._vector_formats import Matrix, unpack_all
 from ...errors import InvalidInputError, translated
 from ...types import HalfVector, Vector
+from .direct import driver_of
 
 T = TypeVar("T")
 
@@ -20,8 +21,7 @@ def fetch_matrix(session: Session, statement: Select[T, Any]) -> tuple[list[T], 
     """The keys and the vectors that a SELECT of these two gives; see `UnitOfWork.fetch_matrix`."""
     raw, type_ = _raw(statement)
     with translated():
-        connection = session.connection()
-        driver: Any = connection.connection.driver_connection
+        driver = driver_of(session)
         factory = driver.cursor_factory
 
         def in_binary(*arguments: Any, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,14 +17,14 @@ from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries._shared import as_page, check_names, within
 from ...results import Page
 from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
-from ...search import Hit, SearchParams, SearchResult, Weights
+from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .base import Repository
 from .memories_consolidate import consolidate
 from .memories_many import remember_many
 from .memories_recall import recall
 from .memory_banks import id_of, unknown_bank
-from .search import hybrid_search, search
+from .pages import PagedRepository
+from .search import candidates, hybrid_search, search
 
 HALF_LIFE = timedelta(days=30)
 """After so long without use a memory counts half as recent."""
@@ -33,8 +33,10 @@ NEAR = 0.08
 """Cosine distance up to which two texts are taken to mean the same; calibrate it for the embedding model."""
 
 
-class MemoryRepository(Repository):
+class MemoryRepository(PagedRepository):
     """What agents remember, bank by bank. Vectors have 384 dimensions; what has expired is not there."""
+
+    _model = Memory
 
     def remember(
         self,
@@ -121,6 +123,25 @@ class MemoryRepository(Repository):
             condition &= given
         found = search(
             self._session, Memory, embedding, limit=limit, where=condition, params=params, explain=explain
+        )
+        self._known(bank, found)
+        return found
+
+    def candidates(
+        self,
+        bank: MemoryBank | int,
+        embedding: VectorLike,
+        *,
+        limit: int = 1000,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),
+    ) -> Candidates:
+        """The bank's memories nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        condition = queries.in_bank(id_of(bank))
+        if (given := expression(Memory, where)) is not None:
+            condition &= given
+        found = candidates(
+            self._session, Memory, embedding, limit=limit, where=condition, params=params
         )
         self._known(bank, found)
         return found
@@ -243,9 +264,9 @@ class MemoryRepository(Repository):
         rows = self._all(queries.list_(id_of(bank), after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
-    def _known(self, bank: MemoryBank | int, found: SearchResult | RecallResult) -> None:
+    def _known(self, bank: MemoryBank | int, found: Sized) -> None:
         """Tell an empty bank from none."""
-        if not found.hits and self._first(memory_banks.get(id_of(bank))) is None:
+        if not len(found) and self._first(memory_banks.get(id_of(bank))) is None:
             raise unknown_bank(id_of(bank))
 
 

@@ -15,14 +15,16 @@ from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._shared import as_page, within
 from ...results import Page
-from ...search import SearchParams, SearchResult, Weights
+from ...search import Candidates, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .base import Repository
-from .search import hybrid_search, search
+from .pages import PagedRepository
+from .search import candidates, hybrid_search, search
 
 
-class MemoryEntryRepository(Repository):
+class MemoryEntryRepository(PagedRepository):
     """What the knowledge agent knows; each method but those by id is within one namespace."""
+
+    _model = MemoryEntry
 
     def remember(
         self,
@@ -90,6 +92,23 @@ class MemoryEntryRepository(Repository):
             where=condition,
             params=params,
             explain=explain,
+        )
+
+    def candidates(
+        self,
+        namespace: str,
+        embedding: VectorLike,
+        *,
+        limit: int = 1000,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),
+    ) -> Candidates:
+        """The entries nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        condition = queries.in_namespace(namespace)
+        if (given := expression(MemoryEntry, where)) is not None:
+            condition &= given
+        return candidates(
+            self._session, MemoryEntry, embedding, limit=limit, where=condition, params=params
         )
 
     def hybrid_search(

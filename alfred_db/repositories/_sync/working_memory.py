@@ -16,14 +16,16 @@ from ...queries._memories import lasting
 from ...queries._shared import as_page, aware, check_names, check_text, one_of, within
 from ...results import Page
 from ...results.working_memory import SweptMemory
-from ...search import SearchParams, SearchResult
+from ...search import Candidates, SearchParams, SearchResult
 from ...types import VectorLike
-from .base import Repository
-from .search import search
+from .pages import PagedRepository
+from .search import candidates, search
 
 
-class WorkingMemoryRepository(Repository):
+class WorkingMemoryRepository(PagedRepository):
     """Records of sessions and agents. Vectors have 1536 dimensions; what is deleted or has expired is not there."""
+
+    _model = WorkingMemory
 
     def store(
         self,
@@ -113,6 +115,25 @@ class WorkingMemoryRepository(Repository):
             where=condition,
             params=params,
             explain=explain,
+        )
+
+    def candidates(
+        self,
+        embedding: VectorLike,
+        *,
+        session_id: str | None = None,
+        agent: str | None = None,
+        memory_type: str | None = None,
+        limit: int = 1000,
+        where: Where | None = None,
+        params: SearchParams = SearchParams(),
+    ) -> Candidates:
+        """The active records nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
+        if (given := expression(WorkingMemory, where)) is not None:
+            condition &= given
+        return candidates(
+            self._session, WorkingMemory, embedding, limit=limit, where=condition, params=params
         )
 
     def sweep(self, limit: int = 1000) -> Sequence[SweptMemory]:

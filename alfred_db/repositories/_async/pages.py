@@ -1,0 +1,58 @@
+"""Search results page by page: the nearest are found once, and their rows are read as they are asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from ...errors import InvalidInputError
+from ...models import Base
+from ...queries import _search as queries
+from ...queries._shared import as_page, decode, within
+from ...results import Page
+from ...search import Candidates, Hit
+from .base import AsyncRepository
+
+MOST = 1000
+"""As many candidates as the index gives at most."""
+
+
+class _Place(NamedTuple):
+    distance: float
+    id: Any
+
+
+class AsyncPagedRepository(AsyncRepository):
+    """A repository whose searches can be read page by page."""
+
+    _model: ClassVar[type[Base]]
+
+    async def page(self, candidates: Candidates, *, after: str | None = None, limit: int = 10) -> Page[Hit]:
+        """The rows of the next candidates, the nearest first; `after` is `next` of the page before.
+
+        Rows that are gone or no longer match are left out, so a page can be shorter than `limit` though others
+        follow. `after` also fits other candidates of the same question.
+        """
+        within("limit", limit, 1, MOST)
+        places = list(map(_Place, candidates.distances, candidates.ids))
+        start = 0 if after is None else bisect_right(places, _place(after, candidates.ids))
+        page = as_page(places[start : start + limit + 1], _Place._fields, limit)
+        ids = [place.id for place in page]
+        found = await self._rows(queries.rows_of(self._model, ids, candidates.where)) if ids else ()
+        key = queries.key_of(self._model).name
+        rows = {getattr(row, key): row for row in found}
+        hits = [
+            Hit(rows[place.id], place.distance, 1.0 - place.distance) for place in page if place.id in rows
+        ]
+        return Page(hits, page.next)
+
+
+def _place(after: str, ids: Sequence[Any]) -> _Place:
+    distance, key = decode(after, 2)
+    try:
+        return _Place(float(distance), type(ids[0])(key) if ids else key)
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"after: {after[:40]!r} is of other candidates; pass `next` of the page before, unchanged"
+        ) from None
