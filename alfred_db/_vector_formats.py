@@ -223,13 +223,12 @@ def _elements(
             ) from None
     if isinstance(value, pgvector.SparseVector):
         indices, values, length = value.indices(), value.values(), value.dimensions()
-    elif isinstance(value, Mapping):
+    elif hasattr(value, "keys"):
         if dimensions is None:
             raise InvalidVector(
                 f"{where}: the column has no dimensions; give pgvector.SparseVector(mapping, dimensions)"
             )
-        given: Mapping[Any, Any] = value
-        indices, values, length = list(given), list(given.values()), dimensions
+        indices, values, length = list(value), list(value.values()), dimensions
     else:
         array = _flat(value, "fiu", where, "numbers")
         found = np.flatnonzero(array)

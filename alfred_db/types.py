@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar, cast
 
-import pgvector.sqlalchemy  # noqa: F401 (reflection knows the types by it)
+# Reflection knows the types by it.
+import pgvector.sqlalchemy  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import corpus
+import large
 import pytest
 from servers import Servers
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
@@ -130,4 +131,13 @@ def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
         session.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
         session.execute(text(definition or ""))
         session.commit()
+    return url
+
+
+@pytest.fixture(scope="session")
+def large_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database with 20,000 memories, memory entries, working memories and points of one collection."""
+    url = new_database(template.database)
+    with Database(url) as database:
+        large.load(database)
     return url

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+from typing import Any
+
 import corpus
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import func, literal_column, select, text
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
+from alfred_db.filters import Filter, contains, eq
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
+from alfred_db.search import SearchParams
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+KEYS = st.sampled_from(["a", "b", "'; --", "%s"])
 UNIT = [1.0, *[0.0] * 383]
 
 
@@ -202,3 +210,94 @@ async def test_documents_without_a_vector_are_not_found_by_meaning(
 async def test_a_wrong_vector_in_an_update_names_its_column(documents: AsyncDocumentRepository) -> None:
     with pytest.raises(DimensionMismatch, match=r"row 0: documents\.embedding: expected 384"):
         await documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")
+
+
+CHARACTERS = "".join(map(chr, range(1, 256))) + "\u2028\ufeff\uffff😀\U0010ffff"
+"""Every value of a byte but NUL, which PostgreSQL text cannot hold, as a character and in UTF-8."""
+
+
+async def test_texts_of_every_character_round_trip(documents: AsyncDocumentRepository) -> None:
+    row = {"content": CHARACTERS, "title": CHARACTERS[::-1], "metadata_": {CHARACTERS: [CHARACTERS]}}
+    (copied,) = await documents.add_many([{**row, "external_id": CHARACTERS}], embeddings=[UNIT])
+    bound = (await documents.add(CHARACTERS, title=CHARACTERS[::-1], metadata=row["metadata_"])).id
+    for number in (copied, bound):
+        found = await documents.get(number)
+        assert found is not None
+        assert (found.content, found.title, found.metadata_) == tuple(row.values())
+    known = await documents.get_by_external_id(CHARACTERS)
+    assert known is not None
+    assert known.id == copied
+    where = Filter(must=[eq("external_id", CHARACTERS), contains("metadata", {CHARACTERS: [CHARACTERS]})])
+    assert [hit.row.id for hit in await documents.search(UNIT, where=where)] == [copied]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(st.none() | TEXTS, st.none() | TEXTS, st.none() | KEYS), max_size=8))
+async def test_any_rows_with_nulls_and_duplicates_are_stored(
+    documents: AsyncDocumentRepository, rows: list[tuple[str | None, str | None, str | None]]
+) -> None:
+    async with documents._session.begin_nested() as savepoint:
+        mappings = [{"content": content, "title": title, "external_id": key} for content, title, key in rows]
+        ids = await documents.add_many(mappings, on_conflict="update")
+        again = await documents.add_many(mappings, on_conflict="ignore")
+        last = {key: place for place, (_, _, key) in enumerate(rows)}
+        for place, (content, title, key) in enumerate(rows):
+            stored = await documents.get(ids[place])
+            assert stored is not None
+            if key is None or last[key] == place:
+                assert (stored.content, stored.title, stored.external_id) == (content, title, key)
+            if key is not None:
+                assert ids[place] == ids[last[key]] == again[place]
+        await savepoint.rollback()
+
+
+async def test_fifty_thousand_rows_are_one_batch(documents: AsyncDocumentRepository) -> None:
+    rows = [{"content": str(number), "external_id": str(number % 49_999)} for number in range(50_000)]
+    ids = await documents.add_many(rows, on_conflict="update")
+    assert (len(ids), ids[0] == ids[-1], len(set(ids))) == (50_000, True, 49_999)
+    assert await count(documents) == 49_999
+    stored = await documents.get(ids[-1])
+    assert stored is not None
+    assert stored.content == "49999"
+
+
+async def test_more_than_there_is_gives_all_there_is(documents: AsyncDocumentRepository) -> None:
+    for params in (SearchParams(), SearchParams(exact=True), SearchParams(exact=False)):
+        assert len(await documents.search(UNIT, limit=1000, params=params)) == 0
+    ids = set(await documents.add_many([{"content": "a"}, {"content": "b"}], embeddings=[UNIT] * 2))
+    for params in (SearchParams(), SearchParams(exact=True), SearchParams(exact=False)):
+        found = await documents.search(UNIT, limit=1000, params=params)
+        assert {hit.row.id for hit in found} == ids
+    assert [len(hits) for hits in await documents.search_many([UNIT] * 2, limit=1000)] == [2, 2]
+    assert len(await documents.hybrid_search("a", UNIT, limit=50)) == 2
+
+
+@pytest.mark.parametrize(
+    ("vector", "error"),
+    [
+        ([1.0] * 383, DimensionMismatch),
+        ([float("nan")] * 384, InvalidVector),
+        ([float("inf")] * 384, InvalidVector),
+        ([0.0] * 384, InvalidVector),
+        ([1e39] * 384, InvalidVector),
+        ("[1,2]", InvalidVector),
+        ([[1.0] * 384], InvalidVector),
+    ],
+    ids=["dimensions", "NaN", "infinite", "zero", "large", "text", "matrix"],
+)
+async def test_a_wrong_vector_is_one_clear_error_and_costs_nothing_else(
+    documents: AsyncDocumentRepository, vector: Any, error: type[Exception]
+) -> None:
+    kept = await documents.add("kept", embedding=UNIT)
+    for call in (
+        lambda: documents.search(vector),
+        lambda: documents.search_many([UNIT, vector]),
+        lambda: documents.hybrid_search("kept", vector),
+        lambda: documents.candidates(vector),
+        lambda: documents.add("x", embedding=vector),
+        lambda: documents.update(kept.id, {"embedding": vector}),
+        lambda: documents.add_many([{"content": "x"}], embeddings=[vector]),
+    ):
+        with pytest.raises(error, match=r"documents\.embedding"):
+            await call()
+    assert [hit.row.id for hit in await documents.search(UNIT)] == [kept.id]

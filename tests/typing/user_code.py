@@ -9,9 +9,10 @@ from typing import Any, assert_type
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
+import pgvector
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from alfred_db import (
     Agent,
@@ -21,16 +22,31 @@ from alfred_db import (
     AsyncAgentRepository,
     AsyncDatabase,
     AsyncUnitOfWork,
+    Base,
+    Bit,
+    Bits,
+    Candidates,
     Database,
     DatabaseUnavailable,
     Embedding,
+    HalfVector,
+    Hit,
+    Matrix,
     Memory,
     MemoryBank,
     Page,
+    SparseVector,
     Task,
     TaskStatus,
     UnitOfWork,
+    Vector,
     VectorLike,
+    cosine_distance,
+    hamming_distance,
+    jaccard_distance,
+    l1_distance,
+    l2_distance,
+    max_inner_product,
 )
 
 
@@ -103,3 +119,43 @@ def takes(vector: VectorLike) -> npt.NDArray[np.float32] | None:
     except AlfredDBError:
         raise
     return None
+
+
+def vectors(session: Session, vector: VectorLike) -> None:
+    found = cosine_distance(Memory.embedding, vector)
+    assert_type(found, ColumnElement[float])
+    for other in (l2_distance, l1_distance, max_inner_product):
+        assert_type(other(Memory.embedding, Note.half), ColumnElement[float])
+    for of_bits in (hamming_distance, jaccard_distance):
+        assert_type(of_bits(Note.bits, [True, False]), ColumnElement[float])
+    assert_type(l2_distance(Note.sparse, {0: 1.0, 7: 0.5}), ColumnElement[float])
+    assert_type(cosine_distance(Note.sparse, pgvector.SparseVector({0: 1.0}, 30_000)), ColumnElement[float])
+    nearest = select(Memory.id, found.label("distance")).order_by(found).limit(10)
+    assert_type(session.execute(nearest).all(), Sequence[Row[int, float]])
+    uow = UnitOfWork(session)
+    ids, matrix = uow.fetch_matrix(select(Memory.id, Memory.embedding))
+    assert_type(ids, list[int])
+    assert_type(matrix, Matrix)
+    candidates = uow.documents.candidates(vector, limit=200)
+    assert_type(candidates, Candidates)
+    hits = uow.documents.page(candidates, after=None, limit=20)
+    assert_type(hits, Page[Hit])
+    note = session.get_one(Note, 1)
+    assert_type(note.half, Embedding | None)
+    assert_type(note.bits, Bits | None)
+
+
+async def async_vectors(session: AsyncSession, vector: VectorLike) -> None:
+    uow = AsyncUnitOfWork(session)
+    assert_type(await uow.fetch_matrix(select(Note.id, Note.half)), tuple[list[int], Matrix])
+    assert_type(await uow.memories.candidates(1, vector), Candidates)
+
+
+class Note(Base):
+    __tablename__ = "notes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    half: Mapped[Embedding | None] = mapped_column(HalfVector(384), deferred=True)
+    sparse: Mapped[pgvector.SparseVector | None] = mapped_column(SparseVector(30_000), deferred=True)
+    bits: Mapped[Bits | None] = mapped_column(Bit(384), deferred=True)
+    whole: Mapped[Embedding | None] = mapped_column(Vector(384, allow_zero=True), deferred=True)
