@@ -1,7 +1,7 @@
 """20,000 rows in every table that is searched by meaning, for the tests of plans.
 
-Of the longest vectors every fifth row has one: their index takes minutes otherwise. The fewer rows an index has to
-spare a scan, the less the planner likes it, so that they are tested under harder conditions, not easier ones.
+Of the longest vectors every fifth row has one, as to index them all takes minutes; tests/_async/test_knowledge.py has a
+collection whose points all have one.
 """
 
 from __future__ import annotations
