@@ -1,4 +1,4 @@
-"""Column types: vectors in pgvector's binary format, and text columns that are enums in Python."""
+"""Column types: vectors in pgvector's binary format, text columns that are enums in Python, transaction ids."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, event, func
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.sql.base import SchemaEventTarget
-from sqlalchemy.types import LargeBinary, TypeDecorator
+from sqlalchemy.types import LargeBinary, TypeDecorator, UserDefinedType
 
 from .errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
 
-__all__ = ["Embedding", "EnumText", "Vector", "VectorLike"]
+__all__ = ["Embedding", "EnumText", "TransactionId", "Vector", "VectorLike"]
 
 Embedding: TypeAlias = npt.NDArray[np.float32]
 """What a vector column gives: float32, one dimension, read-only."""
@@ -214,3 +215,23 @@ class EnumText(TypeDecorator[E]):
                 f"{self.enum.__name__}: the database holds {value[:60]!r}, which this version of alfred-db does not"
                 " know; upgrade alfred-db"
             ) from None
+
+
+class TransactionId(UserDefinedType[int]):
+    """PostgreSQL's `xid8`: the number of a transaction, which never wraps around; an int in Python."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:
+        # As text of no type: the server casts none of its numbers to xid8.
+        return lambda value: None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], int | None]:
+        return lambda value: None if value is None else int(value)
+
+
+PGDialect.ischema_names["xid8"] = TransactionId
