@@ -224,6 +224,7 @@ class TransactionId(UserDefinedType[int]):
     render_bind_cast = True
 
     def get_col_spec(self, **_: Any) -> str:
+        """The type's name."""
         return "xid8"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:
