@@ -348,6 +348,24 @@ def test_a_consumer_that_is_not_there_is_told_of(events: EventRepository) -> Non
             events.peek("c", limit=limit)
 
 
+def test_the_place_of_a_consumer_stays_on_its_page(committed: Database) -> None:
+    subscribe(committed, "t")
+    publish(committed, *["t"] * 20)
+    for _ in range(20):
+        with committed.begin() as uow:
+            assert len(uow.events.read("c", limit=1)) == 1
+            uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
+    committed.close()  # a session reports its statistics at its end at the latest
+    name = "event_consumers" if committed.schema is None else f"{committed.schema}.event_consumers"
+    statement = text(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
+    )
+    with committed.session() as session:
+        written, hot = (session.execute(statement, {"name": name})).one()
+    assert written == 20
+    assert hot >= 16
+
+
 # How far they are
 
 
