@@ -227,12 +227,20 @@ class TransactionId(UserDefinedType[int]):
         """The type's name."""
         return "xid8"
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:
+    def bind_processor(self, dialect: Dialect) -> Any:
         # As text of no type: the server casts none of its numbers to xid8.
-        return lambda value: None if value is None else str(value)
+        return _as_text
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], int | None]:
-        return lambda value: None if value is None else int(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _as_number
 
 
-PGDialect.ischema_names["xid8"] = TransactionId
+def _as_text(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _as_number(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+cast("dict[str, Any]", PGDialect.ischema_names)["xid8"] = TransactionId

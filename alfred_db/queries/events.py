@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnClause,
     ColumnElement,
     DateTime,
     Double,
@@ -192,7 +193,7 @@ def holder() -> CompoundSelect[*tuple[Any, ...]]:
                 func.age(prepared.transaction),
             ),
         )
-        .order_by(column("passed").desc())
+        .order_by(column("passed", Integer).desc())
         .limit(1)
     )
 
@@ -220,7 +221,8 @@ def renumber(*, horizon: int, newest: int) -> Update:
 
 
 def _catalog(name: str, *columns: str) -> Any:
-    return table(name, *(column(item) for item in columns), schema="pg_catalog").c
+    found: list[ColumnClause[Any]] = [column(item) for item in columns]
+    return table(name, *found, schema="pg_catalog").c
 
 
 def _topics(topics: ColumnElement[Any]) -> NamedFromClause:

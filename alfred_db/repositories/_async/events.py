@@ -261,9 +261,10 @@ def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in ("type", "key"):
         if values[name] is not None:
             check_text(f"{where}{name}", values[name], MAX_NAME_BYTES)
-    payload = {} if values["payload"] is None else values["payload"]
-    if not isinstance(payload, Mapping):
-        raise InvalidInputError(f"{where}payload: expected a mapping, got {payload.__class__.__name__}")
+    if not isinstance(event.get("payload"), Mapping | None):
+        kind = values["payload"].__class__.__name__
+        raise InvalidInputError(f"{where}payload: expected a mapping, got {kind}")
+    payload: Mapping[str, Any] = event.get("payload") or {}
     values["payload"] = dict(payload)
     json_text(f"{where}payload", values["payload"], MAX_PAYLOAD_BYTES)
     return values
