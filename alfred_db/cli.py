@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from . import migrate
-from .cli_catalog import catalog, maintain
+from .cli_catalog import catalog
+from .cli_maintain import maintain
 from .cli_server import server
 from .cli_vectors import vectors
 from .config import database_url, migration_url

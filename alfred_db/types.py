@@ -1,4 +1,4 @@
-"""Column types: vectors in pgvector's binary formats, and text columns that are enums in Python."""
+"""Column types: vectors in pgvector's binary formats, text columns that are enums in Python, transaction ids."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Column, ColumnElement, Dialect, Text, event, func
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.sql.base import SchemaEventTarget
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
@@ -30,6 +31,7 @@ __all__ = [
     "Matrix",
     "SparseLike",
     "SparseVector",
+    "TransactionId",
     "Vector",
     "VectorLike",
     "VectorType",
@@ -212,3 +214,32 @@ class EnumText(TypeDecorator[E]):
                 f"{self.enum.__name__}: the database holds {value[:60]!r}, which this version of alfred-db does not"
                 " know; upgrade alfred-db"
             ) from None
+
+
+class TransactionId(UserDefinedType[int]):
+    """PostgreSQL's `xid8`: the number of a transaction, which never wraps around; an int in Python."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name."""
+        return "xid8"
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        # As text of no type: the server casts none of its numbers to xid8.
+        return _as_text
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _as_number
+
+
+def _as_text(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _as_number(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+cast("dict[str, Any]", PGDialect.ischema_names)["xid8"] = TransactionId

@@ -62,10 +62,11 @@ class Servers:
 
 
 @contextmanager
-def running(binaries: Path, *, password: str | None = None) -> Iterator[str]:
+def running(binaries: Path, *, password: str | None = None, setting: str = "") -> Iterator[str]:
     """A throw-away server of these binaries, in a folder that its user can reach; gives a superuser's URL.
 
-    With a password it is asked for (SCRAM), and the server listens on a port of 127.0.0.1 instead of a socket.
+    With a password it is asked for (SCRAM), and the server listens on a port of 127.0.0.1 instead of a socket;
+    `setting` is one more, as `name=value`.
     """
     with _folder() as (folder, user):
         binaries = _reachable(binaries, folder, user)
@@ -87,6 +88,7 @@ def running(binaries: Path, *, password: str | None = None) -> Iterator[str]:
             f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
         )
         url = f"postgresql://postgres@/postgres?host={folder}"
+        options += f" -c {setting}" if setting else ""
         if password is not None:
             (folder / "password").write_text(password)
             auth = ["--auth=scram-sha-256", "--pwfile=password"]

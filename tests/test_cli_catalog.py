@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from servers import Servers
 from sqlalchemy import URL, NullPool, create_engine, text
 
-from alfred_db import Database, migrate
+from alfred_db import Database, Event, migrate
 from alfred_db.catalog import seed
 from alfred_db.cli import Commands
-from alfred_db.cli_catalog import catalog, maintain
+from alfred_db.cli_catalog import catalog
+from alfred_db.cli_maintain import maintain
 from alfred_db.config import parse_url
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
@@ -143,7 +144,11 @@ def test_the_coming_months_are_made(tenant: Database) -> None:
     before = sql(tenant, "SELECT count(*) FROM pg_inherits")
     planned = run("maintain", *of(tenant), "--months-ahead", "5", "--dry-run")
     home = tenant.schema or "brk_tracking"
-    assert re.fullmatch(rf"(would make {home}\.broker_request_\d{{4}}_\d\d\n){{2}}", planned.output)
+    assert re.fullmatch(
+        rf"(would make {home}\.broker_request_\d{{4}}_\d\d\n){{2}}"
+        rf"(would make {tenant.schema or 'public'}\.events_\d{{4}}_\d\d\n){{2}}",
+        planned.output,
+    )
     assert sql(tenant, "SELECT count(*) FROM pg_inherits") == before
     done = run("maintain", *of(tenant), "--months-ahead", "5")
     assert done.exit_code == 0
@@ -184,6 +189,54 @@ def test_old_months_are_taken_away_one_by_one(tenant: Database, drop: bool) -> N
     assert left == [(not drop,)]
     assert sql(tenant, f"SELECT count(*) FROM {home}.broker_request") == [(4,)]
     assert run(*arguments).stdout == "nothing to make\n"
+
+
+def test_one_of_the_logs_is_looked_after(tenant: Database) -> None:
+    run = on(tenant.url)
+    done = run("maintain", *of(tenant), "--only", "events", "--months-ahead", "4")
+    assert re.fullmatch(rf"made {tenant.schema or 'public'}\.events_\d{{4}}_\d\d\n", done.output)
+    assert (
+        run("maintain", *of(tenant), "--only", "requests", "--months-ahead", "3").output
+        == "nothing to make\n"
+    )
+    assert run("maintain", "--only", "tasks").exit_code == 2
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["detach", "drop"])
+def test_events_that_are_still_to_be_read_are_kept(tenant: Database, drop: bool) -> None:
+    run, home = on(tenant.url), tenant.schema or "public"
+    old_months(tenant)
+    verb, done_verb = ("drop", "dropped") if drop else ("detach", "detached")
+    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    for extra, verb_then in ((["--dry-run"], f"would {verb}"), ([], done_verb)):
+        done = run(*arguments, *extra)
+        assert done.exit_code == 1
+        assert f"kept {home}.events_2020_01: still to be read by c\n" in done.stderr
+        assert re.search(rf"^{verb_then} {home}\.events_2021_01, [\d,]+ bytes$", done.stdout, re.MULTILINE)
+        assert "events_2020_01" not in done.stdout
+    with tenant.begin() as uow:
+        assert len(uow.events.read("c")) == 1
+    done = run(*arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f"{done_verb} {home}.events_2020_01" in done.stdout
+    assert sql(tenant, f"SELECT to_regclass('{home}.events_2020_01') IS NOT NULL") == [(not drop,)]
+
+
+def old_months(database: Database) -> None:
+    """Partitions of events of two Januaries; of the first a consumer has one still to read."""
+    home = database.schema or "public"
+    for year in (2020, 2021):
+        sql(
+            database,
+            f"CREATE TABLE {home}.events_{year}_01 PARTITION OF {home}.events"
+            f" FOR VALUES FROM ('{year}-01-01 00:00+00') TO ('{year}-02-01 00:00+00')",
+        )
+    with database.begin() as uow:
+        uow.events.subscribe("c", ["t"], start="beginning")
+        for topic, year in (("t", 2020), ("x", 2021)):
+            at = datetime(year, 1, 2, tzinfo=UTC)
+            uow.session.add(Event(topic=topic, payload={}, created_at=at, began_at=at))
+            uow.session.flush()
 
 
 def test_what_would_destroy_too_much_is_refused(run: Run) -> None:
@@ -235,6 +288,25 @@ def cron(servers: Servers) -> Iterator[Database]:
                 connection.execute(text(f'DROP SCHEMA "{name}"'))
 
 
+def wait_for_both(cron: Database) -> None:
+    """Wait until both jobs have begun and ended once more, and well."""
+    ended = (
+        "SELECT jobid, status, return_message FROM cron.job_run_details"
+        " WHERE status IN ('succeeded', 'failed') AND start_time > :since"
+    )
+    deadline = time.monotonic() + 60
+    with cron.session() as session:
+        since = session.scalar(text("SELECT clock_timestamp()"))
+        found: dict[int, str] = {}
+        while len(found) < 2 and time.monotonic() < deadline:
+            for job, status, message in session.execute(text(ended), {"since": since}):
+                assert status == "succeeded", message
+                found[job] = status
+            session.rollback()
+            time.sleep(0.2)
+    assert len(found) == 2
+
+
 def test_pg_cron_does_the_upkeep(cron: Database) -> None:
     run = on(cron.url)
     sql(
@@ -242,20 +314,27 @@ def test_pg_cron_does_the_upkeep(cron: Database) -> None:
         "CREATE TABLE brk_tracking.broker_request_2020_01 PARTITION OF brk_tracking.broker_request"
         " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
     )
+    old_months(cron)
     arguments = ["maintain", "--months-ahead", "6", "--keep-months", "12", "--drop", "--schedule"]
     for schedule in ("0 3 * * *", "1 seconds"):
         done = run(*arguments, schedule)
         assert done.exit_code == 0, done.output
-        assert re.fullmatch(r"pg_cron does it as job \d+\n", done.output)
-    assert sql(cron, "SELECT jobname, schedule FROM cron.job") == [
-        ('alfred-db maintain "brk_tracking".broker_request', "1 seconds")
+        assert re.fullmatch(r"(pg_cron does it as job \d+\n){2}", done.output)
+    assert sql(cron, "SELECT jobname, schedule FROM cron.job ORDER BY jobname") == [
+        ('alfred-db maintain "brk_tracking".broker_request', "1 seconds"),
+        ("alfred-db maintain events", "1 seconds"),
     ]
-    status = "SELECT DISTINCT status, return_message FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')"
-    deadline = time.monotonic() + 30
-    while not (found := sql(cron, status)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert [row[0] for row in found] == ["succeeded"], found
+    wait_for_both(cron)
+    assert sql(cron, "SELECT to_regclass('events_2021_01'), to_regclass('events_2020_01')") == [
+        (None, "events_2020_01")
+    ], "what is still to be read is kept"
     with cron.begin() as uow:
+        assert len(uow.events.read("c")) == 1
+    wait_for_both(cron)
+    assert sql(cron, "SELECT to_regclass('events_2020_01')") == [(None,)]
+    with cron.begin() as uow:
+        assert uow.events.due_partitions(6) == []
+        assert uow.events.unschedule_maintenance() is True
         requests = BrokerRequestRepository(uow.session)
         assert requests.due_partitions(6) == []
         assert list(requests.old_partitions(12)) == []

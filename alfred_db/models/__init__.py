@@ -20,6 +20,7 @@ from .capabilities import Capability, ProvidedBy
 from .conversations import Conversation, MessageRole
 from .documents import Document
 from .entities import EntityEdge, EntityNode
+from .events import Event, EventConsumer
 from .knowledge import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from .memories import Memory, MemoryBank, MemoryEntry
 from .messages import ProcessedMessage
@@ -60,6 +61,8 @@ __all__ = [
     "Document",
     "EntityEdge",
     "EntityNode",
+    "Event",
+    "EventConsumer",
     "ExecutionStatus",
     "HostedModel",
     "HostedModelPrice",

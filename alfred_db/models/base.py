@@ -35,6 +35,7 @@ __all__ = [
     "UpdatedAt",
     "UuidId",
     "after_create",
+    "monthly_partitions",
     "one_of",
     "schema_translate_map",
     "table_of",
@@ -110,6 +111,14 @@ def table_of(model: type[Base]) -> Table:
 def after_create(model: type[Base], statement: str) -> None:
     """Run a statement when the table is made; `%(fullname)s` is the table, wherever the tenant has it."""
     event.listen(model.__table__, "after_create", DDL(statement))  # type: ignore[no-untyped-call]
+
+
+def monthly_partitions(model: type[Base], storage: str = "") -> None:
+    """Make the partitions of a table by month: this month's, the next three, and the default one, whose storage they take."""
+    after_create(
+        model, f"CREATE TABLE %(fullname)s_default PARTITION OF %(fullname)s DEFAULT {storage}".rstrip()
+    )
+    after_create(model, "SELECT extensions.make_month_partitions('%(fullname)s')")
 
 
 def updated_by_trigger(model: type[M]) -> type[M]:

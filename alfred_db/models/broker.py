@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, BigIntId, CreatedAt, Json, UpdatedAt, after_create, one_of, updated_by_trigger
+from .base import Base, BigIntId, CreatedAt, Json, UpdatedAt, monthly_partitions, one_of, updated_by_trigger
 
 __all__ = [
     "BrokerModel",
@@ -360,8 +360,4 @@ class BrokerRequest(Base):
     hosted_model: Mapped[HostedModel | None] = relationship(back_populates="requests")
 
 
-after_create(
-    BrokerRequest,
-    "CREATE TABLE %(fullname)s_default PARTITION OF %(fullname)s DEFAULT WITH (fillfactor = 90)",
-)
-after_create(BrokerRequest, "SELECT extensions.make_month_partitions('%(fullname)s')")
+monthly_partitions(BrokerRequest, "WITH (fillfactor = 90)")

@@ -35,6 +35,12 @@ _OLD = (
 """
 )
 
+_READERS = """
+    SELECT name FROM {consumers} AS c WHERE EXISTS (
+        SELECT FROM {part} AS e WHERE e.topic = ANY (c.topics) AND (e.tx, e.id) > (c.tx, c.event_id)
+    )
+"""
+
 _COLUMNS: dict[str, TypeEngine[Any]] = {
     "name": Text(),
     "starts_at": DateTime(timezone=True),
@@ -58,6 +64,13 @@ def _bound(sql: str, **values: str | int) -> TextClause:
     # `::` and `=>` are no parameters; a literal colon before a word would be.
     statement = sql.format(parent="CAST(:parent AS text)", keep="CAST(:keep AS integer)")
     return text(statement + " ORDER BY starts_at NULLS LAST").bindparams(**values)
+
+
+def readers(consumers: str, part: str) -> TextualSelect:
+    """The names of the consumers that have still to read rows of a partition."""
+    return _named(_READERS.format(consumers="{}", part="{}") + " ORDER BY name", consumers, part).columns(
+        name=Text()
+    )
 
 
 def due(parent: str, months: int) -> TextualSelect:
@@ -144,16 +157,29 @@ def _job(parent: str) -> str:
     return f"alfred-db maintain {parent}"
 
 
-def upkeep(parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool) -> str:
-    """The SQL of a job: what `make`, `old`, `detach` and `drop` do."""
-    table = "'" + parent.replace("'", "''") + "'"
+def upkeep(
+    parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool, consumers: str | None = None
+) -> str:
+    """The SQL of a job: what `make`, `old`, `readers`, `detach` and `drop` do."""
+    table = _quoted(parent)
     made = f"SELECT extensions.make_month_partitions({table}, {months_ahead:d})"
     if keep_months is None:
         return made
-    then = " EXECUTE 'DROP TABLE ' || part;" if dropped else ""
+    before = after = ""
+    if consumers is not None:
+        first, last = _READERS.format(consumers=consumers, part="|").split("|")
+        waiting = f" EXECUTE {_quoted(f'SELECT EXISTS ({first}')} || part || {_quoted(f'{last})')} INTO kept;"
+        before = f"{waiting} CONTINUE WHEN kept;"
+        after = f"{waiting} IF kept THEN RAISE EXCEPTION '%', part || ' has events that are still to be read'; END IF;"
+    if dropped:
+        after += " EXECUTE 'DROP TABLE ' || part;"
     found = _OLD.format(parent=table, keep=f"{keep_months:d}")
     return (
-        f"{made}; DO $upkeep$ DECLARE part text; BEGIN SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
-        f" FOR part IN SELECT name FROM ({found}) AS found LOOP"
-        f" EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;{then} END LOOP; END $upkeep$"
+        f"{made}; DO $upkeep$ DECLARE part text; kept boolean; BEGIN SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
+        f" FOR part IN SELECT name FROM ({found}) AS found LOOP{before}"
+        f" EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;{after} END LOOP; END $upkeep$"
     )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

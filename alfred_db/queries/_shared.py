@@ -137,10 +137,11 @@ def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:
     if len(rows) <= limit:
         return Page(rows, None)
     last = rows[limit - 1]
-    return Page(rows[:limit], _encode([getattr(last, name) for name in key]))
+    return Page(rows[:limit], as_cursor([getattr(last, name) for name in key]))
 
 
-def _encode(values: Sequence[Any]) -> str:
+def as_cursor(values: Sequence[Any]) -> str:
+    """What `page` takes as `after`: the key of the last row before the page."""
     return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
 
 

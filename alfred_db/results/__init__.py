@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from .broker import Offer, Partition, Usage, UsageKey
+from .broker import Offer, Usage, UsageKey
 from .conversations import NewMessage, SessionSummary
 from .entities import Direction, Neighbour, Node, Path, Subgraph
+from .events import ConsumerLag, EventPosition, Horizon, NewEvent
 from .knowledge import CollectionInfo, FacetCount, PointGroup, PointId
 from .memories import BankSummary, NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from .model_registry import EndpointSpec, ScoredModel
 from .page import Page
+from .partitions import Partition
 from .rag import Context, Source
 from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick
 from .tasks import Backoff, ClaimedTask, NewResult, NewTask, QueueHealth
@@ -23,14 +25,18 @@ __all__ = [
     "ClaimedTask",
     "ClaimedWorkflow",
     "CollectionInfo",
+    "ConsumerLag",
     "Context",
     "Direction",
     "EndpointSpec",
+    "EventPosition",
     "FacetCount",
     "HeldExecution",
     "HeldWorkflow",
+    "Horizon",
     "InvalidSchedule",
     "Neighbour",
+    "NewEvent",
     "NewMemory",
     "NewMessage",
     "NewResult",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from ..models import BrokerModel, HostedModel, HostedModelPrice, HostingProvider, ModelFamily
 
-__all__ = ["Offer", "Partition", "Usage", "UsageKey"]
+__all__ = ["Offer", "Usage", "UsageKey"]
 
 UsageKey: TypeAlias = Literal["model", "provider", "agent", "day"]
 """What a roll-up of usage can be by."""
@@ -49,24 +49,3 @@ class Usage:
     unpriced: int
     """How many of them have ended and have no cost."""
     mean_latency_ms: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A part of the request log."""
-
-    name: str
-    """Its table, quoted and qualified as SQL wants it."""
-    starts_at: datetime | None
-    """The first time in it; None in the default partition, which takes what no other one does."""
-    ends_at: datetime | None
-    """The first time that is no longer in it."""
-    rows: int
-    """As the last ANALYZE or VACUUM counted them; -1 when none has."""
-    size: int
-    """Bytes, with indexes."""
-
-    @property
-    def is_default(self) -> bool:
-        """Whether it takes what no other partition does."""
-        return self.starts_at is None

@@ -339,6 +339,24 @@ async def test_a_heartbeat_extends_what_is_held(workflows: AsyncWorkflowReposito
     assert await workflows.heartbeat([held[0].id], uuid.uuid4()) == []
 
 
+async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        held = await claimed(AsyncWorkflowRepository(uow.session))
+    for _ in range(20):
+        async with committed.begin() as uow:
+            assert await AsyncWorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
+            await uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
+    await committed.close()  # a session reports its statistics at its end at the latest
+    name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
+    statement = text(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
+    )
+    async with committed.session() as session:
+        written, hot = (await session.execute(statement, {"name": name})).one()
+    assert written == 21, "the claim is one too"
+    assert hot >= 16
+
+
 # Steps
 
 

@@ -670,6 +670,24 @@ def test_a_heartbeat_extends_what_is_held(scheduler: SchedulerRepository) -> Non
     assert scheduler.heartbeat([], token) == []
 
 
+def test_heartbeats_stay_on_their_page(committed: Database) -> None:
+    with committed.begin() as uow:
+        held = claimed(SchedulerRepository(uow.session))
+    for _ in range(20):
+        with committed.begin() as uow:
+            assert SchedulerRepository(uow.session).heartbeat([held.id], held.lease_token)
+            uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
+    committed.close()  # a session reports its statistics at its end at the latest
+    name = "scheduler_executions" if committed.schema is None else f"{committed.schema}.scheduler_executions"
+    statement = text(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
+    )
+    with committed.session() as session:
+        written, hot = (session.execute(statement, {"name": name})).one()
+    assert written == 21, "the claim is one too"
+    assert hot >= 16
+
+
 def test_what_is_released_can_be_claimed_at_once(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     assert scheduler.release(held.id, held.lease_token) is ExecutionStatus.PENDING

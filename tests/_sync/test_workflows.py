@@ -340,6 +340,24 @@ def test_a_heartbeat_extends_what_is_held(workflows: WorkflowRepository) -> None
     assert workflows.heartbeat([held[0].id], uuid.uuid4()) == []
 
 
+def test_heartbeats_stay_on_their_page(committed: Database) -> None:
+    with committed.begin() as uow:
+        held = claimed(WorkflowRepository(uow.session))
+    for _ in range(20):
+        with committed.begin() as uow:
+            assert WorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
+            uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
+    committed.close()  # a session reports its statistics at its end at the latest
+    name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
+    statement = text(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
+    )
+    with committed.session() as session:
+        written, hot = (session.execute(statement, {"name": name})).one()
+    assert written == 21, "the claim is one too"
+    assert hot >= 16
+
+
 # Steps
 
 

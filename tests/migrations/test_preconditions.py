@@ -166,13 +166,14 @@ def test_an_upgrade_that_fails_keeps_what_was_done_and_goes_on_later(empty_url: 
             "brk_tracking.broker_request",
             "alfred_0017_entities",
         ),
+        ("INSERT INTO events (topic) VALUES ('t')", "events", "alfred_0021_validation"),
         (
             "INSERT INTO auth.users (id, email) VALUES (gen_random_uuid(), 'a@b')",
             "auth.users",
             "alfred_0003_tenant_schemas",
         ),
     ],
-    ids=["tasks", "a collection", "a partition", "wm", "broker_request", "auth.users"],
+    ids=["tasks", "a collection", "a partition", "wm", "broker_request", "events", "auth.users"],
 )
 def test_a_downgrade_destroys_no_rows_unless_allowed(
     empty_url: URL, insert: str, table: str, below: str

@@ -66,7 +66,7 @@ def test_plain_alembic_makes_a_complete_second_set(default_url: URL) -> None:
         migrate.VERSION_TABLE,
     }
     assert set(made) - OWN_TABLES - {migrate.VERSION_TABLE} == {
-        name for name in made if re.match(r"knowledge_points_|broker_request_", name)
+        name for name in made if re.match(r"knowledge_points_|broker_request_|events_", name)
     }
     assert version(default_url, "acme") == version(default_url) == HEAD
     assert unlike(before, without("acme", dump(default_url))) == []

@@ -36,7 +36,7 @@ STABLE = _words(
     " current_timestamp current_user date_bin date_part date_trunc format json_agg json_build_object jsonb_agg"
     " jsonb_build_array jsonb_build_object jsonb_object_agg localtime localtimestamp now obj_description"
     " pg_backend_pid pg_relation_size pg_total_relation_size quote_literal quote_nullable row_to_json session_user"
-    " statement_timestamp string_agg to_char to_date to_json to_jsonb to_number to_regclass to_timestamp"
+    " age pg_current_snapshot statement_timestamp string_agg to_char to_date to_json to_jsonb to_number to_regclass to_timestamp"
     " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op"
 )
 IMMUTABLE = _words(
@@ -46,7 +46,7 @@ IMMUTABLE = _words(
     " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"
     " jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
     " length ln log lower ltrim make_interval max md5 min mod ntile nullif octet_length percentile_cont"
-    " phraseto_tsquery plainto_tsquery position power rank regexp_replace repeat replace right round row_number"
+    " phraseto_tsquery plainto_tsquery position pg_snapshot_xmax pg_snapshot_xmin power rank regexp_replace repeat replace right round row_number"
     " rtrim setweight sha256 sign similarity split_part sqrt starts_with strict_word_similarity strpos subvector"
     " substr substring sum to_tsquery to_tsvector trim ts_headline ts_rank ts_rank_cd unnest upper vector_dims"
     " system bernoulli vector_norm vector_send websearch_to_tsquery width_bucket word_similarity"

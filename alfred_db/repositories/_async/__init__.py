@@ -9,6 +9,7 @@ from .broker_requests import AsyncBrokerRequestRepository
 from .conversations import AsyncConversationRepository
 from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
+from .events import AsyncEventRepository
 from .knowledge import AsyncKnowledgeRepository
 from .memories import AsyncMemoryRepository
 from .memory_banks import AsyncMemoryBankRepository
@@ -31,6 +32,7 @@ __all__ = [
     "AsyncConversationRepository",
     "AsyncDocumentRepository",
     "AsyncEntityRepository",
+    "AsyncEventRepository",
     "AsyncKnowledgeRepository",
     "AsyncMemoryBankRepository",
     "AsyncMemoryEntryRepository",

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ExtensionMissingError, NotFoundError, translated
+from ...errors import ConflictError, ExtensionMissingError, NotFoundError, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
 from ...queries._shared import within
-from ...results.broker import Partition
+from ...results.partitions import Partition
 from .base import AsyncRepository
 from .copy import table_name
 
@@ -24,6 +24,8 @@ class AsyncPartitions(AsyncRepository):
     """What a repository of such a table inherits. Upkeep needs the table's owner, and one caller waits for the other."""
 
     _partitioned: ClassVar[type[Base]]
+    _read_by: ClassVar[type[Base] | None] = None
+    """The consumers who have to have read a partition before it goes."""
 
     async def partitions(self) -> Sequence[Partition]:
         """All partitions, the oldest first and the default one, which takes what no other one does, last."""
@@ -53,16 +55,41 @@ class AsyncPartitions(AsyncRepository):
         """Take a partition, by its `Partition.name`, out of the table, which it outlives; or `drop` it with its rows.
 
         Locks the table until the transaction ends; gives up after five seconds with a ConflictError. Raises
-        NotFoundError for the default partition, and for what is no partition, or no longer one.
+        NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError
+        that names them while consumers have still to read events of it.
         """
         with translated():
             for statement in queries.lock(self._table):
                 await self._session.execute(statement)
-            if not any(part.name == name and not part.is_default for part in await self.partitions()):
-                raise NotFoundError(f"{name}: no monthly partition of {self._table}; `partitions` lists them")
-            await self._session.execute(queries.detach(self._table, name))
+            await self._require_partition(name)
+            async with self._session.begin_nested():
+                await self._refuse_readers(name)
+                await self._session.execute(queries.detach(self._table, name))
+                await self._refuse_readers(name)  # of what was committed until the table was locked
             if drop:
                 await self._session.execute(queries.drop(name))
+
+    async def partition_readers(self, name: str) -> Sequence[str]:
+        """The consumers, by name, that have still to read events of a partition."""
+        await self._require_partition(name)
+        return await self._readers(name)
+
+    async def _readers(self, name: str) -> Sequence[str]:
+        consumers = self._consumers
+        if consumers is None:
+            return []
+        return [row[0] for row in await self._read(queries.readers(consumers, name))]
+
+    async def _refuse_readers(self, name: str) -> None:
+        if waiting := await self._readers(name):
+            raise ConflictError(
+                f"{name}: has events that are still to be read by {', '.join(map(repr, waiting))}; let them catch"
+                " up, or `seek` or `unsubscribe` those that are not wanted"
+            )
+
+    async def _require_partition(self, name: str) -> None:
+        if not any(part.name == name and not part.is_default for part in await self.partitions()):
+            raise NotFoundError(f"{name}: no monthly partition of {self._table}; `partitions` lists them")
 
     async def count_default(self) -> int:
         """How many rows are in the default partition, because their month has no partition; reads all of it."""
@@ -86,7 +113,9 @@ class AsyncPartitions(AsyncRepository):
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         within("keep_months", keep_months or 0, 0, MAX_MONTHS)
         await self._require_cron()
-        command = queries.upkeep(self._table, months_ahead, keep_months, dropped=drop)
+        command = queries.upkeep(
+            self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
+        )
         return int((await self._read(queries.schedule(self._table, schedule, command)))[0][0])
 
     async def unschedule_maintenance(self) -> bool:
@@ -109,3 +138,7 @@ class AsyncPartitions(AsyncRepository):
     @property
     def _table(self) -> str:
         return table_name(self._session, table_of(self._partitioned))
+
+    @property
+    def _consumers(self) -> str | None:
+        return None if self._read_by is None else table_name(self._session, table_of(self._read_by))

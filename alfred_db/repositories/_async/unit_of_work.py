@@ -16,6 +16,7 @@ from .broker_requests import AsyncBrokerRequestRepository
 from .conversations import AsyncConversationRepository
 from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
+from .events import AsyncEventRepository
 from .knowledge import AsyncKnowledgeRepository
 from .matrix import fetch_matrix
 from .memories import AsyncMemoryRepository
@@ -58,6 +59,11 @@ class AsyncUnitOfWork:
     def messages(self) -> AsyncMessageRepository:
         """Messages that were seen."""
         return AsyncMessageRepository(self.session)
+
+    @cached_property
+    def events(self) -> AsyncEventRepository:
+        """Events, for all who subscribe to them."""
+        return AsyncEventRepository(self.session)
 
     @cached_property
     def agents(self) -> AsyncAgentRepository:

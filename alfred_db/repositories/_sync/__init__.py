@@ -10,6 +10,7 @@ from .broker_requests import BrokerRequestRepository
 from .conversations import ConversationRepository
 from .documents import DocumentRepository
 from .entities import EntityRepository
+from .events import EventRepository
 from .knowledge import KnowledgeRepository
 from .memories import MemoryRepository
 from .memory_banks import MemoryBankRepository
@@ -32,6 +33,7 @@ __all__ = [
     "ConversationRepository",
     "DocumentRepository",
     "EntityRepository",
+    "EventRepository",
     "KnowledgeRepository",
     "MemoryBankRepository",
     "MemoryEntryRepository",

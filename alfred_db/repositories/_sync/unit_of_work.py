@@ -17,6 +17,7 @@ from .broker_requests import BrokerRequestRepository
 from .conversations import ConversationRepository
 from .documents import DocumentRepository
 from .entities import EntityRepository
+from .events import EventRepository
 from .knowledge import KnowledgeRepository
 from .matrix import fetch_matrix
 from .memories import MemoryRepository
@@ -59,6 +60,11 @@ class UnitOfWork:
     def messages(self) -> MessageRepository:
         """Messages that were seen."""
         return MessageRepository(self.session)
+
+    @cached_property
+    def events(self) -> EventRepository:
+        """Events, for all who subscribe to them."""
+        return EventRepository(self.session)
 
     @cached_property
     def agents(self) -> AgentRepository:

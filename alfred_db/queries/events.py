@@ -1,0 +1,257 @@
+"""Statements about events and their consumers.
+
+An event is read when its transaction is below the horizon: the oldest one that is still open. The horizon is asked for
+by a statement of its own, before the events, and so on the node where the transactions are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    DateTime,
+    Double,
+    Integer,
+    Select,
+    Text,
+    Update,
+    cast,
+    column,
+    delete,
+    extract,
+    func,
+    literal,
+    null,
+    select,
+    table,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+from sqlalchemy.sql.selectable import CompoundSelect, LateralFromClause, NamedFromClause
+
+from ..models import Event, EventConsumer
+from ..models.base import table_of
+from ..types import TransactionId
+from ._shared import number, page
+
+COUNTED = 10_000
+"""How far `lags` counts."""
+
+LIST_KEY = ("tx", "id")
+
+_e = table_of(Event).c
+_c = table_of(EventConsumer).c
+
+
+def publish(values: Mapping[str, Any]) -> ReturningInsert[Event]:
+    return insert(Event).values(dict(values)).returning(Event)
+
+
+@cache
+def publish_many() -> ReturningInsert[int]:
+    """Parameters: the attributes of each event. The ids come in their order."""
+    return insert(Event).returning(Event.id, sort_by_parameter_order=True)
+
+
+def get(id: int) -> Select[Event]:
+    return select(Event).where(Event.id == id)
+
+
+def snapshot() -> Select[int, int]:
+    """The horizon, before which all transactions have ended, and the first one of which none has."""
+    now = func.pg_current_snapshot()
+    return select(
+        func.pg_snapshot_xmin(now, type_=TransactionId), func.pg_snapshot_xmax(now, type_=TransactionId)
+    )
+
+
+def list_(
+    topic: str, *, horizon: int, since: datetime | None, after: str | None, limit: int
+) -> Select[Event]:
+    statement = select(Event).where(Event.topic == topic, Event.tx < horizon)
+    if since is not None:
+        statement = statement.where(Event.created_at >= since)
+    return page(statement, [Event.tx, Event.id], after=after, limit=limit)
+
+
+# Consumers
+
+
+def consumer(name: str) -> Select[EventConsumer]:
+    return select(EventConsumer).where(EventConsumer.name == name)
+
+
+def lock(name: str, *, skip_locked: bool) -> Select[EventConsumer]:
+    """The consumer, for this transaction alone."""
+    return consumer(name).with_for_update(key_share=True, skip_locked=skip_locked)
+
+
+def subscribe(values: Mapping[str, Any]) -> ReturningInsert[EventConsumer]:
+    """Nothing when the consumer is there."""
+    return insert(EventConsumer).values(dict(values)).on_conflict_do_nothing().returning(EventConsumer)
+
+
+def change(name: str, values: Mapping[str, Any]) -> Update:
+    return update(EventConsumer).where(EventConsumer.name == name).values(dict(values))
+
+
+def advance(name: str, *, tx: int, event_id: int, since: datetime) -> Update:
+    return change(
+        name, {"tx": tx, "event_id": event_id, "since": since, "read_at": func.statement_timestamp()}
+    )
+
+
+def unsubscribe(name: str) -> ReturningDelete[str]:
+    return delete(EventConsumer).where(EventConsumer.name == name).returning(EventConsumer.name)
+
+
+def batch(
+    topics: Sequence[str], *, tx: int, event_id: int, since: datetime | None, horizon: int, limit: int
+) -> Select[Event]:
+    """The first events after (`tx`, `event_id`) and before the horizon: of each topic so many, by its index."""
+    wanted = _topics(literal(list(topics), ARRAY(Text)))
+    after = literal(tx, TransactionId), literal(event_id, BigInteger)
+    first = _unread(wanted, after, table_of(Event).c, [_e.tx < horizon, *_written(since)], limit)
+    event = aliased(Event, first)
+    return (
+        select(event)
+        .select_from(wanted)
+        .join(first, true())
+        .order_by(event.tx, event.id)
+        .limit(number(limit))
+    )
+
+
+def first_written(topics: Sequence[str], since: datetime) -> Select[int, int]:
+    """`tx` and `id` of the first event, in the order of reading, that was written since then."""
+    wanted = _topics(literal(list(topics), ARRAY(Text)))
+    first = _unread(wanted, None, [_e.tx, _e.id], _written(since), 1)
+    return (
+        select(first.c.tx, first.c.id)
+        .select_from(wanted)
+        .join(first, true())
+        .order_by(first.c.tx, first.c.id)
+        .limit(number(1))
+    )
+
+
+def lags() -> Select[*tuple[Any, ...]]:
+    """The fields of `ConsumerLag`, by name."""
+    after = _c.tx, _c.event_id
+    written = [_e.created_at >= func.coalesce(_c.since, literal("-infinity", DateTime(timezone=True)))]
+    wanted = _topics(_c.topics)
+    some = _unread(wanted, after, [_e.id], written, COUNTED)
+    counted = (
+        select(some.c.id)
+        .select_from(wanted)
+        .join(some, true())
+        .limit(number(COUNTED))
+        .correlate(EventConsumer)
+        .subquery()
+    )
+    first = _unread(wanted, after, [_e.created_at], written, 1)
+    oldest = select(func.min(first.c.created_at)).select_from(wanted).join(first, true())
+    return select(
+        EventConsumer.name,
+        EventConsumer.topics,
+        select(func.count()).select_from(counted.lateral()).scalar_subquery(),
+        _age(oldest.correlate(EventConsumer).scalar_subquery()),
+        EventConsumer.read_at,
+    ).order_by(EventConsumer.name)
+
+
+def holder() -> CompoundSelect[*tuple[Any, ...]]:
+    """The fields of `Horizon`, and how many transactions ago it began: the oldest of the whole server."""
+    activity = _catalog("pg_stat_activity", "xact_start", "pid", "application_name", "datname", "backend_xid")
+    prepared = _catalog("pg_prepared_xacts", "prepared", "gid", "database", "transaction")
+    return (
+        union_all(
+            select(
+                _age(activity.xact_start),
+                activity.pid,
+                activity.application_name,
+                activity.datname,
+                func.age(activity.backend_xid).label("passed"),
+            ).where(activity.backend_xid.is_not(None), activity.pid != func.pg_backend_pid()),
+            select(
+                _age(prepared.prepared),
+                cast(null(), Integer),
+                prepared.gid,
+                prepared.database,
+                func.age(prepared.transaction),
+            ),
+        )
+        .order_by(column("passed", Integer).desc())
+        .limit(1)
+    )
+
+
+# After a restore on another server, whose transactions have other numbers
+
+
+def renumber_consumers(*, horizon: int, newest: int) -> Update:
+    """Have those that are ahead of the server stand before their first unread event, once events are renumbered."""
+    unread = select(func.min(_e.id) - 1).where(
+        _e.topic == func.any(_c.topics), tuple_(_e.tx, _e.id) > tuple_(_c.tx, _c.event_id)
+    )
+    place = func.coalesce(unread.scalar_subquery(), select(func.max(_e.id)).scalar_subquery(), 0)
+    ahead = select(_c.name, place.label("event_id")).where(_c.tx >= newest).cte("ahead")
+    return (
+        update(EventConsumer)
+        .where(EventConsumer.name == ahead.c.name)
+        .values(tx=horizon - 1, event_id=ahead.c.event_id, since=None)
+    )
+
+
+def renumber(*, horizon: int, newest: int) -> Update:
+    """Have the events of transactions that this server has not come to be those of one that has ended."""
+    return update(Event).where(Event.tx >= newest).values(tx=horizon - 1)
+
+
+def _catalog(name: str, *columns: str) -> Any:
+    found: list[ColumnClause[Any]] = [column(item) for item in columns]
+    return table(name, *found, schema="pg_catalog").c
+
+
+def _topics(topics: ColumnElement[Any]) -> NamedFromClause:
+    return func.unnest(topics).table_valued(column("topic", Text)).render_derived(name="wanted")
+
+
+def _unread(
+    wanted: NamedFromClause,
+    after: tuple[ColumnElement[Any], ColumnElement[Any]] | None,
+    columns: Any,
+    conditions: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> LateralFromClause:
+    """So many events of each topic after a place: the index gives them in order, and no more of them are read."""
+    statement = select(*columns).where(_e.topic == wanted.c.topic, *conditions)
+    if after is not None:
+        statement = statement.where(tuple_(_e.tx, _e.id) > tuple_(*after))
+    return (
+        statement.order_by(_e.tx, _e.id)
+        .limit(number(limit))
+        .correlate(wanted, table_of(EventConsumer))
+        .lateral()
+    )
+
+
+def _written(since: datetime | None) -> list[ColumnElement[bool]]:
+    """Leaves out the partitions before."""
+    return [] if since is None else [_e.created_at >= since]
+
+
+def _age(time: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(extract("epoch", func.statement_timestamp() - time), Double)

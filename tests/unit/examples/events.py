@@ -1,0 +1,34 @@
+"""Example calls of the statements about events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from unit.examples import Call, call
+
+TIME = datetime(2047, 11, 4, 7, 1, 1, tzinfo=UTC)
+EVENT = {"topic": "topic-4711", "type": "type-4711", "key": "key-4711", "payload": {"name-4711": 4711}}
+BATCH = {"tx": 4711, "event_id": 4712, "since": TIME, "horizon": 4713, "limit": 471}
+
+EXAMPLES: dict[str, list[Call]] = {
+    "publish": [call(EVENT)],
+    "publish_many": [call()],
+    "get": [call(4711)],
+    "snapshot": [call()],
+    "list_": [
+        call("topic-4711", horizon=4713, since=TIME, after="WzQ3MTEsIDQ3MTJd", limit=471),
+        call("topic-4711", horizon=4713, since=None, after=None, limit=471),
+    ],
+    "consumer": [call("consumer-4711")],
+    "lock": [call("consumer-4711", skip_locked=True), call("consumer-4711", skip_locked=False)],
+    "subscribe": [call({"name": "consumer-4711", "topics": ["topic-4711"], "tx": 4711, "event_id": 4712})],
+    "change": [call("consumer-4711", {"topics": ["topic-4711"]})],
+    "advance": [call("consumer-4711", tx=4711, event_id=4712, since=TIME)],
+    "unsubscribe": [call("consumer-4711")],
+    "batch": [call(["topic-4711"], **BATCH), call(["topic-4711"], **BATCH | {"since": None})],
+    "first_written": [call(["topic-4711", "topic-4712"], TIME)],
+    "lags": [call()],
+    "holder": [call()],
+    "renumber_consumers": [call(horizon=4711, newest=4712)],
+    "renumber": [call(horizon=4711, newest=4712)],
+}
