@@ -49,6 +49,7 @@ class Database:
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
+        self.pooler = pooler
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -108,6 +109,7 @@ class AsyncDatabase:
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
+        self.pooler = pooler
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )

@@ -1,0 +1,111 @@
+"""Ending tasks whose handlers have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from ..database import Database
+from ..errors import InvalidInputError, LeaseLost
+from ..repositories import TaskRepository
+from ..results.tasks import Backoff, NewResult
+from ._lease import AnyLease, TaskFailed
+
+__all__ = ["Ended", "GivenBack", "settled"]
+
+_log = logging.getLogger("alfred_db.worker")
+
+
+class GivenBack(Exception):
+    """The worker stops before the handler has ended."""
+
+
+class Ended(NamedTuple):
+    """A handler that returned or raised."""
+
+    lease: AnyLease
+    value: object
+    error: BaseException | None
+
+
+def settled(db: Database, ended: list[Ended], backoff: Backoff) -> Iterator[AnyLease]:
+    """End the tasks, and gives the lease of each one as it is ended and taken out of the list.
+
+    After an error of the database, which leaves open whether a commit went through, call it again with the same
+    list: to end a task twice with one token changes nothing.
+    """
+    plain = [one for one in ended if one.error is None and not one.value]
+    if len(plain) > 1:
+        try:
+            with db.begin() as uow:
+                uow.tasks.complete_many([one.lease.task for one in plain])
+        except LeaseLost:
+            pass  # one by one, then, to find out whose
+        else:
+            ended[:] = [one for one in ended if one.error is not None or one.value]
+            yield from (one.lease for one in plain)
+    while ended:
+        _settle(db, ended[0], backoff)
+        yield ended.pop(0).lease
+
+
+def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
+    try:
+        with db.begin() as uow:
+            told = _write(uow.tasks, one, backoff)
+    except LeaseLost:
+        if not one.lease.completing:
+            _tell(logging.WARNING, one, "its lease was lost, others may have it: what it did is discarded")
+        elif one.error is not None:
+            _tell(logging.WARNING, one, "raised after the task was completed", one.error)
+    except InvalidInputError as error:
+        if isinstance(one.error, InvalidInputError):
+            raise
+        _settle(db, Ended(one.lease, None, error), backoff)  # what it returned or raised cannot be stored
+    else:
+        if told is not None:
+            _tell(logging.INFO if isinstance(one.error, GivenBack) else logging.WARNING, one, told, one.error)
+
+
+def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
+    """End the task; gives what is to be told about it."""
+    lease, error = one.lease, one.error
+    if error is None:
+        tasks.complete(lease.task, _results(one.value))
+        return None
+    if isinstance(error, GivenBack):
+        return f"given back, now {tasks.release(lease.task)}"
+    if isinstance(error, asyncio.CancelledError):
+        if lease.time_left <= 0:
+            error = TaskFailed("the attempt took longer than timeout_seconds", code="timeout")
+        elif lease.cancel_requested:
+            error = TaskFailed("its cancellation was asked for", code="cancelled", retry=False)
+    if isinstance(error, TaskFailed):
+        status = tasks.fail(
+            lease.task, str(error), code=error.code, retry=error.retry, delay=error.delay, backoff=backoff
+        )
+    else:
+        status = tasks.fail(lease.task, f"{type(error).__name__}: {error}", backoff=backoff)
+    return f"attempt {lease.task.attempt} failed, now {status}"
+
+
+def _results(value: object) -> Sequence[NewResult]:
+    """What a handler returned, if it is what a handler may return."""
+    if value is None:
+        return ()
+    results = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+    for result in results:
+        if not isinstance(result, Mapping) or not {"result_type", "content"} <= result.keys():
+            raise InvalidInputError(
+                f"the handler returned {type(value).__name__}: expected None, or a list of results, each with the"
+                " keys result_type, content and perhaps metadata"
+            )
+    return cast("Sequence[NewResult]", results)
+
+
+def _tell(level: int, one: Ended, what: str, error: BaseException | None = None) -> None:
+    task = one.lease.task
+    trace = error if level > logging.INFO and not isinstance(error, TaskFailed) else None
+    _log.log(level, "%s %s: %s", task.intent, task.task_id, what, exc_info=trace)
