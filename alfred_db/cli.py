@@ -11,7 +11,9 @@ import click
 
 from . import migrate
 from .cli_catalog import catalog, maintain
+from .cli_schedule import schedule
 from .cli_server import server
+from .cli_tasks import tasks
 from .cli_vectors import vectors
 from .cli_worker import worker
 from .config import database_url, migration_url
@@ -145,7 +147,7 @@ def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
     sys.exit(report.exit_status)
 
 
-for command in (catalog, maintain, server, vectors, worker):
+for command in (catalog, maintain, schedule, server, tasks, vectors, worker):
     main.add_command(command)
 
 

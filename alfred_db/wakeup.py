@@ -16,16 +16,21 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 from sqlalchemy.dialects.postgresql import psycopg as dialect
+from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import connect_args
 from .errors import translated
+from .tasks_filing import FILED
 
 __all__ = ["Listener", "Notifier", "channel_of"]
 
 GATHER = 0.01
 """Seconds that a notification waits for others to go with."""
+
+LAST_MOMENT = 2.0
+"""Seconds that closing waits for the last notification."""
 
 LIVENESS = 30.0
 """Seconds between two questions whether a silent connection is alive."""
@@ -54,23 +59,35 @@ class Notifier:
     def __init__(self, url: URL, channel: str) -> None:
         self._url = url
         self._channel = channel
-        self._asked = threading.Event()
+        self._asked = False
         self._stopped = False
+        self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
         """Have the channel notified soon. Takes no time, and never fails."""
-        self._asked.set()
+        self._asked = True
+        self._wake.set()
         if self._thread is None or not self._thread.is_alive():  # a forked process has none
             self._start()
 
+    def after_commits(self, sessions: type[Session] | sessionmaker[Session]) -> None:
+        """Notify whenever one of these sessions has committed tasks that it filed."""
+
+        def committed(session: Session) -> None:
+            # A savepoint that is released is not committed.
+            if session.get_nested_transaction() is None and session.info.pop(FILED, False):
+                self.notify()
+
+        event.listen(sessions, "after_commit", committed)
+
     def close(self) -> None:
         """Tell what was asked for, and end the thread and the connection; a later `notify` begins them anew."""
-        thread, self._stopped = self._thread, True
-        self._asked.set()
-        if thread is not None:
-            thread.join()
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=LAST_MOMENT)
 
     def _start(self) -> None:
         with self._lock:
@@ -81,16 +98,16 @@ class Notifier:
 
     def _run(self) -> None:
         connection: psycopg.Connection | None = None
-        try:
-            while not self._stopped:
-                self._asked.wait()
-                if not self._stopped:
-                    time.sleep(GATHER)
-                self._asked.clear()
+        while not self._stopped:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._stopped:
+                time.sleep(GATHER)
+            if self._asked:
+                self._asked = False
                 connection = self._tell(connection)
-        finally:
-            if connection is not None:
-                connection.close()
+        if connection is not None:
+            connection.close()
 
     def _tell(self, connection: psycopg.Connection | None) -> psycopg.Connection | None:
         """Notify; gives the connection to use next time."""
@@ -142,7 +159,7 @@ class Listener:
         self._woken()  # what was filed before LISTEN notified nobody
         asked = time.monotonic()
         while not self._stopped.is_set():
-            for _ in connection.notifies(timeout=GLANCE):
+            for _ in connection.notifies(timeout=GLANCE, stop_after=1):
                 self._woken()
             if time.monotonic() - asked > LIVENESS:
                 connection.execute("SELECT 1")

@@ -13,17 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-import psycopg
-from sqlalchemy import exc
-
 from ..database import AsyncDatabase, Database
-from ..errors import ConflictError, DatabaseUnavailable
 from ..queries._shared import within
 from ..results.tasks import Backoff, ClaimedTask
 from ..wakeup import Listener, channel_of
 from ._lease import AnyLease
 from ._periodic import Periodic
-from ._settle import Ended, GivenBack, settled
+from ._settle import Ended, GivenBack, is_transient, settled
 
 __all__ = ["End", "Loop", "Settings", "Start"]
 
@@ -36,16 +32,6 @@ LAST_MOMENT = 1.0
 MAX_CLAIM = 500
 CONNECTIONS = 3
 """The loop, the heartbeats and the upkeep use one each."""
-
-TRANSIENT = (
-    DatabaseUnavailable,
-    ConflictError,
-    exc.InterfaceError,
-    exc.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.OperationalError,
-)
-"""What is over when the server is back, or the other transaction is gone."""
 
 End = Callable[[Ended], None]
 """Takes the end of a handler, once, from any thread."""
@@ -128,12 +114,16 @@ class Loop:
 
     def _work(self, drain: bool) -> None:
         looks = 0  # in vain, since something was there
+        kept_up = not drain  # by its thread, else
         while not self.stopping:
             try:
+                if not kept_up:
+                    self._keep_up()
+                    kept_up = True
                 self._settle()
                 asked = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
                 claimed = self._claim(asked) if asked else 0
-            except TRANSIENT as error:
+            except Exception as error:
                 pause: float | None = self._failed(error)
             else:
                 self._failures = 0
@@ -178,7 +168,9 @@ class Loop:
             return woken
 
     def _failed(self, error: Exception) -> float:
-        """Tell of it once; gives the seconds until the next try."""
+        """Tell of it once; gives the seconds until the next try. Raises what none will mend."""
+        if not is_transient(error):
+            raise error
         self._failures += 1
         _log.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error
@@ -210,7 +202,7 @@ class Loop:
             pause = 1.0
             try:
                 self._settle()
-            except TRANSIENT as error:
+            except Exception as error:
                 pause = self._failed(error)
             left = until - time.monotonic()
             if not self._held or left <= 0 or at_once():
@@ -259,4 +251,4 @@ class Loop:
 
 def _growing(first: float, times: int, most: float) -> float:
     """A pause that doubles each time, up to a limit, with jitter."""
-    return min(most, first * 2 ** min(times, 20)) * random.uniform(0.5, 1)
+    return min(most, first * 2.0 ** min(times, 20)) * random.uniform(0.5, 1)

@@ -7,13 +7,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import psycopg
+from sqlalchemy import exc
+
 from ..database import Database
-from ..errors import InvalidInputError, LeaseLost
+from ..errors import AlfredDBError, DatabaseUnavailable, InvalidInputError, LeaseLost
 from ..repositories import TaskRepository
 from ..results.tasks import Backoff, NewResult
 from ._lease import AnyLease, TaskFailed
 
-__all__ = ["Ended", "GivenBack", "settled"]
+__all__ = ["Ended", "GivenBack", "is_transient", "settled"]
+
+MAX_MESSAGE = 10_000
+"""Characters of an error that are stored."""
 
 _log = logging.getLogger("alfred_db.worker")
 
@@ -36,19 +42,30 @@ def settled(db: Database, ended: list[Ended], backoff: Backoff) -> Iterator[AnyL
     After an error of the database, which leaves open whether a commit went through, call it again with the same
     list: to end a task twice with one token changes nothing.
     """
-    plain = [one for one in ended if one.error is None and not one.value]
-    if len(plain) > 1:
+    done = sorted((one for one in ended if one.error is None), key=lambda one: one.lease.task.id)
+    if len(done) > 1:
         try:
             with db.begin() as uow:
-                uow.tasks.complete_many([one.lease.task for one in plain])
-        except LeaseLost:
-            pass  # one by one, then, to find out whose
+                _complete(uow.tasks, done)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            # One by one, then, to find out whose it was.
         else:
-            ended[:] = [one for one in ended if one.error is not None or one.value]
-            yield from (one.lease for one in plain)
+            ended[:] = [one for one in ended if one.error is not None]
+            yield from (one.lease for one in done)
     while ended:
         _settle(db, ended[0], backoff)
         yield ended.pop(0).lease
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether it is over when the server is back, or another transaction is gone."""
+    if isinstance(error, AlfredDBError):
+        return error.retryable or isinstance(error, DatabaseUnavailable)
+    return isinstance(
+        error, exc.OperationalError | exc.InterfaceError | psycopg.OperationalError | psycopg.InterfaceError
+    )
 
 
 def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
@@ -56,24 +73,31 @@ def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
         with db.begin() as uow:
             told = _write(uow.tasks, one, backoff)
     except LeaseLost:
-        if not one.lease.completing:
-            _tell(logging.WARNING, one, "its lease was lost, others may have it: what it did is discarded")
-        elif one.error is not None:
-            _tell(logging.WARNING, one, "raised after the task was completed", one.error)
-    except InvalidInputError as error:
-        if isinstance(one.error, InvalidInputError):
+        if one.lease.completing and one.error is not None:
+            _tell(logging.WARNING, one, "raised after it had completed the task, or lost it", one.error)
+        else:
+            _tell(logging.WARNING, one, "its lease was lost, others may have it: nothing is stored for it")
+    except Exception as error:
+        if is_transient(error) or not (one.error is None or isinstance(one.error, TaskFailed)):
             raise
-        _settle(db, Ended(one.lease, None, error), backoff)  # what it returned or raised cannot be stored
+        _settle(db, Ended(one.lease, None, error), backoff)  # what it returned or asked for cannot be stored
     else:
         if told is not None:
             _tell(logging.INFO if isinstance(one.error, GivenBack) else logging.WARNING, one, told, one.error)
+
+
+def _complete(tasks: TaskRepository, done: Sequence[Ended]) -> None:
+    tasks.complete_many([one.lease.task for one in done if one.value is None])
+    for one in done:
+        if one.value is not None:
+            tasks.complete(one.lease.task, _results(one.value))
 
 
 def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
     """End the task; gives what is to be told about it."""
     lease, error = one.lease, one.error
     if error is None:
-        tasks.complete(lease.task, _results(one.value))
+        _complete(tasks, [one])
         return None
     if isinstance(error, GivenBack):
         return f"given back, now {tasks.release(lease.task)}"
@@ -87,7 +111,7 @@ def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
             lease.task, str(error), code=error.code, retry=error.retry, delay=error.delay, backoff=backoff
         )
     else:
-        status = tasks.fail(lease.task, f"{type(error).__name__}: {error}", backoff=backoff)
+        status = tasks.fail(lease.task, f"{type(error).__name__}: {error}"[:MAX_MESSAGE], backoff=backoff)
     return f"attempt {lease.task.attempt} failed, now {status}"
 
 
