@@ -203,6 +203,13 @@ if TYPE_CHECKING:
         Vector,
         VectorLike,
     )
+    from .worker import (
+        AsyncLease,
+        AsyncWorker,
+        Lease,
+        TaskFailed,
+        Worker,
+    )
 
 __all__ = [
     "Agent",
@@ -217,6 +224,7 @@ __all__ = [
     "AsyncDocumentRepository",
     "AsyncEntityRepository",
     "AsyncKnowledgeRepository",
+    "AsyncLease",
     "AsyncMemoryBankRepository",
     "AsyncMemoryEntryRepository",
     "AsyncMemoryRepository",
@@ -229,6 +237,7 @@ __all__ = [
     "AsyncUnitOfWork",
     "AsyncUserRepository",
     "AsyncValidationRepository",
+    "AsyncWorker",
     "AsyncWorkflowRepository",
     "AsyncWorkingMemoryRepository",
     "Backoff",
@@ -284,6 +293,7 @@ __all__ = [
     "KnowledgeDistance",
     "KnowledgePoint",
     "KnowledgeRepository",
+    "Lease",
     "LeaseLost",
     "Memory",
     "MemoryBank",
@@ -346,6 +356,7 @@ __all__ = [
     "Subgraph",
     "SweptMemory",
     "Task",
+    "TaskFailed",
     "TaskRepository",
     "TaskResult",
     "TaskStatus",
@@ -368,6 +379,7 @@ __all__ = [
     "WaitResult",
     "WaitingVersion",
     "Weights",
+    "Worker",
     "Workflow",
     "WorkflowEvent",
     "WorkflowExecution",
@@ -380,7 +392,7 @@ __all__ = [
     "WorkingMemoryStatus",
 ]
 
-_MODULES = ("errors", "types", "search", "filters", "models", "results", "repositories", "database")
+_MODULES = ("errors", "types", "search", "filters", "models", "results", "repositories", "database", "worker")
 
 
 def __getattr__(name: str) -> object:
