@@ -366,7 +366,7 @@ def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
         return [{"result_type": "by", "content": {"name": "second"}}]
 
     filed = file(db)
-    first = colour.worker(db, {"X": stopped}, lease=0.5)
+    first = colour.worker(db, {"X": stopped}, lease=0.5, concurrency=1)
     with working(first, at_once=False):
         assert begun.wait(30)
         with working(colour.worker(db, {"X": second}, lease=30.0)):
@@ -377,6 +377,31 @@ def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
     with db.begin() as uow:
         assert [result.content for result in uow.tasks.results(filed.id)] == [{"name": "second"}]
     assert (task(db, filed).claim_seq, task(db, filed).crash_count) == (2, 1)
+
+
+def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
+    colour: Colour, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its first handler of it still runs."""
+    monkeypatch.setattr(Loop, "_beat", lambda loop: None)
+    attempts: list[int] = []
+    over = threading.Event()
+
+    def slow(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+        attempts.append(task.attempt)
+        if task.attempt == 1:
+            assert over.wait(30)
+        return [{"result_type": "attempt", "content": {"was": task.attempt}}]
+
+    filed = file(db)
+    with working(colour.worker(db, {"X": slow}, lease=0.5), at_once=False):
+        eventually(lambda: status(db, filed) == "completed")
+        over.set()
+        after = file(db, "X")
+        eventually(lambda: status(db, after) == "completed")
+    with db.begin() as uow:
+        assert [result.content for result in uow.tasks.results(filed.id)] == [{"was": 2}]
+    assert attempts[:2] == [1, 2]
 
 
 def test_a_coroutine_whose_task_is_taken_away_is_cancelled(db: Database) -> None:
@@ -397,7 +422,7 @@ def test_a_coroutine_whose_task_is_taken_away_is_cancelled(db: Database) -> None
         assert begun.wait(30)
         sql(db, "UPDATE tasks SET lease_token = gen_random_uuid()")
         assert cancelled.wait(30)
-    assert status(db, filed) == "failed"  # by the reaper, as the new holder is silent
+        eventually(lambda: status(db, filed) == "failed")  # by the reaper, as the new holder is silent
     assert task(db, filed).error_code == "lease_lost"
 
 

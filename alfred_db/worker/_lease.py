@@ -41,6 +41,8 @@ class AnyLease:
         self._taken = False
         self.completing = False
         """Whether the handler began to complete the task in a transaction of its own."""
+        self.given_back = False
+        """Whether the worker stops, and cannot wait for the handler."""
         self._lock = threading.Lock()
         self._interrupted = False
         self._on_interrupt: Callable[[], None] | None = None
@@ -74,6 +76,11 @@ class AnyLease:
         """Have the lease report that it is lost, and interrupt the handler. The worker's own."""
         self._taken = True
         self.interrupt()
+
+    def give_back(self) -> None:
+        """The same, because the worker stops: however the handler ends now, it has not failed. The worker's own."""
+        self.given_back = True
+        self.revoke()
 
     def interrupt(self) -> None:
         """Interrupt the handler, once, if it is of the kind that can be. The worker's own."""

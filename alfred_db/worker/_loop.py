@@ -83,7 +83,7 @@ class Loop:
         self._start = start
         self._settings = settings
         self._inbox: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
-        self._held: dict[uuid.UUID, AnyLease] = {}
+        self._held: set[AnyLease] = set()
         self._ended: list[Ended] = []
         self._failures = 0
 
@@ -107,7 +107,7 @@ class Loop:
             try:
                 self._work(drain)
             except BaseException:
-                for lease in self._held.values():
+                for lease in self._held:
                     lease.revoke()
                 raise
             self._wind_down()
@@ -145,13 +145,16 @@ class Loop:
                 assigned_to=self._settings.assigned_to,
                 lease=self._settings.lease,
             )
-        for task in tasks:
-            self._held[task.id] = self._start(task, self._inbox.put)
+        again = {task.id for task in tasks}
+        for lease in self._held:
+            if lease.task.id in again:  # lost, and claimed once more before its handler has ended
+                lease.revoke()
+        self._held |= {self._start(task, self._inbox.put) for task in tasks}
         return len(tasks)
 
     def _settle(self) -> None:
         for lease in settled(self._db, self._ended, self._settings.backoff):
-            del self._held[lease.task.id]
+            self._held.discard(lease)
 
     def _receive(self, timeout: float | None) -> bool:
         """Wait for handlers to end and take in all that have; says whether it was woken for another reason too."""
@@ -184,7 +187,7 @@ class Loop:
         self._end_all(self._settings.grace, at_once=lambda: self._at_once)
         running = self._running()
         for lease in running:
-            lease.revoke()
+            lease.give_back()
         self._end_all(LAST_MOMENT if running else 0)
         self._ended += [Ended(lease, None, GivenBack()) for lease in self._running()]
         self._end_all(LAST_MOMENT)
@@ -192,8 +195,7 @@ class Loop:
             _log.warning("%d tasks are left to their leases: the database is not there", len(self._held))
 
     def _running(self) -> list[AnyLease]:
-        ended = {one.lease.task.id for one in self._ended}
-        return [lease for id, lease in self._held.items() if id not in ended]
+        return list(self._held - {one.lease for one in self._ended})
 
     def _end_all(self, seconds: float, at_once: Callable[[], bool] = lambda: False) -> None:
         """Settle what ends within so many seconds."""
@@ -211,7 +213,7 @@ class Loop:
 
     def _beat(self) -> None:
         """Extend the leases; interrupt the handlers of tasks that are lost or to be cancelled."""
-        leases = [lease for lease in list(self._held.values()) if not lease.completing]
+        leases = [lease for lease in list(self._held) if not lease.completing]
         for lease in leases:
             if lease.lost:
                 lease.revoke()

@@ -83,7 +83,7 @@ def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
         _settle(db, Ended(one.lease, None, error), backoff)  # what it returned or asked for cannot be stored
     else:
         if told is not None:
-            _tell(logging.INFO if isinstance(one.error, GivenBack) else logging.WARNING, one, told, one.error)
+            _tell(logging.INFO if one.lease.given_back else logging.WARNING, one, told, one.error)
 
 
 def _complete(tasks: TaskRepository, done: Sequence[Ended]) -> None:
@@ -99,7 +99,7 @@ def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
     if error is None:
         _complete(tasks, [one])
         return None
-    if isinstance(error, GivenBack):
+    if lease.given_back:
         return f"given back, now {tasks.release(lease.task)}"
     if isinstance(error, asyncio.CancelledError):
         if lease.time_left <= 0:
