@@ -52,7 +52,7 @@ class Database:
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
-        self.pooler = pooler
+        self.pooler: Pooler | None = pooler
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -116,7 +116,7 @@ class AsyncDatabase:
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
-        self.pooler = pooler
+        self.pooler: Pooler | None = pooler
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )

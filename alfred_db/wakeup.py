@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL, event
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 from sqlalchemy.orm import Session, sessionmaker
@@ -146,7 +147,7 @@ class Listener:
         while not self._stopped.is_set():
             try:
                 with _connect(self._url, "alfred-db listener") as connection:
-                    connection.execute(f'LISTEN "{self._channel}"')
+                    connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
                     failures = 0
                     self._listen(connection)
             except psycopg.Error as error:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 __all__ = ["Periodic"]
 
+LAST_MOMENT = 5.0
+"""Seconds that the end of the context waits for work that has begun."""
+
 _log = logging.getLogger("alfred_db.worker")
 
 
@@ -31,7 +34,7 @@ class Periodic:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(timeout=LAST_MOMENT)
 
     def _run(self) -> None:
         failures = 0

@@ -43,17 +43,21 @@ def settled(db: Database, ended: list[Ended], backoff: Backoff) -> Iterator[AnyL
     list: to end a task twice with one token changes nothing.
     """
     done = sorted((one for one in ended if one.error is None), key=lambda one: one.lease.task.id)
-    if len(done) > 1:
+    # Those with results in a transaction of their own: rows are locked in the order of the ids, as heartbeats do.
+    for group in ([one for one in done if one.value is None], [one for one in done if one.value is not None]):
+        if len(group) < 2:
+            continue
         try:
             with db.begin() as uow:
-                _complete(uow.tasks, done)
+                _complete(uow.tasks, group)
         except Exception as error:
             if is_transient(error):
                 raise
             # One by one, then, to find out whose it was.
         else:
-            ended[:] = [one for one in ended if one.error is not None]
-            yield from (one.lease for one in done)
+            over = {one.lease for one in group}
+            ended[:] = [one for one in ended if one.lease not in over]
+            yield from over
     while ended:
         _settle(db, ended[0], backoff)
         yield ended.pop(0).lease
@@ -119,11 +123,12 @@ def _results(value: object) -> Sequence[NewResult]:
     """What a handler returned, if it is what a handler may return."""
     if value is None:
         return ()
+    kind = type(value).__name__
     results = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
     for result in results:
         if not isinstance(result, Mapping) or not {"result_type", "content"} <= result.keys():
             raise InvalidInputError(
-                f"the handler returned {type(value).__name__}: expected None, or a list of results, each with the"
+                f"the handler returned {kind}: expected None, or a list of results, each with the"
                 " keys result_type, content and perhaps metadata"
             )
     return cast("Sequence[NewResult]", results)

@@ -226,4 +226,4 @@ def _stopped_by_signals(loop: Loop, wanted: bool) -> Generator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
