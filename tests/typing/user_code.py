@@ -20,17 +20,24 @@ from alfred_db import (
     AlfredDBError,
     AsyncAgentRepository,
     AsyncDatabase,
+    AsyncLease,
     AsyncUnitOfWork,
+    AsyncWorker,
+    ClaimedTask,
     Database,
     DatabaseUnavailable,
     Embedding,
+    Lease,
     Memory,
     MemoryBank,
+    NewResult,
     Page,
     Task,
+    TaskFailed,
     TaskStatus,
     UnitOfWork,
     VectorLike,
+    Worker,
 )
 
 
@@ -82,6 +89,23 @@ async def async_work(url: str | None = None) -> None:
         async with db.session() as session:
             assert_type(session, AsyncSession)
             assert_type(await AsyncAgentRepository(session).list_alive(), Sequence[Agent])
+
+
+def workers(db: Database, other: AsyncDatabase) -> tuple[Worker, AsyncWorker]:
+    def plain(task: ClaimedTask, lease: Lease) -> list[NewResult]:
+        assert_type(lease.time_left, float)
+        assert_type(lease.lost, bool)
+        with db.begin() as uow:
+            lease.complete(uow)
+        return [{"result_type": "text", "content": {"text": task.content["text"]}}]
+
+    async def unlike(task: ClaimedTask, lease: AsyncLease) -> None:
+        async with other.begin() as uow:
+            await lease.complete(uow, [{"result_type": "text", "content": {}}])
+        if task.attempt > 1:
+            raise TaskFailed("no", retry=False)
+
+    return Worker(db, {"X": plain}, concurrency=2), AsyncWorker(other, {"X": unlike})
 
 
 def models() -> None:
