@@ -30,7 +30,7 @@ __all__ = ["Listener", "Notifier", "channel_of"]
 GATHER = 0.01
 """Seconds that a notification waits for others to go with."""
 
-LAST_MOMENT = 2.0
+LAST_MOMENT = 5.0
 """Seconds that closing waits for the last notification."""
 
 LIVENESS = 30.0
@@ -99,7 +99,7 @@ class Notifier:
 
     def _run(self) -> None:
         connection: psycopg.Connection | None = None
-        while not self._stopped:
+        while self._asked or not self._stopped:
             self._wake.wait()
             self._wake.clear()
             if not self._stopped:

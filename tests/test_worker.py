@@ -117,9 +117,16 @@ def colour(request: pytest.FixtureRequest) -> Colour:
     return Colour(request.param)
 
 
+@pytest.fixture(scope="module")
+def own_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    return new_database(template.database)
+
+
 @pytest.fixture
-def db(database_url: URL) -> Iterator[Database]:
-    with Database(database_url) as database:
+def db(own_url: URL) -> Iterator[Database]:
+    """The database of this file, emptied of what the last test left."""
+    with Database(own_url) as database:
+        sql(database, "TRUNCATE tasks, acme.tasks, scheduler_tasks, agent_registry CASCADE")
         yield database
 
 
