@@ -227,6 +227,13 @@ if TYPE_CHECKING:
         Vector,
         VectorLike,
     )
+    from .worker import (
+        AsyncLease,
+        AsyncWorker,
+        Lease,
+        TaskFailed,
+        Worker,
+    )
 
 __all__ = [
     "Agent",
@@ -242,6 +249,7 @@ __all__ = [
     "AsyncEntityRepository",
     "AsyncEventRepository",
     "AsyncKnowledgeRepository",
+    "AsyncLease",
     "AsyncMemoryBankRepository",
     "AsyncMemoryEntryRepository",
     "AsyncMemoryRepository",
@@ -254,6 +262,7 @@ __all__ = [
     "AsyncUnitOfWork",
     "AsyncUserRepository",
     "AsyncValidationRepository",
+    "AsyncWorker",
     "AsyncWorkflowRepository",
     "AsyncWorkingMemoryRepository",
     "Backoff",
@@ -320,6 +329,7 @@ __all__ = [
     "KnowledgeDistance",
     "KnowledgePoint",
     "KnowledgeRepository",
+    "Lease",
     "LeaseLost",
     "Matrix",
     "Memory",
@@ -386,6 +396,7 @@ __all__ = [
     "Subgraph",
     "SweptMemory",
     "Task",
+    "TaskFailed",
     "TaskRepository",
     "TaskResult",
     "TaskStatus",
@@ -408,6 +419,7 @@ __all__ = [
     "WaitResult",
     "WaitingVersion",
     "Weights",
+    "Worker",
     "Workflow",
     "WorkflowEvent",
     "WorkflowExecution",
@@ -436,6 +448,7 @@ _MODULES = (
     "results",
     "repositories",
     "database",
+    "worker",
 )
 
 

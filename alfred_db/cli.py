@@ -12,8 +12,11 @@ import click
 from . import migrate
 from .cli_catalog import catalog
 from .cli_maintain import maintain
+from .cli_schedule import schedule
 from .cli_server import server
+from .cli_tasks import tasks
 from .cli_vectors import vectors
+from .cli_worker import worker
 from .config import database_url, migration_url
 from .doctor import examine
 from .engines import passing_engine
@@ -145,5 +148,9 @@ def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
     sys.exit(report.exit_status)
 
 
-for command in (catalog, maintain, server, vectors):
+for command in (catalog, maintain, schedule, server, tasks, vectors, worker):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

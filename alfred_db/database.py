@@ -21,6 +21,7 @@ from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
 from .verify import verify
+from .wakeup import Notifier, channel_of
 
 __all__ = ["AsyncDatabase", "Database"]
 
@@ -35,7 +36,8 @@ class Database:
 
     `url` is found as `alfred_db.config.database_url` says. `schema` names the tenant whose tables are meant.
     `pooler="transaction"` is for PgBouncer and its like in transaction mode: no prepared statements and no
-    session state. Nothing connects before it is used.
+    session state. `notify=True` tells idle workers of tasks just after the transaction that filed them, on a connection
+    of its own; without it they find them when they next look. Nothing connects before it is used.
     """
 
     def __init__(
@@ -46,14 +48,17 @@ class Database:
         pooler: Pooler | None = None,
         pool_size: int = 5,
         application_name: str = "alfred-db",
+        notify: bool = False,
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
+        self.pooler: Pooler | None = pooler
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
         _watch(self.engine, pooler)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._notifier = _notifier(self, self._sessions) if notify else None
 
     @contextmanager
     def begin(self) -> Generator[UnitOfWork]:
@@ -80,6 +85,8 @@ class Database:
 
     def close(self) -> None:
         """Close the pooled connections."""
+        if self._notifier is not None:
+            self._notifier.close()
         self.engine.dispose()
 
     def __enter__(self) -> Database:
@@ -105,14 +112,18 @@ class AsyncDatabase:
         pooler: Pooler | None = None,
         pool_size: int = 5,
         application_name: str = "alfred-db",
+        notify: bool = False,
     ) -> None:
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
+        self.pooler: Pooler | None = pooler
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
         _watch(self.engine.sync_engine, pooler)
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        sessions = sessionmaker[Session]()
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
+        self._notifier = _notifier(self, sessions) if notify else None
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncUnitOfWork]:
@@ -145,6 +156,8 @@ class AsyncDatabase:
 
     async def close(self) -> None:
         """Close the pooled connections."""
+        if self._notifier is not None:
+            await asyncio.to_thread(self._notifier.close)
         await self.engine.dispose()
 
     async def __aenter__(self) -> AsyncDatabase:
@@ -162,6 +175,12 @@ class AsyncDatabase:
 def _repr(database: Database | AsyncDatabase) -> str:
     schema = "" if database.schema is None else f", schema={database.schema!r}"
     return f"{type(database).__name__}({database.url.render_as_string(hide_password=True)!r}{schema})"
+
+
+def _notifier(database: Database | AsyncDatabase, sessions: sessionmaker[Session]) -> Notifier:
+    notifier = Notifier(database.url, channel_of(database.schema))
+    notifier.after_commits(sessions)
+    return notifier
 
 
 def _migration_url(url: URL) -> str | URL:

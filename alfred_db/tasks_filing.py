@@ -13,7 +13,10 @@ from .errors import InvalidInputError
 from .queries._shared import aware, check_text, json_text, within
 from .results.tasks import NewTask
 
-__all__ = ["MAX_JSON_BYTES", "MAX_KEY_BYTES", "MAX_SECONDS", "columns_of", "named", "new_ids"]
+__all__ = ["FILED", "MAX_JSON_BYTES", "MAX_KEY_BYTES", "MAX_SECONDS", "columns_of", "named", "new_ids"]
+
+FILED = "alfred_db.tasks_filed"
+"""What the `info` of a session has when tasks were filed in its transaction."""
 
 MAX_JSON_BYTES = 64 << 20
 MAX_KEY_BYTES = 2000

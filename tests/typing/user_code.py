@@ -21,26 +21,33 @@ from alfred_db import (
     AlfredDBError,
     AsyncAgentRepository,
     AsyncDatabase,
+    AsyncLease,
     AsyncUnitOfWork,
+    AsyncWorker,
     Base,
     Bit,
     Bits,
     Candidates,
+    ClaimedTask,
     Database,
     DatabaseUnavailable,
     Embedding,
     HalfVector,
     Hit,
+    Lease,
     Matrix,
     Memory,
     MemoryBank,
+    NewResult,
     Page,
     SparseVector,
     Task,
+    TaskFailed,
     TaskStatus,
     UnitOfWork,
     Vector,
     VectorLike,
+    Worker,
     cosine_distance,
     hamming_distance,
     jaccard_distance,
@@ -98,6 +105,23 @@ async def async_work(url: str | None = None) -> None:
         async with db.session() as session:
             assert_type(session, AsyncSession)
             assert_type(await AsyncAgentRepository(session).list_alive(), Sequence[Agent])
+
+
+def workers(db: Database, other: AsyncDatabase) -> tuple[Worker, AsyncWorker]:
+    def plain(task: ClaimedTask, lease: Lease) -> list[NewResult]:
+        assert_type(lease.time_left, float)
+        assert_type(lease.lost, bool)
+        with db.begin() as uow:
+            lease.complete(uow)
+        return [{"result_type": "text", "content": {"text": task.content["text"]}}]
+
+    async def unlike(task: ClaimedTask, lease: AsyncLease) -> None:
+        async with other.begin() as uow:
+            await lease.complete(uow, [{"result_type": "text", "content": {}}])
+        if task.attempt > 1:
+            raise TaskFailed("no", retry=False)
+
+    return Worker(db, {"X": plain}, concurrency=2), AsyncWorker(other, {"X": unlike})
 
 
 def models() -> None:

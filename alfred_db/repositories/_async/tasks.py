@@ -14,7 +14,7 @@ from ...queries import tasks as queries
 from ...queries._shared import as_page, within
 from ...results import Page
 from ...results.tasks import NewTask
-from ...tasks_filing import columns_of, named
+from ...tasks_filing import FILED, columns_of, named
 from .copy import copy_rows
 from .tasks_held import AsyncHeldTasks
 from .tasks_upkeep import MAX_BATCH, AsyncTaskUpkeep
@@ -72,6 +72,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             with translated():
                 filed = (await self._session.scalars(queries.enqueue(), values)).first()
             if filed is not None:
+                self._session.info[FILED] = True
                 return filed, True
             # A statement of its own: the first one does not see what was committed while it waited.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -111,6 +112,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}
             left = [place for place in left if place not in standing]
             if not left:
+                self._session.info[FILED] = True
                 return [(standing.get(place, own), own in filed) for place, own in enumerate(ids)]
             if conflict is not None and not any(found):
                 raise conflict
@@ -152,6 +154,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         Raises NotFoundError, InvalidTransition when it is neither, and ConflictError when another live task has
         its `dedupe_key` by now.
         """
+        self._session.info[FILED] = True
         task = await self._write(queries.requeue(id))
         if task is None:
             status = (await self._existing(id)).status
@@ -166,6 +169,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         Of tasks with one `dedupe_key` at most one becomes live.
         """
         within("limit", limit, 1, MAX_BATCH)
+        self._session.info[FILED] = True
         return [row[0] for row in await self._rows(queries.requeue_failed(intent=intent, limit=limit))]
 
     async def count(

@@ -1,0 +1,173 @@
+"""`alfred-db schedule`: scheduled tasks, and when they are due."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import click
+
+from . import cron
+from .cli_tasks import as_dict, table
+from .config import database_url
+from .database import Database
+from .errors import NotFoundError
+from .models import MisfirePolicy, OverlapPolicy
+from .repositories import SchedulerRepository
+
+__all__ = ["schedule"]
+
+_url = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
+_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def schedule() -> None:
+    """Scheduled tasks. TASK is the id of one, or its key."""
+
+
+@schedule.command("list")
+@click.option("--limit", default=100, show_default=True, help="Rows of a page.")
+@click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
+@_url
+@_schema
+@_json
+def list_(limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool) -> None:
+    """List scheduled tasks in the order in which they were added."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        page = uow.scheduler.list(limit=limit, after=after)
+        rows = [as_dict(task) for task in page.items]
+    if as_json:
+        click.echo(json.dumps({"tasks": rows, "next": page.next}, indent=2, default=str))
+        return
+    columns = ("id", "schedule_key", "name", "command", "schedule", "timezone", "is_active", "next_run_at")
+    click.echo(table(columns, rows) if rows else "no scheduled tasks")
+    if page.next is not None:
+        click.echo(f"more: --after {page.next}")
+
+
+@schedule.command()
+@click.argument("name")
+@click.argument("command")
+@click.argument("cron_expression", metavar="CRON", required=False)
+@click.option(
+    "--timezone", default="UTC", show_default=True, help="IANA name of the zone that CRON is read in."
+)
+@click.option("--key", help="Adding one with a known key again changes nothing.")
+@click.option("--max-retries", default=3, show_default=True)
+@click.option("--retry-delay", default=60, show_default=True, help="Seconds between attempts.")
+@click.option("--timeout", default=300, show_default=True, help="Seconds that an attempt may take.")
+@click.option(
+    "--misfire",
+    type=click.Choice([str(policy) for policy in MisfirePolicy]),
+    default=str(MisfirePolicy.LATEST),
+    show_default=True,
+    help="Which of the slots that nobody was there for are made up for.",
+)
+@click.option(
+    "--overlap",
+    type=click.Choice([str(policy) for policy in OverlapPolicy]),
+    default=str(OverlapPolicy.ALLOW),
+    show_default=True,
+    help="Whether a slot is run while an earlier one still is.",
+)
+@click.option("--paused", is_flag=True, help="Run no slots until it is resumed.")
+@_url
+@_schema
+def add(
+    name: str,
+    command: str,
+    cron_expression: str | None,
+    timezone: str,
+    key: str | None,
+    max_retries: int,
+    retry_delay: int,
+    timeout: int,
+    misfire: str,
+    overlap: str,
+    paused: bool,
+    url: str | None,
+    schema: str | None,
+) -> None:
+    """Add the task NAME, which has COMMAND run at the times of CRON (five fields), or by `trigger` alone."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        task, created = uow.scheduler.create(
+            name,
+            command,
+            cron_expression,
+            timezone=timezone,
+            schedule_key=key,
+            is_active=not paused,
+            max_retries=max_retries,
+            retry_delay=retry_delay,
+            timeout=timeout,
+            misfire_policy=MisfirePolicy(misfire),
+            overlap_policy=OverlapPolicy(overlap),
+        )
+    due = "-" if task.next_run_at is None else task.next_run_at.isoformat(" ", "seconds")
+    click.echo(f"{'added' if created else 'there is already'} {task.id}, next run: {due}")
+
+
+@schedule.command()
+@click.argument("task")
+@_url
+@_schema
+def pause(task: str, url: str | None, schema: str | None) -> None:
+    """Run no further slots of a task, not even one that is due."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        paused = uow.scheduler.pause(_id_of(uow.scheduler, task))
+    click.echo(f"paused {paused.id}")
+
+
+@schedule.command()
+@click.argument("task")
+@_url
+@_schema
+def resume(task: str, url: str | None, schema: str | None) -> None:
+    """Go on with the first slot from now."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        found = uow.scheduler.resume(_id_of(uow.scheduler, task))
+    due = "-" if found.next_run_at is None else found.next_run_at.isoformat(" ", "seconds")
+    click.echo(f"resumed {found.id}, next run: {due}")
+
+
+@schedule.command()
+@click.argument("task", required=False)
+@click.option("--cron", "expression", metavar="CRON", help="Of this expression instead; needs no database.")
+@click.option("--timezone", default="UTC", show_default=True, help="The zone that CRON is read in.")
+@click.option("--count", default=5, show_default=True)
+@_url
+@_schema
+@_json
+def preview(
+    task: str | None,
+    expression: str | None,
+    timezone: str,
+    count: int,
+    url: str | None,
+    schema: str | None,
+    as_json: bool,
+) -> None:
+    """Print the next slots of a task, or of an expression that is none's yet, in UTC."""
+    if (task is None) == (expression is None):
+        raise click.UsageError("give either a TASK or --cron")
+    if expression is not None:
+        slots = list(cron.next_runs(expression, timezone, after=datetime.now(UTC), count=count))
+    else:
+        with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+            slots = list(uow.scheduler.next_runs(_id_of(uow.scheduler, task or ""), count=count))
+    if as_json:
+        click.echo(json.dumps([slot.isoformat() for slot in slots], indent=2))
+        return
+    for slot in slots:
+        click.echo(slot.isoformat(" ", "seconds"))
+
+
+def _id_of(scheduler: SchedulerRepository, name: str) -> int:
+    known = scheduler.get_by_key(name)
+    if known is None and name.isdecimal():
+        known = scheduler.get(int(name))
+    if known is None:
+        raise NotFoundError(f"scheduled task {name!r}: there is none; give the id of one, or its key")
+    return known.id

@@ -1,0 +1,183 @@
+"""`alfred-db tasks`: what waits, runs and failed; file again, cancel, and how the queue is doing."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+from sqlalchemy import inspect
+
+from .config import database_url
+from .database import Database
+from .errors import NotFoundError
+from .models import Task, TaskStatus
+from .models.base import Base
+from .repositories import TaskRepository
+
+__all__ = ["as_dict", "table", "tasks"]
+
+_url = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
+_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+_HIDDEN = ("lease_token",)
+"""Whoever has it could write as the holder."""
+
+
+@click.group()
+def tasks() -> None:
+    """The tasks: what waits, runs and failed. TASK is a `task_id` or an `id`."""
+
+
+@tasks.command("list")
+@click.option("--status", type=click.Choice([str(status) for status in TaskStatus]))
+@click.option("--intent")
+@click.option("--assigned-to", metavar="AGENT")
+@click.option("--limit", default=50, show_default=True, help="Rows of a page.")
+@click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
+@_url
+@_schema
+@_json
+def list_(
+    status: str | None,
+    intent: str | None,
+    assigned_to: str | None,
+    limit: int,
+    after: str | None,
+    url: str | None,
+    schema: str | None,
+    as_json: bool,
+) -> None:
+    """List tasks, the latest first."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        page = uow.tasks.list(
+            status=None if status is None else TaskStatus(status),
+            intent=intent,
+            assigned_to=assigned_to,
+            after=after,
+            limit=limit,
+        )
+        rows = [as_dict(task) for task in page.items]
+    if as_json:
+        click.echo(json.dumps({"tasks": rows, "next": page.next}, indent=2, default=str))
+        return
+    columns = ("task_id", "intent", "status", "priority", "retry_count", "created_at", "error_code")
+    click.echo(table(columns, rows) if rows else "no tasks")
+    if page.next is not None:
+        click.echo(f"more: --after {page.next}")
+
+
+@tasks.command()
+@click.argument("task")
+@_url
+@_schema
+@_json
+def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
+    """Show a task and its results."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        found = _found(uow.tasks, task)
+        values = as_dict(found)
+        values["results"] = [as_dict(result) for result in uow.tasks.results(found.id)]
+    if as_json:
+        click.echo(json.dumps(values, indent=2, default=str))
+        return
+    for name, value in values.items():
+        if value is not None and name != "results":
+            click.echo(f"{name:<20}  {_plain(value)}")
+    for result in values["results"]:
+        click.echo(f"{'result':<20}  {result['result_type']} {_plain(result['content'])}")
+
+
+@tasks.command()
+@click.argument("task", required=False)
+@click.option("--failed", is_flag=True, help="All failed ones instead, the oldest first.")
+@click.option("--intent", help="Of these, those of one intent.")
+@click.option("--limit", default=1000, show_default=True, help="At most so many of them.")
+@_url
+@_schema
+def requeue(
+    task: str | None, failed: bool, intent: str | None, limit: int, url: str | None, schema: str | None
+) -> None:
+    """File a failed or cancelled task again, as if it had never been tried."""
+    if failed == (task is not None) or (intent is not None and not failed):
+        raise click.UsageError("give either a TASK, or --failed and perhaps --intent")
+    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+        if task is None:
+            count = len(uow.tasks.requeue_failed(intent=intent, limit=limit))
+        else:
+            count = 1
+            uow.tasks.requeue(_found(uow.tasks, task).id)
+    click.echo(f"filed again: {count}")
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--children/--no-children", default=True, help="Whether its parts are cancelled, too.")
+@_url
+@_schema
+def cancel(task: str, children: bool, url: str | None, schema: str | None) -> None:
+    """Cancel a task; the worker of one that runs is asked to stop."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        statuses = list(uow.tasks.cancel(_found(uow.tasks, task).id, children=children).values())
+    asked = statuses.count(TaskStatus.PROCESSING)
+    click.echo(f"cancelled: {len(statuses) - asked}, workers asked to stop: {asked}")
+
+
+@tasks.command()
+@_url
+@_schema
+@_json
+def health(url: str | None, schema: str | None, as_json: bool) -> None:
+    """How the queue is doing. Exit status: 0 well, 1 leases have expired and nobody takes the tasks back."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        found = uow.tasks.queue_health()
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        for name, value in asdict(found).items():
+            click.echo(f"{name:<28}  {'-' if value is None else value}")
+    click.get_current_context().exit(1 if found.expired else 0)
+
+
+def _found(repository: TaskRepository, name: str) -> Task:
+    task = repository.get_by_task_id(name)
+    if task is None:
+        try:
+            task = repository.get(uuid.UUID(name))
+        except ValueError:
+            task = None
+    if task is None:
+        raise NotFoundError(f"task {name!r}: there is none; give the task_id or the id of one")
+    return task
+
+
+def as_dict(row: Base) -> dict[str, Any]:
+    """The columns of a row by their names, but for what would let others write to it."""
+    mapper = inspect(type(row))
+    pairs = ((attribute.columns[0].name, attribute.key) for attribute in mapper.column_attrs)
+    return {name: getattr(row, key) for name, key in pairs if name not in _HIDDEN}
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows in columns that are as wide as they must be."""
+    lines = [columns, *([_plain(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds")
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return " ".join(str(value).split())

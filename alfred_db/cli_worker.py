@@ -1,0 +1,114 @@
+"""`alfred-db worker`: does tasks by handlers of the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import click
+
+from .config import database_url
+from .database import AsyncDatabase, Database
+from .errors import ConfigurationError
+from .worker import AsyncWorker, Worker
+from .worker._worker import is_asynchronous
+
+__all__ = ["handlers_of", "worker"]
+
+
+@click.command()
+@click.option(
+    "--app",
+    required=True,
+    metavar="MODULE:NAME",
+    help="A mapping from intents to handlers, all plain or all async.",
+)
+@click.option("--concurrency", default=4, show_default=True, help="Tasks at once.")
+@click.option(
+    "--lease", default=60.0, show_default=True, help="Seconds after which a silent worker loses its tasks."
+)
+@click.option(
+    "--grace", default=25.0, show_default=True, help="Seconds to end running tasks when told to stop."
+)
+@click.option("--poll", default=5.0, show_default=True, help="Longest seconds between two looks for tasks.")
+@click.option(
+    "--upkeep", default=5.0, show_default=True, help="Seconds between two looks for vanished workers."
+)
+@click.option("--schedules/--no-schedules", default=True, help="Whether to file the slots of schedules, too.")
+@click.option("--assigned-to", metavar="AGENT", help="Do this agent's tasks only.")
+@click.option("--drain", is_flag=True, help="End when no task is left that can be done now.")
+@click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
+@click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+@click.option(
+    "--pooler", type=click.Choice(["transaction"]), help="What stands before the server: polls only."
+)
+def worker(
+    app: str,
+    concurrency: int,
+    lease: float,
+    grace: float,
+    poll: float,
+    upkeep: float,
+    schedules: bool,
+    assigned_to: str | None,
+    drain: bool,
+    url: str | None,
+    schema: str | None,
+    pooler: str | None,
+) -> None:
+    """Do tasks until SIGINT or SIGTERM; a second one ends it at once.
+
+    MODULE is found as Python finds it, and in this folder. Its handlers run in this process; what is still running
+    after the grace period is given back.
+    """
+    handlers = handlers_of(app)
+    asynchronous = any(is_asynchronous(handler) for handler in handlers.values())
+    log = logging.getLogger("alfred_db.worker")
+    options: dict[str, Any] = {
+        "concurrency": concurrency,
+        "lease": lease,
+        "grace": grace,
+        "poll": poll,
+        "upkeep": upkeep,
+        "schedules": schedules,
+        "assigned_to": assigned_to,
+    }
+    database: dict[str, Any] = {"schema": schema, "pooler": pooler}
+    if asynchronous:
+        unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **options)
+        log.info("%s: %s", unlike.name, ", ".join(handlers))
+        asyncio.run(unlike.run(drain=drain))
+    else:
+        plain = Worker(Database(database_url(url), **database), handlers, **options)
+        log.info("%s: %s", plain.name, ", ".join(handlers))
+        plain.run(drain=drain)
+
+
+def handlers_of(app: str) -> Mapping[str, Callable[..., Any]]:
+    """The mapping that MODULE:NAME names. Raises ConfigurationError."""
+    module_name, colon, name = app.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigurationError(f"--app {app!r}: expected MODULE:NAME, such as myapp.tasks:handlers")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # one that the module itself imports
+        raise ConfigurationError(
+            f"--app {app!r}: there is no module {module_name!r}; it is looked for in {os.getcwd()} and in sys.path"
+        ) from None
+    found = getattr(module, name, None)
+    if found is None:
+        raise ConfigurationError(f"--app {app!r}: {module_name} has no {name!r}; define it as a dict")
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(
+            f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease)"
+        )
+    return cast("Mapping[str, Callable[..., Any]]", found)

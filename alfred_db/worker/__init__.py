@@ -1,0 +1,16 @@
+"""Workers: they claim tasks, hand them to the caller's handlers, keep the leases, and end the tasks.
+
+def summarise(task: ClaimedTask, lease: Lease) -> list[NewResult] | None: ...
+
+Worker(db, {"SUMMARISE": summarise}, concurrency=4).run()
+
+Only the start of a handler differs between the colours, so that nothing here is generated: `AsyncWorker` runs the same
+loop in a thread, where a handler that blocks the event loop cannot hold up the heartbeats.
+"""
+
+from __future__ import annotations
+
+from ._lease import AsyncLease, Lease, TaskFailed
+from ._worker import AsyncHandler, AsyncWorker, Handler, Worker
+
+__all__ = ["AsyncHandler", "AsyncLease", "AsyncWorker", "Handler", "Lease", "TaskFailed", "Worker"]

@@ -1,0 +1,134 @@
+"""What a handler is given besides its task: the lease that it works under."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ..errors import LeaseLost
+from ..repositories import AsyncUnitOfWork, UnitOfWork
+from ..results.tasks import ClaimedTask, NewResult
+
+__all__ = ["AnyLease", "AsyncLease", "Lease", "TaskFailed"]
+
+
+class TaskFailed(Exception):
+    """Raised by a handler to end its attempt in another way than any exception does.
+
+    The arguments are those of `TaskRepository.fail`: `retry=False` ends the task at once, `delay` seconds replace
+    the back-off.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "handler", retry: bool = True, delay: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry = retry
+        self.delay = delay
+
+
+class AnyLease:
+    """What the leases of both colours have in common. The worker's threads write it, the handler reads it."""
+
+    def __init__(self, task: ClaimedTask) -> None:
+        self.task = task
+        """The task, as of the last heartbeat."""
+        # The local time at which the reaper may end the attempt: its distance from the end of the lease is told by
+        # the database's clock alone.
+        self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
+        self._taken = False
+        self.completing = False
+        """Whether the handler began to complete the task in a transaction of its own."""
+        self.given_back = False
+        """Whether the worker stops, and cannot wait for the handler."""
+        self._lock = threading.Lock()
+        self._interrupted = False
+        self._on_interrupt: Callable[[], None] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether others may have the task by now: stop, and write nothing for it any more.
+
+        So it is when a heartbeat said so, when none came through in time, when the attempt has exceeded the task's
+        `timeout_seconds`, and when the worker gave the task back because it has to stop. Told without the database.
+        """
+        return self._taken or self.task.is_over or self.time_left <= 0
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the task's cancellation was asked for: stop, and raise; to return completes it all the same."""
+        return self.task.cancel_requested
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the attempt exceeds the task's `timeout_seconds`."""
+        return self._deadline - time.monotonic()
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease is lost, and TaskFailed if the task is to be cancelled."""
+        self._check_lost()
+        if self.cancel_requested:
+            raise TaskFailed("its cancellation was asked for", code="cancelled", retry=False)
+
+    def revoke(self) -> None:
+        """Have the lease report that it is lost, and interrupt the handler. The worker's own."""
+        self._taken = True
+        self.interrupt()
+
+    def give_back(self) -> None:
+        """The same, because the worker stops: however the handler ends now, it has not failed. The worker's own."""
+        self.given_back = True
+        self.revoke()
+
+    def interrupt(self) -> None:
+        """Interrupt the handler, once, if it is of the kind that can be. The worker's own."""
+        with self._lock:
+            self._interrupted, interrupt = True, None if self._interrupted else self._on_interrupt
+        if interrupt is not None:
+            interrupt()
+
+    def interruptible(self, interrupt: Callable[[], None]) -> None:
+        """From now on the handler can be interrupted in this way. The worker's own."""
+        with self._lock:
+            self._on_interrupt = interrupt
+            late = self._interrupted
+        if late:
+            interrupt()
+
+    def _check_lost(self) -> None:
+        if self.lost:
+            raise LeaseLost(
+                f"task {self.task.task_id[:80]!r}: its lease is lost; stop, and discard what was done"
+            )
+
+    def _begin_to_complete(self) -> None:
+        self._check_lost()
+        self.completing = True
+
+
+class Lease(AnyLease):
+    """The lease of a task that a handler works on."""
+
+    def complete(self, uow: UnitOfWork, results: Sequence[NewResult] = ()) -> None:
+        """Complete the task in the handler's own transaction, whose effects then happen exactly once.
+
+        Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because
+        it would wait for the transaction. Raises LeaseLost.
+        """
+        self._begin_to_complete()
+        uow.tasks.complete(self.task, results)
+
+
+class AsyncLease(AnyLease):
+    """The lease of a task that an asynchronous handler works on."""
+
+    async def complete(self, uow: AsyncUnitOfWork, results: Sequence[NewResult] = ()) -> None:
+        """Complete the task in the handler's own transaction, whose effects then happen exactly once.
+
+        Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because
+        it would wait for the transaction. Raises LeaseLost.
+        """
+        self._begin_to_complete()
+        await uow.tasks.complete(self.task, results)

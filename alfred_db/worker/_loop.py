@@ -1,0 +1,256 @@
+"""The loop of a worker: claim, have the handlers started, settle what has ended; and its helping threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from ..database import AsyncDatabase, Database
+from ..queries._shared import within
+from ..results.tasks import Backoff, ClaimedTask
+from ..wakeup import Listener, channel_of
+from ._lease import AnyLease
+from ._periodic import Periodic
+from ._settle import Ended, GivenBack, is_transient, settled
+
+__all__ = ["End", "Loop", "Settings", "Start"]
+
+FIRST_PAUSE = 0.05
+"""Seconds between the first looks when nothing is there; then twice that, and so on."""
+
+LAST_MOMENT = 1.0
+"""Seconds that handlers have when they are told to stop at once."""
+
+MAX_CLAIM = 500
+CONNECTIONS = 3
+"""The loop, the heartbeats and the upkeep use one each."""
+
+End = Callable[[Ended], None]
+"""Takes the end of a handler, once, from any thread."""
+
+Start = Callable[[ClaimedTask, End], AnyLease]
+"""Has the handler of a task begin, and gives its lease."""
+
+_log = logging.getLogger("alfred_db.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker was told."""
+
+    concurrency: int
+    lease: float
+    grace: float
+    poll: float
+    upkeep: float
+    schedules: bool
+    assigned_to: str | None
+    backoff: Backoff
+
+    def __post_init__(self) -> None:
+        within("concurrency", self.concurrency, 1, 10_000)
+        within("lease", self.lease, 0.1, 86_400)
+        within("grace", self.grace, 0, 86_400)
+        within("poll", self.poll, 0.01, 86_400)
+        within("upkeep", self.upkeep, 0.01, 86_400)
+
+
+class Loop:
+    """Claims tasks and has them done until it is stopped. Its own pool serves it alone: handlers cannot exhaust it."""
+
+    def __init__(
+        self, db: Database | AsyncDatabase, intents: Sequence[str], start: Start, settings: Settings
+    ) -> None:
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
+        self.stopping = False
+        self._at_once = False
+        self._db = Database(
+            db.url,
+            schema=db.schema,
+            pooler=db.pooler,
+            pool_size=CONNECTIONS,
+            application_name="alfred-db worker",
+        )
+        self._intents = intents
+        self._start = start
+        self._settings = settings
+        self._inbox: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._held: set[AnyLease] = set()
+        self._ended: list[Ended] = []
+        self._failures = 0
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Claim no more, and end; may be called from a signal handler."""
+        self.stopping = True
+        self._at_once |= at_once
+        self._inbox.put(None)
+
+    def run(self, *, drain: bool) -> None:
+        """Work until stopped; if it is to `drain`, until nothing can be claimed and nothing runs."""
+        settings = self._settings
+        with closing(self._db), ExitStack() as helpers:
+            helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
+            if not drain:
+                helpers.enter_context(Periodic("upkeep", settings.upkeep, self._keep_up, at_start=True))
+            if self._db.pooler is None and not drain:
+                listener = Listener(self._db.url, channel_of(self._db.schema), lambda: self._inbox.put(None))
+                helpers.callback(listener.join)
+                helpers.callback(listener.stop)
+            try:
+                self._work(drain)
+            except BaseException:
+                for lease in self._held:
+                    lease.revoke()
+                raise
+            self._wind_down()
+
+    def _work(self, drain: bool) -> None:
+        looks = 0  # in vain, since something was there
+        kept_up = not drain  # by its thread, else
+        while not self.stopping:
+            try:
+                if not kept_up:
+                    self._keep_up()
+                    kept_up = True
+                self._settle()
+                asked = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
+                claimed = self._claim(asked) if asked else 0
+            except Exception as error:
+                pause: float | None = self._failed(error)
+            else:
+                self._failures = 0
+                if asked and claimed == asked:
+                    continue
+                if drain and not self._held:
+                    return
+                looks = 0 if claimed else looks + 1
+                pause = _growing(FIRST_PAUSE, looks, self._settings.poll) if asked else None
+            if self._receive(pause):
+                looks = 0
+
+    def _claim(self, limit: int) -> int:
+        with self._db.begin() as uow:
+            tasks = uow.tasks.claim(
+                worker=self.worker,
+                limit=limit,
+                intents=self._intents,
+                assigned_to=self._settings.assigned_to,
+                lease=self._settings.lease,
+            )
+        again = {task.id for task in tasks}
+        for lease in self._held:
+            if lease.task.id in again:  # lost, and claimed once more before its handler has ended
+                lease.revoke()
+        self._held |= {self._start(task, self._inbox.put) for task in tasks}
+        return len(tasks)
+
+    def _settle(self) -> None:
+        for lease in settled(self._db, self._ended, self._settings.backoff):
+            self._held.discard(lease)
+
+    def _receive(self, timeout: float | None) -> bool:
+        """Wait for handlers to end and take in all that have; says whether it was woken for another reason too."""
+        woken = False
+        try:
+            item = self._inbox.get(timeout=timeout)
+            while True:
+                if item is None:
+                    woken = True
+                else:
+                    self._ended.append(item)
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            return woken
+
+    def _failed(self, error: Exception) -> float:
+        """Tell of it once; gives the seconds until the next try. Raises what none will mend."""
+        if not is_transient(error):
+            raise error
+        self._failures += 1
+        _log.log(
+            logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error
+        )
+        return _growing(FIRST_PAUSE, self._failures, self._settings.poll)
+
+    def _wind_down(self) -> None:
+        """Let the handlers end; after the grace period interrupt them, and give back what is still not ended."""
+        if self._held:
+            _log.info("stopping: %d tasks are left, for at most %g s", len(self._held), self._settings.grace)
+        self._end_all(self._settings.grace, at_once=lambda: self._at_once)
+        running = self._running()
+        for lease in running:
+            lease.give_back()
+        self._end_all(LAST_MOMENT if running else 0)
+        self._ended += [Ended(lease, None, GivenBack()) for lease in self._running()]
+        self._end_all(LAST_MOMENT)
+        if self._held:
+            _log.warning("%d tasks are left to their leases: the database is not there", len(self._held))
+
+    def _running(self) -> list[AnyLease]:
+        return list(self._held - {one.lease for one in self._ended})
+
+    def _end_all(self, seconds: float, at_once: Callable[[], bool] = lambda: False) -> None:
+        """Settle what ends within so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            pause = 1.0
+            try:
+                self._settle()
+            except Exception as error:
+                pause = self._failed(error)
+            left = until - time.monotonic()
+            if not self._held or left <= 0 or at_once():
+                return
+            self._receive(min(left, pause))
+
+    def _beat(self) -> None:
+        """Extend the leases; interrupt the handlers of tasks that are lost or to be cancelled."""
+        leases = [lease for lease in list(self._held) if not lease.completing]
+        for lease in leases:
+            if lease.lost:
+                lease.revoke()
+        held = [lease for lease in leases if not lease.lost]
+        if not held:
+            return
+        with self._db.begin() as uow:
+            kept = uow.tasks.heartbeat_many([lease.task for lease in held], lease=self._settings.lease)
+        found = {task.id: task for task in kept}
+        for lease in held:
+            task = found.get(lease.task.id)
+            if task is not None:
+                lease.task = task
+                if task.cancel_requested:
+                    lease.interrupt()
+            elif not lease.completing:
+                lease.revoke()
+
+    def _keep_up(self) -> None:
+        """What any worker does for all: take tasks from those that vanished, file the slots of schedules."""
+        full = True
+        while full and not self.stopping:
+            with self._db.begin() as uow:
+                taken = uow.tasks.reap(limit=MAX_CLAIM, backoff=self._settings.backoff)
+            for id, status in taken.items():
+                _log.warning("task %s: its worker vanished or took too long, now %s", id, status)
+            full = len(taken) == MAX_CLAIM
+        full = self._settings.schedules
+        while full and not self.stopping:
+            with self._db.begin() as uow:
+                uow.scheduler.reap()
+                tick = uow.scheduler.tick()
+            for invalid in tick.invalid:
+                _log.debug("scheduled task %d: %s", invalid.task_id, invalid.reason)
+            full = tick.full
+
+
+def _growing(first: float, times: int, most: float) -> float:
+    """A pause that doubles each time, up to a limit, with jitter."""
+    return min(most, first * 2.0 ** min(times, 20)) * random.uniform(0.5, 1)
