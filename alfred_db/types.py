@@ -19,7 +19,7 @@ from sqlalchemy import Column, ColumnElement, Dialect, Float, Text, event, func
 from sqlalchemy.sql.base import SchemaEventTarget
 from sqlalchemy.types import LargeBinary, TypeDecorator
 
-from .errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
+from .errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError, shown
 
 __all__ = ["Embedding", "EnumText", "Vector", "VectorLike"]
 
@@ -202,7 +202,7 @@ class EnumText(TypeDecorator[E]):
         if value in self._members.values():  # also equal to a plain string, and never unhashable
             return str(value)
         expected = ", ".join(self._members)
-        raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}")
+        raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {shown(value)}")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
         if value is None:
@@ -211,6 +211,6 @@ class EnumText(TypeDecorator[E]):
             return self._members[value]
         except KeyError:
             raise SchemaDriftError(
-                f"{self.enum.__name__}: the database holds {value[:60]!r}, which this version of alfred-db does not"
+                f"{self.enum.__name__}: the database holds {shown(value)}, which this version of alfred-db does not"
                 " know; upgrade alfred-db"
             ) from None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ExtensionMissingError, NotFoundError, translated
+from ...errors import ExtensionMissingError, NotFoundError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
@@ -59,7 +59,9 @@ class AsyncPartitions(AsyncRepository):
             for statement in queries.lock(self._table):
                 await self._session.execute(statement)
             if not any(part.name == name and not part.is_default for part in await self.partitions()):
-                raise NotFoundError(f"{name}: no monthly partition of {self._table}; `partitions` lists them")
+                raise NotFoundError(
+                    f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them"
+                )
             await self._session.execute(queries.detach(self._table, name))
             if drop:
                 await self._session.execute(queries.drop(name))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ExtensionMissingError, NotFoundError, translated
+from ...errors import ExtensionMissingError, NotFoundError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
@@ -60,7 +60,9 @@ class Partitions(Repository):
             for statement in queries.lock(self._table):
                 self._session.execute(statement)
             if not any(part.name == name and not part.is_default for part in self.partitions()):
-                raise NotFoundError(f"{name}: no monthly partition of {self._table}; `partitions` lists them")
+                raise NotFoundError(
+                    f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them"
+                )
             self._session.execute(queries.detach(self._table, name))
             if drop:
                 self._session.execute(queries.drop(name))
