@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import permutations
+from itertools import pairwise, permutations
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -290,7 +290,7 @@ def test_walks_see_whole_transactions(db: Database) -> None:
     nodes = call(db, lambda uow: [uow.entities.upsert_node("t", str(number)).id for number in range(6)])
 
     def chain(uow: UnitOfWork) -> int:
-        for one, next_ in zip(nodes, nodes[1:], strict=False):
+        for one, next_ in pairwise(nodes):
             uow.entities.upsert_edge(one, next_, "next")
         return len(nodes) - 1
 
