@@ -299,7 +299,9 @@ class _Translation:
                 "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
             ) from None
         if isinstance(error, TypeError | ValueError | RecursionError) and _of_json(error):
-            raise InvalidInputError(f"a value is no JSON ({shown(error)}); use what json.dumps takes") from None
+            raise InvalidInputError(
+                f"a value is no JSON ({shown(error)}); use what json.dumps takes"
+            ) from None
         if isinstance(error, exc.SQLAlchemyError | psycopg.Error):
             ours = translate(error)
             if ours is not None:
