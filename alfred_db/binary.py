@@ -7,6 +7,7 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; 
 from __future__ import annotations
 
 import json
+import re
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from .errors import InvalidInputError
 from .types import EnumText, VectorType
 
-__all__ = ["HEADER", "TRAILER", "copy_statement", "pack_rows"]
+__all__ = ["HEADER", "TRAILER", "copy_statement", "has_nul", "pack_rows"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -119,9 +120,17 @@ def _text(value: str) -> bytes:
     return packed
 
 
+def has_nul(text: str) -> bool:
+    """Whether a JSON text, with all but ASCII escaped, holds a NUL character; a backslash before `u0000` is none."""
+    return "\\u0000" in text and re.search(r"(?<!\\)(\\\\)*\\u0000", text) is not None
+
+
 def _json(value: Any) -> bytes:
-    text = _encoder.encode(value)
-    if "\\u0000" in text:
+    try:
+        text = _encoder.encode(value)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+    if has_nul(text):
         raise ValueError("PostgreSQL jsonb holds no NUL character")
     return b"\x01" + text.encode()
 

@@ -16,7 +16,7 @@ from decimal import Decimal, InvalidOperation
 from importlib.resources import files
 from typing import Any, cast
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, shown
 
 __all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
@@ -68,10 +68,10 @@ def _document(document: Any) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise InvalidInputError(f"catalog: expected an object with sections, got {type(document).__name__}")
     found = cast("Mapping[str, Any]", document)
-    unknown = sorted(set(map(str, found)) - set(SECTIONS))
+    unknown = sorted(map(shown, set(found) - set(SECTIONS)))
     if unknown:
         raise InvalidInputError(
-            f"catalog: {', '.join(unknown)[:80]}: no such section; expected some of {', '.join(SECTIONS)}"
+            f"catalog: {', '.join(unknown[:5])}: no such section; expected some of {', '.join(SECTIONS)}"
         )
     return found
 
@@ -98,17 +98,17 @@ def _entry(given: Any, fields: Fields, where: str) -> dict[str, Any]:
     entry = cast("Mapping[str, Any]", given)
     known = {name.rstrip("!"): convert for name, convert in fields.items()}
     needed = [name.rstrip("!") for name in fields if name.endswith("!")]
-    unknown = sorted(set(map(str, entry)) - set(known))
+    unknown = sorted(map(shown, set(entry) - set(known)))
     missing = [name for name in needed if entry.get(name) is None]
     if unknown or missing:
-        problem = f"unknown {', '.join(unknown)[:80]}" if unknown else f"without {', '.join(missing)}"
+        problem = f"unknown {', '.join(unknown[:5])}" if unknown else f"without {', '.join(missing)}"
         raise InvalidInputError(f"catalog: {where}: {problem}; expected {', '.join(fields)} (`!`: required)")
     found: dict[str, Any] = {}
     for name, value in entry.items():
         try:
             if value is not None:
                 found[name] = known[name](value)
-        except (TypeError, ValueError, InvalidOperation) as error:
+        except (TypeError, ValueError, InvalidOperation, RecursionError) as error:
             raise InvalidInputError(f"catalog: {where}.{name}: {error}") from None
     return found
 
@@ -123,7 +123,10 @@ def _a(kind: type | tuple[type, ...], what: str) -> Convert:
 
 
 def _time(value: Any) -> datetime:
-    time = datetime.fromisoformat(_text(value))
+    try:
+        time = datetime.fromisoformat(_text(value))
+    except ValueError:
+        raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {shown(value)}") from None
     if time.tzinfo is None:
         raise ValueError("a time without time zone; end it with `Z` or `+00:00`")
     return time

@@ -30,6 +30,7 @@ except DatabaseUnavailable as error:
 from __future__ import annotations
 
 import re
+import traceback
 from types import TracebackType
 
 import psycopg
@@ -55,8 +56,14 @@ __all__ = [
     "SchemaError",
     "SchemaOutdatedError",
     "SchemaTooNewError",
+    "shown",
     "translated",
 ]
+
+
+def shown(text: object) -> str:
+    """A text of the caller's as a message names it: cut, and with nothing that a log could take for its own."""
+    return repr(str(text)[:60])
 
 
 class AlfredDBError(Exception):
@@ -166,6 +173,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "28000": (ConfigurationError, "check the user of the database URL"),
     "28P01": (ConfigurationError, "check the password of the database URL"),
     "3D000": (ConfigurationError, "create the database, or name another in the URL"),
+    "42602": (InvalidInputError, "use a name that the server knows"),
     "42501": (ConfigurationError, "grant the role the missing right, or use another role"),
     "42P01": (SchemaOutdatedError, "run `alembic upgrade head`"),
     "42703": (SchemaOutdatedError, "run `alembic upgrade head`"),
@@ -230,6 +238,14 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
     text = _without_values(original)[:300]
+    if original.sqlstate == "23514" and "violates partition constraint" in text:
+        return ConflictError(
+            f"{text}: a partition was made meanwhile; run the transaction again", retryable=True
+        )
+    if original.sqlstate == "42704" and text.startswith("text search configuration"):
+        return InvalidInputError(
+            "language: the server has no such text search configuration; see \\dF of psql"
+        )
     found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
     if found is None:
         return None
@@ -282,6 +298,10 @@ class _Translation:
             raise InvalidInputError(
                 "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
             ) from None
+        if isinstance(error, TypeError | ValueError | RecursionError) and _of_json(error):
+            raise InvalidInputError(
+                f"a value is no JSON ({shown(error)}); use what json.dumps takes"
+            ) from None
         if isinstance(error, exc.SQLAlchemyError | psycopg.Error):
             ours = translate(error)
             if ours is not None:
@@ -289,3 +309,9 @@ class _Translation:
 
 
 _TRANSLATION = _Translation()
+
+
+def _of_json(error: Exception) -> bool:
+    """Whether the error comes from writing a value as JSON, which the driver does as it sends it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "json.encoder" for frame, _ in frames)

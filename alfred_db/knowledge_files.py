@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, shown
 from .results.knowledge import is_array, is_object
 from .types import Embedding
 
@@ -171,7 +171,7 @@ def _vector(given: Any, name: str | None, where: str) -> Any:
         (name,) = given
     if name is not None and name in given:
         return given[name]
-    known = ", ".join(sorted(map(str, given)))[:200]
+    known = ", ".join(map(shown, sorted(map(str, given))[:5]))
     raise InvalidInputError(f"{where}: several vectors; name the one to take by vector_name, of: {known}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, shown
 from .queries._shared import aware, check_text, json_text, within
 from .results.tasks import NewTask
 
@@ -46,7 +46,7 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
     if unknown:
         expected = ", ".join(("intent", "task_id", *_DEFAULTS))
         raise InvalidInputError(
-            f"task: {', '.join(sorted(unknown))}: no such key; expected some of {expected}"
+            f"task: {', '.join(sorted(map(shown, unknown))[:5])}: no such key; expected some of {expected}"
         )
     ids = new_ids(len(tasks))
     columns: dict[str, list[Any]] = {

@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeDecorator, UserDefinedType
 from . import _vector_formats as formats
 from ._vector_formats import Bits, BitsLike, Embedding, Matrix, SparseLike, VectorLike
 from .distances import BitDistances, Distances
-from .errors import InvalidInputError, SchemaDriftError
+from .errors import InvalidInputError, SchemaDriftError, shown
 
 __all__ = [
     "Bit",
@@ -202,7 +202,7 @@ class EnumText(TypeDecorator[E]):
         if value in self._members.values():  # also equal to a plain string, and never unhashable
             return str(value)
         expected = ", ".join(self._members)
-        raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}")
+        raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {shown(value)}")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
         if value is None:
@@ -211,7 +211,7 @@ class EnumText(TypeDecorator[E]):
             return self._members[value]
         except KeyError:
             raise SchemaDriftError(
-                f"{self.enum.__name__}: the database holds {value[:60]!r}, which this version of alfred-db does not"
+                f"{self.enum.__name__}: the database holds {shown(value)}, which this version of alfred-db does not"
                 " know; upgrade alfred-db"
             ) from None
 

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import random
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psycopg
+from harness import Page, Server, Target, at_most, publish, table, targets
 from sqlalchemy import text
 
-from alfred_db import Database, embedded
+from alfred_db import Database
 from alfred_db.repositories._sync.entities import EntityRepository
 from alfred_db.results.entities import Neighbour
 
 NODES, EDGES = 100_000, 500_000
 CALLS = 300
+WARM = 20
 LIMIT = 1.3
 
-GRAPH = f"""
+GRAPH = """
     SELECT setseed(0.5);
     INSERT INTO entity.entity_node (id, node_type, key, name, properties)
     SELECT md5(n::text)::uuid, 'thing', 'k' || n, 'Thing ' || n, jsonb_build_object('number', n)
-    FROM generate_series(1, {NODES}) n;
+    FROM generate_series(1, :nodes) n;
     INSERT INTO entity.entity_edge (source_id, target_id, edge_type, weight, valid_from)
-    SELECT md5((1 + (n::bigint * 7919) % {NODES})::text)::uuid, md5((1 + floor(random() * {NODES}))::int::text)::uuid,
+    SELECT md5((1 + (n::bigint * 7919) % :nodes)::text)::uuid, md5((1 + floor(random() * :nodes))::int::text)::uuid,
         'knows', random(), '2020-01-01'
-    FROM generate_series(1, {EDGES}) n
+    FROM generate_series(1, :edges) n
     ON CONFLICT DO NOTHING
 """
 
@@ -59,30 +58,23 @@ BY_HAND = """
 """
 
 
-def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="alfred-db-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        url = embedded.start(folder).url or ""
-        try:
-            return measure(url)
-        finally:
-            embedded.stop(folder)
-
-
-def measure(url: str) -> int:
+def measure(server: Server, page: Page, part: float = 1.0) -> list[Target]:
+    """Publish it on the page."""
+    url, nodes, edges, calls = server.database("graph"), int(NODES * part), int(EDGES * part), CALLS
     with Database(url) as database:
         database.upgrade()
         with database.session() as session:
             for statement in GRAPH.split(";"):
-                session.execute(text(statement))
+                session.execute(
+                    text(statement), {"nodes": nodes, "edges": edges} if ":nodes" in statement else {}
+                )
             session.commit()
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE entity.entity_node, entity.entity_edge"))
             ids = list(connection.scalars(text("SELECT id FROM entity.entity_node ORDER BY id")))
-        chosen = random.Random(7).sample(ids, CALLS + 20)
-        raw_url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(raw_url) as raw, database.session() as session:
+            made = connection.scalar(text("SELECT count(*) FROM entity.entity_edge")) or 0
+        chosen = random.Random(7).sample(ids, calls + WARM)
+        with psycopg.connect(url) as raw, database.session() as session:
             entities = EntityRepository(session)
             by_hand: list[float] = []
             by_repository: list[float] = []
@@ -97,18 +89,21 @@ def measure(url: str) -> int:
                     times[turn] = time.perf_counter() - start
                 ours = [(*one.node, one.depth, one.via, one.edge_type) for one in found[1]]
                 assert ours == found[0], "not the same rows"
-                if number >= 20:
+                if number >= WARM:
                     by_hand.append(times[0])
                     by_repository.append(times[1])
                     rows += len(ours)
-    ratio = median(by_repository) / median(by_hand)
-    print(
-        f"neighbours to depth 3, {NODES:,} nodes, {EDGES:,} edges, {rows / CALLS:.0f} rows a call, {CALLS} calls"
+    medians = {"psycopg, the same SQL by hand": median(by_hand), "`neighbours`": median(by_repository)}
+    result = [at_most("`neighbours` / SQL by hand, p50", median(by_repository) / median(by_hand), LIMIT)]
+    publish(
+        page,
+        "Graph: neighbours to depth 3",
+        f"{nodes:,} nodes, {made:,} edges; at most 100 edges of a node are followed. {calls} nodes, both in turns, the"
+        f" same rows of both ({rows / calls:.0f} a call).",
+        table(("", "p50"), [(name, f"{seconds * 1000:.2f} ms") for name, seconds in medians.items()]),
+        targets(result),
     )
-    print(
-        f"by hand {median(by_hand) * 1000:.2f} ms, repository {median(by_repository) * 1000:.2f} ms: {ratio:.2f}"
-    )
-    return 0 if ratio <= LIMIT else 1
+    return result
 
 
 def neighbours_by_hand(raw: psycopg.Connection, node: uuid.UUID) -> list[tuple[Any, ...]]:
@@ -117,7 +112,3 @@ def neighbours_by_hand(raw: psycopg.Connection, node: uuid.UUID) -> list[tuple[A
 
 def neighbours_of(entities: EntityRepository, node: uuid.UUID) -> Sequence[Neighbour]:
     return entities.neighbours(node, depth=3, fan_out=100, limit=1000)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

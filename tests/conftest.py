@@ -12,6 +12,7 @@ from pathlib import Path
 import corpus
 import large
 import pytest
+from injection.ground import Ground, build
 from servers import Servers
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
@@ -141,3 +142,16 @@ def large_url(template: URL, new_database: Callable[..., URL]) -> URL:
     with Database(url) as database:
         large.load(database)
     return url
+
+
+@pytest.fixture(scope="session")
+def grounds(
+    template: URL, new_database: Callable[..., URL], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[URL, dict[str | None, Ground]]:
+    """A migrated database with a few rows of everything, and what they are in each tenant; to be left as it is."""
+    url = new_database(template.database)
+    made: dict[str | None, Ground] = {}
+    for schema in (None, "acme"):
+        with Database(url, schema=schema) as database, database.begin() as uow:
+            made[schema] = build(uow, tmp_path_factory.mktemp("ground"))
+    return url, made

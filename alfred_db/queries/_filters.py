@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from ..errors import InvalidFilter
+from ..errors import InvalidFilter, shown
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
 from ..types import EnumText, VectorType
@@ -71,11 +72,13 @@ def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
         usable = ", ".join(
             key.rstrip("_") for key, known in columns.items() if not isinstance(known.type, VectorType)
         )
-        raise InvalidFilter(f"filter: no field {name!r}; expected one of {usable}, or a path into a JSON one")
+        raise InvalidFilter(
+            f"filter: no field {shown(name)}; expected one of {usable}, or a path into a JSON one"
+        )
     if isinstance(column.type, JSONB):
         return _json(column, rest.split(".") if rest else [], condition)
     if rest:
-        raise InvalidFilter(f"filter: {name!r} is not JSON, so {condition.field!r} leads nowhere")
+        raise InvalidFilter(f"filter: {shown(name)} is not JSON, so {shown(condition.field)} leads nowhere")
     return _plain(column, condition)
 
 
@@ -98,13 +101,15 @@ def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bo
         case "contains" if isinstance(cast_type("Any", column.type), ARRAY):
             return column.op("@>", is_comparison=True)(literal([value], column.type))
         case _:
-            raise InvalidFilter(f"filter: {condition.operator!r} does not fit the field {condition.field!r}")
+            raise InvalidFilter(
+                f"filter: {shown(condition.operator)} does not fit the field {shown(condition.field)}"
+            )
 
 
 def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> ColumnElement[bool]:
     value = condition.value
     if not path and condition.operator != "contains":
-        raise InvalidFilter(f"filter: name a key of {condition.field!r}, such as {condition.field}.language")
+        raise InvalidFilter(f"filter: name a key of {shown(condition.field)}, such as `language`")
     inside: Any = column
     for key in path:
         inside = inside[key]
@@ -129,7 +134,7 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
                 isinstance(limit, bool) or not isinstance(limit, str | int | float) for _, limit in limits
             ):
                 raise InvalidFilter(
-                    f"filter: the bounds of {condition.field!r} must be all numbers or all texts"
+                    f"filter: the bounds of {shown(condition.field)} must be all numbers or all texts"
                 )
             compared = [_COMPARE[bound](inside, _bound(limit)) for bound, limit in limits]
             return and_(func.jsonb_typeof(inside) == kinds.pop(), *compared)
@@ -147,10 +152,14 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
             found: ColumnElement[bool] = inside.op("@>", is_comparison=True)(_bound(value))
             return found
         case _:
-            raise InvalidFilter(f"filter: unknown operator {condition.operator!r}")
+            raise InvalidFilter(f"filter: unknown operator {shown(condition.operator)}")
 
 
 def _bound(value: Any) -> ColumnElement[Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidFilter(f"filter: a value is no JSON ({error}); use what json.dumps takes") from None
     return literal(value, JSONB(none_as_null=False))
 
 
@@ -162,14 +171,14 @@ def _nested(path: list[str], value: Any) -> Any:
 
 def _items(condition: Condition) -> Sequence[Any]:
     if condition.value.__class__ not in (list, tuple):
-        raise InvalidFilter(f"filter: `in` of {condition.field!r} expects an array")
+        raise InvalidFilter(f"filter: `in` of {shown(condition.field)} expects an array")
     values: Sequence[Any] = condition.value
     return values
 
 
 def _number(condition: Condition, value: Any) -> ColumnElement[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidFilter(f"filter: the bounds of the size of {condition.field!r} must be numbers")
+        raise InvalidFilter(f"filter: the bounds of the size of {shown(condition.field)} must be numbers")
     return literal(value, Double)
 
 
@@ -177,7 +186,7 @@ def _bounds(condition: Condition) -> list[tuple[str, Any]]:
     value: dict[str, Any] = condition.value if condition.value.__class__ is dict else {}
     if not value or not value.keys() <= set(BOUNDS):
         raise InvalidFilter(
-            f"filter: `{condition.operator}` of {condition.field!r} expects some of {', '.join(BOUNDS)}"
+            f"filter: {shown(condition.operator)} of {shown(condition.field)} expects some of {', '.join(BOUNDS)}"
         )
     return list(value.items())
 
@@ -201,5 +210,5 @@ def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> An
     elif isinstance(type_, DateTime) and isinstance(value, datetime):
         return value
     raise InvalidFilter(
-        f"filter: {condition.field!r} holds {type_!r}, which {type(value).__name__} cannot be compared with"
+        f"filter: {shown(condition.field)} holds {type_!r}, which {type(value).__name__} cannot be compared with"
     )

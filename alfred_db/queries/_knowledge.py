@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..errors import InvalidInputError
+from ..binary import has_nul
+from ..errors import InvalidInputError, shown
 from ..models import KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
@@ -64,7 +65,7 @@ def steps(key: str) -> list[str]:
     """The keys that `author.name` leads through."""
     found = key.split(".")
     if not found or not all(found):
-        raise InvalidInputError(f"key: expected one such as language or author.name, got {str(key)[:60]!r}")
+        raise InvalidInputError(f"key: expected one such as language or author.name, got {shown(key)}")
     return found
 
 
@@ -121,6 +122,6 @@ def json_of(payload: Any) -> Mapping[str, Any]:
         text = json.dumps(checked, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"payload: not JSON ({error})") from None
-    if "\\u0000" in text:
+    if has_nul(text):
         raise InvalidInputError("payload: PostgreSQL jsonb holds no NUL character")
     return checked

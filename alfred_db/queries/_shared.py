@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, shown
 from ..models import Base
 from ..results import Page
 
@@ -89,15 +89,20 @@ def aware(name: str, value: datetime) -> datetime:
     return value
 
 
+def check_word(name: str, value: str, words: Any) -> None:
+    """Raise InvalidInputError unless the argument `name` is one of the words of a Literal."""
+    if value not in get_args(words):
+        expected = ", ".join(get_args(words))
+        raise InvalidInputError(f"{name}: expected one of {expected}, got {shown(value)}")
+
+
 def one_of(enum: type[E], value: E | str) -> E:
     """The member of that value; raises InvalidInputError."""
     try:
         return enum(value)
     except ValueError:
         expected = ", ".join(member.value for member in enum)
-        raise InvalidInputError(
-            f"{enum.__name__}: expected one of {expected}, got {str(value)[:60]!r}"
-        ) from None
+        raise InvalidInputError(f"{enum.__name__}: expected one of {expected}, got {shown(value)}") from None
 
 
 def json_text(name: str, value: Any, most: int) -> str | None:
@@ -155,14 +160,14 @@ def decode(cursor: str, length: int) -> Sequence[Any]:
     if usable and all(isinstance(value, str | int | float) for value in values):
         found: Sequence[Any] = values
         return found
-    raise InvalidInputError(f"after: {cursor[:40]!r} is no cursor; pass `next` of the page before, unchanged")
+    raise InvalidInputError(f"after: {shown(cursor)} is no cursor; pass `next` of the page before, unchanged")
 
 
 def check_names(model: type[Base], names: Iterable[str]) -> None:
     """Raise InvalidInputError for a name that is no attribute of the model which can be written."""
     known = [name for name, _ in inspect(model).columns.items() if name != "id"]
-    unknown = sorted(set(names) - set(known))
+    unknown = sorted(map(shown, set(names) - set(known)))
     if unknown:
         raise InvalidInputError(
-            f"{model.__name__}: {', '.join(unknown)}: no such attribute; expected some of {', '.join(known)}"
+            f"{model.__name__}: {', '.join(unknown[:5])}: no such attribute; expected some of {', '.join(known)}"
         )

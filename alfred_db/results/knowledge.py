@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, shown
 from ..models import KnowledgeCollection
 from ..search import Hit
 
@@ -66,5 +66,5 @@ def point_id(value: Any) -> str:
     if isinstance(value, str | int | uuid.UUID) and not isinstance(value, bool) and str(value):
         return str(value)
     raise InvalidInputError(
-        f"point id: expected an integer, a UUID or a text that is not empty, got {str(value)[:60]!r}"
+        f"point id: expected an integer, a UUID or a text that is not empty, got {shown(value)}"
     )

@@ -136,7 +136,7 @@ async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocu
 @pytest.mark.parametrize(
     ("row", "error", "message"),
     [
-        ({"content": "x", "nope": 1}, InvalidInputError, "Document: nope: no such attribute"),
+        ({"content": "x", "nope": 1}, InvalidInputError, "Document: 'nope': no such attribute"),
         ({"content": 3}, InvalidInputError, "row 1: documents.content: expected a value for Text"),
         ({"content": "a\0b"}, InvalidInputError, "holds no NUL"),
         ({"content": "x", "metadata_": {"a": float("nan")}}, InvalidInputError, "row 1: documents.metadata"),

@@ -262,7 +262,7 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
         await registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):
         await registry.import_catalog({"registry": [{"name": "m"}]})
-    with pytest.raises(InvalidInputError, match="wishes: no such section"):
+    with pytest.raises(InvalidInputError, match="'wishes': no such section"):
         await registry.import_catalog({"wishes": []})
     assert await registry.capabilities("m") == {"chat": 1}
 

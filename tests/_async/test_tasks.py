@@ -174,7 +174,9 @@ async def test_what_is_no_json_is_refused(tasks: AsyncTaskRepository, name: str,
 
 async def test_an_unknown_key_is_named(tasks: AsyncTaskRepository) -> None:
     bad: Any = {"intent": "x", "prio": 5}
-    with pytest.raises(InvalidInputError, match="task: prio: no such key; expected some of intent, task_id"):
+    with pytest.raises(
+        InvalidInputError, match="task: 'prio': no such key; expected some of intent, task_id"
+    ):
         await tasks.enqueue_many([bad])
     missing: Any = {"priority": 5}
     with pytest.raises(InvalidInputError, match="intent: expected 1 to"):

@@ -266,7 +266,7 @@ def test_bad_input_is_one_clear_error(requests: BrokerRequestRepository) -> None
         requests.recent(since=datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match="is not before until"):
         requests.usage(now, now)
-    with pytest.raises(InvalidInputError, match="by: hour: expected some of model, provider, agent, day"):
+    with pytest.raises(InvalidInputError, match="by: 'hour': expected some of model, provider, agent, day"):
         requests.usage(LONG_AGO, now, by=["hour"])  # type: ignore[list-item]
     for zone in ("Mars/Olympus", "../etc/passwd", "", "a\0b"):
         with pytest.raises(InvalidInputError, match="timezone: "):
@@ -319,8 +319,8 @@ def test_what_is_left_out_of_many_is_filled_in(
 @pytest.mark.parametrize(
     ("row", "error", "says"),
     [
-        ({"colour": 1}, InvalidInputError, "BrokerRequest: colour: no such attribute"),
-        ({"id": 1}, InvalidInputError, "BrokerRequest: id: no such attribute"),
+        ({"colour": 1}, InvalidInputError, "BrokerRequest: 'colour': no such attribute"),
+        ({"id": 1}, InvalidInputError, "BrokerRequest: 'id': no such attribute"),
         ({"created_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: created_at: a time without"),
         ({"created_at": "today"}, InvalidInputError, "row 1: "),
         ({"hosted_model_id": -7}, NotFoundError, "row 1: hosted model -7: not in the catalog"),

@@ -173,7 +173,7 @@ def test_wrong_input_is_one_clear_error(conversations: ConversationRepository) -
     wrong: Any
     for wrong, message in (
         ({"role": "human", "content": "x"}, f"message 1: {roles}"),
-        ({"role": "user"}, "message 1: expected `role`, `content` and at most `metadata`, got role"),
+        ({"role": "user"}, "message 1: expected `role`, `content` and at most `metadata`, got 'role'"),
         ({"role": "user", "content": "x", "at": 1}, "message 1: expected `role`, `content`"),
         ({}, "message 1: .* got nothing"),
         ({"role": "user", "content": "a\0b"}, "NUL"),

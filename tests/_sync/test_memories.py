@@ -406,7 +406,7 @@ def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> 
         memories.remember_many(bank, [{"text": "x"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="near: expected 0 to 2"):
         memories.remember_many(bank, told, near=-1)
-    with pytest.raises(InvalidInputError, match="Memory: nope: no such attribute"):
+    with pytest.raises(InvalidInputError, match="Memory: 'nope': no such attribute"):
         memories.update(1, {"nope": 1})
     assert texts(memories, bank) == []
 

@@ -67,7 +67,7 @@ def test_a_bank_goes_with_its_memories(banks: MemoryBankRepository) -> None:
 def test_a_change_names_attributes(banks: MemoryBankRepository) -> None:
     bank = banks.get_or_create("a")
     assert (banks.update(bank.id, {"name": "b", "description": "c"})).name == "b"
-    with pytest.raises(InvalidInputError, match="MemoryBank: nope: no such attribute"):
+    with pytest.raises(InvalidInputError, match="MemoryBank: 'nope': no such attribute"):
         banks.update(bank.id, {"nope": 1})
     with pytest.raises(NotFoundError, match="does not exist"):
         banks.update(bank.id + 999, {"name": "x"})

@@ -263,7 +263,7 @@ def test_bad_input_is_one_clear_error(registry: ModelRegistryRepository) -> None
         registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):
         registry.import_catalog({"registry": [{"name": "m"}]})
-    with pytest.raises(InvalidInputError, match="wishes: no such section"):
+    with pytest.raises(InvalidInputError, match="'wishes': no such section"):
         registry.import_catalog({"wishes": []})
     assert registry.capabilities("m") == {"chat": 1}
 

@@ -175,7 +175,9 @@ def test_what_is_no_json_is_refused(tasks: TaskRepository, name: str, value: obj
 
 def test_an_unknown_key_is_named(tasks: TaskRepository) -> None:
     bad: Any = {"intent": "x", "prio": 5}
-    with pytest.raises(InvalidInputError, match="task: prio: no such key; expected some of intent, task_id"):
+    with pytest.raises(
+        InvalidInputError, match="task: 'prio': no such key; expected some of intent, task_id"
+    ):
         tasks.enqueue_many([bad])
     missing: Any = {"priority": 5}
     with pytest.raises(InvalidInputError, match="intent: expected 1 to"):

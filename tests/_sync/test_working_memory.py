@@ -113,8 +113,8 @@ def test_a_change_names_attributes(memory: WorkingMemoryRepository) -> None:
     assert (changed.name, changed.status) == ("plan", WorkingMemoryStatus.ARCHIVED)
     wrong: dict[str, Any]
     for wrong, message in (
-        ({"nope": 1}, "WorkingMemory: nope: no such attribute"),
-        ({"id": uuid.uuid4()}, "WorkingMemory: id: no such attribute"),
+        ({"nope": 1}, "WorkingMemory: 'nope': no such attribute"),
+        ({"id": uuid.uuid4()}, "WorkingMemory: 'id': no such attribute"),
         ({"expires_at": datetime.now()}, "expires_at: a time without time zone"),
         ({"status": "asleep"}, "expected one of pending, active, archived, deleted"),
         ({"content": "a\0b"}, "NUL"),

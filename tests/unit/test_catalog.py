@@ -83,13 +83,16 @@ def test_the_seed_refers_only_to_what_it_holds() -> None:
     ("document", "says"),
     [
         ([], "expected an object with sections, got list"),
-        ({"x": []}, "x: no such section; expected some of providers, makers"),
+        ({"x": []}, "'x': no such section; expected some of providers, makers"),
         ({"makers": {}}, "makers: expected a list, got dict"),
         ({"makers": "x"}, "makers: expected a list, got str"),
         ({"makers": [1]}, r"makers\[0\]: expected an object, got int"),
         ({"makers": [{"code": "a", "name": "b"}, {"code": "a"}]}, r"makers\[1\]: without name"),
         ({"makers": [{"code": "a", "name": None}]}, r"makers\[0\]: without name"),
-        ({"makers": [{"code": "a", "name": "b", "c": 1}]}, r"makers\[0\]: unknown c; expected code!, name!"),
+        (
+            {"makers": [{"code": "a", "name": "b", "c": 1}]},
+            r"makers\[0\]: unknown 'c'; expected code!, name!",
+        ),
         ({"makers": [{"code": 1, "name": "b"}]}, r"makers\[0\].code: expected a text, got int"),
         ({"makers": [{"code": "a", "name": "b", "metadata": 1}]}, "metadata: expected an object, got int"),
         ({"providers": [{"code": "a", "name": "b", "is_active": 1}]}, "is_active: expected true or false"),

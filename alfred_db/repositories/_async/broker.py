@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import func, null
 
 from ...catalog import BROKER_SECTIONS, entries, exported
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError, NotFoundError, shown
 from ...models import (
     Base,
     BrokerModel,
@@ -301,14 +301,19 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
             "prices": self.put_price,
         }
         for section, put in writers.items():
-            for entry in found[section]:
+            # In one order, so that two imports wait for each other instead of deadlocking.
+            for entry in sorted(found[section], key=_key):
                 await put(**entry)
         return {section: len(rows) for section, rows in found.items()}
 
 
+def _key(entry: Mapping[str, Any]) -> list[str]:
+    return [str(entry.get(name)) for name in ("provider", "model", "code", "valid_from")]
+
+
 def _known(kind: str, code: str, found: M | None) -> M:
     if found is None:
-        raise NotFoundError(f"{kind} {code!r}: not in the catalog; put it there first")
+        raise NotFoundError(f"{kind} {shown(code)}: not in the catalog; put it there first")
     return found
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Row, inspect
 
-from ...errors import InvalidInputError, InvalidTransition, NotFoundError
+from ...errors import InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
@@ -229,16 +229,18 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidInputError(
-            f"timezone: {name[:60]!r} is unknown; give one such as 'UTC' or 'Europe/Berlin'"
+            f"timezone: {shown(name)} is unknown; give one such as 'UTC' or 'Europe/Berlin'"
         ) from None
 
 
 def _check_usage(since: datetime, until: datetime, by: Collection[str]) -> None:
     if _zoned("since", since) >= _zoned("until", until):
         raise InvalidInputError(f"since {since} is not before until {until}")
-    unknown = sorted(set(by) - set(get_args(UsageKey)))
+    unknown = sorted(map(shown, set(by) - set(get_args(UsageKey))))
     if unknown:
-        raise InvalidInputError(f"by: {', '.join(unknown)}: expected some of {', '.join(get_args(UsageKey))}")
+        raise InvalidInputError(
+            f"by: {', '.join(unknown[:5])}: expected some of {', '.join(get_args(UsageKey))}"
+        )
 
 
 def _usage(row: Row[*tuple[Any, ...]], zone: ZoneInfo) -> Usage:

@@ -6,12 +6,12 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 from ...errors import InvalidInputError, NotFoundError
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
-from ...queries._shared import as_page, within
+from ...queries._shared import as_page, check_word, within
 from ...results import Page
 from ...results.entities import Direction, Neighbour, Node, Path, Subgraph
 from .base import AsyncRepository
@@ -146,7 +146,7 @@ class AsyncEntityRepository(AsyncRepository):
         limit: int = 100,
     ) -> Page[EntityEdge]:
         """The edges of a node that held at `as_of`, a page at a time; `known_at` is what the database said then."""
-        _check_direction(direction)
+        check_word("direction", direction, Direction)
         _check_zone("as_of", as_of)
         _check_zone("known_at", known_at)
         rows = await self._all(
@@ -251,7 +251,7 @@ def _walk(
     direction: Direction, edge_types: Sequence[str] | None, as_of: datetime | None
 ) -> tuple[dict[str, bool], dict[str, Any]]:
     """The shape of a walk's statement, and the parameters that this shape has."""
-    _check_direction(direction)
+    check_word("direction", direction, Direction)
     _check_zone("as_of", as_of)
     parameters: dict[str, Any] = {}
     if edge_types is not None:
@@ -259,11 +259,6 @@ def _walk(
     if as_of is not None:
         parameters["as_of"] = as_of
     return {"typed": edge_types is not None, "dated": as_of is not None}, parameters
-
-
-def _check_direction(direction: Direction) -> None:
-    if direction not in get_args(Direction):
-        raise InvalidInputError(f"direction: expected one of out, in, both, got {str(direction)[:60]!r}")
 
 
 def _check_zone(name: str, time: datetime | None) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, translated
+from ...errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    shown,
+    translated,
+)
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -60,7 +67,7 @@ class AsyncKnowledgeCollections(AsyncRepository):
                     )
         if known.distance != distance:
             raise ConflictError(
-                f"collection {name!r}: exists with the distance {known.distance}; use it, or another name"
+                f"collection {shown(name)}: exists with the distance {known.distance}; use it, or another name"
             )
         return known
 
@@ -81,7 +88,7 @@ class AsyncKnowledgeCollections(AsyncRepository):
                     queries.exclude_others(*(table_name(session, locked) for locked in _LOCKED))
                 )
                 if await self._first(queries.alias(name)) is not None:
-                    raise ConflictError(f"collection {name!r}: an alias has the name; use another name")
+                    raise ConflictError(f"collection {shown(name)}: an alias has the name; use another name")
                 made = await self._write(
                     queries.create(
                         name,
@@ -150,14 +157,14 @@ class AsyncKnowledgeCollections(AsyncRepository):
                 for alias in aliases.keys() - written:
                     if await self._named(alias) is not None:
                         raise ConflictError(
-                            f"alias {alias!r}: a collection has the name; use another, or drop the collection"
+                            f"alias {shown(alias)}: a collection has the name; use another, or drop the collection"
                         )
                     raise _unknown(aliases[alias])
 
     async def delete_alias(self, alias: str) -> None:
         """Forget an alias, not what it stands for; raises NotFoundError."""
         if await self._write(queries.delete_alias(alias)) is None:
-            raise NotFoundError(f"alias {alias!r}: does not exist; `list_aliases` names those that do")
+            raise NotFoundError(f"alias {shown(alias)}: does not exist; `list_aliases` names those that do")
 
     async def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
         """The aliases by name; those of one collection when it is named."""
@@ -188,18 +195,18 @@ class AsyncKnowledgeCollections(AsyncRepository):
 
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > MAX_NAME:
-        raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {name[:60]!r}")
+        raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {shown(name)}")
 
 
 def _unknown(name: str) -> NotFoundError:
     return NotFoundError(
-        f"collection {str(name)[:60]!r}: does not exist; create it with `create_collection`, or see"
+        f"collection {shown(name)}: does not exist; create it with `create_collection`, or see"
         " `list_collections`"
     )
 
 
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
-        f"collection {name!r}: its table is part of knowledge_points, whose owner alone may make and drop it"
+        f"collection {shown(name)}: its table is part of knowledge_points, whose owner alone may make and drop it"
         f" ({error}); do it as that role, such as with the URL that migrates"
     )

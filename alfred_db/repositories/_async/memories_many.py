@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..._vector_formats import unpack
-from ...errors import InvalidInputError, translated
+from ...errors import InvalidInputError, shown, translated
 from ...models import Memory
 from ...models.base import table_of
 from ...queries import memories as queries
@@ -103,7 +103,7 @@ def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
     if unknown or "content" not in memory:
         expected = ", ".join(NewMemory.__annotations__)
         raise InvalidInputError(
-            f"expected `content` and some of {expected}, got {', '.join(sorted(memory)) or 'nothing'}"
+            f"expected `content` and some of {expected}, got {', '.join(map(shown, sorted(memory)[:5])) or 'nothing'}"
         )
     importance = memory.get("importance", 1)
     within("importance", importance, 1, MAX_IMPORTANCE)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import Insert
 
 from ...catalog import endpoints as checked_endpoints
 from ...catalog import entries, exported
-from ...errors import InvalidInputError, NotFoundError, translated
+from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries._shared import as_page, check_names, within
@@ -128,7 +128,8 @@ class AsyncModelRegistryRepository(AsyncRepository):
         if found is None:
             _known(name, await self.get(name))
             raise NotFoundError(
-                f"model {name!r}: no endpoint of type {endpoint_type!r} and authentication {auth_type!r}; register one"
+                f"model {shown(name)}: no endpoint of type {shown(endpoint_type)} and authentication"
+                f" {shown(auth_type)}; register one"
             )
         return found
 
@@ -157,7 +158,8 @@ class AsyncModelRegistryRepository(AsyncRepository):
         Raises InvalidInputError, which names the entry, before anything is written.
         """
         found = entries(document, "registry")
-        for entry in found:
+        # In one order, so that two imports wait for each other instead of deadlocking.
+        for entry in sorted(found, key=lambda entry: str(entry["name"])):
             endpoints, capabilities = entry.pop("endpoints", None), entry.pop("capabilities", None)
             await self._register(entry, endpoints, capabilities)
         return len(found)
@@ -226,14 +228,14 @@ _ENDPOINT_FIELDS = ("endpoint_type", "endpoint_url", "auth_type", "headers")
 
 def _known(name: str, model: RegistryModel | None) -> RegistryModel:
     if model is None:
-        raise NotFoundError(f"model {name!r}: not in the registry; register it first")
+        raise NotFoundError(f"model {shown(name)}: not in the registry; register it first")
     return model
 
 
 def _checked_scores(capabilities: Mapping[str, float]) -> Mapping[str, float]:
     for name, score in capabilities.items():
         if not math.isfinite(score):
-            raise InvalidInputError(f"capability {name!r}: expected a finite score, got {score}")
+            raise InvalidInputError(f"capability {shown(name)}: expected a finite score, got {score}")
     return capabilities
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ConflictError, ExtensionMissingError, NotFoundError, translated
+from ...errors import ConflictError, ExtensionMissingError, NotFoundError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
@@ -89,7 +89,9 @@ class AsyncPartitions(AsyncRepository):
 
     async def _require_partition(self, name: str) -> None:
         if not any(part.name == name and not part.is_default for part in await self.partitions()):
-            raise NotFoundError(f"{name}: no monthly partition of {self._table}; `partitions` lists them")
+            raise NotFoundError(
+                f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them"
+            )
 
     async def count_default(self) -> int:
         """How many rows are in the default partition, because their month has no partition; reads all of it."""

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from ... import cron
 from ...cron import Plan, Slot
-from ...errors import ConflictError, InvalidCron, NotFoundError
+from ...errors import ConflictError, InvalidCron, NotFoundError, shown
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
 from ...queries._shared import MAX_LIMIT, as_page, within
@@ -84,7 +84,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
         known = await self.get_by_key(schedule_key or "")
         if known is None:
             raise ConflictError(
-                f"schedule_key {schedule_key!r}: was just deleted; create it again", retryable=True
+                f"schedule_key {shown(schedule_key)}: was just deleted; create it again", retryable=True
             )
         return known, False
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from ...errors import ConfigurationError, InvalidInputError, LeaseLost, translated
+from ...errors import ConfigurationError, InvalidInputError, LeaseLost, shown, translated
 from ...models import TaskStatus
 from ...queries import tasks as filed
 from ...queries import tasks_held as queries
@@ -110,6 +110,8 @@ class AsyncHeldTasks(AsyncRepository):
         at least once. A cancellation that was asked for comes too late.
         """
         for result in results:
+            if not {"result_type", "content"} <= set(result) <= set(NewResult.__annotations__):
+                raise InvalidInputError("result: expected `result_type`, `content` and at most `metadata`")
             check_text("result_type", result["result_type"])
             json_text("content", result["content"], MAX_JSON_BYTES)
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
@@ -249,5 +251,5 @@ def _stored(task: ClaimedTask, result: NewResult) -> dict[str, Any]:
 
 def _lost(task: ClaimedTask) -> LeaseLost:
     return LeaseLost(
-        f"task {task.task_id[:80]!r}: its lease is not yours any more; stop, and discard what was done for it"
+        f"task {shown(task.task_id)}: its lease is not yours any more; stop, and discard what was done for it"
     )

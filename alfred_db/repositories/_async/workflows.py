@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import ConflictError, InvalidTransition, NotFoundError
+from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
 from ...queries._shared import as_page, json_text, within
@@ -50,9 +50,9 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         if rows and rows[0][1]:
             return rows[0][0], False
         raise ConflictError(
-            f"workflow {name!r}, version {version}: has another definition; file this one as a new version"
+            f"workflow {shown(name)}, version {version}: has another definition; file this one as a new version"
             if version
-            else f"workflow {name!r}: others file versions all the time; try again",
+            else f"workflow {shown(name)}: others file versions all the time; try again",
             retryable=version is None,
         )
 
@@ -218,7 +218,7 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
 
     async def _why_not(self, name: str, version: int | None, parent_id: int | None) -> Exception:
         """Why nothing was started."""
-        which = f"workflow {name!r}" if version is None else f"workflow {name!r}, version {version}"
+        which = f"workflow {shown(name)}" if version is None else f"workflow {shown(name)}, version {version}"
         known = [found for found in await self.versions(name) if version in (None, found.version)]
         if not known:
             return NotFoundError(f"{which}: there is none; define it first")
@@ -238,6 +238,4 @@ def _unknown(workflow_id: int) -> NotFoundError:
 
 
 def _taken(idempotency_key: str | None) -> ConflictError:
-    return ConflictError(
-        f"idempotency_key {str(idempotency_key)[:60]!r}: is another execution's; use another"
-    )
+    return ConflictError(f"idempotency_key {shown(idempotency_key)}: is another execution's; use another")

@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.orm import Session
 
-from ...errors import InvalidInputError, translated
+from ...errors import InvalidInputError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _bulk as queries
 from ...queries._bulk import OnConflict
-from ...queries._shared import check_names
+from ...queries._shared import check_names, check_word
 from .copy import copy_rows, reserve_ids, table_name
 
 Progress = Callable[[int, int], None]
@@ -43,6 +43,7 @@ def add_many(
     is recognised when `on_conflict` is `ignore` or `update`; of rows that share a key the last one counts.
     Rows that do not differ are not rewritten.
     """
+    check_word("on_conflict", on_conflict, OnConflict)
     if not rows:
         return []
     table = table_of(model)
@@ -77,7 +78,9 @@ def _merge(
     progress: Progress | None,
 ) -> list[Any]:
     if key not in columns:
-        raise InvalidInputError(f"{table.name}: on_conflict={on_conflict!r} needs {key.name!r} in each row")
+        raise InvalidInputError(
+            f"{table.name}: on_conflict={shown(on_conflict)} needs {key.name!r} in each row"
+        )
     keys = values[list(columns).index(key)]
     last = {value: place for place, value in enumerate(keys) if value is not None}
     kept = [place for place, value in enumerate(keys) if value is None or last[value] == place]

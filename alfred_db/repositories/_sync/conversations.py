@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import InvalidInputError, translated
+from ...errors import InvalidInputError, shown, translated
 from ...models import Conversation, MessageRole
 from ...queries import conversations as queries
 from ...queries import memory_banks
@@ -114,7 +114,8 @@ def _row(session_id: str, place: int, message: NewMessage) -> dict[str, Any]:
     unknown = sorted(set(message) - set(NewMessage.__annotations__))
     if unknown or not {"role", "content"} <= set(message):
         raise InvalidInputError(
-            f"message {place}: expected `role`, `content` and at most `metadata`, got {', '.join(message) or 'nothing'}"
+            f"message {place}: expected `role`, `content` and at most `metadata`, got"
+            f" {', '.join(map(shown, list(message)[:5])) or 'nothing'}"
         )
     try:
         role = one_of(MessageRole, message["role"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InvalidInputError, InvalidVector, NotFoundError
+from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
 from ...queries._filters import Where
@@ -182,7 +182,9 @@ def _recommended(
     for ids in (liked, disliked or liked):
         unknown = [one for one in ids if one not in vectors]
         if unknown:
-            raise NotFoundError(f"points {', '.join(unknown)[:200]}: do not exist in the collection")
+            raise NotFoundError(
+                f"points {', '.join(map(shown, unknown[:5]))}: do not exist in the collection"
+            )
         several = np.array([_known_vector(one, vectors[one]) for one in ids], dtype=np.float64)
         means.append((several / np.linalg.norm(several, axis=1, keepdims=True) if unit else several).mean(0))
     target: Embedding = (2 * means[0] - means[1]).astype(np.float32)
@@ -193,5 +195,5 @@ def _recommended(
 
 def _known_vector(id_: str, vector: Embedding | None) -> Embedding:
     if vector is None:
-        raise InvalidInputError(f"point {id_[:60]!r}: has no vector to go by; choose another")
+        raise InvalidInputError(f"point {shown(id_)}: has no vector to go by; choose another")
     return vector

@@ -6,7 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, translated
+from ...errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    shown,
+    translated,
+)
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -61,7 +68,7 @@ class KnowledgeCollections(Repository):
                     )
         if known.distance != distance:
             raise ConflictError(
-                f"collection {name!r}: exists with the distance {known.distance}; use it, or another name"
+                f"collection {shown(name)}: exists with the distance {known.distance}; use it, or another name"
             )
         return known
 
@@ -82,7 +89,7 @@ class KnowledgeCollections(Repository):
                     queries.exclude_others(*(table_name(session, locked) for locked in _LOCKED))
                 )
                 if self._first(queries.alias(name)) is not None:
-                    raise ConflictError(f"collection {name!r}: an alias has the name; use another name")
+                    raise ConflictError(f"collection {shown(name)}: an alias has the name; use another name")
                 made = self._write(
                     queries.create(
                         name,
@@ -151,14 +158,14 @@ class KnowledgeCollections(Repository):
                 for alias in aliases.keys() - written:
                     if self._named(alias) is not None:
                         raise ConflictError(
-                            f"alias {alias!r}: a collection has the name; use another, or drop the collection"
+                            f"alias {shown(alias)}: a collection has the name; use another, or drop the collection"
                         )
                     raise _unknown(aliases[alias])
 
     def delete_alias(self, alias: str) -> None:
         """Forget an alias, not what it stands for; raises NotFoundError."""
         if self._write(queries.delete_alias(alias)) is None:
-            raise NotFoundError(f"alias {alias!r}: does not exist; `list_aliases` names those that do")
+            raise NotFoundError(f"alias {shown(alias)}: does not exist; `list_aliases` names those that do")
 
     def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
         """The aliases by name; those of one collection when it is named."""
@@ -189,18 +196,18 @@ class KnowledgeCollections(Repository):
 
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > MAX_NAME:
-        raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {name[:60]!r}")
+        raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {shown(name)}")
 
 
 def _unknown(name: str) -> NotFoundError:
     return NotFoundError(
-        f"collection {str(name)[:60]!r}: does not exist; create it with `create_collection`, or see"
+        f"collection {shown(name)}: does not exist; create it with `create_collection`, or see"
         " `list_collections`"
     )
 
 
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
-        f"collection {name!r}: its table is part of knowledge_points, whose owner alone may make and drop it"
+        f"collection {shown(name)}: its table is part of knowledge_points, whose owner alone may make and drop it"
         f" ({error}); do it as that role, such as with the URL that migrates"
     )

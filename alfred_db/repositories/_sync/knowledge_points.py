@@ -12,7 +12,7 @@ from typing import Any, cast
 from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
 from sqlalchemy.orm import Session
 
-from ...errors import InvalidInputError, translated
+from ...errors import InvalidInputError, shown, translated
 from ...knowledge_files import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
 from ...queries import _bulk as bulk
@@ -257,4 +257,4 @@ def _copy(
     except InvalidInputError as error:
         if not (told := re.fullmatch(r"row \d+: \w+\.(.*)", str(error), re.DOTALL)):
             raise
-        raise type(error)(f"point {sent[0][:60]!r}: {told[1]}") from None
+        raise type(error)(f"point {shown(sent[0])}: {told[1]}") from None

@@ -22,6 +22,7 @@ from ...queries._explain import Explain
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._search import Partition
+from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
@@ -181,6 +182,7 @@ def hybrid_search(
     match: Match = "any",
 ) -> SearchResult:
     """The best rows by meaning and by word, and by spelling where `trigram` is a column; one statement."""
+    check_word("match", match, Match)
     parameters: dict[str, Any] = {
         "embedding": embedding,
         "text": text,

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Engine
 
-from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError
+from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, shown
 from ...models import Bucket, StorageObject, WorkingMemory
 from ...queries import storage as queries
 from ...queries._shared import as_page
@@ -55,7 +55,7 @@ class StorageRepository(Repository):
             )
         )
         if bucket is None:
-            raise ConflictError(f"bucket {_short(bucket_id)}: its id or name is taken; use another")
+            raise ConflictError(f"bucket {shown(bucket_id)}: its id or name is taken; use another")
         return bucket
 
     def get_bucket(self, bucket_id: str) -> Bucket | None:
@@ -170,23 +170,19 @@ def _check_limits(bucket: Bucket, metadata: Mapping[str, Any]) -> None:
     most, allowed = bucket.file_size_limit, bucket.allowed_mime_types
     if most is not None and isinstance(size, int | float) and size > most:
         raise InvalidInputError(
-            f"bucket {_short(bucket.id)}: at most {most:,} bytes, got {size:,}; store less"
+            f"bucket {shown(bucket.id)}: at most {most:,} bytes, got {size:,}; store less"
         )
     if allowed is not None and isinstance(kind, str):
         family = f"{kind.partition('/')[0]}/*"
         if not {kind, family, "*/*"} & set(allowed):
             raise InvalidInputError(
-                f"bucket {_short(bucket.id)}: expected one of {', '.join(allowed)}, got {_short(kind)}"
+                f"bucket {shown(bucket.id)}: expected one of {', '.join(map(shown, allowed[:5]))}, got {shown(kind)}"
             )
 
 
-def _short(text: str) -> str:
-    return repr(text[:60])
-
-
 def _no_bucket(bucket_id: str) -> NotFoundError:
-    return NotFoundError(f"bucket {_short(bucket_id)}: there is none; create it first")
+    return NotFoundError(f"bucket {shown(bucket_id)}: there is none; create it first")
 
 
 def _no_object(bucket_id: str, name: str) -> NotFoundError:
-    return NotFoundError(f"object {_short(name)}: not in bucket {_short(bucket_id)}; list its prefix")
+    return NotFoundError(f"object {shown(name)}: not in bucket {shown(bucket_id)}; list its prefix")

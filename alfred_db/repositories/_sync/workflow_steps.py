@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError
+from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
 from ...queries._shared import json_text, within
@@ -205,8 +205,8 @@ class WorkflowSteps(Repository):
             raise _lost(execution_id)
         if other is not None:
             raise ConflictError(
-                f"workflow execution {execution_id}: step {other.seq} was {other.step_key!r} ({other.name}) and is"
-                f" now step {seq}, {step_key!r} ({name}); run the code that began it, or fork it to a new version"
+                f"workflow execution {execution_id}: step {other.seq} was {shown(other.step_key)} ({shown(other.name)}) and is"
+                f" now step {seq}, {shown(step_key)} ({shown(name)}); run the code that began it, or fork it to a new version"
             )
         return _Found(bool(held), bool(given_up), cancel, None)
 

@@ -1,0 +1,428 @@
+"""Callers of the catalogs, the graph, validation and storage who really act at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise, permutations
+from threading import Barrier
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import URL, text
+
+from alfred_db import Database, TestCaseStatus, TestRunStatus
+from alfred_db.errors import AlfredDBError, ConflictError, InvalidTransition, NotFoundError
+from alfred_db.repositories import UnitOfWork
+
+T = TypeVar("T")
+ROUNDS = 5
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def db(database_url: URL) -> Iterator[Database]:
+    with Database(database_url, pool_size=12) as database:
+        yield database
+
+
+def call(db: Database, work: Callable[[UnitOfWork], T]) -> T:
+    """Work in a transaction of its own."""
+    with db.begin() as uow:
+        return work(uow)
+
+
+def together(db: Database, *works: Callable[[UnitOfWork], Any]) -> list[Future[Any]]:
+    """Each in a transaction and a thread of its own, from the same moment."""
+    barrier = Barrier(len(works))
+
+    def begin(work: Callable[[UnitOfWork], Any]) -> Any:
+        with db.begin() as uow:
+            uow.session.connection()
+            barrier.wait()
+            return work(uow)
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [pool.submit(begin, work) for work in works]
+
+
+def results(futures: list[Future[Any]]) -> list[Any]:
+    """What each gave; an error of one is raised."""
+    return [future.result() for future in futures]
+
+
+def errors(futures: list[Future[Any]]) -> list[type[BaseException]]:
+    return [type(error) for future in futures if (error := future.exception()) is not None]
+
+
+def count(db: Database, table: str) -> int:
+    with db.session() as session:
+        return session.scalar(text(f"SELECT count(*) FROM {table}")) or 0
+
+
+def register(uow: UnitOfWork, name: str = "m", score: float = 0.5) -> Any:
+    endpoint: Any = {"endpoint_type": "rest", "endpoint_url": f"https://{score}"}
+    return uow.model_registry.register(
+        name,
+        display_name="d",
+        provider="p",
+        model_type="t",
+        endpoints=[endpoint],
+        capabilities={"chat": score, "code": score},
+    ).id
+
+
+def catalog(uow: UnitOfWork) -> int:
+    """A hosted model with a price."""
+    broker = uow.broker_catalog
+    broker.put_provider("azure", name="Azure")
+    broker.put_maker("openai", name="OpenAI")
+    broker.put_family("gpt", maker="openai", name="GPT")
+    broker.put_model("gpt-4o", family="gpt", name="GPT-4o")
+    broker.put_snapshot("gpt-4o", "may", name="May")
+    hosted = broker.put_hosted_model("azure", "gpt-4o", model="gpt-4o", snapshot="may").id
+    broker.put_price("azure", "gpt-4o", input_price=Decimal(1), output_price=Decimal(2), valid_from=START)
+    return hosted
+
+
+# The model registry
+
+
+def test_a_model_that_many_register_is_one_and_whole(db: Database) -> None:
+    scores = [0.1, 0.2, 0.3, 0.4]
+    done = together(db, *(lambda uow, score=score: register(uow, score=score) for score in scores))
+    assert len(set(results(done))) == 1
+    with db.begin() as uow:
+        found = uow.model_registry.capabilities("m")
+        (endpoint,) = uow.model_registry.endpoints("m")
+        assert found["chat"] == found["code"]
+        assert endpoint.endpoint_url == f"https://{found['chat']}"
+
+
+def test_a_model_is_updated_and_deprecated_at_once(db: Database) -> None:
+    call(db, register)
+    results(
+        together(
+            db,
+            lambda uow: uow.model_registry.update("m", {"version": "2"}).version,
+            lambda uow: uow.model_registry.deprecate("m").name,
+            lambda uow: uow.model_registry.deprecate("m").name,
+        )
+    )
+    with db.begin() as uow:
+        model = uow.model_registry.get("m")
+        assert model is not None
+        assert model.version == "2"
+        assert model.deprecated_at is not None
+        assert uow.model_registry.find_best("chat") is None
+
+
+def test_registries_in_opposite_order_are_imported_at_once(db: Database) -> None:
+    for number in range(20):
+        call(db, lambda uow, number=number: register(uow, f"m{number}"))
+    document = call(db, lambda uow: uow.model_registry.export_catalog())
+    backwards = {"registry": document["registry"][::-1]}
+    for _ in range(ROUNDS):
+        done = together(
+            db, *(lambda uow, of=of: uow.model_registry.import_catalog(of) for of in (document, backwards))
+        )
+        assert errors(done) == []
+    assert count(db, "model_registry.models") == 20
+
+
+# The broker's catalog
+
+
+def test_a_catalog_that_many_put_is_one(db: Database) -> None:
+    assert len(set(results(together(db, *[catalog] * 4)))) == 1
+    document = call(db, lambda uow: uow.broker_catalog.export_catalog())
+    assert {section: len(rows) for section, rows in document.items()} == dict.fromkeys(document, 1)
+
+
+def test_catalogs_in_opposite_order_are_imported_at_once(db: Database) -> None:
+    providers = [{"code": f"p{number}", "name": "n"} for number in range(30)]
+    for number in range(ROUNDS):
+        named = [{**provider, "name": f"n{number}"} for provider in providers]
+        documents = {"providers": named}, {"providers": named[::-1]}
+        done = together(db, *(lambda uow, of=of: uow.broker_catalog.import_catalog(of) for of in documents))
+        assert errors(done) == []
+    assert count(db, "brk_registry.hosting_provider") == 30
+
+
+def test_prices_from_the_same_time_are_one(db: Database) -> None:
+    call(db, catalog)
+    at = START + timedelta(days=1)
+    prices = [Decimal(number) for number in range(1, 5)]
+    results(
+        together(
+            db,
+            *(
+                lambda uow, price=price: (
+                    uow.broker_catalog.put_price(
+                        "azure", "gpt-4o", input_price=price, output_price=price, valid_from=at
+                    ).id
+                )
+                for price in prices
+            ),
+        )
+    )
+    with db.begin() as uow:
+        found = uow.broker_catalog.list_prices("azure", "gpt-4o")
+        assert [price.valid_from for price in found] == [START, at]
+        assert found[1].input_price == found[1].output_price
+
+
+# The request log
+
+
+def test_a_request_that_many_finish_ends_once(db: Database) -> None:
+    hosted = call(db, catalog)
+    for _ in range(ROUNDS):
+        key = call(
+            db,
+            lambda uow: (lambda row: (row.id, row.created_at))(
+                uow.broker_requests.start("r", hosted_model_id=hosted)
+            ),
+        )
+        done = together(
+            db,
+            *(
+                lambda uow, key=key, tokens=tokens: uow.broker_requests.finish(*key, prompt_tokens=tokens).id
+                for tokens in (1_000_000, 2_000_000, 3_000_000)
+            ),
+        )
+        assert errors(done) == [InvalidTransition] * 2
+        with db.begin() as uow:
+            request = uow.broker_requests.get(*key)
+            assert request is not None
+            assert request.cost == Decimal(request.prompt_tokens or 0) / 1_000_000
+
+
+def test_requests_are_logged_while_months_are_made_and_taken_away(db: Database) -> None:
+    hosted = call(db, catalog)
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "request_id": "r",
+            "hosted_model_id": hosted,
+            "prompt_tokens": 1,
+            "created_at": now + timedelta(days=days),
+        }
+        for days in range(0, 180, 3)
+    ]
+    for months in range(3, 7):
+        done = together(
+            db,
+            lambda uow: uow.broker_requests.log_many(rows),
+            lambda uow, months=months: uow.broker_requests.make_partitions(months),
+            lambda uow: uow.broker_requests.log_many(rows),
+            lambda uow: len(uow.broker_requests.usage(now, now + timedelta(days=200))),
+        )
+        # Who stands in the other's way is told to come again, and leaves nothing.
+        told = [error for future in done if (error := future.exception()) is not None]
+        assert all(isinstance(error, ConflictError) and error.retryable for error in told), told
+    logged = count(db, "brk_tracking.broker_request")
+    assert logged % len(rows) == 0
+    call(db, lambda uow: uow.broker_requests.make_partitions(7))
+    assert call(db, lambda uow: uow.broker_requests.count_default()) == 0
+    with db.begin() as uow:
+        (used,) = uow.broker_requests.usage(now - timedelta(days=1), now + timedelta(days=200))
+        assert used.requests == logged
+
+
+def test_the_coming_months_are_made_once(db: Database) -> None:
+    made = results(together(db, *[lambda uow: uow.broker_requests.make_partitions(6)] * 4))
+    assert sorted(made)[:3] == [0, 0, 0]
+    with db.begin() as uow:
+        assert uow.broker_requests.due_partitions(6) == []
+
+
+# The graph
+
+
+def test_nodes_and_facts_that_many_state_are_one(db: Database) -> None:
+    def state(uow: UnitOfWork, number: int) -> Any:
+        ada = uow.entities.upsert_node("person", "ada", properties={f"p{number}": number}).id
+        bob = uow.entities.upsert_node("person", "bob", properties={f"p{number}": number}).id
+        return uow.entities.upsert_edge(ada, bob, "knows", properties={f"p{number}": number}).id
+
+    done = together(db, *(lambda uow, number=number: state(uow, number) for number in range(4)))
+    assert len(set(results(done))) == 1
+    with db.begin() as uow:
+        ada = uow.entities.find_node("person", "ada")
+        assert ada is not None
+        assert set(ada.properties) == {"p0", "p1", "p2", "p3"}
+        (fact,) = uow.entities.facts(ada.id)
+        assert set(fact.properties) == {"p0", "p1", "p2", "p3"}
+
+
+def test_an_edge_and_the_end_of_its_node_do_not_miss_each_other(db: Database) -> None:
+    for number in range(ROUNDS):
+        a, b = call(db, lambda uow, n=number: [uow.entities.upsert_node("t", f"{n}{k}").id for k in "ab"])
+        stated, deleted = together(
+            db,
+            lambda uow, a=a, b=b: uow.entities.upsert_edge(a, b, "next").id,
+            lambda uow, b=b: uow.entities.delete_node(b),
+        )
+        assert deleted.exception() is None
+        assert stated.exception() is None or isinstance(stated.exception(), ConflictError)
+        assert call(db, lambda uow, a=a: uow.entities.neighbours(a)) == []
+    assert count(db, "entity.entity_edge") == 0
+
+
+def test_a_fact_ends_once_however_it_ends(db: Database) -> None:
+    for number in range(ROUNDS):
+        a, b = call(db, lambda uow, n=number: [uow.entities.upsert_node("t", f"{n}{k}").id for k in "ab"])
+        edge = call(db, lambda uow, a=a, b=b: uow.entities.upsert_edge(a, b, "next").id)
+        done = together(
+            db,
+            lambda uow, edge=edge: uow.entities.end_edge(edge).id,
+            lambda uow, edge=edge: uow.entities.supersede_edge(edge).id,
+            lambda uow, edge=edge: uow.entities.delete_edge(edge),
+        )
+        assert set(errors(done)) <= {NotFoundError}
+        assert count(db, "entity.entity_edge") == 0
+
+
+def test_walks_see_whole_transactions(db: Database) -> None:
+    nodes = call(db, lambda uow: [uow.entities.upsert_node("t", str(number)).id for number in range(6)])
+
+    def chain(uow: UnitOfWork) -> int:
+        for one, next_ in pairwise(nodes):
+            uow.entities.upsert_edge(one, next_, "next")
+        return len(nodes) - 1
+
+    done = together(
+        db,
+        chain,
+        lambda uow: len(uow.entities.neighbours(nodes[0], depth=10)),
+        lambda uow: len(uow.entities.subgraph([nodes[0]], depth=10, direction="out").edges),
+        lambda uow: uow.entities.shortest_path(nodes[0], nodes[-1]) is not None and 5,
+    )
+    assert set(results(done)) <= {0, 5}
+    path = call(db, lambda uow: uow.entities.shortest_path(nodes[0], nodes[-1]))
+    assert path is not None
+    assert [node.id for node in path.nodes] == nodes
+
+
+# Validation
+
+
+def test_a_run_ends_once_and_counts_every_figure(db: Database) -> None:
+    suite = call(db, lambda uow: uow.validation.create_suite("s").id)
+    case = call(db, lambda uow: uow.validation.add_case(suite, "c").id)
+    for _ in range(ROUNDS):
+        run = call(db, lambda uow: uow.validation.start_run(suite).id)
+        recorded, ended, again, cancelled = together(
+            db,
+            lambda uow, run=run: uow.validation.record(case, "m", 0, threshold=1, run_id=run).id,
+            lambda uow, run=run: uow.validation.finish_run(run).status,
+            lambda uow, run=run: uow.validation.finish_run(run).status,
+            lambda uow, run=run: uow.validation.cancel_run(run).status,
+        )
+        assert errors([ended, again, cancelled]) == [InvalidTransition] * 2
+        (status,) = {one.result() for one in (ended, again, cancelled) if one.exception() is None}
+        if status is not TestRunStatus.CANCELLED:
+            failed = recorded.exception() is None
+            assert status is (TestRunStatus.FAILED if failed else TestRunStatus.PASSED)
+
+
+def test_one_run_is_the_baseline(db: Database) -> None:
+    suite = call(db, lambda uow: uow.validation.create_suite("s").id)
+    runs = [call(db, lambda uow: uow.validation.start_run(suite).id) for _ in range(3)]
+    for run in runs:
+        call(db, lambda uow, run=run: uow.validation.finish_run(run).id)
+    for order in permutations(runs):
+        results(together(db, *(lambda uow, run=run: uow.validation.set_baseline(run).id for run in order)))
+        assert count(db, "test_runs WHERE is_baseline") == 1
+
+
+def test_cases_are_added_and_executed_at_once(db: Database) -> None:
+    suite = call(db, lambda uow: uow.validation.create_suite("s").id)
+    cases = results(together(db, *[lambda uow: uow.validation.add_case(suite, "c").id] * 4))
+    assert len(set(cases)) == 4
+    statuses = results(
+        together(
+            db,
+            *(
+                lambda uow, status=status: (
+                    uow.validation.finish_case(cases[0], status, result=status.value).status
+                )
+                for status in (TestCaseStatus.PASSED, TestCaseStatus.FAILED)
+            ),
+        )
+    )
+    assert statuses == [TestCaseStatus.PASSED, TestCaseStatus.FAILED]
+    with db.begin() as uow:
+        case = uow.validation.get_case(cases[0])
+        assert case is not None
+        assert case.result == case.status.value
+
+
+# Storage and users
+
+
+def test_a_bucket_and_an_object_that_many_make_are_one(db: Database) -> None:
+    done = together(db, *[lambda uow: uow.storage.create_bucket("b").id] * 4)
+    assert errors(done) == [ConflictError] * 3
+    put = together(db, *(lambda uow, n=n: uow.storage.put("b", "x", version=n).id for n in "1234"))
+    assert len(set(results(put))) == 1
+    assert errors(together(db, *[lambda uow: uow.storage.delete("b", "x")] * 3)) == [NotFoundError] * 2
+
+
+def test_of_those_who_move_to_one_name_one_does(db: Database) -> None:
+    call(db, lambda uow: uow.storage.create_bucket("b").id)
+    for number in range(ROUNDS):
+        for name in "xyz":
+            call(db, lambda uow, name=name, n=number: uow.storage.put("b", f"{name}{n}").id)
+        done = together(
+            db,
+            *(
+                lambda uow, name=name, n=number: uow.storage.move("b", f"{name}{n}", to_name=f"new{n}").id
+                for name in "xyz"
+            ),
+        )
+        assert errors(done) == [ConflictError] * 2
+
+
+def test_a_bucket_goes_only_when_it_is_empty(db: Database) -> None:
+    for number in range(ROUNDS):
+        name = f"b{number}"
+        call(db, lambda uow, name=name: uow.storage.create_bucket(name).id)
+        put, deleted = together(
+            db,
+            lambda uow, name=name: uow.storage.put(name, "x").id,
+            lambda uow, name=name: uow.storage.delete_bucket(name),
+        )
+        assert len(errors([put, deleted])) == 1
+        assert isinstance(put.exception() or deleted.exception(), (ConflictError, NotFoundError))
+        left = call(db, lambda uow, name=name: uow.storage.get_bucket(name) is not None)
+        assert left is (put.exception() is None)
+
+
+def test_users_are_read_by_many(db: Database) -> None:
+    with db.session() as session:
+        session.execute(
+            text("INSERT INTO auth.users (id, email) VALUES (gen_random_uuid(), 'ada@example.org')")
+        )
+        session.commit()
+
+    def read(uow: UnitOfWork) -> list[Any]:
+        user = uow.users.get_by_email("ada@example.org")
+        assert user is not None
+        return [
+            user.id,
+            uow.users.get(user.id) is user,
+            [found.id for found in uow.users.list()] == [user.id],
+        ]
+
+    found = results(together(db, *[read] * 4))
+    assert all(one == [found[0][0], True, True] for one in found)
+
+
+def test_every_error_is_one_of_the_librarys(db: Database) -> None:
+    done = together(db, *[lambda uow: uow.broker_catalog.put_family("f", maker="none", name="n").id] * 2)
+    assert all(issubclass(kind, AlfredDBError) for kind in errors(done))
+    assert len(errors(done)) == 2

@@ -1,0 +1,196 @@
+"""Documents, memories, conversations, RAG, knowledge and working memory."""
+
+from __future__ import annotations
+
+from alfred_db.filters import Filter, contains, eq, exists, in_, range_, size
+from alfred_db.results.rag import Context
+
+from . import JSON, Lines, Returns, Specimens
+from .ground import vector
+
+_DOCUMENT = {"content": "c", "title": "t", "metadata_": JSON, "external_id": "new", "embedding_model": "m"}
+_MEMORY = {"content": "c", "metadata_": JSON, "embedding_model": "m"}
+_WORKING = {
+    "name": "n",
+    "memory_type": "t",
+    "content": "c",
+    "embedding_model": "m",
+    "session_id": "s",
+    "agent": "a",
+    "provider": "p",
+    "blob_key": "b",
+    "status": "active",
+}
+_POINTS = {"collection": "ground", "where": Filter(must=[eq("payload.k", "v")])}
+
+EVERY_OPERATOR = Filter(
+    must=[
+        eq("title", "ground"),
+        eq("metadata.k", "v"),
+        in_("metadata.k", ["v"]),
+        range_("metadata.k", gte="v"),
+        contains("metadata", JSON),
+        exists("metadata.k"),
+        size("metadata.k", gte=0),
+    ],
+    should=[in_("title", ["ground"]), contains("metadata.k", "v")],
+    must_not=[range_("title", lt="a")],
+)
+_METADATA = Filter(must=[eq("metadata.k", "v")])
+
+SPECIMENS: Specimens = {
+    "documents.add": lambda g: {
+        "content": "c",
+        "title": "t",
+        "metadata": JSON,
+        "external_id": "new",
+        "embedding_model": "m",
+    },
+    "documents.add_many": lambda g: {"rows": [_DOCUMENT]},
+    "documents.add_many, updating": lambda g: {"rows": [_DOCUMENT], "on_conflict": "update"},
+    "documents.get_by_external_id": lambda g: {"external_id": "ground"},
+    "documents.hybrid_search": lambda g: {
+        "text": "ground",
+        "embedding": vector(384),
+        "where": _METADATA,
+        "language": "english",
+    },
+    "documents.hybrid_search, by spelling": lambda g: {
+        "text": "ground",
+        "embedding": vector(384),
+        "by_spelling": True,
+    },
+    "documents.list": lambda g: {},
+    "documents.search": lambda g: {"embedding": vector(384), "where": EVERY_OPERATOR},
+    "documents.search_many": lambda g: {"embeddings": [vector(384)], "where": _METADATA},
+    "documents.update": lambda g: {"document_id": g.document, "values": _DOCUMENT},
+    "memory_banks.get_by_name": lambda g: {"name": "ground"},
+    "memory_banks.get_or_create": lambda g: {"name": "new", "description": "d"},
+    "memory_banks.list": lambda g: {},
+    "memory_banks.update": lambda g: {"bank_id": g.bank, "values": {"name": "n", "description": "d"}},
+    "memories.consolidate": lambda g: {"bank": g.bank, "within": 0.5, "merge": Returns("text")},
+    "memories.hybrid_search": lambda g: {"bank": g.bank, "text": "ground", "embedding": vector(384)},
+    "memories.list": lambda g: {"bank": g.bank},
+    "memories.remember": lambda g: {
+        "bank": g.bank,
+        "content": "new",
+        "metadata": JSON,
+        "embedding_model": "m",
+    },
+    "memories.remember_many": lambda g: {
+        "bank": g.bank,
+        "memories": [{"content": "new", "metadata": JSON, "embedding_model": "m"}],
+    },
+    "memories.search": lambda g: {"bank": g.bank, "embedding": vector(384), "where": _METADATA},
+    "memories.update": lambda g: {"memory_id": g.memory, "values": _MEMORY},
+    "memory_entries.forget_all": lambda g: {"namespace": "ground"},
+    "memory_entries.hybrid_search": lambda g: {
+        "namespace": "ground",
+        "text": "ground",
+        "embedding": vector(768),
+    },
+    "memory_entries.list": lambda g: {"namespace": "ground"},
+    "memory_entries.remember": lambda g: {
+        "namespace": "n",
+        "content": "new",
+        "agent": "a",
+        "source": "s",
+        "metadata": JSON,
+        "embedding_model": "m",
+    },
+    "memory_entries.search": lambda g: {
+        "namespace": "ground",
+        "embedding": vector(768),
+        "where": _METADATA,
+    },
+    "conversations.append": lambda g: {"session_id": "s", "role": "user", "content": "c", "metadata": JSON},
+    "conversations.append_many": lambda g: {
+        "session_id": "s",
+        "messages": [{"role": "user", "content": "c", "metadata": JSON}],
+    },
+    "conversations.append_many, by COPY": lambda g: {
+        "session_id": "s",
+        "messages": [
+            *[{"role": "user", "content": "c"}] * 1000,
+            {"role": "user", "content": "c", "metadata": JSON},
+        ],
+    },
+    "conversations.delete_session": lambda g: {"session_id": "ground"},
+    "conversations.history": lambda g: {"session_id": "ground"},
+    "conversations.last": lambda g: {"session_id": "ground"},
+    "conversations.lock": lambda g: {"session_id": "ground"},
+    "conversations.search": lambda g: {"text": "ground", "session_id": "ground"},
+    "conversations.sessions": lambda g: {},
+    "rag.answer": lambda g: {"query_id": g.rag_query, "response": "r", "metadata": JSON},
+    "rag.build_context": lambda g: {"embedding": vector(384), "text": "ground", "where": _METADATA},
+    "rag.history": lambda g: {"session": g.rag_session},
+    "rag.open": lambda g: {"session_id": "new", "context": "c"},
+    "rag.queries_using": lambda g: {"document_id": g.document},
+    "rag.record": lambda g: {
+        "session": g.rag_session,
+        "query_text": "q",
+        "context": Context("text", (), False),
+        "response": "r",
+        "metadata": JSON,
+    },
+    "knowledge.count": lambda g: _POINTS,
+    "knowledge.create_collection": lambda g: {
+        "name": "new",
+        "description": "d",
+        "embedding_model": "m",
+        "metadata": JSON,
+    },
+    "knowledge.delete": lambda g: _POINTS,
+    "knowledge.delete, by ids": lambda g: {"collection": "ground", "ids": ["one"]},
+    "knowledge.delete_alias": lambda g: {"alias": "nick"},
+    "knowledge.delete_payload": lambda g: {**_POINTS, "keys": ["k"]},
+    "knowledge.delete_payload, by ids": lambda g: {"collection": "ground", "ids": ["one"], "keys": ["k"]},
+    "knowledge.describe_collection": lambda g: {"name": "ground"},
+    "knowledge.drop_collection": lambda g: {"name": "ground"},
+    "knowledge.export_to": lambda g: {"collection": "ground", "folder": g.folder / "again"},
+    "knowledge.facet": lambda g: {**_POINTS, "key": "k"},
+    "knowledge.import_from": lambda g: {"folder": g.folder / "export", "collection": "new"},
+    "knowledge.import_qdrant": lambda g: {
+        "collection": "ground",
+        "source": Lines({"id": "new", "vector": {"v": vector(1536)}, "payload": JSON}),
+        "vector_name": "v",
+    },
+    "knowledge.list_aliases": lambda g: {"collection": "ground"},
+    "knowledge.list_collections": lambda g: {},
+    "knowledge.overwrite_payload": lambda g: {**_POINTS, "payload": {"k": "new"}},
+    "knowledge.overwrite_payload, by ids": lambda g: {
+        "collection": "ground",
+        "ids": ["two"],
+        "payload": JSON,
+    },
+    "knowledge.query": lambda g: {**_POINTS, "embedding": vector(1536)},
+    "knowledge.query_groups": lambda g: {**_POINTS, "embedding": vector(1536), "group_by": "k"},
+    "knowledge.query_many": lambda g: {**_POINTS, "embeddings": [vector(1536)]},
+    "knowledge.recommend": lambda g: {
+        **_POINTS,
+        "positive": ["one", "one"],
+        "negative": ["two"],
+        "where": Filter(must_not=[eq("payload.k", "x")]),
+    },
+    "knowledge.retrieve": lambda g: {"collection": "ground", "ids": ["one"]},
+    "knowledge.scroll": lambda g: _POINTS,
+    "knowledge.set_aliases": lambda g: {"aliases": {"new": "ground"}},
+    "knowledge.set_payload": lambda g: {**_POINTS, "payload": {"k": "new"}},
+    "knowledge.set_payload, by ids": lambda g: {"collection": "ground", "ids": ["two"], "payload": JSON},
+    "knowledge.upsert": lambda g: {"collection": "ground", "points": [{"id": "new", "payload": JSON}]},
+    "working_memory.list": lambda g: {"session_id": "ground", "agent": "a", "memory_type": "t"},
+    "working_memory.search": lambda g: {
+        "embedding": vector(1536),
+        "session_id": "ground",
+        "agent": "a",
+        "memory_type": "t",
+        "where": _METADATA,
+    },
+    "working_memory.set_blob": lambda g: {"memory_id": g.working_memory, "provider": "p", "blob_key": "b"},
+    "working_memory.set_status": lambda g: {"memory_id": g.working_memory, "status": "active"},
+    "working_memory.store": lambda g: {**_WORKING, "metadata": JSON},
+    "working_memory.update": lambda g: {
+        "memory_id": g.working_memory,
+        "values": {**_WORKING, "metadata_": JSON},
+    },
+}

@@ -1,0 +1,42 @@
+"""All specimens, and what is known of some parameters."""
+
+from __future__ import annotations
+
+from . import Specimens, catalogs, memory, work
+
+SPECIMENS: Specimens = {**work.SPECIMENS, **memory.SPECIMENS, **catalogs.SPECIMENS}
+
+FORMATS = {
+    "broker_catalog.put_price": ("currency",),
+    "broker_requests.usage": ("timezone",),
+    "documents.hybrid_search": ("language",),
+    "knowledge.facet": ("key",),
+    "knowledge.import_qdrant": ("source", "vector_name"),
+    "knowledge.query_groups": ("group_by",),
+    "scheduler.create": ("schedule", "timezone"),
+    "scheduler.update": ("schedule", "timezone"),
+}
+"""Parameters that are refused by what they say."""
+
+CLEANED = {"tasks.fail": "error"}
+"""Texts that are stored whatever they hold: what PostgreSQL cannot store of them is replaced."""
+
+HELD = "what `claim` gave is the library's own; no text of it reaches a statement"
+FILES = "a path of the file system, not of the database"
+
+EXEMPT = {
+    ("tasks", "complete", "task"): HELD,
+    ("tasks", "complete_many", "tasks"): HELD,
+    ("tasks", "fail", "task"): HELD,
+    ("tasks", "heartbeat", "task"): HELD,
+    ("tasks", "heartbeat_many", "tasks"): HELD,
+    ("tasks", "release", "task"): HELD,
+    ("knowledge", "export_to", "folder"): FILES,
+    ("knowledge", "import_from", "folder"): FILES,
+    (
+        "broker_requests",
+        "schedule_maintenance",
+        "schedule",
+    ): "pg_cron is not on the default server; a test of its own",
+}
+"""Parameters that take a text and have no specimen, and why."""

@@ -1,0 +1,100 @@
+"""Tasks, messages, agents, the scheduler and workflows."""
+
+from __future__ import annotations
+
+from . import JSON, Specimens
+from .ground import LATER
+
+_TASK = {
+    "intent": "i",
+    "content": JSON,
+    "task_id": "new",
+    "assigned_to": "a",
+    "created_by": "c",
+    "dedupe_key": "new",
+    "metadata": JSON,
+}
+
+SPECIMENS: Specimens = {
+    "tasks.children": lambda g: {"id": g.task.id},
+    "tasks.claim": lambda g: {"worker": "w", "intents": ["ground"], "assigned_to": "a"},
+    "tasks.complete": lambda g: {
+        "task": g.task,
+        "results": [{"result_type": "r", "content": JSON, "metadata": JSON}],
+    },
+    "tasks.count": lambda g: {"intent": "i", "assigned_to": "a"},
+    "tasks.enqueue": lambda g: _TASK,
+    "tasks.enqueue_many": lambda g: {"tasks": [_TASK]},
+    "tasks.enqueue_many, by COPY": lambda g: {"tasks": [*[{"intent": "i"}] * 1000, _TASK]},
+    "tasks.fail": lambda g: {"task": g.task, "error": "e", "code": "c"},
+    "tasks.get_by_task_id": lambda g: {"task_id": "ground"},
+    "tasks.list": lambda g: {"intent": "ground", "assigned_to": "a"},
+    "tasks.purge": lambda g: {"older_than": 0},
+    "tasks.requeue_failed": lambda g: {"intent": "i"},
+    "messages.first_time": lambda g: {"message_id": "new"},
+    "messages.first_time_many": lambda g: {"message_ids": ["new"]},
+    "messages.get": lambda g: {"message_id": "ground"},
+    "agents.find_by_capability": lambda g: {"names": ["c"]},
+    "agents.get_by_name": lambda g: {"name": "ground"},
+    "agents.list": lambda g: {},
+    "agents.list_alive": lambda g: {"type": "t"},
+    "agents.register": lambda g: {
+        "name": "new",
+        "type": "t",
+        "version": "1",
+        "capabilities": ["c"],
+        "endpoint_url": "u",
+        "health_check_url": "u",
+        "configuration": JSON,
+    },
+    "agents.set_status": lambda g: {"agent_id": g.agent, "status": "active"},
+    "scheduler.claim": lambda g: {"worker_id": "w"},
+    "scheduler.create": lambda g: {
+        "name": "n",
+        "command": "c",
+        "schedule": "* * * * *",
+        "timezone": "UTC",
+        "schedule_key": "new",
+    },
+    "scheduler.fail": lambda g: {**_attempt(g), "error_output": "e", "code": "c", "output": "o"},
+    "scheduler.finish": lambda g: {**_attempt(g), "error_output": "e", "output": "o"},
+    "scheduler.get_by_key": lambda g: {"schedule_key": "ground"},
+    "scheduler.history": lambda g: {"task_id": g.scheduled},
+    "scheduler.list": lambda g: {},
+    "scheduler.update": lambda g: {
+        "task_id": g.scheduled,
+        "name": "n",
+        "command": "c",
+        "schedule": "* * * * *",
+        "timezone": "UTC",
+    },
+    "workflows.checkpoint": lambda g: {
+        **_run(g),
+        "step_key": "s",
+        "output": JSON,
+        "seq": 0,
+        "name": "n",
+        "error": "e",
+    },
+    "workflows.claim": lambda g: {"worker_id": "w", "workflow_ids": [g.workflow]},
+    "workflows.complete": lambda g: {**_run(g), "output": JSON},
+    "workflows.define": lambda g: {"name": "new", "definition": JSON, "created_by": "c"},
+    "workflows.deliver": lambda g: {"execution_id": g.run, "name": "e", "payload": JSON},
+    "workflows.fail": lambda g: {**_run(g), "error": "e", "code": "c"},
+    "workflows.fork": lambda g: {"execution_id": g.run, "from_seq": 0, "idempotency_key": "new"},
+    "workflows.get_by_key": lambda g: {"idempotency_key": "ground"},
+    "workflows.history": lambda g: {"name": "ground"},
+    "workflows.replay": lambda g: {**_run(g), "step_key": "s", "seq": 0, "name": "n"},
+    "workflows.sleep_until": lambda g: {**_run(g), "until": LATER, "step_key": "s", "seq": 0},
+    "workflows.start": lambda g: {"name": "ground", "input": JSON, "idempotency_key": "new"},
+    "workflows.versions": lambda g: {"name": "ground"},
+    "workflows.wait_for": lambda g: {**_run(g), "event": "came", "step_key": "s", "seq": 0},
+}
+
+
+def _attempt(g):
+    return {"execution_id": g.execution, "lease_token": g.execution_token}
+
+
+def _run(g):
+    return {"execution_id": g.run, "lease_token": g.run_token}
