@@ -33,8 +33,7 @@ async def fetch(
             cursor: Any = await driver.execute(_text(statement, tenant.get(None)), parameters)
             rows: list[tuple[Any, ...]] = await cursor.fetchall()
         except OperationalError:
-            if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-                await (await session.connection()).invalidate()
+            await drop_if_gone(session, driver)
             raise
         return rows
 
@@ -43,6 +42,12 @@ async def driver_of(session: AsyncSession) -> Any:
     """The driver's own connection, in the session's transaction."""
     connection: Any = await session.connection()
     return connection.sync_connection.connection.driver_connection
+
+
+async def drop_if_gone(session: AsyncSession, driver: Any) -> None:
+    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+    if driver.closed:
+        await (await session.connection()).invalidate()
 
 
 @lru_cache(maxsize=2048)

@@ -34,8 +34,7 @@ def fetch(
             cursor: Any = driver.execute(_text(statement, tenant.get(None)), parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         except OperationalError:
-            if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-                (session.connection()).invalidate()
+            drop_if_gone(session, driver)
             raise
         return rows
 
@@ -44,6 +43,12 @@ def driver_of(session: Session) -> Any:
     """The driver's own connection, in the session's transaction."""
     connection: Any = session.connection()
     return connection.connection.driver_connection
+
+
+def drop_if_gone(session: Session, driver: Any) -> None:
+    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+    if driver.closed:
+        (session.connection()).invalidate()
 
 
 @lru_cache(maxsize=2048)
