@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 from servers import free_port
 
 from alfred_db.embedded import system
@@ -53,6 +54,10 @@ class Server:
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
+    @property
+    def pid(self) -> int:
+        return int((self._tools.folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def start(self) -> None:
         options = (
             f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories="
@@ -64,9 +69,15 @@ class Server:
 
     def stop(self, how: Stop = "fast") -> None:
         if how == "killed":
-            os.kill(int((self._tools.folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
         else:
             self._run("pg_ctl", "stop", "-m", how, "-D", "data")
+
+    def answers(self) -> bool:
+        with suppress(psycopg.OperationalError):
+            psycopg.connect(self.url(), connect_timeout=5).close()
+            return True
+        return False
 
     def restart(self, how: Stop) -> None:
         self.stop(how)

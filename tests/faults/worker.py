@@ -20,10 +20,12 @@ from typing import TypeVar
 from ledger import ATTEMPT, EFFECT
 
 from alfred_db import Backoff, ClaimedTask, Database, LeaseLost
-from alfred_db.errors import ConflictError, DatabaseUnavailable
+from alfred_db.errors import ConflictError, DatabaseUnavailable, translated
 from alfred_db.repositories import UnitOfWork
 
 T = TypeVar("T")
+PARENT = os.getppid()
+"""Without it nobody ends this process."""
 
 
 def say(*words: object) -> None:
@@ -45,7 +47,7 @@ class Worker:
         signal.signal(signal.SIGTERM, lambda *_: self._over.set())
         threading.Thread(target=self._beat, daemon=True).start()
         say("ready")
-        while not self._over.is_set():
+        while not self._over.is_set() and os.getppid() == PARENT:
             if self._reap:
                 self._until_it_answers(lambda uow: uow.tasks.reap(backoff=self._backoff))
             claimed = self._once(
@@ -103,7 +105,7 @@ class Worker:
     def _once(self, work: Callable[[UnitOfWork], T]) -> T | None:
         """The result of one transaction; None when the database failed, in any way that it may."""
         try:
-            with self._db.begin() as uow:
+            with translated(), self._db.begin() as uow:
                 return work(uow)
         except DatabaseUnavailable:
             return None
@@ -117,7 +119,7 @@ class Worker:
             work(uow)
             return True
 
-        while self._once(all_of) is None:
+        while self._once(all_of) is None and os.getppid() == PARENT:
             time.sleep(0.05)
 
     def _row(self, task: ClaimedTask) -> dict[str, object]:
