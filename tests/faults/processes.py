@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -106,12 +106,13 @@ def new_server() -> Iterator[Server]:
 
 
 class Process:
-    """A Python program of this folder; what it prints can be waited for."""
+    """A Python program; what it prints can be waited for."""
 
-    def __init__(self, program: str, *arguments: str, **settings: Any) -> None:
-        command = [sys.executable, str(HERE / program), *arguments]
+    def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [*command, json.dumps(settings)] if settings else command,
+            [sys.executable, *command],
+            cwd=HERE,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -173,10 +174,20 @@ class Process:
         return code
 
 
+def program(name: str, *arguments: str, **settings: Any) -> Process:
+    """Starts a program of this folder."""
+    return Process(name, *arguments, *([json.dumps(settings)] if settings else []))
+
+
 @contextmanager
-def process(program: str, *arguments: str, **settings: Any) -> Iterator[Process]:
-    """A process that is killed at the end, if it is still there."""
-    started = Process(program, *arguments, **settings)
+def process(name: str, *arguments: str, **settings: Any) -> Iterator[Process]:
+    """The same, killed at the end if it is still there."""
+    with until_the_end(program(name, *arguments, **settings)) as started:
+        yield started
+
+
+@contextmanager
+def until_the_end(started: Process) -> Iterator[Process]:
     try:
         yield started
     finally:
@@ -227,7 +238,10 @@ class Proxy:
         with self._lock:
             self._open.add(client)
         try:
-            with closing(client), closing(socket.create_connection(("127.0.0.1", self._target), SECONDS)) as server:
+            with (
+                closing(client),
+                closing(socket.create_connection(("127.0.0.1", self._target), SECONDS)) as server,
+            ):
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._pass_on(client, server)
@@ -243,11 +257,11 @@ class Proxy:
             ready, _, _ = select.select((client, server), (), ())
             if server in ready:
                 if not (data := server.recv(1 << 16)):
-                    return
+                    return None
                 client.sendall(data)
             if client in ready:
                 if not (data := client.recv(1 << 16)):
-                    return
+                    return None
                 when = self._taken() if messages.commits(data) else None
                 if when == "before":
                     return _abort(client)

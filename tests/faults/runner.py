@@ -29,7 +29,11 @@ def main(url: str, workflow_id: int, steps: list[str], seq: int | None = None, a
         for held in claims:
             key = held.id, held.lease_token
             for number, step in enumerate(steps):
-                row = {"id": f"00000000-0000-0000-0000-{number:012}", "claim_seq": held.claim_seq, "worker": step}
+                row = {
+                    "id": f"00000000-0000-0000-0000-{number:012}",
+                    "claim_seq": held.claim_seq,
+                    "worker": step,
+                }
                 with db.begin() as uow:
                     if uow.workflows.replay(*key, step, seq=number) is not None:
                         continue

@@ -1,6 +1,6 @@
 """A client whose clock is wrong: does a little of everything, and says what the database thinks of it.
 
-    python skewed.py 3600 postgresql://...
+python skewed.py 3600 postgresql://...
 """
 
 from __future__ import annotations

@@ -29,24 +29,21 @@ from alfred_db.errors import DatabaseUnavailable, LeaseLost
 from alfred_db.repositories import UnitOfWork
 
 from .ledger import EFFECT, figures
-from .processes import Proxy, Server, wait_until
+from .processes import Cut, Proxy, Server, wait_until
 
 WAYS = ["before", "after", "terminated"]
 Work = Callable[[UnitOfWork], Any]
 
 
 @pytest.fixture(params=WAYS)
-def cut(request: pytest.FixtureRequest, through_proxy: Database, db: Database, proxy: Proxy) -> Callable[..., Any]:
-    """Runs work in a transaction whose connection is cut, and then again; gives the second result.
+def cut(
+    request: pytest.FixtureRequest, through_proxy: Database, db: Database, proxy: Proxy
+) -> Callable[..., Any]:
+    """Runs work in a transaction whose connection is cut, and then again; gives the second result."""
+    way = request.param
 
-    `again` is what a caller does who starts from a result that never came.
-    """
-
-    def run(work: Work, again: Work | None = None) -> Any:
-        way = request.param
-        with through_proxy.begin() as uow:  # opens the connection
-            uow.session.execute(text("SELECT 1"))
-        with pytest.raises(DatabaseUnavailable) as caught, through_proxy.begin() as uow:
+    def cut_off(work: Work) -> None:
+        with through_proxy.begin() as uow:
             work(uow)
             if way == "terminated":
                 pid = uow.session.scalar(text("SELECT pg_backend_pid()"))
@@ -54,12 +51,18 @@ def cut(request: pytest.FixtureRequest, through_proxy: Database, db: Database, p
                     other.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
             else:
                 proxy.cut_next_commit(way)
+
+    def run(work: Work) -> Any:
+        with through_proxy.begin() as uow:  # opens the connection
+            uow.session.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable) as caught:
+            cut_off(work)
         assert caught.value.retryable is (way == "terminated"), "a COMMIT may have been done"
         _until_alone(db)
         with through_proxy.begin() as uow:
-            return (again or work)(uow)
+            return work(uow)
 
-    run.way = request.param  # type: ignore[attr-defined]
+    run.way = way  # type: ignore[attr-defined]
     return run
 
 
@@ -98,7 +101,9 @@ def test_filing_a_task(db: Database, cut: Any) -> None:
 @pytest.mark.parametrize("size", [10, 1001], ids=["insert", "copy"])
 def test_filing_many_tasks(db: Database, cut: Any, size: int) -> None:
     filed = cut(
-        lambda uow: uow.tasks.enqueue_many([{"intent": "x", "task_id": str(number)} for number in range(size)])
+        lambda uow: uow.tasks.enqueue_many(
+            [{"intent": "x", "task_id": str(number)} for number in range(size)]
+        )
     )
     assert [created for _, created in filed] == [cut.way != "after"] * size
     with db.begin() as uow:
@@ -253,22 +258,25 @@ def test_a_workflow_from_start_to_end(db: Database, cut: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["before", "after"])
-def test_the_same_with_asyncio(own_server: Server, database: str, db: Database, proxy: Proxy, way: Any) -> None:
+def test_the_same_with_asyncio(
+    own_server: Server, database: str, db: Database, proxy: Proxy, way: Any
+) -> None:
     held = claimed(db)
 
-    async def run() -> bool:
-        async with AsyncDatabase(own_server.url(database, proxy.port)) as cut_off:
-            async with cut_off.begin() as uow:
-                await uow.session.execute(text("SELECT 1"))
-            with pytest.raises(DatabaseUnavailable):
-                async with cut_off.begin() as uow:
-                    await uow.tasks.complete(held)
-                    proxy.cut_next_commit(way)
-            await asyncio.to_thread(_until_alone, db)
-            async with cut_off.begin() as uow:
-                return await uow.tasks.complete(held)
+    async def complete(through_proxy: AsyncDatabase, cut: Cut | None) -> bool:
+        async with through_proxy.begin() as uow:
+            done = await uow.tasks.complete(held)
+            if cut is not None:
+                proxy.cut_next_commit(cut)
+            return done
 
-    assert asyncio.run(run()) is (way == "before")
+    async with AsyncDatabase(own_server.url(database, proxy.port)) as through_proxy:
+        async with through_proxy.begin() as uow:
+            await uow.session.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable):
+            await complete(through_proxy, way)
+        await asyncio.to_thread(_until_alone, db)
+        assert await complete(through_proxy, None) is (way == "before")
     with db.begin() as uow, pytest.raises(LeaseLost):
         uow.tasks.complete(replace(held, lease_token=held.id))
 
@@ -288,15 +296,22 @@ def test_every_connection_of_a_pool_cut_at_once(through_proxy: Database, proxy: 
 
 async def test_the_same_pool_with_asyncio(own_server: Server, database: str, proxy: Proxy) -> None:
     async with AsyncDatabase(own_server.url(database, proxy.port)) as found:
+
+        async def file() -> None:
+            async with found.begin() as uow:
+                await uow.tasks.enqueue("x")
+                proxy.cut_all()
+
+        async def look() -> None:
+            async with found.session() as session:
+                await session.execute(text("SELECT 1"))
+                proxy.cut_all()
+
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
-                async with found.begin() as uow:
-                    await uow.tasks.enqueue("x")
-                    proxy.cut_all()
+                await file()
             with pytest.raises(DatabaseUnavailable):
-                async with found.session() as session:
-                    await session.execute(text("SELECT 1"))
-                    proxy.cut_all()
+                await look()
         assert found.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         async with found.begin() as uow:
             assert await uow.tasks.count() == 0

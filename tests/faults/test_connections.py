@@ -8,7 +8,7 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from alfred_db import AsyncDatabase, Database, TaskStatus
+from alfred_db import AsyncDatabase, Database, TaskRepository, TaskStatus
 from alfred_db.errors import DatabaseUnavailable
 
 from .processes import Server
@@ -22,9 +22,10 @@ def test_a_claim_that_times_out_takes_nothing(db: Database) -> None:
         uow.tasks.enqueue("x")
     with db.session() as blocker:
         blocker.execute(LOCK)
-        with pytest.raises(DatabaseUnavailable, match="timeout"), db.begin() as uow:
-            uow.session.execute(text("SET LOCAL statement_timeout = '200ms'"))
-            uow.tasks.claim(worker="w")
+        with db.session() as session:
+            session.execute(text("SET LOCAL statement_timeout = '200ms'"))
+            with pytest.raises(DatabaseUnavailable, match="timeout"):
+                TaskRepository(session).claim(worker="w")
     with db.begin() as uow:
         assert uow.tasks.count(status=TaskStatus.PENDING) == 1
         (held,) = uow.tasks.claim(worker="w")

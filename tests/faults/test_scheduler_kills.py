@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 
 from alfred_db import Database, MisfirePolicy, ScheduledExecution, ScheduledTask
 
-from .processes import Process, Server, process
+from .processes import Process, Server, process, program
 
 TASKS = 100
 SLOTS = 10
@@ -43,7 +43,7 @@ def test_of_five_schedulers_one_is_killed_between_filing_and_moving_on(
         assert dying.finish() == -signal.SIGKILL
     others: list[Process] = []
     try:
-        others = [Process("scheduler.py", url=url) for _ in range(4)]
+        others = [program("scheduler.py", url=url) for _ in range(4)]
         for scheduler in others:
             assert scheduler.finish() == 0
     finally:

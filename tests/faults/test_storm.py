@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import re
+import shlex
 import signal
 import threading
 import time
@@ -26,14 +27,18 @@ from alfred_db import Database, TaskStatus
 from alfred_db.errors import ConflictError, DatabaseUnavailable, InvalidTransition
 
 from .ledger import Figures, figures
-from .processes import SECONDS, Process, Proxy, Server, process, proxy_to, wait_until
+from .processes import SECONDS, Process, Proxy, Server, program, proxy_to, until_the_end, wait_until
 
 DURATION = float(os.environ.get("ALFRED_DB_FAULTS", "10"))
 LONG = DURATION >= 60
 PAUSE = 0.6 if LONG else 0.3
 """Seconds between two faults."""
-WORKERS = 3
+WORKERS = 4
+"""Two that call the repository themselves, two of `alfred-db worker`."""
 LEASE = 2.0
+COMMAND = shlex.split(
+    f"-c 'from alfred_db.cli import main; main()' worker --app handlers:handlers --lease {LEASE} --upkeep 0.5 --poll 0.3 --concurrency 3"
+)
 WAITING = 60
 """Tasks that are kept waiting."""
 
@@ -90,6 +95,7 @@ class Storm:
 
         wait_until(ended, 120)
         for worker in self._workers:
+            worker.wait_for("ready")
             assert worker.terminate() == 0
 
     def _revive(self) -> None:
@@ -106,12 +112,14 @@ class Storm:
         return sum(count for kind, count in self.faults.items() if re.search("kill|restart|terminat", kind))
 
     def _worker(self, place: int) -> Process:
-        # Every other one reaches the server through the proxy.
+        # Of either kind, one reaches the server through the proxy.
         url = self._server.url(self._database, self._proxy.port if place % 2 == 0 else None)
-        name = f"worker-{next(self._numbers)}"
-        return self._stack.enter_context(
-            process("worker.py", url=url, worker=name, lease=LEASE, limit=1 + 2 * place)
-        )
+        if place < 2:
+            name = f"worker-{next(self._numbers)}"
+            started = program("worker.py", url=url, worker=name, lease=LEASE, limit=1 + 2 * place)
+        else:
+            started = Process(*COMMAND, environment={"ALFRED_DB_URL": url})
+        return self._stack.enter_context(until_the_end(started))
 
     def _file_tasks(self) -> None:
         """File tasks as long as the storm lasts: of each it is known in the end that it is there."""
@@ -208,9 +216,9 @@ class Storm:
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.5"
         )
         # The server may still be recovering from the fault before this one.
-        with suppress(OperationalError), Database(self._server.url(self._database)) as db:
-            with db.session() as session:
-                session.execute(statement)
+        url = self._server.url(self._database)
+        with suppress(OperationalError), Database(url) as db, db.session() as session:
+            session.execute(statement)
         return "connections terminated by the server"
 
     def _cut_a_commit(self) -> str:
@@ -276,7 +284,7 @@ def told(seconds: float, storm: Storm, found: Figures) -> str:
     lines = [
         "# Faults",
         "",
-        "What `make test-faults` found: three workers and a source of tasks, at work while they, the server and their",
+        "What `make test-faults` found: four workers, two of them `alfred-db worker`, and a source of tasks, at work while they, the server and their",
         "connections are killed, frozen, cut and restarted. [What can go wrong](../concepts/faults.md) says what is promised.",
         "",
         f"PostgreSQL with `fsync` and `synchronous_commit` on; Python {platform.python_version()}; {os.cpu_count()} cores.",

@@ -45,7 +45,9 @@ def counted(db: Database) -> Figures:
     return found
 
 
-@pytest.mark.parametrize("content", [{"seconds": 20}, {"before_commit": 20}], ids=["at work", "before commit"])
+@pytest.mark.parametrize(
+    "content", [{"seconds": 20}, {"before_commit": 20}], ids=["at work", "before commit"]
+)
 def test_a_killed_worker_leaves_its_task_to_the_next(
     db: Database, worker: Start, content: Mapping[str, Any]
 ) -> None:
@@ -76,7 +78,9 @@ def test_a_frozen_worker_is_refused_when_it_goes_on(db: Database, worker: Start)
     with worker("frozen", lease=1.0) as frozen, worker("other", lease=1.0) as other:
         # Whichever got it.
         wait_until(lambda: any("claimed" in line for line in frozen.lines + other.lines))
-        holder, rescuer = (frozen, other) if any("claimed" in line for line in frozen.lines) else (other, frozen)
+        holder, rescuer = (
+            (frozen, other) if any("claimed" in line for line in frozen.lines) else (other, frozen)
+        )
         holder.send(signal.SIGSTOP)
         rescuer.wait_for(f"done {name}")
         holder.send(signal.SIGCONT)
