@@ -37,7 +37,7 @@ WORKERS = 4
 """Two that call the repository themselves, two of `alfred-db worker`."""
 LEASE = 2.0
 COMMAND = shlex.split(
-    f"-c 'from alfred_db.cli import main; main()' worker --app handlers:handlers --lease {LEASE} --upkeep 0.5 --poll 0.3 --concurrency 3"
+    f"-m alfred_db.cli worker --app handlers:handlers --lease {LEASE} --upkeep 0.5 --poll 0.3 --concurrency 3"
 )
 WAITING = 60
 """Tasks that are kept waiting."""
