@@ -58,10 +58,14 @@ class Database:
     @contextmanager
     def begin(self) -> Generator[UnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
-        with self.session() as session:
+        session = self._sessions()
+        try:
             yield UnitOfWork(session)
             with translated():
                 session.commit()
+        finally:
+            with translated():  # a connection that is gone by now cannot be rolled back
+                session.close()
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -70,7 +74,7 @@ class Database:
         try:
             yield session
         finally:
-            with translated():  # a connection that is gone by now cannot be rolled back
+            with translated():
                 session.close()
 
     def upgrade(self, revision: str = "head") -> None:

@@ -258,8 +258,8 @@ def test_a_workflow_from_start_to_end(db: Database, cut: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["before", "after"])
-def test_the_same_with_asyncio(
-    own_server: Server, database: str, db: Database, proxy: Proxy, way: Any
+async def test_the_same_with_asyncio(
+    own_server: Server, database: str, db: Database, proxy: Proxy, way: Cut
 ) -> None:
     held = claimed(db)
 
