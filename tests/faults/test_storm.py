@@ -30,7 +30,7 @@ from alfred_db.errors import ConflictError, DatabaseUnavailable, InvalidTransiti
 from .ledger import Figures, figures
 from .processes import SECONDS, Process, Proxy, Server, program, proxy_to, until_the_end, wait_until
 
-DURATION = float(os.environ.get("ALFRED_DB_FAULTS", "10"))
+DURATION = float(os.environ.get("ALFRED_DB_FAULTS", "8"))
 KILLS = 200 if DURATION >= 600 else 0
 """At least so many kills and restarts; a slow machine takes longer over them."""
 PAUSE = 0.3

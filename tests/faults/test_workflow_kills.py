@@ -11,7 +11,7 @@ from alfred_db import Database, WorkflowExecution, WorkflowExecutionStatus
 
 from .processes import Server, process
 
-STEPS = ["fetch", "sum", "report"]
+STEPS = ["fetch", "report"]
 
 
 def test_no_finished_step_runs_again_whenever_its_runner_is_killed(
