@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
@@ -31,6 +32,10 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture
 def database(own_server: Server) -> str:
     """The name of a migrated database of the test's own, with the tables of ledger.py."""
+    if not own_server.answers():  # a test that failed has left it so
+        with suppress(AssertionError):
+            own_server.stop("immediate")
+        own_server.start()
     name = f"faults_{next(_numbers)}"
     execute(own_server, f"CREATE DATABASE {name} TEMPLATE migrated")
     return name

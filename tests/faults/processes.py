@@ -71,7 +71,8 @@ class Server:
         if how == "killed":
             os.kill(self.pid, signal.SIGKILL)
         else:
-            self._run("pg_ctl", "stop", "-m", how, "-D", "data")
+            # Its last checkpoint waits for the disk.
+            self._run("pg_ctl", "stop", "-m", how, "-t", "180", "-D", "data")
 
     def answers(self) -> bool:
         with suppress(psycopg.OperationalError):
