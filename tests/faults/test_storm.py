@@ -57,6 +57,7 @@ class Storm:
         """Tasks that were filed for certain."""
         self.unsure = 0
         """Commits of the source whose outcome it was not told, and which it repeated."""
+        self._commits = 0
         self.faults: Counter[str] = Counter()
         self._over = threading.Event()
 
@@ -82,9 +83,16 @@ class Storm:
                 self.faults[fault()] += 1
                 time.sleep(self._random.uniform(0, 2 * PAUSE))
                 self._revive()
+                self._let_some_work_be_done()
         finally:
             self._over.set()
             source.join()
+
+    def _let_some_work_be_done(self) -> None:
+        """A slow machine would do nothing but start again."""
+        seen, deadline = self._commits, time.monotonic() + 5
+        while self._commits == seen and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def drain(self, db: Database) -> None:
         """Let the workers do what is left, unharmed."""
@@ -138,6 +146,7 @@ class Storm:
                             filed = waiting < WAITING
                             if filed:
                                 self._file(db, uow.tasks.enqueue_many, names)
+                        self._commits += 1
                         break
                     except (DatabaseUnavailable, ConflictError) as error:
                         self.unsure += not error.retryable
