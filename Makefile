@@ -6,7 +6,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check fmt gen docs bench bench-catalogs build servers
+SECONDS ?= 600
+
+.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -17,6 +19,10 @@ quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the
 
 test: check servers ## lint, types, and the whole suite
 	$(BIN)/python -m pytest $(if $(ALFRED_DB_CI),-p skips)
+
+test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
+	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
+		$(BIN)/python -m pytest tests/faults -s
 
 check: .venv/test.stamp ## lint and types
 	$(BIN)/ruff check

@@ -63,16 +63,24 @@ class Database:
     @contextmanager
     def begin(self) -> Generator[UnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
-        with self._sessions() as session:
+        session = self._sessions()
+        try:
             yield UnitOfWork(session)
             with translated():
                 session.commit()
+        finally:
+            with translated():  # a connection that is gone by now cannot be rolled back
+                session.close()
 
     @contextmanager
     def session(self) -> Generator[Session]:
         """A session of SQLAlchemy; what is not committed is rolled back at the end."""
-        with self._sessions() as session:
+        session = self._sessions()
+        try:
             yield session
+        finally:
+            with translated():
+                session.close()
 
     def upgrade(self, revision: str = "head") -> None:
         """Bring the schema to `revision`; on ALFRED_DB_MIGRATION_URL where that is set."""
@@ -134,15 +142,18 @@ class AsyncDatabase:
             with translated():
                 await session.commit()
         except BaseException:
-            async with session:  # rolls back, also while this task is being cancelled
-                raise
+            await _close(session)
+            raise
         await session.close()
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
         """A session of SQLAlchemy; what is not committed is rolled back at the end."""
-        async with self._sessions() as session:
+        session = self._sessions()
+        try:
             yield session
+        finally:
+            await _close(session)
 
     async def upgrade(self, revision: str = "head") -> None:
         """Bring the schema to `revision`, in a thread; on ALFRED_DB_MIGRATION_URL where that is set."""
@@ -170,6 +181,12 @@ class AsyncDatabase:
 
     def __repr__(self) -> str:
         return _repr(self)
+
+
+async def _close(session: AsyncSession) -> None:
+    with translated():  # a connection that is gone by now cannot be rolled back
+        async with session:  # ends also while this task is being cancelled
+            pass
 
 
 def _repr(database: Database | AsyncDatabase) -> str:

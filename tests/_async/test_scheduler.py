@@ -817,12 +817,12 @@ PLANS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rows", [0, 10_000, 100_000])
+@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
 async def test_the_hot_statements_have_their_index(
     uow: AsyncUnitOfWork, schema: str | None, rows: int
 ) -> None:
     session = uow.session
-    await fill(session, rows)
+    await fill(session, rows if schema is None else min(rows, 10_000))
     await session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_tasks"))
     await session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_executions"))
     if rows == 0:  # an empty table is read as a whole unless that is forbidden

@@ -331,16 +331,17 @@ async def test_completion_and_effect_are_one(committed: AsyncDatabase) -> None:
         assert (await found(tasks, held.id)).status is TaskStatus.PROCESSING
         assert await tasks.results(held.id) == []
         assert await tasks.get_by_task_id("effect") is None
-        await tasks.complete(held)
+        assert await tasks.complete(held) is True
+        assert await tasks.complete(held) is False, "its effect is there"
 
 
 async def test_many_are_completed_at_once(tasks: AsyncTaskRepository) -> None:
     await tasks.enqueue_many([{"intent": "x"}] * 5)
     held = [*await tasks.claim(worker="w", limit=2), *await tasks.claim(worker="w", limit=3)]
-    await tasks.complete_many(held[:3])
-    await tasks.complete_many(held)
-    await tasks.complete_many(held)
-    await tasks.complete_many([])
+    assert await tasks.complete_many(held[:3]) == held[:3]
+    assert await tasks.complete_many(held) == held[3:], "those that it finished itself"
+    assert await tasks.complete_many(held) == []
+    assert await tasks.complete_many([]) == []
     assert await tasks.count(status=TaskStatus.COMPLETED) == 5
 
 

@@ -332,16 +332,17 @@ def test_completion_and_effect_are_one(committed: Database) -> None:
         assert (found(tasks, held.id)).status is TaskStatus.PROCESSING
         assert tasks.results(held.id) == []
         assert tasks.get_by_task_id("effect") is None
-        tasks.complete(held)
+        assert tasks.complete(held) is True
+        assert tasks.complete(held) is False, "its effect is there"
 
 
 def test_many_are_completed_at_once(tasks: TaskRepository) -> None:
     tasks.enqueue_many([{"intent": "x"}] * 5)
     held = [*tasks.claim(worker="w", limit=2), *tasks.claim(worker="w", limit=3)]
-    tasks.complete_many(held[:3])
-    tasks.complete_many(held)
-    tasks.complete_many(held)
-    tasks.complete_many([])
+    assert tasks.complete_many(held[:3]) == held[:3]
+    assert tasks.complete_many(held) == held[3:], "those that it finished itself"
+    assert tasks.complete_many(held) == []
+    assert tasks.complete_many([]) == []
     assert tasks.count(status=TaskStatus.COMPLETED) == 5
 
 

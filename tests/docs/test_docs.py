@@ -95,6 +95,17 @@ def test_files_exist(page: Path) -> None:
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
+def test_tests_exist() -> None:
+    """The page of faults names the test of each case."""
+    named = set(code(ROOT / "docs/concepts/faults.md"))
+    files = [word for word in named if word.endswith(".py")]
+    assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    tests = [word for word in named if word.startswith("test_") and word not in files]
+    assert len(tests) > 30
+    assert [test for test in tests if f"def {test}(" not in sources] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_exist(page: Path) -> None:
     for line in code(page):
@@ -122,7 +133,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_variables_are_read() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "alfred_db").rglob("*.py"))
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     named = {variable for page in PAGES for variable in re.findall(r"\bALFRED_DB_[A-Z_]+", page.read_text())}
     assert {variable for variable in named if variable not in sources + tests} == set()
 

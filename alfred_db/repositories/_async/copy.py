@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from psycopg import OperationalError
 from sqlalchemy import Column, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...binary import copy_statement, pack_rows
 from ...errors import translated
 from ...statements import qualified
-from .direct import driver_of
+from .direct import driver_of, drop_if_gone
 
 
 async def copy_rows(
@@ -23,11 +24,15 @@ async def copy_rows(
         async with session.begin_nested():
             statement = copy_statement(table_name(session, table), columns)
             driver = await driver_of(session)
-            async with driver.cursor() as cursor:
-                async with cursor.copy(statement) as copy:
-                    for block in pack_rows(columns, rows):
-                        await copy.write(block)
-                return int(cursor.rowcount)
+            try:
+                async with driver.cursor() as cursor:
+                    async with cursor.copy(statement) as copy:
+                        for block in pack_rows(columns, rows):
+                            await copy.write(block)
+                    return int(cursor.rowcount)
+            except OperationalError:
+                await drop_if_gone(session, driver)
+                raise
 
 
 async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequence[int]:

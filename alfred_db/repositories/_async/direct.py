@@ -52,6 +52,12 @@ async def driver_of(session: AsyncSession) -> Any:
     return connection.sync_connection.connection.driver_connection
 
 
+async def drop_if_gone(session: AsyncSession, driver: Any) -> None:
+    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+    if driver.closed:
+        await (await session.connection()).invalidate()
+
+
 async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
     options: Mapping[str, Any] = session.get_bind().get_execution_options()
     tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
@@ -61,8 +67,7 @@ async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapp
     try:
         return await driver.execute(_text(statement, tenant.get(None)), parameters)
     except OperationalError:
-        if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-            await (await session.connection()).invalidate()
+        await drop_if_gone(session, driver)
         raise
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from psycopg import OperationalError
 from sqlalchemy import Column, Table, func, select
 from sqlalchemy.orm import Session
 
 from ...binary import copy_statement, pack_rows
 from ...errors import translated
 from ...statements import qualified
-from .direct import driver_of
+from .direct import driver_of, drop_if_gone
 
 
 def copy_rows(
@@ -24,11 +25,15 @@ def copy_rows(
         with session.begin_nested():
             statement = copy_statement(table_name(session, table), columns)
             driver = driver_of(session)
-            with driver.cursor() as cursor:
-                with cursor.copy(statement) as copy:
-                    for block in pack_rows(columns, rows):
-                        copy.write(block)
-                return int(cursor.rowcount)
+            try:
+                with driver.cursor() as cursor:
+                    with cursor.copy(statement) as copy:
+                        for block in pack_rows(columns, rows):
+                            copy.write(block)
+                    return int(cursor.rowcount)
+            except OperationalError:
+                drop_if_gone(session, driver)
+                raise
 
 
 def reserve_ids(session: Session, table: Table, count: int) -> Sequence[int]:

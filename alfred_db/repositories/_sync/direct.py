@@ -53,6 +53,12 @@ def driver_of(session: Session) -> Any:
     return connection.connection.driver_connection
 
 
+def drop_if_gone(session: Session, driver: Any) -> None:
+    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+    if driver.closed:
+        (session.connection()).invalidate()
+
+
 def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
     options: Mapping[str, Any] = session.get_bind().get_execution_options()
     tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
@@ -62,8 +68,7 @@ def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, An
     try:
         return driver.execute(_text(statement, tenant.get(None)), parameters)
     except OperationalError:
-        if driver.closed:  # SQLAlchemy did not see it, and would roll back a connection that is gone
-            (session.connection()).invalidate()
+        drop_if_gone(session, driver)
         raise
 
 

@@ -104,11 +104,12 @@ class HeldTasks(Repository):
             if task.id in found
         ]
 
-    def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> None:
-        """Finish the task and store its results; to repeat it changes nothing. Raises LeaseLost.
+    def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> bool:
+        """Finish the task and store its results; gives whether this call did so. Raises LeaseLost.
 
-        In the transaction that holds the task's effects on this database they happen exactly once; any others
-        at least once. A cancellation that was asked for comes too late.
+        To repeat it, as after a commit whose answer was lost, changes nothing and gives False. Effects on this
+        database that the same transaction writes if it gave True happen exactly once; any others at least once.
+        A cancellation that was asked for comes too late.
         """
         for result in results:
             if not {"result_type", "content"} <= set(result) <= set(NewResult.__annotations__):
@@ -118,14 +119,16 @@ class HeldTasks(Repository):
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
         if not fetch(self._session, queries.complete(), _key(task)):
             self._repeated(task, {TaskStatus.COMPLETED})
-        elif results:
+            return False
+        if results:
             with translated():
                 self._session.execute(
                     filed.add_results(), [_stored(task, result) for result in results]
                 )
+        return True
 
-    def complete_many(self, tasks: Sequence[ClaimedTask]) -> None:
-        """Finish several tasks, in one statement; to repeat it changes nothing.
+    def complete_many(self, tasks: Sequence[ClaimedTask]) -> list[ClaimedTask]:
+        """Finish several tasks, in one statement; gives those that this call finished, and not an earlier one.
 
         Raises LeaseLost if one of them is not held any more: roll back, and repeat it with those that
         `heartbeat_many` gives.
@@ -135,6 +138,7 @@ class HeldTasks(Repository):
         for task in tasks:
             if task.id not in done:
                 self._repeated(task, {TaskStatus.COMPLETED})
+        return [task for task in tasks if task.id in done]
 
     def fail(
         self,
