@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from harness import FOUNDATION, interleaved, publish_times
 from sqlalchemy import inspect, text
-from table import interleaved, publish
 
 from alfred_db import BrokerRequest, Database, embedded
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
@@ -192,9 +192,9 @@ def bulk(database: Database, address: str) -> bool:
         "psycopg, COPY BINARY of complete rows": raw_copy(address, completed(database)),
         "`log_many`, which works out the costs": log_many(database, rows),
     }
-    medians = interleaved(RUNS, {name: emptied(database, run) for name, run in contenders.items()})
+    times = interleaved(RUNS, {name: emptied(database, run) for name, run in contenders.items()})
     notes = f"{ROWS:,} requests with model, tokens and cost into an empty log in turn, {RUNS} of each."
-    return publish("Broker: bulk log", notes, medians, MOST_TIMES_RAW_COPY)
+    return publish_times(FOUNDATION, "Broker: bulk log", notes, times, MOST_TIMES_RAW_COPY)
 
 
 def roll_ups(database: Database, address: str) -> bool:
@@ -206,9 +206,9 @@ def roll_ups(database: Database, address: str) -> bool:
             "twelve months, `usage`": roll_up(database, since, end),
             "two months, `usage`": roll_up(database, since, until),
         }
-        medians = interleaved(RUNS, {name: timed(run) for name, run in contenders.items()})
+        times = interleaved(RUNS, {name: timed(run) for name, run in contenders.items()})
     notes = f"{LOGGED:,} requests over 12 partitions, by model and provider, {RUNS} of each."
-    return publish("Broker: roll-up", notes, medians, MOST_TIMES_RAW_QUERY)
+    return publish_times(FOUNDATION, "Broker: roll-up", notes, times, MOST_TIMES_RAW_QUERY)
 
 
 def main() -> int:
