@@ -51,7 +51,7 @@ class Started:
     def index(self) -> None:
         """The same index for all, unless the table has it."""
         with psycopg.connect(self.url) as connection:
-            statement = "SELECT 1 FROM pg_indexes WHERE indexdef LIKE '%USING hnsw%' AND tablename = %s"
+            statement = "SELECT 1 FROM pg_indexes WHERE position('USING hnsw' IN indexdef) > 0 AND tablename = %s"
             name = self.table.rpartition(".")[2].strip('"')
             if connection.execute(statement, (name,)).fetchone() is None:
                 connection.execute(
@@ -66,7 +66,7 @@ class Started:
             statement = (
                 "SELECT coalesce(sum(idx_scan), 0)::int FROM pg_stat_user_indexes JOIN pg_indexes"
                 " ON indexname = indexrelname AND pg_indexes.schemaname = pg_stat_user_indexes.schemaname"
-                " WHERE indexdef LIKE '%USING hnsw%'"
+                " WHERE position('USING hnsw' IN indexdef) > 0"
             )
             (count,) = connection.execute(statement).fetchone() or (0,)
             return count

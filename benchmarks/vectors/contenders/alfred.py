@@ -92,7 +92,7 @@ class Alfred:
         """By plain columns of the ORM: there is no reader of whole matrices."""
         model: Any = KnowledgePoint if self.knowledge else Document
         with self.database.session() as session:
-            statement = select(model.embedding).where(model.id <= count).order_by(model.id)
+            statement = select(model.embedding).order_by(model.id).limit(count)
             return np.stack(session.scalars(statement).all())
 
 

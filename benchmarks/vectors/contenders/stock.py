@@ -43,7 +43,6 @@ class Stock:
         address = url.replace("postgresql://", "postgresql+psycopg://")
         self.engine, self.asynchronous = create_engine(address), create_async_engine(address)
         self.rows: list[dict[str, Any]] = []
-        self.open = Session(self.engine)
 
     def prepare(self) -> None:
         data = self.data
@@ -69,16 +68,13 @@ class Stock:
         with Session(self.engine) as session:
             return [row[0].notes["place"] for row in session.execute(self._statement(query)).all()]
 
-    def search_open(self, query: Any) -> list[int]:
-        return [row[0].notes["place"] for row in self.open.execute(self._statement(query)).all()]
-
     async def search_async(self, query: Any) -> list[int]:
         async with AsyncSession(self.asynchronous) as session:
             return [row[0].notes["place"] for row in (await session.execute(self._statement(query))).all()]
 
     def read_vectors(self, count: int) -> Any:
         with Session(self.engine) as session:
-            statement = select(self.model.embedding).where(self.model.id <= count).order_by(self.model.id)
+            statement = select(self.model.embedding).order_by(self.model.id).limit(count)
             return np.array(session.scalars(statement).all(), dtype=np.float32)
 
 
