@@ -51,7 +51,9 @@ class Started:
     def index(self) -> None:
         """The same index for all, unless the table has it."""
         with psycopg.connect(self.url) as connection:
-            statement = "SELECT 1 FROM pg_indexes WHERE position('USING hnsw' IN indexdef) > 0 AND tablename = %s"
+            statement = (
+                "SELECT 1 FROM pg_indexes WHERE position('USING hnsw' IN indexdef) > 0 AND tablename = %s"
+            )
             name = self.table.rpartition(".")[2].strip('"')
             if connection.execute(statement, (name,)).fetchone() is None:
                 connection.execute(

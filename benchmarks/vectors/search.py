@@ -91,13 +91,12 @@ def search(all_: Contenders, rows: Rows, rounds: int, how: str) -> tuple[str, di
 
 def search_targets(opened: dict[str, float], whole: dict[str, float], what: str) -> list[Target]:
     """`opened`: in a transaction that has begun; `whole`: with connection and transaction, as peers have it."""
-    found = []
-    if RAW in opened and OURS in opened:
-        found.append(at_most(f"{what}: p50, alfred-db / raw psycopg", opened[OURS] / opened[RAW], 1.3))
-    return found + [
-        at_least(f"{what}: p50, {name} / alfred-db", value / whole[OURS], 2)
+    void = float("nan")  # meets no target
+    ours = opened.get(OURS, void) / opened.get(RAW, void)
+    return [at_most(f"{what}: p50, alfred-db / raw psycopg", ours, 1.3)] + [
+        at_least(f"{what}: p50, {name} / alfred-db", value / whole.get(OURS, void), 2)
         for name, value in whole.items()
-        if name.startswith(("langchain", "vecs")) and OURS in whole
+        if name.startswith(("langchain", "vecs"))
     ]
 
 

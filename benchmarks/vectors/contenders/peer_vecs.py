@@ -13,7 +13,8 @@ class Vecs:
 
     def __init__(self, url: str, data: Data) -> None:
         self.data = data
-        self.client = vecs.create_client(url)
+        # SQLAlchemy 2.1 would take psycopg, which vecs does not install.
+        self.client = vecs.create_client(url.replace("postgresql://", "postgresql+psycopg2://"))
         self.collection = self.client.get_or_create_collection("rows", dimension=data.dimensions)
         self.records: list[Any] = []
 
