@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 SECONDS ?= 600
 
-.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs build servers
+.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs bench-vectors build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -48,6 +48,9 @@ bench: .venv/bench.stamp ## measure against the alternatives
 
 bench-catalogs: .venv/bench.stamp ## measure the broker's log and the entity graph
 	$(BIN)/python benchmarks/catalogs.py
+
+bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set
+	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
 
 build: .venv/test.stamp ## build wheel and sdist into dist/
 	$(BIN)/python -m hatchling build

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from table import interleaved, publish
+from harness import FOUNDATION, interleaved, publish_times
 
 RUNS = 15
 LIMIT = 1.25
@@ -41,8 +41,8 @@ def own_costs(statement: str) -> dict[str, int]:
 
 def main() -> int:
     statements = (BASE, WITH_DIALECT, USED, OURS)
-    medians = interleaved(RUNS, {f"`{statement}`": importing(statement) for statement in statements})
-    good = publish("Import", f"Fresh processes in turn, {RUNS} of each.", medians, LIMIT)
+    times = interleaved(RUNS, {f"`{statement}`": importing(statement) for statement in statements})
+    good = publish_times(FOUNDATION, "Import", f"Fresh processes in turn, {RUNS} of each.", times, LIMIT)
     base = own_costs(BASE)
     added = {module: cost for module, cost in own_costs(USED).items() if module not in base}
     print(f"What `{USED}` adds: {sum(added.values()) / 1000:.0f} ms, of which")

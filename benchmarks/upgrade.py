@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import FOUNDATION, interleaved, publish_times
 from sqlalchemy import NullPool, create_engine, make_url, text
-from table import interleaved, publish
 
 from alfred_db import embedded, migrate
 
@@ -77,11 +77,11 @@ def main() -> int:
             contenders = {key: on_a_new_database(address, upgrade) for key, upgrade in upgrades.items()}
             for run in contenders.values():
                 run()
-            medians = interleaved(RUNS, contenders)
+            times = interleaved(RUNS, contenders)
         finally:
             embedded.stop(folder / "server")
     notes = f"Empty databases of PostgreSQL {started.version}, embedded, in turn, {RUNS} of each."
-    return 0 if publish("Upgrade", notes, medians, LIMIT) else 1
+    return 0 if publish_times(FOUNDATION, "Upgrade", notes, times, LIMIT) else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,224 @@
+"""Vectors, memories and documents beside raw psycopg and the alternatives; results go to docs/benchmarks/vectors.md.
+
+PYTHONPATH=benchmarks python -m vectors [--data FOLDER] [--quick]
+
+FOLDER has `wordnet_documents.jsonl`, `wordnet_queries.jsonl` and `wordnet_minilm_384.npz`; by default it is the
+sample in examples/data. `--quick` takes few rows and rounds and prints the page instead of keeping it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import harness
+from harness import Page, Server, Target, machine, one_server, publish, targets
+from plot import bars
+
+from alfred_db import Database
+
+from .data import SAMPLE, Rows, clusters, wordnet
+from .filters import filtered
+from .growth import growth
+from .hybrid import hybrid
+from .load import load, load_table, load_targets, plain, without_vector_index
+from .memories import memories
+from .peers import OURS, RAW, Contenders, contenders, migrated
+from .search import read, search, search_targets
+
+PAGE = Page(
+    "vectors.md",
+    "Benchmarks of vectors",
+    "Written by `make bench-vectors`.\n\n![Search and load beside the alternatives](vectors.svg)\n\n"
+    "All contenders have the same server, the same rows and the same index (HNSW, cosine, m = 16,"
+    " ef_construction = 64, ef_search = 40), run in one process each, and take turns. Peers have the tables that they"
+    " make themselves, and run in environments of their own at the versions in their names. Recall is against exact"
+    " search by numpy, where what is as near counts as right. A figure is void when recall is unequal, rows are missing"
+    " or the index was not used.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    runs: int = 5
+    rounds: int = 5
+    queries: int = 300
+    made: int = 5_000
+    growth: tuple[int, int] = (10_000, 100_000)
+    read: int = 1_000
+
+
+QUICK = Size(runs=2, rounds=1, queries=50, made=1_000, growth=(1_000, 5_000), read=500)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    print(f"({what}: {time.perf_counter() - start:.0f} s)\n", file=sys.stderr, flush=True)
+
+
+def compare(
+    server: Server, folder: Path, rows: Rows, size: Size, ours: str
+) -> tuple[list[Target], dict[str, dict[str, float]]]:
+    """Load, search, and read, of all contenders; leaves the rows in `ours`."""
+    name = f"{rows.name}, {rows.dimensions} dimensions"
+    found: list[Target] = []
+    panels: dict[str, dict[str, float]] = {}
+    asked = dataclasses.replace(rows, queries=rows.queries[: size.queries])
+    place = asked.write(folder / f"rows_{rows.dimensions}")
+    documents = rows.dimensions == 384
+    if documents:
+        url = migrated(server, "plain")
+        plain(url)
+    else:
+        url = ours
+        without_vector_index(url, "idx_knowledge_points_embedding")
+    with contenders(server, place, url) as all_:
+        with timed(f"load of {name}"):
+            lines, rates = load(all_, rows, size.runs)
+        notes = (
+            "`documents.add_many` into a table that has the shape of the peers' tables; vectors are indexed afterwards."
+            if documents
+            else "`knowledge.upsert`, which compares with what is there, into the platform's own table with its text indexes."
+        )
+        publish(PAGE, f"Load: {name}", notes, f"{size.runs} loads of each.", load_table(lines))
+        panels[f"Load of {name}, rows a second"] = rates
+        if documents:
+            found += load_targets(rates)
+            found += own_table(server, place, rows, size, all_, ours)
+        with timed(f"indexes of {name}"):
+            for started in all_.started.values():
+                started.index()
+        opened: dict[str, float] = {}
+        for how, what in HOWS.items():
+            with timed(f"{how} of {name}"):
+                text, medians = search(all_, asked, size.rounds, how)
+            publish(
+                PAGE,
+                f"{what}: {name}",
+                HOW_NOTES[how],
+                f"{len(asked.queries)} queries, {size.rounds} rounds.",
+                text,
+            )
+            if how.startswith("search_open"):
+                opened = medians
+                continue
+            found += search_targets(
+                opened, medians, f"{'async ' * how.endswith('async')}search, {rows.dimensions}-d"
+            )
+            if how == "search":
+                panels[f"Nearest ten of {name}, median ms"] = medians
+        if documents:
+            text, target = read(all_, min(size.read, len(rows)), max(size.runs, 5))
+            publish(
+                PAGE, f"Vectors read back: {name}", f"{size.read:,} vectors, as one matrix of float32.", text
+            )
+            found.append(target)
+    return found, panels
+
+
+HOWS = {
+    "search_open": "Search in an open transaction",
+    "search": "Search",
+    "search_open_async": "Search in an open transaction, async",
+    "search_async": "Search, async",
+}
+HOW_NOTES = {
+    "search_open": "The nearest ten with text and metadata; connection and transaction are there.",
+    "search": "The nearest ten with text and metadata; peers and alfred-db take a connection from their pool and begin and"
+    " end a transaction for each, raw psycopg does not.",
+    "search_open_async": "As above, awaited.",
+    "search_async": "As above, awaited; vecs, mem0 and agno have no search that is async to the server.",
+}
+
+
+def own_table(
+    server: Server, place: Path, rows: Rows, size: Size, compared: Contenders, ours: str
+) -> list[Target]:
+    """From here on ours and raw psycopg are at the platform's table, with all that it has."""
+    without_vector_index(ours, "idx_documents_embedding")
+    for started in compared.started.values():
+        if started.table == "documents":
+            started.contender.ask("start", ours, str(place))
+    moved = {
+        name: dataclasses.replace(one, url=ours) if one.table == "documents" else one
+        for name, one in compared.started.items()
+    }
+    compared.started.update(moved)
+    lines, _ = load(compared, rows, size.runs, ours_only=True)
+    notes = "The same into `documents` as it is: with text search, hash, and seven indexes; vectors are indexed afterwards."
+    publish(PAGE, f"Load into the platform's own table: {rows.name}", notes, load_table(lines))
+    return []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="vectors", description=__doc__)
+    parser.add_argument("--data", type=Path, default=SAMPLE)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else Size()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="alfred-db-rows-") as name, one_server() as server:
+        folder = Path(name)
+        if arguments.quick:
+            harness.RESULTS = folder / "docs"
+        PAGE.path.unlink(missing_ok=True)
+        rows, made = wordnet(arguments.data), clusters(size.made, 1536, size.queries)
+        publish(PAGE, "Set-up", machine(server))
+        ours = migrated(server, "ours")
+        found, panels = compare(server, folder, rows, size, ours)
+        with Database(ours) as database:
+            with timed("filters"):
+                text, some = filtered(database, rows, min(size.queries, 100), size.rounds)
+            publish(
+                PAGE,
+                "Filtered search",
+                "Filters on the metadata; the way that is taken unless told otherwise is `auto`.",
+                text,
+            )
+            found += some
+            with timed("hybrid"):
+                text, one = hybrid(database, rows)
+            publish(PAGE, "Hybrid search", "Known-item questions about the glosses.", text)
+            found.append(one)
+            with timed("memories"):
+                text, some = memories(database, ours, rows, size.queries)
+            publish(PAGE, "Memories", f"{len(rows):,} memories, one by one in turns.", text)
+            found += some
+        more, more_panels = compare(server, folder, made, size, ours)
+        found += more
+        panels |= more_panels
+        with timed("growth"):
+            text, one = growth(server, size.growth, min(size.queries, 200), size.rounds)
+        publish(PAGE, "Growth", "Made rows of 384 dimensions in `documents`.", text)
+        found.append(one)
+        minutes = (time.perf_counter() - began) / 60
+        publish(PAGE, "Targets", targets(found), f"The whole took {minutes:.0f} minutes.")
+        plain_names = {
+            panel: {
+                name.rpartition(" ")[0] if name[-1].isdigit() else name: value
+                for name, value in values.items()
+            }
+            for panel, values in panels.items()
+        }
+        bars(
+            PAGE.path.with_suffix(".svg"),
+            "alfred-db beside the alternatives",
+            plain_names,
+            ours=OURS,
+            ceiling=RAW,
+        )
+    return 0 if all(one.met for one in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

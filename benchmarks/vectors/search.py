@@ -1,0 +1,121 @@
+"""The nearest ten of all rows, with their texts and metadata; and vectors read back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+from harness import ContenderError, Target, at_least, at_most, interleaved, table
+
+from .data import Rows, nearest_distances, recall
+from .peers import OURS, RAW, STOCK, Contenders, Started
+
+__all__ = ["Searched", "read", "search", "search_targets"]
+
+LIMIT = 10
+BLOCK = 50
+UNEQUAL = 0.02
+"""By so much another recall is another search."""
+
+
+@dataclass
+class Searched:
+    """The times and hits of one contender, over all blocks and rounds."""
+
+    seconds: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
+    places: dict[int, list[int]] = field(default_factory=dict)
+
+
+def search(all_: Contenders, rows: Rows, rounds: int, how: str) -> tuple[str, dict[str, float]]:
+    """A table, and the median milliseconds by name. `how` is the contender's function: `search`, `search_open` ..."""
+    is_async = how.endswith("async")
+    function = "search_async" if is_async else "search"
+    last = nearest_distances(rows.vectors, rows.queries, LIMIT)
+    found: dict[str, Searched] = {}
+    before = {name: one.scans() for name, one in all_.started.items()}
+
+    def block(name: str, started: Started, first: int) -> None:
+        given: dict[str, Any] = started.contender.ask(function, how, first, BLOCK)
+        one = found.setdefault(name, Searched())
+        one.seconds += given["seconds"]
+        one.medians.append(median(given["seconds"]))
+        one.places |= dict(enumerate(given["places"], start=first))
+
+    chosen = {
+        name: one
+        for name, one in all_.started.items()
+        if (one.asynchronous or not is_async) and (not how.startswith("search_open") or name in (RAW, OURS))
+    }
+    failed: dict[str, str] = {}
+    for started in chosen.values():  # connections are made, statements prepared, pages read
+        started.contender.ask(function, how, 0, len(rows.queries))
+    for _ in range(rounds):
+        for first in range(0, len(rows.queries), BLOCK):
+            turns = {
+                name: partial(block, name, one, first) for name, one in chosen.items() if name not in failed
+            }
+            interleaved(1, dict(reversed(turns.items())) if first // BLOCK % 2 else turns, failed)
+    time.sleep(1.5)  # sessions report what they used a second later
+    lines, medians = [], {}
+    recalls = {
+        name: recall(rows.vectors, rows.queries, [one.places[n] for n in sorted(one.places)], last, LIMIT)
+        for name, one in found.items()
+        if name not in failed
+    }
+    for name, value in recalls.items():
+        one = found[name]
+        void = ""
+        if abs(value - recalls[RAW]) > UNEQUAL:
+            void = "void: unequal recall"
+        elif any(len(places) < LIMIT for places in one.places.values()):
+            void = "void: rows are missing"
+        elif 2 * (all_.started[name].scans() - before[name]) < len(
+            one.seconds
+        ):  # the last second may be missing
+            void = "void: the index was not used"
+        p50, p95 = np.percentile(one.seconds, (50, 95)) * 1000
+        if not void:
+            medians[name] = float(p50)
+        raw = float(np.percentile(found[RAW].seconds, 50)) * 1000
+        spread = f"{min(one.medians) * 1000:.2f} to {max(one.medians) * 1000:.2f}"
+        lines.append((name, f"{p50:.2f}", f"{p95:.2f}", f"{p50 / raw:.2f}", spread, f"{value:.3f}", void))
+    lines += [(name, "", "", "", "", "", why) for name, why in {**failed, **all_.failed}.items()]
+    header = ("", "p50, ms", "p95, ms", "p50 of raw", "medians of blocks, ms", "recall@10", "")
+    return table(header, lines), medians
+
+
+def search_targets(opened: dict[str, float], whole: dict[str, float], what: str) -> list[Target]:
+    """`opened`: in a transaction that has begun; `whole`: with connection and transaction, as peers have it."""
+    void = float("nan")  # meets no target
+    ours = opened.get(OURS, void) / opened.get(RAW, void)
+    return [at_most(f"{what}: p50, alfred-db / raw psycopg", ours, 1.3)] + [
+        at_least(f"{what}: p50, {name} / alfred-db", value / whole.get(OURS, void), 2)
+        for name, value in whole.items()
+        if name.startswith(("langchain", "vecs"))
+    ]
+
+
+def read(all_: Contenders, count: int, runs: int) -> tuple[str, Target]:
+    """`count` vectors as one matrix."""
+
+    def once(started: Started) -> dict[str, Any]:
+        given: dict[str, Any] = started.contender.ask("read_vectors", count)
+        if given["shape"][0] != count:
+            raise ContenderError(f"void: {given['shape'][0]} of {count} vectors")
+        return given
+
+    turns = {name: partial(once, all_.started[name]) for name in (RAW, STOCK, OURS)}
+    interleaved(1, turns)
+    times = interleaved(runs, turns)
+    sums = {round(one["sum"], 1) for given in times.values() for one in given}
+    medians = {name: 1000 * median(one["seconds"] for one in given) for name, given in times.items()}
+    lines = [(name, f"{value:.2f}", f"{value / medians[RAW]:.2f}") for name, value in medians.items()]
+    if len(sums) > 1:
+        lines.append(("void: not the same vectors", "", ""))
+    target = at_most(f"read {count:,} vectors: alfred-db / raw binary", medians[OURS] / medians[RAW], 1.3)
+    return table(("", "ms", "of raw"), lines), target
