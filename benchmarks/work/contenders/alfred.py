@@ -209,6 +209,4 @@ def _times(start: float, cpu: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    serve(
-        prepare, enqueue, enqueue_async, drain, drain_async, claims, heartbeats, steps, begin, resume
-    )
+    serve(prepare, enqueue, enqueue_async, drain, drain_async, claims, heartbeats, steps, begin, resume)
