@@ -6,10 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check fmt gen docs bench build servers
+.PHONY: help quickstart test check fmt gen docs bench bench-work build servers
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
 quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the example
 	$(BIN)/alembic upgrade head
@@ -39,6 +39,9 @@ docs: .venv/docs.stamp ## build the documentation into site/
 bench: .venv/bench.stamp ## measure against the alternatives
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/upgrade.py
+
+bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
+	cd benchmarks && ../$(BIN)/python -m work
 
 build: .venv/test.stamp ## build wheel and sdist into dist/
 	$(BIN)/python -m hatchling build

@@ -26,7 +26,7 @@ SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "wal_level", "sha
 def introduction(server: Server) -> str:
     with psycopg.connect(server.url) as connection:
         rows = connection.execute(
-            "SELECT name || ' = ' || current_setting(name) FROM unnest(%s) AS name", (list(SETTINGS),)
+            "SELECT name || ' = ' || current_setting(name) FROM unnest(%s::text[]) AS name", (list(SETTINGS),)
         ).fetchall()
     return "\n\n".join(
         [

@@ -79,7 +79,7 @@ class Bench:
     def database(self, library: Library, name: str = "work") -> str:
         """A new database with the library's tables and nothing in them."""
         owner = ALFRED if library is RAW else library
-        template = f"empty {owner.name}"
+        template = f"empty_{owner.name}"
         if template not in self._templates:
             url = self.server.database(template)
             with self.start(owner) as contender:
