@@ -56,6 +56,7 @@ def prepare(url: str) -> None:
 def steps(url: str, workflows: int, each: int) -> dict[str, Any]:
     _launch(url)
     ran.clear()
+    spent.update(seconds=0.0, cpu=0.0)
     for number in range(workflows):
         workflow(number, each)
     DBOS.destroy()

@@ -64,7 +64,7 @@ FENCED_INSERT = """
 EXTENDING_INSERT = """
     WITH own AS (
         UPDATE workflow_executions SET lease_expires_at = statement_timestamp() + interval '60 seconds',
-            current_step = greatest(current_step, %(seq)s::int + 1), updated_at = now()
+            current_step = greatest(current_step, %(seq)s::int + 1)
         WHERE id = %(execution)s AND status = 'running' AND lease_token = %(token)s RETURNING id
     )
     INSERT INTO workflow_steps (execution_id, step_key, seq, name, output, lease_token)
