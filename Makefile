@@ -6,9 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
+
 SECONDS ?= 600
 
-.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs bench-vectors build servers
+.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs bench-vectors bench-work build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -51,6 +52,9 @@ bench-catalogs: .venv/bench.stamp ## measure the broker's log and the entity gra
 
 bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set
 	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
+
+bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
+	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
 
 build: .venv/test.stamp ## build wheel and sdist into dist/
 	$(BIN)/python -m hatchling build

@@ -1,0 +1,66 @@
+"""Tasks and workflows: alfred-db beside SQL by hand, procrastinate, pgqueuer, absurd and dbos, on one server.
+
+`python -m work` in this folder's parent; with `--quick` a look at small numbers, which publishes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import psycopg
+from harness import Page, Server, machine, one_server
+from plot import bars
+
+from . import tasks, workflows
+from .libraries import DRIVER, PEERS
+from .runs import BATCH, Bench, Sizes
+
+FULL = Sizes(
+    runs=5, enqueued=20_000, one_by_one=1500, in_batches=20_000, behind=1_000_000, claims=400, workflows=25
+)
+QUICK = Sizes(runs=2, enqueued=2000, one_by_one=100, in_batches=1000, behind=20_000, claims=50, workflows=2)
+SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "wal_level", "shared_buffers")
+
+
+def introduction(server: Server) -> str:
+    with psycopg.connect(server.url) as connection:
+        rows = connection.execute(
+            "SELECT name || ' = ' || current_setting(name) FROM unnest(%s::text[]) AS name", (list(SETTINGS),)
+        ).fetchall()
+    return "\n\n".join(
+        [
+            "Written by `make bench-work`.",
+            f"{machine(server)} {', '.join(row[0] for row in rows)}. {DRIVER.replace('==', ' ')} everywhere;"
+            f" {'; '.join(peer.versions for peer in PEERS)}, each in an environment of its own. All tables are logged.",
+            "Each run is a new process on a new database of the one server; contenders take turns, A B C, C B A. Figures"
+            " are medians, with the least and the greatest. After each run it is checked that every job ran exactly once,"
+            " by the handler's count and by the database's; else the run is void and its contender is out. WAL is the"
+            " whole server's; server CPU is that of the contender's connections and of vacuum.",
+            "![Jobs and steps a second](work.svg)",
+        ]
+    )
+
+
+def main(quick: bool) -> None:
+    began = time.monotonic()
+    with one_server() as server:
+        file = str(server.folder / "work.md") if quick else "work.md"
+        page = Page(file, "Benchmarks of tasks and workflows", introduction(server))
+        page.path.unlink(missing_ok=True)
+        bench = Bench(server, QUICK if quick else FULL, page)
+        panels = {
+            "claim and complete one by one, jobs/s": tasks.drain(bench, 1),
+            f"claim and complete in batches of {BATCH}, jobs/s": tasks.drain(bench, BATCH),
+            "enqueue many, jobs/s": tasks.enqueue(bench),
+            "durable steps/s": workflows.steps(bench),
+        }
+        workflows.resume(bench)
+        tasks.much_behind(bench)
+        tasks.heartbeat(bench)
+        bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
+    print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    main("--quick" in sys.argv[1:])

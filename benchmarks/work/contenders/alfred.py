@@ -1,0 +1,212 @@
+"""alfred-db, as a service uses it: one `db.begin()` a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from contender import serve
+from sqlalchemy import text
+
+from alfred_db import AsyncDatabase, Database, NewTask
+
+
+def prepare(url: str) -> None:
+    with Database(url) as db:
+        db.upgrade()
+
+
+def enqueue(url: str, jobs: int) -> dict[str, float]:
+    tasks = _tasks(jobs)
+    with _connected(url) as db:
+        start, cpu = time.perf_counter(), time.process_time()
+        with db.begin() as uow:
+            uow.tasks.enqueue_many(tasks)
+        return _times(start, cpu)
+
+
+def enqueue_async(url: str, jobs: int) -> dict[str, float]:
+    async def run() -> dict[str, float]:
+        tasks = _tasks(jobs)
+        async with AsyncDatabase(url) as db:
+            await _connect(db)
+            start, cpu = time.perf_counter(), time.process_time()
+            async with db.begin() as uow:
+                await uow.tasks.enqueue_many(tasks)
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    ran: list[int] = []
+    with _connected(url) as db:
+        start, cpu = time.perf_counter(), time.process_time()
+        while len(ran) < jobs:
+            with db.begin() as uow:
+                claimed = uow.tasks.claim(worker="bench", limit=batch)
+            if not claimed:
+                break
+            ran += [task.content["number"] for task in claimed]
+            with db.begin() as uow:
+                if batch == 1:
+                    uow.tasks.complete(claimed[0])
+                else:
+                    uow.tasks.complete_many(claimed)
+        return {**_times(start, cpu), "ran": ran}
+
+
+def drain_async(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
+        ran: list[int] = []
+        async with AsyncDatabase(url) as db:
+            await _connect(db)
+            start, cpu = time.perf_counter(), time.process_time()
+            while len(ran) < jobs:
+                async with db.begin() as uow:
+                    claimed = await uow.tasks.claim(worker="bench", limit=batch)
+                if not claimed:
+                    break
+                ran += [task.content["number"] for task in claimed]
+                async with db.begin() as uow:
+                    if batch == 1:
+                        await uow.tasks.complete(claimed[0])
+                    else:
+                        await uow.tasks.complete_many(claimed)
+            return {**_times(start, cpu), "ran": ran}
+
+    return asyncio.run(run())
+
+
+def claims(url: str, jobs: int) -> dict[str, list[float]]:
+    """Seconds of each claim of one task: of the call, and of its whole transaction."""
+    calls: list[float] = []
+    transactions: list[float] = []
+    with _connected(url) as db:
+        with db.begin() as uow:
+            uow.tasks.enqueue_many(_tasks(jobs))
+        for _ in range(jobs):
+            start = time.perf_counter()
+            with db.begin() as uow:
+                before = time.perf_counter()
+                claimed = uow.tasks.claim(worker="bench")
+                calls.append(time.perf_counter() - before)
+            transactions.append(time.perf_counter() - start)
+            with db.begin() as uow:
+                uow.tasks.complete(claimed[0])
+    return {"calls": calls, "transactions": transactions}
+
+
+def heartbeats(url: str, jobs: int, beats: int, alone: bool) -> dict[str, float]:
+    """Claim tasks, and keep all of them `beats` times: in one statement, or each `alone`."""
+    with _connected(url) as db:
+        with db.begin() as uow:
+            uow.tasks.enqueue_many(_tasks(jobs))
+        with db.begin() as uow:
+            claimed = uow.tasks.claim(worker="bench", limit=jobs)
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(beats):
+            if alone:
+                for task in claimed:
+                    with db.begin() as uow:
+                        uow.tasks.heartbeat(task)
+            else:
+                with db.begin() as uow:
+                    assert len(uow.tasks.heartbeat_many(claimed)) == jobs
+        return _times(start, cpu)
+
+
+def steps(url: str, workflows: int, each: int) -> dict[str, Any]:
+    """Seconds in the steps of workflows, one after the other."""
+    spent = cpu_spent = 0.0
+    ran: list[int] = []
+    with _connected(url) as db:
+        for number in range(workflows):
+            execution = _started(db, lease=60)
+            start, cpu = time.perf_counter(), time.process_time()
+            _go_through(db, execution, each, ran, number * each)
+            spent += time.perf_counter() - start
+            cpu_spent += time.process_time() - cpu
+            with db.begin() as uow:
+                uow.workflows.complete(execution.id, execution.lease_token)
+    return {"seconds": spent, "cpu": cpu_spent, "ran": ran}
+
+
+def begin(url: str, each: int, die_after: int) -> None:
+    """Run a workflow until the process is killed after some steps; its lease is a second."""
+    with _connected(url) as db:
+        execution = _started(db, lease=1)
+        _go_through(db, execution, die_after, [], 0, lease=1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def resume(url: str, each: int) -> dict[str, Any]:
+    """Seconds from connecting to the end of the workflow that was begun, and the steps that ran for it."""
+    ran: list[int] = []
+    start = time.perf_counter()
+    with Database(url) as db:
+        with db.begin() as uow:
+            uow.workflows.reap()
+        with db.begin() as uow:
+            known = [version.id for version in uow.workflows.versions("bench")]
+            (execution,) = uow.workflows.claim("second", known)
+        _go_through(db, execution, each, ran, 0)
+        with db.begin() as uow:
+            uow.workflows.complete(execution.id, execution.lease_token)
+    return {"seconds": time.perf_counter() - start, "ran": ran}
+
+
+def _started(db: Database, lease: float) -> Any:
+    with db.begin() as uow:
+        version, _ = uow.workflows.define("bench", {"steps": "many"}, version=1)
+        uow.workflows.activate(version.id)
+        uow.workflows.start("bench", {"key": str(uuid.uuid4())})
+    with db.begin() as uow:
+        return uow.workflows.claim("bench", [version.id], lease=lease)[0]
+
+
+def _go_through(
+    db: Database, execution: Any, each: int, ran: list[int], first: int, lease: float = 60.0
+) -> None:
+    with db.begin() as uow:
+        finished = {step.step_key: step.output for step in uow.workflows.steps(execution.id)}
+    for seq in range(each):
+        key = f"step-{seq}"
+        if key in finished:
+            continue
+        ran.append(first + seq)
+        with db.begin() as uow:
+            uow.workflows.checkpoint(
+                execution.id, execution.lease_token, key, {"number": seq}, seq=seq, lease=lease
+            )
+
+
+def _tasks(jobs: int) -> list[NewTask]:
+    return [NewTask(intent="noop", content={"number": number}) for number in range(jobs)]
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Database]:
+    with Database(url) as db:
+        with db.session() as session:
+            session.execute(text("SELECT 1"))
+        yield db
+
+
+async def _connect(db: AsyncDatabase) -> None:
+    async with db.session() as session:
+        await session.execute(text("SELECT 1"))
+
+
+def _times(start: float, cpu: float) -> dict[str, float]:
+    return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    serve(prepare, enqueue, enqueue_async, drain, drain_async, claims, heartbeats, steps, begin, resume)

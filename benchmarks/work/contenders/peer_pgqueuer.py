@@ -1,0 +1,67 @@
+"""pgqueuer, by its `Queries`, with psycopg: a finished job is deleted, and gets a row in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from contender import serve
+from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
+from pgqueuer.queries import EntrypointExecutionParameter, Queries
+
+
+async def _queries(url: str) -> tuple[psycopg.AsyncConnection[Any], Queries]:
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    return connection, Queries(PsycopgDriver(connection))
+
+
+def prepare(url: str) -> None:
+    async def run() -> None:
+        connection, queries = await _queries(url)
+        async with connection:
+            await queries.install()
+
+    asyncio.run(run())
+
+
+def enqueue(url: str, jobs: int) -> dict[str, float]:
+    async def run() -> dict[str, float]:
+        connection, queries = await _queries(url)
+        async with connection:
+            start, cpu = time.perf_counter(), time.process_time()
+            payloads: list[bytes | None] = [b'{"number": %d}' % number for number in range(jobs)]
+            await queries.enqueue(["noop"] * jobs, payloads, [0] * jobs)
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
+        ran: list[int] = []
+        connection, queries = await _queries(url)
+        manager: Any = uuid.uuid4()
+        entrypoints: Any = {"noop": EntrypointExecutionParameter(0)}
+        async with connection:
+            start, cpu = time.perf_counter(), time.process_time()
+            while len(ran) < jobs:
+                claimed = await queries.dequeue(batch, entrypoints, manager, None, timedelta(seconds=30))
+                if not claimed:
+                    break
+                ran += [int((job.payload or b"")[11:-1]) for job in claimed]
+                await queries.log_jobs([(job, "successful", None) for job in claimed])
+            return {**_times(start, cpu), "ran": ran}
+
+    return asyncio.run(run())
+
+
+def _times(start: float, cpu: float) -> dict[str, float]:
+    return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    serve(prepare, enqueue, drain)

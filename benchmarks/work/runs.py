@@ -1,0 +1,235 @@
+"""One run: a process and a database of its own, what it took, and whether every job ran exactly once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import psycopg
+from harness import (
+    Contender,
+    ContenderError,
+    Page,
+    Server,
+    Target,
+    at_least,
+    peer_environment,
+    publish,
+    table,
+    targets,
+)
+from sqlalchemy import make_url
+
+from alfred_db import embedded
+
+from .libraries import ALFRED, PEERS, RAW, Library
+
+__all__ = ["BATCH", "DIES_AFTER", "STEPS", "WARM", "Bench", "Run", "Runs", "Sizes", "rate", "rates", "ratio"]
+
+SCRIPTS = Path(__file__).parent / "contenders"
+BATCH, STEPS, DIES_AFTER = 100, 20, 10
+WARM = 100
+"""Jobs that each process does before those that count."""
+
+Run = dict[str, Any]
+Runs = Mapping[str, Sequence[Run]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of each is done."""
+
+    runs: int
+    enqueued: int
+    one_by_one: int
+    in_batches: int
+    behind: int
+    claims: int
+    workflows: int
+
+
+class Bench:
+    """The server, the peers' environments and schemas, and the page."""
+
+    def __init__(self, server: Server, sizes: Sizes, page: Page) -> None:
+        self.server, self.sizes, self.page = server, sizes, page
+        self.missing: dict[Library, str] = {}
+        self._pythons: dict[Library, Path] = {}
+        self._templates: set[str] = set()
+        for peer in PEERS:
+            try:
+                self._pythons[peer] = peer_environment(peer.name, peer.requirements)
+            except ContenderError as error:
+                self.missing[peer] = str(error)
+        self._postmaster = psutil.Process(embedded.status(server.folder / "server").pid)
+
+    def start(self, library: Library) -> Contender:
+        """A process of that library."""
+        if library in self.missing:
+            raise ContenderError(self.missing[library])
+        if library in self._pythons:
+            return Contender(library.name, SCRIPTS / library.script, self._pythons[library])
+        return Contender(library.name, SCRIPTS / library.script)
+
+    def database(self, library: Library, name: str = "work") -> str:
+        """A new database with the library's tables and nothing in them."""
+        owner = ALFRED if library is RAW else library
+        template = f"empty_{owner.name}"
+        if template not in self._templates:
+            url = self.server.database(template)
+            with self.start(owner) as contender:
+                contender.ask("prepare", url)
+            self.counters(template)  # nobody may be connected to a template
+            self._templates.add(template)
+        with psycopg.connect(self.server.url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return make_url(self.server.url).set(database=name).render_as_string(hide_password=False)
+
+    def counters(self, database: str = "work") -> dict[str, float]:
+        """What the server has done so far, once all connections to the database are closed and have told it."""
+        with psycopg.connect(self.server.url, autocommit=True) as connection:
+            for _ in range(1000):
+                busy = connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'",
+                    (database,),
+                ).fetchone()
+                if busy == (0,):
+                    break
+                time.sleep(0.01)
+            row = connection.execute(
+                "SELECT pg_current_wal_insert_lsn() - '0/0', xact_commit, tup_updated + tup_deleted"
+                " FROM pg_stat_database WHERE datname = %s",
+                (database,),
+            ).fetchone()
+        assert row is not None
+        times = self._postmaster.cpu_times()
+        return {
+            "wal": float(row[0]),
+            "commits": float(row[1]),
+            "dead": float(row[2]),
+            "server": times.children_user + times.children_system,
+        }
+
+    def value(self, url: str, statement: str) -> Any:
+        """The one value of a statement."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            row = connection.execute(statement).fetchone()
+        assert row is not None
+        return row[0]
+
+    def enqueue(self, library: Library, function: str, jobs: int, *arguments: Any) -> Run:
+        """File jobs in one call."""
+        url = self.database(library)
+        with self.start(library) as contender:
+            contender.ask(function, url, WARM, *arguments)
+            run: Run = contender.ask(function, url, jobs, *arguments)
+        filed = self.value(url, library.unfinished)
+        if filed != jobs + WARM:
+            raise ContenderError(f"void: {filed - WARM} of {jobs} jobs were filed")
+        return {**run, "rate": jobs / run["seconds"]}
+
+    def drain(self, library: Library, function: str, jobs: int, batch: int, *arguments: Any) -> Run:
+        """Claim and complete jobs."""
+        url = self.database(library)
+        filing = ["binary, complete rows"] if library is RAW else []
+        with self.start(library) as contender:
+            contender.ask("enqueue", url, WARM, *filing)
+            contender.ask(function, url, WARM, batch, *arguments)
+            contender.ask("enqueue", url, jobs, *filing)
+            before = self.counters()
+            run: Run = contender.ask(function, url, jobs, batch, *arguments)
+            after = self.counters()
+        ran = run.pop("ran")
+        if sorted(ran) != list(range(jobs)):
+            raise ContenderError(f"void: {len(ran)} runs of {len(set(ran))} of {jobs} jobs")
+        finished, unfinished = self.value(url, library.finished), self.value(url, library.unfinished)
+        if (finished, unfinished) != (jobs + WARM, 0):
+            raise ContenderError(f"void: {finished - WARM} of {jobs} jobs finished, {unfinished} did not")
+        return _each(run, before, after, jobs)
+
+    def steps(self, library: Library, *arguments: Any) -> Run:
+        """Workflows, one after the other."""
+        url = self.database(library)
+        count = self.sizes.workflows * STEPS
+        with self.start(library) as contender:
+            contender.ask("steps", url, 1, STEPS, *arguments)
+            before = self.counters()
+            run: Run = contender.ask("steps", url, self.sizes.workflows, STEPS, *arguments)
+            after = self.counters()
+        if sorted(run.pop("ran")) != list(range(count)):
+            raise ContenderError("void: not every step ran once")
+        return _each(run, before, after, count)
+
+    def resume(self, library: Library) -> Run:
+        """A workflow that another process ends after this one was killed."""
+        url = self.database(library)
+        with self.start(library) as contender:
+            try:
+                contender.ask("begin", url, STEPS, DIES_AFTER)
+            except ContenderError as error:
+                if " ended: " not in str(error):
+                    raise
+            else:
+                raise ContenderError("void: the process was to be killed")
+        time.sleep(1.5)  # the lease is a second
+        with self.start(library) as contender:
+            run: Run = contender.ask("resume", url, STEPS)
+        if run["ran"] != list(range(DIES_AFTER, STEPS)):
+            raise ContenderError(f"void: the steps {run['ran']} ran")
+        return run
+
+    def publish(
+        self,
+        section: str,
+        notes: str,
+        figures: str,
+        found: Sequence[Target] = (),
+        failed: Mapping[str, str] | None = None,
+    ) -> None:
+        ends = [f"Not measured: {name}: {why}." for name, why in (failed or {}).items()]
+        publish(self.page, section, notes, figures, *([targets(found)] if found else []), *ends)
+
+
+def _each(run: Run, before: Mapping[str, float], after: Mapping[str, float], count: int) -> Run:
+    """What one job took."""
+    used = {name: (after[name] - before[name]) / count for name in after}
+    return {**run, **used, "cpu": run["cpu"] / count, "rate": count / run["seconds"]}
+
+
+def rate(runs: Runs, name: str) -> float:
+    """The median."""
+    return median(run["rate"] for run in runs[name])
+
+
+def ratio(what: str, runs: Runs, ours: str, other: str, least: float) -> list[Target]:
+    """How many times as fast we are, if both were measured."""
+    if not runs.get(ours) or not runs.get(other):
+        return []
+    return [at_least(f"{what}: {ours} / {other}", rate(runs, ours) / rate(runs, other), least)]
+
+
+def rates(runs: Runs, unit: str) -> str:
+    """Medians, and the least and the greatest of the rates."""
+    used = any("wal" in run for found in runs.values() for run in found)
+    header = ["", f"{unit}s/s", "min to max"]
+    header += ["client CPU", "server CPU", "WAL", "commits", "dead rows"] if used else []
+    lines: list[list[str]] = []
+    for name, found in runs.items():
+        if not found:
+            continue
+        speeds = [run["rate"] for run in found]
+        line = [name, f"{median(speeds):,.0f}", f"{min(speeds):,.0f} to {max(speeds):,.0f}"]
+        if used:
+            cpu, server, wal, commits, dead = (
+                median(run[key] for run in found) for key in ("cpu", "server", "wal", "commits", "dead")
+            )
+            line += [f"{cpu * 1e6:,.0f} µs", f"{server * 1e6:,.0f} µs", f"{wal:,.0f} B"]
+            line += [f"{commits:.2f}", f"{dead:.2f}"]
+        lines.append(line)
+    return table(header, lines)

@@ -1,0 +1,66 @@
+"""Workflows: durable steps, and what it takes to go on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+from harness import interleaved, table
+
+from .libraries import ABSURD, ALFRED, DBOS, RAW
+from .runs import DIES_AFTER, STEPS, Bench, Run, rate, rates, ratio
+
+__all__ = ["resume", "steps"]
+
+
+def steps(bench: Bench) -> dict[str, float]:
+    """Steps a second. Gives the rates."""
+    contenders: dict[str, Callable[[], Run]] = {
+        "raw fenced insert": partial(bench.steps, RAW, False),
+        "raw, lease extended": partial(bench.steps, RAW, True),
+        "alfred-db": partial(bench.steps, ALFRED),
+        "absurd": partial(bench.steps, ABSURD),
+        "dbos": partial(bench.steps, DBOS),
+    }
+    failed: dict[str, str] = {}
+    runs = interleaved(bench.sizes.runs, contenders, failed)
+    found = [
+        *ratio("steps", runs, "alfred-db", "raw fenced insert", 0.6),
+        *ratio("steps", runs, "alfred-db", "dbos", 3),
+    ]
+    notes = (
+        f"{bench.sizes.workflows} workflows of {STEPS} steps that do nothing, one after the other in one thread; the time is"
+        " that of the steps alone. A step is one transaction. Raw is an insert that checks the lease, by autocommit;"
+        " «lease extended» also extends it and counts the step, as `checkpoint` does. alfred-db reads the finished steps"
+        " once at the start; absurd and dbos look before each step whether it was done. CPU, WAL, commits and dead rows"
+        " include starting and ending the workflows, for dbos also its launch."
+    )
+    bench.publish("Durable steps", notes, rates(runs, "step"), found, failed)
+    return {name: rate(runs, name) for name in runs if runs[name]}
+
+
+def resume(bench: Bench) -> None:
+    """From a new process's connecting to the end of the workflow."""
+    contenders: dict[str, Callable[[], Run]] = {
+        "raw SQL": partial(bench.resume, RAW),
+        "alfred-db": partial(bench.resume, ALFRED),
+        "absurd": partial(bench.resume, ABSURD),
+        "dbos": partial(bench.resume, DBOS),
+    }
+    failed: dict[str, str] = {}
+    runs = interleaved(bench.sizes.runs, contenders, failed)
+    lines: list[list[str]] = []
+    for name, found in runs.items():
+        times = [run["seconds"] * 1000 for run in found]
+        if times:
+            lines.append([name, f"{median(times):,.0f} ms", f"{min(times):,.0f} to {max(times):,.0f}"])
+    notes = (
+        f"A workflow of {STEPS} steps whose process is killed (SIGKILL) after {DIES_AFTER}. A new process, which has"
+        " imported its library, connects, takes the workflow over and ends it; were a finished step to run again, or"
+        " another one not to run, the run would be void. The lease, a second here, has expired before the clock starts; by"
+        " default it is 60 seconds for alfred-db and 120 for absurd. dbos has none: an executor resumes at its launch what"
+        " has its own name; its time includes that launch, which checks its schema and starts threads, and the poll of the"
+        " queue that resumed workflows go through."
+    )
+    bench.publish("Resume after a kill", notes, table(("", "median", "min to max"), lines), failed=failed)
