@@ -29,7 +29,6 @@ from sqlalchemy import (
     LargeBinary,
     Numeric,
     SmallInteger,
-    Table,
     Text,
     Uuid,
 )
@@ -76,6 +75,8 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
                 packed = pack(value)
             except InvalidInputError as error:
                 raise type(error)(f"row {number}: {error}") from None
+            except _REFUSALS:
+                raise _refused(number, columns, packers, row) from None
             block += _length(len(packed))
             block += packed
         if len(block) >= BLOCK:
@@ -89,17 +90,6 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
     type_: Any = column.type
     if isinstance(type_, VectorType):
         return type_.pack
-    pack = _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
-
-    def checked(value: Any) -> bytes:
-        try:
-            return pack(value)
-        except (TypeError, ValueError, AttributeError, struct.error, ArithmeticError) as error:
-            table: Table = column.table
-            raise InvalidInputError(
-                f"{table.name}.{column.name}: expected a value for {type_!r}, got {type(value).__name__} ({error})"
-            ) from None
-
     if isinstance(type_, EnumText):
         members = [str(member) for member in cast("type[StrEnum]", cast("Any", type_).enum)]
 
@@ -110,7 +100,27 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
             return str(value).encode()
 
         return member
-    return checked
+    return _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
+
+
+_REFUSALS = (TypeError, ValueError, AttributeError, struct.error, ArithmeticError)
+"""What a packer raises for a value that is not of its type."""
+
+
+def _refused(
+    number: int, columns: Sequence[Column[Any]], packers: Sequence[Callable[[Any], bytes]], row: Sequence[Any]
+) -> InvalidInputError:
+    """The error of a row with such a value: the value is looked for again, so that good rows pay nothing."""
+    for column, pack, value in zip(columns, packers, row, strict=True):
+        try:
+            if value is not None:
+                pack(value)
+        except _REFUSALS as error:
+            return InvalidInputError(
+                f"row {number}: {column.table.name}.{column.name}: expected a value for {column.type!r}, got"
+                f" {type(value).__name__} ({error})"
+            )
+    raise AssertionError("no value was refused")
 
 
 def _text(value: str) -> bytes:

@@ -319,6 +319,21 @@ async def test_a_bad_result_leaves_the_task_held(tasks: AsyncTaskRepository, bad
     assert (await tasks.heartbeat(held)).id == held.id
 
 
+async def test_in_autocommit_every_call_stands_for_itself(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        await uow.tasks.enqueue_many([{"intent": "x"}] * 2)
+    engine = committed.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with AsyncSession(engine) as session:
+        tasks = AsyncTaskRepository(session)
+        first, second = await tasks.claim(worker="w", limit=2)
+        assert await tasks.complete(first) is True
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            await tasks.complete(second, [{"result_type": "r", "content": {}}])
+    async with committed.begin() as uow:
+        assert (await found(uow.tasks, first.id)).status is TaskStatus.COMPLETED
+        assert (await found(uow.tasks, second.id)).status is TaskStatus.PROCESSING
+
+
 async def test_completion_and_effect_are_one(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         tasks = AsyncTaskRepository(uow.session)

@@ -320,6 +320,21 @@ def test_a_bad_result_leaves_the_task_held(tasks: TaskRepository, bad: Any) -> N
     assert (tasks.heartbeat(held)).id == held.id
 
 
+def test_in_autocommit_every_call_stands_for_itself(committed: Database) -> None:
+    with committed.begin() as uow:
+        uow.tasks.enqueue_many([{"intent": "x"}] * 2)
+    engine = committed.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with Session(engine) as session:
+        tasks = TaskRepository(session)
+        first, second = tasks.claim(worker="w", limit=2)
+        assert tasks.complete(first) is True
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            tasks.complete(second, [{"result_type": "r", "content": {}}])
+    with committed.begin() as uow:
+        assert (found(uow.tasks, first.id)).status is TaskStatus.COMPLETED
+        assert (found(uow.tasks, second.id)).status is TaskStatus.PROCESSING
+
+
 def test_completion_and_effect_are_one(committed: Database) -> None:
     with committed.begin() as uow:
         tasks = TaskRepository(uow.session)

@@ -106,6 +106,8 @@ class TaskRepository(HeldTasks, TaskUpkeep):
                 if not copied or error.retryable:
                     raise
                 conflict = error
+            if filed:
+                self._session.info[FILED] = True
             if len(filed) == len(ids):
                 return [(own, True) for own in ids]
             left = [place for place in left if ids[place] not in filed]
@@ -113,7 +115,6 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}
             left = [place for place in left if place not in standing]
             if not left:
-                self._session.info[FILED] = True
                 return [(standing.get(place, own), own in filed) for place, own in enumerate(ids)]
             if conflict is not None and not any(found):
                 raise conflict

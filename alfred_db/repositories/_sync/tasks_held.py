@@ -18,7 +18,7 @@ from ...queries._shared import check_text, json_text, within
 from ...results.tasks import Backoff, ClaimedTask, NewResult
 from ...tasks_filing import MAX_JSON_BYTES, MAX_SECONDS
 from .base import Repository
-from .direct import fetch
+from .direct import driver_of, fetch
 
 MAX_CLAIM = 500
 
@@ -109,7 +109,8 @@ class HeldTasks(Repository):
 
         To repeat it, as after a commit whose answer was lost, changes nothing and gives False. Effects on this
         database that the same transaction writes if it gave True happen exactly once; any others at least once.
-        A cancellation that was asked for comes too late.
+        A cancellation that was asked for comes too late. Raises ConfigurationError when there are results and no
+        transaction, in AUTOCOMMIT.
         """
         for result in results:
             if not {"result_type", "content"} <= set(result) <= set(NewResult.__annotations__):
@@ -117,6 +118,8 @@ class HeldTasks(Repository):
             check_text("result_type", result["result_type"])
             json_text("content", result["content"], MAX_JSON_BYTES)
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
+        if results:
+            self._check_transaction()
         if not fetch(self._session, queries.complete(), _key(task)):
             self._repeated(task, {TaskStatus.COMPLETED})
             return False
@@ -226,6 +229,14 @@ class HeldTasks(Repository):
         if found is None or found.lease_token != task.lease_token or found.status not in statuses:
             raise _lost(task)
         return found.status
+
+    def _check_transaction(self) -> None:
+        with translated():
+            if (driver_of(self._session)).autocommit:
+                raise ConfigurationError(
+                    "complete: the task and its results are two statements, and the connection is in AUTOCOMMIT; use a"
+                    " session without that isolation level, such as that of `db.begin()`"
+                )
 
     def _check_isolation(self) -> None:
         level = (fetch(self._session, queries.isolation(), {}))[0][0]
