@@ -242,7 +242,8 @@ class EventRepository(Partitions):
             found = self.get(position)
             if found is None:
                 raise NotFoundError(f"event {position}: not in the log; seek a time, or 'beginning'")
-            place, since = min(place, (found.tx, found.id - 1)), found.began_at - CLOCK_MARGIN
+            if found.tx < place[0]:  # else what comes before it, and when that was written, is not known
+                place, since = (found.tx, found.id - 1), found.began_at - CLOCK_MARGIN
         elif position != "now":
             raise InvalidInputError(
                 "position: expected 'beginning', 'now', a datetime or the id of an event, got"
