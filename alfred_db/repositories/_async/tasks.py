@@ -94,6 +94,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         left: Sequence[int] = range(len(ids))
         filed: set[uuid.UUID] = set()
         standing: dict[int, uuid.UUID] = {}
+        self._session.info[FILED] = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:

@@ -95,6 +95,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         left: Sequence[int] = range(len(ids))
         filed: set[uuid.UUID] = set()
         standing: dict[int, uuid.UUID] = {}
+        self._session.info[FILED] = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
