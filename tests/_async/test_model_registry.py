@@ -252,7 +252,7 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
             await add(registry, "m", chat=score)
     with pytest.raises(InvalidInputError, match="without endpoint_type"):
         await add(registry, "m", endpoints=[{"endpoint_url": "u"}])  # type: ignore[typeddict-item]
-    with pytest.raises(InvalidInputError, match="unknown url"):
+    with pytest.raises(InvalidInputError, match="unknown 'url'"):
         await add(registry, "m", endpoints=[{"endpoint_type": "rest", "url": "u"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="no such attribute"):
         await registry.update("m", {"colour": "red"})

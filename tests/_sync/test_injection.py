@@ -95,11 +95,8 @@ class Attempts:
 def among(changes: Changes, usual: Changes) -> bool:
     """Whether no more rows of any table were changed than usually; the partitions of knowledge count as one."""
     for table, counts in changes.items():
-        same = (
-            [table]
-            if not table.startswith("knowledge_points_")
-            else [t for t in usual if "knowledge_points_" in t]
-        )
+        part = "knowledge_points_"
+        same = [one for one in usual if part in one] if part in table else [table]
         most = [
             max(column)
             for column in zip((0, 0, 0), *(usual.get(one, (0, 0, 0)) for one in same), strict=True)

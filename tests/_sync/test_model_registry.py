@@ -253,7 +253,7 @@ def test_bad_input_is_one_clear_error(registry: ModelRegistryRepository) -> None
             add(registry, "m", chat=score)
     with pytest.raises(InvalidInputError, match="without endpoint_type"):
         add(registry, "m", endpoints=[{"endpoint_url": "u"}])  # type: ignore[typeddict-item]
-    with pytest.raises(InvalidInputError, match="unknown url"):
+    with pytest.raises(InvalidInputError, match="unknown 'url'"):
         add(registry, "m", endpoints=[{"endpoint_type": "rest", "url": "u"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="no such attribute"):
         registry.update("m", {"colour": "red"})
