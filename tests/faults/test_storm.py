@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -35,7 +34,7 @@ KILLS = 200 if DURATION >= 600 else 0
 """At least so many kills and restarts; a slow machine takes longer over them."""
 PAUSE = 0.3
 """Seconds between two faults."""
-WORKERS = 4 if find_spec("alfred_db.worker") else 2
+WORKERS = 4
 """Two that call the repository themselves, two of `alfred-db worker`."""
 LEASE = 2.0
 COMMAND = shlex.split(
