@@ -72,6 +72,7 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
         "raw SQL, async, BEGIN": partial(bench.drain, RAW, "drain_async", jobs, batch, False),
         "alfred-db, async": partial(bench.drain, ALFRED, "drain_async", jobs, batch),
         "pgqueuer": partial(bench.drain, PGQUEUER, "drain", jobs, batch),
+        "pgqueuer, its worker": partial(bench.drain, PGQUEUER, "work", jobs, batch),
         "absurd": partial(bench.drain, ABSURD, "drain", few, batch),
     }
     if one:
@@ -86,12 +87,16 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
         *ratio(how, runs, "alfred-db, async", "raw SQL, async", least),
         *ratio(how, runs, "alfred-db, async", peer, times),
     ]
+    if not one:
+        found += ratio(how, runs, "alfred-db", "pgqueuer, its worker", times)
+        found += ratio(how, runs, "alfred-db, async", "pgqueuer, its worker", times)
     notes = (
         f"{jobs:,} jobs that do nothing, by one worker in one thread: claim {batch}, run, complete"
         f" {'it' if one else 'them in one statement'}. Raw SQL is the library's statements by hand, each a transaction"
         " by itself (autocommit: one round trip); «BEGIN» is the same with BEGIN and COMMIT sent around each, as"
         " `db.begin()` does. The figures are for one job; dead rows are rows updated or deleted. pgqueuer deletes a"
-        " finished job and logs it, in one statement; the others keep it."
+        " finished job and logs it, in one statement; the others keep it; by its worker the time includes checking its"
+        " tables, listening and stopping."
     )
     notes += (
         " procrastinate runs its own worker, which fetches one job at a time; the others' calls are made in a loop."

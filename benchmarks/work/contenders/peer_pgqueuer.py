@@ -1,4 +1,4 @@
-"""pgqueuer, by its `Queries`, with psycopg: a finished job is deleted, and gets a row in the log."""
+"""pgqueuer with psycopg, by its `Queries` or by its own worker: a finished job is deleted, and gets a row in the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import psycopg
 from contender import serve
+from pgqueuer import PgQueuer
 from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
+from pgqueuer.domain.types import QueueExecutionMode
 from pgqueuer.queries import EntrypointExecutionParameter, Queries
 
 
@@ -59,9 +61,29 @@ def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
     return asyncio.run(run())
 
 
+def work(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    """Its worker, until the queue is empty: handlers run concurrently, and what they finished is stored together."""
+
+    async def run() -> dict[str, Any]:
+        ran: list[int] = []
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        async with connection:
+            worker = PgQueuer(PsycopgDriver(connection))
+
+            @worker.entrypoint("noop")
+            async def noop(job: Any) -> None:
+                ran.append(int(job.payload[11:-1]))
+
+            start, cpu = time.perf_counter(), time.process_time()
+            await worker.run(batch_size=batch, mode=QueueExecutionMode.drain)
+            return {**_times(start, cpu), "ran": ran}
+
+    return asyncio.run(run())
+
+
 def _times(start: float, cpu: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":
-    serve(prepare, enqueue, drain)
+    serve(prepare, enqueue, drain, work)
