@@ -106,8 +106,6 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
                 if not copied or error.retryable:
                     raise
                 conflict = error
-            if filed:
-                self._session.info[FILED] = True
             if len(filed) == len(ids):
                 return [(own, True) for own in ids]
             left = [place for place in left if ids[place] not in filed]

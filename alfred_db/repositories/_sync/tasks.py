@@ -107,8 +107,6 @@ class TaskRepository(HeldTasks, TaskUpkeep):
                 if not copied or error.retryable:
                     raise
                 conflict = error
-            if filed:
-                self._session.info[FILED] = True
             if len(filed) == len(ids):
                 return [(own, True) for own in ids]
             left = [place for place in left if ids[place] not in filed]
