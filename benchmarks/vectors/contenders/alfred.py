@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from common import LIMIT, Data, run
 from sqlalchemy import select
 
@@ -89,11 +88,10 @@ class Alfred:
         return [hit.row.metadata_["place"] for hit in await uow.documents.search(query, limit=LIMIT)]
 
     def read_vectors(self, count: int) -> Any:
-        """By plain columns of the ORM: there is no reader of whole matrices."""
         model: Any = KnowledgePoint if self.knowledge else Document
-        with self.database.session() as session:
-            statement = select(model.embedding).order_by(model.id).limit(count)
-            return np.stack(session.scalars(statement).all())
+        with self.database.begin() as uow:
+            _, vectors = uow.fetch_matrix(select(model.id, model.embedding).order_by(model.id).limit(count))
+        return vectors
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ class Raw:
     search_open_async = search_async
 
     def read_vectors(self, count: int) -> Any:
-        statement = f"SELECT embedding FROM {self.table} ORDER BY id LIMIT $1"
+        statement = f"SELECT id, embedding FROM {self.table} ORDER BY id LIMIT $1"
         rows = self.connection.execute(statement, (count,), binary=True).fetchall()
-        joined = np.frombuffer(b"".join(row[0] for row in rows), dtype=np.uint8)
+        joined = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
         return joined.reshape(len(rows), -1)[:, 4:].copy().view(">f4").astype(np.float32)
 
 
