@@ -67,10 +67,12 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
     contenders: dict[str, Callable[[], Run]] = {
         "raw SQL": partial(bench.drain, RAW, "drain", jobs, batch, True),
         "raw SQL, BEGIN": partial(bench.drain, RAW, "drain", jobs, batch, False),
-        "alfred-db": partial(bench.drain, ALFRED, "drain", jobs, batch),
+        "alfred-db": partial(bench.drain, ALFRED, "drain", jobs, batch, True),
+        "alfred-db, BEGIN": partial(bench.drain, ALFRED, "drain", jobs, batch, False),
         "raw SQL, async": partial(bench.drain, RAW, "drain_async", jobs, batch, True),
         "raw SQL, async, BEGIN": partial(bench.drain, RAW, "drain_async", jobs, batch, False),
-        "alfred-db, async": partial(bench.drain, ALFRED, "drain_async", jobs, batch),
+        "alfred-db, async": partial(bench.drain, ALFRED, "drain_async", jobs, batch, True),
+        "alfred-db, async, BEGIN": partial(bench.drain, ALFRED, "drain_async", jobs, batch, False),
         "pgqueuer": partial(bench.drain, PGQUEUER, "drain", jobs, batch),
         "pgqueuer, its worker": partial(bench.drain, PGQUEUER, "work", jobs, batch),
         "absurd": partial(bench.drain, ABSURD, "drain", few, batch),
@@ -81,20 +83,18 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
     runs = interleaved(bench.sizes.runs, contenders, failed)
     least, peer, times = (0.85, "procrastinate", 3) if one else (0.6, "pgqueuer", 2)
     how = "one by one" if one else f"batches of {batch}"
+    peers = [peer] if one else [peer, "pgqueuer, its worker"]
     found = [
-        *ratio(how, runs, "alfred-db", "raw SQL", least),
-        *ratio(how, runs, "alfred-db", peer, times),
-        *ratio(how, runs, "alfred-db, async", "raw SQL, async", least),
-        *ratio(how, runs, "alfred-db, async", peer, times),
+        target
+        for form in ("", ", BEGIN", ", async", ", async, BEGIN")
+        for other, of_other in ((f"raw SQL{form}", least), *((peer, times) for peer in peers))
+        for target in ratio(how, runs, f"alfred-db{form}", other, of_other)
     ]
-    if not one:
-        found += ratio(how, runs, "alfred-db", "pgqueuer, its worker", times)
-        found += ratio(how, runs, "alfred-db, async", "pgqueuer, its worker", times)
     notes = (
         f"{jobs:,} jobs that do nothing, by one worker in one thread: claim {batch}, run, complete"
-        f" {'it' if one else 'them in one statement'}. Raw SQL is the library's statements by hand, each a transaction"
-        " by itself (autocommit: one round trip); «BEGIN» is the same with BEGIN and COMMIT sent around each, as"
-        " `db.begin()` does. The figures are for one job; dead rows are rows updated or deleted. pgqueuer deletes a"
+        f" {'it' if one else 'them in one statement'}. Raw SQL is the library's statements by hand. Each is a"
+        " transaction by itself, in AUTOCOMMIT and in one session; «BEGIN» is the same with BEGIN and COMMIT sent around"
+        " each, for alfred-db by a `db.begin()` for each. The figures are for one job; dead rows are rows updated or deleted. pgqueuer deletes a"
         " finished job and logs it, in one statement; the others keep it; by its worker the time includes checking its"
         " tables, listening and stopping."
     )

@@ -1,4 +1,4 @@
-"""alfred-db, as a service uses it: one `db.begin()` a transaction."""
+"""alfred-db: one `db.begin()` a transaction, or one session in AUTOCOMMIT."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from contender import serve
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
-from alfred_db import AsyncDatabase, Database, NewTask
+from alfred_db import AsyncDatabase, AsyncUnitOfWork, Database, NewTask, UnitOfWork
+
+Unit = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 def prepare(url: str) -> None:
@@ -44,17 +49,17 @@ def enqueue_async(url: str, jobs: int) -> dict[str, float]:
     return asyncio.run(run())
 
 
-def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
+def drain(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, Any]:
     ran: list[int] = []
-    with _connected(url) as db:
+    with _connected(url) as db, _units(db, autocommit) as unit:
         start, cpu = time.perf_counter(), time.process_time()
         while len(ran) < jobs:
-            with db.begin() as uow:
+            with unit() as uow:
                 claimed = uow.tasks.claim(worker="bench", limit=batch)
             if not claimed:
                 break
             ran += [task.content["number"] for task in claimed]
-            with db.begin() as uow:
+            with unit() as uow:
                 if batch == 1:
                     uow.tasks.complete(claimed[0])
                 else:
@@ -62,19 +67,19 @@ def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
         return {**_times(start, cpu), "ran": ran}
 
 
-def drain_async(url: str, jobs: int, batch: int) -> dict[str, Any]:
+def drain_async(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         ran: list[int] = []
-        async with AsyncDatabase(url) as db:
+        async with AsyncDatabase(url) as db, _async_units(db, autocommit) as unit:
             await _connect(db)
             start, cpu = time.perf_counter(), time.process_time()
             while len(ran) < jobs:
-                async with db.begin() as uow:
+                async with unit() as uow:
                     claimed = await uow.tasks.claim(worker="bench", limit=batch)
                 if not claimed:
                     break
                 ran += [task.content["number"] for task in claimed]
-                async with db.begin() as uow:
+                async with unit() as uow:
                     if batch == 1:
                         await uow.tasks.complete(claimed[0])
                     else:
@@ -122,15 +127,15 @@ def heartbeats(url: str, jobs: int, beats: int, alone: bool) -> dict[str, float]
         return _times(start, cpu)
 
 
-def steps(url: str, workflows: int, each: int) -> dict[str, Any]:
+def steps(url: str, workflows: int, each: int, autocommit: bool) -> dict[str, Any]:
     """Seconds in the steps of workflows, one after the other."""
     spent = cpu_spent = 0.0
     ran: list[int] = []
-    with _connected(url) as db:
+    with _connected(url) as db, _units(db, autocommit) as unit:
         for number in range(workflows):
             execution = _started(db, lease=60)
             start, cpu = time.perf_counter(), time.process_time()
-            _go_through(db, execution, each, ran, number * each)
+            _go_through(unit, execution, each, ran, number * each)
             spent += time.perf_counter() - start
             cpu_spent += time.process_time() - cpu
             with db.begin() as uow:
@@ -142,7 +147,7 @@ def begin(url: str, each: int, die_after: int) -> None:
     """Run a workflow until the process is killed after some steps; its lease is a second."""
     with _connected(url) as db:
         execution = _started(db, lease=1)
-        _go_through(db, execution, die_after, [], 0, lease=1)
+        _go_through(db.begin, execution, die_after, [], 0, lease=1)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -156,7 +161,7 @@ def resume(url: str, each: int) -> dict[str, Any]:
         with db.begin() as uow:
             known = [version.id for version in uow.workflows.versions("bench")]
             (execution,) = uow.workflows.claim("second", known)
-        _go_through(db, execution, each, ran, 0)
+        _go_through(db.begin, execution, each, ran, 0)
         with db.begin() as uow:
             uow.workflows.complete(execution.id, execution.lease_token)
     return {"seconds": time.perf_counter() - start, "ran": ran}
@@ -172,16 +177,16 @@ def _started(db: Database, lease: float) -> Any:
 
 
 def _go_through(
-    db: Database, execution: Any, each: int, ran: list[int], first: int, lease: float = 60.0
+    unit: Unit, execution: Any, each: int, ran: list[int], first: int, lease: float = 60.0
 ) -> None:
-    with db.begin() as uow:
+    with unit() as uow:
         finished = {step.step_key: step.output for step in uow.workflows.steps(execution.id)}
     for seq in range(each):
         key = f"step-{seq}"
         if key in finished:
             continue
         ran.append(first + seq)
-        with db.begin() as uow:
+        with unit() as uow:
             uow.workflows.checkpoint(
                 execution.id, execution.lease_token, key, {"number": seq}, seq=seq, lease=lease
             )
@@ -197,6 +202,25 @@ def _connected(url: str) -> Iterator[Database]:
         with db.session() as session:
             session.execute(text("SELECT 1"))
         yield db
+
+
+@contextmanager
+def _units(db: Database, autocommit: bool) -> Iterator[Unit]:
+    """What gives units of work."""
+    if not autocommit:
+        yield db.begin
+        return
+    with Session(db.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        yield partial(nullcontext, UnitOfWork(session))
+
+
+@asynccontextmanager
+async def _async_units(db: AsyncDatabase, autocommit: bool) -> AsyncIterator[Any]:
+    if not autocommit:
+        yield db.begin
+        return
+    async with AsyncSession(db.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        yield partial(nullcontext, AsyncUnitOfWork(session))
 
 
 async def _connect(db: AsyncDatabase) -> None:
