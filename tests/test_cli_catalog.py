@@ -17,8 +17,8 @@ from sqlalchemy import URL, NullPool, create_engine, text
 from alfred_db import Database, Event, migrate
 from alfred_db.catalog import seed
 from alfred_db.cli import Commands
-from alfred_db.cli_catalog import catalog
-from alfred_db.cli_maintain import maintain
+from alfred_db.cli.catalog import catalog
+from alfred_db.cli.maintain import maintain
 from alfred_db.config import parse_url
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository

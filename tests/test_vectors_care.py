@@ -21,7 +21,7 @@ from sqlalchemy import URL, NullPool, create_engine, event, text
 
 from alfred_db import Agent, Database, Document, KnowledgePoint, Memory, extensions
 from alfred_db.cli import Commands
-from alfred_db.cli_vectors import vectors
+from alfred_db.cli.vectors import vectors
 from alfred_db.errors import (
     ConfigurationError,
     ConflictError,

@@ -23,7 +23,8 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from alfred_db import cli_server, embedded
+from alfred_db import embedded
+from alfred_db.cli.server import server
 from alfred_db.embedded import locks, system
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable
 
@@ -307,7 +308,7 @@ def test_start_keeps_the_server_until_stop(
     monkeypatch.setenv("ALFRED_DB_HOME", str(made))
 
     def call(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(cli_server.server, arguments)
+        result = CliRunner().invoke(server, arguments)
         return result.exit_code, result.output
 
     assert call("status")[0] == 3
@@ -332,7 +333,7 @@ def test_start_keeps_the_server_until_stop(
 def test_errors_reach_the_command_line_as_one_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write_text("a file")
     monkeypatch.setenv("ALFRED_DB_HOME", str(folder))
-    result = CliRunner().invoke(cli_server.server, ["start"])
+    result = CliRunner().invoke(server, ["start"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert "ALFRED_DB_HOME" in result.output

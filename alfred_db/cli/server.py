@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from . import embedded
-from .errors import AlfredDBError
+from .. import embedded
+from ..errors import AlfredDBError
 
 __all__ = ["server"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import click
 from sqlalchemy import inspect
 
-from .config import database_url
-from .database import Database
-from .errors import NotFoundError
-from .models import Task, TaskStatus
-from .models.base import Base
-from .repositories import TaskRepository
+from ..config import database_url
+from ..database import Database
+from ..errors import NotFoundError
+from ..models import Task, TaskStatus
+from ..models.base import Base
+from ..repositories import TaskRepository
 
 __all__ = ["as_dict", "table", "tasks"]
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 import click
 
-from . import cron
-from .cli_tasks import as_dict, table
-from .config import database_url
-from .database import Database
-from .errors import NotFoundError
-from .models import MisfirePolicy, OverlapPolicy
-from .repositories import SchedulerRepository
+from .. import cron
+from ..config import database_url
+from ..database import Database
+from ..errors import NotFoundError
+from ..models import MisfirePolicy, OverlapPolicy
+from ..repositories import SchedulerRepository
+from .tasks import as_dict, table
 
 __all__ = ["schedule"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from .config import migration_url
-from .database import Database
-from .errors import NotFoundError
-from .repositories._sync.broker_requests import BrokerRequestRepository
-from .repositories._sync.events import EventRepository
-from .repositories._sync.partitions import Partitions
+from ..config import migration_url
+from ..database import Database
+from ..errors import NotFoundError
+from ..repositories._sync.broker_requests import BrokerRequestRepository
+from ..repositories._sync.events import EventRepository
+from ..repositories._sync.partitions import Partitions
 
 __all__ = ["maintain"]
 

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import click
 
-from .config import database_url
-from .database import AsyncDatabase, Database
-from .errors import ConfigurationError
-from .worker import AsyncWorker, Worker
-from .worker._worker import is_asynchronous
+from ..config import database_url
+from ..database import AsyncDatabase, Database
+from ..errors import ConfigurationError
+from ..worker import AsyncWorker, Worker
+from ..worker._worker import is_asynchronous
 
 __all__ = ["handlers_of", "worker"]
 

@@ -6,11 +6,11 @@ from typing import TextIO
 
 import click
 
-from .catalog import read, seed, written
-from .config import database_url
-from .database import Database
-from .repositories._sync.broker import BrokerCatalogRepository
-from .repositories._sync.model_registry import ModelRegistryRepository
+from ..catalog import read, seed, written
+from ..config import database_url
+from ..database import Database
+from ..repositories._sync.broker import BrokerCatalogRepository
+from ..repositories._sync.model_registry import ModelRegistryRepository
 
 __all__ = ["catalog"]
 

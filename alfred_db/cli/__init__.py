@@ -9,18 +9,18 @@ from pathlib import Path
 
 import click
 
-from . import migrate
-from .cli_catalog import catalog
-from .cli_maintain import maintain
-from .cli_schedule import schedule
-from .cli_server import server
-from .cli_tasks import tasks
-from .cli_vectors import vectors
-from .cli_worker import worker
-from .config import database_url, migration_url
-from .doctor import examine
-from .engines import passing_engine
-from .errors import AlfredDBError, ConfigurationError, translated
+from .. import migrate
+from ..config import database_url, migration_url
+from ..doctor import examine
+from ..engines import passing_engine
+from ..errors import AlfredDBError, ConfigurationError, translated
+from .catalog import catalog
+from .maintain import maintain
+from .schedule import schedule
+from .server import server
+from .tasks import tasks
+from .vectors import vectors
+from .worker import worker
 
 __all__ = ["main"]
 
@@ -150,7 +150,3 @@ def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
 
 for command in (catalog, maintain, schedule, server, tasks, vectors, worker):
     main.add_command(command)
-
-
-if __name__ == "__main__":
-    main()

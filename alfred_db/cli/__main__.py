@@ -1,0 +1,7 @@
+"""`python -m alfred_db.cli`, where the command is not on the path."""
+
+from __future__ import annotations
+
+from . import main
+
+main()
