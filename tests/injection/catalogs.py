@@ -134,6 +134,7 @@ SPECIMENS: Specimens = {
             }
         ]
     },
+    "broker_requests.partition_readers": lambda g: {"name": g.partition},
     "broker_requests.recent": lambda g: {**_WHO, "session_id": "s"},
     "broker_requests.start": lambda g: {**_REQUEST, "metadata": JSON},
     "broker_requests.usage": lambda g: {

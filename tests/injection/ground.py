@@ -33,6 +33,7 @@ class Ground:
     document: int
     bank: int
     memory: int
+    entry: uuid.UUID
     rag_session: int
     rag_query: int
     working_memory: uuid.UUID
@@ -42,6 +43,8 @@ class Ground:
     request: int
     requested: datetime
     partition: str
+    months: str
+    """A partition of the events."""
     scheduled: int
     execution: int
     execution_token: uuid.UUID
@@ -78,6 +81,9 @@ def _work(uow: UnitOfWork, made: dict[str, Any]) -> None:
     (made["task"],) = uow.tasks.claim(worker="w", lease=LONG)
     uow.tasks.enqueue("ground", assigned_to="a", task_id="ground", dedupe_key="ground")
     uow.messages.first_time("ground")
+    uow.events.subscribe("ground", ["ground", "other"], start="beginning")
+    uow.events.publish("ground", {"k": "v"})
+    made["months"] = [part for part in uow.events.partitions() if not part.is_default][-1].name
     scheduled = uow.scheduler.create("ground", "c", schedule_key="ground")[0].id
     uow.scheduler.trigger(scheduled)
     (execution,) = uow.scheduler.claim("w", lease=LONG)
@@ -98,7 +104,7 @@ def _memory(uow: UnitOfWork, made: dict[str, Any]) -> None:
     made["bank"] = uow.memory_banks.get_or_create("ground").id
     made["memory"] = uow.memories.remember(made["bank"], "ground", embedding=vector(384)).id
     uow.memories.remember(made["bank"], "ground again", embedding=vector(384))
-    uow.memory_entries.remember("ground", "ground", embedding=vector(768))
+    made["entry"] = uow.memory_entries.remember("ground", "ground", embedding=vector(768)).id
     uow.conversations.append("ground", "user", "ground")
     session = uow.rag.open("ground").id
     made |= {"rag_session": session, "rag_query": uow.rag.record(session, "ground").id}

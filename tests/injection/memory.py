@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alfred_db.filters import Filter, contains, eq, exists, in_, range_, size
 from alfred_db.results.rag import Context
+from alfred_db.search import Candidates, SearchPath
 
 from . import JSON, Lines, Returns, Specimens
 from .ground import vector
@@ -38,6 +39,11 @@ EVERY_OPERATOR = Filter(
 )
 _METADATA = Filter(must=[eq("metadata.k", "v")])
 
+
+def _found(id: object) -> Candidates:
+    return Candidates([id], [0.0], SearchPath.EXACT, False)
+
+
 SPECIMENS: Specimens = {
     "documents.add": lambda g: {
         "content": "c",
@@ -48,6 +54,7 @@ SPECIMENS: Specimens = {
     },
     "documents.add_many": lambda g: {"rows": [_DOCUMENT]},
     "documents.add_many, updating": lambda g: {"rows": [_DOCUMENT], "on_conflict": "update"},
+    "documents.candidates": lambda g: {"embedding": vector(384), "where": EVERY_OPERATOR},
     "documents.get_by_external_id": lambda g: {"external_id": "ground"},
     "documents.hybrid_search": lambda g: {
         "text": "ground",
@@ -61,6 +68,7 @@ SPECIMENS: Specimens = {
         "by_spelling": True,
     },
     "documents.list": lambda g: {},
+    "documents.page": lambda g: {"candidates": _found(g.document)},
     "documents.search": lambda g: {"embedding": vector(384), "where": EVERY_OPERATOR},
     "documents.search_many": lambda g: {"embeddings": [vector(384)], "where": _METADATA},
     "documents.update": lambda g: {"document_id": g.document, "values": _DOCUMENT},
@@ -68,9 +76,11 @@ SPECIMENS: Specimens = {
     "memory_banks.get_or_create": lambda g: {"name": "new", "description": "d"},
     "memory_banks.list": lambda g: {},
     "memory_banks.update": lambda g: {"bank_id": g.bank, "values": {"name": "n", "description": "d"}},
+    "memories.candidates": lambda g: {"bank": g.bank, "embedding": vector(384), "where": _METADATA},
     "memories.consolidate": lambda g: {"bank": g.bank, "within": 0.5, "merge": Returns("text")},
     "memories.hybrid_search": lambda g: {"bank": g.bank, "text": "ground", "embedding": vector(384)},
     "memories.list": lambda g: {"bank": g.bank},
+    "memories.page": lambda g: {"candidates": _found(g.memory)},
     "memories.remember": lambda g: {
         "bank": g.bank,
         "content": "new",
@@ -83,6 +93,11 @@ SPECIMENS: Specimens = {
     },
     "memories.search": lambda g: {"bank": g.bank, "embedding": vector(384), "where": _METADATA},
     "memories.update": lambda g: {"memory_id": g.memory, "values": _MEMORY},
+    "memory_entries.candidates": lambda g: {
+        "namespace": "ground",
+        "embedding": vector(768),
+        "where": _METADATA,
+    },
     "memory_entries.forget_all": lambda g: {"namespace": "ground"},
     "memory_entries.hybrid_search": lambda g: {
         "namespace": "ground",
@@ -90,6 +105,7 @@ SPECIMENS: Specimens = {
         "embedding": vector(768),
     },
     "memory_entries.list": lambda g: {"namespace": "ground"},
+    "memory_entries.page": lambda g: {"candidates": _found(g.entry)},
     "memory_entries.remember": lambda g: {
         "namespace": "n",
         "content": "new",
@@ -178,7 +194,15 @@ SPECIMENS: Specimens = {
     "knowledge.set_payload": lambda g: {**_POINTS, "payload": {"k": "new"}},
     "knowledge.set_payload, by ids": lambda g: {"collection": "ground", "ids": ["two"], "payload": JSON},
     "knowledge.upsert": lambda g: {"collection": "ground", "points": [{"id": "new", "payload": JSON}]},
+    "working_memory.candidates": lambda g: {
+        "embedding": vector(1536),
+        "session_id": "ground",
+        "agent": "a",
+        "memory_type": "t",
+        "where": _METADATA,
+    },
     "working_memory.list": lambda g: {"session_id": "ground", "agent": "a", "memory_type": "t"},
+    "working_memory.page": lambda g: {"candidates": _found(g.working_memory)},
     "working_memory.search": lambda g: {
         "embedding": vector(1536),
         "session_id": "ground",

@@ -15,6 +15,8 @@ _TASK = {
     "metadata": JSON,
 }
 
+_EVENT = {"topic": "t", "payload": JSON, "type": "t", "key": "k"}
+
 SPECIMENS: Specimens = {
     "tasks.children": lambda g: {"id": g.task.id},
     "tasks.claim": lambda g: {"worker": "w", "intents": ["ground"], "assigned_to": "a"},
@@ -31,6 +33,18 @@ SPECIMENS: Specimens = {
     "tasks.list": lambda g: {"intent": "ground", "assigned_to": "a"},
     "tasks.purge": lambda g: {"older_than": 0},
     "tasks.requeue_failed": lambda g: {"intent": "i"},
+    "events.detach_partition": lambda g: {"name": g.months},
+    "events.get_consumer": lambda g: {"consumer": "ground"},
+    "events.list": lambda g: {"topic": "ground"},
+    "events.partition_readers": lambda g: {"name": g.months},
+    "events.peek": lambda g: {"consumer": "ground"},
+    "events.publish": lambda g: _EVENT,
+    "events.publish_many": lambda g: {"events": [_EVENT]},
+    "events.publish_many, by COPY": lambda g: {"events": [*[{"topic": "t"}] * 1000, _EVENT]},
+    "events.read": lambda g: {"consumer": "ground"},
+    "events.seek": lambda g: {"consumer": "ground", "to": "beginning"},
+    "events.subscribe": lambda g: {"consumer": "new", "topics": ["t"], "start": "now"},
+    "events.unsubscribe": lambda g: {"consumer": "ground", "topics": ["other"]},
     "messages.first_time": lambda g: {"message_id": "new"},
     "messages.first_time_many": lambda g: {"message_ids": ["new"]},
     "messages.get": lambda g: {"message_id": "ground"},

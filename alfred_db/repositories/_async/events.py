@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
-from ...errors import ConflictError, InvalidInputError, NotFoundError, translated
+from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...queries import events as queries
@@ -122,10 +122,11 @@ class AsyncEventRepository(AsyncPartitions):
     async def unsubscribe(self, consumer: str, topics: Sequence[str] | None = None) -> bool:
         """Take topics from a consumer; with none left, or without `topics`, it is gone. Says whether it is."""
         if topics is not None:
-            gone = set(_topics(topics))
-            left = [topic for topic in (await self._locked(consumer)).topics if topic not in gone]
+            gone, standing = set(_topics(topics)), (await self._locked(consumer)).topics
+            left = [topic for topic in standing if topic not in gone]
             if left:
-                await self._change(consumer, {"topics": left})
+                if left != standing:
+                    await self._change(consumer, {"topics": left})
                 return False
         if await self._write(queries.unsubscribe(consumer)) is None:
             raise _unknown(consumer)
@@ -246,7 +247,7 @@ class AsyncEventRepository(AsyncPartitions):
         elif position != "now":
             raise InvalidInputError(
                 "position: expected 'beginning', 'now', a datetime or the id of an event, got"
-                f" {str(position)[:60]!r}"
+                f" {shown(position)}"
             )
         return {"tx": place[0], "event_id": place[1], "since": since}
 
@@ -255,7 +256,7 @@ def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
     unknown = set(event) - set(_KEYS)
     if unknown or "topic" not in event:
         raise InvalidInputError(
-            f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(event))}"
+            f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(map(shown, event)))}"
         )
     values: dict[str, Any] = {**dict.fromkeys(_KEYS), **event}
     check_text(f"{where}topic", values["topic"], MAX_NAME_BYTES)
@@ -282,4 +283,4 @@ def _topics(topics: Sequence[str]) -> list[str]:
 
 
 def _unknown(consumer: str) -> NotFoundError:
-    return NotFoundError(f"consumer {consumer!r}: has not subscribed; call `subscribe` first")
+    return NotFoundError(f"consumer {shown(consumer)}: has not subscribed; call `subscribe` first")

@@ -52,7 +52,7 @@ def _place(after: str, ids: Sequence[Any]) -> _Place:
     distance, key = decode(after, 2)
     try:
         return _Place(float(distance), type(ids[0])(key) if ids else key)
-    except (TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise InvalidInputError(
             f"after: {after[:40]!r} is of other candidates; pass `next` of the page before, unchanged"
         ) from None

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
-from ...errors import ConflictError, InvalidInputError, NotFoundError, translated
+from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...queries import events as queries
@@ -123,10 +123,11 @@ class EventRepository(Partitions):
     def unsubscribe(self, consumer: str, topics: Sequence[str] | None = None) -> bool:
         """Take topics from a consumer; with none left, or without `topics`, it is gone. Says whether it is."""
         if topics is not None:
-            gone = set(_topics(topics))
-            left = [topic for topic in (self._locked(consumer)).topics if topic not in gone]
+            gone, standing = set(_topics(topics)), (self._locked(consumer)).topics
+            left = [topic for topic in standing if topic not in gone]
             if left:
-                self._change(consumer, {"topics": left})
+                if left != standing:
+                    self._change(consumer, {"topics": left})
                 return False
         if self._write(queries.unsubscribe(consumer)) is None:
             raise _unknown(consumer)
@@ -247,7 +248,7 @@ class EventRepository(Partitions):
         elif position != "now":
             raise InvalidInputError(
                 "position: expected 'beginning', 'now', a datetime or the id of an event, got"
-                f" {str(position)[:60]!r}"
+                f" {shown(position)}"
             )
         return {"tx": place[0], "event_id": place[1], "since": since}
 
@@ -256,7 +257,7 @@ def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
     unknown = set(event) - set(_KEYS)
     if unknown or "topic" not in event:
         raise InvalidInputError(
-            f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(event))}"
+            f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(map(shown, event)))}"
         )
     values: dict[str, Any] = {**dict.fromkeys(_KEYS), **event}
     check_text(f"{where}topic", values["topic"], MAX_NAME_BYTES)
@@ -283,4 +284,4 @@ def _topics(topics: Sequence[str]) -> list[str]:
 
 
 def _unknown(consumer: str) -> NotFoundError:
-    return NotFoundError(f"consumer {consumer!r}: has not subscribed; call `subscribe` first")
+    return NotFoundError(f"consumer {shown(consumer)}: has not subscribed; call `subscribe` first")
