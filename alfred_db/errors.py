@@ -254,9 +254,10 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
 
 
 def _without_values(error: psycopg.Error) -> str:
-    """The server's message; where it quotes the value that it refuses (class 22), the value is left out."""
+    """The server's message on one line; where it quotes the value that it refuses (class 22), without the value."""
     text = error.diag.message_primary or type(error).__name__
-    return re.sub(r'".*"', '"..."', text, flags=re.DOTALL) if (error.sqlstate or "")[:2] == "22" else text
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return re.sub(r'".*"', '"..."', text) if (error.sqlstate or "")[:2] == "22" else text
 
 
 def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from injection import HOSTILE
 from servers import Servers
 from sqlalchemy import URL, NullPool, create_engine, text
 
@@ -20,6 +21,8 @@ from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
 from alfred_db.config import parse_url
+from alfred_db.errors import InvalidInputError
+from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
 
@@ -342,6 +345,18 @@ def test_pg_cron_does_the_upkeep(cron: Database) -> None:
         assert requests.unschedule_maintenance() is False
     assert sql(cron, "SELECT to_regclass('brk_tracking.broker_request_2020_01')") == [(None,)]
     assert sql(cron, "SELECT count(*) FROM cron.job") == [(0,)]
+
+
+def test_a_hostile_schedule_is_refused(cron: Database) -> None:
+    on(cron.url)("maintain", "--schedule", "0 3 * * *")
+    for kind, value in HOSTILE.items():
+        for noun in ("broker_requests", "events"):
+            with cron.session() as session, pytest.raises(InvalidInputError) as refused:
+                getattr(UnitOfWork(session), noun).schedule_maintenance(schedule=value)
+            message = str(refused.value)
+            assert len(message) < 1000, kind
+            assert message.isprintable(), kind
+    assert sql(cron, "SELECT DISTINCT schedule FROM cron.job") == [("0 3 * * *",)]
 
 
 def test_a_schedule_that_pg_cron_does_not_understand_is_one_line(cron: Database) -> None:

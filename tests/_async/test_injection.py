@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
-from injection import HOSTILE, NO_JSON, Path, leaf, paths, replaced
+from injection import HOSTILE, NO_JSON, Path, hostile, leaf, paths, replaced
 from injection.ground import Ground
 from injection.signatures import choices, plain
 from injection.specimens import CLEANED, FORMATS, SPECIMENS
@@ -105,9 +105,11 @@ def among(changes: Changes, usual: Changes) -> bool:
     return True
 
 
-def values(path: Path) -> Iterator[tuple[str, Any, Any]]:
+def values(name: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
     """Kind, what the call is given, and what is to be found in the database."""
-    for kind, value in HOSTILE.items():
+    for kind, value in hostile("_async").items():
+        if kind == "megabyte" and name.endswith("by COPY"):  # which may repeat it in 1,001 rows
+            value = HOSTILE["long"]
         yield kind, value, value
         if path == ("after",):
             for columns in (1, 2, 3):
@@ -124,7 +126,7 @@ async def test_hostile_values_are_data(uow: AsyncUnitOfWork, ground: Ground, nam
     usual, _ = await attempts.run(arguments)
     wrong: list[str] = []
     for path in dict.fromkeys([*paths(arguments), *choices(name)]):
-        for kind, given, value in values(path):
+        for kind, given, value in values(name, path):
             said = await outcome(attempts, name, arguments, path, kind, given, value, usual)
             if said is not None:
                 wrong.append(f"{'.'.join(map(str, path))}, {kind}: {said}")
@@ -152,7 +154,7 @@ async def outcome(
             return f"the message has {len(message)} characters: {message[:200]!r}"
         if isinstance(value, str) and len(value) > 60 and value in message:
             return f"the message repeats it: {message[:200]}"
-        if free and not choice and isinstance(error, InvalidInputError) and kind in ("sql", "text"):
+        if free and not choice and isinstance(error, InvalidInputError) and kind == "text":
             return f"is refused: {message}"
         return None
     except Exception as error:

@@ -166,7 +166,9 @@ async def test_no_candidates_are_one_empty_page(uow: AsyncUnitOfWork) -> None:
     assert await read(uow.documents, candidates, 10) == [[]]
 
 
-@pytest.mark.parametrize("after", ["", "x", "WzFd", "WyJhIiwgImIiXQ==", "WzAuMSwgIngiXQ=="])
+@pytest.mark.parametrize(
+    "after", ["", "x", "WzFd", "WyJhIiwgImIiXQ==", "WzAuMSwgIngiXQ==", "WzAsIEluZmluaXR5XQ=="]
+)
 async def test_a_wrong_cursor_or_limit_is_one_clear_error(uow: AsyncUnitOfWork, after: str) -> None:
     await uow.documents.add("x", embedding=[1.0] * 384)
     candidates = await uow.documents.candidates([1.0] * 384)
