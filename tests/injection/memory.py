@@ -54,7 +54,7 @@ SPECIMENS: Specimens = {
     },
     "documents.add_many": lambda g: {"rows": [_DOCUMENT]},
     "documents.add_many, updating": lambda g: {"rows": [_DOCUMENT], "on_conflict": "update"},
-    "documents.candidates": lambda g: {"embedding": vector(384), "where": EVERY_OPERATOR},
+    "documents.candidates": lambda g: {"embedding": vector(384), "where": _METADATA},
     "documents.get_by_external_id": lambda g: {"external_id": "ground"},
     "documents.hybrid_search": lambda g: {
         "text": "ground",
