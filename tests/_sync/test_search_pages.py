@@ -167,7 +167,9 @@ def test_no_candidates_are_one_empty_page(uow: UnitOfWork) -> None:
     assert read(uow.documents, candidates, 10) == [[]]
 
 
-@pytest.mark.parametrize("after", ["", "x", "WzFd", "WyJhIiwgImIiXQ==", "WzAuMSwgIngiXQ==", "WzAsIEluZmluaXR5XQ=="])
+@pytest.mark.parametrize(
+    "after", ["", "x", "WzFd", "WyJhIiwgImIiXQ==", "WzAuMSwgIngiXQ==", "WzAsIEluZmluaXR5XQ=="]
+)
 def test_a_wrong_cursor_or_limit_is_one_clear_error(uow: UnitOfWork, after: str) -> None:
     uow.documents.add("x", embedding=[1.0] * 384)
     candidates = uow.documents.candidates([1.0] * 384)
