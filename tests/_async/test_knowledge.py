@@ -222,7 +222,7 @@ async def test_recommended_is_what_is_like_the_positive_points(filled: AsyncKnow
     ("positive", "negative", "error", "message"),
     [
         ([], [], InvalidInputError, "at least one id"),
-        ([1, 999], [], NotFoundError, "points 999: do not exist"),
+        ([1, 999], [], NotFoundError, "points .999.: do not exist"),
         ([1], ["x' OR 1=1 --"], NotFoundError, "do not exist"),
         ([1], ["bare"], InvalidInputError, "has no vector"),
         ("12", [], InvalidInputError, "put it into a list"),
