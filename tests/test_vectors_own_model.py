@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from plans import Explain
 from sqlalchemy import URL, Index, MetaData, cast, text
-from sqlalchemy.orm import Mapped, Session, mapped_column, registry
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alfred_db import Base, Database, Embedding, HalfVector, SearchParams, SearchPath, Vector, vectors
 from alfred_db.models.base import BigIntId, table_of
@@ -22,12 +22,10 @@ from alfred_db.vectors import IndexState, catalog
 ROWS = 3000
 
 
-class Own(Base):
+class Own(DeclarativeBase):
     """Apart from the library's own tables, which other tests compare with a database."""
 
-    __abstract__ = True
-    metadata = MetaData()
-    registry = registry(type_annotation_map=Base.type_annotation_map)
+    type_annotation_map = Base.type_annotation_map
 
 
 class Note(Own):

@@ -375,7 +375,7 @@ async def test_a_dump_comes_in_batches_and_with_named_vectors(
     assert len(await knowledge.query(LEGAL, VECTORS[0])) == 7
     only = json.dumps({"id": 1, "vector": {"": VECTORS[1].tolist()}})
     assert await knowledge.import_qdrant(LEGAL, [only]) == 1
-    with pytest.raises(InvalidInputError, match="vector_name, of: .image., .text."):
+    with pytest.raises(InvalidInputError, match="vector_name, of: 'image', 'text'"):
         await knowledge.import_qdrant(LEGAL, lines)
 
 

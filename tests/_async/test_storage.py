@@ -92,7 +92,7 @@ async def test_a_bucket_has_limits(storage: AsyncStorageRepository) -> None:
     await storage.put("b", "y", metadata={"mimetype": "text/plain"})
     with pytest.raises(InvalidInputError, match="at most 10 bytes, got 11"):
         await storage.put("b", "x", metadata={"size": 11})
-    with pytest.raises(InvalidInputError, match="expected one of .image/"):
+    with pytest.raises(InvalidInputError, match="expected one of 'image/"):
         await storage.put("b", "x", metadata={"mimetype": "text/html"})
 
 

@@ -376,7 +376,7 @@ def test_a_dump_comes_in_batches_and_with_named_vectors(
     assert len(knowledge.query(LEGAL, VECTORS[0])) == 7
     only = json.dumps({"id": 1, "vector": {"": VECTORS[1].tolist()}})
     assert knowledge.import_qdrant(LEGAL, [only]) == 1
-    with pytest.raises(InvalidInputError, match="vector_name, of: .image., .text."):
+    with pytest.raises(InvalidInputError, match="vector_name, of: 'image', 'text'"):
         knowledge.import_qdrant(LEGAL, lines)
 
 
