@@ -405,6 +405,7 @@ async def test_indexes_serve_the_walk(entities: AsyncEntityRepository, uow: Asyn
         assert f"Index Scan Backward using idx_entity_edge_{index}_id_weight_id_edge_type" in plan
     found = Explain(queries.list_nodes(node_type=None, properties={"a": 1}, after=None, limit=5))
     await uow.session.execute(text("SET LOCAL enable_bitmapscan = on"))
+    await uow.session.execute(text("SET LOCAL enable_sort = on"))
     await uow.session.execute(text("SET LOCAL enable_indexscan = off"))
     assert "idx_entity_node_properties" in "\n".join(await uow.session.scalars(found))
 

@@ -406,6 +406,7 @@ def test_indexes_serve_the_walk(entities: EntityRepository, uow: UnitOfWork) -> 
         assert f"Index Scan Backward using idx_entity_edge_{index}_id_weight_id_edge_type" in plan
     found = Explain(queries.list_nodes(node_type=None, properties={"a": 1}, after=None, limit=5))
     uow.session.execute(text("SET LOCAL enable_bitmapscan = on"))
+    uow.session.execute(text("SET LOCAL enable_sort = on"))
     uow.session.execute(text("SET LOCAL enable_indexscan = off"))
     assert "idx_entity_node_properties" in "\n".join(uow.session.scalars(found))
 
