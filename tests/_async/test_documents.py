@@ -301,3 +301,10 @@ async def test_a_wrong_vector_is_one_clear_error_and_costs_nothing_else(
         with pytest.raises(error, match=r"documents\.embedding"):
             await call()
     assert [hit.row.id for hit in await documents.search(UNIT)] == [kept.id]
+
+
+async def test_a_search_sees_what_the_session_has_not_written_yet(uow: AsyncUnitOfWork) -> None:
+    vector = corpus.vectors()[0][0]
+    uow.session.add(Document(content="pending", external_id="pending", embedding=vector))
+    found = await uow.documents.search(vector, limit=1)
+    assert [hit.row.external_id for hit in found] == ["pending"]
