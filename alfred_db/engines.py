@@ -6,11 +6,12 @@ import select
 import time
 from typing import Any
 
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-__all__ = ["check_before_use", "connect_args", "passing_engine"]
+__all__ = ["check_before_use", "connect_args", "passing_engine", "reset_after_use"]
 
 TRUSTED_SECONDS = 5.0
 """A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
@@ -34,15 +35,24 @@ def passing_engine(url: URL, application_name: str) -> Engine:
     return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
 
 
+def reset_after_use(engine: Engine) -> None:
+    """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
+
+    def reset(dbapi_connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+        record.info["alfred_db_used"] = time.monotonic()
+        driver: Any = record.driver_connection
+        if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            dbapi_connection.rollback()
+
+    event.listen(engine, "reset", reset)
+
+
 def check_before_use(engine: Engine) -> None:
     """Replace pooled connections that the server or the network has closed, as SQLAlchemy's pre-ping does.
 
     A ping is a round trip for each transaction. A server that stops or ends a connection closes the socket, which
     can be seen without one; only what vanished in silence cannot, and that takes longer than `TRUSTED_SECONDS`.
     """
-
-    def note_use(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info["alfred_db_used"] = time.monotonic()
 
     def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
         used = record.info.get("alfred_db_used")
@@ -55,7 +65,6 @@ def check_before_use(engine: Engine) -> None:
         except engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
 
-    event.listen(engine, "checkin", note_use)
     event.listen(engine, "checkout", check)
 
 

@@ -125,7 +125,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, **quiet, "PYTHONPATH": str(HERE)},
+            env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))},
         )
 
     def ask(self, function: str, *arguments: Any) -> Any:

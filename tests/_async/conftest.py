@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import URL
@@ -10,6 +11,10 @@ from tenants import tenants
 
 from alfred_db import AsyncDatabase
 from alfred_db.repositories import AsyncUnitOfWork
+
+
+class _Undone(Exception):
+    """Has a transaction rolled back."""
 
 
 @pytest.fixture(params=tenants("_async"), ids=lambda schema: schema or "public")
@@ -36,5 +41,7 @@ async def committed(database_url: URL, schema: str | None) -> AsyncIterator[Asyn
 @pytest.fixture
 async def uow(db: AsyncDatabase) -> AsyncIterator[AsyncUnitOfWork]:
     """A unit of work whose transaction is rolled back at the end."""
-    async with db.session() as session:
-        yield AsyncUnitOfWork(session)
+    with suppress(_Undone):
+        async with db.begin() as uow:
+            yield uow
+            raise _Undone

@@ -7,6 +7,7 @@ import corpus
 import numpy as np
 import pytest
 from plans import Explain
+from psycopg import AsyncConnection
 from sqlalchemy import URL, ColumnElement, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -279,12 +280,21 @@ async def sent(session: AsyncSession, library: AsyncDocumentRepository) -> list[
     def record(*arguments: Any) -> None:
         statements.append(arguments[2])
 
+    def noted(self: AsyncConnection[Any], statement: str, *arguments: Any) -> Any:
+        statements.append(statement)
+        return execute(self, statement, *arguments)
+
+    execute: Any = AsyncConnection.execute
     engine = session.get_bind().engine
     event.listen(engine, "before_cursor_execute", record)
-    for _ in range(2):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsyncConnection, "execute", noted)
         for _ in range(2):
-            await library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
-        await session.rollback()
+            for _ in range(2):
+                await library.search(
+                    corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False)
+                )
+            await session.rollback()
     event.remove(engine, "before_cursor_execute", record)
     return [statement for statement in statements if "candidates" not in statement]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import URL
@@ -11,6 +12,10 @@ from tenants import tenants
 
 from alfred_db import Database
 from alfred_db.repositories import UnitOfWork
+
+
+class _Undone(Exception):
+    """Has a transaction rolled back."""
 
 
 @pytest.fixture(params=tenants("_sync"), ids=lambda schema: schema or "public")
@@ -37,5 +42,7 @@ def committed(database_url: URL, schema: str | None) -> Iterator[Database]:
 @pytest.fixture
 def uow(db: Database) -> Iterator[UnitOfWork]:
     """A unit of work whose transaction is rolled back at the end."""
-    with db.session() as session:
-        yield UnitOfWork(session)
+    with suppress(_Undone):
+        with db.begin() as uow:
+            yield uow
+            raise _Undone

@@ -8,6 +8,7 @@ import corpus
 import numpy as np
 import pytest
 from plans import Explain
+from psycopg import Connection
 from sqlalchemy import URL, ColumnElement, event, func, select, text
 from sqlalchemy.orm import Session
 
@@ -280,12 +281,21 @@ def sent(session: Session, library: DocumentRepository) -> list[str]:
     def record(*arguments: Any) -> None:
         statements.append(arguments[2])
 
+    def noted(self: Connection[Any], statement: str, *arguments: Any) -> Any:
+        statements.append(statement)
+        return execute(self, statement, *arguments)
+
+    execute: Any = Connection.execute
     engine = session.get_bind().engine
     event.listen(engine, "before_cursor_execute", record)
-    for _ in range(2):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "execute", noted)
         for _ in range(2):
-            library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
-        session.rollback()
+            for _ in range(2):
+                library.search(
+                    corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False)
+                )
+            session.rollback()
     event.remove(engine, "before_cursor_execute", record)
     return [statement for statement in statements if "candidates" not in statement]
 

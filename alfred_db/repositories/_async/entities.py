@@ -15,6 +15,7 @@ from ...queries._shared import as_page, check_word, within
 from ...results import Page
 from ...results.entities import Direction, Neighbour, Node, Path, Subgraph
 from .base import AsyncRepository
+from .direct import fetch_rows
 
 MAX_DEPTH = 10
 """The farthest that a walk goes."""
@@ -195,7 +196,7 @@ class AsyncEntityRepository(AsyncRepository):
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
         parameters |= {"start": node_id, "depth": depth, "cap": fan_out, "limit": limit}
-        rows = await self._rows(queries.neighbours(direction, **statement), parameters)
+        rows = await fetch_rows(self._session, queries.neighbours(direction, **statement), parameters)
         return [Neighbour(Node._make(row[:6]), *row[6:]) for row in rows]
 
     async def shortest_path(
@@ -237,7 +238,9 @@ class AsyncEntityRepository(AsyncRepository):
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
         parameters |= {"start": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
-        rows = await self._rows(queries.neighbours(direction, several=True, **statement), parameters)
+        rows = await fetch_rows(
+            self._session, queries.neighbours(direction, several=True, **statement), parameters
+        )
         nodes = await self._all(queries.get_nodes([*node_ids, *(row[0] for row in rows[:limit])]))
         edges = await self._all(
             queries.edges_between(

@@ -9,7 +9,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Engine, Row
-from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import ConfigurationError, translated
@@ -25,7 +24,7 @@ from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
-from .direct import driver_of, fetch_rows
+from .direct import driver_of, engine_of, fetch_rows, transaction_of
 
 FEW = 20_000
 """Up to so many matches are compared one by one, if they are also a small part of the table."""
@@ -277,9 +276,9 @@ def _timeout(params: SearchParams) -> dict[str, str]:
 
 async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
-    connection = await session.connection()
-    info = connection.info
-    transaction, savepoint = session.get_transaction(), session.get_nested_transaction()
+    driver = await driver_of(session)
+    info, transaction = session.info, transaction_of(session)
+    savepoint = session.sync_session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
     if info.get("alfred_db_transaction") is transaction:
         # A savepoint that was left may have taken its settings along.
@@ -290,20 +289,18 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     if await _on_citus(session) and "citus.propagate_set_commands" not in known:
         # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
-    if (await driver_of(session)).autocommit:
+    if driver.autocommit:
         raise ConfigurationError(
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
             " without that isolation level"
         )
-    await session.execute(
-        sql("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
-    )
+    await driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
     info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
     info["alfred_db_settings"] = {**known, **changed}
 
 
 async def _on_citus(session: AsyncSession) -> bool:
-    engine = session.get_bind().engine
+    engine = engine_of(session)
     if engine not in _citus:
         _citus[engine] = bool(await session.scalar(queries.extension("citus")))
     return _citus[engine]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from psycopg import OperationalError
-from sqlalchemy import Dialect, Row, Select
+from sqlalchemy import Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.orm import Session
@@ -19,8 +19,12 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from ...errors import translated
+from ...sessions import DirectSession, take
 
 _DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+_DRIVER = "alfred_db driver"
+
+Ts = TypeVarTuple("Ts")
 
 
 def fetch(
@@ -36,34 +40,61 @@ def fetch(
 
 
 def fetch_rows(
-    session: Session, statement: Select[Any], parameters: Mapping[str, Any]
-) -> Sequence[Row[Any]]:
+    session: Session, statement: Select[*Ts], parameters: Mapping[str, Any]
+) -> Sequence[Row[*Ts]]:
     """The same for a SELECT with any types, in rows with names."""
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
         cursor = _run(session, statement, {**constants, **parameters, **bound})
-        row_of = _row_of(statement, tuple(column.type_code for column in cursor.description))
+        row_of: Any = _row_of(statement, tuple(column.type_code for column in cursor.description))
         return [row_of(row) for row in cursor.fetchall()]
 
 
 def driver_of(session: Session) -> Any:
     """The driver's own connection, in the session's transaction."""
-    connection: Any = session.connection()
-    return connection.connection.driver_connection
+    own = session
+    if isinstance(own, DirectSession) and own.direct:
+        taken = own.taken
+        if taken is None:
+            taken = take(session)
+        return taken.driver_connection
+    # A savepoint begins when its transaction is first asked for the connection.
+    transaction = own.get_nested_transaction() or own.get_transaction()
+    known, driver = session.info.get(_DRIVER, (None, None))
+    if transaction is None or transaction is not known or driver.closed:
+        connection: Any = session.connection()
+        driver = connection.connection.driver_connection
+        session.info[_DRIVER] = own.get_nested_transaction() or own.get_transaction(), driver
+    return driver
 
 
 def drop_if_gone(session: Session, driver: Any) -> None:
     """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
-    if driver.closed:
+    own = session
+    if driver.closed and not (isinstance(own, DirectSession) and own.direct):
         (session.connection()).invalidate()
 
 
+def transaction_of(session: Session) -> object:
+    """What stands for the session's transaction as long as it lasts."""
+    own = session
+    return (own.taken if isinstance(own, DirectSession) else None) or own.get_transaction()
+
+
+def engine_of(session: Session) -> Engine:
+    """The engine of the session."""
+    return (session.bind or session.get_bind()).engine
+
+
 def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
-    options: Mapping[str, Any] = session.get_bind().get_execution_options()
-    tenant: Mapping[str | None, str] = options.get("schema_translate_map") or {}
-    if session.autoflush and (session.new or session.dirty or session.deleted):
+    own = session
+    direct = isinstance(own, DirectSession) and own.direct
+    if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
         session.flush()
+    tenant: Mapping[str | None, str] = (
+        engine_of(session).get_execution_options().get("schema_translate_map") or {}
+    )
     driver = driver_of(session)
     try:
         return driver.execute(_text(statement, tenant.get(None)), parameters)
@@ -81,7 +112,9 @@ def _text(statement: ClauseElement, schema: str | None) -> str:
 
 
 @lru_cache(maxsize=2048)
-def _binding(statement: Select[Any]) -> tuple[Mapping[str, Any], Sequence[tuple[str, Callable[[Any], Any]]]]:
+def _binding(
+    statement: Select[*tuple[Any, ...]],
+) -> tuple[Mapping[str, Any], Sequence[tuple[str, Callable[[Any], Any]]]]:
     """The parameters that the statement itself gives, and what is done to the others, by their names."""
     constants: dict[str, Any] = {}
     binding: list[tuple[str, Callable[[Any], Any]]] = []
@@ -95,7 +128,9 @@ def _binding(statement: Select[Any]) -> tuple[Mapping[str, Any], Sequence[tuple[
 
 
 @lru_cache(maxsize=2048)
-def _row_of(statement: Select[Any], type_codes: tuple[int, ...]) -> Callable[[Sequence[Any]], Row[Any]]:
+def _row_of(
+    statement: Select[*tuple[Any, ...]], type_codes: tuple[int, ...]
+) -> Callable[[Sequence[Any]], Row[Any]]:
     """What makes a row of the driver's values."""
     columns = statement.selected_columns
     named = result_tuple([str(column.key) for column in columns])

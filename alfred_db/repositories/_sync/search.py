@@ -10,7 +10,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Engine, Row
-from sqlalchemy import text as sql
 from sqlalchemy.orm import Session
 
 from ...errors import ConfigurationError, translated
@@ -26,7 +25,7 @@ from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
-from .direct import driver_of, fetch_rows
+from .direct import driver_of, engine_of, fetch_rows, transaction_of
 
 FEW = 20_000
 """Up to so many matches are compared one by one, if they are also a small part of the table."""
@@ -278,9 +277,9 @@ def _timeout(params: SearchParams) -> dict[str, str]:
 
 def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
-    connection = session.connection()
-    info = connection.info
-    transaction, savepoint = session.get_transaction(), session.get_nested_transaction()
+    driver = driver_of(session)
+    info, transaction = session.info, transaction_of(session)
+    savepoint = session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
     if info.get("alfred_db_transaction") is transaction:
         # A savepoint that was left may have taken its settings along.
@@ -291,20 +290,18 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     if _on_citus(session) and "citus.propagate_set_commands" not in known:
         # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
-    if (driver_of(session)).autocommit:
+    if driver.autocommit:
         raise ConfigurationError(
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
             " without that isolation level"
         )
-    session.execute(
-        sql("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
-    )
+    driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
     info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
     info["alfred_db_settings"] = {**known, **changed}
 
 
 def _on_citus(session: Session) -> bool:
-    engine = session.get_bind().engine
+    engine = engine_of(session)
     if engine not in _citus:
         _citus[engine] = bool(session.scalar(queries.extension("citus")))
     return _citus[engine]

@@ -1,0 +1,218 @@
+"""A unit of work begins with the driver alone; SQLAlchemy joins the transaction when something needs it."""
+
+from __future__ import annotations
+
+import gc
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import corpus
+import psycopg
+import pytest
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import DataError
+
+from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task
+from alfred_db.errors import DatabaseUnavailable
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.sessions import DirectSession
+
+
+def direct(uow: AsyncUnitOfWork) -> bool:
+    own = uow.session.sync_session
+    assert isinstance(own, DirectSession)
+    return own.taken is not None and own.direct
+
+
+async def seen(uow: AsyncUnitOfWork, message: str = "m") -> bool:
+    """Whether a message is new: a statement that the driver runs."""
+    return await uow.messages.first_time(message)
+
+
+async def messages(db: AsyncDatabase) -> list[str]:
+    async with db.session() as session:
+        return list(
+            await session.scalars(select(ProcessedMessage.message_id).order_by(ProcessedMessage.message_id))
+        )
+
+
+def document() -> Document:
+    return Document(title="a", content="b", external_id=str(uuid.uuid4()))
+
+
+async def documents(db: AsyncDatabase) -> int:
+    async with db.session() as session:
+        return len((await session.scalars(select(Document.id))).all())
+
+
+async def test_statements_of_the_driver_alone_are_one_transaction(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        assert await seen(uow, "one")
+        assert await seen(uow, "two")
+        assert direct(uow)
+        assert uow.session.in_transaction()
+        assert await messages(committed) == []
+    assert await messages(committed) == ["one", "two"]
+    with suppress(KeyboardInterrupt):
+        async with committed.begin() as uow:
+            assert await seen(uow, "three")
+            raise KeyboardInterrupt
+    assert await messages(committed) == ["one", "two"]
+
+
+@pytest.mark.parametrize("first", ["driver", "session"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_both_ways_are_one_transaction(committed: AsyncDatabase, first: str, fails: bool) -> None:
+    try:
+        async with committed.begin() as uow:
+            if first == "driver":
+                assert await seen(uow)
+            uow.session.add(document())
+            assert await seen(uow, "other")  # flushes
+            assert len((await uow.session.scalars(select(Document.id))).all()) == 1
+            assert (await uow.session.scalars(select(ProcessedMessage.message_id))).all()
+            assert not direct(uow)
+            if fails:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert (await documents(committed), bool(await messages(committed))) == (int(not fails), not fails)
+
+
+async def test_a_savepoint_takes_back_what_the_driver_ran_in_it(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        assert await seen(uow, "before")
+        savepoint = await uow.session.begin_nested()
+        assert await seen(uow, "within")
+        async with uow.session.begin_nested():
+            assert await seen(uow, "deeper")
+        await savepoint.rollback()
+        assert await seen(uow, "after")
+    assert await messages(committed) == ["after", "before"]
+
+
+async def test_who_listens_to_commits_is_told(committed: AsyncDatabase) -> None:
+    told: list[str] = []
+    async with committed.begin() as uow:
+        event.listen(uow.session.sync_session, "after_commit", lambda session: told.append("after"))
+        assert await seen(uow, "one")
+        assert direct(uow)
+    assert told == ["after"]
+    async with committed.begin() as uow:
+        event.listen(uow.session.sync_session, "before_commit", lambda session: session.add(document()))
+        assert await seen(uow, "two")
+    assert await messages(committed) == ["one", "two"]
+    assert await documents(committed) == 1
+
+
+async def test_a_unit_of_work_can_be_committed_and_go_on(committed: AsyncDatabase) -> None:
+    vector = corpus.vectors()[1][0]
+    with suppress(ZeroDivisionError):
+        async with committed.begin() as uow:
+            assert await seen(uow, "kept")
+            await uow.documents.search(vector, limit=60)  # sets ef_search for the transaction
+            await uow.session.commit()
+            assert not uow.session.in_transaction()
+            assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
+            await uow.documents.search(vector, limit=60)
+            assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "120"
+            await uow.session.rollback()
+            assert await seen(uow, "lost")
+            raise ZeroDivisionError
+    assert await messages(committed) == ["kept"]
+
+
+async def test_settings_of_a_search_are_known_to_both_ways(db: AsyncDatabase) -> None:
+    vector = corpus.vectors()[1][0]
+    async with db.begin() as uow:
+        await uow.documents.search(vector, limit=60)  # asks once what the server is
+    async with db.begin() as uow:
+        await uow.documents.search(vector, limit=60)
+        assert direct(uow)
+        assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "120"
+        await uow.documents.search(vector, limit=10)
+        assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
+
+
+@pytest.mark.parametrize("by", ["driver", "session"])
+async def test_a_transaction_that_has_failed_is_not_committed_in_silence(
+    committed: AsyncDatabase, by: str
+) -> None:
+    async def swallow() -> None:
+        async with committed.begin() as uow:
+            assert await seen(uow, "lost")
+            own: Any = uow.session.sync_session
+            with suppress(psycopg.errors.DivisionByZero, DataError):
+                if by == "driver":
+                    await own.taken.driver_connection.execute("SELECT 1 / 0")
+                else:
+                    await uow.session.execute(text("SELECT 1 / 0"))
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction, match="savepoint"):
+        await swallow()
+    assert await messages(committed) == []
+    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: AsyncDatabase) -> None:
+    async def end(uow: AsyncUnitOfWork) -> None:
+        own: Any = uow.session.sync_session
+        process = own.taken.driver_connection.info.backend_pid
+        async with committed.session() as session:
+            await session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
+
+    async def go_on() -> None:
+        async with committed.begin() as uow:
+            assert await seen(uow, "lost")
+            await end(uow)
+            for _ in range(2):  # not on another connection, without what was before
+                with pytest.raises(DatabaseUnavailable):
+                    await seen(uow, "more")
+
+    async def commit() -> None:
+        async with committed.begin() as uow:
+            assert await seen(uow, "lost")
+            await end(uow)
+
+    with pytest.raises(DatabaseUnavailable):
+        await go_on()
+    with pytest.raises(DatabaseUnavailable):
+        await commit()
+    async with committed.begin() as uow:
+        assert await seen(uow, "found")
+    assert await messages(committed) == ["found"]
+    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: AsyncDatabase) -> None:
+    async def nested(number: int) -> None:
+        async with committed.begin() as uow:
+            assert await seen(uow, str(number))
+            if number < 7:
+                await nested(number + 1)
+
+    await nested(0)
+    assert await messages(committed) == [str(number) for number in range(8)]
+    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_unit_of_work_leaves_no_garbage(committed: AsyncDatabase) -> None:
+    """A collection of garbage goes through all that SQLAlchemy holds, and takes a hundred times as long as a claim."""
+
+    async def work() -> None:
+        async with committed.begin() as uow:
+            await uow.tasks.claim(worker="w")
+
+    for _ in range(3):
+        await work()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await work()
+        assert gc.collect() < 5
+    finally:
+        gc.enable()
+    async with committed.session() as session:
+        assert (await session.scalars(select(Task.id))).all() == []
