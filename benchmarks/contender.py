@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["serve"]
+__all__ = ["serve", "wait_until"]
 
 
 def serve(*functions: Callable[..., Any]) -> None:
@@ -27,3 +28,11 @@ def serve(*functions: Callable[..., Any]) -> None:
             answer = {"error": said[:400]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def wait_until(at: float) -> None:
+    """Sleep until this time of the machine's clock, so that processes begin together; 0 is now."""
+    left = at - time.time()
+    if at and left < 0:
+        raise TimeoutError(f"ready {-left:.2f} s after the others began")
+    time.sleep(max(0.0, left))

@@ -151,6 +151,10 @@ class Contender:
             raise ContenderError(f"{self.name}, {function}: {answer['error']}")
         return answer["value"]
 
+    def kill(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None

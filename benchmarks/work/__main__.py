@@ -12,14 +12,40 @@ import psycopg
 from harness import Page, Server, machine, one_server
 from plot import bars
 
-from . import tasks, workflows
+from . import filing, latency, snapshot, tasks, workers, workflows
 from .libraries import DRIVER, PEERS
 from .runs import BATCH, Bench, Sizes
 
 FULL = Sizes(
-    runs=5, enqueued=20_000, one_by_one=1500, in_batches=20_000, behind=1_000_000, claims=400, workflows=25
+    runs=5,
+    enqueued=20_000,
+    one_by_one=1500,
+    in_batches=20_000,
+    behind=1_000_000,
+    claims=400,
+    workflows=25,
+    few_runs=3,
+    filed={1: 300, 100: 3000, 1000: 10_000},
+    shared={1: 400, 10: 1500, 100: 5000},
+    pace=300,
+    seconds=10.0,
+    under_snapshot=20_000,
 )
-QUICK = Sizes(runs=2, enqueued=2000, one_by_one=100, in_batches=1000, behind=20_000, claims=50, workflows=2)
+QUICK = Sizes(
+    runs=2,
+    enqueued=2000,
+    one_by_one=100,
+    in_batches=1000,
+    behind=20_000,
+    claims=50,
+    workflows=2,
+    few_runs=1,
+    filed={1: 50, 100: 500, 1000: 2000},
+    shared={1: 100, 10: 400, 100: 1000},
+    pace=300,
+    seconds=2.0,
+    under_snapshot=2000,
+)
 SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "wal_level", "shared_buffers")
 
 
@@ -58,6 +84,12 @@ def main(quick: bool) -> None:
         workflows.resume(bench)
         tasks.much_behind(bench)
         tasks.heartbeat(bench)
+        filing.enqueue_some(bench)
+        for count in (2, 4):
+            workers.share(bench, count)
+        latency.paced(bench)
+        snapshot.under_snapshot(bench)
+        latency.killed(bench)
         bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 

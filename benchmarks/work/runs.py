@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -29,13 +30,28 @@ from alfred_db import embedded
 
 from .libraries import ALFRED, PEERS, RAW, Library
 
-__all__ = ["BATCH", "DIES_AFTER", "STEPS", "WARM", "Bench", "Run", "Runs", "Sizes", "rate", "rates", "ratio"]
+__all__ = [
+    "BATCH",
+    "DIES_AFTER",
+    "STEPS",
+    "WARM",
+    "Bench",
+    "Run",
+    "Runs",
+    "Sizes",
+    "at_once",
+    "rate",
+    "rates",
+    "ratio",
+    "spread",
+]
 
 SCRIPTS = Path(__file__).parent / "contenders"
 BATCH, STEPS, DIES_AFTER = 100, 20, 10
 WARM = 100
 """Jobs that each process does before those that count."""
 
+T = TypeVar("T")
 Run = dict[str, Any]
 Runs = Mapping[str, Sequence[Run]]
 
@@ -51,6 +67,17 @@ class Sizes:
     behind: int
     claims: int
     workflows: int
+    few_runs: int
+    """Of what takes long."""
+    filed: Mapping[int, int]
+    """Jobs for each number of them in a call."""
+    shared: Mapping[int, int]
+    """Jobs that several workers drain, for each size of their batches."""
+    pace: int
+    """Jobs a second."""
+    seconds: float
+    """Of that pace."""
+    under_snapshot: int
 
 
 class Bench:
@@ -145,13 +172,16 @@ class Bench:
             before = self.counters()
             run: Run = contender.ask(function, url, jobs, batch, *arguments)
             after = self.counters()
-        ran = run.pop("ran")
+        self.once(library, url, run.pop("ran"), jobs)
+        return _each(run, before, after, jobs)
+
+    def once(self, library: Library, url: str, ran: Sequence[int], jobs: int, warm: int = WARM) -> None:
+        """Raise ContenderError unless every job ran exactly once, by the handlers' count and by the database's."""
         if sorted(ran) != list(range(jobs)):
             raise ContenderError(f"void: {len(ran)} runs of {len(set(ran))} of {jobs} jobs")
         finished, unfinished = self.value(url, library.finished), self.value(url, library.unfinished)
-        if (finished, unfinished) != (jobs + WARM, 0):
-            raise ContenderError(f"void: {finished - WARM} of {jobs} jobs finished, {unfinished} did not")
-        return _each(run, before, after, jobs)
+        if (finished, unfinished) != (jobs + warm, 0):
+            raise ContenderError(f"void: {finished - warm} of {jobs} jobs finished, {unfinished} did not")
 
     def steps(self, library: Library, *arguments: Any) -> Run:
         """Workflows, one after the other."""
@@ -196,6 +226,12 @@ class Bench:
         publish(self.page, section, notes, figures, *([targets(found)] if found else []), *ends)
 
 
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """What each call gives; they run at the same time."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
 def _each(run: Run, before: Mapping[str, float], after: Mapping[str, float], count: int) -> Run:
     """What one job took."""
     used = {name: (after[name] - before[name]) / count for name in after}
@@ -205,6 +241,11 @@ def _each(run: Run, before: Mapping[str, float], after: Mapping[str, float], cou
 def rate(runs: Runs, name: str) -> float:
     """The median."""
     return median(run["rate"] for run in runs[name])
+
+
+def spread(values: Sequence[float], form: str = ",.0f") -> list[str]:
+    """The median, and the least and the greatest, as two cells of a table."""
+    return [f"{median(values):{form}}", f"{min(values):{form}} to {max(values):{form}}"]
 
 
 def ratio(what: str, runs: Runs, ours: str, other: str, least: float) -> list[Target]:

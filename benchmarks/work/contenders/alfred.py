@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from contender import serve
+from contender import serve, wait_until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from alfred_db import AsyncDatabase, AsyncUnitOfWork, Database, NewTask, UnitOfWork
+from alfred_db import (
+    AsyncDatabase,
+    AsyncUnitOfWork,
+    Backoff,
+    ClaimedTask,
+    Database,
+    Lease,
+    NewTask,
+    UnitOfWork,
+    Worker,
+)
 
 Unit = Callable[[], AbstractContextManager[UnitOfWork]]
 
@@ -49,9 +62,24 @@ def enqueue_async(url: str, jobs: int) -> dict[str, float]:
     return asyncio.run(run())
 
 
-def drain(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, Any]:
+def file(url: str, jobs: int, each: int, autocommit: bool) -> dict[str, float]:
+    """`each` in a call: by `enqueue` if that is one."""
+    tasks = _tasks(jobs)
+    with _connected(url) as db, _units(db, autocommit) as unit:
+        start, cpu = time.perf_counter(), time.process_time()
+        for first in range(0, jobs, each):
+            with unit() as uow:
+                if each == 1:
+                    uow.tasks.enqueue("noop", {"number": first})
+                else:
+                    uow.tasks.enqueue_many(tasks[first : first + each])
+        return _times(start, cpu)
+
+
+def drain(url: str, jobs: int, batch: int, autocommit: bool, at: float = 0.0) -> dict[str, Any]:
     ran: list[int] = []
     with _connected(url) as db, _units(db, autocommit) as unit:
+        wait_until(at)
         start, cpu = time.perf_counter(), time.process_time()
         while len(ran) < jobs:
             with unit() as uow:
@@ -87,6 +115,88 @@ def drain_async(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, 
             return {**_times(start, cpu), "ran": ran}
 
     return asyncio.run(run())
+
+
+def watch(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    """Drain in AUTOCOMMIT, in rounds of one task and then a batch: their jobs and seconds, and those of the claims of one."""
+    ran: list[int] = []
+    claims: list[float] = []
+    rounds: list[tuple[int, float]] = []
+    with _connected(url) as db, _units(db, True) as unit, unit() as uow:
+        while len(ran) < jobs:
+            start, before = time.perf_counter(), len(ran)
+            alone = uow.tasks.claim(worker="bench")
+            claims.append(time.perf_counter() - start)
+            uow.tasks.complete(alone[0])
+            claimed = uow.tasks.claim(worker="bench", limit=batch)
+            uow.tasks.complete_many(claimed)
+            ran += [task.content["number"] for task in [*alone, *claimed]]
+            rounds.append((len(ran) - before, time.perf_counter() - start))
+    return {"ran": ran, "claims": claims, "rounds": rounds}
+
+
+def health(url: str) -> dict[str, Any]:
+    with Database(url) as db, db.begin() as uow:
+        return asdict(uow.tasks.queue_health())
+
+
+def pace(url: str, rate: int, jobs: int, notify: bool) -> dict[str, float]:
+    """File tasks, so many a second, each with the time at which it was filed."""
+    with Database(url, notify=notify) as db:
+        with db.session() as session:
+            session.execute(text("SELECT 1"))
+        start, cpu = time.perf_counter(), time.process_time()
+        for number in range(jobs):
+            time.sleep(max(0.0, start + number / rate - time.perf_counter()))
+            with db.begin() as uow:
+                uow.tasks.enqueue("noop", {"number": number, "filed": time.time_ns()})
+        return _times(start, cpu)
+
+
+def wait(url: str, jobs: int) -> dict[str, Any]:
+    """A worker until it has done so many tasks: the nanoseconds from filing to handler of those that say when it was."""
+    starts: list[tuple[int, int]] = []
+    done = itertools.count(1)
+
+    def noop(task: ClaimedTask, lease: Lease) -> None:
+        now = time.time_ns()
+        if "filed" in task.content:
+            starts.append((task.content["number"], now - task.content["filed"]))
+        if next(done) == jobs:
+            worker.stop()
+
+    with Database(url) as db:
+        worker = Worker(db, {"noop": noop})
+        worker.run(signals=False)
+    return {"starts": starts}
+
+
+def hold(url: str, sign: str) -> None:
+    """A worker whose handler never ends; the file is the sign that it has begun."""
+
+    def noop(task: ClaimedTask, lease: Lease) -> None:
+        Path(sign).touch()
+        time.sleep(600)
+
+    with Database(url) as db:
+        Worker(db, {"noop": noop}, lease=1, upkeep=1, poll=1).run(signals=False)
+
+
+def take_over(url: str, backoff: float) -> dict[str, Any]:
+    """A worker until it has done one task: when it began it."""
+    ran: list[int] = []
+    started: list[int] = []
+
+    def noop(task: ClaimedTask, lease: Lease) -> None:
+        started.append(time.time_ns())
+        ran.append(task.content["number"])
+        worker.stop()
+
+    with Database(url) as db:
+        again = Backoff(base=backoff)
+        worker = Worker(db, {"noop": noop}, lease=1, upkeep=1, poll=1, backoff=again)
+        worker.run(signals=False)
+    return {"started": started[0], "ran": ran}
 
 
 def claims(url: str, jobs: int) -> dict[str, list[float]]:
@@ -233,4 +343,20 @@ def _times(start: float, cpu: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    serve(prepare, enqueue, enqueue_async, drain, drain_async, claims, heartbeats, steps, begin, resume)
+    serve(
+        *(
+            prepare,
+            enqueue,
+            enqueue_async,
+            file,
+            drain,
+            drain_async,
+            watch,
+            health,
+            pace,
+            wait,
+            hold,
+            take_over,
+        ),
+        *(claims, heartbeats, steps, begin, resume),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import absurdctl
@@ -32,6 +33,11 @@ def enqueue(url: str, jobs: int) -> dict[str, float]:
     return times
 
 
+def file(url: str, jobs: int, each: int) -> dict[str, float]:
+    assert each == 1
+    return enqueue(url, jobs)
+
+
 def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
     """A batch is claimed by one statement; each job is completed by its own."""
     app, ran = _app(url)
@@ -44,6 +50,37 @@ def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
     times = _times(start, cpu)
     app.close()
     return {**times, "ran": ran}
+
+
+def hold(url: str, sign: str) -> None:
+    """Its worker, with a handler that never ends and keeps its claim; the file is the sign that it has begun."""
+    app = Absurd(url, queue_name="bench")
+
+    @app.register_task("noop")
+    def noop(params: Any, context: Any) -> None:
+        Path(sign).touch()
+        for _ in range(2000):
+            time.sleep(0.3)
+            context.heartbeat(1)
+
+    app.start_worker(claim_timeout=1)
+
+
+def take_over(url: str) -> dict[str, Any]:
+    """Its worker until it has done one job: when it began it."""
+    app = Absurd(url, queue_name="bench")
+    ran: list[int] = []
+    started: list[int] = []
+
+    @app.register_task("noop")
+    def noop(params: Any, context: Any) -> None:
+        started.append(time.time_ns())
+        ran.append(params["number"])
+        app.stop_worker()
+
+    app.start_worker(claim_timeout=1)
+    app.close()
+    return {"started": started[0], "ran": ran}
 
 
 def steps(url: str, workflows: int, each: int) -> dict[str, Any]:
@@ -117,4 +154,4 @@ def _times(start: float, cpu: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    serve(prepare, enqueue, drain, steps, begin, resume)
+    serve(prepare, enqueue, file, drain, hold, take_over, steps, begin, resume)

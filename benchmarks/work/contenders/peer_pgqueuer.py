@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import psycopg
-from contender import serve
+from contender import serve, wait_until
 from pgqueuer import PgQueuer
 from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
 from pgqueuer.domain.types import QueueExecutionMode
@@ -42,13 +43,33 @@ def enqueue(url: str, jobs: int) -> dict[str, float]:
     return asyncio.run(run())
 
 
-def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
+def file(url: str, jobs: int, each: int) -> dict[str, float]:
+    """`each` in a call."""
+
+    async def run() -> dict[str, float]:
+        connection, queries = await _queries(url)
+        async with connection:
+            start, cpu = time.perf_counter(), time.process_time()
+            for first in range(0, jobs, each):
+                numbers = range(first, min(jobs, first + each))
+                payloads: list[bytes | None] = [b'{"number": %d}' % number for number in numbers]
+                if each == 1:
+                    await queries.enqueue("noop", payloads[0])
+                else:
+                    await queries.enqueue(["noop"] * len(numbers), payloads, [0] * len(numbers))
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def drain(url: str, jobs: int, batch: int, at: float = 0.0) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         ran: list[int] = []
         connection, queries = await _queries(url)
         manager: Any = uuid.uuid4()
         entrypoints: Any = {"noop": EntrypointExecutionParameter(0)}
         async with connection:
+            wait_until(at)
             start, cpu = time.perf_counter(), time.process_time()
             while len(ran) < jobs:
                 claimed = await queries.dequeue(batch, entrypoints, manager, None, timedelta(seconds=30))
@@ -81,9 +102,52 @@ def work(url: str, jobs: int, batch: int) -> dict[str, Any]:
     return asyncio.run(run())
 
 
+def pace(url: str, rate: int, jobs: int) -> dict[str, float]:
+    """File jobs, so many a second, each with the time at which it was filed."""
+
+    async def run() -> dict[str, float]:
+        connection, queries = await _queries(url)
+        async with connection:
+            start, cpu = time.perf_counter(), time.process_time()
+            for number in range(jobs):
+                await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+                content = {"number": number, "filed": time.time_ns()}
+                await queries.enqueue("noop", json.dumps(content).encode())
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def wait(url: str, jobs: int) -> dict[str, Any]:
+    """Its worker until it has done so many: the nanoseconds from filing to handler of those that say when it was."""
+
+    async def run() -> dict[str, Any]:
+        starts: list[tuple[int, int]] = []
+        done = 0
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        async with connection:
+            worker = PgQueuer(PsycopgDriver(connection))
+
+            @worker.entrypoint("noop")
+            async def noop(job: Any) -> None:
+                nonlocal done
+                now = time.time_ns()
+                content = json.loads(job.payload)
+                if "filed" in content:
+                    starts.append((content["number"], now - content["filed"]))
+                done += 1
+                if done == jobs:
+                    worker.shutdown.set()
+
+            await worker.run()
+        return {"starts": starts}
+
+    return asyncio.run(run())
+
+
 def _times(start: float, cpu: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":
-    serve(prepare, enqueue, drain, work)
+    serve(prepare, enqueue, file, drain, work, pace, wait)

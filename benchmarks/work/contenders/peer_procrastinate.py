@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
-from contender import serve
+from contender import serve, wait_until
 from procrastinate import App, PsycopgConnector
 
 logging.disable(logging.WARNING)
 ran: list[int] = []
+starts: list[tuple[int, int]] = []
 
 
 def _app(url: str) -> tuple[App, Any]:
     app = App(connector=PsycopgConnector(conninfo=url))
 
     @app.task(name="noop")
-    async def noop(number: int) -> None:
-        ran.append(number)
+    async def noop(number: int, filed: int | None = None) -> None:
+        if filed is None:
+            ran.append(number)
+        else:
+            starts.append((number, time.time_ns() - filed))
 
     return app, noop
 
@@ -45,13 +50,32 @@ def enqueue(url: str, jobs: int) -> dict[str, float]:
     return asyncio.run(run())
 
 
-def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
+def file(url: str, jobs: int, each: int) -> dict[str, float]:
+    """`each` in a call."""
+
+    async def run() -> dict[str, float]:
+        app, noop = _app(url)
+        values = [{"number": number} for number in range(jobs)]
+        async with app.open_async():
+            start, cpu = time.perf_counter(), time.process_time()
+            for first in range(0, jobs, each):
+                if each == 1:
+                    await noop.defer_async(number=first)
+                else:
+                    await noop.batch_defer_async(*values[first : first + each])
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def drain(url: str, jobs: int, batch: int, at: float = 0.0) -> dict[str, Any]:
     """`batch` is how many jobs run at once; each is fetched by a statement of its own."""
 
     async def run() -> dict[str, Any]:
         app, _ = _app(url)
         ran.clear()
         async with app.open_async():
+            wait_until(at)
             start, cpu = time.perf_counter(), time.process_time()
             await app.run_worker_async(
                 wait=False,
@@ -65,9 +89,43 @@ def drain(url: str, jobs: int, batch: int) -> dict[str, Any]:
     return asyncio.run(run())
 
 
+def pace(url: str, rate: int, jobs: int) -> dict[str, float]:
+    """File jobs, so many a second, each with the time at which it was filed."""
+
+    async def run() -> dict[str, float]:
+        app, noop = _app(url)
+        async with app.open_async():
+            start, cpu = time.perf_counter(), time.process_time()
+            for number in range(jobs):
+                await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+                await noop.defer_async(number=number, filed=time.time_ns())
+            return _times(start, cpu)
+
+    return asyncio.run(run())
+
+
+def wait(url: str, jobs: int) -> dict[str, Any]:
+    """Its worker until it has done so many: the nanoseconds from filing to handler of those that say when it was."""
+
+    async def run() -> dict[str, Any]:
+        app, _ = _app(url)
+        async with app.open_async():
+            working = asyncio.create_task(
+                app.run_worker_async(concurrency=4, delete_jobs="never", install_signal_handlers=False)
+            )
+            while len(ran) + len(starts) < jobs and not working.done():
+                await asyncio.sleep(0.05)
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working
+        return {"starts": starts}
+
+    return asyncio.run(run())
+
+
 def _times(start: float, cpu: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":
-    serve(prepare, enqueue, drain)
+    serve(prepare, enqueue, file, drain, pace, wait)

@@ -12,9 +12,14 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-from contender import serve
+from contender import serve, wait_until
 from psycopg.types.json import Jsonb
 
+INSERT = "INSERT INTO tasks (id, task_id, intent, content) VALUES (%s, %s, %s, %s)"
+INSERT_MANY = """
+    INSERT INTO tasks (id, task_id, intent, content)
+    SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::jsonb[])
+"""
 COLUMNS = """
     t.id, t.task_id, t.intent, t.content, t.metadata, t.priority, t.created_by, t.assigned_to, t.parent_task_id,
     t.available_at, t.retry_count, t.crash_count, t.max_retries, t.attempt_deadline_at, t.claim_seq, t.lease_token,
@@ -95,23 +100,45 @@ def enqueue(url: str, jobs: int, way: str) -> dict[str, float]:
     rows = _rows(contents) if complete == "complete rows" else []
     with psycopg.connect(url, autocommit=True) as connection:
         start, cpu = time.perf_counter(), time.process_time()
-        statement = f"COPY tasks (id, task_id, intent, content) FROM STDIN (FORMAT {form})"
-        with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            if form == "binary":
-                copy.set_types(["uuid", "text", "text", "jsonb"])
-            for row in rows or _rows(contents):
-                copy.write_row(row)
+        _copy(connection, form, rows or _rows(contents))
         return _times(start, cpu)
+
+
+def file(url: str, jobs: int, each: int, how: str, autocommit: bool) -> dict[str, float]:
+    """`each` in a call, by INSERT or by COPY; the rows are made while the clock runs."""
+    contents = [{"number": number} for number in range(jobs)]
+    with psycopg.connect(url, autocommit=autocommit) as connection:
+        start, cpu = time.perf_counter(), time.process_time()
+        for first in range(0, jobs, each):
+            rows = _rows(contents[first : first + each])
+            if how == "copy":
+                _copy(connection, "binary", rows)
+            elif each == 1:
+                connection.execute(INSERT, rows[0])
+            else:
+                connection.execute(INSERT_MANY, [list(column) for column in zip(*rows, strict=True)])
+            connection.commit()
+        return _times(start, cpu)
+
+
+def _copy(connection: psycopg.Connection[Any], form: str, rows: list[tuple[Any, ...]]) -> None:
+    statement = f"COPY tasks (id, task_id, intent, content) FROM STDIN (FORMAT {form})"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        if form == "binary":
+            copy.set_types(["uuid", "text", "text", "jsonb"])
+        for row in rows:
+            copy.write_row(row)
 
 
 def _rows(contents: list[dict[str, int]]) -> list[tuple[Any, ...]]:
     return [(uuid.uuid4(), str(uuid.uuid4()), "noop", Jsonb(content)) for content in contents]
 
 
-def drain(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, Any]:
+def drain(url: str, jobs: int, batch: int, autocommit: bool, at: float = 0.0) -> dict[str, Any]:
     """With `autocommit` a statement is a transaction; without, BEGIN and COMMIT are sent around it."""
     ran: list[int] = []
     with psycopg.connect(url, autocommit=autocommit) as connection:
+        wait_until(at)
         start, cpu = time.perf_counter(), time.process_time()
         while len(ran) < jobs:
             claimed = connection.execute(CLAIM, _claim(batch)).fetchall()
@@ -144,6 +171,24 @@ def drain_async(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, 
             return {**_times(start, cpu), "ran": ran}
 
     return asyncio.run(run())
+
+
+def watch(url: str, jobs: int, batch: int) -> dict[str, Any]:
+    """Drain in AUTOCOMMIT, in rounds of one task and then a batch: their jobs and seconds, and those of the claims of one."""
+    ran: list[int] = []
+    claims: list[float] = []
+    rounds: list[tuple[int, float]] = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        while len(ran) < jobs:
+            start, before = time.perf_counter(), len(ran)
+            alone = connection.execute(CLAIM, _claim(1)).fetchall()
+            claims.append(time.perf_counter() - start)
+            connection.execute(COMPLETE, _done(alone, 1)).fetchall()
+            claimed = connection.execute(CLAIM, _claim(batch)).fetchall()
+            connection.execute(COMPLETE_MANY, _done(claimed, batch)).fetchall()
+            ran += [row[3]["number"] for row in [*alone, *claimed]]
+            rounds.append((len(ran) - before, time.perf_counter() - start))
+    return {"ran": ran, "claims": claims, "rounds": rounds}
 
 
 def _claim(batch: int) -> dict[str, Any]:
@@ -217,4 +262,4 @@ def _times(start: float, cpu: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    serve(enqueue, drain, drain_async, steps, begin, resume)
+    serve(enqueue, file, drain, drain_async, watch, steps, begin, resume)
