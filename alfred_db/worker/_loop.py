@@ -127,11 +127,13 @@ class Loop:
                 pause: float | None = self._failed(error)
             else:
                 self._failures = 0
+                if claimed:
+                    looks = 0
                 if asked and claimed == asked:
                     continue
                 if drain and not self._held:
                     return
-                looks = 0 if claimed else looks + 1
+                looks += bool(asked and not claimed)
                 pause = _growing(FIRST_PAUSE, looks, self._settings.poll) if asked else None
             if self._receive(pause):
                 looks = 0

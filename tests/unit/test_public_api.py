@@ -69,7 +69,11 @@ def shape(of: Any) -> dict[str, str]:
             continue
         function = getattr(value, "func", getattr(value, "fget", value))
         text = str(inspect.signature(function)) if callable(function) else "attribute"
-        text = re.sub(r"\bAsync(?=[A-Z])", "", text).replace("AsyncGenerator", "Generator")
+        text = (
+            re.sub(r"\bAsync(?=[A-Z])", "", text)
+            .replace("AsyncGenerator", "Generator")
+            .replace("AbstractAsync", "Abstract")
+        )
         found[name.replace("__aenter__", "__enter__")] = re.sub(r"\bCoroutine\[.*\]", "", text)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from ...results import Page
 from ...results.tasks import NewTask
 from ...tasks_filing import FILED, columns_of, named
 from .copy import copy_rows
+from .direct import fetch
 from .tasks_held import AsyncHeldTasks
 from .tasks_upkeep import MAX_BATCH, AsyncTaskUpkeep
 
@@ -230,9 +232,10 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
 
     async def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """File the tasks at these places; gives the ids of those that were new."""
-        rows = [{name.rstrip("_"): column[place] for name, column in columns.items()} for place in places]
-        with translated():
-            return set((await self._session.scalars(queries.enqueue_many(), rows)).all())
+        given = {name: [column[place] for place in places] for name, column in columns.items()}
+        for name in ("content", "metadata_"):
+            given[name] = [json.dumps(value) for value in given[name]]
+        return {row[0] for row in await fetch(self._session, queries.enqueue_many(), given)}
 
     async def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """The same by COPY: all of them, or ConflictError."""

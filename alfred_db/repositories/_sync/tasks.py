@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from ...results import Page
 from ...results.tasks import NewTask
 from ...tasks_filing import FILED, columns_of, named
 from .copy import copy_rows
+from .direct import fetch
 from .tasks_held import HeldTasks
 from .tasks_upkeep import MAX_BATCH, TaskUpkeep
 
@@ -231,9 +233,10 @@ class TaskRepository(HeldTasks, TaskUpkeep):
 
     def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """File the tasks at these places; gives the ids of those that were new."""
-        rows = [{name.rstrip("_"): column[place] for name, column in columns.items()} for place in places]
-        with translated():
-            return set((self._session.scalars(queries.enqueue_many(), rows)).all())
+        given = {name: [column[place] for place in places] for name, column in columns.items()}
+        for name in ("content", "metadata_"):
+            given[name] = [json.dumps(value) for value in given[name]]
+        return {row[0] for row in fetch(self._session, queries.enqueue_many(), given)}
 
     def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """The same by COPY: all of them, or ConflictError."""
