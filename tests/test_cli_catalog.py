@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from injection import HOSTILE
-from servers import Servers
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, text
 
-from alfred_db import Database, Event, migrate
+from alfred_db import Database, Event
 from alfred_db.catalog import seed
 from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
-from alfred_db.config import parse_url
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
@@ -258,37 +256,6 @@ def test_without_pg_cron_it_is_said_what_to_do_instead(run: Run) -> None:
 
 
 # pg_cron
-
-
-@pytest.fixture
-def cron(servers: Servers) -> Iterator[Database]:
-    """A migrated database with pg_cron: the one that cron.database_name names. All is taken away at the end."""
-    url = parse_url(servers["full"])
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        home = connection.scalar(text("SELECT current_setting('cron.database_name', true)"))
-        if home is None:
-            pytest.skip("the server has no pg_cron")
-        url = url.set(database=home)
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        names = text("SELECT extname FROM pg_extension")
-        schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
-        before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
-        migrate.upgrade(url)
-        try:
-            with Database(url) as database:
-                yield database
-        finally:
-            if "pg_cron" in connection.scalars(names).all():
-                connection.execute(
-                    text("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'alfred-db%'")
-                )
-            migrate.downgrade(url, "base", allow_data_loss=True)
-            for name in set(connection.scalars(names)) - before:
-                connection.execute(text(f'DROP EXTENSION IF EXISTS "{name}" CASCADE'))
-            for name in set(connection.scalars(schemas)) - homes:
-                connection.execute(text(f'DROP SCHEMA "{name}"'))
 
 
 def wait_for_both(cron: Database) -> None:

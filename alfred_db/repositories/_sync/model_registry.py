@@ -137,11 +137,13 @@ class ModelRegistryRepository(Repository):
     def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole registry, deprecated models too, as a document for `import_catalog`."""
         endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
-        for endpoint in self._all(queries.all_endpoints()):
-            endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
         scores: dict[int | None, dict[str, float]] = defaultdict(dict)
-        for row in self._all(queries.all_capabilities()):
-            scores[row.model_id][row.capability] = row.capability_score
+        rows = self._rows(queries.everything())
+        for _, endpoint, score in rows:
+            if endpoint is not None:
+                endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
+            if score is not None:
+                scores[score.model_id][score.capability] = score.capability_score
         return {
             "registry": [
                 {
@@ -149,7 +151,8 @@ class ModelRegistryRepository(Repository):
                     "endpoints": endpoints[model.id],
                     "capabilities": scores[model.id],
                 }
-                for model in self._all(queries.all_models())
+                for model, _, _ in rows
+                if model is not None
             ]
         }
 
