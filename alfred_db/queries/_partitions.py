@@ -25,7 +25,7 @@ _PARTITIONS = r"""
     CROSS JOIN LATERAL regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
     CROSS JOIN LATERAL pg_total_relation_size(c.oid) AS size
     WHERE i.inhparent = to_regclass({parent})
-        AND bound IS NOT NULL AND size IS NOT NULL -- as they are of what was dropped since the statement began
+        AND bound IS NOT NULL AND size IS NOT NULL /* as of what was dropped since the statement began */
 """
 
 _OLD = (

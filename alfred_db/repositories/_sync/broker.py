@@ -278,8 +278,10 @@ class BrokerCatalogRepository(Repository):
     def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole catalog as a document for `import_catalog`, of plain JSON values."""
         document: dict[str, list[dict[str, Any]]] = {section: [] for section in BROKER_SECTIONS}
-        for row in self._rows(queries.everything()):
-            given = exported(row._asdict())
+        statement = queries.everything()
+        fields = statement.selected_columns.keys()
+        for row in self._rows(statement):
+            given = exported(dict(zip(fields, row, strict=True)))
             section = next(iter(given)).partition(".")[0]
             document[section].append({name.partition(".")[2]: value for name, value in given.items()})
         return document

@@ -16,7 +16,7 @@ from ...catalog import entries, exported
 from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
-from ...queries._shared import as_page, check_names, within
+from ...queries._shared import as_page, aware, check_names, within
 from ...results import Page
 from ...results.model_registry import EndpointSpec, ScoredModel
 from .base import Repository
@@ -60,6 +60,9 @@ class ModelRegistryRepository(Repository):
         Raises NotFoundError.
         """
         check_names(RegistryModel, values)
+        for attribute, value in values.items():
+            if isinstance(value, datetime):
+                aware(attribute, value)
         return _known(name, self._write(queries.change(name, values)))
 
     def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
@@ -67,8 +70,8 @@ class ModelRegistryRepository(Repository):
 
         An earlier time that it has already stays. Raises NotFoundError.
         """
-        if at is not None and at.tzinfo is None:
-            raise InvalidInputError("at: a time without time zone; give one, such as datetime.now(UTC)")
+        if at is not None:
+            aware("at", at)
         return _known(name, self._write(queries.deprecate(name, at)))
 
     def get(self, name: str) -> RegistryModel | None:
