@@ -113,6 +113,37 @@ def server(empty_url: URL) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def cron(servers: Servers) -> Iterator[Database]:
+    """A migrated database with pg_cron: the one that cron.database_name names. All is taken away at the end."""
+    url = parse_url(servers["full"])
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        home = connection.scalar(text("SELECT current_setting('cron.database_name', true)"))
+        if home is None:
+            pytest.skip("the server has no pg_cron")
+        url = url.set(database=home)
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        names = text("SELECT extname FROM pg_extension")
+        schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
+        before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
+        migrate.upgrade(url)
+        try:
+            with Database(url) as database:
+                yield database
+        finally:
+            if "pg_cron" in connection.scalars(names).all():
+                connection.execute(
+                    text("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'alfred-db%'")
+                )
+            migrate.downgrade(url, "base", allow_data_loss=True)
+            for name in set(connection.scalars(names)) - before:
+                connection.execute(text(f'DROP EXTENSION IF EXISTS "{name}" CASCADE'))
+            for name in set(connection.scalars(schemas)) - homes:
+                connection.execute(text(f'DROP SCHEMA "{name}"'))
+
+
 @pytest.fixture(scope="session")
 def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
     """A migrated database with the grown set of tests/corpus.py as documents, for tests that commit nothing."""

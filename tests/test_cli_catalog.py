@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from injection import HOSTILE
-from servers import Servers
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, Engine, event, text
 
-from alfred_db import Database, Event, migrate
+from alfred_db import Database, Event
 from alfred_db.catalog import seed
 from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
-from alfred_db.config import parse_url
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
@@ -257,38 +259,119 @@ def test_without_pg_cron_it_is_said_what_to_do_instead(run: Run) -> None:
     assert "alfred-db: pg_cron is not installed in this database: run `alfred-db maintain`" in done.stderr
 
 
-# pg_cron
+# Two at once
 
 
-@pytest.fixture
-def cron(servers: Servers) -> Iterator[Database]:
-    """A migrated database with pg_cron: the one that cron.database_name names. All is taken away at the end."""
-    url = parse_url(servers["full"])
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        home = connection.scalar(text("SELECT current_setting('cron.database_name', true)"))
-        if home is None:
-            pytest.skip("the server has no pg_cron")
-        url = url.set(database=home)
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        names = text("SELECT extname FROM pg_extension")
-        schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
-        before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
-        migrate.upgrade(url)
-        try:
-            with Database(url) as database:
-                yield database
-        finally:
-            if "pg_cron" in connection.scalars(names).all():
-                connection.execute(
-                    text("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'alfred-db%'")
+def at_once(database: Database, lock: str, *commands: list[str]) -> list[tuple[int, str, str]]:
+    """Run the commands, each in a process, which go on together when all wait for the lock; status, stdout, stderr."""
+    waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    address = database.url.render_as_string(hide_password=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with ExitStack() as stack:
+        with database.engine.begin() as connection:
+            connection.execute(text(f"LOCK TABLE {lock}"))
+            running = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "alfred_db.cli", *command, "--url", address],
+                        env=environment,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
                 )
-            migrate.downgrade(url, "base", allow_data_loss=True)
-            for name in set(connection.scalars(names)) - before:
-                connection.execute(text(f'DROP EXTENSION IF EXISTS "{name}" CASCADE'))
-            for name in set(connection.scalars(schemas)) - homes:
-                connection.execute(text(f'DROP SCHEMA "{name}"'))
+                for command in commands
+            ]
+            for process in running:
+                stack.callback(process.kill)
+            deadline = time.monotonic() + 60
+            while sql(database, f"SELECT count(*) FROM {waiting}") != [(len(commands),)]:
+                assert time.monotonic() < deadline, "they do not meet"
+                time.sleep(0.05)
+        outputs = [process.communicate(timeout=60) for process in running]
+        return [(process.returncode, *output) for process, output in zip(running, outputs, strict=True)]
+
+
+def catalogs(name: str) -> dict[str, list[dict[str, object]]]:
+    """Two makers and two models of that name."""
+    model = {"display_name": name, "provider": name, "model_type": "chat", "capabilities": {name: 1}}
+    return {
+        "makers": [{"code": code, "name": name} for code in "ab"],
+        "registry": [{"name": code, **model} for code in "ab"],
+    }
+
+
+def names_in(document: dict[str, list[dict[str, object]]]) -> set[object]:
+    return {
+        *(maker["name"] for maker in document["makers"]),
+        *(model["display_name"] for model in document["registry"]),
+        *(capability for model in document["registry"] for capability in model["capabilities"]),  # type: ignore[attr-defined]
+    }
+
+
+def test_of_two_files_loaded_at_once_one_is_the_last(run: Run, database_url: URL, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(json.dumps(catalogs(name)), "utf-8")
+    with Database(database_url) as database:
+        loads = [["catalog", "load", str(tmp_path / name)] for name in ("one", "two")]
+        done = at_once(database, "brk_registry.model_maker IN SHARE MODE", *loads)
+    assert [(status, errors) for status, _, errors in done] == [(0, "")] * 2
+    assert names_in(json.loads(run("catalog", "export").stdout)) in ({"one"}, {"two"})
+
+
+def test_what_is_loaded_during_an_export_is_not_in_it(run: Run, database_url: URL) -> None:
+    assert run("catalog", "load", "-", text=json.dumps(catalogs("old"))).exit_code == 0
+    loaded: list[bool] = []
+    with Database(database_url) as database:
+
+        def load(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if "model_maker" in statement and not loaded:
+                loaded.append(True)
+                with database.begin() as uow:
+                    uow.broker_catalog.import_catalog(catalogs("new"))
+                    uow.model_registry.import_catalog(catalogs("new"))
+
+        event.listen(Engine, "after_cursor_execute", load)
+        try:
+            assert names_in(json.loads(run("catalog", "export").stdout)) == {"old"}
+        finally:
+            event.remove(Engine, "after_cursor_execute", load)
+    assert names_in(json.loads(run("catalog", "export").stdout)) == {"new"}
+
+
+def test_of_two_who_maintain_at_once_one_makes_the_months(tenant: Database) -> None:
+    home = tenant.schema or "brk_tracking"
+    command = ["maintain", *of(tenant), "--months-ahead", "5", "--only", "requests"]
+    done = at_once(tenant, f"{home}.broker_request IN SHARE UPDATE EXCLUSIVE MODE", command, command)
+    assert [(status, errors) for status, _, errors in done] == [(0, "")] * 2
+    made, nothing = sorted((output for _, output, _ in done), key=len, reverse=True)
+    assert re.fullmatch(rf"(made {home}\.broker_request_\d{{4}}_\d\d\n){{2}}", made)
+    assert nothing == "nothing to make\n"
+
+
+@pytest.mark.parametrize("log", ["events", "broker_request"])
+@pytest.mark.parametrize("drop", [False, True], ids=["detach", "drop"])
+def test_of_two_who_maintain_at_once_one_takes_the_month_away(tenant: Database, drop: bool, log: str) -> None:
+    home = tenant.schema or ("public" if log == "events" else "brk_tracking")
+    for year in (2020, 2021):
+        sql(
+            tenant,
+            f"CREATE TABLE {home}.{log}_{year}_01 PARTITION OF {home}.{log}"
+            f" FOR VALUES FROM ('{year}-01-01 00:00+00') TO ('{year}-02-01 00:00+00')",
+        )
+    with tenant.begin() as uow:
+        uow.events.subscribe("c", ["t"])
+    command = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    done = at_once(tenant, f"{home}.{log} IN SHARE UPDATE EXCLUSIVE MODE", command, command)
+    assert [(status, errors) for status, _, errors in done] == [(0, "")] * 2
+    lines = "".join(output for _, output, _ in done)
+    verb = "dropped" if drop else "detached"
+    for year in (2020, 2021):
+        assert len(re.findall(rf"^{verb} {home}\.{log}_{year}_01, ", lines, re.MULTILINE)) == 1
+    assert f"{home}.{log}_2020_01 is gone already\n" in lines
+
+
+# pg_cron
 
 
 def wait_for_both(cron: Database) -> None:

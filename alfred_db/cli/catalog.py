@@ -41,6 +41,8 @@ def load(file: TextIO | None, url: str | None) -> None:
 def export(file: TextIO, url: str | None) -> None:
     """Write both catalogs to FILE, by default to standard output, as `load` reads them."""
     with Database(database_url(url)) as database, database.begin() as uow:
+        # Both are of one moment.
+        uow.session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         document = BrokerCatalogRepository(uow.session).export_catalog()
         document |= ModelRegistryRepository(uow.session).export_catalog()
     file.write(written(document))

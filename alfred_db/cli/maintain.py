@@ -92,7 +92,8 @@ def _make(database: Database, log: type[Partitions], months_ahead: int, dry_run:
         partitioned = log(uow.session)
         due = partitioned.due_partitions(months_ahead)
         if due and not dry_run:
-            partitioned.make_partitions(months_ahead)
+            made = partitioned.make_partitions(months_ahead)
+            due = due[len(due) - made :]  # the first ones, when another was making some too
     for name in due:
         click.echo(f"{'would make' if dry_run else 'made'} {name}")
     return len(due)
@@ -105,14 +106,16 @@ def _take_away(database: Database, log: type[Partitions], keep_months: int, drop
         old = log(uow.session).old_partitions(keep_months)
     for part in old:
         try:
+            # In a transaction of its own: to hold the partition while waiting for the table would be a deadlock.
             with database.begin() as uow:
-                partitioned = log(uow.session)
-                if readers := partitioned.partition_readers(part.name):
-                    click.echo(f"kept {part.name}: still to be read by {', '.join(readers)}", err=True)
-                    kept += 1
-                    continue
-                if not dry_run:
-                    partitioned.detach_partition(part.name, drop=drop)
+                readers = log(uow.session).partition_readers(part.name)
+            if readers:
+                click.echo(f"kept {part.name}: still to be read by {', '.join(readers)}", err=True)
+                kept += 1
+                continue
+            if not dry_run:
+                with database.begin() as uow:
+                    log(uow.session).detach_partition(part.name, drop=drop)
         except NotFoundError:
             click.echo(f"{part.name} is gone already")
             continue

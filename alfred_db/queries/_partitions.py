@@ -17,14 +17,15 @@ _PARTITIONS = r"""
         bounds[1]::timestamptz AS starts_at,
         bounds[2]::timestamptz AS ends_at,
         c.reltuples::bigint AS rows,
-        pg_total_relation_size(c.oid) AS size
+        size
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    CROSS JOIN LATERAL regexp_match(
-        pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$'
-    ) AS bounds
+    CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS bound
+    CROSS JOIN LATERAL regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
+    CROSS JOIN LATERAL pg_total_relation_size(c.oid) AS size
     WHERE i.inhparent = to_regclass({parent})
+        AND bound IS NOT NULL AND size IS NOT NULL /* as of what was dropped since the statement began */
 """
 
 _OLD = (

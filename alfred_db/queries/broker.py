@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, inspect, literal, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, false, func, inspect, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.dml import ReturningInsert
@@ -190,39 +190,58 @@ def prices(provider: str, code: str) -> Select[HostedModelPrice]:
 # The whole catalog
 
 
-def everything() -> Mapping[str, Select[*tuple[Any, ...]]]:
-    """The rows of each section of `alfred_db.catalog`, with its fields."""
+def everything() -> Select[*tuple[Any, ...]]:
+    """The rows of each section of `alfred_db.catalog`: its fields, as `section.field`, and in a row NULL for all others.
+
+    One statement, so that all are of one moment.
+    """
+    parts = [statement.subquery(section) for section, statement in _sections().items()]
+    joined: FromClause = parts[0]
+    for part in parts[1:]:
+        joined = joined.join(part, false(), full=True)
+    fields = [column.label(f"{part.name}.{name}") for part in parts for name, column in part.c.items()]
+    return (
+        select(*(field for field in fields if not field.name.endswith(".place")))
+        .select_from(joined)
+        .order_by(*(part.c.place for part in parts))
+    )
+
+
+def _sections() -> Mapping[str, Select[*tuple[Any, ...]]]:
     hosted, price_, version = HostedModel, HostedModelPrice, ModelSnapshot
     provider, model = HostingProvider.code, BrokerModel.code
     return {
-        "providers": select(*_fields(HostingProvider), HostingProvider.is_active).order_by(provider),
-        "makers": select(*_fields(ModelMaker)).order_by(ModelMaker.code),
-        "families": select(*_fields(ModelFamily), ModelMaker.code.label("maker"))
-        .join(ModelFamily.maker)
-        .order_by(ModelFamily.code),
+        "providers": select(*_fields(HostingProvider), HostingProvider.is_active, _place(provider)),
+        "makers": select(*_fields(ModelMaker), _place(ModelMaker.code)),
+        "families": select(
+            *_fields(ModelFamily), ModelMaker.code.label("maker"), _place(ModelFamily.code)
+        ).join(ModelFamily.maker),
         "models": select(
             *_fields(BrokerModel),
             ModelFamily.code.label("family"),
             BrokerModel.capabilities,
             BrokerModel.context_window,
             BrokerModel.max_output_tokens,
-        )
-        .join(BrokerModel.family)
-        .order_by(model),
-        "snapshots": select(model.label("model"), *_fields(version), version.released_at, version.retired_at)
-        .join(version.model)
-        .order_by(model, version.code),
+            _place(model),
+        ).join(BrokerModel.family),
+        "snapshots": select(
+            model.label("model"),
+            *_fields(version),
+            version.released_at,
+            version.retired_at,
+            _place(model, version.code),
+        ).join(version.model),
         "hosted_models": select(
             provider.label("provider"),
             *_fields(hosted),
             model.label("model"),
             version.code.label("snapshot"),
             hosted.is_active,
+            _place(provider, hosted.code),
         )
         .join(hosted.provider)
         .join(hosted.model)
-        .outerjoin(hosted.snapshot)
-        .order_by(provider, hosted.code),
+        .outerjoin(hosted.snapshot),
         "prices": select(
             provider.label("provider"),
             hosted.code,
@@ -231,11 +250,15 @@ def everything() -> Mapping[str, Select[*tuple[Any, ...]]]:
             price_.output_price,
             price_.cached_input_price,
             price_.currency,
+            _place(provider, hosted.code, price_.valid_from),
         )
         .join(price_.hosted_model)
-        .join(hosted.provider)
-        .order_by(provider, hosted.code, price_.valid_from),
+        .join(hosted.provider),
     }
+
+
+def _place(*key: InstrumentedAttribute[Any]) -> ColumnElement[int]:
+    return func.row_number().over(order_by=key).label("place")
 
 
 def _fields(

@@ -22,6 +22,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    false,
     func,
     literal,
     null,
@@ -32,9 +33,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, array, distinct_on, insert
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
-from sqlalchemy.sql.selectable import LateralFromClause
+from sqlalchemy.sql.selectable import LateralFromClause, Subquery
 
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
@@ -79,11 +80,6 @@ def upsert_node(
 
 def get_node(node_id: uuid.UUID) -> Select[EntityNode]:
     return select(EntityNode).where(EntityNode.id == node_id)
-
-
-def get_nodes(node_ids: Sequence[uuid.UUID]) -> Select[EntityNode]:
-    ids = bindparam("ids", list(node_ids), type_=_IDS)
-    return select(EntityNode).where(EntityNode.id == any_(ids)).order_by(EntityNode.id)
 
 
 def find_node(node_type: str, key: str) -> Select[EntityNode]:
@@ -231,14 +227,23 @@ _REVERSED: Mapping[Direction, Direction] = {"out": "in", "in": "out", "both": "b
 
 
 def neighbours(
-    direction: Direction, *, typed: bool, dated: bool, several: bool = False
+    direction: Direction, *, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
     """The nodes around `start`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
 
-    Parameters: start (an array if `several`), depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
+    Parameters: start, depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
     that the work is bounded by depth times nodes, cycles or not.
     """
-    return _neighbours(direction, typed, dated, several)
+    return _neighbours(direction, typed, dated)
+
+
+def subgraph(direction: Direction, *, typed: bool, dated: bool) -> Select[Any, Any, Any]:
+    """The nodes of `start` and those around them, and the edges between all these: a node or an edge in each row.
+
+    In each row too: whether there are more nodes than `limit`. One statement, so that all are of one moment.
+    Parameters: those of `neighbours`, start being an array, and most, of the edges.
+    """
+    return _subgraph(direction, typed, dated)
 
 
 def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
@@ -250,12 +255,8 @@ def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[E
     return _shortest_path(direction, typed, dated)
 
 
-@lru_cache
-def _neighbours(
-    direction: Direction, typed: bool, dated: bool, several: bool
-) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
-    # Not one array for both: a plan for any array costs so much more that each call would be planned anew.
-    given = any_(bindparam("start", type_=_IDS)) if several else bindparam("start", type_=Uuid)
+def _around(given: ColumnElement[Any], direction: Direction, *, typed: bool, dated: bool) -> Subquery:
+    """Each node that the walk comes to, and the start, with its depth and the last edge of the way there."""
     start = select(
         EntityNode.id.label("node_id"),
         literal(0, Integer).label("depth"),
@@ -273,12 +274,20 @@ def _neighbours(
         .subquery("level")
     )
     walk = walk.union_all(select(level.c.node_id, level.c.depth, level.c.edge_id))
-    first = (
+    return (
         select(walk.c.node_id, walk.c.depth, walk.c.edge_id)
         .ext(distinct_on(walk.c.node_id))
         .order_by(walk.c.node_id, walk.c.depth, walk.c.edge_id)
         .subquery("first")
     )
+
+
+@lru_cache
+def _neighbours(
+    direction: Direction, typed: bool, dated: bool
+) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
+    # Not an array, as of `_subgraph`: a plan for any array costs so much more that each call would be planned anew.
+    first = _around(bindparam("start", type_=Uuid), direction, typed=typed, dated=dated)
     node, edge = (
         table_of(EntityNode),
         table_of(EntityEdge),
@@ -300,6 +309,46 @@ def _neighbours(
         .join(edge, edge.c.id == first.c.edge_id)
         .order_by(first.c.depth, first.c.node_id)
         .limit(bindparam("limit", type_=Integer))
+    )
+
+
+@lru_cache
+def _subgraph(direction: Direction, typed: bool, dated: bool) -> Select[Any, Any, Any]:
+    start, limit = bindparam("start", type_=_IDS), bindparam("limit", type_=Integer)
+    first = _around(any_(start), direction, typed=typed, dated=dated)
+    near = (
+        select(first.c.node_id, first.c.depth)
+        .where(first.c.depth > 0)
+        .order_by(first.c.depth, first.c.node_id)
+        .limit(limit + 1)
+        .cte("near")
+    )
+    more = select(func.count() > limit).select_from(near).scalar_subquery()
+    nearest = select(near.c.node_id).order_by(near.c.depth, near.c.node_id).limit(limit).scalar_subquery()
+    found = select(func.array_cat(start, func.array(nearest), type_=_IDS).label("ids")).cte("found")
+    ids = cast(select(found.c.ids).scalar_subquery(), _IDS)
+    nodes = select(EntityNode).where(EntityNode.id == any_(ids)).subquery("nodes")
+    # Not both ends by the array: it would be searched from end to end for each edge.
+    leaving = select(EntityEdge).where(
+        EntityEdge.source_id == any_(ids),
+        _holds(bindparam("as_of", type_=DateTime(timezone=True)) if dated else None),
+    )
+    if typed:
+        leaving = leaving.where(EntityEdge.edge_type == any_(bindparam("edge_types", type_=_TYPES)))
+    left = leaving.cte("leaving").prefix_with("MATERIALIZED")
+    edges = (
+        select(left)
+        .where(left.c.target_id.in_(select(func.unnest(ids))))
+        .order_by(left.c.weight.desc(), left.c.id.desc())
+        .limit(bindparam("most", type_=Integer))
+        .subquery("edges")
+    )
+    node, edge = aliased(EntityNode, nodes), aliased(EntityEdge, edges)
+    return (
+        select(node, edge, more.label("more"))
+        .select_from(node)
+        .join(edge, false(), full=True)
+        .order_by(node.id, edge.weight.desc(), edge.id.desc())
     )
 
 
@@ -330,23 +379,6 @@ def _shortest_path(direction: Direction, typed: bool, dated: bool) -> Select[Ent
         .outerjoin(EntityEdge, EntityEdge.id == way.c.edge_id)
         .order_by(way.c.place)
     )
-
-
-def edges_between(
-    node_ids: Sequence[uuid.UUID],
-    *,
-    edge_types: Sequence[str] | None,
-    as_of: datetime | None,
-    limit: int,
-) -> Select[EntityEdge]:
-    """The edges of which both ends are among these nodes."""
-    ids = bindparam("ids", list(node_ids), type_=_IDS)
-    statement = select(EntityEdge).where(
-        EntityEdge.source_id == any_(ids), EntityEdge.target_id == any_(ids), _holds(as_of)
-    )
-    if edge_types is not None:
-        statement = statement.where(EntityEdge.edge_type.in_(list(edge_types)))
-    return statement.order_by(EntityEdge.weight.desc(), EntityEdge.id.desc()).limit(limit)
 
 
 def _trail(name: str, end: str, direction: Direction, *, typed: bool, dated: bool) -> CTE:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Delete, Select, delete, false, func, or_, select, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
@@ -141,13 +141,12 @@ def keep_capabilities(model_id: int, names: Sequence[str]) -> Delete:
 # The whole registry
 
 
-def all_models() -> Select[RegistryModel]:
-    return select(RegistryModel).order_by(RegistryModel.name)
-
-
-def all_endpoints() -> Select[ModelEndpoint]:
-    return select(ModelEndpoint).order_by(ModelEndpoint.id)
-
-
-def all_capabilities() -> Select[ModelCapability]:
-    return select(ModelCapability).order_by(ModelCapability.capability)
+def everything() -> Select[Any, Any, Any]:
+    """A model, an endpoint or a capability in each row; one statement, so that all are of one moment."""
+    return (
+        select(RegistryModel, ModelEndpoint, ModelCapability)
+        .select_from(RegistryModel)
+        .join(ModelEndpoint, false(), full=True)
+        .join(ModelCapability, false(), full=True)
+        .order_by(RegistryModel.name, ModelEndpoint.id, ModelCapability.capability)
+    )

@@ -300,6 +300,11 @@ async def test_bad_input_is_one_clear_error(
     await uow.session.flush()
     with pytest.raises(InvalidInputError, match="at: a time without time zone"):
         await catalog.find_offers(at=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match="at: a time without time zone"):
+        await catalog.get_price("azure", "gpt-4o", at=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match=r"catalog: makers\[1\]: without name"):
+        await catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})
+    assert await catalog.get_maker("new") is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000, got 0"):
         await catalog.find_offers(limit=0)
     with pytest.raises(InvalidInputError, match="released_at: a time without time zone"):
@@ -322,6 +327,9 @@ async def test_bad_input_is_one_clear_error(
     with pytest.raises(InvalidInputError):
         async with uow.session.begin_nested():
             await catalog.put_maker("a\0b", name="x")
+    with pytest.raises(InvalidInputError):
+        async with uow.session.begin_nested():
+            await catalog.put_provider("azure", name="a\0b")
 
 
 @pytest.mark.parametrize("value", [HOSTILE, "x" * 1_000_000], ids=["hostile", "a megabyte"])

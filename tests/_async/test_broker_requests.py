@@ -263,6 +263,8 @@ async def test_bad_input_is_one_clear_error(requests: AsyncBrokerRequestReposito
         await requests.get(started.id, datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match="since: a time without time zone"):
         await requests.recent(since=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match="since: a time without time zone"):
+        await requests.attempts("r-1", since=datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match="is not before until"):
         await requests.usage(now, now)
     with pytest.raises(InvalidInputError, match="by: 'hour': expected some of model, provider, agent, day"):
@@ -322,6 +324,7 @@ async def test_what_is_left_out_of_many_is_filled_in(
         ({"id": 1}, InvalidInputError, "BrokerRequest: 'id': no such attribute"),
         ({"created_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: created_at: a time without"),
         ({"created_at": "today"}, InvalidInputError, "row 1: "),
+        ({"finished_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: .*finished_at: .*time without"),
         ({"hosted_model_id": -7}, NotFoundError, "row 1: hosted model -7: not in the catalog"),
         ({"hosted_model_id": "x"}, NotFoundError, "row 1: hosted model x: not in the catalog"),
         ({"hosted_model_id": []}, InvalidInputError, "row 1: "),
@@ -630,9 +633,12 @@ async def test_old_months_are_detached_or_dropped_and_never_the_default_one(
     assert [part.name for part in await requests.old_partitions(0)] == [names[1], names[0]]
     assert await requests.count_default() == 1
     (default,) = [part.name for part in await requests.partitions() if part.is_default]
+    assert list(await requests.partition_readers(names[1])) == []
     for name in (default, names[3], "broker_request", "x; DROP TABLE y", HOSTILE):
         with pytest.raises(NotFoundError, match="no monthly partition of"):
             await requests.detach_partition(name, drop=True)
+        with pytest.raises(NotFoundError, match="no monthly partition of"):
+            await requests.partition_readers(name)
 
 
 async def test_times_of_partitions_are_read_in_any_session(
@@ -683,6 +689,9 @@ async def test_months_are_checked(requests: AsyncBrokerRequestRepository, months
     for call in (requests.make_partitions, requests.due_partitions, requests.old_partitions):
         with pytest.raises(InvalidInputError, match=r"expected 0 to 1,200, got"):
             await call(months)
+    for wrong in ({"months_ahead": months}, {"keep_months": months}):
+        with pytest.raises(InvalidInputError, match=r"(months_ahead|keep_months): expected 0 to 1,200, got"):
+            await requests.schedule_maintenance(**wrong)
 
 
 async def test_without_pg_cron_it_is_said_what_to_do_instead(requests: AsyncBrokerRequestRepository) -> None:

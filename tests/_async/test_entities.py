@@ -211,6 +211,17 @@ async def test_a_fact_is_checked(entities: AsyncEntityRepository, wrong: dict[st
         await entities.upsert_edge(nodes["a"], nodes["b"], "knows", **wrong)  # type: ignore[arg-type]
 
 
+async def test_a_node_and_the_end_of_a_fact_are_checked(entities: AsyncEntityRepository) -> None:
+    nodes = await graph(entities, "ab")
+    edge = (await entities.facts(nodes["a"])).items[0]
+    with pytest.raises(InvalidInputError, match="at: a time without time zone"):
+        await entities.end_edge(edge.id, at=datetime(2001, 1, 1))
+    with pytest.raises(InvalidInputError, match="as_of: a time without time zone"):
+        await entities.facts(nodes["a"], as_of=datetime(2001, 1, 1))
+    with pytest.raises(InvalidInputError, match="NUL"):
+        await entities.upsert_node("t", "a\0b")
+
+
 async def test_a_fact_about_nothing_is_refused(entities: AsyncEntityRepository) -> None:
     with pytest.raises(ConflictError, match="referenced row exists"):
         await entities.upsert_edge(uuid.uuid4(), uuid.uuid4(), "knows")

@@ -258,6 +258,8 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
         await registry.update("m", {"colour": "red"})
     with pytest.raises(InvalidInputError, match="time without time zone"):
         await registry.deprecate("m", at=datetime(2030, 1, 1))
+    with pytest.raises(InvalidInputError, match="deprecated_at: a time without time zone"):
+        await registry.update("m", {"deprecated_at": datetime(2030, 1, 1)})
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000, got 0"):
         await registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):

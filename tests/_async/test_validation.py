@@ -60,6 +60,8 @@ async def test_suites_and_cases(validation: AsyncValidationRepository) -> None:
     assert case.status is TestCaseStatus.PENDING
     assert await validation.get_suite(-1) is None
     assert await validation.get_case(-1) is None
+    with pytest.raises(InvalidInputError, match="NUL"):
+        await validation.create_suite("a\0b")
 
 
 async def test_a_case_says_how_it_went(validation: AsyncValidationRepository) -> None:
@@ -292,6 +294,8 @@ async def test_the_trend_of_a_metric(validation: AsyncValidationRepository, uow:
     assert [int(one.metric_value or 0) for one in since] == [3, 4, 5]
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         await validation.trend(case, "recall", limit=0)
+    with pytest.raises(InvalidInputError, match="since: a time without time zone"):
+        await validation.trend(case, "recall", since=datetime(2020, 1, 1))
 
 
 async def test_the_index_serves_the_trend(

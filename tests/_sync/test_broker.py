@@ -301,6 +301,11 @@ def test_bad_input_is_one_clear_error(
     uow.session.flush()
     with pytest.raises(InvalidInputError, match="at: a time without time zone"):
         catalog.find_offers(at=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match="at: a time without time zone"):
+        catalog.get_price("azure", "gpt-4o", at=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match=r"catalog: makers\[1\]: without name"):
+        catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})
+    assert catalog.get_maker("new") is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000, got 0"):
         catalog.find_offers(limit=0)
     with pytest.raises(InvalidInputError, match="released_at: a time without time zone"):
@@ -323,6 +328,9 @@ def test_bad_input_is_one_clear_error(
     with pytest.raises(InvalidInputError):
         with uow.session.begin_nested():
             catalog.put_maker("a\0b", name="x")
+    with pytest.raises(InvalidInputError):
+        with uow.session.begin_nested():
+            catalog.put_provider("azure", name="a\0b")
 
 
 @pytest.mark.parametrize("value", [HOSTILE, "x" * 1_000_000], ids=["hostile", "a megabyte"])

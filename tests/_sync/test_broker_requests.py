@@ -264,6 +264,8 @@ def test_bad_input_is_one_clear_error(requests: BrokerRequestRepository) -> None
         requests.get(started.id, datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match="since: a time without time zone"):
         requests.recent(since=datetime(2025, 1, 1))
+    with pytest.raises(InvalidInputError, match="since: a time without time zone"):
+        requests.attempts("r-1", since=datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match="is not before until"):
         requests.usage(now, now)
     with pytest.raises(InvalidInputError, match="by: 'hour': expected some of model, provider, agent, day"):
@@ -323,6 +325,7 @@ def test_what_is_left_out_of_many_is_filled_in(
         ({"id": 1}, InvalidInputError, "BrokerRequest: 'id': no such attribute"),
         ({"created_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: created_at: a time without"),
         ({"created_at": "today"}, InvalidInputError, "row 1: "),
+        ({"finished_at": datetime(2025, 1, 1)}, InvalidInputError, "row 1: .*finished_at: .*time without"),
         ({"hosted_model_id": -7}, NotFoundError, "row 1: hosted model -7: not in the catalog"),
         ({"hosted_model_id": "x"}, NotFoundError, "row 1: hosted model x: not in the catalog"),
         ({"hosted_model_id": []}, InvalidInputError, "row 1: "),
@@ -631,9 +634,12 @@ def test_old_months_are_detached_or_dropped_and_never_the_default_one(
     assert [part.name for part in requests.old_partitions(0)] == [names[1], names[0]]
     assert requests.count_default() == 1
     (default,) = [part.name for part in requests.partitions() if part.is_default]
+    assert list(requests.partition_readers(names[1])) == []
     for name in (default, names[3], "broker_request", "x; DROP TABLE y", HOSTILE):
         with pytest.raises(NotFoundError, match="no monthly partition of"):
             requests.detach_partition(name, drop=True)
+        with pytest.raises(NotFoundError, match="no monthly partition of"):
+            requests.partition_readers(name)
 
 
 def test_times_of_partitions_are_read_in_any_session(
@@ -684,6 +690,9 @@ def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> N
     for call in (requests.make_partitions, requests.due_partitions, requests.old_partitions):
         with pytest.raises(InvalidInputError, match=r"expected 0 to 1,200, got"):
             call(months)
+    for wrong in ({"months_ahead": months}, {"keep_months": months}):
+        with pytest.raises(InvalidInputError, match=r"(months_ahead|keep_months): expected 0 to 1,200, got"):
+            requests.schedule_maintenance(**wrong)
 
 
 def test_without_pg_cron_it_is_said_what_to_do_instead(requests: BrokerRequestRepository) -> None:

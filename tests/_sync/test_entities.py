@@ -212,6 +212,17 @@ def test_a_fact_is_checked(entities: EntityRepository, wrong: dict[str, float], 
         entities.upsert_edge(nodes["a"], nodes["b"], "knows", **wrong)  # type: ignore[arg-type]
 
 
+def test_a_node_and_the_end_of_a_fact_are_checked(entities: EntityRepository) -> None:
+    nodes = graph(entities, "ab")
+    edge = (entities.facts(nodes["a"])).items[0]
+    with pytest.raises(InvalidInputError, match="at: a time without time zone"):
+        entities.end_edge(edge.id, at=datetime(2001, 1, 1))
+    with pytest.raises(InvalidInputError, match="as_of: a time without time zone"):
+        entities.facts(nodes["a"], as_of=datetime(2001, 1, 1))
+    with pytest.raises(InvalidInputError, match="NUL"):
+        entities.upsert_node("t", "a\0b")
+
+
 def test_a_fact_about_nothing_is_refused(entities: EntityRepository) -> None:
     with pytest.raises(ConflictError, match="referenced row exists"):
         entities.upsert_edge(uuid.uuid4(), uuid.uuid4(), "knows")

@@ -259,6 +259,8 @@ def test_bad_input_is_one_clear_error(registry: ModelRegistryRepository) -> None
         registry.update("m", {"colour": "red"})
     with pytest.raises(InvalidInputError, match="time without time zone"):
         registry.deprecate("m", at=datetime(2030, 1, 1))
+    with pytest.raises(InvalidInputError, match="deprecated_at: a time without time zone"):
+        registry.update("m", {"deprecated_at": datetime(2030, 1, 1)})
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000, got 0"):
         registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):

@@ -61,6 +61,8 @@ def test_suites_and_cases(validation: ValidationRepository) -> None:
     assert case.status is TestCaseStatus.PENDING
     assert validation.get_suite(-1) is None
     assert validation.get_case(-1) is None
+    with pytest.raises(InvalidInputError, match="NUL"):
+        validation.create_suite("a\0b")
 
 
 def test_a_case_says_how_it_went(validation: ValidationRepository) -> None:
@@ -293,6 +295,8 @@ def test_the_trend_of_a_metric(validation: ValidationRepository, uow: UnitOfWork
     assert [int(one.metric_value or 0) for one in since] == [3, 4, 5]
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         validation.trend(case, "recall", limit=0)
+    with pytest.raises(InvalidInputError, match="since: a time without time zone"):
+        validation.trend(case, "recall", since=datetime(2020, 1, 1))
 
 
 def test_the_index_serves_the_trend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,19 @@ from alfred_db.repositories import UnitOfWork
 T = TypeVar("T")
 ROUNDS = 5
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+RACES: dict[str, Callable[..., None]] = {}
+"""An operation, as the unit of work has it, and the test in which many call it at the same time."""
+
+
+def races(*operations: str) -> Callable[[T], T]:
+    """Marks the test of these operations; tests/unit/test_operations.py tells which have none."""
+
+    def mark(test: Any) -> Any:
+        RACES.update(dict.fromkeys(operations, test))
+        return test
+
+    return mark
 
 
 @pytest.fixture
@@ -90,6 +104,7 @@ def catalog(uow: UnitOfWork) -> int:
 # The model registry
 
 
+@races("model_registry.register")
 def test_a_model_that_many_register_is_one_and_whole(db: Database) -> None:
     scores = [0.1, 0.2, 0.3, 0.4]
     done = together(db, *(lambda uow, score=score: register(uow, score=score) for score in scores))
@@ -101,6 +116,7 @@ def test_a_model_that_many_register_is_one_and_whole(db: Database) -> None:
         assert endpoint.endpoint_url == f"https://{found['chat']}"
 
 
+@races("model_registry.update", "model_registry.deprecate")
 def test_a_model_is_updated_and_deprecated_at_once(db: Database) -> None:
     call(db, register)
     results(
@@ -119,6 +135,7 @@ def test_a_model_is_updated_and_deprecated_at_once(db: Database) -> None:
         assert uow.model_registry.find_best("chat") is None
 
 
+@races("model_registry.import_catalog")
 def test_registries_in_opposite_order_are_imported_at_once(db: Database) -> None:
     for number in range(20):
         call(db, lambda uow, number=number: register(uow, f"m{number}"))
@@ -135,12 +152,22 @@ def test_registries_in_opposite_order_are_imported_at_once(db: Database) -> None
 # The broker's catalog
 
 
+@races(
+    "broker_catalog.put_provider",
+    "broker_catalog.put_maker",
+    "broker_catalog.put_family",
+    "broker_catalog.put_model",
+    "broker_catalog.put_snapshot",
+    "broker_catalog.put_hosted_model",
+    "broker_catalog.put_price",
+)
 def test_a_catalog_that_many_put_is_one(db: Database) -> None:
     assert len(set(results(together(db, *[catalog] * 4)))) == 1
     document = call(db, lambda uow: uow.broker_catalog.export_catalog())
     assert {section: len(rows) for section, rows in document.items()} == dict.fromkeys(document, 1)
 
 
+@races("broker_catalog.import_catalog")
 def test_catalogs_in_opposite_order_are_imported_at_once(db: Database) -> None:
     providers = [{"code": f"p{number}", "name": "n"} for number in range(30)]
     for number in range(ROUNDS):
@@ -177,6 +204,16 @@ def test_prices_from_the_same_time_are_one(db: Database) -> None:
 # The request log
 
 
+@races("broker_requests.start")
+def test_requests_of_one_name_are_as_many_as_were_started(db: Database) -> None:
+    hosted = call(db, catalog)
+    start = lambda uow: uow.broker_requests.start("r", hosted_model_id=hosted).id  # noqa: E731
+    assert len(set(results(together(db, *[start] * 4)))) == 4
+    with db.begin() as uow:
+        assert [one.model for one in uow.broker_requests.attempts("r")] == ["gpt-4o"] * 4
+
+
+@races("broker_requests.finish")
 def test_a_request_that_many_finish_ends_once(db: Database) -> None:
     hosted = call(db, catalog)
     for _ in range(ROUNDS):
@@ -200,7 +237,8 @@ def test_a_request_that_many_finish_ends_once(db: Database) -> None:
             assert request.cost == Decimal(request.prompt_tokens or 0) / 1_000_000
 
 
-def test_requests_are_logged_while_months_are_made_and_taken_away(db: Database) -> None:
+@races("broker_requests.log_many")
+def test_requests_are_logged_while_months_are_made(db: Database) -> None:
     hosted = call(db, catalog)
     now = datetime.now(UTC)
     rows = [
@@ -232,16 +270,108 @@ def test_requests_are_logged_while_months_are_made_and_taken_away(db: Database) 
         assert used.requests == logged
 
 
+@races("broker_requests.make_partitions", "broker_requests.due_partitions", "broker_requests.partitions")
 def test_the_coming_months_are_made_once(db: Database) -> None:
-    made = results(together(db, *[lambda uow: uow.broker_requests.make_partitions(6)] * 4))
-    assert sorted(made)[:3] == [0, 0, 0]
+    for months in range(4, 4 + ROUNDS):
+        before, due = call(db, names), call(db, lambda uow, n=months: uow.broker_requests.due_partitions(n))
+        make = lambda uow, n=months: uow.broker_requests.make_partitions(n)  # noqa: E731
+        seen, still_due, *made = together(
+            db, names, lambda uow, n=months: uow.broker_requests.due_partitions(n), *[make] * 3
+        )
+        assert sorted(results(made)) == [0, 0, 1]
+        assert seen.result() in (before, call(db, names))
+        assert still_due.result() in (due, [])
     with db.begin() as uow:
-        assert uow.broker_requests.due_partitions(6) == []
+        assert uow.broker_requests.due_partitions(months) == []
+
+
+@races(
+    "broker_requests.detach_partition",
+    "broker_requests.old_partitions",
+    "broker_requests.partition_readers",
+    "broker_requests.count_default",
+)
+@pytest.mark.parametrize("drop", [False, True], ids=["detach", "drop"])
+def test_a_month_is_taken_away_once(db: Database, drop: bool) -> None:
+    after = call(db, names)
+    for _ in range(ROUNDS):
+        name = old_month(db)
+        before = call(db, names)
+        take = lambda uow, name=name: uow.broker_requests.detach_partition(name, drop=drop)  # noqa: E731
+        seen, old, readers, counted, *taken = together(
+            db,
+            names,
+            lambda uow: [part.name for part in uow.broker_requests.old_partitions(1)],
+            lambda uow, name=name: uow.broker_requests.partition_readers(name),
+            lambda uow: uow.broker_requests.count_default(),
+            *[take] * 2,
+        )
+        assert errors(taken) == [NotFoundError]
+        assert seen.result() in (before, after)
+        assert old.result() in ([name], [])
+        assert errors([readers]) in ([], [NotFoundError])
+        assert counted.result() == 0
+        assert call(db, names) == after
+        with db.begin() as uow:
+            uow.session.execute(text(f"DROP TABLE IF EXISTS {name}"))
+
+
+def names(uow: UnitOfWork) -> list[str]:
+    return [part.name for part in uow.broker_requests.partitions()]
+
+
+def old_month(db: Database) -> str:
+    """Make a partition that is older than any other; gives its name."""
+    with db.begin() as uow:
+        uow.session.execute(
+            text(
+                "CREATE TABLE brk_tracking.broker_request_2020_01 PARTITION OF brk_tracking.broker_request"
+                " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')"
+            )
+        )
+    return "brk_tracking.broker_request_2020_01"
+
+
+def test_who_asks_for_a_month_while_it_is_dropped_does_not_get_it(db: Database) -> None:
+    name = old_month(db)
+    after = [one for one in call(db, names) if one != name]
+    asks: list[Callable[[UnitOfWork], Any]] = [
+        names,
+        lambda uow: list(uow.broker_requests.old_partitions(1)),
+        lambda uow: uow.broker_requests.count_default(),
+        lambda uow: uow.broker_requests.partition_readers(name),
+    ]
+    with ThreadPoolExecutor(len(asks)) as pool, db.begin() as uow:
+        uow.broker_requests.detach_partition(name, drop=True)
+        asked = [pool.submit(call, db, ask) for ask in asks]
+        wait_until_all_wait(db, len(asks))
+    *seen, readers = asked
+    assert results(seen) == [after, [], 0]
+    assert errors([readers]) == [NotFoundError]
+
+
+def wait_until_all_wait(db: Database, many: int) -> None:
+    """Until so many of the database's transactions wait for a lock."""
+    deadline = time.monotonic() + 30
+    waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while count(db, waiting) < many:
+        assert time.monotonic() < deadline, f"{count(db, waiting)} of {many} wait"
+        time.sleep(0.02)
+
+
+@races("broker_requests.schedule_maintenance", "broker_requests.unschedule_maintenance")
+def test_a_job_is_made_and_taken_away_once(cron: Database) -> None:
+    schedule = lambda uow: uow.broker_requests.schedule_maintenance()  # noqa: E731
+    for _ in range(ROUNDS):
+        assert len(set(results(together(cron, *[schedule] * 4)))) == 1
+        gone = together(cron, *[lambda uow: uow.broker_requests.unschedule_maintenance()] * 4)
+        assert sorted(results(gone)) == [False, False, False, True]
 
 
 # The graph
 
 
+@races("entities.upsert_node", "entities.upsert_edge")
 def test_nodes_and_facts_that_many_state_are_one(db: Database) -> None:
     def state(uow: UnitOfWork, number: int) -> Any:
         ada = uow.entities.upsert_node("person", "ada", properties={f"p{number}": number}).id
@@ -258,6 +388,7 @@ def test_nodes_and_facts_that_many_state_are_one(db: Database) -> None:
         assert set(fact.properties) == {"p0", "p1", "p2", "p3"}
 
 
+@races("entities.delete_node")
 def test_an_edge_and_the_end_of_its_node_do_not_miss_each_other(db: Database) -> None:
     for number in range(ROUNDS):
         a, b = call(db, lambda uow, n=number: [uow.entities.upsert_node("t", f"{n}{k}").id for k in "ab"])
@@ -272,6 +403,7 @@ def test_an_edge_and_the_end_of_its_node_do_not_miss_each_other(db: Database) ->
     assert count(db, "entity.entity_edge") == 0
 
 
+@races("entities.end_edge", "entities.supersede_edge", "entities.delete_edge")
 def test_a_fact_ends_once_however_it_ends(db: Database) -> None:
     for number in range(ROUNDS):
         a, b = call(db, lambda uow, n=number: [uow.entities.upsert_node("t", f"{n}{k}").id for k in "ab"])
@@ -310,6 +442,16 @@ def test_walks_see_whole_transactions(db: Database) -> None:
 # Validation
 
 
+@races("validation.create_suite", "validation.start_run")
+def test_suites_and_runs_are_as_many_as_are_begun(db: Database) -> None:
+    suites = results(together(db, *[lambda uow: uow.validation.create_suite("s").id] * 4))
+    runs = results(together(db, *[lambda uow: uow.validation.start_run(suites[0]).id] * 4))
+    with db.begin() as uow:
+        assert sorted(suites) == [suite.id for suite in uow.validation.list_suites()]
+        assert sorted(runs) == [run.id for run in uow.validation.list_runs(suites[0])]
+
+
+@races("validation.record", "validation.finish_run", "validation.cancel_run")
 def test_a_run_ends_once_and_counts_every_figure(db: Database) -> None:
     suite = call(db, lambda uow: uow.validation.create_suite("s").id)
     case = call(db, lambda uow: uow.validation.add_case(suite, "c").id)
@@ -329,6 +471,7 @@ def test_a_run_ends_once_and_counts_every_figure(db: Database) -> None:
             assert status is (TestRunStatus.FAILED if failed else TestRunStatus.PASSED)
 
 
+@races("validation.set_baseline")
 def test_one_run_is_the_baseline(db: Database) -> None:
     suite = call(db, lambda uow: uow.validation.create_suite("s").id)
     runs = [call(db, lambda uow: uow.validation.start_run(suite).id) for _ in range(3)]
@@ -339,6 +482,7 @@ def test_one_run_is_the_baseline(db: Database) -> None:
         assert count(db, "test_runs WHERE is_baseline") == 1
 
 
+@races("validation.add_case", "validation.finish_case")
 def test_cases_are_added_and_executed_at_once(db: Database) -> None:
     suite = call(db, lambda uow: uow.validation.create_suite("s").id)
     cases = results(together(db, *[lambda uow: uow.validation.add_case(suite, "c").id] * 4))
@@ -364,6 +508,7 @@ def test_cases_are_added_and_executed_at_once(db: Database) -> None:
 # Storage and users
 
 
+@races("storage.create_bucket", "storage.put", "storage.delete")
 def test_a_bucket_and_an_object_that_many_make_are_one(db: Database) -> None:
     done = together(db, *[lambda uow: uow.storage.create_bucket("b").id] * 4)
     assert errors(done) == [ConflictError] * 3
@@ -372,6 +517,7 @@ def test_a_bucket_and_an_object_that_many_make_are_one(db: Database) -> None:
     assert errors(together(db, *[lambda uow: uow.storage.delete("b", "x")] * 3)) == [NotFoundError] * 2
 
 
+@races("storage.move")
 def test_of_those_who_move_to_one_name_one_does(db: Database) -> None:
     call(db, lambda uow: uow.storage.create_bucket("b").id)
     for number in range(ROUNDS):
@@ -387,6 +533,7 @@ def test_of_those_who_move_to_one_name_one_does(db: Database) -> None:
         assert errors(done) == [ConflictError] * 2
 
 
+@races("storage.delete_bucket")
 def test_a_bucket_goes_only_when_it_is_empty(db: Database) -> None:
     for number in range(ROUNDS):
         name = f"b{number}"
@@ -420,6 +567,35 @@ def test_users_are_read_by_many(db: Database) -> None:
 
     found = results(together(db, *[read] * 4))
     assert all(one == [found[0][0], True, True] for one in found)
+
+
+# Blobs of working memory
+
+
+@races("working_memory.store", "working_memory.set_blob", "working_memory.sweep")
+def test_a_record_has_the_place_of_one_blob_and_is_swept_once(db: Database) -> None:
+    def store(uow: UnitOfWork) -> Any:
+        return uow.working_memory.store("w", "file", status="pending").id
+
+    def put(uow: UnitOfWork, record: Any, place: str) -> tuple[Any, ...]:
+        found = uow.working_memory.set_blob(record, provider=place, blob_key=place)
+        return found.provider, found.blob_key, found.status
+
+    records = results(together(db, *[store] * 4))
+    assert len(set(records)) == 4
+    for record in records:
+        *done, deleted = together(
+            db,
+            *(lambda uow, record=record, place=place: put(uow, record, place) for place in "abc"),
+            lambda uow, record=record: uow.working_memory.set_status(record, "deleted").id,
+        )
+        assert deleted.exception() is None
+        assert set(errors(done)) <= {NotFoundError}
+        given = [one.result() for one in done if one.exception() is None]
+        assert set(given) <= {(place, place, "active") for place in "abc"}
+    swept = results(together(db, *[lambda uow: uow.working_memory.sweep(2)] * 4))
+    assert sorted(one.id for batch in swept for one in batch) == sorted(records)
+    assert all(one.provider == one.blob_key for batch in swept for one in batch)
 
 
 def test_every_error_is_one_of_the_librarys(db: Database) -> None:

@@ -276,13 +276,14 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
 
     async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole catalog as a document for `import_catalog`, of plain JSON values."""
-        return {
-            section: [
-                exported(dict(zip(statement.selected_columns.keys(), row, strict=True)))
-                for row in await self._rows(statement)
-            ]
-            for section, statement in queries.everything().items()
-        }
+        document: dict[str, list[dict[str, Any]]] = {section: [] for section in BROKER_SECTIONS}
+        statement = queries.everything()
+        fields = statement.selected_columns.keys()
+        for row in await self._rows(statement):
+            given = exported(dict(zip(fields, row, strict=True)))
+            section = next(iter(given)).partition(".")[0]
+            document[section].append({name.partition(".")[2]: value for name, value in given.items()})
+        return document
 
     async def import_catalog(self, document: Mapping[str, Any]) -> Mapping[str, int]:
         """File the entries of a document; gives their number in each section. What it does not name stays.

@@ -15,7 +15,7 @@ from ...catalog import entries, exported
 from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
-from ...queries._shared import as_page, check_names, within
+from ...queries._shared import as_page, aware, check_names, within
 from ...results import Page
 from ...results.model_registry import EndpointSpec, ScoredModel
 from .base import AsyncRepository
@@ -59,6 +59,9 @@ class AsyncModelRegistryRepository(AsyncRepository):
         Raises NotFoundError.
         """
         check_names(RegistryModel, values)
+        for attribute, value in values.items():
+            if isinstance(value, datetime):
+                aware(attribute, value)
         return _known(name, await self._write(queries.change(name, values)))
 
     async def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
@@ -66,8 +69,8 @@ class AsyncModelRegistryRepository(AsyncRepository):
 
         An earlier time that it has already stays. Raises NotFoundError.
         """
-        if at is not None and at.tzinfo is None:
-            raise InvalidInputError("at: a time without time zone; give one, such as datetime.now(UTC)")
+        if at is not None:
+            aware("at", at)
         return _known(name, await self._write(queries.deprecate(name, at)))
 
     async def get(self, name: str) -> RegistryModel | None:
@@ -136,11 +139,13 @@ class AsyncModelRegistryRepository(AsyncRepository):
     async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole registry, deprecated models too, as a document for `import_catalog`."""
         endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
-        for endpoint in await self._all(queries.all_endpoints()):
-            endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
         scores: dict[int | None, dict[str, float]] = defaultdict(dict)
-        for row in await self._all(queries.all_capabilities()):
-            scores[row.model_id][row.capability] = row.capability_score
+        rows = await self._rows(queries.everything())
+        for _, endpoint, score in rows:
+            if endpoint is not None:
+                endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
+            if score is not None:
+                scores[score.model_id][score.capability] = score.capability_score
         return {
             "registry": [
                 {
@@ -148,7 +153,8 @@ class AsyncModelRegistryRepository(AsyncRepository):
                     "endpoints": endpoints[model.id],
                     "capabilities": scores[model.id],
                 }
-                for model in await self._all(queries.all_models())
+                for model, _, _ in rows
+                if model is not None
             ]
         }
 

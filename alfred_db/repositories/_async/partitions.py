@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ConflictError, ExtensionMissingError, NotFoundError, shown, translated
+from ...errors import (
+    ConflictError,
+    ExtensionMissingError,
+    NotFoundError,
+    SchemaOutdatedError,
+    shown,
+    translated,
+)
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
@@ -58,9 +65,8 @@ class AsyncPartitions(AsyncRepository):
         NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError
         that names them while consumers have still to read events of it.
         """
+        await self._lock()
         with translated():
-            for statement in queries.lock(self._table):
-                await self._session.execute(statement)
             await self._require_partition(name)
             async with self._session.begin_nested():
                 await self._refuse_readers(name)
@@ -72,7 +78,10 @@ class AsyncPartitions(AsyncRepository):
     async def partition_readers(self, name: str) -> Sequence[str]:
         """The consumers, by name, that have still to read events of a partition."""
         await self._require_partition(name)
-        return await self._readers(name)
+        try:
+            return await self._readers(name)
+        except SchemaOutdatedError:  # dropped meanwhile
+            raise self._no_partition(name) from None
 
     async def _readers(self, name: str) -> Sequence[str]:
         consumers = self._consumers
@@ -89,9 +98,10 @@ class AsyncPartitions(AsyncRepository):
 
     async def _require_partition(self, name: str) -> None:
         if not any(part.name == name and not part.is_default for part in await self.partitions()):
-            raise NotFoundError(
-                f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them"
-            )
+            raise self._no_partition(name)
+
+    def _no_partition(self, name: str) -> NotFoundError:
+        return NotFoundError(f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them")
 
     async def count_default(self) -> int:
         """How many rows are in the default partition, because their month has no partition; reads all of it."""
@@ -115,6 +125,7 @@ class AsyncPartitions(AsyncRepository):
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         within("keep_months", keep_months or 0, 0, MAX_MONTHS)
         await self._require_cron()
+        await self._lock()
         command = queries.upkeep(
             self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
         )
@@ -123,7 +134,14 @@ class AsyncPartitions(AsyncRepository):
     async def unschedule_maintenance(self) -> bool:
         """Take the job away; says whether there was one."""
         await self._require_cron()
+        await self._lock()
         return bool(await self._read(queries.unschedule(self._table)))
+
+    async def _lock(self) -> None:
+        """Keep other upkeep away until the transaction ends."""
+        with translated():
+            for statement in queries.lock(self._table):
+                await self._session.execute(statement)
 
     async def _require_cron(self) -> None:
         if not (await self._read(queries.cron_installed()))[0][0]:

@@ -18,7 +18,7 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries._shared import MAX_LIMIT, as_page, within
+from ...queries._shared import MAX_LIMIT, as_page, aware, within
 from ...results import Page
 from ...results.validation import Regression
 from .base import AsyncRepository
@@ -227,6 +227,8 @@ class AsyncValidationRepository(AsyncRepository):
     ) -> Sequence[TestResult]:
         """The newest `limit` figures of a metric, oldest first."""
         within("limit", limit, 1, MAX_LIMIT)
+        if since is not None:
+            aware("since", since)
         rows = await self._all(queries.trend(case_id, metric, since=since, limit=limit))
         return rows[::-1]
 

@@ -238,17 +238,13 @@ class EntityRepository(Repository):
         within("depth", depth, 0, MAX_DEPTH)
         within("fan_out", fan_out, 1, MAX_FAN_OUT)
         within("limit", limit, 1, MAX_NODES)
-        parameters |= {"start": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit + 1}
-        rows = fetch_rows(
-            self._session, queries.neighbours(direction, several=True, **statement), parameters
-        )
-        nodes = self._all(queries.get_nodes([*node_ids, *(row[0] for row in rows[:limit])]))
-        edges = self._all(
-            queries.edges_between(
-                [node.id for node in nodes], edge_types=edge_types, as_of=as_of, limit=MAX_NODES + 1
-            )
-        )
-        return Subgraph(nodes, edges[:MAX_NODES], len(rows) > limit or len(edges) > MAX_NODES)
+        parameters |= {"start": list(node_ids), "depth": depth, "cap": fan_out, "limit": limit}
+        parameters |= {"most": MAX_NODES + 1}
+        rows = self._rows(queries.subgraph(direction, **statement), parameters)
+        nodes = [node for node, _, _ in rows if node is not None]
+        edges = [edge for _, edge, _ in rows if edge is not None]
+        more = any(more for _, _, more in rows[:1])
+        return Subgraph(nodes, edges[:MAX_NODES], more or len(edges) > MAX_NODES)
 
 
 def _walk(

@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
-from ...errors import ConflictError, ExtensionMissingError, NotFoundError, shown, translated
+from ...errors import (
+    ConflictError,
+    ExtensionMissingError,
+    NotFoundError,
+    SchemaOutdatedError,
+    shown,
+    translated,
+)
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
@@ -59,9 +66,8 @@ class Partitions(Repository):
         NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError
         that names them while consumers have still to read events of it.
         """
+        self._lock()
         with translated():
-            for statement in queries.lock(self._table):
-                self._session.execute(statement)
             self._require_partition(name)
             with self._session.begin_nested():
                 self._refuse_readers(name)
@@ -73,7 +79,10 @@ class Partitions(Repository):
     def partition_readers(self, name: str) -> Sequence[str]:
         """The consumers, by name, that have still to read events of a partition."""
         self._require_partition(name)
-        return self._readers(name)
+        try:
+            return self._readers(name)
+        except SchemaOutdatedError:  # dropped meanwhile
+            raise self._no_partition(name) from None
 
     def _readers(self, name: str) -> Sequence[str]:
         consumers = self._consumers
@@ -90,9 +99,10 @@ class Partitions(Repository):
 
     def _require_partition(self, name: str) -> None:
         if not any(part.name == name and not part.is_default for part in self.partitions()):
-            raise NotFoundError(
-                f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them"
-            )
+            raise self._no_partition(name)
+
+    def _no_partition(self, name: str) -> NotFoundError:
+        return NotFoundError(f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them")
 
     def count_default(self) -> int:
         """How many rows are in the default partition, because their month has no partition; reads all of it."""
@@ -116,6 +126,7 @@ class Partitions(Repository):
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         within("keep_months", keep_months or 0, 0, MAX_MONTHS)
         self._require_cron()
+        self._lock()
         command = queries.upkeep(
             self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
         )
@@ -124,7 +135,14 @@ class Partitions(Repository):
     def unschedule_maintenance(self) -> bool:
         """Take the job away; says whether there was one."""
         self._require_cron()
+        self._lock()
         return bool(self._read(queries.unschedule(self._table)))
+
+    def _lock(self) -> None:
+        """Keep other upkeep away until the transaction ends."""
+        with translated():
+            for statement in queries.lock(self._table):
+                self._session.execute(statement)
 
     def _require_cron(self) -> None:
         if not (self._read(queries.cron_installed()))[0][0]:

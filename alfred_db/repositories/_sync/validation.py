@@ -19,7 +19,7 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries._shared import MAX_LIMIT, as_page, within
+from ...queries._shared import MAX_LIMIT, as_page, aware, within
 from ...results import Page
 from ...results.validation import Regression
 from .base import Repository
@@ -228,6 +228,8 @@ class ValidationRepository(Repository):
     ) -> Sequence[TestResult]:
         """The newest `limit` figures of a metric, oldest first."""
         within("limit", limit, 1, MAX_LIMIT)
+        if since is not None:
+            aware("since", since)
         rows = self._all(queries.trend(case_id, metric, since=since, limit=limit))
         return rows[::-1]
 

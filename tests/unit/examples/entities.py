@@ -18,7 +18,6 @@ EXAMPLES: dict[str, list[Call]] = {
         call("type-4711", "key-4711", name=None, description=None, properties={}),
     ],
     "get_node": [call(NODE)],
-    "get_nodes": [call([NODE, OTHER])],
     "find_node": [call("type-4711", "key-4711")],
     "list_nodes": [
         call(node_type=None, properties={}, **PAGE),
@@ -51,15 +50,16 @@ EXAMPLES: dict[str, list[Call]] = {
     "neighbours": [
         call("out", typed=False, dated=False),
         call("in", typed=True, dated=False),
-        call("both", typed=True, dated=True, several=True),
+        call("both", typed=True, dated=True),
+    ],
+    "subgraph": [
+        call("out", typed=False, dated=False),
+        call("in", typed=True, dated=False),
+        call("both", typed=True, dated=True),
     ],
     "shortest_path": [
         call("out", typed=False, dated=False),
         call("in", typed=True, dated=False),
         call("both", typed=True, dated=True),
-    ],
-    "edges_between": [
-        call([NODE, OTHER], edge_types=None, as_of=None, limit=471),
-        call([NODE, OTHER], edge_types=["type-4711"], as_of=TIME, limit=471),
     ],
 }

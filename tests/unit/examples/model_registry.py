@@ -38,7 +38,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "capabilities": [call(4711)],
     "set_capability": [call()],
     "keep_capabilities": [call(4711, ["capability-4711", "capability-4712"]), call(4711, [])],
-    "all_models": [call()],
-    "all_endpoints": [call()],
-    "all_capabilities": [call()],
+    "everything": [call()],
 }
