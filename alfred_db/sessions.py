@@ -55,9 +55,11 @@ class DirectSession(Session):
         return self._taken
 
     def in_transaction(self) -> bool:
+        """Whether a transaction has begun, in either way."""
         return self._taken is not None or super().in_transaction()
 
     def get_bind(self, *arguments: Any, **options: Any) -> Engine | Connection:
+        """The engine; the connection once it is taken, which SQLAlchemy joins."""
         if self._taken is None:
             return super().get_bind(*arguments, **options)
         if self._joined is None:
@@ -66,6 +68,7 @@ class DirectSession(Session):
         return self._joined
 
     def commit(self) -> None:
+        """Commit; raises InFailedSqlTransaction where the server would roll back without a word."""
         if self._taken is not None:
             refuse_failed(self._taken)
         if self._taken is None or not self.driver_commits:
@@ -80,10 +83,12 @@ class DirectSession(Session):
             self.dispatch.after_commit(self)
 
     def rollback(self) -> None:
+        """Roll back, whoever began."""
         super().rollback()
         self._release()
 
     def close(self) -> None:
+        """Roll back what was not committed, and give the connection back."""
         try:
             if not self.direct or self.identity_map:
                 super().close()

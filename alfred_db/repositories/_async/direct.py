@@ -91,22 +91,21 @@ async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapp
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
         await session.flush()
-    tenant: Mapping[str | None, str] = (
-        engine_of(session).get_execution_options().get("schema_translate_map") or {}
-    )
+    options: Mapping[str, Any] = engine_of(session).get_execution_options()
+    tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = await driver_of(session)
     try:
-        return await driver.execute(_text(statement, tenant.get(None)), parameters)
+        return await driver.execute(_text(statement, tuple(tenant.items())), parameters)
     except OperationalError:
         await drop_if_gone(session, driver)
         raise
 
 
 @lru_cache(maxsize=2048)
-def _text(statement: ClauseElement, schema: str | None) -> str:
+def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None], ...]) -> str:
     options: dict[str, Any] = {}
-    if schema is not None:
-        options = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    if tenant:
+        options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
     return str(statement.compile(dialect=_DIALECT, **options))
 
 

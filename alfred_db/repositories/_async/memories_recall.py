@@ -19,13 +19,13 @@ from ...types import VectorLike
 from .direct import fetch_rows
 from .search import FEW, SMALL_PART, estimate, scan_settings, set_local
 
-FIRST, MOST = 200, 1000
-"""How many candidates are taken at first, and at most; with twenty for each hit wanted if that is more."""
+FIRST, MOST = 100, 1000
+"""How many candidates are taken at first, and at most; with ten for each hit wanted if that is more."""
 
 COMPARED = 2_000
 """Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
 
-EFFORT = 2.5
+EFFORT = 5
 """How many candidates the index keeps for each one taken: what it misses at the edge is not recalled."""
 
 WHOLE = 100_000
@@ -55,7 +55,7 @@ async def recall(
     with translated():
         matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
         small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
-        candidates = min(max(FIRST, 20 * limit), MOST)
+        candidates = min(max(FIRST, 10 * limit), MOST)
         while not (exact or small):
             found = await _nearest(session, limit, candidates, parameters)
             compared = found[0].compared if found else 0
@@ -73,7 +73,7 @@ async def recall(
 async def _nearest(
     session: AsyncSession, limit: int, candidates: int, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
-    effort = SearchParams(ef_search=min(int(EFFORT * candidates), MAX_EF_SEARCH))
+    effort = SearchParams(ef_search=min(EFFORT * candidates, MAX_EF_SEARCH))
     await set_local(session, scan_settings(candidates, effort, iterative=True))
     return await fetch_rows(session, queries.recall(limit, candidates), parameters)
 

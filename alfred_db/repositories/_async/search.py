@@ -253,9 +253,9 @@ def scan_settings(
 ) -> dict[str, str]:
     """What the index scan is set to, where a filter leaves `part` of the rows.
 
-    Twenty candidates for each hit, and more where fewer than half pass the filter, keep the recall above 0.98.
+    Twenty candidates for each hit, and up to thirty where few pass the filter, keep the recall above 0.98.
     """
-    wanted = int(limit * max(20, 9 / max(part, 0.15))) if iterative else 2 * limit
+    wanted = int(limit * max(20, 4.5 / max(part, 0.15))) if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
     settings = {
         **DEFAULTS,

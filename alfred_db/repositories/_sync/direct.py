@@ -92,22 +92,21 @@ def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, An
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
         session.flush()
-    tenant: Mapping[str | None, str] = (
-        engine_of(session).get_execution_options().get("schema_translate_map") or {}
-    )
+    options: Mapping[str, Any] = engine_of(session).get_execution_options()
+    tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = driver_of(session)
     try:
-        return driver.execute(_text(statement, tenant.get(None)), parameters)
+        return driver.execute(_text(statement, tuple(tenant.items())), parameters)
     except OperationalError:
         drop_if_gone(session, driver)
         raise
 
 
 @lru_cache(maxsize=2048)
-def _text(statement: ClauseElement, schema: str | None) -> str:
+def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None], ...]) -> str:
     options: dict[str, Any] = {}
-    if schema is not None:
-        options = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    if tenant:
+        options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
     return str(statement.compile(dialect=_DIALECT, **options))
 
 

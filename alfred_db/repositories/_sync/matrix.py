@@ -29,13 +29,18 @@ def fetch_matrix(session: Session, statement: Select[T, Any]) -> tuple[list[T], 
             cursor.format = Format.BINARY
             return cursor
 
+        if session.autoflush:
+            session.flush()
+        connection: Any = session.connection()
         driver.cursor_factory = in_binary
         try:
-            rows = (session.execute(raw)).all()
+            result = connection.execute(raw)
         finally:
             driver.cursor_factory = factory
-    keys = [key for key, _ in rows]
-    return keys, unpack_all([data for _, data in rows], type_.dim, half=isinstance(type_, HalfVector))
+        # As the driver has them: rows of SQLAlchemy's own take as long to make as to fetch.
+        keys, data = zip(*result.cursor.fetchall(), strict=True) if result.rowcount else ((), ())
+        result.close()
+    return list(keys), unpack_all(data, type_.dim, half=isinstance(type_, HalfVector))
 
 
 def _raw(statement: Select[Any, Any]) -> tuple[Select[Any, Any], Vector | HalfVector]:
