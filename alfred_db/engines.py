@@ -38,9 +38,10 @@ def passing_engine(url: URL, application_name: str) -> Engine:
 def reset_after_use(engine: Engine) -> None:
     """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
 
-    def reset(dbapi_connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
-        record.info["alfred_db_used"] = time.monotonic()
-        driver: Any = record.driver_connection
+    def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
+        if record is not None:  # else it was detached from the pool
+            record.info["alfred_db_used"] = time.monotonic()
+        driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
         if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
             dbapi_connection.rollback()
 
