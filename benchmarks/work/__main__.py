@@ -81,6 +81,7 @@ def main(quick: bool) -> None:
             "enqueue many, jobs/s": tasks.enqueue(bench),
             "durable steps/s": workflows.steps(bench),
         }
+        bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
         workflows.resume(bench)
         tasks.much_behind(bench)
         tasks.heartbeat(bench)
@@ -90,7 +91,6 @@ def main(quick: bool) -> None:
         latency.paced(bench)
         snapshot.under_snapshot(bench)
         latency.killed(bench)
-        bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
