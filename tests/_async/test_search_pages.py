@@ -87,14 +87,14 @@ async def test_every_way_of_searching_can_be_paged(library: AsyncDocumentReposit
     assert max(near.distances) <= 0.3
     given_up = SearchParams(max_scan_tuples=1, ef_search=1)
     again = await library.candidates(
-        vector, limit=50, where=Document.metadata_.contains({"half": 0}), params=given_up
+        vector, limit=1000, where=Document.metadata_.contains({"half": 0}), params=given_up
     )
-    assert (len(again), again.path, again.truncated) == (50, SearchPath.EXACT, False)
+    assert (len(again), again.path, again.truncated) == (1000, SearchPath.EXACT, False)
     forced = dataclasses.replace(given_up, exact=False)
     short = await library.candidates(
-        vector, limit=50, where=Document.metadata_.contains({"half": 0}), params=forced
+        vector, limit=1000, where=Document.metadata_.contains({"half": 0}), params=forced
     )
-    assert (len(short) < 50, short.truncated) == (True, True)
+    assert (len(short) < 1000, short.truncated) == (True, True)
 
 
 async def test_equally_near_rows_come_by_id_and_none_twice(uow: AsyncUnitOfWork) -> None:
