@@ -12,10 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DataError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task
 from alfred_db.errors import DatabaseUnavailable
-from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.models.base import schema_translate_map
+from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
 from alfred_db.sessions import DirectSession
 
 
@@ -195,6 +197,16 @@ async def test_more_units_than_the_pool_keeps_give_their_connections_back(commit
     await nested(0)
     assert await messages(committed) == [str(number) for number in range(8)]
     assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_the_tenant_can_be_that_of_a_connection(committed: AsyncDatabase) -> None:
+    there = schema_translate_map("acme" if committed.schema is None else None) or {}
+    async with committed.engine.connect() as connection:
+        mapped = await connection.execution_options(schema_translate_map=there)
+        async with AsyncSession(mapped) as session:
+            assert await AsyncMessageRepository(session).first_time("elsewhere")
+            await session.commit()
+    assert await messages(committed) == []
 
 
 async def test_a_unit_of_work_leaves_no_garbage(committed: AsyncDatabase) -> None:

@@ -13,10 +13,12 @@ import psycopg
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document, ProcessedMessage, Task
 from alfred_db.errors import DatabaseUnavailable
-from alfred_db.repositories import UnitOfWork
+from alfred_db.models.base import schema_translate_map
+from alfred_db.repositories import MessageRepository, UnitOfWork
 from alfred_db.sessions import DirectSession
 
 
@@ -196,6 +198,16 @@ def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: D
     nested(0)
     assert messages(committed) == [str(number) for number in range(8)]
     assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_the_tenant_can_be_that_of_a_connection(committed: Database) -> None:
+    there = schema_translate_map("acme" if committed.schema is None else None) or {}
+    with committed.engine.connect() as connection:
+        mapped = connection.execution_options(schema_translate_map=there)
+        with Session(mapped) as session:
+            assert MessageRepository(session).first_time("elsewhere")
+            session.commit()
+    assert messages(committed) == []
 
 
 def test_a_unit_of_work_leaves_no_garbage(committed: Database) -> None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVarTuple
 
 from psycopg import OperationalError
-from sqlalchemy import Dialect, Engine, Row, Select
+from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -81,9 +81,9 @@ def transaction_of(session: AsyncSession) -> object:
     return (own.taken if isinstance(own, DirectSession) else None) or own.get_transaction()
 
 
-def engine_of(session: AsyncSession) -> Engine:
-    """The engine of the session."""
-    return (session.sync_session.bind or session.get_bind()).engine
+def bind_of(session: AsyncSession) -> Engine | Connection:
+    """What the session was given to run on; to ask a `DirectSession` would join it to SQLAlchemy."""
+    return session.sync_session.bind or session.get_bind()
 
 
 async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
@@ -91,7 +91,7 @@ async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapp
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
         await session.flush()
-    options: Mapping[str, Any] = engine_of(session).get_execution_options()
+    options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = await driver_of(session)
     try:

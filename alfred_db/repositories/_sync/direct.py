@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeVarTuple
 
 from psycopg import OperationalError
-from sqlalchemy import Dialect, Engine, Row, Select
+from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.orm import Session
@@ -82,9 +82,9 @@ def transaction_of(session: Session) -> object:
     return (own.taken if isinstance(own, DirectSession) else None) or own.get_transaction()
 
 
-def engine_of(session: Session) -> Engine:
-    """The engine of the session."""
-    return (session.bind or session.get_bind()).engine
+def bind_of(session: Session) -> Engine | Connection:
+    """What the session was given to run on; to ask a `DirectSession` would join it to SQLAlchemy."""
+    return session.bind or session.get_bind()
 
 
 def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
@@ -92,7 +92,7 @@ def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, An
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
         session.flush()
-    options: Mapping[str, Any] = engine_of(session).get_execution_options()
+    options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = driver_of(session)
     try:

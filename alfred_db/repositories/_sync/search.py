@@ -25,7 +25,7 @@ from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
-from .direct import driver_of, engine_of, fetch_rows, transaction_of
+from .direct import bind_of, driver_of, fetch_rows, transaction_of
 
 FEW = 20_000
 """Up to so many matches are compared one by one, if they are also a small part of the table."""
@@ -301,7 +301,7 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
 
 
 def _on_citus(session: Session) -> bool:
-    engine = engine_of(session)
+    engine = bind_of(session).engine
     if engine not in _citus:
         _citus[engine] = bool(session.scalar(queries.extension("citus")))
     return _citus[engine]
