@@ -26,7 +26,7 @@ from .engines import check_before_use, connect_args, reset_after_use
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
-from .sessions import DirectSession, refuse_failed
+from .sessions import KEPT, DirectSession, Kept, refuse_failed
 from .verify import verify
 from .wakeup import Notifier, channel_of
 
@@ -63,9 +63,9 @@ class Database:
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        _watch(self.engine, pooler)
+        kept = _watch(self.engine, pooler)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False)
+        self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, info={KEPT: kept})
         self._notifier = _notifier(self, self._sessions, self._units) if notify else None
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
@@ -128,8 +128,8 @@ class AsyncDatabase:
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        _watch(self.engine.sync_engine, pooler)
-        sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession)
+        kept = _watch(self.engine.sync_engine, pooler)
+        sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, info={KEPT: kept})
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
         self._notifier = _notifier(self, sessions, units) if notify else None
@@ -291,14 +291,17 @@ def _engine_options(
     }
 
 
-def _watch(engine: Engine, pooler: Pooler | None) -> None:
-    """What an engine needs beyond its options: a child process must not share its sockets, and `vector`
-    must be found where an administrator put it."""
-    reference = weakref.ref(engine)
+def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
+    """What an engine needs beyond its options: a child process must not share its sockets, `vector` must be found
+    where an administrator put it, and units of work leave a connection to one another."""
+    kept = Kept(engine)
+    engine_of, kept_of = weakref.ref(engine), weakref.ref(kept)
 
     def forget_in_child() -> None:
-        if (found := reference()) is not None:
-            found.dispose(close=False)
+        if (found := kept_of()) is not None:
+            found.forget()
+        if (forgotten := engine_of()) is not None:
+            forgotten.dispose(close=False)
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget_in_child)
@@ -306,6 +309,7 @@ def _watch(engine: Engine, pooler: Pooler | None) -> None:
     if pooler is None:
         check_before_use(engine)
         event.listen(engine, "connect", _find_vector)
+    return kept
 
 
 _FIND_VECTOR = """

@@ -13,6 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 __all__ = ["check_before_use", "connect_args", "passing_engine", "reset_after_use"]
 
+_USED = "alfred_db_used"
+
 TRUSTED_SECONDS = 5.0
 """A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
 
@@ -39,8 +41,8 @@ def reset_after_use(engine: Engine) -> None:
     """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
 
     def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
-        if record is not None:  # else it was detached from the pool
-            record.info["alfred_db_used"] = time.monotonic()
+        if record is not None and _USED not in record.info:  # else it was detached from the pool, or kept before
+            left_unused(record.info)
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
         if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
             dbapi_connection.rollback()
@@ -56,17 +58,32 @@ def check_before_use(engine: Engine) -> None:
     """
 
     def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
-        used = record.info.get("alfred_db_used")
-        if used is None:  # it was opened just now
-            return
-        driver: Any = record.driver_connection
         try:
-            if time.monotonic() - used > TRUSTED_SECONDS or _has_input(driver.fileno()):
+            if needs_ping(record.info, record.driver_connection):
                 engine.dialect.do_ping(dbapi_connection)
+            used_again(record.info)
         except engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
 
     event.listen(engine, "checkout", check)
+
+
+def left_unused(info: dict[Any, Any]) -> None:
+    """Note in the `info` of a connection that it is not in use from now on."""
+    info[_USED] = time.monotonic()
+
+
+def used_again(info: dict[Any, Any]) -> None:
+    """Note that it is."""
+    info.pop(_USED, None)
+
+
+def needs_ping(info: dict[Any, Any], driver: Any) -> bool:
+    """Whether the other side may have closed the connection while it was not in use."""
+    used: float | None = info.get(_USED)
+    if used is None:  # it was opened just now
+        return False
+    return time.monotonic() - used > TRUSTED_SECONDS or _has_input(driver.fileno())
 
 
 def _has_input(descriptor: int) -> bool:

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-__all__ = ["DirectSession", "refuse_failed", "take"]
+from .engines import left_unused, needs_ping, used_again
+
+__all__ = ["KEPT", "DirectSession", "Kept", "refuse_failed", "take"]
+
+KEPT = "alfred_db kept"
+"""Under this name a session's `info` has the `Kept` of its engine."""
+
+
+
+class Kept:
+    """The connection that the last unit of work has left for the next one.
+
+    To give it to the pool and to take it again would cost the client as much as a statement does. It is one at most,
+    so that the pool has all others, and goes back there when the pool should look at it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._connections: deque[PoolProxiedConnection] = deque()
+        self._pooled = isinstance(engine.pool, QueuePool)
+        event.listen(engine, "engine_disposed", self._close)
+
+    def take(self) -> PoolProxiedConnection | None:
+        """The connection, unless the pool should look at it first."""
+        with suppress(IndexError):  # there is none, or another thread was faster
+            kept = self._connections.pop()
+            if not needs_ping(kept.info, kept.driver_connection):
+                used_again(kept.info)
+                return kept
+            self._connections.append(kept)
+        return None
+
+    def keep(self, used: PoolProxiedConnection) -> bool:
+        """Keep the connection, unless there is one, or it is in a transaction."""
+        driver: Any = used.driver_connection
+        if self._connections or not self._pooled or driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            return False
+        left_unused(used.info)
+        self._connections.append(used)
+        return True
+
+    def give_back(self) -> None:
+        """Give the connection to the pool."""
+        with suppress(IndexError):
+            self._connections.pop().close()
+
+    def forget(self) -> None:
+        """Leave the connection as it is: in a child process it is still that of the parent."""
+        self._connections.clear()
+
+    def _close(self, engine: Engine) -> None:
+        with suppress(IndexError):
+            self._connections.pop().invalidate()
 
 
 class DirectSession(Session):
@@ -23,6 +76,11 @@ class DirectSession(Session):
     _taken: PoolProxiedConnection | None = None
     _joined: Connection | None = None
     _listeners: ClassVar[Any]
+
+    @property
+    def _kept(self) -> Kept:
+        found: Kept = self.info[KEPT]
+        return found
 
     @property
     def taken(self) -> PoolProxiedConnection | None:
@@ -47,11 +105,19 @@ class DirectSession(Session):
         """Whether to commit is the driver's part alone."""
         return self._taken is not None and self.direct and not self.listeners.before_commit
 
+    def take_kept(self) -> PoolProxiedConnection | None:
+        """The connection, if it is taken already or the last unit of work has left one: nothing to wait for."""
+        if self._taken is None:
+            self._taken = self._kept.take()
+        return self._taken
+
     def take(self) -> PoolProxiedConnection:
         """The connection, taken from the pool unless that was done; the driver begins the transaction."""
-        if self._taken is None:
+        if self.take_kept() is None:
             assert isinstance(self.bind, Engine)
+            self._kept.give_back()
             self._taken = self.bind.raw_connection()
+        assert self._taken is not None
         return self._taken
 
     def in_transaction(self) -> bool:
@@ -96,14 +162,14 @@ class DirectSession(Session):
             self._release()
 
     def _release(self) -> None:
-        """Give the connection back to the pool, which rolls back what was not committed."""
-        taken, self._taken, self._joined = self._taken, None, None
+        """Leave the connection to the next unit of work, or to the pool, which rolls back what was not committed."""
+        taken, joined, self._taken, self._joined = self._taken, self._joined, None, None
         if taken is None or not taken.is_valid:
             return
         driver: Any = taken.driver_connection
         if driver.closed:
             taken.invalidate()
-        else:
+        elif joined is not None or not self._kept.keep(taken):  # SQLAlchemy may have set it to something
             taken.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
@@ -36,6 +37,7 @@ def partition(collection: str, distance: KnowledgeDistance) -> Partition:
     return Partition(table(collection), IN_COLLECTION, {"collection": collection}, OPERATORS.get(distance))
 
 
+@lru_cache
 def table(collection: str) -> Table:
     """The partition, by name."""
     return Table(partition_name(collection), MetaData())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Select,
     Text,
     TextClause,
+    bindparam,
     column,
     delete,
     func,
@@ -26,25 +29,31 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ._shared import page
 
+Ts = TypeVarTuple("Ts")
+
 LIST_KEY = ("name",)
 
 
 def find(name: str) -> Select[KnowledgeCollection]:
     """The collection of that name, or the one that the alias of that name stands for."""
+    return _named(select(KnowledgeCollection), literal(name))
+
+
+@cache
+def resolve(*, hold: bool) -> Select[str, KnowledgeDistance]:
+    """Name and distance of what `find` finds; run it with the parameter `name`.
+
+    `hold` keeps it from being dropped until the transaction ends.
+    """
+    statement = select(KnowledgeCollection.name, KnowledgeCollection.distance)
+    found = _named(statement, bindparam("name", type_=Text))
+    return found.with_for_update(key_share=True, read=True) if hold else found
+
+
+def _named(statement: Select[*Ts], name: ColumnElement[str]) -> Select[*Ts]:
     behind = select(KnowledgeAlias.collection).where(KnowledgeAlias.alias == name)
     own = KnowledgeCollection.name == name
-    return (
-        select(KnowledgeCollection)
-        .where(or_(own, KnowledgeCollection.name.in_(behind)))
-        .order_by(own.desc())
-        .limit(1)
-    )
-
-
-def resolve(name: str, *, hold: bool) -> Select[str, KnowledgeDistance]:
-    """Name and distance of what `find` finds; `hold` keeps it from being dropped until the transaction ends."""
-    found = find(name).with_only_columns(KnowledgeCollection.name, KnowledgeCollection.distance)
-    return found.with_for_update(key_share=True, read=True) if hold else found
+    return statement.where(or_(own, KnowledgeCollection.name.in_(behind))).order_by(own.desc()).limit(1)
 
 
 def lock(name: str) -> Select[str]:

@@ -46,7 +46,9 @@ async def fetch_rows(
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
         cursor = await _run(session, statement, {**constants, **parameters, **bound})
-        row_of: Any = _row_of(statement, tuple(column.type_code for column in cursor.description))
+        result = cursor.pgresult  # the description would make an object of each column
+        type_codes = tuple(map(result.ftype, range(result.nfields)))
+        row_of: Any = _row_of(statement, type_codes)
         return [row_of(row) for row in await cursor.fetchall()]
 
 
@@ -54,7 +56,7 @@ async def driver_of(session: AsyncSession) -> Any:
     """The driver's own connection, in the session's transaction."""
     own = session.sync_session
     if isinstance(own, DirectSession) and own.direct:
-        taken = own.taken
+        taken = own.take_kept()
         if taken is None:
             taken = await session.run_sync(take)
         return taken.driver_connection

@@ -25,6 +25,7 @@ from ...results import Page
 from ...results.knowledge import CollectionInfo
 from .base import AsyncRepository
 from .copy import table_name
+from .direct import fetch_rows
 from .search import set_local
 
 MAX_NAME = 255
@@ -183,7 +184,7 @@ class AsyncKnowledgeCollections(AsyncRepository):
 
     async def _partition(self, name: str, *, hold: bool = False) -> Partition:
         """The partition of the collection of that name or alias; `hold` keeps it from being dropped."""
-        rows = await self._rows(queries.resolve(name, hold=hold))
+        rows = await fetch_rows(self._session, queries.resolve(hold=hold), {"name": name})
         if not rows:
             raise _unknown(name)
         return partition(*rows[0])

@@ -47,7 +47,9 @@ def fetch_rows(
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
         cursor = _run(session, statement, {**constants, **parameters, **bound})
-        row_of: Any = _row_of(statement, tuple(column.type_code for column in cursor.description))
+        result = cursor.pgresult  # the description would make an object of each column
+        type_codes = tuple(map(result.ftype, range(result.nfields)))
+        row_of: Any = _row_of(statement, type_codes)
         return [row_of(row) for row in cursor.fetchall()]
 
 
@@ -55,7 +57,7 @@ def driver_of(session: Session) -> Any:
     """The driver's own connection, in the session's transaction."""
     own = session
     if isinstance(own, DirectSession) and own.direct:
-        taken = own.taken
+        taken = own.take_kept()
         if taken is None:
             taken = take(session)
         return taken.driver_connection
