@@ -65,7 +65,9 @@ class Database:
         )
         kept = _watch(self.engine, pooler)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, info={KEPT: kept})
+        self._units = sessionmaker(
+            self.engine, class_=DirectSession, expire_on_commit=False, info={KEPT: kept}
+        )
         self._notifier = _notifier(self, self._sessions, self._units) if notify else None
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:

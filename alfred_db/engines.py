@@ -41,7 +41,9 @@ def reset_after_use(engine: Engine) -> None:
     """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
 
     def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
-        if record is not None and _USED not in record.info:  # else it was detached from the pool, or kept before
+        if (
+            record is not None and _USED not in record.info
+        ):  # else it was detached from the pool, or kept before
             left_unused(record.info)
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
         if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:

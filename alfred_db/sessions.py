@@ -20,7 +20,6 @@ KEPT = "alfred_db kept"
 """Under this name a session's `info` has the `Kept` of its engine."""
 
 
-
 class Kept:
     """The connection that the last unit of work has left for the next one.
 
@@ -46,7 +45,11 @@ class Kept:
     def keep(self, used: PoolProxiedConnection) -> bool:
         """Keep the connection, unless there is one, or it is in a transaction."""
         driver: Any = used.driver_connection
-        if self._connections or not self._pooled or driver.pgconn.transaction_status != TransactionStatus.IDLE:
+        if (
+            self._connections
+            or not self._pooled
+            or driver.pgconn.transaction_status != TransactionStatus.IDLE
+        ):
             return False
         left_unused(used.info)
         self._connections.append(used)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Float,
+    FromClause,
     Index,
     Integer,
     Select,
@@ -179,9 +180,10 @@ def nearest_within(
 ) -> AnySelect:
     """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
 
-    The materialised part is what the planner may not rearrange: in an exact search it keeps the index away,
-    in an approximate one it keeps the threshold from prolonging the scan. Its result is sorted again, as an
-    iterative scan gives rows only roughly in order.
+    The inner part is what the planner may not rearrange. In an exact search its OFFSET keeps the index away, and
+    rows pass through to the sort, which holds only the nearest. In an approximate one it is materialised, which
+    keeps the threshold from prolonging the scan; and sorted again, as an iterative scan gives rows only roughly in
+    order.
     """
     columns = (key_of(model),) if only_keys else columns_of(model)
     found = distance(model, None if partition is None else partition.operator).label("distance")
@@ -190,9 +192,12 @@ def nearest_within(
         inner = inner.where(partition.where)
     if where is not None:
         inner = inner.where(where)
-    if not exact:
-        inner = inner.order_by(found).limit(literal_limit(limit))
-    candidates = inner.cte("candidates").prefix_with("MATERIALIZED")
+    candidates: FromClause
+    if exact:
+        candidates = inner.offset(literal_column("0")).subquery("candidates")
+    else:
+        nearest = inner.order_by(found).limit(literal_limit(limit))
+        candidates = nearest.cte("candidates").prefix_with("MATERIALIZED")
     statement = select(candidates)
     if max_distance is not None:
         statement = statement.where(candidates.c.distance <= max_distance)

@@ -54,6 +54,7 @@ GIVEN = ("content", "content_hash", "embedding", "importance", "metadata", "embe
 _memories = table_of(Memory)
 
 
+@lru_cache
 def in_bank(bank_id: int) -> ColumnElement[bool]:
     """The memories of a bank that have not expired."""
     return and_(Memory.memory_bank_id == bank_id, alive(Memory))
@@ -148,7 +149,10 @@ def touch() -> ReturningUpdate[int]:
     return (
         update(_memories)
         .where(_memories.c.id.in_(select(held.c.id)))
-        .values(access_count=_memories.c.access_count + 1, last_accessed=func.statement_timestamp())
+        .values(
+            access_count=_memories.c.access_count + literal_column("1"),
+            last_accessed=func.statement_timestamp(),
+        )
         .returning(Memory.id)
     )
 

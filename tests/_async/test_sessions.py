@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import uuid
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task
+from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task, engines
 from alfred_db.errors import DatabaseUnavailable
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
@@ -184,7 +185,7 @@ async def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: As
     async with committed.begin() as uow:
         assert await seen(uow, "found")
     assert await messages(committed) == ["found"]
-    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert committed.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
 
 
 async def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: AsyncDatabase) -> None:
@@ -196,7 +197,7 @@ async def test_more_units_than_the_pool_keeps_give_their_connections_back(commit
 
     await nested(0)
     assert await messages(committed) == [str(number) for number in range(8)]
-    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert committed.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
 
 
 async def test_the_tenant_can_be_that_of_a_connection(committed: AsyncDatabase) -> None:
@@ -228,3 +229,70 @@ async def test_a_unit_of_work_leaves_no_garbage(committed: AsyncDatabase) -> Non
         gc.enable()
     async with committed.session() as session:
         assert (await session.scalars(select(Task.id))).all() == []
+
+
+async def process_of(db: AsyncDatabase) -> int:
+    """The server's process that a unit of work has, which is one of the driver alone."""
+    async with db.begin() as uow:
+        await seen(uow, str(uuid.uuid4()))
+        own: Any = uow.session.sync_session
+        process: int = own.taken.driver_connection.info.backend_pid
+        return process
+
+
+async def has_processes(db: AsyncDatabase, other: AsyncDatabase, count: int) -> bool:
+    """Whether the server has so many for the one database, which the other one asks; they take a moment to end."""
+    statement = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+    for _ in range(100):
+        async with other.session() as session:
+            if await session.scalar(statement, {"name": db.url.database}) == count:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("trusted", [5.0, -1.0], ids=["at once", "after a while"])
+async def test_a_unit_of_work_leaves_its_connection_to_the_next(
+    committed: AsyncDatabase, monkeypatch: pytest.MonkeyPatch, trusted: float
+) -> None:
+    monkeypatch.setattr(engines, "TRUSTED_SECONDS", trusted)
+    pool: Any = committed.engine.pool
+    process = await process_of(committed)
+    assert pool.checkedout() == 1
+    assert await process_of(committed) == process
+    async with committed.begin() as uow:
+        await uow.session.execute(text("SELECT 1"))
+        assert await seen(uow)
+    async with committed.begin(), committed.session() as session:
+        await session.execute(text("SELECT 1"))
+    assert await process_of(committed) == process
+    assert pool.checkedin() + pool.checkedout() <= 2
+
+
+async def test_a_connection_that_ended_after_its_last_unit_is_replaced(committed: AsyncDatabase) -> None:
+    process = await process_of(committed)
+    async with committed.session() as session:
+        await session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
+    assert await process_of(committed) != process
+
+
+async def test_a_unit_that_was_rolled_back_leaves_nothing(committed: AsyncDatabase) -> None:
+    process = await process_of(committed)
+    with suppress(KeyboardInterrupt):
+        async with committed.begin() as uow:
+            assert await seen(uow, "lost")
+            raise KeyboardInterrupt
+    assert await process_of(committed) == process
+    assert "lost" not in await messages(committed)
+
+
+async def test_a_connection_that_was_left_is_closed_with_the_others(
+    committed: AsyncDatabase, db: AsyncDatabase
+) -> None:
+    await process_of(committed)
+    assert await has_processes(committed, db, 1)
+    await committed.engine.dispose()
+    assert await has_processes(committed, db, 0)
+    await process_of(committed)
+    await committed.close()
+    assert await has_processes(committed, db, 0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import uuid
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, Document, ProcessedMessage, Task
+from alfred_db import Database, Document, ProcessedMessage, Task, engines
 from alfred_db.errors import DatabaseUnavailable
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import MessageRepository, UnitOfWork
@@ -185,7 +186,7 @@ def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: Database
     with committed.begin() as uow:
         assert seen(uow, "found")
     assert messages(committed) == ["found"]
-    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert committed.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
 
 
 def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: Database) -> None:
@@ -197,7 +198,7 @@ def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: D
 
     nested(0)
     assert messages(committed) == [str(number) for number in range(8)]
-    assert committed.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert committed.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
 
 
 def test_the_tenant_can_be_that_of_a_connection(committed: Database) -> None:
@@ -229,3 +230,70 @@ def test_a_unit_of_work_leaves_no_garbage(committed: Database) -> None:
         gc.enable()
     with committed.session() as session:
         assert (session.scalars(select(Task.id))).all() == []
+
+
+def process_of(db: Database) -> int:
+    """The server's process that a unit of work has, which is one of the driver alone."""
+    with db.begin() as uow:
+        seen(uow, str(uuid.uuid4()))
+        own: Any = uow.session
+        process: int = own.taken.driver_connection.info.backend_pid
+        return process
+
+
+def has_processes(db: Database, other: Database, count: int) -> bool:
+    """Whether the server has so many for the one database, which the other one asks; they take a moment to end."""
+    statement = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+    for _ in range(100):
+        with other.session() as session:
+            if session.scalar(statement, {"name": db.url.database}) == count:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("trusted", [5.0, -1.0], ids=["at once", "after a while"])
+def test_a_unit_of_work_leaves_its_connection_to_the_next(
+    committed: Database, monkeypatch: pytest.MonkeyPatch, trusted: float
+) -> None:
+    monkeypatch.setattr(engines, "TRUSTED_SECONDS", trusted)
+    pool: Any = committed.engine.pool
+    process = process_of(committed)
+    assert pool.checkedout() == 1
+    assert process_of(committed) == process
+    with committed.begin() as uow:
+        uow.session.execute(text("SELECT 1"))
+        assert seen(uow)
+    with committed.begin(), committed.session() as session:
+        session.execute(text("SELECT 1"))
+    assert process_of(committed) == process
+    assert pool.checkedin() + pool.checkedout() <= 2
+
+
+def test_a_connection_that_ended_after_its_last_unit_is_replaced(committed: Database) -> None:
+    process = process_of(committed)
+    with committed.session() as session:
+        session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
+    assert process_of(committed) != process
+
+
+def test_a_unit_that_was_rolled_back_leaves_nothing(committed: Database) -> None:
+    process = process_of(committed)
+    with suppress(KeyboardInterrupt):
+        with committed.begin() as uow:
+            assert seen(uow, "lost")
+            raise KeyboardInterrupt
+    assert process_of(committed) == process
+    assert "lost" not in messages(committed)
+
+
+def test_a_connection_that_was_left_is_closed_with_the_others(
+    committed: Database, db: Database
+) -> None:
+    process_of(committed)
+    assert has_processes(committed, db, 1)
+    committed.engine.dispose()
+    assert has_processes(committed, db, 0)
+    process_of(committed)
+    committed.close()
+    assert has_processes(committed, db, 0)

@@ -20,7 +20,7 @@ from sqlalchemy.types import TypeEngine
 from ...errors import translated
 from ...sessions import DirectSession, take
 
-_DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 _DRIVER = "alfred_db driver"
 
 Ts = TypeVarTuple("Ts")
@@ -108,7 +108,7 @@ def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None],
     options: dict[str, Any] = {}
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
-    return str(statement.compile(dialect=_DIALECT, **options))
+    return str(statement.compile(dialect=DIALECT, **options))
 
 
 @lru_cache(maxsize=2048)
@@ -118,8 +118,8 @@ def _binding(
     """The parameters that the statement itself gives, and what is done to the others, by their names."""
     constants: dict[str, Any] = {}
     binding: list[tuple[str, Callable[[Any], Any]]] = []
-    for name, bound in statement.compile(dialect=_DIALECT).binds.items():
-        process = _implemented(bound.type).bind_processor(_DIALECT)
+    for name, bound in statement.compile(dialect=DIALECT).binds.items():
+        process = _implemented(bound.type).bind_processor(DIALECT)
         if not bound.required:
             constants[name] = bound.effective_value if process is None else process(bound.effective_value)
         elif process is not None:
@@ -135,7 +135,7 @@ def _row_of(
     columns = statement.selected_columns
     named = result_tuple([str(column.key) for column in columns])
     processes = [
-        _implemented(column.type).result_processor(_DIALECT, type_code)
+        _implemented(column.type).result_processor(DIALECT, type_code)
         for column, type_code in zip(columns, type_codes, strict=True)
     ]
     if not any(processes):
@@ -146,4 +146,4 @@ def _row_of(
 
 
 def _implemented(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    return type_.dialect_impl(_DIALECT)
+    return type_.dialect_impl(DIALECT)

@@ -17,7 +17,7 @@ from ...results.memories import RecallResult, RecallWeights
 from ...search import MAX_EF_SEARCH, Hit, SearchParams, SearchPath
 from ...types import VectorLike
 from .direct import fetch_rows
-from .search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from .search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
 
 FIRST, MOST = 100, 1000
 """How many candidates are taken at first, and at most; with ten for each hit wanted if that is more."""
@@ -55,9 +55,9 @@ async def recall(
     with translated():
         matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
         small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
-        candidates = min(max(FIRST, 10 * limit), MOST)
+        part, candidates = matches / max(rows, 1.0), min(max(FIRST, 10 * limit), MOST)
         while not (exact or small):
-            found = await _nearest(session, limit, candidates, parameters)
+            found = await _nearest(session, limit, candidates, part, parameters)
             compared = found[0].compared if found else 0
             certified = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
             last = candidates == MOST or compared < candidates
@@ -71,11 +71,20 @@ async def recall(
 
 
 async def _nearest(
-    session: AsyncSession, limit: int, candidates: int, parameters: dict[str, Any]
+    session: AsyncSession, limit: int, candidates: int, part: float, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
-    effort = SearchParams(ef_search=min(EFFORT * candidates, MAX_EF_SEARCH))
-    await set_local(session, scan_settings(candidates, effort, iterative=True))
-    return await fetch_rows(session, queries.recall(limit, candidates), parameters)
+    """The best of the nearest `candidates` of a bank that has `part` of all memories."""
+    kept = min(EFFORT * candidates, MAX_EF_SEARCH)
+    params = SearchParams(ef_search=kept)
+    found: Sequence[Row[Any]] = ()
+    # A scan that can be read on takes longer, and what the index gives at once is enough for a large bank.
+    for iterative in (False, True) if kept * part >= 2 * candidates else (True,):
+        settings = scan_settings(candidates, params, iterative=iterative)
+        await set_local(session, {**settings, **OWN_PLAN})
+        found = await fetch_rows(session, queries.recall(limit, candidates), parameters)
+        if found and found[0].compared == candidates:
+            break
+    return found
 
 
 def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,22 +26,30 @@ from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
-from .direct import bind_of, driver_of, fetch_rows, transaction_of
+from .direct import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
 
-FEW = 20_000
-"""Up to so many matches are compared one by one, if they are also a small part of the table."""
+CHEAP, FEW = 4_000, 20_000
+"""Up to so many matches are compared one by one: `FEW` if they are also a small part of the table, `CHEAP` anyway, as
+an index scan that finds that they are far from the query takes many times as long."""
 
 SMALL_PART = 0.1
 """Below this part of the table an index scan visits too many rows that do not match."""
 
-SAMPLED_PAGES = 40
+SAMPLED_PAGES = 100
 ESTIMATES_LAST = 60.0
 """Seconds for which the estimated matches of a filter are kept."""
 
 # A plan made for any value of a filter's parameters would not know how few rows match these, or in which partition.
-_OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
+OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
 
-DEFAULTS = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "off", "hnsw.max_scan_tuples": "20000"}
+MAX_VISITED = 20_000
+"""How many rows an iterative scan visits at most, unless told otherwise; pgvector's own default."""
+
+DEFAULTS = {
+    "hnsw.ef_search": "40",
+    "hnsw.iterative_scan": "off",
+    "hnsw.max_scan_tuples": str(MAX_VISITED),
+}
 
 _estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
 
@@ -117,7 +126,7 @@ def search_many(
         return found
     with translated():
         settings = scan_settings(limit, params, iterative=where is not None)
-        set_local(session, settings if partition is None else {**settings, **_OWN_PLAN})
+        set_local(session, settings if partition is None else {**settings, **OWN_PLAN})
         statement = queries.nearest_each(model, embeddings, limit, expression(model, where), partition)
         rows = (session.execute(statement, partition.parameters if partition else {})).all()
     operator = None if partition is None else partition.operator
@@ -236,17 +245,22 @@ def _way(
     partition: Partition | None,
 ) -> tuple[bool, SearchPath, dict[str, str]]:
     exact = True if partition is not None and partition.operator else params.exact
-    part = 1.0
+    part, visited = 1.0, MAX_VISITED
     if exact is None and where is not None:
         matches, rows = estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
-        exact = matches <= min(FEW, rows * SMALL_PART) or matches < limit
-    own_plan = _OWN_PLAN if partition is not None else {}
+        exact = matches <= max(CHEAP, limit, min(FEW, rows * SMALL_PART))
+        visited = int(min(matches, MAX_VISITED))
+    own_plan = OWN_PLAN if partition is not None else {}
     if exact:
         return True, SearchPath.EXACT, {**_timeout(params), **own_plan}
     iterative = where is not None
     path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
-    return False, path, {**scan_settings(limit, params, iterative=iterative, part=part), **own_plan}
+    settings = scan_settings(limit, params, iterative=iterative, part=part)
+    if params.max_scan_tuples is None:
+        # After so many it takes no longer to compare all that match than to go on.
+        settings["hnsw.max_scan_tuples"] = str(visited)
+    return False, path, {**settings, **own_plan}
 
 
 def scan_settings(
@@ -267,7 +281,7 @@ def scan_settings(
     if params.max_scan_tuples is not None:
         settings["hnsw.max_scan_tuples"] = str(int(params.max_scan_tuples))
     if iterative:
-        settings |= _OWN_PLAN
+        settings |= OWN_PLAN
     return settings
 
 
@@ -322,9 +336,8 @@ def estimate(
 ) -> tuple[float, float]:
     """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
     name = table_name(session, table_of(model) if partition is None else partition.table)
-    engine = session.get_bind().engine
-    compiled = where.compile(engine)
-    key = (name, str(compiled), repr(compiled.params))
+    engine = bind_of(session).engine
+    key = (name, *_text(where))
     kept = _estimates.setdefault(engine, {})
     if key in kept and kept[key][2] > time.monotonic():
         return kept[key][:2]
@@ -337,3 +350,9 @@ def estimate(
         kept.clear()
     kept[key] = (total * matching / seen if seen else 0.0, total, time.monotonic() + ESTIMATES_LAST)
     return kept[key][:2]
+
+
+@lru_cache
+def _text(where: ColumnElement[bool]) -> tuple[str, str]:
+    compiled = where.compile(dialect=DIALECT)
+    return str(compiled), repr(compiled.params)
