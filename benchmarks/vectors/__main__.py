@@ -98,24 +98,22 @@ def compare(
         with timed(f"indexes of {name}"):
             for started in all_.started.values():
                 started.index()
-        opened: dict[str, float] = {}
-        for how, what in HOWS.items():
-            with timed(f"{how} of {name}"):
-                text, medians = search(all_, asked, size.rounds, how)
+        for asynchronous in (False, True):
+            kind = "async search" if asynchronous else "search"
+            with timed(f"{kind} of {name}"):
+                text, medians = search(all_, asked, size.rounds, asynchronous=asynchronous)
             publish(
                 PAGE,
-                f"{what}: {name}",
-                HOW_NOTES[how],
+                f"{kind.capitalize()}: {name}",
+                "As above, awaited; vecs, mem0 and agno have no search that is async to the server."
+                if asynchronous
+                else "The nearest ten with text and metadata. Peers and alfred-db take a connection from their pool and"
+                " begin and end a transaction for each, except where the transaction is open; raw psycopg begins none.",
                 f"{len(asked.queries)} queries, {size.rounds} rounds.",
                 text,
             )
-            if how.startswith("search_open"):
-                opened = medians
-                continue
-            found += search_targets(
-                opened, medians, f"{'async ' * how.endswith('async')}search, {rows.dimensions}-d"
-            )
-            if how == "search":
+            found += search_targets(medians, f"{kind}, {rows.dimensions}-d")
+            if not asynchronous:
                 panels[f"Nearest ten of {name}, median ms"] = medians
         if documents:
             text, target = read(all_, min(size.read, len(rows)), max(size.runs, 5))
@@ -124,21 +122,6 @@ def compare(
             )
             found.append(target)
     return found, panels
-
-
-HOWS = {
-    "search_open": "Search in an open transaction",
-    "search": "Search",
-    "search_open_async": "Search in an open transaction, async",
-    "search_async": "Search, async",
-}
-HOW_NOTES = {
-    "search_open": "The nearest ten with text and metadata; connection and transaction are there.",
-    "search": "The nearest ten with text and metadata; peers and alfred-db take a connection from their pool and begin and"
-    " end a transaction for each, raw psycopg does not.",
-    "search_open_async": "As above, awaited.",
-    "search_async": "As above, awaited; vecs, mem0 and agno have no search that is async to the server.",
-}
 
 
 def own_table(

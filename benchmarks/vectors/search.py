@@ -16,6 +16,7 @@ from .peers import OURS, RAW, STOCK, Contenders, Started
 
 __all__ = ["Searched", "read", "search", "search_targets"]
 
+OPEN = "alfred-db, in an open transaction"
 LIMIT = 10
 BLOCK = 50
 UNEQUAL = 0.02
@@ -31,34 +32,31 @@ class Searched:
     places: dict[int, list[int]] = field(default_factory=dict)
 
 
-def search(all_: Contenders, rows: Rows, rounds: int, how: str) -> tuple[str, dict[str, float]]:
-    """A table, and the median milliseconds by name. `how` is the contender's function: `search`, `search_open` ..."""
-    is_async = how.endswith("async")
-    function = "search_async" if is_async else "search"
+def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> tuple[str, dict[str, float]]:
+    """A table, and the median milliseconds by name."""
+    function = "search_async" if asynchronous else "search"
     last = nearest_distances(rows.vectors, rows.queries, LIMIT)
     found: dict[str, Searched] = {}
     before = {name: one.scans() for name, one in all_.started.items()}
+    chosen = {
+        name: (one, function) for name, one in all_.started.items() if one.asynchronous or not asynchronous
+    }
+    chosen[OPEN] = all_.started[OURS], function.replace("search", "search_open")
 
-    def block(name: str, started: Started, first: int) -> None:
+    def block(name: str, first: int) -> None:
+        started, how = chosen[name]
         given: dict[str, Any] = started.contender.ask(function, how, first, BLOCK)
         one = found.setdefault(name, Searched())
         one.seconds += given["seconds"]
         one.medians.append(median(given["seconds"]))
         one.places |= dict(enumerate(given["places"], start=first))
 
-    chosen = {
-        name: one
-        for name, one in all_.started.items()
-        if (one.asynchronous or not is_async) and (not how.startswith("search_open") or name in (RAW, OURS))
-    }
     failed: dict[str, str] = {}
-    for started in chosen.values():  # connections are made, statements prepared, pages read
+    for started, how in chosen.values():  # connections are made, statements prepared, pages read
         started.contender.ask(function, how, 0, len(rows.queries))
     for _ in range(rounds):
         for first in range(0, len(rows.queries), BLOCK):
-            turns = {
-                name: partial(block, name, one, first) for name, one in chosen.items() if name not in failed
-            }
+            turns = {name: partial(block, name, first) for name in chosen if name not in failed}
             interleaved(1, dict(reversed(turns.items())) if first // BLOCK % 2 else turns, failed)
     time.sleep(1.5)  # sessions report what they used a second later
     lines, medians = [], {}
@@ -74,7 +72,7 @@ def search(all_: Contenders, rows: Rows, rounds: int, how: str) -> tuple[str, di
             void = "void: unequal recall"
         elif any(len(places) < LIMIT for places in one.places.values()):
             void = "void: rows are missing"
-        elif 2 * (all_.started[name].scans() - before[name]) < len(
+        elif 2 * (chosen[name][0].scans() - before.get(name, before[OURS])) < len(
             one.seconds
         ):  # the last second may be missing
             void = "void: the index was not used"
@@ -89,13 +87,13 @@ def search(all_: Contenders, rows: Rows, rounds: int, how: str) -> tuple[str, di
     return table(header, lines), medians
 
 
-def search_targets(opened: dict[str, float], whole: dict[str, float], what: str) -> list[Target]:
-    """`opened`: in a transaction that has begun; `whole`: with connection and transaction, as peers have it."""
+def search_targets(medians: dict[str, float], what: str) -> list[Target]:
+    """Raw psycopg is in no transaction of its own, as ours in an open one; peers begin and end one for each search."""
     void = float("nan")  # meets no target
-    ours = opened.get(OURS, void) / opened.get(RAW, void)
-    return [at_most(f"{what}: p50, alfred-db / raw psycopg", ours, 1.3)] + [
-        at_least(f"{what}: p50, {name} / alfred-db", value / whole.get(OURS, void), 2)
-        for name, value in whole.items()
+    ours = medians.get(OPEN, void) / medians.get(RAW, void)
+    return [at_most(f"{what}: p50, {OPEN} / {RAW}", ours, 1.3)] + [
+        at_least(f"{what}: p50, {name} / {OURS}", value / medians.get(OURS, void), 2)
+        for name, value in medians.items()
         if name.startswith(("langchain", "vecs"))
     ]
 

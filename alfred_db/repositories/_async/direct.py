@@ -47,8 +47,8 @@ async def fetch_rows(
         bound = {name: process(parameters[name]) for name, process in binding}
         cursor = await _run(session, statement, {**constants, **parameters, **bound})
         result = cursor.pgresult  # the description would make an object of each column
-        type_codes = tuple(map(result.ftype, range(result.nfields)))
-        row_of: Any = _row_of(statement, type_codes)
+        type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
+        row_of: Any = _row_of(statement, tuple(type_codes))
         return [row_of(row) for row in await cursor.fetchall()]
 
 
