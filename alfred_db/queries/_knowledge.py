@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, MetaData, Table, Text, bindparam, literal
+from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..binary import has_nul
@@ -18,9 +19,11 @@ from ..models.knowledge import partition_name
 from ..results.knowledge import PointId, is_array, is_object, point_id
 from ._filters import Where, expression
 from ._search import Partition
+from .knowledge_collections import resolve
 
 POINTS = table_of(KnowledgePoint)
-IN_COLLECTION: ColumnElement[bool] = POINTS.c.collection == bindparam("collection", type_=Text)
+_COLLECTION = bindparam("collection", type_=Text)
+IN_COLLECTION: ColumnElement[bool] = POINTS.c.collection == _COLLECTION
 OPERATORS = {
     KnowledgeDistance.DOT: "<#>",
     KnowledgeDistance.EUCLID: "<->",
@@ -35,6 +38,21 @@ def partition(collection: str, distance: KnowledgeDistance) -> Partition:
     By way of the parent, not of the partition: row security and the right to read are the parent's.
     """
     return Partition(table(collection), IN_COLLECTION, {"collection": collection}, OPERATORS.get(distance))
+
+
+def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Partition:
+    """The same, found empty unless the name or alias still stands for the collection as it was."""
+    found = partition(collection, distance)
+    parameters = {**found.parameters, "name": name, "compared_by": distance}
+    return replace(found, where=_still_so(), parameters=parameters)
+
+
+@cache
+def _still_so() -> ColumnElement[bool]:
+    resolved = resolve(hold=False).subquery("resolved")
+    compared_by = bindparam("compared_by", type_=resolved.c.distance.type)
+    same = select(resolved.c.name).where(resolved.c.name == _COLLECTION, resolved.c.distance == compared_by)
+    return and_(IN_COLLECTION, same.exists())
 
 
 @lru_cache

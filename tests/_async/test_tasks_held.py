@@ -256,7 +256,6 @@ async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
         tasks = AsyncTaskRepository(uow.session)
         await tasks.enqueue_many([{"intent": "x"}] * 200)
         held = await tasks.claim(worker="w", limit=200)
-    async with committed.begin() as uow:
         await uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     before = await _updates(committed)
     for _ in range(10):

@@ -257,7 +257,6 @@ def test_heartbeats_stay_on_their_page(committed: Database) -> None:
         tasks = TaskRepository(uow.session)
         tasks.enqueue_many([{"intent": "x"}] * 200)
         held = tasks.claim(worker="w", limit=200)
-    with committed.begin() as uow:
         uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     before = _updates(committed)
     for _ in range(10):

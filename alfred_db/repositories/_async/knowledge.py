@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,14 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         Scores are 1 - distance for `cosine`, the product for `dot`, and -distance for the others. Only `cosine`
         is served by an index; the others compare all points.
         """
-        partition = await self._partition(collection)
-        return await self._search(
-            partition, embedding, limit=limit, where=where, params=params, explain=explain
+        ask = partial(
+            self._search, embedding=embedding, limit=limit, where=where, params=params, explain=explain
         )
+        # To look the name up is a round trip, and the search itself can tell whether it means what it last did.
+        known = self._known_partition(collection)
+        if known is not None and (found := await ask(known)):
+            return found
+        return await ask(await self._partition(collection))
 
     async def query_many(
         self,

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
 
 from ...errors import (
     ConfigurationError,
@@ -19,19 +22,21 @@ from ...models.base import table_of
 from ...models.knowledge import partition_name
 from ...queries import knowledge_collections as queries
 from ...queries import knowledge_points as points
-from ...queries._knowledge import partition, table
+from ...queries._knowledge import partition, partition_if, table
 from ...queries._search import Partition
 from ...queries._shared import as_page
 from ...results import Page
 from ...results.knowledge import CollectionInfo
 from .base import Repository
 from .copy import table_name
-from .direct import fetch_rows
+from .direct import bind_of, fetch_rows
 from .search import set_local
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
 """How long dropping a collection waits for searches that run; those that come after it wait behind it."""
+
+_resolved: WeakKeyDictionary[Engine, dict[str, Partition]] = WeakKeyDictionary()
 
 _POINTS = table_of(KnowledgePoint)
 _LOCKED = (table_of(KnowledgeCollection), table_of(KnowledgeAlias))
@@ -188,7 +193,15 @@ class KnowledgeCollections(Repository):
         rows = fetch_rows(self._session, queries.resolve(hold=hold), {"name": name})
         if not rows:
             raise _unknown(name)
+        known = _resolved.setdefault(bind_of(self._session).engine, {})
+        if len(known) > 1000:
+            known.clear()
+        known[name] = partition_if(name, *rows[0])
         return partition(*rows[0])
+
+    def _known_partition(self, name: str) -> Partition | None:
+        """What `_partition` gave for the name the last time, found empty if that is not so any more."""
+        return _resolved.get(bind_of(self._session).engine, {}).get(name)
 
     def _name(self, name: str) -> str:
         """The name of the collection of that name or alias."""

@@ -251,16 +251,15 @@ def _way(
         part = matches / max(rows, 1.0)
         exact = matches <= max(CHEAP, limit, min(FEW, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
-    own_plan = OWN_PLAN if partition is not None else {}
     if exact:
-        return True, SearchPath.EXACT, {**_timeout(params), **own_plan}
+        return True, SearchPath.EXACT, {**_timeout(params), **(OWN_PLAN if partition is not None else {})}
     iterative = where is not None
     path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
     settings = scan_settings(limit, params, iterative=iterative, part=part)
     if params.max_scan_tuples is None:
         # After so many it takes no longer to compare all that match than to go on.
         settings["hnsw.max_scan_tuples"] = str(visited)
-    return False, path, {**settings, **own_plan}
+    return False, path, settings
 
 
 def scan_settings(
