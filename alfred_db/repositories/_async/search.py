@@ -27,9 +27,12 @@ from ...types import VectorLike
 from .copy import table_name
 from .direct import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
 
-CHEAP, FEW = 4_000, 20_000
-"""Up to so many matches are compared one by one: `FEW` if they are also a small part of the table, `CHEAP` anyway, as
-an index scan that finds that they are far from the query takes many times as long."""
+FEW = 20_000
+"""Up to so many matches are compared one by one, if they are also a small part of the table."""
+
+CHEAP = 1_500_000
+"""Up to so many numbers in the vectors of all matches these are compared anyway: that takes less than an index scan
+takes to find out that they are far from the query."""
 
 SMALL_PART = 0.1
 """Below this part of the table an index scan visits too many rows that do not match."""
@@ -248,7 +251,8 @@ async def _way(
     if exact is None and where is not None:
         matches, rows = await estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
-        exact = matches <= max(CHEAP, limit, min(FEW, rows * SMALL_PART))
+        cheap = CHEAP / queries.vector_index(model).expression.type.dim
+        exact = matches <= max(cheap, limit, min(FEW, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
     if exact:
         return True, SearchPath.EXACT, {**_timeout(params), **(OWN_PLAN if partition is not None else {})}
