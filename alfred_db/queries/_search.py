@@ -116,6 +116,13 @@ def vector_index(model: type[Base]) -> VectorIndex:
     )
 
 
+def dimensions(model: type[Base]) -> int:
+    """How long the vectors are; an index holds only such as are all as long."""
+    type_ = vector_index(model).expression.type
+    assert isinstance(type_, VectorType) and type_.dim
+    return type_.dim
+
+
 def has_vector(model: type[Base]) -> ColumnElement[bool]:
     """Leaves out rows without a vector: the index does not hold them, but a scan of the table would give them."""
     return vector_index(model).column.is_not(None)

@@ -252,7 +252,7 @@ def _way(
     if exact is None and where is not None:
         matches, rows = estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
-        cheap = CHEAP / queries.vector_index(model).expression.type.dim
+        cheap = CHEAP / queries.dimensions(model)
         exact = matches <= max(cheap, limit, min(FEW, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
     if exact:
