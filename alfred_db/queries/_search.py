@@ -119,7 +119,8 @@ def vector_index(model: type[Base]) -> VectorIndex:
 def dimensions(model: type[Base]) -> int:
     """How long the vectors are; an index holds only such as are all as long."""
     type_ = vector_index(model).expression.type
-    assert isinstance(type_, VectorType) and type_.dim
+    assert isinstance(type_, VectorType)
+    assert type_.dim
     return type_.dim
 
 
