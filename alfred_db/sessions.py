@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -18,6 +19,11 @@ __all__ = ["KEPT", "DirectSession", "Kept", "refuse_failed", "take"]
 
 KEPT = "alfred_db kept"
 """Under this name a session's `info` has the `Kept` of its engine."""
+
+KEPT_SECONDS = 60.0
+"""For so long units of work leave a connection to one another; then the pool sees it again, which replaces old ones."""
+
+_SINCE = "alfred_db kept since"
 
 
 class Kept:
@@ -50,6 +56,10 @@ class Kept:
             or not self._pooled
             or driver.pgconn.transaction_status != TransactionStatus.IDLE
         ):
+            return False
+        now = time.monotonic()
+        if now - used.info.setdefault(_SINCE, now) > KEPT_SECONDS:
+            del used.info[_SINCE]
             return False
         left_unused(used.info)
         self._connections.append(used)

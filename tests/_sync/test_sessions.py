@@ -16,7 +16,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, Document, ProcessedMessage, Task, engines
+from alfred_db import Database, Document, ProcessedMessage, Task, engines, sessions
 from alfred_db.errors import DatabaseUnavailable
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import MessageRepository, UnitOfWork
@@ -275,6 +275,16 @@ def test_a_connection_that_ended_after_its_last_unit_is_replaced(committed: Data
     with committed.session() as session:
         session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
     assert process_of(committed) != process
+
+
+def test_the_pool_sees_a_connection_from_time_to_time(
+    committed: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "KEPT_SECONDS", -1.0)
+    pool: Any = committed.engine.pool
+    process = process_of(committed)
+    assert (pool.checkedout(), pool.checkedin()) == (0, 1)
+    assert process_of(committed) == process
 
 
 def test_a_unit_that_was_rolled_back_leaves_nothing(committed: Database) -> None:
