@@ -8,7 +8,7 @@ from alfred_db import KnowledgeDistance
 
 EXAMPLES: dict[str, list[Call]] = {
     "find": [call("collection-4711")],
-    "resolve": [call("collection-4711", hold=False), call("collection-4711", hold=True)],
+    "resolve": [call(hold=False), call(hold=True)],
     "lock": [call("collection-4711")],
     "exclude_others": [call(Name("table_4711"), Name("table_4712"))],
     "create": [
