@@ -140,6 +140,21 @@ SPARSEVEC = Format("sparsevec", pgvector.SparseVector, pack_sparse, pgvector.Spa
 BIT = Format("bit", pgvector.Bit, pack_bits, unpack_bits)
 
 
+def pack_all(rows: npt.NDArray[Any], dimensions: int | None) -> list[bytes] | None:
+    """What `pack` gives for each row of a matrix; None if one may be wrong, so that `pack` is to look at each."""
+    if rows.dtype.kind != "f" or rows.shape[1] != dimensions:
+        return None
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        array = rows.astype(np.float32, copy=False)
+        squares = np.einsum("ij,ij->i", array, array)
+    if not ((squares > 0) & (squares < np.inf)).all():
+        return None
+    packed = np.empty(len(array), [("head", ">u2", 2), ("elements", SINGLE, dimensions)])
+    packed["head"], packed["elements"] = (dimensions, 0), array
+    data, size = packed.tobytes(), packed.itemsize
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 def unpack_all(values: Sequence[bytes], dimensions: int | None, *, half: bool) -> Matrix:
     """The vectors of many `vector` or `halfvec` values, one a row; raises DimensionMismatch unless all are as long."""
     if not values:

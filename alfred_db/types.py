@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=StrEnum)
+
+_BLOCK = 256
+"""How many vectors are packed at once."""
 
 
 class _Packed(bytes):
@@ -97,6 +101,8 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 
     def pack(self, value: Any) -> bytes:
         """The checked binary form of `value`, as COPY BINARY wants it too."""
+        if isinstance(value, _Packed):
+            return value
         return self.format.pack(value, self.dim, self._where or self.format.name, self.allow_zero)
 
     def bind_processor(self, dialect: Dialect) -> Any:
@@ -155,6 +161,13 @@ class Vector(VectorType):
     cache_ok = True
     format = formats.VECTOR
     comparator_factory = Distances
+
+    def packed(self, matrix: Matrix) -> Iterator[Any]:
+        """The rows of a matrix for `pack`: in binary already, unless one of their block has something wrong."""
+        for start in range(0, len(matrix), _BLOCK):
+            block = matrix[start : start + _BLOCK]
+            packed = formats.pack_all(block, self.dim)
+            yield from block if packed is None else map(_Packed, packed)
 
 
 class HalfVector(VectorType):

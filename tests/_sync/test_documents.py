@@ -309,3 +309,26 @@ def test_a_search_sees_what_the_session_has_not_written_yet(uow: UnitOfWork) -> 
     uow.session.add(Document(content="pending", external_id="pending", embedding=vector))
     found = uow.documents.search(vector, limit=1)
     assert [hit.row.external_id for hit in found] == ["pending"]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32])
+def test_a_matrix_is_stored_row_by_row(uow: UnitOfWork, kind: type[Any]) -> None:
+    matrix = np.random.default_rng(5).integers(1, 1000, (600, 384)).astype(kind)
+    ids = uow.documents.add_many([{"content": str(n)} for n in range(600)], embeddings=matrix)
+    statement = select(Document.id, Document.embedding).where(Document.id.in_(ids)).order_by(Document.id)
+    found, stored = uow.fetch_matrix(statement)
+    assert found == ids
+    assert (stored == matrix).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(np.nan, "NaN, infinite"), (np.inf, "NaN, infinite"), (0.0, "zero")]
+)
+@pytest.mark.parametrize("place", [0, 255, 256, 599])
+def test_the_row_of_a_matrix_that_is_wrong_is_named(
+    uow: UnitOfWork, value: float, said: str, place: int
+) -> None:
+    matrix = np.random.default_rng(5).normal(size=(600, 384)).astype(np.float32)
+    matrix[place] = value
+    with pytest.raises(InvalidVector, match=rf"row {place}: documents\.embedding: .*{said}"):
+        uow.documents.add_many([{"content": "x"}] * 600, embeddings=matrix)

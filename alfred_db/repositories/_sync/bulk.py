@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
+import numpy as np
 from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.orm import Session
 
@@ -16,6 +17,7 @@ from ...models.base import table_of
 from ...queries import _bulk as queries
 from ...queries._bulk import OnConflict
 from ...queries._shared import check_names, check_word
+from ...types import Matrix, Vector
 from .copy import copy_rows, reserve_ids, table_name
 
 Progress = Callable[[int, int], None]
@@ -55,7 +57,8 @@ def add_many(
         ids = [uuid.uuid4() for _ in rows]
     with translated():
         if on_conflict == "error" or key is None:
-            reported = _reported(zip(ids, *values, strict=True), len(rows), progress)
+            packed = map(_packed, columns, values)
+            reported = _reported(zip(ids, *packed, strict=True), len(rows), progress)
             copy_rows(session, table, [identity, *columns], reported)
             written = list(ids)
         else:
@@ -112,6 +115,14 @@ def _transposed(
     chosen = [name for name in mapped if name in names]
     values = [vectors[name] if name in vectors else [row.get(name) for row in given] for name in chosen]
     return [mapped[name] for name in chosen], values
+
+
+def _packed(column: Column[Any], values: Any) -> Iterable[Any]:
+    """The values; a matrix is packed by blocks, which takes a tenth of the time."""
+    if not isinstance(column.type, Vector) or not isinstance(values, np.ndarray):
+        return cast("Sequence[Any]", values)
+    matrix = cast("Matrix", values)
+    return column.type.packed(matrix) if matrix.ndim == 2 else matrix
 
 
 def _reported(rows: Any, total: int, progress: Progress | None) -> Iterator[Any]:
