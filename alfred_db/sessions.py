@@ -148,17 +148,17 @@ class DirectSession(Session):
 
     def commit(self) -> None:
         """Commit; raises InFailedSqlTransaction where the server would roll back without a word."""
-        if self._taken is not None:
-            refuse_failed(self._taken)
-        if self._taken is None or not self.driver_commits:
+        taken, direct = self._taken, self.driver_commits
+        if taken is not None:
+            refuse_failed(taken)
+        if not direct:
             super().commit()
-            self._release()
-            return
         try:
-            self._taken.commit()
+            if taken is not None:
+                taken.commit()  # even after SQLAlchemy, which has not joined if it found nothing to write
         finally:
             self._release()
-        if self.listeners.after_commit:
+        if direct and self.listeners.after_commit:
             self.dispatch.after_commit(self)
 
     def rollback(self) -> None:

@@ -138,6 +138,25 @@ async def test_settings_of_a_search_are_known_to_both_ways(db: AsyncDatabase) ->
         assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
 
 
+@pytest.mark.parametrize("how", ["an object of another session", "nothing changed", "asked for the engine"])
+async def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothing(
+    committed: AsyncDatabase, how: str
+) -> None:
+    async with committed.begin() as uow:
+        known = document()
+        uow.session.add(known)
+    async with committed.begin() as uow:
+        assert await seen(uow, "kept")
+        if how == "an object of another session":
+            uow.session.add(known)
+        elif how == "nothing changed":
+            uow.session.add(known)
+            known.title = "a"
+        else:
+            uow.session.get_bind()
+    assert await messages(committed) == ["kept"]
+
+
 @pytest.mark.parametrize("by", ["driver", "session"])
 async def test_a_transaction_that_has_failed_is_not_committed_in_silence(
     committed: AsyncDatabase, by: str

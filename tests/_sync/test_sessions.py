@@ -139,6 +139,25 @@ def test_settings_of_a_search_are_known_to_both_ways(db: Database) -> None:
         assert uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
 
 
+@pytest.mark.parametrize("how", ["an object of another session", "nothing changed", "asked for the engine"])
+def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothing(
+    committed: Database, how: str
+) -> None:
+    with committed.begin() as uow:
+        known = document()
+        uow.session.add(known)
+    with committed.begin() as uow:
+        assert seen(uow, "kept")
+        if how == "an object of another session":
+            uow.session.add(known)
+        elif how == "nothing changed":
+            uow.session.add(known)
+            known.title = "a"
+        else:
+            uow.session.get_bind()
+    assert messages(committed) == ["kept"]
+
+
 @pytest.mark.parametrize("by", ["driver", "session"])
 def test_a_transaction_that_has_failed_is_not_committed_in_silence(
     committed: Database, by: str
