@@ -150,8 +150,11 @@ def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> S
     )
 
 
-def steps(execution_id: int) -> Select[WorkflowStep]:
-    return select(WorkflowStep).where(WorkflowStep.execution_id == execution_id).order_by(WorkflowStep.seq)
+@cache
+def steps() -> Select[WorkflowStep]:
+    """The steps of the execution `execution`, in their order."""
+    own = WorkflowStep.execution_id == bindparam("execution", type_=BigInteger)
+    return select(WorkflowStep).where(own).order_by(WorkflowStep.seq)
 
 
 # Events

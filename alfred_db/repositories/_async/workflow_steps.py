@@ -186,7 +186,7 @@ class AsyncWorkflowSteps(AsyncRepository):
 
     async def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
         """The finished steps of an execution, in their order."""
-        return await self._all(queries.steps(execution_id))
+        return [row[0] for row in await self._rows(queries.steps(), {"execution": execution_id})]
 
     async def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
         """The events that were sent to an execution, the earliest first."""

@@ -187,7 +187,7 @@ class WorkflowSteps(Repository):
 
     def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
         """The finished steps of an execution, in their order."""
-        return self._all(queries.steps(execution_id))
+        return [row[0] for row in self._rows(queries.steps(), {"execution": execution_id})]
 
     def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
         """The events that were sent to an execution, the earliest first."""

@@ -14,7 +14,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "checkpoint": [call(extending=False), call(extending=True)],
     "sleep": [call(4711, TOKEN, "step-4711", seq=471, until=TIME)],
     "stored": [call(4711, TOKEN, "step-4711", seq=471)],
-    "steps": [call(4711)],
+    "steps": [call()],
     "own": [call(4711, TOKEN)],
     "wait": [call(4711, TOKEN, "event-4711", available_at=TIME, deadline=TIME)],
     "target": [call(4711)],
