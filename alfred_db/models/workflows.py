@@ -134,7 +134,7 @@ class WorkflowExecution(Base):
     )
     """Where the execution stands."""
     current_step: Mapped[int] = mapped_column(server_default=text("0"))
-    """How far it is, for people; the truth is in `workflow_steps`."""
+    """How far it was when its lease was last extended or given up, for people; the truth is in `workflow_steps`."""
     input_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What it was started with; never changed."""
     output_data: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)

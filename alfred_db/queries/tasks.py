@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
@@ -57,27 +58,29 @@ COLUMNS = (
 )
 """Attributes of a task that is filed; the others have their defaults."""
 
+FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
+"""All attributes of a task."""
+
 _t = table_of(Task).c
 _live = _t.status.in_([constant(status) for status in LIVE])
 
 
-_available_at = func.greatest(
-    bindparam("available_at", type_=DateTime(timezone=True)),
-    func.statement_timestamp() + bindparam("delay", type_=Interval),
-)
+_GIVEN: dict[str, TypeEngine[Any]] = {
+    **{name: _t[name.rstrip("_")].type for name in COLUMNS},
+    "content": Text(),
+    "metadata_": Text(),
+    "delay": Interval(),
+}
 
 
 @cache
-def enqueue() -> ReturningInsert[Task]:
-    """File a task unless its `task_id`, or a live one's `dedupe_key`, is taken. Parameters: `COLUMNS`, by attribute,
-    and the interval `delay`."""
-    values: dict[str, Any] = {name: bindparam(name) for name in COLUMNS if name != "available_at"}
-    return (
-        postgresql.insert(Task)
-        .values(**values, available_at=_available_at)
-        .on_conflict_do_nothing()
-        .returning(Task)
-    )
+def enqueue() -> ReturningInsert[*tuple[Any, ...]]:
+    """File a task unless its `task_id`, or a live one's `dedupe_key`, is taken; gives all its attributes, as `FIELDS`.
+
+    Parameters: `COLUMNS`, by attribute, `content` and `metadata_` as JSON text, and the interval `delay`.
+    """
+    given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
+    return _filing(given).returning(*Task.__mapper__.columns)
 
 
 @cache
@@ -85,25 +88,13 @@ def enqueue_many() -> ReturningInsert[uuid.UUID]:
     """The same for several tasks, which gives the ids of those that were filed; each parameter is an array.
 
     As arrays they are a hundredth of the text that rows of parameters would be, for the driver and for the server.
-    `content` and `metadata_` are arrays of JSON text.
     """
-    types: dict[str, TypeEngine[Any]] = {name: _t[_column(name)].type for name in COLUMNS}
-    given_types = {**types, "content": Text(), "metadata_": Text(), "delay": Interval()}
     given = (
-        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in given_types.items()))
-        .table_valued(*(column(name, type_) for name, type_ in given_types.items()))
+        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in _GIVEN.items()))
+        .table_valued(*(column(name, type_) for name, type_ in _GIVEN.items()))
         .render_derived("given")
     )
-    values: dict[str, ColumnElement[Any]] = {name: given.c[name] for name in COLUMNS}
-    values["available_at"] = func.greatest(given.c.available_at, func.statement_timestamp() + given.c.delay)
-    for name in ("content", "metadata_"):
-        values[name] = cast(given.c[name], types[name])
-    return (
-        postgresql.insert(table_of(Task))
-        .from_select([_column(name) for name in COLUMNS], select(*values.values()))
-        .on_conflict_do_nothing()
-        .returning(_t.id)
-    )
+    return _filing(dict(given.c.items())).returning(_t.id)
 
 
 def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
@@ -272,5 +263,14 @@ def _renewed() -> dict[str, Any]:
     }
 
 
-def _column(attribute: str) -> str:
-    return attribute.rstrip("_")
+def _filing(given: Mapping[str, ColumnElement[Any]]) -> postgresql.Insert:
+    """File what is given: the value of each of `COLUMNS`, JSON as text, and `delay`."""
+    values = {name: given[name] for name in COLUMNS}
+    values["available_at"] = func.greatest(given["available_at"], func.statement_timestamp() + given["delay"])
+    for name in ("content", "metadata_"):
+        values[name] = cast(given[name], JSONB)
+    return (
+        postgresql.insert(table_of(Task))
+        .from_select([name.rstrip("_") for name in COLUMNS], select(*values.values()))
+        .on_conflict_do_nothing()
+    )

@@ -27,11 +27,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus
+from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ._shared import constant, jsonb, seconds_ahead
 
 MAX_BACK_OFF = 300.0
 """The longest delay, in seconds, that `fail` chooses by itself."""
+
+REACHED = (
+    select(func.coalesce(func.max(WorkflowStep.seq) + 1, 0))
+    .where(WorkflowStep.execution_id == WorkflowExecution.id)
+    .correlate(WorkflowExecution)
+    .scalar_subquery()
+)
+"""How far an execution is by its steps: most checkpoints leave `current_step` to the next write of the row."""
 
 _pending = WorkflowExecution.status == constant(WorkflowExecutionStatus.PENDING)
 _running = WorkflowExecution.status == constant(WorkflowExecutionStatus.RUNNING)
@@ -130,7 +138,7 @@ def heartbeat(
     return (
         update(WorkflowExecution)
         .where(WorkflowExecution.id == own.c.id, mine)
-        .values(lease_expires_at=seconds_ahead(lease))
+        .values(lease_expires_at=seconds_ahead(lease), current_step=REACHED)
         .returning(
             WorkflowExecution.id, WorkflowExecution.lease_expires_at, WorkflowExecution.cancel_requested_at
         )
@@ -146,6 +154,7 @@ def complete(
         .values(
             status=WorkflowExecutionStatus.COMPLETED,
             completed_at=func.statement_timestamp(),
+            current_step=REACHED,
             output_data=jsonb(output),
             error_message=None,
             error_code=None,
@@ -166,6 +175,7 @@ def release(execution_id: int, token: uuid.UUID) -> ReturningUpdate[WorkflowExec
             status=case((goes_on, literal(WorkflowExecutionStatus.PENDING, Text)), else_=_cancelled),
             cancelled_at=WorkflowExecution.cancel_requested_at,
             available_at=func.statement_timestamp(),
+            current_step=REACHED,
             lease_expires_at=None,
             attempt_deadline_at=None,
         )
@@ -289,6 +299,7 @@ def _ending(outcome: CTE) -> dict[str, Any]:
         "cancelled_at": outcome.c.cancelled_at,
         "available_at": outcome.c.available_at,
         "error_code": outcome.c.code,
+        "current_step": REACHED,
         "lease_expires_at": None,
         "attempt_deadline_at": None,
     }

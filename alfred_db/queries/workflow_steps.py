@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -36,16 +37,63 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
 from ._shared import constant, jsonb
-from .workflow_executions import held
+from .workflow_executions import REACHED, held
 
 
-def checkpoint() -> ReturningInsert[int]:
-    """Store a finished step in one statement, if the lease is held and no step is in the way; extends the lease.
+@cache
+def checkpoint(*, extending: bool) -> ReturningInsert[int]:
+    """Store a finished step in one statement, if the lease is held and no step is in the way.
 
-    Built once, as it is what a workflow waits for after each step. Its parameters: `execution`, `token`, `key`,
-    `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`, and `lease` (a timedelta).
+    `extending` also writes the execution: its lease, how far it is, and the retries that a new step gives back. Without,
+    it is half the work for the server, and stores nothing when there is more to write than how far it is.
+    Parameters: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`, and
+    a timedelta: the `lease`, or without `extending` how much of it must be `left`.
     """
-    return _CHECKPOINT
+    executions = table_of(WorkflowExecution).c
+    token, number = bindparam("token", type_=Uuid), bindparam("number", type_=Integer)
+    held = (
+        executions.id == bindparam("execution", type_=BigInteger),
+        executions.status == constant(WorkflowExecutionStatus.RUNNING),
+        executions.lease_token == token,
+    )
+    now, zero = func.statement_timestamp(), literal_column("0", Integer)
+    if extending:
+        own = (
+            update(table_of(WorkflowExecution))
+            .where(*held)
+            .values(
+                lease_expires_at=now + bindparam("lease", type_=Interval),
+                wait_deadline_at=null(),
+                **_progress(executions, number),
+            )
+            .returning(executions.id)
+            .cte("own")
+        )
+    else:
+        own = (
+            select(executions.id)
+            .where(
+                *held,
+                executions.lease_expires_at >= now + bindparam("left", type_=Interval),
+                executions.retry_count == zero,
+                executions.crash_count == zero,
+                executions.wait_deadline_at.is_(None),
+            )
+            .with_for_update(key_share=True)
+            .cte("own")
+            .prefix_with("MATERIALIZED")
+        )
+    values: dict[str, ColumnElement[Any]] = {
+        "step_key": bindparam("key", type_=Text),
+        "seq": number,
+        "name": bindparam("label", type_=Text),
+        "output": cast(bindparam("result", type_=Text), JSONB),
+        "error": bindparam("failure", type_=Text),
+        "attempt": bindparam("tries", type_=Integer),
+        "lease_token": token,
+        "started_at": bindparam("began", type_=DateTime(timezone=True)),
+    }
+    return _insert(own.c.id, values)
 
 
 def sleep(
@@ -102,8 +150,11 @@ def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> S
     )
 
 
-def steps(execution_id: int) -> Select[WorkflowStep]:
-    return select(WorkflowStep).where(WorkflowStep.execution_id == execution_id).order_by(WorkflowStep.seq)
+@cache
+def steps() -> Select[WorkflowStep]:
+    """The steps of the execution `execution`, in their order."""
+    own = WorkflowStep.execution_id == bindparam("execution", type_=BigInteger)
+    return select(WorkflowStep).where(own).order_by(WorkflowStep.seq)
 
 
 # Events
@@ -206,42 +257,8 @@ def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> 
         .values(
             status=WorkflowExecutionStatus.PENDING,
             available_at=available_at,
+            current_step=REACHED,
             lease_expires_at=None,
             attempt_deadline_at=None,
         )
     )
-
-
-def _checkpoint() -> ReturningInsert[int]:
-    executions = table_of(WorkflowExecution)
-    token = bindparam("token", type_=Uuid)
-    number = bindparam("number", type_=Integer)
-    own = (
-        update(executions)
-        .where(
-            executions.c.id == bindparam("execution", type_=BigInteger),
-            executions.c.status == constant(WorkflowExecutionStatus.RUNNING),
-            executions.c.lease_token == token,
-        )
-        .values(
-            lease_expires_at=func.statement_timestamp() + bindparam("lease", type_=Interval),
-            wait_deadline_at=null(),
-            **_progress(executions.c, number),
-        )
-        .returning(executions.c.id)
-        .cte("own")
-    )
-    values: dict[str, ColumnElement[Any]] = {
-        "step_key": bindparam("key", type_=Text),
-        "seq": number,
-        "name": bindparam("label", type_=Text),
-        "output": cast(bindparam("result", type_=Text), JSONB),
-        "error": bindparam("failure", type_=Text),
-        "attempt": bindparam("tries", type_=Integer),
-        "lease_token": token,
-        "started_at": bindparam("began", type_=DateTime(timezone=True)),
-    }
-    return _insert(own.c.id, values)
-
-
-_CHECKPOINT = _checkpoint()

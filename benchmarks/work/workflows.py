@@ -36,7 +36,8 @@ def steps(bench: Bench) -> dict[str, float]:
         f"{bench.sizes.workflows} workflows of {STEPS} steps that do nothing, one after the other in one thread; the time is"
         " that of the steps alone. A step is one transaction. Raw is an insert that checks the lease, in AUTOCOMMIT"
         " as alfred-db is; «BEGIN» is a `db.begin()` for each step;"
-        " «lease extended» also extends it and counts the step, as `checkpoint` does. alfred-db reads the finished steps"
+        " «lease extended» also extends it and counts the step, as `checkpoint` does once a tenth of the lease has passed."
+        " alfred-db reads the finished steps"
         " once at the start; absurd and dbos look before each step whether it was done. CPU, WAL, commits and dead rows"
         " include starting and ending the workflows, for dbos also its launch."
     )

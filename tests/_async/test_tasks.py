@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Task, TaskResult, TaskStatus
@@ -94,6 +94,21 @@ async def test_defaults(tasks: AsyncTaskRepository) -> None:
     assert (task.content, task.metadata_, task.priority) == ({}, {}, 1)
     assert (task.max_retries, task.timeout_seconds) == (3, 300)
     assert [task.id, other.id] == sorted([task.id, other.id])
+
+
+async def test_a_filed_task_belongs_to_its_session(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        same, _ = await uow.tasks.enqueue("x")
+        same.priority = 1  # as it is: there is nothing to flush
+    async with committed.begin() as uow:
+        changed, _ = await uow.tasks.enqueue("x")
+        assert await uow.tasks.get(changed.id) is changed
+        assert (changed in uow.session, inspect(changed).modified) == (True, False)
+        changed.assigned_to = "me"
+    async with committed.begin() as uow:
+        found = [await uow.tasks.get(task.id) for task in (same, changed)]
+    assert [task and task.assigned_to for task in found] == [None, "me"]
+    assert [task and task.id for task in found] == [same.id, changed.id]
 
 
 async def test_a_dedupe_key_is_taken_while_its_task_is_live(tasks: AsyncTaskRepository) -> None:

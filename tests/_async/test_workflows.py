@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from plans import Explain
-from sqlalchemy import Select, func, insert, literal_column, select, text, update
+from sqlalchemy import Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import (
@@ -372,15 +372,58 @@ async def test_a_checkpoint_is_stored_once(workflows: AsyncWorkflowRepository) -
     assert (fetch.step_key, fetch.seq, fetch.name, fetch.attempt) == ("fetch", 0, "fetch", 1)
     assert (fetch.output, fetch.error, fetch.lease_token) == ({"rows": [1, 2]}, None, held.lease_token)
     assert (empty.output, bad.error, bad.attempt, bad.started_at) == (None, "no", 3, began)
-    assert (await row(workflows, held.id)).current_step == 3
 
 
-async def test_a_checkpoint_extends_the_lease(workflows: AsyncWorkflowRepository) -> None:
+async def test_a_checkpoint_keeps_the_lease(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    await workflows.checkpoint(held.id, held.lease_token, "a", seq=0, lease=1000)
-    lease = (await row(workflows, held.id)).lease_expires_at
-    assert lease is not None
-    assert lease - held.lease_expires_at > timedelta(seconds=900)
+    first = held.lease_expires_at
+    for seq, (lease, least) in enumerate([(66, 0), (67, 6), (67, 6), (1000, 900), (60, 900)]):
+        await workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq, lease=lease)
+        found = (await row(workflows, held.id)).lease_expires_at
+        assert found is not None
+        assert timedelta(seconds=least) <= found - first < timedelta(seconds=least + 60)
+        assert (found == first) == (least == 0), "not written while nine tenths are left"
+
+
+async def test_a_run_that_gets_further_has_all_its_retries_again(workflows: AsyncWorkflowRepository) -> None:
+    held = await claimed(workflows)
+    await workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
+    held = await again(workflows, held)
+    await workflows.fail(held.id, held.lease_token, "boom", delay=0)
+    held = await next_claim(workflows, held)
+    await workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
+    found = await row(workflows, held.id)
+    assert (found.crash_count, found.retry_count) == (1, 1), "that step was there"
+    await workflows.checkpoint(held.id, held.lease_token, "sum", seq=1)
+    found = await row(workflows, held.id)
+    assert (found.crash_count, found.retry_count, found.current_step) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
+async def test_every_other_write_tells_how_far_it_is(workflows: AsyncWorkflowRepository, write: str) -> None:
+    held = await claimed(workflows)
+    key = (held.id, held.lease_token)
+    for seq in range(2):
+        await workflows.checkpoint(*key, f"s{seq}", seq=seq)
+    reached = 2
+    match write:
+        case "heartbeat":
+            await workflows.heartbeat([held.id], held.lease_token)
+        case "wait":
+            await workflows.wait_for(*key, "paid", step_key="wait", seq=2)
+        case "sleep":
+            await workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=2)
+            reached = 3
+        case "release":
+            await workflows.release(*key)
+        case "fail":
+            await workflows.fail(*key, "boom")
+        case "reap":
+            await expire(workflows._session, held.id)
+            await workflows.reap()
+        case _:
+            await workflows.complete(*key)
+    assert (await row(workflows, held.id)).current_step == reached
 
 
 async def test_a_finished_step_is_replayed(workflows: AsyncWorkflowRepository) -> None:
@@ -905,7 +948,7 @@ async def test_the_hot_statements_have_their_index(
 
 
 async def fill(session: AsyncSession, rows: int) -> Sequence[int]:
-    """Ten versions, and so many executions, of which three in ten wait and one runs."""
+    """Ten versions, and so many executions, of which three in ten wait and one, with a step behind it, runs."""
     for number in range(10):
         await session.execute(insert(Workflow).values(name="w", version=number + 1, definition={}))
     ids = (await session.scalars(select(Workflow.id).order_by(Workflow.id))).all()
@@ -921,4 +964,12 @@ async def fill(session: AsyncSession, rows: int) -> Sequence[int]:
         "available_at": literal_column("now() - number * interval '1 second'"),
     }
     await session.execute(insert(WorkflowExecution).from_select([*values], select(*values.values())))
+    step = {
+        "execution_id": WorkflowExecution.id,
+        "step_key": literal("a"),
+        "seq": literal(0),
+        "name": literal("a"),
+    }
+    running = select(*step.values()).where(WorkflowExecution.status == RUNNING)
+    await session.execute(insert(WorkflowStep).from_select([*step], running))
     return ids

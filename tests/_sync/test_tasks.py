@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, Task, TaskResult, TaskStatus
@@ -95,6 +95,21 @@ def test_defaults(tasks: TaskRepository) -> None:
     assert (task.content, task.metadata_, task.priority) == ({}, {}, 1)
     assert (task.max_retries, task.timeout_seconds) == (3, 300)
     assert [task.id, other.id] == sorted([task.id, other.id])
+
+
+def test_a_filed_task_belongs_to_its_session(committed: Database) -> None:
+    with committed.begin() as uow:
+        same, _ = uow.tasks.enqueue("x")
+        same.priority = 1  # as it is: there is nothing to flush
+    with committed.begin() as uow:
+        changed, _ = uow.tasks.enqueue("x")
+        assert uow.tasks.get(changed.id) is changed
+        assert (changed in uow.session, inspect(changed).modified) == (True, False)
+        changed.assigned_to = "me"
+    with committed.begin() as uow:
+        found = [uow.tasks.get(task.id) for task in (same, changed)]
+    assert [task and task.assigned_to for task in found] == [None, "me"]
+    assert [task and task.id for task in found] == [same.id, changed.id]
 
 
 def test_a_dedupe_key_is_taken_while_its_task_is_live(tasks: TaskRepository) -> None:

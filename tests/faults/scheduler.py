@@ -1,16 +1,16 @@
-"""A scheduler as a process: ticks until nothing is due.
+"""A scheduler as a process: ticks until it is killed.
 
-    python scheduler.py '{"url": ..., "dies": true}'
+    python scheduler.py '{"url": ..., "stops": "filed"}'
 
-One that `dies` is killed in its first tick, when the executions are filed and the tasks not yet moved on.
+It says when it is `ready`, when the executions of a tick are `filed`, when their tasks have `moved on`, and when that is
+`committed`; where it `stops` it goes no further.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from alfred_db import Database
@@ -18,24 +18,28 @@ from alfred_db.cron import Slot
 from alfred_db.repositories._sync.scheduler import SchedulerRepository
 
 
-class Dying(SchedulerRepository):
-    def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
-        filed = super()._file(slots)
-        if filed[0]:
-            print("filed", len(filed[0]), flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return filed
+def main(url: str, stops: str | None = None) -> None:
+    def point(name: str) -> None:
+        print(name, flush=True)
+        if name == stops:
+            time.sleep(600)
 
+    class Telling(SchedulerRepository):
+        def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
+            filed = super()._file(slots)
+            if filed[0]:
+                point("filed")
+            return filed
 
-def main(url: str, dies: bool = False) -> None:
     with Database(url) as db:
-        repository = Dying if dies else SchedulerRepository
-        idle = 0
-        while idle < 3:
+        while True:
             with db.begin() as uow:
-                tick = repository(uow.session).tick(limit=7)
-            idle = 0 if tick.filed else idle + 1
-    print("idle", flush=True)
+                tick = Telling(uow.session).tick(limit=2)
+                if tick.filed:
+                    point("moved on")
+            point("committed" if tick.filed else "ready")
+            if not tick.filed:
+                time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
-import signal
-from collections import Counter
-from datetime import timedelta
+from contextlib import ExitStack
+from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import func, select, update
 
 from alfred_db import Database, MisfirePolicy, ScheduledExecution, ScheduledTask
 
-from .processes import Process, Server, process, program
+from .processes import Server, process, wait_until
 
 TASKS = 100
 SLOTS = 10
+MINUTE = timedelta(minutes=1)
 
 
-def due(db: Database) -> None:
-    """Tasks with ten slots each, or one more when a minute begins meanwhile."""
+def due(db: Database) -> datetime:
+    """Tasks with ten slots each, or one more when a minute begins meanwhile; gives the first."""
     with db.begin() as uow:
         for number in range(TASKS):
             uow.scheduler.create(
                 f"t{number}", "c", "* * * * *", misfire_policy=MisfirePolicy.ALL, misfire_grace_seconds=0
             )
-        first = func.date_trunc("minute", func.now()) - timedelta(minutes=SLOTS - 1)
+        first = func.date_trunc("minute", func.now()) - (SLOTS - 1) * MINUTE
         uow.session.execute(update(ScheduledTask).values(next_run_at=first))
+        return uow.session.scalars(select(ScheduledTask.next_run_at).distinct()).one() or datetime.max
 
 
-def slots(db: Database) -> list[tuple[int | None, object]]:
+def slots(db: Database) -> list[tuple[int | None, datetime]]:
     with db.session() as session:
         rows = session.execute(select(ScheduledExecution.task_id, ScheduledExecution.scheduled_at)).all()
         return [(row[0], row[1]) for row in rows]
 
 
-def test_of_five_schedulers_one_is_killed_between_filing_and_moving_on(
-    own_server: Server, database: str, db: Database
+def left(db: Database) -> int:
+    """How many tasks are due."""
+    with db.session() as session:
+        return session.scalars(select(func.count()).where(ScheduledTask.next_run_at <= func.now())).one()
+
+
+@pytest.mark.parametrize("at", ["filed", "moved on", "committed", None])
+def test_of_four_schedulers_at_work_one_is_killed(
+    own_server: Server, database: str, db: Database, at: str | None
 ) -> None:
-    due(db)
+    """In its first tick at that point, or wherever it is just after one."""
     url = own_server.url(database)
-    with process("scheduler.py", url=url, dies=True) as dying:
-        dying.wait_for("filed")
-        assert dying.finish() == -signal.SIGKILL
-    others: list[Process] = []
-    try:
-        others = [program("scheduler.py", url=url) for _ in range(4)]
-        for scheduler in others:
-            assert scheduler.finish() == 0
-    finally:
-        for scheduler in others:
-            scheduler.kill()
-    found = slots(db)
-    assert len(found) == len(set(found)), "each slot once"
-    assert len(found) >= TASKS * SLOTS
-    assert set(Counter(task for task, _ in found).values()) <= {SLOTS, SLOTS + 1, SLOTS + 2}
+    with ExitStack() as running:
+        settings = [{"url": url, "stops": at}, *[{"url": url}] * 3]
+        dying, *others = (running.enter_context(process("scheduler.py", **each)) for each in settings)
+        for scheduler in (dying, *others):
+            scheduler.wait_for("ready")
+        first = due(db)
+        dying.wait_for(at or "committed")
+        dying.kill()
+        wait_until(lambda: not left(db))
+    found = sorted(slots(db))
+    with db.session() as session:
+        tasks = {task.id: task.next_run_at for task in session.scalars(select(ScheduledTask))}
+    expected: list[tuple[int | None, datetime]] = []
+    for task, next_run_at in sorted(tasks.items()):
+        assert next_run_at is not None
+        assert next_run_at >= first + SLOTS * MINUTE
+        expected += [(task, first + number * MINUTE) for number in range((next_run_at - first) // MINUTE)]
+    assert found == expected, "each slot has one execution"
 
 
 def test_what_a_killed_scheduler_filed_is_not_there(own_server: Server, database: str, db: Database) -> None:
     due(db)
-    with process("scheduler.py", url=own_server.url(database), dies=True) as dying:
+    with process("scheduler.py", url=own_server.url(database), stops="filed") as dying:
         dying.wait_for("filed")
-        dying.finish()
+        dying.kill()
     assert slots(db) == []
     with db.begin() as uow:
         assert len(uow.scheduler.tick().filed) >= TASKS * SLOTS

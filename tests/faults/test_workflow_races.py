@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import URL
 
 from alfred_db import Database, WorkflowExecutionStatus, WorkflowStatus
-from alfred_db.errors import InvalidTransition
+from alfred_db.errors import InvalidTransition, LeaseLost
 from alfred_db.repositories._sync.workflows import WorkflowRepository
 from alfred_db.results.workflows import ClaimedWorkflow
 
@@ -122,6 +122,21 @@ def test_cancellations_of_one_family_do_not_block_each_other(db: Database, workf
             workflows = WorkflowRepository(uow.session)
             found = [workflows.get_execution(of) for of in (root, *middle, *leaves)]
             assert {execution.status for execution in found if execution} == {CANCELLED}
+
+
+def test_a_step_is_not_stored_when_its_execution_is_just_given_up(db: Database, workflow_id: int) -> None:
+    start(db)
+    held = claim(db, workflow_id)
+    assert held is not None
+    key = held.id, held.lease_token
+    with db.session() as session, ThreadPoolExecutor(1) as pool:
+        WorkflowRepository(session).release(*key)
+        step = pool.submit(call, db, lambda workflows: workflows.checkpoint(*key, "a", 1, seq=0))
+        time.sleep(0.3)
+        assert not step.done()
+        session.commit()
+        assert isinstance(step.exception(timeout=10), LeaseLost)
+    assert call(db, lambda workflows: workflows.steps(held.id)) == []
 
 
 def test_one_key_starts_one_execution(db: Database, workflow_id: int) -> None:

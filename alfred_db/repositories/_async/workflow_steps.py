@@ -19,6 +19,8 @@ from .direct import fetch
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
 _NEVER = datetime(9000, 1, 1, tzinfo=UTC)
+_FRESH = 0.9
+"""The share of a lease that must be left for a checkpoint not to extend it."""
 _LIVE = {WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING}
 
 
@@ -71,12 +73,13 @@ class AsyncWorkflowSteps(AsyncRepository):
         started_at: datetime | None = None,
         lease: float = 60.0,
     ) -> Any:
-        """Store a finished step, its `seq`-th from 0, and extend the lease; gives the output that is stored.
+        """Store a finished step, its `seq`-th from 0, and keep the lease; gives the output that is stored.
 
         The first write wins: what an earlier run stored for the step is given instead of `output`, a JSON value of
         at most `MAX_JSON_BYTES`. `name` is `step_key` unless it is given; a name that recurs needs keys of its
-        own. `error` is the text of a failure that is final. In a transaction with the effects of the step, these
-        happen once. Raises LeaseLost, and ConflictError when the step was another one before.
+        own. `error` is the text of a failure that is final. The lease is extended to `lease` seconds unless nine
+        tenths of them are left. In a transaction with the effects of the step, these happen once. Raises LeaseLost,
+        and ConflictError when the step was another one before.
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
@@ -93,9 +96,11 @@ class AsyncWorkflowSteps(AsyncRepository):
             "tries": attempt,
             "began": started_at,
             "lease": timedelta(seconds=lease),
+            "left": timedelta(seconds=lease * _FRESH),
         }
-        if await fetch(self._session, queries.checkpoint(), parameters):
-            return None if text is None else json.loads(text)
+        for extending in (False, True):
+            if await fetch(self._session, queries.checkpoint(extending=extending), parameters):
+                return None if text is None else json.loads(text)
         found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
         if found.step is None:
             raise _lost(execution_id)
@@ -181,7 +186,7 @@ class AsyncWorkflowSteps(AsyncRepository):
 
     async def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
         """The finished steps of an execution, in their order."""
-        return await self._all(queries.steps(execution_id))
+        return [row[0] for row in await self._rows(queries.steps(), {"execution": execution_id})]
 
     async def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
         """The events that were sent to an execution, the earliest first."""

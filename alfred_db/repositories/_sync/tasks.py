@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ...errors import ConflictError, InvalidTransition, NotFoundError, translated
+from sqlalchemy.orm import make_transient_to_detached
+
+from ...errors import ConflictError, InvalidTransition, NotFoundError
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...queries import tasks as queries
@@ -70,13 +72,13 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             dedupe_key=dedupe_key,
             metadata=metadata,
         )
-        values = {name: column[0] for name, column in columns_of([task], every=True).items()}
+        columns = columns_of([task], every=True)
+        values = {name: column[0] for name, column in _as_text(columns).items()}
         for _ in range(ATTEMPTS):
-            with translated():
-                filed = (self._session.scalars(queries.enqueue(), values)).first()
-            if filed is not None:
+            rows = fetch(self._session, queries.enqueue(), values)
+            if rows:
                 self._session.info[FILED] = True
-                return filed, True
+                return self._loaded(rows[0]), True
             # A statement of its own: the first one does not see what was committed while it waited.
             if standing := self._first(queries.standing(values["task_id"], dedupe_key)):
                 return standing, False
@@ -231,12 +233,21 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             raise NotFoundError(f"task {id}: there is none; pass the `id` of a task, not its `task_id`")
         return task
 
+    def _loaded(self, row: Sequence[Any]) -> Task:
+        """The task of a row that the driver has read, in the session as if SQLAlchemy had loaded it."""
+        values = dict(zip(queries.FIELDS, row, strict=True))
+        task = Task(**{**values, "status": TaskStatus(values["status"])})
+        make_transient_to_detached(task)
+        (
+            self._session.connection()
+        )  # SQLAlchemy joins the transaction, as it is to write what changes of the task
+        self._session.add(task)
+        return task
+
     def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """File the tasks at these places; gives the ids of those that were new."""
         given = {name: [column[place] for place in places] for name, column in columns.items()}
-        for name in ("content", "metadata_"):
-            given[name] = [json.dumps(value) for value in given[name]]
-        return {row[0] for row in fetch(self._session, queries.enqueue_many(), given)}
+        return {row[0] for row in fetch(self._session, queries.enqueue_many(), _as_text(given))}
 
     def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
         """The same by COPY: all of them, or ConflictError."""
@@ -282,6 +293,14 @@ def _firsts(places: Sequence[int], keys: Sequence[tuple[str, str | None]], *, na
             firsts.append(place)
             seen |= own
     return sorted(firsts, key=lambda place: (keys[place][1] or "", keys[place][0]))
+
+
+def _as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """The same with JSON as text."""
+    return {
+        name: [json.dumps(value) for value in column] if name in {"content", "metadata_"} else column
+        for name, column in columns.items()
+    }
 
 
 def _changing() -> ConflictError:

@@ -11,10 +11,10 @@ TOKEN = uuid.UUID("47114711-4711-4711-4711-471147114711")
 TIME = datetime(2047, 11, 4, 7, 11, tzinfo=UTC)
 
 EXAMPLES: dict[str, list[Call]] = {
-    "checkpoint": [call()],
+    "checkpoint": [call(extending=False), call(extending=True)],
     "sleep": [call(4711, TOKEN, "step-4711", seq=471, until=TIME)],
     "stored": [call(4711, TOKEN, "step-4711", seq=471)],
-    "steps": [call(4711)],
+    "steps": [call()],
     "own": [call(4711, TOKEN)],
     "wait": [call(4711, TOKEN, "event-4711", available_at=TIME, deadline=TIME)],
     "target": [call(4711)],
