@@ -77,7 +77,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             rows = await fetch(self._session, queries.enqueue(), values)
             if rows:
                 self._session.info[FILED] = True
-                return await self._loaded(rows[0]), True
+                return self._loaded(rows[0]), True
             # A statement of its own: the first one does not see what was committed while it waited.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
                 return standing, False
@@ -232,14 +232,11 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             raise NotFoundError(f"task {id}: there is none; pass the `id` of a task, not its `task_id`")
         return task
 
-    async def _loaded(self, row: Sequence[Any]) -> Task:
+    def _loaded(self, row: Sequence[Any]) -> Task:
         """The task of a row that the driver has read, in the session as if SQLAlchemy had loaded it."""
         values = dict(zip(queries.FIELDS, row, strict=True))
         task = Task(**{**values, "status": TaskStatus(values["status"])})
         make_transient_to_detached(task)
-        await (
-            self._session.connection()
-        )  # SQLAlchemy joins the transaction, as it is to write what changes of the task
         self._session.add(task)
         return task
 

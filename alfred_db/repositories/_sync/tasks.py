@@ -238,9 +238,6 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         values = dict(zip(queries.FIELDS, row, strict=True))
         task = Task(**{**values, "status": TaskStatus(values["status"])})
         make_transient_to_detached(task)
-        (
-            self._session.connection()
-        )  # SQLAlchemy joins the transaction, as it is to write what changes of the task
         self._session.add(task)
         return task
 
