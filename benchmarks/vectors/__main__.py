@@ -86,15 +86,15 @@ def compare(
         with timed(f"load of {name}"):
             lines, rates = load(all_, rows, size.runs)
         notes = (
-            "`documents.add_many` into a table that has the shape of the peers' tables; vectors are indexed afterwards."
+            "`documents.add_many`, with its ANALYZE, into a table that has the shape of the peers' tables; vectors are indexed"
+            " afterwards."
             if documents
             else "`knowledge.upsert`, which compares with what is there, into the platform's own table with its text indexes."
         )
         publish(PAGE, f"Load: {name}", notes, f"{size.runs} loads of each.", load_table(lines))
         panels[f"Load of {name}, rows a second"] = rates
         if documents:
-            found += load_targets(rates)
-            found += own_table(server, place, rows, size, all_, ours)
+            found += load_targets(rates, own_table(place, rows, size, all_, ours))
         with timed(f"indexes of {name}"):
             for started in all_.started.values():
                 started.index()
@@ -124,9 +124,7 @@ def compare(
     return found, panels
 
 
-def own_table(
-    server: Server, place: Path, rows: Rows, size: Size, compared: Contenders, ours: str
-) -> list[Target]:
+def own_table(place: Path, rows: Rows, size: Size, compared: Contenders, ours: str) -> dict[str, float]:
     """From here on ours and raw psycopg are at the platform's table, with all that it has."""
     without_vector_index(ours, "idx_documents_embedding")
     for started in compared.started.values():
@@ -137,10 +135,10 @@ def own_table(
         for name, one in compared.started.items()
     }
     compared.started.update(moved)
-    lines, _ = load(compared, rows, size.runs, ours_only=True)
+    lines, rates = load(compared, rows, size.runs, ours_only=True)
     notes = "The same into `documents` as it is: with text search, hash, and seven indexes; vectors are indexed afterwards."
     publish(PAGE, f"Load into the platform's own table: {rows.name}", notes, load_table(lines))
-    return []
+    return rates
 
 
 def main() -> int:

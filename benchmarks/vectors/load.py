@@ -66,11 +66,12 @@ def load_table(lines: list[tuple[str, ...]]) -> str:
     return table(("", "rows a second", "of raw COPY BINARY", "spread"), lines)
 
 
-def load_targets(rates: dict[str, float]) -> list[Target]:
-    ours = rates.get(OURS, float("nan"))  # meets no target
-    found = [at_least("load: alfred-db / raw COPY BINARY", ours / rates[RAW], 0.6)]
-    return found + [
-        at_least(f"load: alfred-db / {name}", ours / rate, 10)
+def load_targets(rates: dict[str, float], own: dict[str, float]) -> list[Target]:
+    """`rates` of the peers' shape of table, `own` of the platform's."""
+    void = float("nan")  # meets no target
+    ratio = own.get(OURS, void) / own.get(RAW, void)
+    return [at_least("load into `documents`: alfred-db / raw COPY BINARY", ratio, 0.6)] + [
+        at_least(f"load: alfred-db / {name}", rates.get(OURS, void) / rate, 10)
         for name, rate in rates.items()
         if name.startswith(TIMES_THE_PEERS)
     ]
