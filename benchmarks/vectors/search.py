@@ -32,8 +32,8 @@ class Searched:
     places: dict[int, list[int]] = field(default_factory=dict)
 
 
-def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> tuple[str, dict[str, float]]:
-    """A table, and the median milliseconds by name."""
+def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> tuple[str, dict[str, Searched]]:
+    """A table, and what was measured of each that found enough."""
     function = "search_async" if asynchronous else "search"
     last = nearest_distances(rows.vectors, rows.queries, LIMIT)
     found: dict[str, Searched] = {}
@@ -59,7 +59,7 @@ def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> 
             turns = {name: partial(block, name, first) for name in chosen if name not in failed}
             interleaved(1, dict(reversed(turns.items())) if first // BLOCK % 2 else turns, failed)
     time.sleep(1.5)  # sessions report what they used a second later
-    lines, medians = [], {}
+    lines, valid = [], dict[str, Searched]()
     recalls = {
         name: recall(rows.vectors, rows.queries, [one.places[n] for n in sorted(one.places)], last, LIMIT)
         for name, one in found.items()
@@ -78,23 +78,27 @@ def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> 
             void = "void: the index was not used"
         p50, p95 = np.percentile(one.seconds, (50, 95)) * 1000
         if not void:
-            medians[name] = float(p50)
-        raw = float(np.percentile(found[RAW].seconds, 50)) * 1000
+            valid[name] = one
         spread = f"{min(one.medians) * 1000:.2f} to {max(one.medians) * 1000:.2f}"
-        lines.append((name, f"{p50:.2f}", f"{p95:.2f}", f"{p50 / raw:.2f}", spread, f"{value:.3f}", void))
+        ratio = f"{times(one, found[RAW]):.2f}"
+        lines.append((name, f"{p50:.2f}", f"{p95:.2f}", ratio, spread, f"{value:.3f}", void))
     lines += [(name, "", "", "", "", "", why) for name, why in {**failed, **all_.failed}.items()]
     header = ("", "p50, ms", "p95, ms", "p50 of raw", "medians of blocks, ms", "recall@10", "")
-    return table(header, lines), medians
+    return table(header, lines), valid
 
 
-def search_targets(medians: dict[str, float], what: str) -> list[Target]:
+def times(one: Searched, other: Searched) -> float:
+    """How many times as long it takes, at the median of the turns; in each both have the same queries."""
+    return median(mine / its for mine, its in zip(one.medians, other.medians, strict=True))
+
+
+def search_targets(found: dict[str, Searched], what: str) -> list[Target]:
     """Raw psycopg is in no transaction of its own, as ours in an open one; peers begin and end one for each search."""
-    void = float("nan")  # meets no target
-    ours = medians.get(OPEN, void) / medians.get(RAW, void)
+    ours = times(found[OPEN], found[RAW]) if OPEN in found else float("nan")  # which meets no target
     return [at_most(f"{what}: p50, {OPEN} / {RAW}", ours, 1.3)] + [
-        at_least(f"{what}: p50, {name} / {OURS}", value / medians.get(OURS, void), 2)
-        for name, value in medians.items()
-        if name.startswith(("langchain", "vecs"))
+        at_least(f"{what}: p50, {name} / {OURS}", times(one, found[OURS]), 2)
+        for name, one in found.items()
+        if name.startswith(("langchain", "vecs")) and OURS in found
     ]
 
 
@@ -109,11 +113,17 @@ def read(all_: Contenders, count: int, runs: int) -> tuple[str, Target]:
 
     turns = {name: partial(once, all_.started[name]) for name in (RAW, STOCK, OURS)}
     interleaved(1, turns)
-    times = interleaved(runs, turns)
-    sums = {round(one["sum"], 1) for given in times.values() for one in given}
-    medians = {name: 1000 * median(one["seconds"] for one in given) for name, given in times.items()}
-    lines = [(name, f"{value:.2f}", f"{value / medians[RAW]:.2f}") for name, value in medians.items()]
+    taken = interleaved(runs, turns)
+    sums = {round(one["sum"], 1) for given in taken.values() for one in given}
+    seconds = {name: [one["seconds"] for one in given] for name, given in taken.items()}
+    of_raw = {
+        name: median(mine / raw for mine, raw in zip(ours, seconds[RAW], strict=True))
+        for name, ours in seconds.items()
+    }
+    lines = [
+        (name, f"{1000 * median(values):.2f}", f"{of_raw[name]:.2f}") for name, values in seconds.items()
+    ]
     if len(sums) > 1:
         lines.append(("void: not the same vectors", "", ""))
-    target = at_most(f"read {count:,} vectors: alfred-db / raw binary", medians[OURS] / medians[RAW], 1.3)
+    target = at_most(f"read {count:,} vectors: alfred-db / raw binary", of_raw[OURS], 1.3)
     return table(("", "ms", "of raw"), lines), target
