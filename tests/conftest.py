@@ -13,7 +13,7 @@ import corpus
 import large
 import pytest
 from injection.ground import Ground, build
-from servers import Servers
+from servers import Servers, place
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from alfred_db import Database, embedded, migrate
@@ -35,7 +35,7 @@ def servers() -> Iterator[Servers]:
     with ExitStack() as stack:
         default = os.environ.get("ALFRED_DB_TEST_URL")
         if default is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir="/tmp")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir=place())))
             folder.chmod(0o755)
             default = str(make_url(embedded.start(folder).url or "").set(database="postgres"))
             stack.callback(embedded.stop, folder)
@@ -47,7 +47,10 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
-    """Makes databases: `new_database(on="full")` an empty one, `template=` a copy. All are dropped at the end."""
+    """Makes databases: `new_database(on="full")` an empty one, `template=` a copy.
+
+    On a server that lasts they are dropped at the end.
+    """
     made: list[tuple[str, str]] = []
 
     def make(template: str | None = None, *, on: str = "embedded") -> URL:
@@ -61,7 +64,11 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
     yield make
     for url, name in made:
         if url in servers.lasting:
-            _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            _drop(url, name)
+
+
+def _drop(url: str, name: str | None) -> None:
+    _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _as_superuser(url: str, statement: str) -> None:
@@ -94,15 +101,19 @@ def migrated(migrated_url: URL) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def database_url(template: URL, new_database: Callable[..., URL]) -> URL:
+def database_url(servers: Servers, template: URL, new_database: Callable[..., URL]) -> Iterator[URL]:
     """A migrated database of the test's own."""
-    return new_database(template.database)
+    url = new_database(template.database)
+    yield url
+    _drop(servers["embedded"], url.database)
 
 
 @pytest.fixture
-def empty_url(new_database: Callable[..., URL]) -> URL:
+def empty_url(servers: Servers, new_database: Callable[..., URL]) -> Iterator[URL]:
     """An empty database of the test's own."""
-    return new_database()
+    url = new_database()
+    yield url
+    _drop(servers["embedded"], url.database)
 
 
 @pytest.fixture
