@@ -16,8 +16,11 @@ from injection.ground import Ground, build
 from servers import Servers, place
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
-from alfred_db import Database, embedded, migrate
+from alfred_db import Database, Memory, embedded, migrate
 from alfred_db.config import parse_url
+from alfred_db.models.base import table_of
+from alfred_db.repositories._sync.bulk import add_many
+from alfred_db.repositories._sync.copy import table_name
 from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)
@@ -177,6 +180,29 @@ def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
         session.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
         session.execute(text(definition or ""))
         session.commit()
+    return url
+
+
+@pytest.fixture(scope="session")
+def glosses_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database with the documents of tests/corpus.py as memories of the bank `glosses`, the only one, in
+    each tenant; for tests that commit nothing."""
+    url = new_database(template.database)
+    for schema in (None, "acme"):
+        with Database(url, schema=schema) as database, database.begin() as uow:
+            bank = uow.memory_banks.get_or_create("glosses").id
+            given = zip(corpus.documents(), corpus.importances(), corpus.ages(), strict=True)
+            rows = [
+                {
+                    "memory_bank_id": bank,
+                    "content": document["text"],
+                    "importance": int(importance),
+                    "last_accessed": corpus.NOW - corpus.HALF_LIFE * float(age),
+                }
+                for document, importance, age in given
+            ]
+            add_many(uow.session, Memory, rows, vectors={"embedding": corpus.vectors()[0]})
+            uow.session.execute(text(f"ANALYZE {table_name(uow.session, table_of(Memory))}"))
     return url
 
 
