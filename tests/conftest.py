@@ -139,6 +139,7 @@ def cron(servers: Servers) -> Iterator[Database]:
         url = url.set(database=home)
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(5417)"))  # another worker may want it, too
         names = text("SELECT extname FROM pg_extension")
         schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
         before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
