@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 SECONDS ?= 600
+WORKERS ?= 2
 
 .PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs bench-vectors bench-work build servers
 
@@ -19,7 +20,7 @@ quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the
 	$(BIN)/python examples/quickstart.py
 
 test: check servers ## lint, types, and the whole suite
-	$(BIN)/python -m pytest $(if $(ALFRED_DB_CI),-p skips)
+	$(BIN)/python -m pytest -p workers -n $(WORKERS) $(if $(ALFRED_DB_CI),-p skips)
 
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import tempfile
@@ -13,14 +14,22 @@ import corpus
 import large
 import pytest
 from injection.ground import Ground, build
-from servers import Servers
+from servers import Servers, place
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
-from alfred_db import Database, embedded, migrate
+from alfred_db import Database, Memory, embedded, migrate
 from alfred_db.config import parse_url
+from alfred_db.models.base import table_of
+from alfred_db.repositories._sync.bulk import add_many
+from alfred_db.repositories._sync.copy import table_name
 from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: to look for garbage in it again and again takes a tenth of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +44,7 @@ def servers() -> Iterator[Servers]:
     with ExitStack() as stack:
         default = os.environ.get("ALFRED_DB_TEST_URL")
         if default is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir="/tmp")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir=place())))
             folder.chmod(0o755)
             default = str(make_url(embedded.start(folder).url or "").set(database="postgres"))
             stack.callback(embedded.stop, folder)
@@ -47,7 +56,10 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
-    """Makes databases: `new_database(on="full")` an empty one, `template=` a copy. All are dropped at the end."""
+    """Makes databases: `new_database(on="full")` an empty one, `template=` a copy.
+
+    On a server that lasts they are dropped at the end.
+    """
     made: list[tuple[str, str]] = []
 
     def make(template: str | None = None, *, on: str = "embedded") -> URL:
@@ -61,7 +73,11 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
     yield make
     for url, name in made:
         if url in servers.lasting:
-            _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            _drop(url, name)
+
+
+def _drop(url: str, name: str | None) -> None:
+    _as_superuser(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _as_superuser(url: str, statement: str) -> None:
@@ -94,15 +110,19 @@ def migrated(migrated_url: URL) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def database_url(template: URL, new_database: Callable[..., URL]) -> URL:
+def database_url(servers: Servers, template: URL, new_database: Callable[..., URL]) -> Iterator[URL]:
     """A migrated database of the test's own."""
-    return new_database(template.database)
+    url = new_database(template.database)
+    yield url
+    _drop(servers["embedded"], url.database)
 
 
 @pytest.fixture
-def empty_url(new_database: Callable[..., URL]) -> URL:
+def empty_url(servers: Servers, new_database: Callable[..., URL]) -> Iterator[URL]:
     """An empty database of the test's own."""
-    return new_database()
+    url = new_database()
+    yield url
+    _drop(servers["embedded"], url.database)
 
 
 @pytest.fixture
@@ -125,6 +145,7 @@ def cron(servers: Servers) -> Iterator[Database]:
         url = url.set(database=home)
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(5417)"))  # another worker may want it, too
         names = text("SELECT extname FROM pg_extension")
         schemas = text("SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'")
         before, homes = set(connection.scalars(names)), set(connection.scalars(schemas))
@@ -166,6 +187,29 @@ def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
         session.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
         session.execute(text(definition or ""))
         session.commit()
+    return url
+
+
+@pytest.fixture(scope="session")
+def glosses_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database with the documents of tests/corpus.py as memories of the bank `glosses`, the only one, in
+    each tenant; for tests that commit nothing."""
+    url = new_database(template.database)
+    for schema in (None, "acme"):
+        with Database(url, schema=schema) as database, database.begin() as uow:
+            bank = uow.memory_banks.get_or_create("glosses").id
+            given = zip(corpus.documents(), corpus.importances(), corpus.ages(), strict=True)
+            rows = [
+                {
+                    "memory_bank_id": bank,
+                    "content": document["text"],
+                    "importance": int(importance),
+                    "last_accessed": corpus.NOW - corpus.HALF_LIFE * float(age),
+                }
+                for document, importance, age in given
+            ]
+            add_many(uow.session, Memory, rows, vectors={"embedding": corpus.vectors()[0]})
+            uow.session.execute(text(f"ANALYZE {table_name(uow.session, table_of(Memory))}"))
     return url
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 FOLDER = Path(__file__).parent.parent / "examples" / "data"
 GROWN = 20_000
+NOW, HALF_LIFE = datetime(2026, 6, 1, tzinfo=UTC), timedelta(days=30)
 Matrix = npt.NDArray[np.float32]
 
 
@@ -49,3 +51,13 @@ def parts(number: int) -> dict[str, int]:
     """Metadata that splits the grown set: `half` is 0 for one in 2, `tenth` for one in 10, and so on."""
     mixed = (number * 7919) % GROWN
     return {"half": mixed % 2, "tenth": mixed % 10, "hundredth": mixed % 100, "thousandth": mixed % 1000}
+
+
+def importances() -> npt.NDArray[np.int64]:
+    """Of the documents as memories: of any kind."""
+    return np.random.default_rng(1).integers(1, 11, len(documents()))
+
+
+def ages() -> npt.NDArray[np.float64]:
+    """Of the documents as memories at NOW, in half-lives."""
+    return np.random.default_rng(2).exponential(1.0, len(documents()))

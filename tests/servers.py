@@ -38,6 +38,20 @@ WITH_VECTOR = ("embedded", "full", "pixeltable16", "pixeltable18")
 """Servers on which the schema can be made."""
 
 
+_MEMORY = Path("/dev/shm")
+_ENOUGH = 8 << 30
+
+
+def place() -> Path:
+    """Where servers are made: in memory if it has room, as databases are made and dropped there in a fifth of the time.
+
+    What a process has written outlives it there as on a disk, and nothing here survives the machine.
+    """
+    if not _MEMORY.exists() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
+        return Path("/tmp")
+    return _MEMORY if shutil.disk_usage(_MEMORY).free >= _ENOUGH else Path("/tmp")
+
+
 _OUTSIDE = ("ALFRED_DB_TEST_URL", "ALFRED_DB_TEST_FULL")
 
 
@@ -132,7 +146,7 @@ def pgbouncer(url: URL) -> Iterator[URL]:
 def _folder() -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new folder, and what makes a subprocess run as its owner, who is not root."""
     account = system._system_account() if system.is_root() else None
-    folder = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir=place()))
     try:
         if account is None:
             yield folder, {}

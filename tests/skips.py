@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 KNOWN = (r"no Python that another user can run",)  # as where the checkout or Python is in /root
 
-_unknown: list[str] = []
+_unknown: dict[str, None] = {}  # in their order
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -24,11 +25,19 @@ def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if not any(re.search(known, reason) for known in KNOWN):
-        _unknown.append(f"{report.nodeid}: {reason}")
+        _unknown[f"{report.nodeid}: {reason}"] = None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist tells of the tests that it skips, but not of the modules."""
+    _unknown.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("skips", ())))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["skips"] = list(_unknown)
     if _unknown and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

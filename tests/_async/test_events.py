@@ -119,7 +119,6 @@ async def test_many_are_published_in_order(events: AsyncEventRepository, size: i
         ({"topic": "t", "payload": {"x": float("nan")}}, "payload: is no JSON value"),
         ({"topic": "t", "payload": {"x": "y" * (1 << 20)}}, "payload: has 1,048,585 bytes as JSON"),
     ],
-    ids=str,
 )
 async def test_bad_events_are_refused(
     events: AsyncEventRepository, event: dict[str, Any], message: str

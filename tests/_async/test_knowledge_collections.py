@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -209,20 +210,19 @@ async def test_a_collection_in_use_is_not_dropped(
 
 
 async def test_who_may_not_make_tables_is_told(committed: AsyncDatabase) -> None:
-    schema = committed.schema or "public"
+    schema, role = committed.schema or "public", f"alfred_reader_{os.getpid()}"
     engine = create_engine(committed.url)
     with engine.begin() as connection:
-        connection.execute(text("DROP ROLE IF EXISTS alfred_reader"))
-        connection.execute(text("CREATE ROLE alfred_reader LOGIN"))
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
         for statement in (
-            f"GRANT USAGE ON SCHEMA {schema}, extensions TO alfred_reader",
+            f"GRANT USAGE ON SCHEMA {schema}, extensions TO {role}",
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.knowledge_points, {schema}.knowledge_collections,"
-            f" {schema}.knowledge_aliases TO alfred_reader",
+            f" {schema}.knowledge_aliases TO {role}",
         ):
             connection.execute(text(statement))
     try:
         async with (
-            AsyncDatabase(committed.url.set(username="alfred_reader"), schema=committed.schema) as limited,
+            AsyncDatabase(committed.url.set(username=role), schema=committed.schema) as limited,
             limited.begin() as uow,
         ):
             knowledge = AsyncKnowledgeRepository(uow.session)
@@ -237,8 +237,8 @@ async def test_who_may_not_make_tables_is_told(committed: AsyncDatabase) -> None
             assert len(await knowledge.list_collections()) == len(COLLECTIONS)
     finally:
         with engine.begin() as connection:
-            connection.execute(text("DROP OWNED BY alfred_reader"))
-            connection.execute(text("DROP ROLE alfred_reader"))
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
         engine.dispose()
 
 

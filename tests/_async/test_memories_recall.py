@@ -1,65 +1,46 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
 
 import corpus
 import numpy as np
 import pytest
 from plans import Explain
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
-from alfred_db import AsyncDatabase, Memory
+from alfred_db import AsyncDatabase
 from alfred_db.errors import InvalidInputError
-from alfred_db.models.base import table_of
 from alfred_db.queries import memories_recall as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import memories_recall
-from alfred_db.repositories._async.bulk import add_many
-from alfred_db.repositories._async.copy import table_name
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
 from alfred_db.results.memories import RecallWeights
 from alfred_db.search import SearchPath
 
-NOW = datetime(2026, 6, 1, tzinfo=UTC)
-HALF_LIFE = timedelta(days=30)
+NOW, HALF_LIFE = corpus.NOW, corpus.HALF_LIFE
 TOP = 10
 
 
 def blend(similarities: np.ndarray, weights: RecallWeights) -> np.ndarray:
     """The score of each memory, written down a second time."""
-    importance = 1 - weights.importance * (1 - _importances() / 10)
-    recency = 1 - weights.recency * (1 - 2.0 ** -_ages())
+    importance = 1 - weights.importance * (1 - corpus.importances() / 10)
+    recency = 1 - weights.recency * (1 - 2.0 ** -corpus.ages())
     blended: np.ndarray = np.maximum(similarities, 0) * importance * recency
     return blended
 
 
-def _importances() -> np.ndarray:
-    return np.random.default_rng(1).integers(1, 11, len(corpus.documents()))
-
-
-def _ages() -> np.ndarray:
-    """In half-lives."""
-    return np.random.default_rng(2).exponential(1.0, len(corpus.documents()))
+@pytest.fixture
+async def uow(glosses_url: URL, schema: str | None) -> AsyncIterator[AsyncUnitOfWork]:
+    """A unit of work on the glosses, rolled back at the end."""
+    async with AsyncDatabase(glosses_url, schema=schema) as database, database.session() as session:
+        yield AsyncUnitOfWork(session)
 
 
 @pytest.fixture
 async def bank(uow: AsyncUnitOfWork) -> int:
-    """The real glosses, with importances and ages of any kind, as the only bank."""
-    bank = await AsyncMemoryBankRepository(uow.session).get_or_create("glosses")
-    rows = [
-        {
-            "memory_bank_id": bank.id,
-            "content": document["text"],
-            "importance": int(importance),
-            "last_accessed": NOW - HALF_LIFE * float(age),
-        }
-        for document, importance, age in zip(corpus.documents(), _importances(), _ages(), strict=True)
-    ]
-    vectors, _ = corpus.vectors()
-    await add_many(uow.session, Memory, rows, vectors={"embedding": vectors})
-    await uow.session.execute(text(f"ANALYZE {table_name(uow.session, table_of(Memory))}"))
-    return bank.id
+    """The only bank."""
+    return (await AsyncMemoryBankRepository(uow.session).get_or_create("glosses")).id
 
 
 @pytest.mark.parametrize(("exact", "least"), [(None, 0.99), (False, 0.97)], ids=["default", "by the index"])

@@ -9,12 +9,13 @@ from typing import Any, cast
 import corpus
 import pytest
 from plans import Explain
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, insert, select, text
 
 from alfred_db import AsyncDatabase, Document, RagQuery, RagQueryDocument, RagSession
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, NotFoundError
 from alfred_db.queries import rag as queries
 from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async.bulk import add_many
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.repositories._async.rag import AsyncRagRepository
 from alfred_db.results.rag import Context, Source, packed
@@ -315,9 +316,10 @@ async def test_the_indexes_serve_the_questions(committed: AsyncDatabase) -> None
         rag, documents = AsyncRagRepository(session), AsyncDocumentRepository(session)
         ids = await library(documents)
         sessions = [(await rag.open(f"s{number}")).id for number in range(20)]
-        for number in range(2000):
-            source = Source(ids[number % 400], None, 0.5, 1, 1)
-            await rag.record(sessions[number % 20], "?", context=Context("x", (source,), False))
+        questions = [{"session_id": sessions[number % 20], "query_text": "?"} for number in range(2000)]
+        asked = await add_many(session, RagQuery, questions)
+        sources = [{"query_id": one, "document_id": ids[one % 400], "rank": 1} for one in asked]
+        await session.execute(insert(RagQueryDocument), sources)
         await rag._session.execute(text("ANALYZE"))
         plans = [
             "\n".join(await rag._session.scalars(Explain(statement)))

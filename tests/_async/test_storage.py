@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.auth import AsyncUserRepository
 from alfred_db.repositories._async.storage import AsyncStorageRepository
 
-APP, THEIRS = "alfred_app_beside_supabase", "supabase_like_admin"
+APP, THEIRS = f"alfred_app_beside_{os.getpid()}", f"supabase_like_admin_{os.getpid()}"
 
 
 @pytest.fixture

@@ -120,7 +120,6 @@ def test_many_are_published_in_order(events: EventRepository, size: int) -> None
         ({"topic": "t", "payload": {"x": float("nan")}}, "payload: is no JSON value"),
         ({"topic": "t", "payload": {"x": "y" * (1 << 20)}}, "payload: has 1,048,585 bytes as JSON"),
     ],
-    ids=str,
 )
 def test_bad_events_are_refused(
     events: EventRepository, event: dict[str, Any], message: str

@@ -10,12 +10,13 @@ from typing import Any, cast
 import corpus
 import pytest
 from plans import Explain
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, insert, select, text
 
 from alfred_db import Database, Document, RagQuery, RagQueryDocument, RagSession
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, NotFoundError
 from alfred_db.queries import rag as queries
 from alfred_db.repositories import UnitOfWork
+from alfred_db.repositories._sync.bulk import add_many
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.repositories._sync.rag import RagRepository
 from alfred_db.results.rag import Context, Source, packed
@@ -316,9 +317,10 @@ def test_the_indexes_serve_the_questions(committed: Database) -> None:
         rag, documents = RagRepository(session), DocumentRepository(session)
         ids = library(documents)
         sessions = [(rag.open(f"s{number}")).id for number in range(20)]
-        for number in range(2000):
-            source = Source(ids[number % 400], None, 0.5, 1, 1)
-            rag.record(sessions[number % 20], "?", context=Context("x", (source,), False))
+        questions = [{"session_id": sessions[number % 20], "query_text": "?"} for number in range(2000)]
+        asked = add_many(session, RagQuery, questions)
+        sources = [{"query_id": one, "document_id": ids[one % 400], "rank": 1} for one in asked]
+        session.execute(insert(RagQueryDocument), sources)
         rag._session.execute(text("ANALYZE"))
         plans = [
             "\n".join(rag._session.scalars(Explain(statement)))

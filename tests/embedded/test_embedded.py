@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from servers import place
 
 from alfred_db import embedded
 from alfred_db.cli.server import server
@@ -46,7 +47,7 @@ WAITING_USER = USER + "sys.stdin.read()\n"
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that the server's user can reach, unlike pytest's own below a closed one."""
-    base = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir=place()))
     base.chmod(0o755)
     yield base / "home"
     with suppress(ConfigurationError, DatabaseUnavailable):
@@ -56,7 +57,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def template() -> Iterator[Path]:
-    base = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="alfred-db-test-", dir=place()))
     base.chmod(0o755)
     embedded.start(base / "home")
     embedded.stop(base / "home")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
-from servers import free_port
+from servers import free_port, place
 
 from alfred_db.embedded import system
 
@@ -92,7 +92,7 @@ class Server:
 @contextmanager
 def new_server() -> Iterator[Server]:
     """A server that is gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="alfred-db-faults-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="alfred-db-faults-", dir=place()))
     try:
         if system.is_root():
             os.chown(folder, *system._system_account())
