@@ -148,7 +148,7 @@ def touch() -> ReturningUpdate[int]:
     held = locked.with_for_update(key_share=True).cte("held")
     return (
         update(_memories)
-        .where(_memories.c.id.in_(select(held.c.id)))
+        .where(_memories.c.id == held.c.id)
         .values(
             access_count=_memories.c.access_count + literal_column("1"),
             last_accessed=func.statement_timestamp(),

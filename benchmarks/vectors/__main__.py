@@ -109,7 +109,8 @@ def compare(
                 "As above, awaited; vecs, mem0 and agno have no search that is async to the server."
                 if asynchronous
                 else "The nearest ten with text and metadata. Peers and alfred-db take a connection from their pool and"
-                " begin and end a transaction for each, except where the transaction is open; raw psycopg begins none.",
+                " begin and end a transaction for each, except where the transaction is open; raw psycopg begins none"
+                " unless it says so.",
                 f"{len(asked.queries)} queries, {size.rounds} rounds.",
                 text,
             )
@@ -121,7 +122,10 @@ def compare(
         if documents:
             text, target = read(all_, min(size.read, len(rows)), 5 * size.runs)
             publish(
-                PAGE, f"Vectors read back: {name}", f"{size.read:,} vectors, as one matrix of float32.", text
+                PAGE,
+                f"Vectors read back: {name}",
+                f"{size.read:,} vectors, as one matrix of float32; in an open transaction, or in none.",
+                text,
             )
             found.append(target)
     return found, panels

@@ -17,6 +17,7 @@ from .peers import OURS, RAW, STOCK, Contenders, Started
 __all__ = ["Searched", "read", "search", "search_targets"]
 
 OPEN = "alfred-db, in an open transaction"
+BEGUN = "raw psycopg, with BEGIN and COMMIT"
 LIMIT = 10
 BLOCK = 50
 UNEQUAL = 0.02
@@ -32,16 +33,20 @@ class Searched:
     places: dict[int, list[int]] = field(default_factory=dict)
 
 
-def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> tuple[str, dict[str, Searched]]:
+def search(
+    all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool
+) -> tuple[str, dict[str, Searched]]:
     """A table, and what was measured of each that found enough."""
     function = "search_async" if asynchronous else "search"
     last = nearest_distances(rows.vectors, rows.queries, LIMIT)
     found: dict[str, Searched] = {}
+    names = {name: name for name in all_.started} | {OPEN: OURS, BEGUN: RAW}
     before = {name: one.scans() for name, one in all_.started.items()}
     chosen = {
         name: (one, function) for name, one in all_.started.items() if one.asynchronous or not asynchronous
     }
     chosen[OPEN] = all_.started[OURS], function.replace("search", "search_open")
+    chosen[BEGUN] = all_.started[RAW], function.replace("search", "search_begun")
 
     def block(name: str, first: int) -> None:
         started, how = chosen[name]
@@ -72,7 +77,7 @@ def search(all_: Contenders, rows: Rows, rounds: int, *, asynchronous: bool) -> 
             void = "void: unequal recall"
         elif any(len(places) < LIMIT for places in one.places.values()):
             void = "void: rows are missing"
-        elif 2 * (chosen[name][0].scans() - before.get(name, before[OURS])) < len(
+        elif 2 * (chosen[name][0].scans() - before[names[name]]) < len(
             one.seconds
         ):  # the last second may be missing
             void = "void: the index was not used"

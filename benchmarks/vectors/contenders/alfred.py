@@ -51,10 +51,13 @@ class Alfred:
 
     def search_open(self, query: Any) -> list[int]:
         """In a unit of work that has begun."""
+        return self._found(self._opened(), query)
+
+    def _opened(self) -> Any:
         if self.open is None:
             self._context = self.database.begin()
             self.open = self._context.__enter__()
-        return self._found(self.open, query)
+        return self.open
 
     def done(self) -> None:
         if self.open is not None:
@@ -89,8 +92,8 @@ class Alfred:
 
     def read_vectors(self, count: int) -> Any:
         model: Any = KnowledgePoint if self.knowledge else Document
-        with self.database.begin() as uow:
-            _, vectors = uow.fetch_matrix(select(model.id, model.embedding).order_by(model.id).limit(count))
+        statement = select(model.id, model.embedding).order_by(model.id).limit(count)
+        _, vectors = self._opened().fetch_matrix(statement)
         return vectors
 
 

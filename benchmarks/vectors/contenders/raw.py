@@ -63,6 +63,8 @@ class Raw:
         self.place = names.index(self.metadata)
         self.connection = psycopg.connect(url, autocommit=True, cursor_factory=psycopg.RawCursor)
         self.asynchronous: Any = None
+        self.begun: Any = None
+        self.begun_async: Any = None
         type_ = psycopg.types.TypeInfo.fetch(self.connection, "vector")
         if type_ is not None:
             self.connection.adapters.register_loader(type_.oid, BytesLoader)
@@ -103,7 +105,13 @@ class Raw:
         rows = self.connection.execute(self.statement, (pack(query),), binary=True).fetchall()
         return [row[self.place]["place"] for row in rows]
 
-    search_open = search
+    def search_begun(self, query: Any) -> list[int]:
+        """In a transaction of its own."""
+        if self.begun is None:
+            self.begun = psycopg.connect(self.url, cursor_factory=psycopg.RawCursor)
+        rows = self.begun.execute(self.statement, (pack(query),), binary=True).fetchall()
+        self.begun.commit()
+        return [row[self.place]["place"] for row in rows]
 
     async def search_async(self, query: Any) -> list[int]:
         if self.asynchronous is None:
@@ -113,7 +121,15 @@ class Raw:
         cursor = await self.asynchronous.execute(self.statement, (pack(query),), binary=True)
         return [row[self.place]["place"] for row in await cursor.fetchall()]
 
-    search_open_async = search_async
+    async def search_begun_async(self, query: Any) -> list[int]:
+        if self.begun_async is None:
+            self.begun_async = await psycopg.AsyncConnection.connect(
+                self.url, cursor_factory=psycopg.AsyncRawCursor
+            )
+        cursor = await self.begun_async.execute(self.statement, (pack(query),), binary=True)
+        rows = await cursor.fetchall()
+        await self.begun_async.commit()
+        return [row[self.place]["place"] for row in rows]
 
     def read_vectors(self, count: int) -> Any:
         statement = f"SELECT id, embedding FROM {self.table} ORDER BY id LIMIT $1"
