@@ -51,6 +51,10 @@ INSERT = """
     INSERT INTO memories (memory_bank_id, content, embedding, importance, content_hash)
     VALUES ($1, $2, $3::vector, $4, $5) RETURNING id
 """
+UPDATE = """
+    UPDATE memories SET access_count = access_count + 1, last_accessed = statement_timestamp(), updated_at = now()
+    WHERE id = ANY ($1::bigint[]) RETURNING id
+"""
 
 
 class Packed(bytes):
@@ -82,7 +86,7 @@ def memories(database: Database, address: str, rows: Rows, times: int) -> tuple[
         lines, targets = recall(database, raw, bank, rows.queries[:times])
         for found in (
             remember(database, raw, bank, rows.vectors, times),
-            touch(database, bank, len(rows), times),
+            touch(database, raw, bank, len(rows), times),
         ):
             lines += found[0]
             targets += found[1]
@@ -181,10 +185,13 @@ def remember(
     return [line("`remember`", ours), line("INSERT, raw psycopg", inserts)], [target]
 
 
-def touch(db: Database, bank: int, rows: int, times: int) -> tuple[list[Line], list[Target]]:
-    """Beside an empty round trip, and the share of HOT updates."""
+def touch(
+    db: Database, raw: psycopg.Connection[Any], bank: int, rows: int, times: int
+) -> tuple[list[Line], list[Target]]:
+    """Beside an empty round trip, and a bare UPDATE of other rows; and the share of HOT updates."""
     rng = np.random.default_rng(3)
     ours: list[float] = []
+    bare: list[float] = []
     empty: list[float] = []
     before = updates(db)
     with db.begin() as uow:
@@ -196,6 +203,10 @@ def touch(db: Database, bank: int, rows: int, times: int) -> tuple[list[Line], l
             uow.session.execute(statement)
             empty.append(seconds(lambda: uow.session.execute(statement).all()))  # noqa: B023
             ours.append(seconds(lambda: memories.touch(ids)))  # noqa: B023
+        others = (first + rng.choice(rows, size=10, replace=False)).tolist()
+        raw.execute("SELECT 1")
+        bare.append(seconds(lambda: raw.execute(UPDATE, (others,)).fetchall()))  # noqa: B023
+        raw.commit()
     db.close()  # a session reports its statistics at its end at the latest
     time.sleep(1.5)
     total, hot = (after - old for after, old in zip(updates(db), before, strict=True))
@@ -203,7 +214,8 @@ def touch(db: Database, bank: int, rows: int, times: int) -> tuple[list[Line], l
         at_most("touch of 10 rows: ms more than a round trip", (median(ours) - median(empty)) * 1000, 0.3),
         at_least("touch of 10 rows: share of HOT updates", hot / total, 0.9),
     ]
-    return [line("`touch` of 10 rows", ours), line("`SELECT 1`", empty)], targets
+    lines = [line("`touch` of 10 rows", ours), line("UPDATE of 10 rows, raw psycopg", bare)]
+    return [*lines, line("`SELECT 1`", empty)], targets
 
 
 def updates(db: Database) -> tuple[int, int]:
