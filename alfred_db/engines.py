@@ -11,7 +11,15 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-__all__ = ["check_before_use", "connect_args", "passing_engine", "reset_after_use"]
+__all__ = [
+    "check_before_use",
+    "connect_args",
+    "left_unused",
+    "needs_ping",
+    "passing_engine",
+    "reset_after_use",
+    "used_again",
+]
 
 _USED = "alfred_db_used"
 
@@ -41,9 +49,8 @@ def reset_after_use(engine: Engine) -> None:
     """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
 
     def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
-        if (
-            record is not None and _USED not in record.info
-        ):  # else it was detached from the pool, or kept before
+        # It may be detached from the pool, or have been left unused before.
+        if record is not None and _USED not in record.info:
             left_unused(record.info)
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
         if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:

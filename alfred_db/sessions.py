@@ -76,7 +76,8 @@ class Kept:
 
     def _close(self, engine: Engine) -> None:
         with suppress(IndexError):
-            self._connections.pop().invalidate()
+            while True:  # there are two if two threads were at it at once
+                self._connections.pop().invalidate()
 
 
 class DirectSession(Session):
