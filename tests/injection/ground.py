@@ -92,6 +92,8 @@ def _work(uow: UnitOfWork, made: dict[str, Any]) -> None:
     workflow = uow.workflows.activate(uow.workflows.define("ground", {"k": "v"})[0].id).id
     uow.workflows.start("ground")
     (run,) = uow.workflows.claim("w", [workflow], lease=LONG)
+    uow.workflows.fail(run.id, run.lease_token, "once", delay=0)
+    (run,) = uow.workflows.claim("w", [workflow], lease=LONG)  # tried again: a step is written into it, too
     uow.workflows.deliver(run.id, "came", 1)
     uow.workflows.start("ground", idempotency_key="ground")
     made |= {"workflow": workflow, "run": run.id, "run_token": run.lease_token}
