@@ -211,13 +211,15 @@ class Storm:
 
     def _kill_backend(self) -> str:
         """The server restarts all of its processes when one of them dies."""
-        backends = [
-            child
-            for child in psutil.Process(self._server.pid).children()
-            if any(word.startswith("faults_") for word in " ".join(child.cmdline()).split())
-        ]
+        backends: list[int] = []
+        for child in psutil.Process(self._server.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                words = " ".join(child.cmdline()).split()
+                if any(word.startswith("faults_") for word in words):
+                    backends.append(child.pid)
         if backends:
-            os.kill(self._random.choice(backends).pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self._random.choice(backends), signal.SIGKILL)
         return "server process killed"
 
     def _terminate_backends(self) -> str:
