@@ -331,11 +331,11 @@ def test_heartbeats_keep_a_task_for_longer_than_its_lease(colour: Colour, db: Da
     seen: list[bool] = []
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
-        time.sleep(2.5)
+        time.sleep(4.5)
         seen.append(lease.lost)
 
     filed = file(db)
-    with working(*[colour.worker(db, {"X": slow}, lease=1.0) for _ in range(2)]):
+    with working(*[colour.worker(db, {"X": slow}, lease=2.0) for _ in range(2)]):
         eventually(lambda: status(db, filed) == "completed")
     assert seen == [False]
     assert (task(db, filed).claim_seq, task(db, filed).crash_count) == (1, 0)
@@ -343,11 +343,11 @@ def test_heartbeats_keep_a_task_for_longer_than_its_lease(colour: Colour, db: Da
 
 def test_heartbeats_go_on_while_a_handler_blocks_the_event_loop(db: Database) -> None:
     async def block(task: ClaimedTask, lease: AsyncLease) -> None:
-        time.sleep(2.5)
+        time.sleep(4.5)
         lease.check()
 
     filed = file(db)
-    worker = AsyncWorker(AsyncDatabase(db.url), {"X": block}, **{**QUICK, "lease": 1.0})
+    worker = AsyncWorker(AsyncDatabase(db.url), {"X": block}, **{**QUICK, "lease": 2.0})
     with working(worker, Worker(db, {"X": nothing}, **QUICK)):
         eventually(lambda: status(db, filed) == "completed")
     assert task(db, filed).claim_seq == 1
