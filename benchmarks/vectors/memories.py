@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
@@ -76,6 +77,10 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def ask(execute: Callable[..., Any], *arguments: Any) -> list[Any]:
+    return list(execute(*arguments))
 
 
 def memories(database: Database, address: str, rows: Rows, times: int) -> tuple[str, list[Target]]:
@@ -201,11 +206,11 @@ def touch(
         with db.begin() as uow:
             statement, memories = text("SELECT 1"), MemoryRepository(uow.session)
             uow.session.execute(statement)
-            empty.append(seconds(lambda: uow.session.execute(statement).all()))  # noqa: B023
-            ours.append(seconds(lambda: memories.touch(ids)))  # noqa: B023
+            empty.append(seconds(partial(ask, uow.session.execute, statement)))
+            ours.append(seconds(partial(memories.touch, ids)))
         others = (first + rng.choice(rows, size=10, replace=False)).tolist()
         raw.execute("SELECT 1")
-        bare.append(seconds(lambda: raw.execute(UPDATE, (others,)).fetchall()))  # noqa: B023
+        bare.append(seconds(partial(ask, raw.execute, UPDATE, (others,))))
         raw.commit()
     db.close()  # a session reports its statistics at its end at the latest
     time.sleep(1.5)
