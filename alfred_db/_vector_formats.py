@@ -208,13 +208,13 @@ def _finite(
     array: npt.NDArray[Any], kind: type[np.floating[Any]], where: str, allow_zero: bool
 ) -> npt.NDArray[Any]:
     """The array as floats of that kind, all of them finite, and not all zero unless that is allowed."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if array.dtype != kind:
+    if array.dtype != kind:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             array = array.astype(kind)
-        # One pass tells for nearly all vectors; those so large or so small that their squares are not in range
-        # are looked at again.
-        if 0 < array.dot(array) < np.inf:
-            return array
+    # One pass tells for nearly all vectors; those so large or so small that their squares are not in range are
+    # looked at again. Unlike `dot` it does not warn of them, which would have to be switched off each time.
+    if 0 < np.vdot(array, array) < np.inf:
+        return array
     if not np.isfinite(array).all():
         beyond = "float32" if kind is np.float32 else "half precision, whose largest number is 65504"
         raise InvalidVector(

@@ -15,18 +15,18 @@ from contextlib import (
 from types import TracebackType
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from . import migrate
 from .config import database_url, tenant_schema
-from .engines import check_before_use, connect_args, reset_after_use
+from .engines import check_before_use, connect_args, prepare_connections, reset_after_use
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
-from .sessions import KEPT, DirectSession, Kept, refuse_failed
+from .sessions import KEPT, DirectSession, Kept, has_begun, refuse_failed
 from .verify import verify
 from .wakeup import Notifier, channel_of
 
@@ -227,8 +227,9 @@ async def _commit(session: AsyncSession) -> None:
     own = session.sync_session
     if isinstance(own, DirectSession) and own.taken is not None and own.driver_commits:
         refuse_failed(own.taken)
-        driver: Any = own.taken.driver_connection
-        await driver.commit()  # SQLAlchemy's way there would cost as much again
+        if has_begun(own.taken):
+            driver: Any = own.taken.driver_connection
+            await driver.commit()  # SQLAlchemy's way there would cost as much again
         if own.listeners.after_commit:
             own.dispatch.after_commit(own)
     else:
@@ -310,23 +311,5 @@ def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
     reset_after_use(engine)
     if pooler is None:
         check_before_use(engine)
-        event.listen(engine, "connect", _find_vector)
+        prepare_connections(engine)
     return kept
-
-
-_FIND_VECTOR = """
-    SELECT current_setting('search_path') || ', ' || quote_ident(nspname)
-    FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
-    WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))
-"""
-
-
-def _find_vector(dbapi_connection: Any, record: Any) -> None:
-    cursor = dbapi_connection.cursor()
-    try:
-        cursor.execute(_FIND_VECTOR)
-        if (row := cursor.fetchone()) is not None:
-            cursor.execute(f"SET search_path = {row[0]}")
-        dbapi_connection.commit()
-    finally:
-        cursor.close()

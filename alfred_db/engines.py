@@ -17,11 +17,14 @@ __all__ = [
     "left_unused",
     "needs_ping",
     "passing_engine",
+    "prepare_connections",
     "reset_after_use",
+    "sees_latest",
     "used_again",
 ]
 
 _USED = "alfred_db_used"
+_SEES_LATEST = "alfred_db_sees_latest"
 
 TRUSTED_SECONDS = 5.0
 """A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
@@ -75,6 +78,41 @@ def check_before_use(engine: Engine) -> None:
             raise InvalidatePoolError from error
 
     event.listen(engine, "checkout", check)
+
+
+def prepare_connections(engine: Engine) -> None:
+    """Have new connections find `vector` where an administrator put it, and note what their transactions see."""
+    event.listen(engine, "connect", _prepare)
+
+
+_PREPARE = """
+    SELECT
+        current_setting('default_transaction_isolation'),
+        (
+            SELECT current_setting('search_path') || ', ' || quote_ident(nspname)
+            FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+            WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))
+        )
+"""
+
+
+def _prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(_PREPARE)
+        isolation, search_path = cursor.fetchone()
+        if search_path is not None:
+            cursor.execute(f"SET search_path = {search_path}")
+        dbapi_connection.commit()
+    finally:
+        cursor.close()
+    record.info[_SEES_LATEST] = isolation == "read committed"
+
+
+def sees_latest(info: dict[Any, Any]) -> bool:
+    """Whether each statement of a transaction sees what was committed when it started, and not when the first did."""
+    seen: bool = info.get(_SEES_LATEST, False)
+    return seen
 
 
 def left_unused(info: dict[Any, Any]) -> None:

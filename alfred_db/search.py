@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row
 
@@ -58,8 +59,7 @@ class Weights:
     trigram: float = 0.4
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One row that was found."""
 
     row: Row[Any]
@@ -68,7 +68,7 @@ class Hit:
     """The smaller, the nearer; None for a row that only other legs of a hybrid search found."""
     score: float
     """The larger, the better: 1 - distance for cosine, the fused score of a hybrid search."""
-    ranks: Mapping[str, int] = field(default_factory=dict[str, int])
+    ranks: Mapping[str, int] = MappingProxyType({})
     """Place, from 1, in each leg of a hybrid search that found it."""
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from .engines import left_unused, needs_ping, used_again
+from .engines import left_unused, needs_ping, sees_latest, used_again
 
-__all__ = ["KEPT", "DirectSession", "Kept", "refuse_failed", "take"]
+__all__ = ["KEPT", "DirectSession", "Kept", "has_begun", "refuse_failed", "take"]
 
 KEPT = "alfred_db kept"
 """Under this name a session's `info` has the `Kept` of its engine."""
@@ -50,12 +50,7 @@ class Kept:
 
     def keep(self, used: PoolProxiedConnection) -> bool:
         """Keep the connection, unless there is one, or it is in a transaction."""
-        driver: Any = used.driver_connection
-        if (
-            self._connections
-            or not self._pooled
-            or driver.pgconn.transaction_status != TransactionStatus.IDLE
-        ):
+        if self._connections or not self._pooled or has_begun(used):
             return False
         now = time.monotonic()
         if now - used.info.setdefault(_SINCE, now) > KEPT_SECONDS:
@@ -89,6 +84,7 @@ class DirectSession(Session):
 
     _taken: PoolProxiedConnection | None = None
     _joined: Connection | None = None
+    _transaction_of_driver: object | None = None
     _listeners: ClassVar[Any]
 
     @property
@@ -100,6 +96,13 @@ class DirectSession(Session):
     def taken(self) -> PoolProxiedConnection | None:
         """The connection, if it was taken from the pool without SQLAlchemy's transaction."""
         return self._taken
+
+    @property
+    def driver_transaction(self) -> object | None:
+        """What stands for the driver's transaction as long as it lasts; the next one may have the same connection."""
+        if self._transaction_of_driver is None and self._taken is not None:
+            self._transaction_of_driver = object()
+        return self._transaction_of_driver
 
     @property
     def direct(self) -> bool:
@@ -118,6 +121,15 @@ class DirectSession(Session):
     def driver_commits(self) -> bool:
         """Whether to commit is the driver's part alone."""
         return self._taken is not None and self.direct and not self.listeners.before_commit
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether a statement that only reads sees the same outside of the transaction, which has not begun.
+
+        It saves two of three round trips, and nothing idles in a transaction while its caller asks a model.
+        """
+        taken = self._taken
+        return taken is not None and self.direct and sees_latest(taken.info) and not has_begun(taken)
 
     def take_kept(self) -> PoolProxiedConnection | None:
         """The connection, if it is taken already or the last unit of work has left one: nothing to wait for."""
@@ -155,7 +167,7 @@ class DirectSession(Session):
         if not direct:
             super().commit()
         try:
-            if taken is not None:
+            if taken is not None and has_begun(taken):
                 taken.commit()  # even after SQLAlchemy, which has not joined if it found nothing to write
         finally:
             self._release()
@@ -177,7 +189,8 @@ class DirectSession(Session):
 
     def _release(self) -> None:
         """Leave the connection to the next unit of work, or to the pool, which rolls back what was not committed."""
-        taken, joined, self._taken, self._joined = self._taken, self._joined, None, None
+        taken, joined = self._taken, self._joined
+        self._taken = self._joined = self._transaction_of_driver = None
         if taken is None or not taken.is_valid:
             return
         driver: Any = taken.driver_connection
@@ -187,14 +200,24 @@ class DirectSession(Session):
             taken.close()
 
 
+def has_begun(taken: PoolProxiedConnection) -> bool:
+    """Whether the driver's transaction has begun, or nobody knows."""
+    return _status(taken) != TransactionStatus.IDLE
+
+
 def refuse_failed(taken: PoolProxiedConnection) -> None:
     """Raise if a statement of the transaction has failed: the server would answer COMMIT by rolling it back."""
-    driver: Any = taken.driver_connection
-    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+    if _status(taken) == TransactionStatus.INERROR:
         raise InFailedSqlTransaction(
             "a statement of this transaction has failed, so that it was rolled back; let the error end it, or try the"
             " statement in a savepoint, `with uow.session.begin_nested()`"
         )
+
+
+def _status(taken: PoolProxiedConnection) -> int:
+    driver: Any = taken.driver_connection
+    status: int = driver.pgconn.transaction_status
+    return status
 
 
 def take(session: Session) -> PoolProxiedConnection:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from servers import free_port, pgbouncer
-from sqlalchemy import URL, Engine, create_engine, exc, text
+from sqlalchemy import URL, Engine, create_engine, exc, func, select, text
 
 from alfred_db import Agent, AsyncDatabase, Database
 from alfred_db.config import parse_url
 from alfred_db.errors import ConflictError, DatabaseUnavailable
+from alfred_db.repositories._async.direct import fetch_rows
 
 
 @pytest.fixture
@@ -318,11 +319,14 @@ async def test_fifty_tasks_share_five_connections(database_url: URL) -> None:
         assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
-async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL) -> None:
+@pytest.mark.parametrize("reading", [False, True])
+async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL, reading: bool) -> None:
     async with AsyncDatabase(database_url, pool_size=1) as database:
 
         async def work() -> None:
             async with database.begin() as uow:
+                if reading:  # outside of the transaction
+                    await fetch_rows(uow.session, select(func.pg_sleep(text("30"))), {})
                 await uow.agents.register("writer", type="llm", version="1")
                 await uow.session.execute(text("SELECT pg_sleep(30)"))
 
@@ -332,7 +336,7 @@ async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL) -> Non
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert database.engine.sync_engine.pool.checkedout() == reading  # type: ignore[attr-defined]
         async with asyncio.timeout(5), database.begin() as uow:
             assert len(await uow.agents.list()) == 0
             running = text(

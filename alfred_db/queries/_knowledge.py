@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, literal, select
+from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, exists, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..binary import has_nul
 from ..errors import InvalidInputError, shown
-from ..models import KnowledgeDistance, KnowledgePoint
+from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
 from ..results.knowledge import PointId, is_array, is_object, point_id
 from ._filters import Where, expression
 from ._search import Partition
-from .knowledge_collections import resolve
 
 POINTS = table_of(KnowledgePoint)
 _COLLECTION = bindparam("collection", type_=Text)
@@ -30,6 +29,21 @@ OPERATORS = {
     KnowledgeDistance.MANHATTAN: "<+>",
 }
 """How points are compared where not by cosine, which is what the index does."""
+
+_AS_IT_WAS = and_(
+    IN_COLLECTION,
+    exists().where(
+        KnowledgeCollection.name == _COLLECTION,
+        KnowledgeCollection.distance
+        == bindparam("compared_by", type_=table_of(KnowledgeCollection).c.distance.type),
+    ),
+)
+_ALIAS_AS_IT_WAS = and_(
+    _AS_IT_WAS,
+    exists().where(
+        KnowledgeAlias.alias == bindparam("name", type_=Text), KnowledgeAlias.collection == _COLLECTION
+    ),
+)
 
 
 def partition(collection: str, distance: KnowledgeDistance) -> Partition:
@@ -43,16 +57,10 @@ def partition(collection: str, distance: KnowledgeDistance) -> Partition:
 def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Partition:
     """The same, found empty unless the name or alias still stands for the collection as it was."""
     found = partition(collection, distance)
-    parameters = {**found.parameters, "name": name, "compared_by": distance}
-    return replace(found, where=_still_so(), parameters=parameters)
-
-
-@cache
-def _still_so() -> ColumnElement[bool]:
-    resolved = resolve(hold=False).subquery("resolved")
-    compared_by = bindparam("compared_by", type_=resolved.c.distance.type)
-    same = select(resolved.c.name).where(resolved.c.name == _COLLECTION, resolved.c.distance == compared_by)
-    return and_(IN_COLLECTION, same.exists())
+    parameters = {**found.parameters, "compared_by": distance}
+    if name == collection:
+        return replace(found, where=_AS_IT_WAS, parameters=parameters)
+    return replace(found, where=_ALIAS_AS_IT_WAS, parameters={**parameters, "name": name})
 
 
 @lru_cache

@@ -108,9 +108,9 @@ def compare(
                 f"{kind.capitalize()}: {name}",
                 "As above, awaited; vecs, mem0 and agno have no search that is async to the server."
                 if asynchronous
-                else "The nearest ten with text and metadata. Peers and alfred-db take a connection from their pool and"
-                " begin and end a transaction for each, except where the transaction is open; raw psycopg begins none"
-                " unless it says so.",
+                else "The nearest ten with text and metadata. Peers take a connection from their pool and begin and end"
+                " a transaction for each; alfred-db has a unit of work for each, except where it has one for a block of"
+                " searches, and begins no transaction for what only searches; raw psycopg none unless it says so.",
                 f"{len(asked.queries)} queries, {size.rounds} rounds.",
                 text,
             )

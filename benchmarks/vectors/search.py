@@ -16,7 +16,7 @@ from .peers import OURS, RAW, STOCK, Contenders, Started
 
 __all__ = ["Searched", "read", "search", "search_targets"]
 
-OPEN = "alfred-db, in an open transaction"
+OPEN = "alfred-db, in one unit of work"
 BEGUN = "raw psycopg, with BEGIN and COMMIT"
 LIMIT = 10
 BLOCK = 50
@@ -98,7 +98,7 @@ def times(one: Searched, other: Searched) -> float:
 
 
 def search_targets(found: dict[str, Searched], what: str) -> list[Target]:
-    """Raw psycopg is in no transaction of its own, as ours in an open one; peers begin and end one for each search."""
+    """Raw psycopg has one connection, as ours in one unit of work; with peers each search has a unit of its own."""
     ours = times(found[OPEN], found[RAW]) if OPEN in found else float("nan")  # which meets no target
     return [at_most(f"{what}: p50, {OPEN} / {RAW}", ours, 1.3)] + [
         at_least(f"{what}: p50, {name} / {OURS}", times(one, found[OURS]), 2)

@@ -11,14 +11,16 @@ from typing import Any
 import corpus
 import psycopg
 import pytest
-from sqlalchemy import event, select, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import event, func, literal, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task, engines, sessions
-from alfred_db.errors import DatabaseUnavailable
+from alfred_db.errors import DatabaseUnavailable, InvalidInputError
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
+from alfred_db.repositories._async.direct import fetch_rows
 from alfred_db.sessions import DirectSession
 
 
@@ -124,7 +126,9 @@ async def test_a_unit_of_work_can_be_committed_and_go_on(committed: AsyncDatabas
             await uow.session.commit()
             assert not uow.session.in_transaction()
             assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
-            await uow.documents.search(vector, limit=60)
+            for _ in range(2):
+                await uow.session.commit()
+                await uow.documents.search(vector, limit=60)
             assert await uow.session.scalar(text("SHOW hnsw.ef_search")) == "120"
             await uow.session.rollback()
             assert await seen(uow, "lost")
@@ -160,6 +164,53 @@ async def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothin
             known.title = "a"
         else:
             uow.session.get_bind()
+    assert await messages(committed) == ["kept"]
+
+
+def status(uow: AsyncUnitOfWork) -> TransactionStatus:
+    """What the driver knows of its transaction."""
+    own: Any = uow.session.sync_session
+    found: TransactionStatus = own.taken.driver_connection.info.transaction_status
+    return found
+
+
+async def test_what_only_searches_begins_no_transaction(committed: AsyncDatabase) -> None:
+    vector = corpus.vectors()[1][0]
+    with suppress(ZeroDivisionError):
+        async with committed.begin() as uow:
+            for _ in range(2):
+                assert not (await uow.documents.search(vector)).hits
+                assert status(uow) is TransactionStatus.IDLE
+                async with committed.begin() as other:
+                    await other.session.execute(text("DROP INDEX IF EXISTS idx_documents_embedding"))
+            assert await seen(uow, "lost")
+            await uow.documents.search(vector)
+            assert status(uow) is TransactionStatus.INTRANS
+            raise ZeroDivisionError
+    assert await messages(committed) == []
+
+
+async def test_what_sees_the_state_of_its_first_statement_begins(committed: AsyncDatabase) -> None:
+    options = r"-c default_transaction_isolation=repeatable\ read"
+    url = committed.url.update_query_dict({"options": options})
+    async with AsyncDatabase(url, schema=committed.schema) as db, db.begin() as uow:
+        await uow.documents.search(corpus.vectors()[1][0])
+        assert status(uow) is TransactionStatus.INTRANS
+
+
+async def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: AsyncDatabase) -> None:
+    with suppress(ZeroDivisionError):
+        async with committed.begin() as uow:
+            for _ in range(2):
+                with pytest.raises(InvalidInputError, match="division"):
+                    await fetch_rows(uow.session, select(literal(1) % 0), {})
+            assert await seen(uow, "lost")
+            raise ZeroDivisionError
+    with pytest.raises(DatabaseUnavailable):
+        async with committed.begin() as uow:
+            await fetch_rows(uow.session, select(func.pg_terminate_backend(func.pg_backend_pid())), {})
+    async with committed.begin() as uow:
+        assert await seen(uow, "kept")
     assert await messages(committed) == ["kept"]
 
 

@@ -12,14 +12,16 @@ from typing import Any
 import corpus
 import psycopg
 import pytest
-from sqlalchemy import event, select, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import event, func, literal, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document, ProcessedMessage, Task, engines, sessions
-from alfred_db.errors import DatabaseUnavailable
+from alfred_db.errors import DatabaseUnavailable, InvalidInputError
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import MessageRepository, UnitOfWork
+from alfred_db.repositories._sync.direct import fetch_rows
 from alfred_db.sessions import DirectSession
 
 
@@ -125,7 +127,9 @@ def test_a_unit_of_work_can_be_committed_and_go_on(committed: Database) -> None:
             uow.session.commit()
             assert not uow.session.in_transaction()
             assert uow.session.scalar(text("SHOW hnsw.ef_search")) == "40"
-            uow.documents.search(vector, limit=60)
+            for _ in range(2):
+                uow.session.commit()
+                uow.documents.search(vector, limit=60)
             assert uow.session.scalar(text("SHOW hnsw.ef_search")) == "120"
             uow.session.rollback()
             assert seen(uow, "lost")
@@ -161,6 +165,53 @@ def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothing(
             known.title = "a"
         else:
             uow.session.get_bind()
+    assert messages(committed) == ["kept"]
+
+
+def status(uow: UnitOfWork) -> TransactionStatus:
+    """What the driver knows of its transaction."""
+    own: Any = uow.session
+    found: TransactionStatus = own.taken.driver_connection.info.transaction_status
+    return found
+
+
+def test_what_only_searches_begins_no_transaction(committed: Database) -> None:
+    vector = corpus.vectors()[1][0]
+    with suppress(ZeroDivisionError):
+        with committed.begin() as uow:
+            for _ in range(2):
+                assert not (uow.documents.search(vector)).hits
+                assert status(uow) is TransactionStatus.IDLE
+                with committed.begin() as other:
+                    other.session.execute(text("DROP INDEX IF EXISTS idx_documents_embedding"))
+            assert seen(uow, "lost")
+            uow.documents.search(vector)
+            assert status(uow) is TransactionStatus.INTRANS
+            raise ZeroDivisionError
+    assert messages(committed) == []
+
+
+def test_what_sees_the_state_of_its_first_statement_begins(committed: Database) -> None:
+    options = r"-c default_transaction_isolation=repeatable\ read"
+    url = committed.url.update_query_dict({"options": options})
+    with Database(url, schema=committed.schema) as db, db.begin() as uow:
+        uow.documents.search(corpus.vectors()[1][0])
+        assert status(uow) is TransactionStatus.INTRANS
+
+
+def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: Database) -> None:
+    with suppress(ZeroDivisionError):
+        with committed.begin() as uow:
+            for _ in range(2):
+                with pytest.raises(InvalidInputError, match="division"):
+                    fetch_rows(uow.session, select(literal(1) % 0), {})
+            assert seen(uow, "lost")
+            raise ZeroDivisionError
+    with pytest.raises(DatabaseUnavailable):
+        with committed.begin() as uow:
+            fetch_rows(uow.session, select(func.pg_terminate_backend(func.pg_backend_pid())), {})
+    with committed.begin() as uow:
+        assert seen(uow, "kept")
     assert messages(committed) == ["kept"]
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVarTuple
 
 from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
@@ -39,13 +40,16 @@ async def fetch(
 
 
 async def fetch_rows(
-    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any]
+    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:
-    """The same for a SELECT with any types, in rows with names."""
+    """The same for a SELECT with any types, in rows with names; say so if it `locks` rows.
+
+    Where nothing has begun the transaction yet, a SELECT that locks nothing does not begin it either.
+    """
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
-        cursor = await _run(session, statement, {**constants, **parameters, **bound})
+        cursor = await _run(session, statement, {**constants, **parameters, **bound}, begin=locks)
         result = cursor.pgresult  # the description would make an object of each column
         type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
         row_of: Any = _row_of(statement, tuple(type_codes))
@@ -80,7 +84,7 @@ async def drop_if_gone(session: AsyncSession, driver: Any) -> None:
 def transaction_of(session: AsyncSession) -> object:
     """What stands for the session's transaction as long as it lasts."""
     own = session.sync_session
-    return (own.taken if isinstance(own, DirectSession) else None) or own.get_transaction()
+    return (own.driver_transaction if isinstance(own, DirectSession) else None) or own.get_transaction()
 
 
 def bind_of(session: AsyncSession) -> Engine | Connection:
@@ -88,7 +92,9 @@ def bind_of(session: AsyncSession) -> Engine | Connection:
     return session.sync_session.bind or session.get_bind()
 
 
-async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+async def _run(
+    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any], *, begin: bool = True
+) -> Any:
     own = session.sync_session
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
@@ -96,11 +102,24 @@ async def _run(session: AsyncSession, statement: ClauseElement, parameters: Mapp
     options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = await driver_of(session)
+    alone = not begin and isinstance(own, DirectSession) and own.reads_alone
     try:
+        if alone:
+            await driver.set_autocommit(True)
         return await driver.execute(_text(statement, tuple(tenant.items())), parameters)
     except OperationalError:
         await drop_if_gone(session, driver)
         raise
+    finally:
+        if alone:
+            await _end_autocommit(driver)
+
+
+async def _end_autocommit(driver: Any) -> None:
+    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+        await driver.set_autocommit(False)
+    else:
+        await driver.close()  # what comes next must not run outside of a transaction
 
 
 @lru_cache(maxsize=2048)

@@ -230,7 +230,7 @@ def _fused_hit(row: Row[Any]) -> Hit:
 
 def hit(row: Row[Any], operator: str | None = None) -> Hit:
     """A hit of a row whose last column is the distance: the cosine distance, unless another operator gave it."""
-    distance = row.distance
+    distance = row[-1]
     return Hit(row, distance, 1.0 - distance if operator is None else -distance)
 
 
@@ -293,11 +293,10 @@ def _timeout(params: SearchParams) -> dict[str, str]:
 
 async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
-    driver = await driver_of(session)
     info, transaction = session.info, transaction_of(session)
     savepoint = session.sync_session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
-    if info.get("alfred_db_transaction") is transaction:
+    if transaction is not None and info.get("alfred_db_transaction") is transaction:
         # A savepoint that was left may have taken its settings along.
         known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
@@ -306,13 +305,14 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     if await _on_citus(session) and "citus.propagate_set_commands" not in known:
         # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
+    driver = await driver_of(session)
     if driver.autocommit:
         raise ConfigurationError(
             "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
             " without that isolation level"
         )
     await driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
-    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction, savepoint
+    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction_of(session), savepoint
     info["alfred_db_settings"] = {**known, **changed}
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeVarTuple
 
 from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
@@ -40,13 +41,16 @@ def fetch(
 
 
 def fetch_rows(
-    session: Session, statement: Select[*Ts], parameters: Mapping[str, Any]
+    session: Session, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:
-    """The same for a SELECT with any types, in rows with names."""
+    """The same for a SELECT with any types, in rows with names; say so if it `locks` rows.
+
+    Where nothing has begun the transaction yet, a SELECT that locks nothing does not begin it either.
+    """
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
-        cursor = _run(session, statement, {**constants, **parameters, **bound})
+        cursor = _run(session, statement, {**constants, **parameters, **bound}, begin=locks)
         result = cursor.pgresult  # the description would make an object of each column
         type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
         row_of: Any = _row_of(statement, tuple(type_codes))
@@ -81,7 +85,7 @@ def drop_if_gone(session: Session, driver: Any) -> None:
 def transaction_of(session: Session) -> object:
     """What stands for the session's transaction as long as it lasts."""
     own = session
-    return (own.taken if isinstance(own, DirectSession) else None) or own.get_transaction()
+    return (own.driver_transaction if isinstance(own, DirectSession) else None) or own.get_transaction()
 
 
 def bind_of(session: Session) -> Engine | Connection:
@@ -89,7 +93,9 @@ def bind_of(session: Session) -> Engine | Connection:
     return session.bind or session.get_bind()
 
 
-def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+def _run(
+    session: Session, statement: ClauseElement, parameters: Mapping[str, Any], *, begin: bool = True
+) -> Any:
     own = session
     direct = isinstance(own, DirectSession) and own.direct
     if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
@@ -97,11 +103,24 @@ def _run(session: Session, statement: ClauseElement, parameters: Mapping[str, An
     options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = driver_of(session)
+    alone = not begin and isinstance(own, DirectSession) and own.reads_alone
     try:
+        if alone:
+            driver.set_autocommit(True)
         return driver.execute(_text(statement, tuple(tenant.items())), parameters)
     except OperationalError:
         drop_if_gone(session, driver)
         raise
+    finally:
+        if alone:
+            _end_autocommit(driver)
+
+
+def _end_autocommit(driver: Any) -> None:
+    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+        driver.set_autocommit(False)
+    else:
+        driver.close()  # what comes next must not run outside of a transaction
 
 
 @lru_cache(maxsize=2048)

@@ -190,7 +190,7 @@ class KnowledgeCollections(Repository):
 
     def _partition(self, name: str, *, hold: bool = False) -> Partition:
         """The partition of the collection of that name or alias; `hold` keeps it from being dropped."""
-        rows = fetch_rows(self._session, queries.resolve(hold=hold), {"name": name})
+        rows = fetch_rows(self._session, queries.resolve(hold=hold), {"name": name}, locks=hold)
         if not rows:
             raise _unknown(name)
         known = _resolved.setdefault(bind_of(self._session).engine, {})
