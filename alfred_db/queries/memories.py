@@ -141,19 +141,18 @@ def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:
 
 
 @lru_cache
-def touch() -> ReturningUpdate[int]:
+def touch() -> Update:
     """Changes no indexed column and not the vector, so the new row versions stay on their pages; `ids` sorted."""
     given = bindparam("ids", type_=ARRAY(BigInteger))
     locked = select(_memories.c.id).where(_memories.c.id == any_(given)).order_by(_memories.c.id)
     held = locked.with_for_update(key_share=True).cte("held")
     return (
         update(_memories)
-        .where(_memories.c.id == held.c.id)
+        .where(_memories.c.id == any_(func.array(select(held.c.id).scalar_subquery())))
         .values(
             access_count=_memories.c.access_count + literal_column("1"),
             last_accessed=func.statement_timestamp(),
         )
-        .returning(Memory.id)
     )
 
 

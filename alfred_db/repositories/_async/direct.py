@@ -39,6 +39,13 @@ async def fetch(
         return rows
 
 
+async def affected(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> int:
+    """The number of rows that such a statement writes."""
+    with translated():
+        number: int = (await _run(session, statement, parameters)).rowcount
+        return number
+
+
 async def fetch_rows(
     session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:

@@ -18,7 +18,7 @@ from ...results import Page
 from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .direct import fetch
+from .direct import affected
 from .memories_consolidate import consolidate
 from .memories_many import remember_many
 from .memories_recall import recall
@@ -211,7 +211,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
 
     async def touch(self, memory_ids: Sequence[int]) -> int:
         """Say that memories were used; gives their number. Neither the vector nor an index is written."""
-        return len(await fetch(self._session, queries.touch(), {"ids": sorted(set(memory_ids))}))
+        return await affected(self._session, queries.touch(), {"ids": sorted(set(memory_ids))})
 
     async def sweep(self, limit: int = 1000) -> int:
         """Remove at most `limit` expired memories, whatever their bank; gives their number."""

@@ -40,6 +40,13 @@ def fetch(
         return rows
 
 
+def affected(session: Session, statement: ClauseElement, parameters: Mapping[str, Any]) -> int:
+    """The number of rows that such a statement writes."""
+    with translated():
+        number: int = (_run(session, statement, parameters)).rowcount
+        return number
+
+
 def fetch_rows(
     session: Session, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:

@@ -19,7 +19,7 @@ from ...results import Page
 from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike
-from .direct import fetch
+from .direct import affected
 from .memories_consolidate import consolidate
 from .memories_many import remember_many
 from .memories_recall import recall
@@ -212,7 +212,7 @@ class MemoryRepository(PagedRepository):
 
     def touch(self, memory_ids: Sequence[int]) -> int:
         """Say that memories were used; gives their number. Neither the vector nor an index is written."""
-        return len(fetch(self._session, queries.touch(), {"ids": sorted(set(memory_ids))}))
+        return affected(self._session, queries.touch(), {"ids": sorted(set(memory_ids))})
 
     def sweep(self, limit: int = 1000) -> int:
         """Remove at most `limit` expired memories, whatever their bank; gives their number."""
