@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, exists, literal
+from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, exists, literal, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..binary import has_nul
@@ -30,19 +31,13 @@ OPERATORS = {
 }
 """How points are compared where not by cosine, which is what the index does."""
 
-_AS_IT_WAS = and_(
-    IN_COLLECTION,
-    exists().where(
-        KnowledgeCollection.name == _COLLECTION,
-        KnowledgeCollection.distance
-        == bindparam("compared_by", type_=table_of(KnowledgeCollection).c.distance.type),
-    ),
+_AS_IT_WAS = exists().where(
+    KnowledgeCollection.name == _COLLECTION,
+    KnowledgeCollection.distance
+    == bindparam("compared_by", type_=table_of(KnowledgeCollection).c.distance.type),
 )
-_ALIAS_AS_IT_WAS = and_(
-    _AS_IT_WAS,
-    exists().where(
-        KnowledgeAlias.alias == bindparam("name", type_=Text), KnowledgeAlias.collection == _COLLECTION
-    ),
+_ALIAS_AS_IT_WAS = exists().where(
+    KnowledgeAlias.alias == bindparam("name", type_=Text), KnowledgeAlias.collection == _COLLECTION
 )
 
 
@@ -54,13 +49,22 @@ def partition(collection: str, distance: KnowledgeDistance) -> Partition:
     return Partition(table(collection), IN_COLLECTION, {"collection": collection}, OPERATORS.get(distance))
 
 
+@lru_cache(maxsize=1024)
 def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Partition:
-    """The same, found empty unless the name or alias still stands for the collection as it was."""
+    """The same, found empty unless the name or alias still stands for the collection as it was.
+
+    With the name as a parameter the planner would plan each search anew: a plan that serves any collection has to
+    reckon with all of them. So names that are nothing but words are written out.
+    """
     found = partition(collection, distance)
     parameters = {**found.parameters, "compared_by": distance}
-    if name == collection:
-        return replace(found, where=_AS_IT_WAS, parameters=parameters)
-    return replace(found, where=_ALIAS_AS_IT_WAS, parameters={**parameters, "name": name})
+    written_out = re.fullmatch(r"[A-Za-z0-9_.-]+", collection)
+    own = POINTS.c.collection == literal_column(f"'{collection}'", Text) if written_out else IN_COLLECTION
+    conditions = [own, _AS_IT_WAS]
+    if name != collection:
+        conditions.append(_ALIAS_AS_IT_WAS)
+        parameters["name"] = name
+    return replace(found, where=and_(*conditions), parameters=parameters)
 
 
 @lru_cache

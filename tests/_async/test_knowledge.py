@@ -405,3 +405,28 @@ async def test_a_name_is_taken_for_what_it_stands_for_now(
         return
     for _ in range(2):
         assert await found() == ["second"]
+
+
+async def test_a_collection_made_anew_is_compared_as_it_is_now(knowledge: AsyncKnowledgeRepository) -> None:
+    point = {"id": "one", "vector": 2 * VECTORS[0], "payload": {}}
+    for distance, expected in ((KnowledgeDistance.COSINE, 0.0), (KnowledgeDistance.EUCLID, 1.0)):
+        await knowledge.create_collection("own", distance=distance)
+        await knowledge.upsert("own", [point])
+        for _ in range(2):
+            (hit,) = await knowledge.query("own", VECTORS[0])
+            assert hit.distance == pytest.approx(expected, abs=1e-5)
+        await knowledge.drop_collection("own")
+
+
+async def test_a_search_is_planned_once_however_many_collections_there_are(
+    committed: AsyncDatabase,
+) -> None:
+    async with committed.begin() as uow:
+        await uow.knowledge.upsert(LEGAL, points())
+    planned = text(
+        "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
+    )
+    async with committed.begin() as uow:
+        for _ in range(20):
+            assert (await uow.knowledge.query(LEGAL, VECTORS[0])).hits
+        assert await uow.session.scalar(planned) == 5  # as many as PostgreSQL makes before it keeps one

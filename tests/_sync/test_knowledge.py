@@ -406,3 +406,28 @@ def test_a_name_is_taken_for_what_it_stands_for_now(
         return
     for _ in range(2):
         assert found() == ["second"]
+
+
+def test_a_collection_made_anew_is_compared_as_it_is_now(knowledge: KnowledgeRepository) -> None:
+    point = {"id": "one", "vector": 2 * VECTORS[0], "payload": {}}
+    for distance, expected in ((KnowledgeDistance.COSINE, 0.0), (KnowledgeDistance.EUCLID, 1.0)):
+        knowledge.create_collection("own", distance=distance)
+        knowledge.upsert("own", [point])
+        for _ in range(2):
+            (hit,) = knowledge.query("own", VECTORS[0])
+            assert hit.distance == pytest.approx(expected, abs=1e-5)
+        knowledge.drop_collection("own")
+
+
+def test_a_search_is_planned_once_however_many_collections_there_are(
+    committed: Database,
+) -> None:
+    with committed.begin() as uow:
+        uow.knowledge.upsert(LEGAL, points())
+    planned = text(
+        "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
+    )
+    with committed.begin() as uow:
+        for _ in range(20):
+            assert (uow.knowledge.query(LEGAL, VECTORS[0])).hits
+        assert uow.session.scalar(planned) == 5  # as many as PostgreSQL makes before it keeps one

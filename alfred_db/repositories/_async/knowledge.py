@@ -49,9 +49,12 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         )
         # To look the name up is a round trip, and the search itself can tell whether it means what it last did.
         known = self._known_partition(collection)
-        if known is not None and (found := await ask(known)):
-            return found
-        return await ask(await self._partition(collection))
+        found = None if known is None else await ask(known)
+        if not found:
+            partition = await self._partition(collection)
+            if found is None or self._known_partition(collection) is not known:
+                found = await ask(partition)
+        return found
 
     async def query_many(
         self,

@@ -50,9 +50,12 @@ class KnowledgeRepository(KnowledgePoints):
         )
         # To look the name up is a round trip, and the search itself can tell whether it means what it last did.
         known = self._known_partition(collection)
-        if known is not None and (found := ask(known)):
-            return found
-        return ask(self._partition(collection))
+        found = None if known is None else ask(known)
+        if not found:
+            partition = self._partition(collection)
+            if found is None or self._known_partition(collection) is not known:
+                found = ask(partition)
+        return found
 
     def query_many(
         self,
