@@ -19,14 +19,14 @@ from ...types import VectorLike
 from .direct import fetch_rows
 from .search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
 
-FIRST, MOST = 100, 1000
-"""How many candidates are taken at first, and at most; with ten for each hit wanted if that is more."""
+FIRST, MOST = 50, 1000
+"""How many candidates are taken at first, and at most; with five for each hit wanted if that is more."""
 
 COMPARED = 2_000
 """Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
 
-EFFORT = 4.5
-"""How many candidates the index keeps for each one taken: what it misses at the edge is not recalled."""
+KEPT, EFFORT = 450, 4.5
+"""How many candidates the index keeps at least, and for each one taken: what it misses is not recalled."""
 
 WHOLE = 100_000
 """Up to so many memories a bank is compared whole when no number of candidates was enough."""
@@ -55,7 +55,7 @@ async def recall(
     with translated():
         matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
         small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
-        part, candidates = matches / max(rows, 1.0), min(max(FIRST, 10 * limit), MOST)
+        part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
         while not (exact or small):
             found = await _nearest(session, limit, candidates, part, parameters)
             compared = found[0].compared if found else 0
@@ -74,7 +74,7 @@ async def _nearest(
     session: AsyncSession, limit: int, candidates: int, part: float, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
     """The best of the nearest `candidates` of a bank that has `part` of all memories."""
-    kept = min(int(EFFORT * candidates), MAX_EF_SEARCH)
+    kept = min(max(KEPT, int(EFFORT * candidates)), MAX_EF_SEARCH)
     params = SearchParams(ef_search=kept)
     found: Sequence[Row[Any]] = ()
     # A scan that can be read on takes longer, and what the index gives at once is enough for a large bank.
