@@ -6,12 +6,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from _async.workflow_runs import (
+    CANCELLED,
+    DEFINITION,
+    PENDING,
+    RUNNING,
+    active,
+    claimed,
+    expire,
+    row,
+    set_columns,
+)
 from plans import Explain
 from sqlalchemy import Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import (
-    AsyncDatabase,
     Workflow,
     WorkflowExecution,
     WorkflowExecutionStatus,
@@ -22,7 +32,6 @@ from alfred_db.errors import (
     ConflictError,
     InvalidInputError,
     InvalidTransition,
-    LeaseLost,
     NotFoundError,
 )
 from alfred_db.queries import workflow_executions as executions
@@ -30,64 +39,14 @@ from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
-from alfred_db.results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WaitResult
+from alfred_db.results.workflows import MAX_JSON_BYTES
 
 HOSTILE = "'; DROP TABLE workflows; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
-DEFINITION = {"steps": ["fetch", "sum", "report"]}
-PENDING = WorkflowExecutionStatus.PENDING
-CANCELLED = WorkflowExecutionStatus.CANCELLED
-RUNNING = WorkflowExecutionStatus.RUNNING
 
 
 @pytest.fixture
 def workflows(uow: AsyncUnitOfWork) -> AsyncWorkflowRepository:
     return AsyncWorkflowRepository(uow.session)
-
-
-async def active(workflows: AsyncWorkflowRepository, name: str = "ingest") -> Workflow:
-    workflow, _ = await workflows.define(name, DEFINITION)
-    return await workflows.activate(workflow.id)
-
-
-async def claimed(workflows: AsyncWorkflowRepository, **settings: Any) -> ClaimedWorkflow:
-    """An execution of a new workflow that a worker holds."""
-    workflow = await active(workflows)
-    await workflows.start("ingest", {"n": 1}, **settings)
-    (held,) = await workflows.claim("worker", [workflow.id])
-    return held
-
-
-async def again(workflows: AsyncWorkflowRepository, held: ClaimedWorkflow) -> ClaimedWorkflow:
-    """The same execution, claimed by another worker after its own vanished."""
-    await expire(workflows._session, held.id)
-    assert await workflows.reap() == {held.id: PENDING}
-    return await next_claim(workflows, held)
-
-
-async def next_claim(workflows: AsyncWorkflowRepository, held: ClaimedWorkflow) -> ClaimedWorkflow:
-    (found,) = await workflows.claim("other", [held.workflow_id])
-    assert found.id == held.id
-    return found
-
-
-async def expire(session: AsyncSession, execution_id: int, column: str = "lease_expires_at") -> None:
-    await set_columns(session, execution_id, **{column: func.now() - timedelta(seconds=1)})
-
-
-async def set_columns(session: AsyncSession, execution_id: int, **values: Any) -> None:
-    await session.execute(
-        update(WorkflowExecution).where(WorkflowExecution.id == execution_id).values(values),
-        execution_options={"synchronize_session": False},
-    )
-
-
-async def row(workflows: AsyncWorkflowRepository, execution_id: int) -> WorkflowExecution:
-    found = await workflows.get_execution(execution_id)
-    assert found is not None
-    return found
-
-
-# Definitions
 
 
 async def test_versions_of_a_definition_are_counted(workflows: AsyncWorkflowRepository) -> None:
@@ -132,9 +91,6 @@ async def test_one_version_is_active(workflows: AsyncWorkflowRepository) -> None
 async def test_a_version_is_a_number_from_one(workflows: AsyncWorkflowRepository, version: int) -> None:
     with pytest.raises(InvalidInputError, match="version: expected 1 to"):
         await workflows.define("ingest", DEFINITION, version=version)
-
-
-# Starting
 
 
 async def test_an_execution_is_pinned_to_the_definition_at_its_start(
@@ -254,497 +210,6 @@ async def test_json_that_the_database_cannot_hold_is_refused(
         await workflows.checkpoint(held.id, held.lease_token, "a", value, seq=0)
 
 
-# Claiming
-
-
-async def test_an_execution_is_claimed_run_and_completed(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows, timeout_seconds=100, max_retries=5)
-    found = await row(workflows, held.id)
-    assert (found.status, found.worker_id, held.input, held.max_retries) == (RUNNING, "worker", {"n": 1}, 5)
-    assert found.attempt_started_at is not None
-    assert found.started_at == found.attempt_started_at
-    assert held.lease_expires_at - found.attempt_started_at == timedelta(seconds=60)
-    assert held.attempt_deadline_at is not None
-    assert held.attempt_deadline_at - found.attempt_started_at == timedelta(seconds=100)
-    assert await workflows.claim("w", [held.workflow_id]) == []
-    for _ in range(2):
-        await workflows.complete(held.id, held.lease_token, ["done"])
-    found = await row(workflows, held.id)
-    assert (found.status, found.output_data) == (WorkflowExecutionStatus.COMPLETED, ["done"])
-    assert found.completed_at is not None
-    with pytest.raises(LeaseLost, match="its lease is not yours"):
-        await workflows.complete(held.id, uuid.uuid4())
-    with pytest.raises(LeaseLost):
-        await workflows.fail(held.id, held.lease_token, "late")
-    with pytest.raises(LeaseLost):
-        await workflows.complete(0, held.lease_token)
-
-
-async def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: AsyncWorkflowRepository) -> None:
-    old = await active(workflows)
-    started, _ = await workflows.start("ingest")
-    await workflows.start("ingest", delay=60)
-    new = await active(workflows)
-    await workflows.start("ingest")
-    claims = await workflows.claim("w", [new.id], limit=10)
-    assert [held.version for held in claims] == [2]
-    assert await workflows.claim("w", [new.id], limit=10) == []
-    (left,) = await workflows.waiting([new.id])
-    assert (left.workflow_id, left.name, left.version, left.executions) == (old.id, "ingest", 1, 1)
-    assert await workflows.waiting([new.id, old.id]) == []
-    (held,) = await workflows.claim("w", [new.id, old.id, old.id], limit=10)
-    assert held.id == started.id
-
-
-async def test_the_longest_waiting_comes_first_and_so_many(workflows: AsyncWorkflowRepository) -> None:
-    one, two = await active(workflows), await active(workflows, "other")
-    started = [(await workflows.start("ingest"))[0].id for _ in range(5)]
-    await workflows.start("other")
-    assert [held.id for held in await workflows.claim("w", [one.id], limit=3)] == started[:3]
-    assert len(await workflows.claim("w", [one.id, two.id], limit=2)) == 2
-    assert len(await workflows.claim("w", [one.id, two.id], limit=5)) == 1
-
-
-@pytest.mark.parametrize(("limit", "lease"), [(0, 60), (1001, 60), (1, 0), (1, 1e12)])
-async def test_a_claim_has_a_sane_size(workflows: AsyncWorkflowRepository, limit: int, lease: float) -> None:
-    with pytest.raises(InvalidInputError, match=r"limit: expected|lease: expected"):
-        await workflows.claim("w", [1], limit=limit, lease=lease)
-    with pytest.raises(InvalidInputError, match="workflow_ids: is empty"):
-        await workflows.claim("w", [])
-
-
-async def test_two_workers_claim_different_executions(committed: AsyncDatabase) -> None:
-    async with committed.begin() as uow:
-        workflows = AsyncWorkflowRepository(uow.session)
-        workflow = await active(workflows)
-        for _ in range(10):
-            await workflows.start("ingest")
-    async with committed.session() as a, committed.session() as b:
-        first = await AsyncWorkflowRepository(a).claim("a", [workflow.id], limit=6)
-        second = await AsyncWorkflowRepository(b).claim("b", [workflow.id], limit=6)
-        assert (len(first), len(second)) == (6, 4)
-        assert not {held.id for held in first} & {held.id for held in second}
-
-
-async def test_a_heartbeat_extends_what_is_held(workflows: AsyncWorkflowRepository) -> None:
-    workflow = await active(workflows)
-    for _ in range(3):
-        await workflows.start("ingest")
-    held = await workflows.claim("w", [workflow.id], limit=3, lease=10)
-    token = held[0].lease_token
-    await workflows.complete(held[1].id, token)
-    beat = await workflows.heartbeat([held[2].id, held[1].id, held[0].id, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[2].id]
-    assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert await workflows.heartbeat([held[0].id], uuid.uuid4()) == []
-
-
-async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
-    async with committed.begin() as uow:
-        held = await claimed(AsyncWorkflowRepository(uow.session))
-    for _ in range(20):
-        async with committed.begin() as uow:
-            assert await AsyncWorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
-            await uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
-    await committed.close()  # a session reports its statistics at its end at the latest
-    name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
-    statement = text(
-        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
-    )
-    async with committed.session() as session:
-        written, hot = (await session.execute(statement, {"name": name})).one()
-    assert written == 21, "the claim is one too"
-    assert hot >= 16
-
-
-# Steps
-
-
-async def test_a_checkpoint_is_stored_once(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    key = (held.id, held.lease_token)
-    assert await workflows.checkpoint(*key, "fetch", {"rows": (1, 2)}, seq=0) == {"rows": [1, 2]}
-    assert await workflows.checkpoint(*key, "fetch", {"rows": [9]}, seq=0) == {"rows": [1, 2]}
-    assert await workflows.checkpoint(*key, "empty", seq=1) is None
-    began = datetime.now(UTC)
-    assert await workflows.checkpoint(*key, "bad", seq=2, error="no", attempt=3, started_at=began) is None
-    fetch, empty, bad = await workflows.steps(held.id)
-    assert (fetch.step_key, fetch.seq, fetch.name, fetch.attempt) == ("fetch", 0, "fetch", 1)
-    assert (fetch.output, fetch.error, fetch.lease_token) == ({"rows": [1, 2]}, None, held.lease_token)
-    assert (empty.output, bad.error, bad.attempt, bad.started_at) == (None, "no", 3, began)
-
-
-async def test_a_checkpoint_keeps_the_lease(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    first = held.lease_expires_at
-    for seq, (lease, least) in enumerate([(66, 0), (67, 6), (67, 6), (1000, 900), (60, 900)]):
-        await workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq, lease=lease)
-        found = (await row(workflows, held.id)).lease_expires_at
-        assert found is not None
-        assert timedelta(seconds=least) <= found - first < timedelta(seconds=least + 60)
-        assert (found == first) == (least == 0), "not written while nine tenths are left"
-
-
-async def test_a_run_that_gets_further_has_all_its_retries_again(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    await workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
-    held = await again(workflows, held)
-    await workflows.fail(held.id, held.lease_token, "boom", delay=0)
-    held = await next_claim(workflows, held)
-    await workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
-    found = await row(workflows, held.id)
-    assert (found.crash_count, found.retry_count) == (1, 1), "that step was there"
-    await workflows.checkpoint(held.id, held.lease_token, "sum", seq=1)
-    found = await row(workflows, held.id)
-    assert (found.crash_count, found.retry_count, found.current_step) == (0, 0, 2)
-
-
-@pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
-async def test_every_other_write_tells_how_far_it_is(workflows: AsyncWorkflowRepository, write: str) -> None:
-    held = await claimed(workflows)
-    key = (held.id, held.lease_token)
-    for seq in range(2):
-        await workflows.checkpoint(*key, f"s{seq}", seq=seq)
-    reached = 2
-    match write:
-        case "heartbeat":
-            await workflows.heartbeat([held.id], held.lease_token)
-        case "wait":
-            await workflows.wait_for(*key, "paid", step_key="wait", seq=2)
-        case "sleep":
-            await workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=2)
-            reached = 3
-        case "release":
-            await workflows.release(*key)
-        case "fail":
-            await workflows.fail(*key, "boom")
-        case "reap":
-            await expire(workflows._session, held.id)
-            await workflows.reap()
-        case _:
-            await workflows.complete(*key)
-    assert (await row(workflows, held.id)).current_step == reached
-
-
-async def test_a_finished_step_is_replayed(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    assert await workflows.replay(held.id, held.lease_token, "fetch", seq=0) is None
-    await workflows.checkpoint(held.id, held.lease_token, "fetch", 5, seq=0, name="Fetch")
-    held = await again(workflows, held)
-    step = await workflows.replay(held.id, held.lease_token, "fetch", seq=0, name="Fetch")
-    assert step is not None
-    assert step.output == 5
-    assert await workflows.checkpoint(held.id, held.lease_token, "fetch", 6, seq=0, name="Fetch") == 5
-    assert await workflows.replay(held.id, held.lease_token, "sum", seq=1) is None
-
-
-async def run(workflows: AsyncWorkflowRepository, held: ClaimedWorkflow, ran: list[str], until: int) -> None:
-    """Run the steps of the definition, and stop before the checkpoint of the one numbered `until`."""
-    for seq, step in enumerate(DEFINITION["steps"]):
-        if await workflows.replay(held.id, held.lease_token, step, seq=seq) is not None:
-            continue
-        ran.append(step)
-        if seq == until:
-            return
-        await workflows.checkpoint(held.id, held.lease_token, step, f"{step} done", seq=seq)
-    await workflows.complete(held.id, held.lease_token, "all done")
-
-
-async def test_after_a_crash_at_any_boundary_no_finished_step_runs_again(
-    workflows: AsyncWorkflowRepository,
-) -> None:
-    held = await claimed(workflows)
-    ran: list[str] = []
-    for boundary in range(len(DEFINITION["steps"])):
-        await run(workflows, held, ran, until=boundary)
-        held = await again(workflows, held)
-        assert held.current_step == boundary
-    await run(workflows, held, ran, until=-1)
-    assert ran == ["fetch", "fetch", "sum", "sum", "report", "report"]
-    assert [step.output for step in await workflows.steps(held.id)] == [
-        "fetch done",
-        "sum done",
-        "report done",
-    ]
-    assert (await row(workflows, held.id)).status is WorkflowExecutionStatus.COMPLETED
-
-
-async def test_a_crash_after_each_of_many_steps_uses_no_retries_up(
-    workflows: AsyncWorkflowRepository,
-) -> None:
-    held = await claimed(workflows, max_retries=1)
-    for seq in range(10):
-        await workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq)
-        held = await again(workflows, held)
-        assert held.crash_count == 1
-        for done in range(seq + 1):
-            await workflows.checkpoint(held.id, held.lease_token, f"s{done}", seq=done)
-    assert (await row(workflows, held.id)).crash_count == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "seq", "name"),
-    [("refund", 0, "refund"), ("charge", 1, "charge"), ("charge", 0, "Refund"), ("ship", 0, "ship")],
-    ids=["renamed", "moved", "another name", "reordered"],
-)
-async def test_a_step_that_was_another_one_is_an_error(
-    workflows: AsyncWorkflowRepository, key: str, seq: int, name: str
-) -> None:
-    held = await claimed(workflows)
-    await workflows.checkpoint(held.id, held.lease_token, "charge", 1, seq=0)
-    await workflows.checkpoint(held.id, held.lease_token, "ship", 2, seq=1)
-    held = await again(workflows, held)
-    with pytest.raises(ConflictError, match=r"step \d was '(charge|ship)' .* fork it to a new version"):
-        await workflows.replay(held.id, held.lease_token, key, seq=seq, name=name)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        await workflows.checkpoint(held.id, held.lease_token, key, 3, seq=seq, name=name)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        await workflows.wait_for(held.id, held.lease_token, "e", step_key=f"{key}!", seq=seq)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        await workflows.sleep_until(held.id, held.lease_token, datetime.now(UTC), step_key=f"{key}!", seq=seq)
-    assert [step.output for step in await workflows.steps(held.id)] == [1, 2]
-
-
-async def test_a_runner_that_lost_its_lease_is_refused(workflows: AsyncWorkflowRepository) -> None:
-    first = await claimed(workflows)
-    key = (first.id, first.lease_token)
-    await workflows.checkpoint(*key, "fetch", "first", seq=0)
-    second = await again(workflows, first)
-    await workflows.checkpoint(second.id, second.lease_token, "sum", "second", seq=1)
-    for step, seq in (("sum", 1), ("report", 2)):
-        with pytest.raises(LeaseLost, match=f"workflow execution {first.id}: its lease is not yours"):
-            await workflows.checkpoint(*key, step, "second", seq=seq)
-        with pytest.raises(LeaseLost):
-            await workflows.sleep_until(*key, datetime.now(UTC), step_key=step, seq=seq)
-        with pytest.raises(LeaseLost):
-            await workflows.wait_for(*key, "e", step_key=step, seq=seq)
-    for step, seq in (("fetch", 0), ("sum", 1), ("report", 2)):
-        with pytest.raises(LeaseLost):
-            await workflows.replay(*key, step, seq=seq)
-    with pytest.raises(LeaseLost):
-        await workflows.complete(*key, "stale")
-    with pytest.raises(LeaseLost):
-        await workflows.fail(*key, "stale")
-    with pytest.raises(LeaseLost):
-        await workflows.release(*key)
-    assert await workflows.heartbeat([first.id], first.lease_token) == []
-    assert await workflows.checkpoint(*key, "fetch", "first", seq=0) == "first"  # it wrote that one itself
-    assert [step.output for step in await workflows.steps(first.id)] == ["first", "second"]
-    with pytest.raises(LeaseLost):
-        await workflows.checkpoint(0, first.lease_token, "a", seq=0)
-
-
-async def test_of_two_runners_at_once_the_one_with_the_lease_writes(committed: AsyncDatabase) -> None:
-    async with committed.begin() as uow:
-        first = await claimed(AsyncWorkflowRepository(uow.session))
-    async with committed.begin() as uow:
-        second = await again(AsyncWorkflowRepository(uow.session), first)
-    async with committed.session() as a, committed.session() as b:
-        stale, fresh = AsyncWorkflowRepository(a), AsyncWorkflowRepository(b)
-        assert await fresh.checkpoint(second.id, second.lease_token, "fetch", "b", seq=0) == "b"
-        with pytest.raises(LeaseLost):
-            await stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
-        await b.commit()
-        with pytest.raises(LeaseLost):
-            await stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
-    async with committed.begin() as uow:
-        steps = await AsyncWorkflowRepository(uow.session).steps(first.id)
-        assert [step.output for step in steps] == ["b"]
-
-
-async def test_a_step_and_its_effects_are_one_transaction(committed: AsyncDatabase) -> None:
-    async with committed.begin() as uow:
-        held = await claimed(AsyncWorkflowRepository(uow.session))
-    async with committed.session() as session:
-        workflows = AsyncWorkflowRepository(session)
-        await workflows.define("effect", {})
-        await workflows.checkpoint(held.id, held.lease_token, "fetch", 1, seq=0)
-        await session.rollback()
-    async with committed.begin() as uow:
-        workflows = AsyncWorkflowRepository(uow.session)
-        assert await workflows.steps(held.id) == []
-        assert await workflows.versions("effect") == []
-
-
-@pytest.mark.parametrize(("seq", "attempt"), [(-1, 1), (2**31, 1), (0, 0)])
-async def test_the_number_of_a_step_is_checked(
-    workflows: AsyncWorkflowRepository, seq: int, attempt: int
-) -> None:
-    with pytest.raises(InvalidInputError, match=r"(seq|attempt): expected"):
-        await workflows.checkpoint(1, uuid.uuid4(), "a", seq=seq, attempt=attempt)
-
-
-async def test_a_key_that_no_index_can_hold_is_refused(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    long = uuid.uuid4().hex + "".join(chr(0x4E00 + number % 20_000) for number in range(20_000))
-    with pytest.raises(InvalidInputError):
-        await workflows.checkpoint(held.id, held.lease_token, long, seq=0)
-
-
-# Failing
-
-
-async def test_a_failed_attempt_is_made_again_later(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows, max_retries=2)
-    for _ in range(2):
-        assert await workflows.fail(held.id, held.lease_token, "boom") is PENDING
-    found = await row(workflows, held.id)
-    assert (found.retry_count, found.error_message, found.error_code) == (1, "boom", "handler")
-    assert timedelta(0) < found.available_at - datetime.now(UTC) < timedelta(seconds=3)
-    assert await workflows.claim("w", [held.workflow_id]) == []
-    await expire(workflows._session, held.id, "available_at")
-    held = await next_claim(workflows, held)
-    assert held.retry_count == 1
-    assert await workflows.fail(held.id, held.lease_token, "boom", delay=0, code="mine") is PENDING
-    held = await next_claim(workflows, held)
-    assert await workflows.fail(held.id, held.lease_token, "boom") is WorkflowExecutionStatus.FAILED
-    found = await row(workflows, held.id)
-    assert found.failed_at is not None
-    assert (found.retry_count, found.completed_at) == (2, None)
-
-
-async def test_a_failure_can_be_final(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    status = await workflows.fail(held.id, held.lease_token, "boom", retry=False)
-    assert status is WorkflowExecutionStatus.FAILED
-    with pytest.raises(InvalidInputError, match="delay: expected"):
-        await workflows.fail(held.id, held.lease_token, "boom", delay=-1)
-
-
-async def test_the_back_off_grows_and_is_bounded(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows, max_retries=1000)
-    for retries, low, high in ((0, 0.8, 2), (3, 7, 10), (500, 260, 340)):
-        await set_columns(workflows._session, held.id, retry_count=retries)
-        await workflows.fail(held.id, held.lease_token, "boom")
-        delay = (await row(workflows, held.id)).available_at - datetime.now(UTC)
-        assert low - 0.5 < delay.total_seconds() < high
-        await expire(workflows._session, held.id, "available_at")
-        held = await next_claim(workflows, held)
-
-
-async def test_what_kills_its_worker_each_time_ends_failed(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows, max_retries=2)
-    for _ in range(2):
-        held = await again(workflows, held)
-    await expire(workflows._session, held.id)
-    assert await workflows.reap() == {held.id: WorkflowExecutionStatus.FAILED}
-    found = await row(workflows, held.id)
-    assert (found.error_code, found.crash_count, found.retry_count) == ("lease_lost", 3, 0)
-
-
-async def test_a_timeout_ends_an_attempt_that_still_beats(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows, timeout_seconds=10)
-    await expire(workflows._session, held.id, "attempt_deadline_at")
-    await workflows.heartbeat([held.id], held.lease_token)
-    assert await workflows.reap() == {held.id: PENDING}
-    found = await row(workflows, held.id)
-    assert (found.error_code, found.retry_count, found.crash_count) == ("timeout", 1, 0)
-    assert await workflows.reap() == {}
-
-
-async def test_what_is_released_can_be_claimed_at_once(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    assert await workflows.release(held.id, held.lease_token) is PENDING
-    held = await next_claim(workflows, held)
-    assert (held.retry_count, held.crash_count) == (0, 0)
-    await workflows.cancel(held.id)
-    assert await workflows.release(held.id, held.lease_token) is CANCELLED
-
-
-# Sleeping and waiting
-
-
-async def test_an_execution_sleeps_until_its_time(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    key = (held.id, held.lease_token)
-    until = datetime.now(UTC) + timedelta(hours=1)
-    for _ in range(2):
-        assert await workflows.sleep_until(*key, until, step_key="nap", seq=0) is True
-    found = await row(workflows, held.id)
-    assert (found.status, found.available_at, found.lease_expires_at) == (PENDING, until, None)
-    with pytest.raises(LeaseLost):
-        await workflows.checkpoint(*key, "a", seq=1)
-    assert await workflows.claim("w", [held.workflow_id]) == []
-    await expire(workflows._session, held.id, "available_at")
-    held = await next_claim(workflows, held)
-    slept = await workflows.sleep_until(held.id, held.lease_token, until, step_key="nap", seq=0)
-    assert slept is False
-    (step,) = await workflows.steps(held.id)
-    assert (step.output, held.current_step) == (until.isoformat(), 1)
-    with pytest.raises(InvalidInputError, match="until: a time without time zone"):
-        await workflows.sleep_until(*key, datetime(2030, 1, 1), step_key="nap", seq=1)
-
-
-async def test_an_event_that_came_before_the_wait_counts(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    assert await workflows.deliver(held.id, "paid", 1) is True
-    assert await workflows.deliver(held.id, "paid", 2) is False
-    key = (held.id, held.lease_token)
-    for _ in range(2):
-        result = await workflows.wait_for(*key, "paid", step_key="wait", seq=0, timeout=60)
-        assert result == WaitResult(received=True, payload=1)
-    assert (await row(workflows, held.id)).status is RUNNING
-
-
-async def test_an_event_ends_the_wait(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    key = (held.id, held.lease_token)
-    for _ in range(2):
-        assert await workflows.wait_for(*key, "paid", step_key="wait", seq=0) is None
-    found = await row(workflows, held.id)
-    assert (found.status, found.waiting_for, found.wait_deadline_at) == (PENDING, "paid", None)
-    assert await workflows.claim("w", [held.workflow_id]) == []
-    assert await workflows.deliver(held.id, "other") is True
-    assert await workflows.claim("w", [held.workflow_id]) == []
-    assert await workflows.deliver(held.id, "paid", {"amount": 5}) is True
-    assert await workflows.deliver(held.id, "paid", {"amount": 6}) is False
-    held = await next_claim(workflows, held)
-    for _ in range(2):
-        result = await workflows.wait_for(held.id, held.lease_token, "paid", step_key="wait", seq=0)
-        assert result == WaitResult(received=True, payload={"amount": 5})
-    assert [event.name for event in await workflows.events(held.id)] == ["other", "paid"]
-
-
-async def test_a_wait_ends_when_its_time_is_up(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    wait = {"step_key": "wait", "seq": 0, "timeout": 60.0}
-
-    async def wait_again(held: ClaimedWorkflow) -> WaitResult | None:
-        return await workflows.wait_for(held.id, held.lease_token, "paid", **wait)  # type: ignore[arg-type]
-
-    assert await wait_again(held) is None
-    deadline = (await row(workflows, held.id)).wait_deadline_at
-    assert deadline is not None
-    assert (await row(workflows, held.id)).available_at == deadline
-    await expire(workflows._session, held.id, "available_at")
-    held = await next_claim(workflows, held)
-    assert await wait_again(held) is None  # woken too early: it waits on, until the same time
-    assert (await row(workflows, held.id)).wait_deadline_at == deadline
-    await expire(workflows._session, held.id, "available_at")
-    await expire(workflows._session, held.id, "wait_deadline_at")
-    held = await again(workflows, await next_claim(workflows, held))
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
-    assert await workflows.deliver(held.id, "paid", 1) is True
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
-    held = await again(workflows, held)
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
-    assert (await row(workflows, held.id)).wait_deadline_at is None
-
-
-async def test_what_has_ended_takes_no_more_events(workflows: AsyncWorkflowRepository) -> None:
-    held = await claimed(workflows)
-    await workflows.deliver(held.id, "paid", 1)
-    await workflows.complete(held.id, held.lease_token)
-    assert await workflows.deliver(held.id, "paid", 1) is False
-    with pytest.raises(InvalidTransition, match="is completed and takes no more events"):
-        await workflows.deliver(held.id, "other")
-    with pytest.raises(NotFoundError, match="workflow execution 0"):
-        await workflows.deliver(0, "paid")
-
-
-# Cancelling
-
-
 async def family(workflows: AsyncWorkflowRepository) -> list[int]:
     """A parent, two children, a grandchild of the second, and a stranger."""
     parent, _ = await workflows.start("ingest")
@@ -819,9 +284,6 @@ async def test_what_has_ended_is_not_cancelled(workflows: AsyncWorkflowRepositor
         await workflows.start("ingest", parent_id=0)
 
 
-# Forking
-
-
 async def test_a_fork_takes_the_first_steps_over(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows, max_retries=7, timeout_seconds=9)
     key = (held.id, held.lease_token)
@@ -868,9 +330,6 @@ async def test_a_fork_may_go_to_another_version(workflows: AsyncWorkflowReposito
         await workflows.fork(held.id, -1)
 
 
-# History
-
-
 async def test_the_history_covers_everything_once(workflows: AsyncWorkflowRepository) -> None:
     await active(workflows)
     started = [(await workflows.start("ingest"))[0].id for _ in range(5)]
@@ -913,9 +372,6 @@ async def test_old_executions_are_purged_from_the_leaves(workflows: AsyncWorkflo
     assert await workflows.purge(older_than=3600, limit=2) == 2
     with pytest.raises(InvalidInputError, match="older_than"):
         await workflows.purge(older_than=-1)
-
-
-# Plans
 
 
 @pytest.mark.parametrize("rows", [0, 10_000, 300_000])

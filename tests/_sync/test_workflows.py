@@ -7,12 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from _sync.workflow_runs import (
+    CANCELLED,
+    DEFINITION,
+    PENDING,
+    RUNNING,
+    active,
+    claimed,
+    expire,
+    row,
+    set_columns,
+)
 from plans import Explain
 from sqlalchemy import Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import (
-    Database,
     Workflow,
     WorkflowExecution,
     WorkflowExecutionStatus,
@@ -23,7 +33,6 @@ from alfred_db.errors import (
     ConflictError,
     InvalidInputError,
     InvalidTransition,
-    LeaseLost,
     NotFoundError,
 )
 from alfred_db.queries import workflow_executions as executions
@@ -31,64 +40,14 @@ from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.workflows import WorkflowRepository
-from alfred_db.results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WaitResult
+from alfred_db.results.workflows import MAX_JSON_BYTES
 
 HOSTILE = "'; DROP TABLE workflows; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
-DEFINITION = {"steps": ["fetch", "sum", "report"]}
-PENDING = WorkflowExecutionStatus.PENDING
-CANCELLED = WorkflowExecutionStatus.CANCELLED
-RUNNING = WorkflowExecutionStatus.RUNNING
 
 
 @pytest.fixture
 def workflows(uow: UnitOfWork) -> WorkflowRepository:
     return WorkflowRepository(uow.session)
-
-
-def active(workflows: WorkflowRepository, name: str = "ingest") -> Workflow:
-    workflow, _ = workflows.define(name, DEFINITION)
-    return workflows.activate(workflow.id)
-
-
-def claimed(workflows: WorkflowRepository, **settings: Any) -> ClaimedWorkflow:
-    """An execution of a new workflow that a worker holds."""
-    workflow = active(workflows)
-    workflows.start("ingest", {"n": 1}, **settings)
-    (held,) = workflows.claim("worker", [workflow.id])
-    return held
-
-
-def again(workflows: WorkflowRepository, held: ClaimedWorkflow) -> ClaimedWorkflow:
-    """The same execution, claimed by another worker after its own vanished."""
-    expire(workflows._session, held.id)
-    assert workflows.reap() == {held.id: PENDING}
-    return next_claim(workflows, held)
-
-
-def next_claim(workflows: WorkflowRepository, held: ClaimedWorkflow) -> ClaimedWorkflow:
-    (found,) = workflows.claim("other", [held.workflow_id])
-    assert found.id == held.id
-    return found
-
-
-def expire(session: Session, execution_id: int, column: str = "lease_expires_at") -> None:
-    set_columns(session, execution_id, **{column: func.now() - timedelta(seconds=1)})
-
-
-def set_columns(session: Session, execution_id: int, **values: Any) -> None:
-    session.execute(
-        update(WorkflowExecution).where(WorkflowExecution.id == execution_id).values(values),
-        execution_options={"synchronize_session": False},
-    )
-
-
-def row(workflows: WorkflowRepository, execution_id: int) -> WorkflowExecution:
-    found = workflows.get_execution(execution_id)
-    assert found is not None
-    return found
-
-
-# Definitions
 
 
 def test_versions_of_a_definition_are_counted(workflows: WorkflowRepository) -> None:
@@ -133,9 +92,6 @@ def test_one_version_is_active(workflows: WorkflowRepository) -> None:
 def test_a_version_is_a_number_from_one(workflows: WorkflowRepository, version: int) -> None:
     with pytest.raises(InvalidInputError, match="version: expected 1 to"):
         workflows.define("ingest", DEFINITION, version=version)
-
-
-# Starting
 
 
 def test_an_execution_is_pinned_to_the_definition_at_its_start(
@@ -255,497 +211,6 @@ def test_json_that_the_database_cannot_hold_is_refused(
         workflows.checkpoint(held.id, held.lease_token, "a", value, seq=0)
 
 
-# Claiming
-
-
-def test_an_execution_is_claimed_run_and_completed(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows, timeout_seconds=100, max_retries=5)
-    found = row(workflows, held.id)
-    assert (found.status, found.worker_id, held.input, held.max_retries) == (RUNNING, "worker", {"n": 1}, 5)
-    assert found.attempt_started_at is not None
-    assert found.started_at == found.attempt_started_at
-    assert held.lease_expires_at - found.attempt_started_at == timedelta(seconds=60)
-    assert held.attempt_deadline_at is not None
-    assert held.attempt_deadline_at - found.attempt_started_at == timedelta(seconds=100)
-    assert workflows.claim("w", [held.workflow_id]) == []
-    for _ in range(2):
-        workflows.complete(held.id, held.lease_token, ["done"])
-    found = row(workflows, held.id)
-    assert (found.status, found.output_data) == (WorkflowExecutionStatus.COMPLETED, ["done"])
-    assert found.completed_at is not None
-    with pytest.raises(LeaseLost, match="its lease is not yours"):
-        workflows.complete(held.id, uuid.uuid4())
-    with pytest.raises(LeaseLost):
-        workflows.fail(held.id, held.lease_token, "late")
-    with pytest.raises(LeaseLost):
-        workflows.complete(0, held.lease_token)
-
-
-def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: WorkflowRepository) -> None:
-    old = active(workflows)
-    started, _ = workflows.start("ingest")
-    workflows.start("ingest", delay=60)
-    new = active(workflows)
-    workflows.start("ingest")
-    claims = workflows.claim("w", [new.id], limit=10)
-    assert [held.version for held in claims] == [2]
-    assert workflows.claim("w", [new.id], limit=10) == []
-    (left,) = workflows.waiting([new.id])
-    assert (left.workflow_id, left.name, left.version, left.executions) == (old.id, "ingest", 1, 1)
-    assert workflows.waiting([new.id, old.id]) == []
-    (held,) = workflows.claim("w", [new.id, old.id, old.id], limit=10)
-    assert held.id == started.id
-
-
-def test_the_longest_waiting_comes_first_and_so_many(workflows: WorkflowRepository) -> None:
-    one, two = active(workflows), active(workflows, "other")
-    started = [(workflows.start("ingest"))[0].id for _ in range(5)]
-    workflows.start("other")
-    assert [held.id for held in workflows.claim("w", [one.id], limit=3)] == started[:3]
-    assert len(workflows.claim("w", [one.id, two.id], limit=2)) == 2
-    assert len(workflows.claim("w", [one.id, two.id], limit=5)) == 1
-
-
-@pytest.mark.parametrize(("limit", "lease"), [(0, 60), (1001, 60), (1, 0), (1, 1e12)])
-def test_a_claim_has_a_sane_size(workflows: WorkflowRepository, limit: int, lease: float) -> None:
-    with pytest.raises(InvalidInputError, match=r"limit: expected|lease: expected"):
-        workflows.claim("w", [1], limit=limit, lease=lease)
-    with pytest.raises(InvalidInputError, match="workflow_ids: is empty"):
-        workflows.claim("w", [])
-
-
-def test_two_workers_claim_different_executions(committed: Database) -> None:
-    with committed.begin() as uow:
-        workflows = WorkflowRepository(uow.session)
-        workflow = active(workflows)
-        for _ in range(10):
-            workflows.start("ingest")
-    with committed.session() as a, committed.session() as b:
-        first = WorkflowRepository(a).claim("a", [workflow.id], limit=6)
-        second = WorkflowRepository(b).claim("b", [workflow.id], limit=6)
-        assert (len(first), len(second)) == (6, 4)
-        assert not {held.id for held in first} & {held.id for held in second}
-
-
-def test_a_heartbeat_extends_what_is_held(workflows: WorkflowRepository) -> None:
-    workflow = active(workflows)
-    for _ in range(3):
-        workflows.start("ingest")
-    held = workflows.claim("w", [workflow.id], limit=3, lease=10)
-    token = held[0].lease_token
-    workflows.complete(held[1].id, token)
-    beat = workflows.heartbeat([held[2].id, held[1].id, held[0].id, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[2].id]
-    assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert workflows.heartbeat([held[0].id], uuid.uuid4()) == []
-
-
-def test_heartbeats_stay_on_their_page(committed: Database) -> None:
-    with committed.begin() as uow:
-        held = claimed(WorkflowRepository(uow.session))
-    for _ in range(20):
-        with committed.begin() as uow:
-            assert WorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
-            uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
-    committed.close()  # a session reports its statistics at its end at the latest
-    name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
-    statement = text(
-        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:name)"
-    )
-    with committed.session() as session:
-        written, hot = (session.execute(statement, {"name": name})).one()
-    assert written == 21, "the claim is one too"
-    assert hot >= 16
-
-
-# Steps
-
-
-def test_a_checkpoint_is_stored_once(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    assert workflows.checkpoint(*key, "fetch", {"rows": (1, 2)}, seq=0) == {"rows": [1, 2]}
-    assert workflows.checkpoint(*key, "fetch", {"rows": [9]}, seq=0) == {"rows": [1, 2]}
-    assert workflows.checkpoint(*key, "empty", seq=1) is None
-    began = datetime.now(UTC)
-    assert workflows.checkpoint(*key, "bad", seq=2, error="no", attempt=3, started_at=began) is None
-    fetch, empty, bad = workflows.steps(held.id)
-    assert (fetch.step_key, fetch.seq, fetch.name, fetch.attempt) == ("fetch", 0, "fetch", 1)
-    assert (fetch.output, fetch.error, fetch.lease_token) == ({"rows": [1, 2]}, None, held.lease_token)
-    assert (empty.output, bad.error, bad.attempt, bad.started_at) == (None, "no", 3, began)
-
-
-def test_a_checkpoint_keeps_the_lease(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    first = held.lease_expires_at
-    for seq, (lease, least) in enumerate([(66, 0), (67, 6), (67, 6), (1000, 900), (60, 900)]):
-        workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq, lease=lease)
-        found = (row(workflows, held.id)).lease_expires_at
-        assert found is not None
-        assert timedelta(seconds=least) <= found - first < timedelta(seconds=least + 60)
-        assert (found == first) == (least == 0), "not written while nine tenths are left"
-
-
-def test_a_run_that_gets_further_has_all_its_retries_again(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
-    held = again(workflows, held)
-    workflows.fail(held.id, held.lease_token, "boom", delay=0)
-    held = next_claim(workflows, held)
-    workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
-    found = row(workflows, held.id)
-    assert (found.crash_count, found.retry_count) == (1, 1), "that step was there"
-    workflows.checkpoint(held.id, held.lease_token, "sum", seq=1)
-    found = row(workflows, held.id)
-    assert (found.crash_count, found.retry_count, found.current_step) == (0, 0, 2)
-
-
-@pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
-def test_every_other_write_tells_how_far_it_is(workflows: WorkflowRepository, write: str) -> None:
-    held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    for seq in range(2):
-        workflows.checkpoint(*key, f"s{seq}", seq=seq)
-    reached = 2
-    match write:
-        case "heartbeat":
-            workflows.heartbeat([held.id], held.lease_token)
-        case "wait":
-            workflows.wait_for(*key, "paid", step_key="wait", seq=2)
-        case "sleep":
-            workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=2)
-            reached = 3
-        case "release":
-            workflows.release(*key)
-        case "fail":
-            workflows.fail(*key, "boom")
-        case "reap":
-            expire(workflows._session, held.id)
-            workflows.reap()
-        case _:
-            workflows.complete(*key)
-    assert (row(workflows, held.id)).current_step == reached
-
-
-def test_a_finished_step_is_replayed(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    assert workflows.replay(held.id, held.lease_token, "fetch", seq=0) is None
-    workflows.checkpoint(held.id, held.lease_token, "fetch", 5, seq=0, name="Fetch")
-    held = again(workflows, held)
-    step = workflows.replay(held.id, held.lease_token, "fetch", seq=0, name="Fetch")
-    assert step is not None
-    assert step.output == 5
-    assert workflows.checkpoint(held.id, held.lease_token, "fetch", 6, seq=0, name="Fetch") == 5
-    assert workflows.replay(held.id, held.lease_token, "sum", seq=1) is None
-
-
-def run(workflows: WorkflowRepository, held: ClaimedWorkflow, ran: list[str], until: int) -> None:
-    """Run the steps of the definition, and stop before the checkpoint of the one numbered `until`."""
-    for seq, step in enumerate(DEFINITION["steps"]):
-        if workflows.replay(held.id, held.lease_token, step, seq=seq) is not None:
-            continue
-        ran.append(step)
-        if seq == until:
-            return
-        workflows.checkpoint(held.id, held.lease_token, step, f"{step} done", seq=seq)
-    workflows.complete(held.id, held.lease_token, "all done")
-
-
-def test_after_a_crash_at_any_boundary_no_finished_step_runs_again(
-    workflows: WorkflowRepository,
-) -> None:
-    held = claimed(workflows)
-    ran: list[str] = []
-    for boundary in range(len(DEFINITION["steps"])):
-        run(workflows, held, ran, until=boundary)
-        held = again(workflows, held)
-        assert held.current_step == boundary
-    run(workflows, held, ran, until=-1)
-    assert ran == ["fetch", "fetch", "sum", "sum", "report", "report"]
-    assert [step.output for step in workflows.steps(held.id)] == [
-        "fetch done",
-        "sum done",
-        "report done",
-    ]
-    assert (row(workflows, held.id)).status is WorkflowExecutionStatus.COMPLETED
-
-
-def test_a_crash_after_each_of_many_steps_uses_no_retries_up(
-    workflows: WorkflowRepository,
-) -> None:
-    held = claimed(workflows, max_retries=1)
-    for seq in range(10):
-        workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq)
-        held = again(workflows, held)
-        assert held.crash_count == 1
-        for done in range(seq + 1):
-            workflows.checkpoint(held.id, held.lease_token, f"s{done}", seq=done)
-    assert (row(workflows, held.id)).crash_count == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "seq", "name"),
-    [("refund", 0, "refund"), ("charge", 1, "charge"), ("charge", 0, "Refund"), ("ship", 0, "ship")],
-    ids=["renamed", "moved", "another name", "reordered"],
-)
-def test_a_step_that_was_another_one_is_an_error(
-    workflows: WorkflowRepository, key: str, seq: int, name: str
-) -> None:
-    held = claimed(workflows)
-    workflows.checkpoint(held.id, held.lease_token, "charge", 1, seq=0)
-    workflows.checkpoint(held.id, held.lease_token, "ship", 2, seq=1)
-    held = again(workflows, held)
-    with pytest.raises(ConflictError, match=r"step \d was '(charge|ship)' .* fork it to a new version"):
-        workflows.replay(held.id, held.lease_token, key, seq=seq, name=name)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.checkpoint(held.id, held.lease_token, key, 3, seq=seq, name=name)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.wait_for(held.id, held.lease_token, "e", step_key=f"{key}!", seq=seq)
-    with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.sleep_until(held.id, held.lease_token, datetime.now(UTC), step_key=f"{key}!", seq=seq)
-    assert [step.output for step in workflows.steps(held.id)] == [1, 2]
-
-
-def test_a_runner_that_lost_its_lease_is_refused(workflows: WorkflowRepository) -> None:
-    first = claimed(workflows)
-    key = (first.id, first.lease_token)
-    workflows.checkpoint(*key, "fetch", "first", seq=0)
-    second = again(workflows, first)
-    workflows.checkpoint(second.id, second.lease_token, "sum", "second", seq=1)
-    for step, seq in (("sum", 1), ("report", 2)):
-        with pytest.raises(LeaseLost, match=f"workflow execution {first.id}: its lease is not yours"):
-            workflows.checkpoint(*key, step, "second", seq=seq)
-        with pytest.raises(LeaseLost):
-            workflows.sleep_until(*key, datetime.now(UTC), step_key=step, seq=seq)
-        with pytest.raises(LeaseLost):
-            workflows.wait_for(*key, "e", step_key=step, seq=seq)
-    for step, seq in (("fetch", 0), ("sum", 1), ("report", 2)):
-        with pytest.raises(LeaseLost):
-            workflows.replay(*key, step, seq=seq)
-    with pytest.raises(LeaseLost):
-        workflows.complete(*key, "stale")
-    with pytest.raises(LeaseLost):
-        workflows.fail(*key, "stale")
-    with pytest.raises(LeaseLost):
-        workflows.release(*key)
-    assert workflows.heartbeat([first.id], first.lease_token) == []
-    assert workflows.checkpoint(*key, "fetch", "first", seq=0) == "first"  # it wrote that one itself
-    assert [step.output for step in workflows.steps(first.id)] == ["first", "second"]
-    with pytest.raises(LeaseLost):
-        workflows.checkpoint(0, first.lease_token, "a", seq=0)
-
-
-def test_of_two_runners_at_once_the_one_with_the_lease_writes(committed: Database) -> None:
-    with committed.begin() as uow:
-        first = claimed(WorkflowRepository(uow.session))
-    with committed.begin() as uow:
-        second = again(WorkflowRepository(uow.session), first)
-    with committed.session() as a, committed.session() as b:
-        stale, fresh = WorkflowRepository(a), WorkflowRepository(b)
-        assert fresh.checkpoint(second.id, second.lease_token, "fetch", "b", seq=0) == "b"
-        with pytest.raises(LeaseLost):
-            stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
-        b.commit()
-        with pytest.raises(LeaseLost):
-            stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
-    with committed.begin() as uow:
-        steps = WorkflowRepository(uow.session).steps(first.id)
-        assert [step.output for step in steps] == ["b"]
-
-
-def test_a_step_and_its_effects_are_one_transaction(committed: Database) -> None:
-    with committed.begin() as uow:
-        held = claimed(WorkflowRepository(uow.session))
-    with committed.session() as session:
-        workflows = WorkflowRepository(session)
-        workflows.define("effect", {})
-        workflows.checkpoint(held.id, held.lease_token, "fetch", 1, seq=0)
-        session.rollback()
-    with committed.begin() as uow:
-        workflows = WorkflowRepository(uow.session)
-        assert workflows.steps(held.id) == []
-        assert workflows.versions("effect") == []
-
-
-@pytest.mark.parametrize(("seq", "attempt"), [(-1, 1), (2**31, 1), (0, 0)])
-def test_the_number_of_a_step_is_checked(
-    workflows: WorkflowRepository, seq: int, attempt: int
-) -> None:
-    with pytest.raises(InvalidInputError, match=r"(seq|attempt): expected"):
-        workflows.checkpoint(1, uuid.uuid4(), "a", seq=seq, attempt=attempt)
-
-
-def test_a_key_that_no_index_can_hold_is_refused(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    long = uuid.uuid4().hex + "".join(chr(0x4E00 + number % 20_000) for number in range(20_000))
-    with pytest.raises(InvalidInputError):
-        workflows.checkpoint(held.id, held.lease_token, long, seq=0)
-
-
-# Failing
-
-
-def test_a_failed_attempt_is_made_again_later(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows, max_retries=2)
-    for _ in range(2):
-        assert workflows.fail(held.id, held.lease_token, "boom") is PENDING
-    found = row(workflows, held.id)
-    assert (found.retry_count, found.error_message, found.error_code) == (1, "boom", "handler")
-    assert timedelta(0) < found.available_at - datetime.now(UTC) < timedelta(seconds=3)
-    assert workflows.claim("w", [held.workflow_id]) == []
-    expire(workflows._session, held.id, "available_at")
-    held = next_claim(workflows, held)
-    assert held.retry_count == 1
-    assert workflows.fail(held.id, held.lease_token, "boom", delay=0, code="mine") is PENDING
-    held = next_claim(workflows, held)
-    assert workflows.fail(held.id, held.lease_token, "boom") is WorkflowExecutionStatus.FAILED
-    found = row(workflows, held.id)
-    assert found.failed_at is not None
-    assert (found.retry_count, found.completed_at) == (2, None)
-
-
-def test_a_failure_can_be_final(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    status = workflows.fail(held.id, held.lease_token, "boom", retry=False)
-    assert status is WorkflowExecutionStatus.FAILED
-    with pytest.raises(InvalidInputError, match="delay: expected"):
-        workflows.fail(held.id, held.lease_token, "boom", delay=-1)
-
-
-def test_the_back_off_grows_and_is_bounded(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows, max_retries=1000)
-    for retries, low, high in ((0, 0.8, 2), (3, 7, 10), (500, 260, 340)):
-        set_columns(workflows._session, held.id, retry_count=retries)
-        workflows.fail(held.id, held.lease_token, "boom")
-        delay = (row(workflows, held.id)).available_at - datetime.now(UTC)
-        assert low - 0.5 < delay.total_seconds() < high
-        expire(workflows._session, held.id, "available_at")
-        held = next_claim(workflows, held)
-
-
-def test_what_kills_its_worker_each_time_ends_failed(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows, max_retries=2)
-    for _ in range(2):
-        held = again(workflows, held)
-    expire(workflows._session, held.id)
-    assert workflows.reap() == {held.id: WorkflowExecutionStatus.FAILED}
-    found = row(workflows, held.id)
-    assert (found.error_code, found.crash_count, found.retry_count) == ("lease_lost", 3, 0)
-
-
-def test_a_timeout_ends_an_attempt_that_still_beats(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows, timeout_seconds=10)
-    expire(workflows._session, held.id, "attempt_deadline_at")
-    workflows.heartbeat([held.id], held.lease_token)
-    assert workflows.reap() == {held.id: PENDING}
-    found = row(workflows, held.id)
-    assert (found.error_code, found.retry_count, found.crash_count) == ("timeout", 1, 0)
-    assert workflows.reap() == {}
-
-
-def test_what_is_released_can_be_claimed_at_once(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    assert workflows.release(held.id, held.lease_token) is PENDING
-    held = next_claim(workflows, held)
-    assert (held.retry_count, held.crash_count) == (0, 0)
-    workflows.cancel(held.id)
-    assert workflows.release(held.id, held.lease_token) is CANCELLED
-
-
-# Sleeping and waiting
-
-
-def test_an_execution_sleeps_until_its_time(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    until = datetime.now(UTC) + timedelta(hours=1)
-    for _ in range(2):
-        assert workflows.sleep_until(*key, until, step_key="nap", seq=0) is True
-    found = row(workflows, held.id)
-    assert (found.status, found.available_at, found.lease_expires_at) == (PENDING, until, None)
-    with pytest.raises(LeaseLost):
-        workflows.checkpoint(*key, "a", seq=1)
-    assert workflows.claim("w", [held.workflow_id]) == []
-    expire(workflows._session, held.id, "available_at")
-    held = next_claim(workflows, held)
-    slept = workflows.sleep_until(held.id, held.lease_token, until, step_key="nap", seq=0)
-    assert slept is False
-    (step,) = workflows.steps(held.id)
-    assert (step.output, held.current_step) == (until.isoformat(), 1)
-    with pytest.raises(InvalidInputError, match="until: a time without time zone"):
-        workflows.sleep_until(*key, datetime(2030, 1, 1), step_key="nap", seq=1)
-
-
-def test_an_event_that_came_before_the_wait_counts(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    assert workflows.deliver(held.id, "paid", 1) is True
-    assert workflows.deliver(held.id, "paid", 2) is False
-    key = (held.id, held.lease_token)
-    for _ in range(2):
-        result = workflows.wait_for(*key, "paid", step_key="wait", seq=0, timeout=60)
-        assert result == WaitResult(received=True, payload=1)
-    assert (row(workflows, held.id)).status is RUNNING
-
-
-def test_an_event_ends_the_wait(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    for _ in range(2):
-        assert workflows.wait_for(*key, "paid", step_key="wait", seq=0) is None
-    found = row(workflows, held.id)
-    assert (found.status, found.waiting_for, found.wait_deadline_at) == (PENDING, "paid", None)
-    assert workflows.claim("w", [held.workflow_id]) == []
-    assert workflows.deliver(held.id, "other") is True
-    assert workflows.claim("w", [held.workflow_id]) == []
-    assert workflows.deliver(held.id, "paid", {"amount": 5}) is True
-    assert workflows.deliver(held.id, "paid", {"amount": 6}) is False
-    held = next_claim(workflows, held)
-    for _ in range(2):
-        result = workflows.wait_for(held.id, held.lease_token, "paid", step_key="wait", seq=0)
-        assert result == WaitResult(received=True, payload={"amount": 5})
-    assert [event.name for event in workflows.events(held.id)] == ["other", "paid"]
-
-
-def test_a_wait_ends_when_its_time_is_up(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    wait = {"step_key": "wait", "seq": 0, "timeout": 60.0}
-
-    def wait_again(held: ClaimedWorkflow) -> WaitResult | None:
-        return workflows.wait_for(held.id, held.lease_token, "paid", **wait)  # type: ignore[arg-type]
-
-    assert wait_again(held) is None
-    deadline = (row(workflows, held.id)).wait_deadline_at
-    assert deadline is not None
-    assert (row(workflows, held.id)).available_at == deadline
-    expire(workflows._session, held.id, "available_at")
-    held = next_claim(workflows, held)
-    assert wait_again(held) is None  # woken too early: it waits on, until the same time
-    assert (row(workflows, held.id)).wait_deadline_at == deadline
-    expire(workflows._session, held.id, "available_at")
-    expire(workflows._session, held.id, "wait_deadline_at")
-    held = again(workflows, next_claim(workflows, held))
-    assert wait_again(held) == WaitResult(received=False, payload=None)
-    assert workflows.deliver(held.id, "paid", 1) is True
-    assert wait_again(held) == WaitResult(received=False, payload=None)
-    held = again(workflows, held)
-    assert wait_again(held) == WaitResult(received=False, payload=None)
-    assert (row(workflows, held.id)).wait_deadline_at is None
-
-
-def test_what_has_ended_takes_no_more_events(workflows: WorkflowRepository) -> None:
-    held = claimed(workflows)
-    workflows.deliver(held.id, "paid", 1)
-    workflows.complete(held.id, held.lease_token)
-    assert workflows.deliver(held.id, "paid", 1) is False
-    with pytest.raises(InvalidTransition, match="is completed and takes no more events"):
-        workflows.deliver(held.id, "other")
-    with pytest.raises(NotFoundError, match="workflow execution 0"):
-        workflows.deliver(0, "paid")
-
-
-# Cancelling
-
-
 def family(workflows: WorkflowRepository) -> list[int]:
     """A parent, two children, a grandchild of the second, and a stranger."""
     parent, _ = workflows.start("ingest")
@@ -820,9 +285,6 @@ def test_what_has_ended_is_not_cancelled(workflows: WorkflowRepository) -> None:
         workflows.start("ingest", parent_id=0)
 
 
-# Forking
-
-
 def test_a_fork_takes_the_first_steps_over(workflows: WorkflowRepository) -> None:
     held = claimed(workflows, max_retries=7, timeout_seconds=9)
     key = (held.id, held.lease_token)
@@ -869,9 +331,6 @@ def test_a_fork_may_go_to_another_version(workflows: WorkflowRepository) -> None
         workflows.fork(held.id, -1)
 
 
-# History
-
-
 def test_the_history_covers_everything_once(workflows: WorkflowRepository) -> None:
     active(workflows)
     started = [(workflows.start("ingest"))[0].id for _ in range(5)]
@@ -914,9 +373,6 @@ def test_old_executions_are_purged_from_the_leaves(workflows: WorkflowRepository
     assert workflows.purge(older_than=3600, limit=2) == 2
     with pytest.raises(InvalidInputError, match="older_than"):
         workflows.purge(older_than=-1)
-
-
-# Plans
 
 
 @pytest.mark.parametrize("rows", [0, 10_000, 300_000])
