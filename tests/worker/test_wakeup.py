@@ -1,0 +1,156 @@
+"""Idle workers are woken by what is filed, and poll where nothing can wake them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from servers import pgbouncer
+
+from alfred_db import (
+    AsyncDatabase,
+    Database,
+    TaskStatus,
+    Worker,
+)
+from alfred_db.wakeup import channel_of
+from alfred_db.worker import _loop
+
+from .at_work import (
+    QUICK,
+    Colour,
+    backends,
+    count,
+    eventually,
+    file,
+    nothing,
+    sql,
+    status,
+    working,
+)
+
+
+@pytest.fixture
+def far_polls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options with which an idle worker does not look again by itself while the test lasts."""
+    monkeypatch.setattr(_loop, "FIRST_PAUSE", 600.0)
+    return {"poll": 600.0, "upkeep": 600.0}
+
+
+def idle(db: Database) -> None:
+    """Wait until the worker listens, and has looked in vain after that."""
+    eventually(lambda: backends(db, "alfred-db listener"))
+    time.sleep(0.5)
+
+
+def test_a_worker_is_woken_when_tasks_were_filed(
+    colour: Colour, db: Database, far_polls: dict[str, Any]
+) -> None:
+    with working(colour.worker(db, {"X": nothing}, **far_polls)):
+        idle(db)
+        unheard = file(db)
+        time.sleep(0.5)
+        assert status(db, unheard) == "pending"
+        with Database(db.url, notify=True) as telling:
+            filed = file(telling)
+            eventually(lambda: status(db, filed) == "completed")
+    assert status(db, unheard) == "completed"
+
+
+async def test_an_asynchronous_database_wakes_workers_too(db: Database, far_polls: dict[str, Any]) -> None:
+    with working(Worker(db, {"X": nothing}, **{**QUICK, **far_polls})):
+        await asyncio.to_thread(idle, db)
+        async with AsyncDatabase(db.url, notify=True) as telling, telling.begin() as uow:
+            await uow.tasks.enqueue_many([{"intent": "X"}] * 3)
+        await asyncio.to_thread(eventually, lambda: count(db, TaskStatus.COMPLETED) == 3)
+
+
+def test_a_lost_listener_is_replaced_and_nothing_is_missed_meanwhile(
+    colour: Colour, db: Database, far_polls: dict[str, Any]
+) -> None:
+    with working(colour.worker(db, {"X": nothing}, **far_polls)):
+        idle(db)
+        unheard = file(db)
+        (old,) = backends(db, "alfred-db listener")
+        sql(db, "SELECT pg_terminate_backend(:pid)", pid=old)
+        eventually(lambda: status(db, unheard) == "completed")
+        assert old not in backends(db, "alfred-db listener")
+        with Database(db.url, notify=True) as telling:
+            heard = file(telling)
+            eventually(lambda: status(db, heard) == "completed")
+
+
+def test_a_notification_that_is_lost_costs_nothing_but_time(colour: Colour, db: Database) -> None:
+    with (
+        working(colour.worker(db, {"X": nothing}, poll=0.5)),
+        Database(db.url, notify=True) as telling,
+    ):
+        first = file(telling)
+        eventually(lambda: status(db, first) == "completed")
+        eventually(lambda: backends(db, "alfred-db notifier"))
+        for pid in backends(db, "alfred-db notifier"):
+            sql(db, "SELECT pg_terminate_backend(:pid)", pid=pid)
+        second = file(telling)
+        eventually(lambda: status(db, second) == "completed")
+        third = file(telling)
+        eventually(lambda: status(db, third) == "completed")
+
+
+def heard(db: Database, schema: str | None, work: Callable[[Database], object]) -> int:
+    """How many notifications come of what `work` does."""
+    driver: Any
+    with Database(db.url, schema=schema) as database, database.engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        driver.autocommit = True
+        driver.execute(f'LISTEN "{channel_of(schema)}"')
+        with Database(db.url, schema=schema, notify=True) as telling:
+            work(telling)
+        return len(list(driver.notifies(timeout=0.5)))
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_only_what_was_filed_and_committed_is_told_and_told_once(db: Database, schema: str | None) -> None:
+    def rolled_back(telling: Database) -> None:
+        with telling.session() as session:
+            from alfred_db import TaskRepository
+
+            TaskRepository(session).enqueue("X")
+
+    def savepoint(telling: Database) -> None:
+        with telling.begin() as uow:
+            with uow.session.begin_nested():
+                uow.tasks.enqueue("X")
+            time.sleep(0.1)
+            assert sql(
+                db, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'alfred-db notifier'"
+            ) == [(0,)]
+
+    def many(telling: Database) -> None:
+        with telling.begin() as uow:
+            uow.tasks.enqueue_many([{"intent": "X"}] * 1500)
+            uow.tasks.enqueue("X")
+
+    assert heard(db, schema, lambda telling: file(telling)) == 1
+    assert heard(db, schema, many) == 1
+    assert heard(db, schema, savepoint) == 1
+    assert heard(db, schema, rolled_back) == 0
+    assert heard(db, schema, lambda telling: count(telling, TaskStatus.PENDING)) == 0
+    other = "acme" if schema is None else None
+    assert heard(db, other, lambda _: heard(db, schema, lambda telling: file(telling))) == 0
+
+
+def test_a_channel_is_the_tenants_own_and_not_too_long() -> None:
+    names = [channel_of(schema) for schema in (None, "acme", "x" * 63, "x" * 62 + "y", "ä" * 31)]
+    assert len(set(names)) == len(names)
+    assert max(len(name.encode()) for name in names) <= 63
+
+
+def test_behind_a_transaction_pooler_workers_poll(colour: Colour, db: Database) -> None:
+    with pgbouncer(db.url) as url, Database(url, pooler="transaction", notify=True) as pooled:
+        with working(colour.worker(pooled, {"X": nothing}, poll=0.3, concurrency=2)):
+            filed = [file(pooled) for _ in range(5)]
+            eventually(lambda: {status(db, one) for one in filed} == {"completed"})
+        assert backends(db, "alfred-db listener") == []
