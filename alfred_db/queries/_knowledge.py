@@ -36,7 +36,7 @@ _AS_IT_WAS = exists().where(
     KnowledgeCollection.distance
     == bindparam("compared_by", type_=table_of(KnowledgeCollection).c.distance.type),
 )
-_ALIAS_AS_IT_WAS = exists().where(
+_STANDS_FOR_IT = exists().where(
     KnowledgeAlias.alias == bindparam("name", type_=Text), KnowledgeAlias.collection == _COLLECTION
 )
 
@@ -62,7 +62,7 @@ def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Par
     own = POINTS.c.collection == literal_column(f"'{collection}'", Text) if written_out else IN_COLLECTION
     conditions = [own, _AS_IT_WAS]
     if name != collection:
-        conditions.append(_ALIAS_AS_IT_WAS)
+        conditions.append(_STANDS_FOR_IT)
         parameters["name"] = name
     return replace(found, where=and_(*conditions), parameters=parameters)
 
