@@ -50,7 +50,7 @@ def affected(session: Session, statement: ClauseElement, parameters: Mapping[str
 def fetch_rows(
     session: Session, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:
-    """The same for a SELECT with any types, in rows with names; say so if it `locks` rows.
+    """The rows, with names, of such a SELECT, whose columns may be of any type; say so if it `locks` rows.
 
     Where nothing has begun the transaction yet, a SELECT that locks nothing does not begin it either.
     """
