@@ -25,7 +25,7 @@ FIRST, MOST = 50, 1000
 COMPARED = 2_000
 """Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
 
-KEPT, EFFORT = 450, 4.5
+KEPT, EFFORT = 500, 5
 """How many candidates the index keeps at least, and for each one taken: what it misses is not recalled."""
 
 WHOLE = 100_000
@@ -74,7 +74,7 @@ async def _nearest(
     session: AsyncSession, limit: int, candidates: int, part: float, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
     """The best of the nearest `candidates` of a bank that has `part` of all memories."""
-    kept = min(max(KEPT, int(EFFORT * candidates)), MAX_EF_SEARCH)
+    kept = min(max(KEPT, EFFORT * candidates), MAX_EF_SEARCH)
     params = SearchParams(ef_search=kept)
     found: Sequence[Row[Any]] = ()
     # A scan that can be read on takes longer, and what the index gives at once is enough for a large bank.
