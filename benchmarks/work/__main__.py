@@ -60,7 +60,8 @@ def introduction(server: Server) -> str:
             f"{machine(server)} {', '.join(row[0] for row in rows)}. {DRIVER.replace('==', ' ')} everywhere;"
             f" {'; '.join(peer.versions for peer in PEERS)}, each in an environment of its own. All tables are logged.",
             "Each run is a new process on a new database of the one server; contenders take turns, A B C, C B A. Figures"
-            " are medians, with the least and the greatest. After each run it is checked that every job ran exactly once,"
+            " are medians, with the least and the greatest; ratios are medians over the turns, of what ran in the same"
+            " turn. After each run it is checked that every job ran exactly once,"
             " by the handler's count and by the database's; else the run is void and its contender is out. WAL is the"
             " whole server's; server CPU is that of the contender's connections and of vacuum.",
             "![Jobs and steps a second](work.svg)",

@@ -249,10 +249,11 @@ def spread(values: Sequence[float], form: str = ",.0f") -> list[str]:
 
 
 def ratio(what: str, runs: Runs, ours: str, other: str, least: float) -> list[Target]:
-    """How many times as fast we are, if both were measured."""
+    """How many times as fast we are, at the median of the turns, if both were measured."""
     if not runs.get(ours) or not runs.get(other):
         return []
-    return [at_least(f"{what}: {ours} / {other}", rate(runs, ours) / rate(runs, other), least)]
+    times = [mine["rate"] / its["rate"] for mine, its in zip(runs[ours], runs[other], strict=True)]
+    return [at_least(f"{what}: {ours} / {other}", median(times), least)]
 
 
 def rates(runs: Runs, unit: str) -> str:

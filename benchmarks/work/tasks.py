@@ -66,12 +66,12 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
     few = jobs if one else jobs // 10
     contenders: dict[str, Callable[[], Run]] = {
         "raw SQL": partial(bench.drain, RAW, "drain", jobs, batch, True),
-        "raw SQL, BEGIN": partial(bench.drain, RAW, "drain", jobs, batch, False),
         "alfred-db": partial(bench.drain, ALFRED, "drain", jobs, batch, True),
+        "raw SQL, BEGIN": partial(bench.drain, RAW, "drain", jobs, batch, False),
         "alfred-db, BEGIN": partial(bench.drain, ALFRED, "drain", jobs, batch, False),
         "raw SQL, async": partial(bench.drain, RAW, "drain_async", jobs, batch, True),
-        "raw SQL, async, BEGIN": partial(bench.drain, RAW, "drain_async", jobs, batch, False),
         "alfred-db, async": partial(bench.drain, ALFRED, "drain_async", jobs, batch, True),
+        "raw SQL, async, BEGIN": partial(bench.drain, RAW, "drain_async", jobs, batch, False),
         "alfred-db, async, BEGIN": partial(bench.drain, ALFRED, "drain_async", jobs, batch, False),
         "pgqueuer": partial(bench.drain, PGQUEUER, "drain", jobs, batch),
         "pgqueuer, its worker": partial(bench.drain, PGQUEUER, "work", jobs, batch),
