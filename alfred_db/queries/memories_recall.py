@@ -30,8 +30,8 @@ _ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", D
 
 
 @lru_cache(maxsize=512)
-def recall(limit: int, candidates: int | None) -> Select[Any]:
-    """The best of the nearest `candidates`, or of the whole bank, with what shows whether others can be better.
+def recall(limit: int, candidates: int) -> Select[Any]:
+    """The best of the nearest `candidates`, with what shows whether others can be better.
 
     score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), similarity being
     1 - distance and at least 0, importance a tenth of the column and at most 1, age the time since the last use.
@@ -43,23 +43,47 @@ def recall(limit: int, candidates: int | None) -> Select[Any]:
     Run it with `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in seconds, `now` or None.
     """
     found = distance(Memory).label("distance")
-    inner = select(*columns_of(Memory), found).where(
-        Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory)
-    )
-    if candidates is not None:
-        inner = inner.order_by(found).limit(literal_limit(candidates))
-    near = inner.subquery("candidates")
-    used = func.coalesce(near.c.last_accessed, near.c.created_at)
-    score = _similarity(near.c.distance) * _importance(near.c.importance) * _recency(used)
+    inner = select(*columns_of(Memory), found).where(*_REMEMBERED).order_by(found)
+    near = inner.limit(literal_limit(candidates)).subquery("candidates")
     most = select(func.max(Memory.importance)).scalar_subquery()
     bound = _similarity(func.max(near.c.distance).over()) * _importance(most)
-    compared = func.count().over()
+    score = _score(near.c.distance, near.c.importance, near.c.last_accessed, near.c.created_at)
     statement: Any = (
-        select(near, score.label("score"), bound.label("bound"), compared.label("compared"))
+        select(near, score.label("score"), bound.label("bound"), func.count().over().label("compared"))
         .order_by(score.desc(), near.c.id)
         .limit(literal_limit(limit))
     )
     return typing.cast("Select[Any]", statement)
+
+
+@lru_cache(maxsize=512)
+def recall_exactly(limit: int) -> Select[Any]:
+    """The best of the whole bank: all of it is counted and sorted, so what that takes along is narrow."""
+    found = distance(Memory).label("distance")
+    used = (Memory.importance, Memory.last_accessed, Memory.created_at)
+    # The OFFSET keeps the planner from working the distance out wherever it is named.
+    each = select(Memory.id, found, *used).where(*_REMEMBERED).offset(literal_column("0")).subquery("each")
+    score = _score(each.c.distance, each.c.importance, each.c.last_accessed, each.c.created_at).label("score")
+    best = (
+        select(each.c.id, each.c.distance, score, func.count().over().label("compared"))
+        .order_by(score.desc(), each.c.id)
+        .limit(literal_limit(limit))
+        .subquery("best")
+    )
+    statement: Any = (
+        select(*columns_of(Memory), best.c.distance, best.c.score, best.c.compared)
+        .join(best, best.c.id == Memory.id)
+        .order_by(best.c.score.desc(), best.c.id)
+    )
+    return typing.cast("Select[Any]", statement)
+
+
+_REMEMBERED = (Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory))
+
+
+def _score(distance_: Any, importance: Any, last_accessed: Any, created_at: Any) -> ColumnElement[float]:
+    recency = _recency(func.coalesce(last_accessed, created_at))
+    return _similarity(distance_) * _importance(importance) * recency
 
 
 def _similarity(distance: ColumnElement[Any]) -> ColumnElement[float]:

@@ -66,7 +66,7 @@ async def recall(
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = await fetch_rows(session, queries.recall(limit, None), parameters)
+        found = await fetch_rows(session, queries.recall_exactly(limit), parameters)
     return _result(found, SearchPath.EXACT, True)
 
 

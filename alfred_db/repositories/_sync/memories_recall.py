@@ -67,7 +67,7 @@ def recall(
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = fetch_rows(session, queries.recall(limit, None), parameters)
+        found = fetch_rows(session, queries.recall_exactly(limit), parameters)
     return _result(found, SearchPath.EXACT, True)
 
 
