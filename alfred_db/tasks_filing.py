@@ -57,7 +57,7 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
     for name, default in _DEFAULTS.items():
         if every or name in names:
             columns[name] = [task.get(name, default) for task in tasks]
-    _check({**columns, "task_id": [task["task_id"] for task in tasks if task.get("task_id")]})
+    _check({**columns, "task_id": [key for task in tasks if (key := task.get("task_id"))]})
     for name in ("content", "metadata"):
         if name in columns:
             # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
