@@ -10,7 +10,13 @@ from plans import Explain
 from sqlalchemy import MetaData, Table, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from alfred_db import AsyncDatabase, KnowledgeAlias, KnowledgeDistance, KnowledgePoint
+from alfred_db import (
+    AsyncDatabase,
+    KnowledgeAlias,
+    KnowledgeCollection,
+    KnowledgeDistance,
+    KnowledgePoint,
+)
 from alfred_db.errors import (
     DimensionMismatch,
     InvalidFilter,
@@ -407,15 +413,19 @@ async def test_a_name_is_taken_for_what_it_stands_for_now(
         assert await found() == ["second"]
 
 
-async def test_a_collection_made_anew_is_compared_as_it_is_now(knowledge: AsyncKnowledgeRepository) -> None:
-    point = {"id": "one", "vector": 2 * VECTORS[0], "payload": {}}
+async def test_a_collection_that_others_made_anew_is_compared_as_it_is_now(
+    uow: AsyncUnitOfWork, knowledge: AsyncKnowledgeRepository
+) -> None:
+    await knowledge.create_collection("own")
+    await knowledge.upsert("own", [{"id": "one", "vector": 2 * VECTORS[0], "payload": {}}])
     for distance, expected in ((KnowledgeDistance.COSINE, 0.0), (KnowledgeDistance.EUCLID, 1.0)):
-        await knowledge.create_collection("own", distance=distance)
-        await knowledge.upsert("own", [point])
+        # By a statement that the library knows nothing of.
+        await uow.session.execute(
+            update(KnowledgeCollection).where(KnowledgeCollection.name == "own").values(distance=distance)
+        )
         for _ in range(2):
             (hit,) = await knowledge.query("own", VECTORS[0])
             assert hit.distance == pytest.approx(expected, abs=1e-5)
-        await knowledge.drop_collection("own")
 
 
 async def test_a_search_is_planned_once_however_many_collections_there_are(

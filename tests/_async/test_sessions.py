@@ -198,6 +198,12 @@ async def test_what_sees_the_state_of_its_first_statement_begins(committed: Asyn
         assert status(uow) is TransactionStatus.INTRANS
 
 
+async def test_what_locks_rows_begins(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        await uow.knowledge._partition("legal-knowledge", hold=True)
+        assert status(uow) is TransactionStatus.INTRANS
+
+
 async def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: AsyncDatabase) -> None:
     with suppress(ZeroDivisionError):
         async with committed.begin() as uow:

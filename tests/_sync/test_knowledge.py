@@ -11,7 +11,13 @@ from plans import Explain
 from sqlalchemy import MetaData, Table, text, update
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, KnowledgeAlias, KnowledgeDistance, KnowledgePoint
+from alfred_db import (
+    Database,
+    KnowledgeAlias,
+    KnowledgeCollection,
+    KnowledgeDistance,
+    KnowledgePoint,
+)
 from alfred_db.errors import (
     DimensionMismatch,
     InvalidFilter,
@@ -408,15 +414,19 @@ def test_a_name_is_taken_for_what_it_stands_for_now(
         assert found() == ["second"]
 
 
-def test_a_collection_made_anew_is_compared_as_it_is_now(knowledge: KnowledgeRepository) -> None:
-    point = {"id": "one", "vector": 2 * VECTORS[0], "payload": {}}
+def test_a_collection_that_others_made_anew_is_compared_as_it_is_now(
+    uow: UnitOfWork, knowledge: KnowledgeRepository
+) -> None:
+    knowledge.create_collection("own")
+    knowledge.upsert("own", [{"id": "one", "vector": 2 * VECTORS[0], "payload": {}}])
     for distance, expected in ((KnowledgeDistance.COSINE, 0.0), (KnowledgeDistance.EUCLID, 1.0)):
-        knowledge.create_collection("own", distance=distance)
-        knowledge.upsert("own", [point])
+        # By a statement that the library knows nothing of.
+        uow.session.execute(
+            update(KnowledgeCollection).where(KnowledgeCollection.name == "own").values(distance=distance)
+        )
         for _ in range(2):
             (hit,) = knowledge.query("own", VECTORS[0])
             assert hit.distance == pytest.approx(expected, abs=1e-5)
-        knowledge.drop_collection("own")
 
 
 def test_a_search_is_planned_once_however_many_collections_there_are(

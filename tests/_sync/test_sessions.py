@@ -199,6 +199,12 @@ def test_what_sees_the_state_of_its_first_statement_begins(committed: Database) 
         assert status(uow) is TransactionStatus.INTRANS
 
 
+def test_what_locks_rows_begins(committed: Database) -> None:
+    with committed.begin() as uow:
+        uow.knowledge._partition("legal-knowledge", hold=True)
+        assert status(uow) is TransactionStatus.INTRANS
+
+
 def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: Database) -> None:
     with suppress(ZeroDivisionError):
         with committed.begin() as uow:
