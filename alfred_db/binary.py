@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from itertools import chain, islice, repeat
 from typing import Any, cast
 
 from psycopg.adapt import PyFormat, Transformer
@@ -41,14 +42,17 @@ __all__ = ["HEADER", "TRAILER", "copy_statement", "has_nul", "pack_rows"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-BLOCK = 1 << 18
-"""Bytes that are sent at once."""
+BLOCK = 1 << 17
+"""Bytes that are sent at once, about."""
+FEW, MANY = 16, 1000
+"""Rows that are packed at once: the first, whose size is not known yet, and at most."""
 
 _NULL = b"\xff\xff\xff\xff"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _length = struct.Struct(">i").pack
 _numeric = Transformer().get_dumper(Decimal(), PyFormat.BINARY)
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+# What contains itself is too deep: a look for it would be half of the time.
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def copy_statement(target: str, columns: Sequence[Column[Any]]) -> str:
@@ -64,26 +68,42 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
     """
     packers = [_packer(column) for column in columns]
     start = struct.pack(">h", len(packers))
-    block = bytearray(HEADER)
-    for number, row in enumerate(rows):
-        block += start
-        for pack, value in zip(packers, row, strict=True):
+    waiting = iter(rows)
+    yield HEADER
+    number, count = 0, FEW
+    while some := list(islice(waiting, count)):
+        # Column by column, as a loop in C over each is half the time of one over rows.
+        packed = [
+            _pack(number, column, pack, values)
+            for column, pack, values in zip(columns, packers, zip(*some, strict=True), strict=True)
+        ]
+        block = b"".join(chain.from_iterable(zip(repeat(start), *packed, strict=False)))
+        yield block
+        number += len(some)
+        count = max(1, min(MANY, BLOCK * len(some) // len(block)))
+    yield TRAILER
+
+
+def _pack(
+    first: int, column: Column[Any], pack: Callable[[Any], bytes], values: Sequence[Any]
+) -> list[bytes]:
+    """The values of one column, each after its length."""
+    packed: list[bytes] = []
+    try:
+        for value in values:
             if value is None:
-                block += _NULL
-                continue
-            try:
-                packed = pack(value)
-            except InvalidInputError as error:
-                raise type(error)(f"row {number}: {error}") from None
-            except _REFUSALS:
-                raise _refused(number, columns, packers, row) from None
-            block += _length(len(packed))
-            block += packed
-        if len(block) >= BLOCK:
-            yield bytes(block)
-            block.clear()
-    block += TRAILER
-    yield bytes(block)
+                packed.append(_NULL)
+            else:
+                one = pack(value)
+                packed.append(_length(len(one)) + one)
+    except InvalidInputError as error:
+        raise type(error)(f"row {first + len(packed)}: {error}") from None
+    except (TypeError, ValueError, AttributeError, struct.error, ArithmeticError) as error:
+        raise InvalidInputError(
+            f"row {first + len(packed)}: {column.table.name}.{column.name}: expected a value for {column.type!r}, got"
+            f" {type(values[len(packed)]).__name__} ({error})"
+        ) from None
+    return packed
 
 
 def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
@@ -101,26 +121,6 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
 
         return member
     return _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
-
-
-_REFUSALS = (TypeError, ValueError, AttributeError, struct.error, ArithmeticError)
-"""What a packer raises for a value that is not of its type."""
-
-
-def _refused(
-    number: int, columns: Sequence[Column[Any]], packers: Sequence[Callable[[Any], bytes]], row: Sequence[Any]
-) -> InvalidInputError:
-    """The error of a row with such a value: the value is looked for again, so that good rows pay nothing."""
-    for column, pack, value in zip(columns, packers, row, strict=True):
-        try:
-            if value is not None:
-                pack(value)
-        except _REFUSALS as error:
-            return InvalidInputError(
-                f"row {number}: {column.table.name}.{column.name}: expected a value for {column.type!r}, got"
-                f" {type(value).__name__} ({error})"
-            )
-    raise AssertionError("no value was refused")
 
 
 def _text(value: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from array import array
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,13 +59,11 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
         if every or name in names:
             columns[name] = [task.get(name, default) for task in tasks]
     _check({**columns, "task_id": [key for task in tasks if (key := task.get("task_id"))]})
+    # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
+    check = every or named(tasks)
     for name in ("content", "metadata"):
         if name in columns:
-            # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
-            check = every or named(tasks)
-            columns[name] = [
-                _json(f"task {n}: {name}", value, check) for n, value in enumerate(columns[name])
-            ]
+            columns[name] = [_json(name, place, value, check) for place, value in enumerate(columns[name])]
     if "metadata" in columns:
         columns["metadata_"] = columns.pop("metadata")
     if "delay" in columns:
@@ -81,16 +80,10 @@ def new_ids(count: int) -> list[uuid.UUID]:
     """Ids as uuid version 7: tasks that are filed together are claimed in the order of these."""
     # Milliseconds and 12 bits of a fraction, counted on from the clock; the other 62 bits are random.
     first = time.time_ns() * 4096 // 1_000_000
-    noise = os.urandom(8 * count)
+    noise = array("Q", os.urandom(8 * count))
     return [
-        uuid.UUID(
-            int=(tick >> 12) << 80
-            | 7 << 76
-            | (tick & 0xFFF) << 64
-            | 2 << 62
-            | int.from_bytes(noise[place * 8 : place * 8 + 8]) >> 2
-        )
-        for place, tick in enumerate(range(first, first + count))
+        uuid.UUID(int=(tick >> 12) << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62 | random >> 2)
+        for tick, random in enumerate(noise, first)
     ]
 
 
@@ -124,12 +117,13 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
             )
 
 
-def _json(name: str, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:
+def _json(name: str, place: int, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:
     if value is None:
         return {}
-    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInputError(f"{name}: expected a mapping, got {type(value).__name__}")
-    plain = dict(value)
+    if not isinstance(value, dict):
+        if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"task {place}: {name}: expected a mapping, got {type(value).__name__}")
+        value = dict(value)
     if check:
-        json_text(name, plain, MAX_JSON_BYTES)
-    return plain
+        json_text(f"task {place}: {name}", value, MAX_JSON_BYTES)
+    return value

@@ -95,17 +95,15 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         copied = len(tasks) > COPIED
         columns = columns_of(tasks, every=not copied)
         ids: list[uuid.UUID] = columns["id"]
-        keys = list(zip(columns["task_id"], columns.get("dedupe_key") or [None] * len(ids), strict=True))
         left: Sequence[int] = range(len(ids))
-        filed: set[uuid.UUID] = set()
+        filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
         self._session.info[FILED] = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
-                filed |= (self._copy if copied else self._insert)(
-                    columns, _firsts(left, keys, named=named(tasks))
-                )
+                places = _firsts(columns, left) if named(tasks) else left
+                filed |= (self._copy if copied else self._insert)(columns, places)
             except ConflictError as error:
                 # A refused COPY leaves the transaction as it was; what stood in its way is left out of the next.
                 if not copied or error.retryable:
@@ -113,12 +111,12 @@ class TaskRepository(HeldTasks, TaskUpkeep):
                 conflict = error
             if len(filed) == len(ids):
                 return [(own, True) for own in ids]
-            left = [place for place in left if ids[place] not in filed]
-            found = self._standing([keys[place] for place in left])
+            left = [place for place in left if place not in filed]
+            found = self._standing(_keys(columns, left))
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}
             left = [place for place in left if place not in standing]
             if not left:
-                return [(standing.get(place, own), own in filed) for place, own in enumerate(ids)]
+                return [(standing.get(place, own), place in filed) for place, own in enumerate(ids)]
             if conflict is not None and not any(found):
                 raise conflict
         raise _changing()
@@ -241,27 +239,28 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         self._session.add(task)
         return task
 
-    def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
-        """File the tasks at these places; gives the ids of those that were new."""
-        given = {name: [column[place] for place in places] for name, column in columns.items()}
-        return {row[0] for row in fetch(self._session, queries.enqueue_many(), _as_text(given))}
+    def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
+        """File the tasks at these places; gives the places of those that were new."""
+        given = _at(columns, places)
+        rows = fetch(self._session, queries.enqueue_many(), _as_text(given))
+        new = {row[0] for row in rows}
+        return {place for place, id in zip(places, given["id"], strict=True) if id in new}
 
-    def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[uuid.UUID]:
+    def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
         """The same by COPY: all of them, or ConflictError."""
-        values = dict(columns)
+        values = _at(columns, places)
         delays = values.pop("delay", None)
         if delays is not None or "available_at" in values:
             now = self._first(queries.now())
             assert now is not None
-            given = values.get("available_at") or [None] * len(columns["id"])
+            given = values.get("available_at") or [None] * len(places)
             values["available_at"] = [
                 max(at or now, now + delay)
                 for at, delay in zip(given, delays or [timedelta(0)] * len(given), strict=True)
             ]
-        rows = list(zip(*values.values(), strict=True))
         targets = [_columns[name.rstrip("_")] for name in values]
-        copy_rows(self._session, table_of(Task), targets, (rows[place] for place in places))
-        return {columns["id"][place] for place in places}
+        copy_rows(self._session, table_of(Task), targets, zip(*values.values(), strict=True))
+        return set(places)
 
     def _standing(self, keys: Sequence[tuple[str, str | None]]) -> Sequence[uuid.UUID | None]:
         """For each pair of `task_id` and `dedupe_key` the id of the task that has one of them."""
@@ -273,23 +272,30 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         return [by_task_id.get(task_id) or by_key.get(key) for task_id, key in keys]
 
 
-def _firsts(places: Sequence[int], keys: Sequence[tuple[str, str | None]], *, named: bool) -> Sequence[int]:
+def _at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
+    """Of each column the values at these places, in their order."""
+    return {name: [column[place] for place in places] for name, column in columns.items()}
+
+
+def _keys(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> list[tuple[str, str | None]]:
+    """The `task_id` and the `dedupe_key` of the tasks at these places."""
+    deduplicated = columns.get("dedupe_key")
+    return [(columns["task_id"][place], deduplicated[place] if deduplicated else None) for place in places]
+
+
+def _firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Sequence[int]:
     """The places without those whose `task_id` or `dedupe_key` an earlier one has.
 
-    If a caller has `named` them, in the order of the keys: two calls with the same ones wait for each other,
-    instead of deadlocking.
+    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
     """
-    if not named:
-        return places
     seen: set[tuple[str, str]] = set()
-    firsts: list[int] = []
-    for place in places:
-        task_id, key = keys[place]
+    firsts: list[tuple[str, str, int]] = []
+    for place, (task_id, key) in zip(places, _keys(columns, places), strict=True):
         own = {("task_id", task_id)} if key is None else {("task_id", task_id), ("dedupe_key", key)}
         if seen.isdisjoint(own):
-            firsts.append(place)
+            firsts.append((key or "", task_id, place))
             seen |= own
-    return sorted(firsts, key=lambda place: (keys[place][1] or "", keys[place][0]))
+    return [place for _, _, place in sorted(firsts)]
 
 
 def _as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
