@@ -22,7 +22,7 @@ from sqlalchemy.pool import QueuePool
 
 from . import migrate
 from .config import database_url, tenant_schema
-from .engines import check_before_use, connect_args, prepare_connections, reset_after_use
+from .engines import check_before_use, connect_args, from_json, prepare_connections, reset_after_use
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -274,6 +274,7 @@ def _engine_options(
     arguments = connect_args(url, application_name)
     options: dict[str, Any] = {
         "hide_parameters": True,
+        "json_deserializer": from_json,
         "connect_args": arguments,
         "pool_reset_on_return": None,
     }

@@ -1,4 +1,4 @@
-"""Shapes that recur in the statements: time intervals and keyset pages."""
+"""Shapes that recur in the statements: time intervals, locked rows, keyset pages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from enum import StrEnum
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Integer,
     Select,
     SQLColumnExpression,
     Text,
+    any_,
     cast,
     func,
     inspect,
     literal,
     literal_column,
+    select,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -60,6 +63,14 @@ def constant(member: StrEnum) -> ColumnElement[str]:
 def number(value: int) -> ColumnElement[int]:
     """A LIMIT, written into the statement: the plan of a prepared one takes a parameter for a tenth of the rows."""
     return literal_column(str(int(value)), Integer)
+
+
+def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
+    """The rows that a CTE of their keys has locked, of which nothing has to be asked again.
+
+    Looked up by an array: where the statistics are of a time without such rows, a join would compare each with each.
+    """
+    return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

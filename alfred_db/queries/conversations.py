@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import Conversation, MessageRole
 from ._hybrid import DIVIDED_BY_LENGTH
 from ._search import AnySelect, columns_of, literal_limit
-from ._shared import page, seconds_ago
+from ._shared import among, page, seconds_ago
 
 LIST_KEY = ("id",)
 
@@ -102,4 +102,4 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         .cte("oldest")
         .prefix_with("MATERIALIZED")
     )
-    return delete(Conversation).where(Conversation.id == oldest.c.id).returning(Conversation.id)
+    return delete(Conversation).where(among(Conversation.id, oldest)).returning(Conversation.id)

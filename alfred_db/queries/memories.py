@@ -40,7 +40,7 @@ from ..models.base import table_of
 from ..types import VectorLike
 from ._memories import alive, expired, later
 from ._search import literal_limit
-from ._shared import page
+from ._shared import among, page
 
 LIST_KEY = ("id",)
 TSVECTOR = func.to_tsvector(
@@ -148,7 +148,7 @@ def touch() -> Update:
     held = locked.with_for_update(key_share=True).cte("held")
     return (
         update(_memories)
-        .where(_memories.c.id == any_(func.array(select(held.c.id).scalar_subquery())))
+        .where(among(_memories.c.id, held))
         .values(
             access_count=_memories.c.access_count + literal_column("1"),
             last_accessed=func.statement_timestamp(),
@@ -202,7 +202,7 @@ def sweep(limit: int) -> ReturningDelete[int]:
     """Remove what has expired longest, passing over what others hold."""
     due = select(Memory.id).where(expired(Memory)).order_by(Memory.expires_at).limit(limit)
     gone = due.with_for_update(skip_locked=True).cte("gone")
-    return delete(Memory).where(Memory.id.in_(select(gone.c.id))).returning(Memory.id)
+    return delete(Memory).where(among(Memory.id, gone)).returning(Memory.id)
 
 
 def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | None) -> ReturningDelete[int]:
@@ -219,7 +219,7 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
         now = _epoch(func.statement_timestamp()) / literal(half_life, Double)
         doomed = doomed.where(life < _log2(literal(below, Double)) + now)
     gone = doomed.with_for_update().cte("gone")
-    return delete(Memory).where(Memory.id.in_(select(gone.c.id))).returning(Memory.id)
+    return delete(Memory).where(among(Memory.id, gone)).returning(Memory.id)
 
 
 def _log2(number: Any) -> ColumnElement[float]:

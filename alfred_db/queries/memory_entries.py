@@ -15,7 +15,7 @@ from ..models import MemoryEntry
 from ..models.base import table_of
 from ..types import VectorLike
 from ._memories import alive, content_hash, expired, lasting, later
-from ._shared import page
+from ._shared import among, page
 
 LIST_KEY = ("created_at", "id")
 TSVECTOR = func.to_tsvector(
@@ -90,4 +90,4 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
     """Remove what has expired longest, passing over what others hold."""
     due = select(MemoryEntry.id).where(expired(MemoryEntry)).order_by(MemoryEntry.expires_at).limit(limit)
     gone = due.with_for_update(skip_locked=True).cte("gone")
-    return delete(MemoryEntry).where(MemoryEntry.id.in_(select(gone.c.id))).returning(MemoryEntry.id)
+    return delete(MemoryEntry).where(among(MemoryEntry.id, gone)).returning(MemoryEntry.id)

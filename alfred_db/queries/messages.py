@@ -10,7 +10,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import ProcessedMessage
 from ..models.base import table_of
-from ._shared import number
+from ._shared import among, number
 
 _messages = table_of(ProcessedMessage)
 
@@ -54,6 +54,6 @@ def purge(*, limit: int) -> ReturningDelete[str]:
     )
     return (
         delete(ProcessedMessage)
-        .where(ProcessedMessage.message_id == oldest.c.message_id, expired)
+        .where(among(ProcessedMessage.message_id, oldest))
         .returning(ProcessedMessage.message_id)
     )

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
-from ._shared import constant, page, seconds_ago, seconds_ahead
+from ._shared import among, constant, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("scheduled_at",)
 
@@ -131,7 +131,7 @@ def heartbeat(
     )
     return (
         update(ScheduledExecution)
-        .where(ScheduledExecution.id == own.c.id, held)
+        .where(among(ScheduledExecution.id, own))
         .values(lease_expires_at=seconds_ahead(lease))
         .returning(
             ScheduledExecution.id, ScheduledExecution.lease_expires_at, ScheduledExecution.cancel_requested_at
@@ -218,11 +218,7 @@ def reap(*, limit: int) -> ReturningUpdate[int, ExecutionStatus]:
     crashed = case((outcome.c.code == "lease_lost", 1), else_=0)
     return (
         update(ScheduledExecution)
-        .where(
-            ScheduledExecution.id == outcome.c.id,
-            _running,
-            ScheduledExecution.lease_token == outcome.c.lease_token,
-        )
+        .where(ScheduledExecution.id == outcome.c.id)
         .values(
             **_ending(outcome),
             retry_count=ScheduledExecution.retry_count + outcome.c.filed_again * (1 - crashed),
@@ -286,7 +282,7 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
     )
     return (
         delete(ScheduledExecution)
-        .where(ScheduledExecution.id == oldest.c.id, final)
+        .where(among(ScheduledExecution.id, oldest))
         .returning(ScheduledExecution.id)
     )
 
@@ -298,7 +294,6 @@ def _held(execution_id: int, token: uuid.UUID) -> ColumnElement[bool]:
 def _settled(code: ColumnElement[str]) -> Select[*tuple[Any, ...]]:
     return select(
         ScheduledExecution.id,
-        ScheduledExecution.lease_token,
         ScheduledExecution.available_at,
         ScheduledExecution.cancel_requested_at,
         (ScheduledExecution.retry_count + ScheduledExecution.crash_count < ScheduledTask.max_retries).label(
@@ -321,7 +316,6 @@ def _outcome(settled: Select[*tuple[Any, ...]], *, skip_locked: bool = False) ->
     again = and_(lost.c.again, ~cancelled)
     return select(
         lost.c.id,
-        lost.c.lease_token,
         lost.c.code,
         case(
             (cancelled, literal(ExecutionStatus.CANCELLED, Text)),

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeEngine
 
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
-from ._shared import aware, constant, number, one_of, page
+from ._shared import among, aware, constant, number, one_of, page
 
 LIST_KEY = ("id",)
 
@@ -247,7 +247,7 @@ def requeue_failed(*, intent: str | None, limit: int) -> ReturningUpdate[uuid.UU
     chosen = (
         select(locked.c.id).ext(postgresql.distinct_on(key)).order_by(key, locked.c.failed_at).cte("chosen")
     )
-    return update(table_of(Task)).where(_t.id == chosen.c.id, failed).values(**_renewed()).returning(_t.id)
+    return update(table_of(Task)).where(among(_t.id, chosen)).values(**_renewed()).returning(_t.id)
 
 
 def _renewed() -> dict[str, Any]:

@@ -37,7 +37,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Task, TaskStatus
 from ..models.base import table_of
-from ._shared import constant, number
+from ._shared import among, constant, number
 
 HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
 """What `error_code` says of an attempt, unless the handler has a code of its own."""
@@ -147,8 +147,7 @@ def heartbeat() -> ReturningUpdate[*tuple[Any, ...]]:
 @cache
 def heartbeat_many() -> ReturningUpdate[*tuple[Any, ...]]:
     """The same for the tasks `ids`, each with its token of `tokens`."""
-    held = _held()
-    return _extended(update(table_of(Task)).where(*_still(held)))
+    return _extended(update(table_of(Task)).where(among(_t.id, _held())))
 
 
 @cache
@@ -160,8 +159,7 @@ def complete() -> ReturningUpdate[*tuple[Any, ...]]:
 @cache
 def complete_many() -> ReturningUpdate[*tuple[Any, ...]]:
     """The same for the tasks `ids`, each with its token of `tokens`."""
-    held = _held()
-    return update(table_of(Task)).where(*_still(held)).values(**_completed()).returning(_t.id)
+    return update(table_of(Task)).where(among(_t.id, _held())).values(**_completed()).returning(_t.id)
 
 
 @cache
@@ -223,7 +221,7 @@ def reap(limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     crashed = outcome.c.code == _text(LEASE_LOST)
     return (
         update(table_of(Task))
-        .where(_t.id == outcome.c.id, _processing, _t.lease_token == outcome.c.lease_token, over)
+        .where(_t.id == outcome.c.id)
         .values(
             **_ended(outcome),
             retry_count=_t.retry_count + case((crashed, _zero), else_=outcome.c.again),
@@ -253,18 +251,13 @@ def _held() -> CTE:
         .render_derived("given")
     )
     return (
-        select(_t.id, _t.lease_token)
+        select(_t.id)
         .join_from(given, table_of(Task), and_(_t.id == given.c.id, _t.lease_token == given.c.token))
         .where(_processing)
         .order_by(_t.id)
         .with_for_update(key_share=True, of=table_of(Task))
         .cte("held")
-        .prefix_with("MATERIALIZED")
     )
-
-
-def _still(held: CTE) -> Sequence[ColumnElement[bool]]:
-    return (_t.id == held.c.id, _processing, _t.lease_token == held.c.lease_token)
 
 
 def _completed() -> dict[str, Any]:
@@ -294,7 +287,6 @@ def _attempt(
 ) -> Select[*tuple[Any, ...]]:
     return select(
         _t.id,
-        _t.lease_token,
         _t.available_at,
         _t.cancel_requested_at.is_not(None).label("cancelled"),
         again.label("again"),
@@ -310,7 +302,6 @@ def _outcome(attempt: Select[*tuple[Any, ...]]) -> CTE:
     again = and_(lost.c.again, ~lost.c.cancelled)
     return select(
         lost.c.id,
-        lost.c.lease_token,
         lost.c.code,
         case(
             (lost.c.cancelled, constant(TaskStatus.CANCELLED)),

@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..models import Task, TaskStatus
 from ..models.base import table_of
-from ._shared import constant, number, one_of, seconds_ago
+from ._shared import among, constant, number, one_of, seconds_ago
 from .tasks_held import ready
 
 COUNTED = 10_000
@@ -54,10 +54,7 @@ def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
         .prefix_with("MATERIALIZED")
     )
     return (
-        update(table_of(Task))
-        .where(_t.id == waiting.c.id, *waited)
-        .values(priority=_t.priority + 1)
-        .returning(_t.id)
+        update(table_of(Task)).where(among(_t.id, waiting)).values(priority=_t.priority + 1).returning(_t.id)
     )
 
 
@@ -77,7 +74,7 @@ def purge(older_than: float, *, status: TaskStatus | None, limit: int) -> Return
         .cte("oldest")
         .prefix_with("MATERIALIZED")
     )
-    return delete(table_of(Task)).where(_t.id == oldest.c.id, *final).returning(_t.id)
+    return delete(table_of(Task)).where(among(_t.id, oldest)).returning(_t.id)
 
 
 def health(table_name: str) -> Select[*tuple[Any, ...]]:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
-from ._shared import constant, jsonb, seconds_ahead
+from ._shared import among, constant, jsonb, seconds_ahead
 
 MAX_BACK_OFF = 300.0
 """The longest delay, in seconds, that `fail` chooses by itself."""
@@ -137,7 +137,7 @@ def heartbeat(
     )
     return (
         update(WorkflowExecution)
-        .where(WorkflowExecution.id == own.c.id, mine)
+        .where(among(WorkflowExecution.id, own))
         .values(lease_expires_at=seconds_ahead(lease), current_step=REACHED)
         .returning(
             WorkflowExecution.id, WorkflowExecution.lease_expires_at, WorkflowExecution.cancel_requested_at
@@ -224,11 +224,7 @@ def reap(*, limit: int, jitter: float) -> ReturningUpdate[int, WorkflowExecution
     crashed = case((outcome.c.code == "lease_lost", 1), else_=0)
     return (
         update(WorkflowExecution)
-        .where(
-            WorkflowExecution.id == outcome.c.id,
-            _running,
-            WorkflowExecution.lease_token == outcome.c.lease_token,
-        )
+        .where(WorkflowExecution.id == outcome.c.id)
         .values(
             **_ending(outcome),
             retry_count=WorkflowExecution.retry_count + outcome.c.filed_again * (1 - crashed),
@@ -254,7 +250,6 @@ def _lost(code: ColumnElement[str], retry_at: ColumnElement[Any]) -> Select[*tup
     attempts = WorkflowExecution.retry_count + WorkflowExecution.crash_count
     return select(
         WorkflowExecution.id,
-        WorkflowExecution.lease_token,
         WorkflowExecution.available_at,
         WorkflowExecution.cancel_requested_at,
         (attempts < WorkflowExecution.max_retries).label("again"),
@@ -274,7 +269,6 @@ def _outcome(lost: Select[*tuple[Any, ...]], *, retry: bool = True, skip_locked:
     failed = and_(~cancelled, ~again)
     return select(
         own.c.id,
-        own.c.lease_token,
         own.c.code,
         case(
             (cancelled, _cancelled),

@@ -28,7 +28,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
-from ._shared import constant, jsonb, page, seconds_ago, seconds_ahead
+from ._shared import among, constant, jsonb, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("id",)
 
@@ -258,9 +258,7 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         .prefix_with("MATERIALIZED")
     )
     return (
-        delete(WorkflowExecution)
-        .where(WorkflowExecution.id == oldest.c.id, status)
-        .returning(WorkflowExecution.id)
+        delete(WorkflowExecution).where(among(WorkflowExecution.id, oldest)).returning(WorkflowExecution.id)
     )
 
 

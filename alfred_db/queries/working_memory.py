@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import WorkingMemory, WorkingMemoryStatus
-from ._shared import page
+from ._shared import among, page
 
 LIST_KEY = ("created_at", "id")
 
@@ -106,6 +106,6 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID, str | None, str | None]:
     )
     return (
         delete(WorkingMemory)
-        .where(WorkingMemory.id == due.c.id)
+        .where(among(WorkingMemory.id, due))
         .returning(WorkingMemory.id, WorkingMemory.provider, WorkingMemory.blob_key)
     )

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InvalidInputError
 
@@ -66,8 +66,7 @@ class Backoff:
         return random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask:
+class ClaimedTask(NamedTuple):
     """A task that is the caller's until `lease_expires_at`; pass it to whatever the caller does with it next."""
 
     id: uuid.UUID

@@ -4,7 +4,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -106,7 +105,7 @@ def test_a_claimed_task_says_what_the_row_says(tasks: TaskRepository) -> None:
     assert held.attempt_deadline_at - row.attempt_started_at == timedelta(seconds=77)
     assert before + 60 <= held.held_until <= time.monotonic() + 60
     assert not held.is_over
-    assert replace(held, held_until=time.monotonic()).is_over
+    assert held._replace(held_until=time.monotonic()).is_over
 
 
 def test_each_claim_has_a_token_of_its_own(tasks: TaskRepository) -> None:
@@ -227,7 +226,7 @@ def test_a_rolled_back_claim_is_none(committed: Database) -> None:
 def test_a_heartbeat_extends_the_lease(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     set_columns(tasks._session, held.id, lease_expires_at=ago(tasks._session, 1))
-    kept = tasks.heartbeat(replace(held, held_until=0.0))
+    kept = tasks.heartbeat(held._replace(held_until=0.0))
     now = ago(tasks._session, 0)
     assert timedelta(seconds=59) < kept.lease_expires_at - now <= timedelta(seconds=60)
     assert kept.lease_expires_at == (found(tasks, held.id)).lease_expires_at
@@ -244,8 +243,8 @@ def test_heartbeats_of_many_name_those_that_are_held(tasks: TaskRepository) -> N
     one, two, three, four = [claimed(tasks) for _ in range(4)]
     tasks.complete(one)
     tasks.cancel(two.id)
-    stolen = replace(three, lease_token=uuid.uuid4())
-    swapped = replace(four, lease_token=three.lease_token)
+    stolen = three._replace(lease_token=uuid.uuid4())
+    swapped = four._replace(lease_token=three.lease_token)
     kept = tasks.heartbeat_many([four, stolen, two, one])
     assert [(task.id, task.cancel_requested) for task in kept] == [(four.id, False), (two.id, True)]
     assert tasks.heartbeat_many([swapped, stolen]) == [], "each task has its own token"
@@ -365,7 +364,7 @@ def test_many_with_a_lost_one_are_refused(tasks: TaskRepository) -> None:
     tasks.fail(two, "no")
     with pytest.raises(LeaseLost, match=two.task_id):
         tasks.complete_many([one, two, three])
-    swapped = [replace(one, lease_token=three.lease_token), replace(three, lease_token=one.lease_token)]
+    swapped = [one._replace(lease_token=three.lease_token), three._replace(lease_token=one.lease_token)]
     with pytest.raises(LeaseLost):
         tasks.complete_many(swapped)
 
@@ -390,7 +389,7 @@ def test_a_lost_lease_is_refused_in_every_write(tasks: TaskRepository) -> None:
     row = found(tasks, lost.id)
     assert (row.lease_token, row.claim_seq, row.crash_count) == (holder.lease_token, 2, 1)
     tasks.complete(holder)
-    for gone in (lost, replace(lost, id=uuid.uuid4())):
+    for gone in (lost, lost._replace(id=uuid.uuid4())):
         with pytest.raises(LeaseLost):
             tasks.complete(gone)
 

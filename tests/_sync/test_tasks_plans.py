@@ -148,6 +148,39 @@ def test_claims_are_in_order_and_disjoint_whatever_the_statistics_say(committed:
         assert seen == sorted(seen, reverse=True)
 
 
+def test_statistics_of_an_idle_hour_do_no_harm(committed: Database) -> None:
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    size, some = 4_000, 400
+    with committed.session() as session:
+        session.execute(text(f"TRUNCATE {table} CASCADE"))
+        filing = text(
+            f"INSERT INTO {table} (task_id, intent) SELECT gen_random_uuid()::text, 'x' FROM generate_series(1, :size)"
+        )
+        session.execute(filing, {"size": size})
+        session.execute(text(f"ANALYZE {table}"))
+        token = uuid.uuid4()
+        holding = text(
+            f"UPDATE {table} SET status = 'processing', lease_token = :token, attempt_deadline_at = now(),"
+            " lease_expires_at = now() - interval '1 s' RETURNING id"
+        )
+        held_ids = (session.scalars(holding, {"token": token})).all()
+        mine = {"ids": held_ids[:some], "tokens": [token] * some}
+        statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
+            "heartbeat_many": (held.heartbeat_many(), {**mine, "lease": timedelta(seconds=-1)}),
+            "reap": (held.reap(some), BACKOFF),
+            "complete_many": (held.complete_many(), mine),
+        }
+        for name, (statement, parameters) in statements.items():
+            savepoint = session.begin_nested()
+            plan = plan_of(
+                session, statement, parameters, schema=committed.schema, explain="EXPLAIN (ANALYZE)"
+            )
+            savepoint.rollback()
+            compared = [int(rows) for rows in re.findall(r"Rows Removed by Join Filter: (\d+)", plan)]
+            assert sum(compared) < size, (name, plan)
+            assert re.search(rf"Update on .*actual .* rows={some}\b", plan), (name, plan)
+
+
 def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: Database) -> None:
     fill(committed, 0, analyze=False)
     with committed.session() as session:

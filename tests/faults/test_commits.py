@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -278,7 +277,7 @@ async def test_the_same_with_asyncio(
         await asyncio.to_thread(_until_alone, db)
         assert await complete(through_proxy, None) is (way == "before")
     with db.begin() as uow, pytest.raises(LeaseLost):
-        uow.tasks.complete(replace(held, lease_token=held.id))
+        uow.tasks.complete(held._replace(lease_token=held.id))
 
 
 def test_every_connection_of_a_pool_cut_at_once(through_proxy: Database, proxy: Proxy) -> None:

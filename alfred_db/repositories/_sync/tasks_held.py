@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -60,7 +59,7 @@ class HeldTasks(Repository):
         rows = fetch(self._session, statement, parameters)
         if not rows:
             self._check_isolation()
-        tasks = [_claimed(row, lease, until) for row in rows]
+        tasks = [ClaimedTask._make((*row, lease, until, False)) for row in rows]
         if len(tasks) > 1:
             tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
         return tasks
@@ -93,8 +92,7 @@ class HeldTasks(Repository):
         )
         found = {row[0]: row for row in rows}
         return [
-            replace(
-                task,
+            task._replace(
                 lease=seconds,
                 held_until=until,
                 lease_expires_at=found[task.id][1],
@@ -245,11 +243,6 @@ class HeldTasks(Repository):
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
-
-
-def _claimed(row: Sequence[Any], lease: float, until: float) -> ClaimedTask:
-    fields: list[Any] = [*row, lease, until]
-    return ClaimedTask(*fields)
 
 
 def _key(task: ClaimedTask) -> dict[str, Any]:

@@ -50,12 +50,11 @@ COMPLETE = f"""
 """
 COMPLETE_MANY = f"""
     WITH held AS MATERIALIZED (
-        SELECT t.id, t.lease_token FROM unnest(%(ids)s::uuid[], %(tokens)s::uuid[]) AS given (id, token)
+        SELECT t.id FROM unnest(%(ids)s::uuid[], %(tokens)s::uuid[]) AS given (id, token)
         JOIN tasks t ON t.id = given.id AND t.lease_token = given.token
         WHERE t.status = 'processing' ORDER BY t.id FOR NO KEY UPDATE OF t
     )
-    UPDATE tasks t SET {COMPLETED} FROM held
-    WHERE t.id = held.id AND t.status = 'processing' AND t.lease_token = held.lease_token RETURNING t.id
+    UPDATE tasks t SET {COMPLETED} WHERE t.id = ANY(ARRAY(SELECT id FROM held)) RETURNING t.id
 """
 FENCED_INSERT = """
     WITH own AS MATERIALIZED (
