@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -218,7 +218,7 @@ class HeldTasks(Repository):
             return []
         if len(tasks) == 1:
             return fetch(self._session, one, {**_key(tasks[0]), **parameters})
-        keys = {"ids": [task.id for task in tasks], "tokens": [task.lease_token for task in tasks]}
+        keys = {"ids": _array(task.id for task in tasks), "tokens": _array(task.lease_token for task in tasks)}
         return fetch(self._session, many, {**keys, **parameters})
 
     def _repeated(self, task: ClaimedTask, statuses: Collection[TaskStatus]) -> TaskStatus:
@@ -243,6 +243,11 @@ class HeldTasks(Repository):
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
+
+
+def _array(ids: Iterable[uuid.UUID]) -> str:
+    """As the server reads an array; the driver would look in each of its texts for what is to be escaped."""
+    return f"{{{','.join([id.hex for id in ids])}}}"
 
 
 def _key(task: ClaimedTask) -> dict[str, Any]:

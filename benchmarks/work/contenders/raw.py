@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -25,21 +26,21 @@ COLUMNS = """
     t.available_at, t.retry_count, t.crash_count, t.max_retries, t.attempt_deadline_at, t.claim_seq, t.lease_token,
     t.lease_expires_at
 """
-CLAIM = f"""
+CLAIM = """
     WITH claimed AS MATERIALIZED (
         SELECT x.id, x.deadline FROM generate_series(5, 1, -1) AS level (priority)
         CROSS JOIN LATERAL (
             SELECT id, statement_timestamp() + timeout_seconds * interval '1 second' AS deadline FROM tasks
             WHERE status = 'pending' AND priority = level.priority AND available_at <= statement_timestamp()
-            ORDER BY available_at, id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+            ORDER BY available_at, id LIMIT {limit} FOR NO KEY UPDATE SKIP LOCKED
         ) AS x
-        LIMIT %(limit)s
+        LIMIT {limit}
     )
     UPDATE tasks t SET status = 'processing', worker_id = %(worker)s, lease_token = %(token)s,
         claim_seq = t.claim_seq + 1, lease_expires_at = statement_timestamp() + %(lease)s,
         attempt_started_at = statement_timestamp(), attempt_deadline_at = claimed.deadline,
         started_at = least(t.started_at, statement_timestamp()), updated_at = now()
-    FROM claimed WHERE t.id = claimed.id RETURNING {COLUMNS}
+    FROM claimed WHERE t.id = claimed.id RETURNING {columns}
 """
 COMPLETED = """
     status = 'completed', completed_at = statement_timestamp(), lease_expires_at = NULL, attempt_deadline_at = NULL,
@@ -140,7 +141,7 @@ def drain(url: str, jobs: int, batch: int, autocommit: bool, at: float = 0.0) ->
         wait_until(at)
         start, cpu = time.perf_counter(), time.process_time()
         while len(ran) < jobs:
-            claimed = connection.execute(CLAIM, _claim(batch)).fetchall()
+            claimed = connection.execute(_claim(batch), _own()).fetchall()
             connection.commit()
             if not claimed:
                 break
@@ -158,7 +159,7 @@ def drain_async(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, 
         async with connection:
             start, cpu = time.perf_counter(), time.process_time()
             while len(ran) < jobs:
-                claimed = await (await connection.execute(CLAIM, _claim(batch))).fetchall()
+                claimed = await (await connection.execute(_claim(batch), _own())).fetchall()
                 await connection.commit()
                 if not claimed:
                     break
@@ -180,18 +181,24 @@ def watch(url: str, jobs: int, batch: int) -> dict[str, Any]:
     with psycopg.connect(url, autocommit=True) as connection:
         while len(ran) < jobs:
             start, before = time.perf_counter(), len(ran)
-            alone = connection.execute(CLAIM, _claim(1)).fetchall()
+            alone = connection.execute(_claim(1), _own()).fetchall()
             claims.append(time.perf_counter() - start)
             connection.execute(COMPLETE, _done(alone, 1)).fetchall()
-            claimed = connection.execute(CLAIM, _claim(batch)).fetchall()
+            claimed = connection.execute(_claim(batch), _own()).fetchall()
             connection.execute(COMPLETE_MANY, _done(claimed, batch)).fetchall()
             ran += [row[3]["number"] for row in [*alone, *claimed]]
             rounds.append((len(ran) - before, time.perf_counter() - start))
     return {"ran": ran, "claims": claims, "rounds": rounds}
 
 
-def _claim(batch: int) -> dict[str, Any]:
-    return {"worker": "bench", "token": uuid.uuid4(), "lease": timedelta(seconds=60), "limit": batch}
+@cache
+def _claim(batch: int) -> str:
+    """The LIMIT is written into it: with a parameter it would be planned anew each time."""
+    return CLAIM.format(limit=batch, columns=COLUMNS)
+
+
+def _own() -> dict[str, Any]:
+    return {"worker": "bench", "token": uuid.uuid4(), "lease": timedelta(seconds=60)}
 
 
 def _done(claimed: list[Any], batch: int) -> dict[str, Any]:
