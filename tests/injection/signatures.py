@@ -66,7 +66,7 @@ def carries_text(hint: Any) -> bool:
         return any(carries_text(argument) for argument in arguments)
     if hint is Filter or (isinstance(hint, type) and issubclass(hint, StrEnum)):
         return True
-    if typing.is_typeddict(hint) or is_dataclass(hint):
+    if typing.is_typeddict(hint) or is_dataclass(hint) or hasattr(hint, "_fields"):
         return any(carries_text(inner) for inner in typing.get_type_hints(hint).values())
     return False
 

@@ -218,7 +218,10 @@ class HeldTasks(Repository):
             return []
         if len(tasks) == 1:
             return fetch(self._session, one, {**_key(tasks[0]), **parameters})
-        keys = {"ids": _array(task.id for task in tasks), "tokens": _array(task.lease_token for task in tasks)}
+        keys = {
+            "ids": _array(task.id for task in tasks),
+            "tokens": _array(task.lease_token for task in tasks),
+        }
         return fetch(self._session, many, {**keys, **parameters})
 
     def _repeated(self, task: ClaimedTask, statuses: Collection[TaskStatus]) -> TaskStatus:
