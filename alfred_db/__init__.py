@@ -51,6 +51,9 @@ if TYPE_CHECKING:
         Condition,
         Filter,
     )
+    from .inputs.knowledge_filters import (
+        qdrant_filter,
+    )
     from .models import (
         Agent,
         AgentStatus,
@@ -436,6 +439,7 @@ __all__ = [
     "l1_distance",
     "l2_distance",
     "max_inner_product",
+    "qdrant_filter",
 ]
 
 _MODULES = (
@@ -444,6 +448,7 @@ _MODULES = (
     "distances",
     "search",
     "filters",
+    "inputs.knowledge_filters",
     "models",
     "results",
     "repositories",

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import connect_args
 from .errors import translated
-from .tasks_filing import FILED
+from .inputs.tasks import FILED
 
 __all__ = ["Listener", "Notifier", "channel_of"]
 

@@ -19,11 +19,11 @@ from injection import HOSTILE
 from sqlalchemy import URL, Engine, event, text
 
 from alfred_db import Database, Event
-from alfred_db.catalog import seed
 from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
 from alfred_db.errors import InvalidInputError
+from alfred_db.inputs.catalog import seed
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository

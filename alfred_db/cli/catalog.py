@@ -6,9 +6,9 @@ from typing import TextIO
 
 import click
 
-from ..catalog import read, seed, written
 from ..config import database_url
 from ..database import Database
+from ..inputs.catalog import read, seed, written
 from ..repositories._sync.broker import BrokerCatalogRepository
 from ..repositories._sync.model_registry import ModelRegistryRepository
 

@@ -191,7 +191,7 @@ def prices(provider: str, code: str) -> Select[HostedModelPrice]:
 
 
 def everything() -> Select[*tuple[Any, ...]]:
-    """The rows of each section of `alfred_db.catalog`: its fields, as `section.field`, and in a row NULL for all others.
+    """The rows of each section of `alfred_db.inputs.catalog`: its fields, as `section.field`, and in a row NULL for all others.
 
     One statement, so that all are of one moment.
     """

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import func, literal_column, select
 
-from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint
+from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
 from alfred_db.filters import Filter, eq, exists, range_, size
-from alfred_db.knowledge_filters import qdrant_filter
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import knowledge_points
 from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository

@@ -17,6 +17,7 @@ from alfred_db import (
     KnowledgeCollection,
     KnowledgeDistance,
     KnowledgePoint,
+    qdrant_filter,
 )
 from alfred_db.errors import (
     DimensionMismatch,
@@ -26,7 +27,6 @@ from alfred_db.errors import (
     NotFoundError,
 )
 from alfred_db.filters import Filter, eq, range_
-from alfred_db.knowledge_filters import qdrant_filter
 from alfred_db.models.base import table_of
 from alfred_db.queries._knowledge import partition
 from alfred_db.queries._search import nearest_each

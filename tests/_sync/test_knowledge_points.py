@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from sqlalchemy import func, literal_column, select
 
-from alfred_db import Database, KnowledgeDistance, KnowledgePoint
+from alfred_db import Database, KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
 from alfred_db.filters import Filter, eq, exists, range_, size
-from alfred_db.knowledge_filters import qdrant_filter
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync import knowledge_points
 from alfred_db.repositories._sync.knowledge import KnowledgeRepository

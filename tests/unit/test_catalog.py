@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from alfred_db.catalog import SECTIONS, entries, exported, read, seed, written
 from alfred_db.errors import InvalidInputError
+from alfred_db.inputs.catalog import SECTIONS, entries, exported, read, seed, written
 
 PRICE = {
     "provider": "p",

@@ -460,4 +460,5 @@ PUBLIC = [
     "l1_distance",
     "l2_distance",
     "max_inner_product",
+    "qdrant_filter",
 ]

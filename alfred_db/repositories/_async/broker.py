@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, null
 
-from ...catalog import BROKER_SECTIONS, entries, exported
 from ...errors import InvalidInputError, NotFoundError, shown
+from ...inputs.catalog import BROKER_SECTIONS, entries, exported
 from ...models import (
     Base,
     BrokerModel,

@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from ...errors import ConflictError, InvalidTransition, NotFoundError
+from ...inputs.tasks import FILED, columns_of, named
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...queries import tasks as queries
 from ...queries._shared import as_page, within
 from ...results import Page
 from ...results.tasks import NewTask
-from ...tasks_filing import FILED, columns_of, named
 from .copy import copy_rows
 from .direct import fetch
 from .tasks_held import AsyncHeldTasks

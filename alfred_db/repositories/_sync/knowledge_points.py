@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaDat
 from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, shown, translated
-from ...knowledge_files import ExportWriter, batches, read_export, read_qdrant
+from ...inputs.knowledge_files import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
 from ...queries import _bulk as bulk
 from ...queries import knowledge_collections as collections
@@ -245,16 +245,10 @@ def _copy(
 ) -> None:
     # Two writers that lock rows in one order cannot wait for each other.
     order = {id_: place for place, id_ in enumerate(sorted(rows))}
-    sent = [""]
-
-    def values() -> Iterator[tuple[Any, ...]]:
-        for id_, (vector, payload) in rows.items():
-            sent[0] = id_
-            yield order[id_], name, id_, vector, payload
-
+    values = ((order[id_], name, id_, vector, payload) for id_, (vector, payload) in rows.items())
     try:
-        copy_rows(session, staged, list(staged.c), values())
+        copy_rows(session, staged, list(staged.c), values)
     except InvalidInputError as error:
-        if not (told := re.fullmatch(r"row \d+: \w+\.(.*)", str(error), re.DOTALL)):
+        if not (told := re.fullmatch(r"row (\d+): \w+\.(.*)", str(error), re.DOTALL)):
             raise
-        raise type(error)(f"point {shown(sent[0])}: {told[1]}") from None
+        raise type(error)(f"point {shown(list(rows)[int(told[1])])}: {told[2]}") from None

@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy.dialects.postgresql import Insert
 
-from ...catalog import endpoints as checked_endpoints
-from ...catalog import entries, exported
 from ...errors import InvalidInputError, NotFoundError, shown, translated
+from ...inputs.catalog import endpoints as checked_endpoints
+from ...inputs.catalog import entries, exported
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries._shared import as_page, aware, check_names, within

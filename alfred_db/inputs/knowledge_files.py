@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import InvalidInputError, shown
-from .results.knowledge import is_array, is_object
-from .types import Embedding
+from ..errors import InvalidInputError, shown
+from ..results.knowledge import is_array, is_object
+from ..types import Embedding
 
 __all__ = ["ExportWriter", "batches", "read_export", "read_qdrant"]
 

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from .errors import InvalidInputError, NotFoundError
-from .models import BrokerRequestStatus, HostedModelPrice
+from ..errors import InvalidInputError, NotFoundError
+from ..models import BrokerRequestStatus, HostedModelPrice
 
 __all__ = ["FILLED", "FROM_CATALOG", "Hosted", "filled", "token_counts"]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from .errors import InvalidInputError, shown
-from .queries._shared import aware, check_text, json_text, within
-from .results.tasks import NewTask
+from ..errors import InvalidInputError, shown
+from ..queries._shared import aware, check_text, json_text, within
+from ..results.tasks import NewTask
 
 __all__ = ["FILED", "MAX_JSON_BYTES", "MAX_KEY_BYTES", "MAX_SECONDS", "columns_of", "named", "new_ids"]
 

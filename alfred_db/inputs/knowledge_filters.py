@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import InvalidFilter
-from .filters import BOUNDS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, contains, eq, exists, in_, size
-from .results.knowledge import is_array, is_object, point_id
+from ..errors import InvalidFilter
+from ..filters import BOUNDS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, contains, eq, exists, in_, size
+from ..results.knowledge import is_array, is_object, point_id
 
 __all__ = ["qdrant_filter"]
 

@@ -16,7 +16,7 @@ from decimal import Decimal, InvalidOperation
 from importlib.resources import files
 from typing import Any, cast
 
-from .errors import InvalidInputError, shown
+from ..errors import InvalidInputError, shown
 
 __all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
