@@ -2,27 +2,22 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from plans import Explain
 from sqlalchemy import exc, func, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, BrokerRequest, BrokerRequestStatus, HostedModel
 from alfred_db.errors import (
     ConflictError,
-    ExtensionMissingError,
     InvalidInputError,
     InvalidTransition,
     NotFoundError,
 )
-from alfred_db.queries import broker_requests as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
@@ -62,16 +57,6 @@ def host(session: Session, *, currency: str = "USD") -> int:
 def table(session: Session) -> str:
     """The name of the tenant's log."""
     return BrokerRequestRepository(session)._table
-
-
-def month(session: Session, first: date) -> str:
-    """Make a partition for a month, as the migration does; gives its name."""
-    parent = table(session)
-    after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
-    name = f"{parent}_{first:%Y_%m}"
-    bounds = f"FROM ('{first} 00:00:00+00') TO ('{after} 00:00:00+00')"
-    session.execute(text(f"CREATE TABLE {name} PARTITION OF {parent} FOR VALUES {bounds}"))
-    return name.replace('"', "")
 
 
 # One request
@@ -505,201 +490,6 @@ def test_days_are_those_of_the_time_zone(
     ]
     utc = requests.usage(*span, by=("day",))
     assert [(one.day, one.requests) for one in utc] == [(date(2025, 3, 29), 2), (date(2025, 3, 30), 2)]
-
-
-# Partitions
-
-MONTHS = [date(2023, month, 1) for month in range(1, 13)]
-
-
-def fill_a_year(session: Session, rows: int) -> None:
-    for first in MONTHS:
-        month(session, first)
-    session.execute(
-        text(
-            f"INSERT INTO {table(session)} (request_id, created_at, status, finished_at, model, provider,"
-            " prompt_tokens, completion_tokens, total_tokens, cost, latency_ms)"
-            " SELECT 'r' || n, t, 'completed', t, 'm' || n % 5, 'p' || n % 3, n % 1000, 10, n % 1000 + 10,"
-            " 0.001, 5 FROM (SELECT n, timestamptz '2023-01-01 00:00+00' + n * (interval '365 days' / :rows) AS t"
-            " FROM generate_series(0, :rows - 1) AS n) AS made"
-        ),
-        {"rows": rows},
-    )
-    session.execute(text(f"ANALYZE {table(session)}"))
-
-
-def read_by(session: Session, statement: Any) -> set[str]:
-    """The partitions that the plan of a statement reads or writes."""
-    plan = "\n".join(session.scalars(Explain(statement)))
-    return set(re.findall(r"broker_request_(\d{4}_\d\d|default)\b", plan))
-
-
-def written_out(session: Session, statement: Any) -> str:
-    """The SQL of a statement that changes rows, where the tenant has them, with its values in it."""
-    bind = session.get_bind()
-    return str(
-        statement.compile(
-            dialect=bind.dialect,
-            schema_translate_map=bind.get_execution_options().get("schema_translate_map", {None: None}),
-            render_schema_translate=True,
-            compile_kwargs={"literal_binds": True},
-        )
-    )
-
-
-def test_a_roll_up_reads_only_the_months_asked_for(
-    uow: UnitOfWork, requests: BrokerRequestRepository
-) -> None:
-    fill_a_year(uow.session, 200_000)
-    since, until = datetime(2023, 3, 1, tzinfo=UTC), datetime(2023, 5, 1, tzinfo=UTC)
-    asked = {
-        "by": ("model", "provider", "day"),
-        "timezone": "UTC",
-        "model": None,
-        "provider": None,
-        "agent_name": None,
-    }
-    roll_up = queries.usage(since=since, until=until, **asked)  # type: ignore[arg-type]
-    assert read_by(uow.session, roll_up) == {"2023_03", "2023_04"}
-    day = queries.usage(since=since, until=since + timedelta(days=1), **asked)  # type: ignore[arg-type]
-    assert read_by(uow.session, day) == {"2023_03"}
-    uow.session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
-    found = requests.usage(since, until, by=("model", "provider", "day"))
-    assert sum(one.requests for one in found) == uow.session.scalar(
-        select(func.count()).where(BrokerRequest.created_at >= since, BrokerRequest.created_at < until)
-    )
-    assert len(found) == 15 * 61
-    assert sum(one.cost for one in found) == sum(one.requests for one in found) * Decimal("0.001")
-    per_month = requests.usage(since, until, by=("model",))
-    assert [one.model for one in per_month] == [f"m{number}" for number in range(5)]
-
-
-def test_a_request_is_found_in_its_month_alone(uow: UnitOfWork) -> None:
-    fill_a_year(uow.session, 1200)
-    created = datetime(2023, 7, 4, tzinfo=UTC)
-    assert read_by(uow.session, queries.get(1, created)) == {"2023_07"}
-    finish = queries.finish(1, created, {"status": COMPLETED}, (1, 2, 0))
-    assert read_by(uow.session, text(written_out(uow.session, finish))) == {"2023_07"}
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("model", "provider", "agent_name", "session_id", "status", "after")
-    )
-    recent = queries.recent(
-        since=created, until=datetime(2023, 9, 1, tzinfo=UTC), contents=False, limit=10, **nothing
-    )
-    assert read_by(uow.session, recent) == {"2023_07", "2023_08"}
-
-
-def test_the_coming_months_are_made_and_rows_move_in(
-    uow: UnitOfWork, requests: BrokerRequestRepository
-) -> None:
-    assert requests.due_partitions(3) == []
-    assert requests.make_partitions(3) == 0
-    now = datetime.now(UTC)
-    fifth = (now.replace(day=15) + timedelta(days=152)).replace(day=10)
-    log(requests, fifth)
-    log(requests, LONG_AGO)
-    assert requests.count_default() == 2
-    due = requests.due_partitions(6)
-    assert len(due) == 3
-    assert due[1].endswith(f"broker_request_{fifth:%Y_%m}")
-    assert requests.make_partitions(6) == 3
-    assert requests.due_partitions(6) == []
-    assert requests.count_default() == 1
-    parts = requests.partitions()
-    assert [part.name for part in parts[-4:-1]] == due
-    assert [part.is_default for part in parts] == [False] * 7 + [True]
-    assert all(part.ends_at == after.starts_at for part, after in pairwise(parts[:-1]))
-    assert parts[0].starts_at == now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    assert read_by(uow.session, queries.get(1, fifth)) == {f"{fifth:%Y_%m}"}
-
-
-def test_old_months_are_detached_or_dropped_and_never_the_default_one(
-    uow: UnitOfWork, requests: BrokerRequestRepository
-) -> None:
-    this = datetime.now(UTC).date().replace(day=1)
-    months = [this]
-    for _ in range(4):
-        months.append((months[-1] - timedelta(days=1)).replace(day=1))
-    names = [month(uow.session, first) for first in months[1:]]
-    for first in (*months, LONG_AGO.date()):
-        log(requests, datetime(first.year, first.month, 1, tzinfo=UTC))
-    old = requests.old_partitions(2)
-    assert [part.name for part in old] == [names[3], names[2]]
-    requests.detach_partition(names[3])
-    requests.detach_partition(names[2], drop=True)
-    assert list(requests.old_partitions(2)) == []
-    assert len(requests.recent()) == 4
-    assert uow.session.scalar(text(f"SELECT count(*) FROM {names[3]}")) == 1
-    assert uow.session.scalar(text(f"SELECT to_regclass('{names[2]}')")) is None
-    assert [part.name for part in requests.old_partitions(0)] == [names[1], names[0]]
-    assert requests.count_default() == 1
-    (default,) = [part.name for part in requests.partitions() if part.is_default]
-    assert list(requests.partition_readers(names[1])) == []
-    for name in (default, names[3], "broker_request", "x; DROP TABLE y", HOSTILE):
-        with pytest.raises(NotFoundError, match="no monthly partition of"):
-            requests.detach_partition(name, drop=True)
-        with pytest.raises(NotFoundError, match="no monthly partition of"):
-            requests.partition_readers(name)
-
-
-def test_times_of_partitions_are_read_in_any_session(
-    uow: UnitOfWork, requests: BrokerRequestRepository
-) -> None:
-    before = requests.partitions()
-    for setting in ("TimeZone = 'America/New_York'", "DateStyle = 'ISO, DMY'"):
-        uow.session.execute(text(f"SET LOCAL {setting}"))
-        assert requests.partitions() == before
-
-
-def test_upkeep_gives_up_on_a_table_that_is_busy(
-    committed: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alfred_db.queries._partitions.LOCK_TIMEOUT", "100ms")
-    with committed.session() as one, committed.session() as two:
-        name = month(one, date(2023, 1, 1))
-        one.commit()
-        reader, keeper = BrokerRequestRepository(one), BrokerRequestRepository(two)
-        reader.recent()
-        with pytest.raises(ConflictError) as caught:
-            keeper.detach_partition(name)
-        assert caught.value.retryable
-        two.rollback()
-        one.rollback()
-        keeper.detach_partition(name)
-        with pytest.raises(ConflictError):
-            reader.detach_partition(name)
-        one.rollback()
-        two.commit()
-        with pytest.raises(NotFoundError, match="no monthly partition"):
-            reader.detach_partition(name)
-
-
-def test_of_two_who_make_the_coming_months_one_finds_them_made(committed: Database) -> None:
-    with committed.session() as one, committed.session() as two:
-        assert BrokerRequestRepository(one).make_partitions(5) == 2
-        two.execute(text("SET LOCAL lock_timeout = '100ms'"))
-        with pytest.raises(ConflictError):
-            BrokerRequestRepository(two).make_partitions(5)
-        two.rollback()
-        one.commit()
-        assert BrokerRequestRepository(two).make_partitions(5) == 0
-
-
-@pytest.mark.parametrize("months", [-1, 1201])
-def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> None:
-    for call in (requests.make_partitions, requests.due_partitions, requests.old_partitions):
-        with pytest.raises(InvalidInputError, match=r"expected 0 to 1,200, got"):
-            call(months)
-    for wrong in ({"months_ahead": months}, {"keep_months": months}):
-        with pytest.raises(InvalidInputError, match=r"(months_ahead|keep_months): expected 0 to 1,200, got"):
-            requests.schedule_maintenance(**wrong)
-
-
-def test_without_pg_cron_it_is_said_what_to_do_instead(requests: BrokerRequestRepository) -> None:
-    with pytest.raises(ExtensionMissingError, match="run `alfred-db maintain` from cron"):
-        requests.schedule_maintenance()
-    with pytest.raises(ExtensionMissingError, match="pg_cron is not installed in this database"):
-        requests.unschedule_maintenance()
 
 
 def test_requests_of_one_tenant_are_not_seen_by_the_other(committed: Database) -> None:

@@ -99,7 +99,7 @@ def paths(value: Any, path: Path = ()) -> Iterator[Path]:
             yield (*path, KEY)
         for key, inner in value.items():
             yield from paths(inner, (*path, key))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         for place in range(len(value)) if len(value) < 100 else [len(value) - 1]:
             yield from paths(value[place], (*path, place))
     elif isinstance(value, _WALKED):
