@@ -8,8 +8,8 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -199,23 +199,25 @@ def take_over(url: str, backoff: float) -> dict[str, Any]:
     return {"started": started[0], "ran": ran}
 
 
-def claims(url: str, jobs: int) -> dict[str, list[float]]:
-    """Seconds of each claim of one task: of the call, and of its whole transaction."""
-    calls: list[float] = []
-    transactions: list[float] = []
-    with _connected(url) as db:
-        with db.begin() as uow:
-            uow.tasks.enqueue_many(_tasks(jobs))
+def claims(urls: Sequence[str], jobs: int) -> list[dict[str, list[float]]]:
+    """Seconds of each claim of one task, from one database after the other: of the call, and of its transaction."""
+    with ExitStack() as stack:
+        databases = [stack.enter_context(_connected(url)) for url in urls]
+        found: list[dict[str, list[float]]] = [{"calls": [], "transactions": []} for _ in databases]
+        for db in databases:
+            with db.begin() as uow:
+                uow.tasks.enqueue_many(_tasks(jobs))
         for _ in range(jobs):
-            start = time.perf_counter()
-            with db.begin() as uow:
-                before = time.perf_counter()
-                claimed = uow.tasks.claim(worker="bench")
-                calls.append(time.perf_counter() - before)
-            transactions.append(time.perf_counter() - start)
-            with db.begin() as uow:
-                uow.tasks.complete(claimed[0])
-    return {"calls": calls, "transactions": transactions}
+            for db, seconds in zip(databases, found, strict=True):
+                start = time.perf_counter()
+                with db.begin() as uow:
+                    before = time.perf_counter()
+                    claimed = uow.tasks.claim(worker="bench")
+                    seconds["calls"].append(time.perf_counter() - before)
+                seconds["transactions"].append(time.perf_counter() - start)
+                with db.begin() as uow:
+                    uow.tasks.complete(claimed[0])
+        return found
 
 
 def heartbeats(url: str, jobs: int, beats: int, alone: bool) -> dict[str, float]:
