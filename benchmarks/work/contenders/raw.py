@@ -207,17 +207,19 @@ def _done(claimed: list[Any], batch: int) -> dict[str, Any]:
     return {"ids": [row[0] for row in claimed], "tokens": [row[15] for row in claimed]}
 
 
-def steps(url: str, workflows: int, each: int, extending: bool) -> dict[str, Any]:
+def steps(url: str, workflows: int, each: int, extending: bool, autocommit: bool) -> dict[str, Any]:
     """A fenced insert a step; `extending` also does what a checkpoint does to the execution."""
     spent = cpu_spent = 0.0
     ran: list[int] = []
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=autocommit) as connection:
         for number in range(workflows):
             own = _started(connection, 60)
+            connection.commit()
             start, cpu = time.perf_counter(), time.process_time()
             for seq in range(each):
                 ran.append(number * each + seq)
                 _step(connection, EXTENDING_INSERT if extending else FENCED_INSERT, own, seq)
+                connection.commit()
             spent += time.perf_counter() - start
             cpu_spent += time.process_time() - cpu
             connection.execute(END, own)
