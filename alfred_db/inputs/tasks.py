@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -14,7 +15,19 @@ from ..errors import InvalidInputError, shown
 from ..queries._shared import aware, check_text, json_text, within
 from ..results.tasks import NewTask
 
-__all__ = ["FILED", "MAX_JSON_BYTES", "MAX_KEY_BYTES", "MAX_SECONDS", "columns_of", "named", "new_ids"]
+__all__ = [
+    "FILED",
+    "MAX_JSON_BYTES",
+    "MAX_KEY_BYTES",
+    "MAX_SECONDS",
+    "as_text",
+    "at",
+    "columns_of",
+    "firsts",
+    "keys_at",
+    "named",
+    "new_ids",
+]
 
 FILED = "alfred_db.tasks_filed"
 """What the `info` of a session has when tasks were filed in its transaction."""
@@ -74,6 +87,40 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
 def named(tasks: Sequence[NewTask]) -> bool:
     """Whether a task has a key that another can have too."""
     return any("task_id" in task or "dedupe_key" in task for task in tasks)
+
+
+def at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
+    """Of each column the values at these places, in their order."""
+    return {name: [column[place] for place in places] for name, column in columns.items()}
+
+
+def keys_at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> list[tuple[str, str | None]]:
+    """The `task_id` and the `dedupe_key` of the tasks at these places."""
+    deduplicated = columns.get("dedupe_key")
+    return [(columns["task_id"][place], deduplicated[place] if deduplicated else None) for place in places]
+
+
+def firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Sequence[int]:
+    """The places without those whose `task_id` or `dedupe_key` an earlier one has.
+
+    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    """
+    seen: set[tuple[str, str]] = set()
+    kept: list[tuple[str, str, int]] = []
+    for place, (task_id, key) in zip(places, keys_at(columns, places), strict=True):
+        own = {("task_id", task_id)} if key is None else {("task_id", task_id), ("dedupe_key", key)}
+        if seen.isdisjoint(own):
+            kept.append((key or "", task_id, place))
+            seen |= own
+    return [place for _, _, place in sorted(kept)]
+
+
+def as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """The columns with JSON as text, which an array can hold."""
+    return {
+        name: [json.dumps(value) for value in column] if name in {"content", "metadata_"} else column
+        for name, column in columns.items()
+    }
 
 
 def new_ids(count: int) -> list[uuid.UUID]:

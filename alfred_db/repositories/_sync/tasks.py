@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from ...errors import ConflictError, InvalidTransition, NotFoundError
-from ...inputs.tasks import FILED, columns_of, named
+from ...inputs.tasks import FILED, as_text, at, columns_of, firsts, keys_at, named
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...queries import tasks as queries
@@ -73,7 +72,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             metadata=metadata,
         )
         columns = columns_of([task], every=True)
-        values = {name: column[0] for name, column in _as_text(columns).items()}
+        values = {name: column[0] for name, column in as_text(columns).items()}
         for _ in range(ATTEMPTS):
             rows = fetch(self._session, queries.enqueue(), values)
             if rows:
@@ -102,7 +101,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
-                places = _firsts(columns, left) if named(tasks) else left
+                places = firsts(columns, left) if named(tasks) else left
                 filed |= (self._copy if copied else self._insert)(columns, places)
             except ConflictError as error:
                 # A refused COPY leaves the transaction as it was; what stood in its way is left out of the next.
@@ -112,7 +111,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             if len(filed) == len(ids):
                 return [(own, True) for own in ids]
             left = [place for place in left if place not in filed]
-            found = self._standing(_keys(columns, left))
+            found = self._standing(keys_at(columns, left))
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}
             left = [place for place in left if place not in standing]
             if not left:
@@ -241,14 +240,14 @@ class TaskRepository(HeldTasks, TaskUpkeep):
 
     def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
         """File the tasks at these places; gives the places of those that were new."""
-        given = _at(columns, places)
-        rows = fetch(self._session, queries.enqueue_many(), _as_text(given))
+        given = at(columns, places)
+        rows = fetch(self._session, queries.enqueue_many(), as_text(given))
         new = {row[0] for row in rows}
         return {place for place, id in zip(places, given["id"], strict=True) if id in new}
 
     def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
         """The same by COPY: all of them, or ConflictError."""
-        values = _at(columns, places)
+        values = at(columns, places)
         delays = values.pop("delay", None)
         if delays is not None or "available_at" in values:
             now = self._first(queries.now())
@@ -270,40 +269,6 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         live = [key for _, key in keys if key is not None]
         by_key = {row[1]: row[0] for row in self._rows(queries.deduplicated(live))} if live else {}
         return [by_task_id.get(task_id) or by_key.get(key) for task_id, key in keys]
-
-
-def _at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
-    """Of each column the values at these places, in their order."""
-    return {name: [column[place] for place in places] for name, column in columns.items()}
-
-
-def _keys(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> list[tuple[str, str | None]]:
-    """The `task_id` and the `dedupe_key` of the tasks at these places."""
-    deduplicated = columns.get("dedupe_key")
-    return [(columns["task_id"][place], deduplicated[place] if deduplicated else None) for place in places]
-
-
-def _firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Sequence[int]:
-    """The places without those whose `task_id` or `dedupe_key` an earlier one has.
-
-    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
-    """
-    seen: set[tuple[str, str]] = set()
-    firsts: list[tuple[str, str, int]] = []
-    for place, (task_id, key) in zip(places, _keys(columns, places), strict=True):
-        own = {("task_id", task_id)} if key is None else {("task_id", task_id), ("dedupe_key", key)}
-        if seen.isdisjoint(own):
-            firsts.append((key or "", task_id, place))
-            seen |= own
-    return [place for _, _, place in sorted(firsts)]
-
-
-def _as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-    """The same with JSON as text."""
-    return {
-        name: [json.dumps(value) for value in column] if name in {"content", "metadata_"} else column
-        for name, column in columns.items()
-    }
 
 
 def _changing() -> ConflictError:
