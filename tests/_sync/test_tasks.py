@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, inspect, select, text, update
-from sqlalchemy.orm import Session
+from _sync.held_tasks import ago, claimed, failed, set_columns
+from sqlalchemy import inspect
 
-from alfred_db import Database, Task, TaskResult, TaskStatus
+from alfred_db import Database, TaskStatus
 from alfred_db.errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.results.tasks import ClaimedTask, NewTask
+from alfred_db.results.tasks import NewTask
 
 HOSTILE = "'; DROP TABLE tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 
@@ -21,32 +21,6 @@ HOSTILE = "'; DROP TABLE tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 @pytest.fixture
 def tasks(uow: UnitOfWork) -> TaskRepository:
     return TaskRepository(uow.session)
-
-
-def claimed(tasks: TaskRepository, **settings: Any) -> ClaimedTask:
-    """A new task that `w` holds."""
-    task, _ = tasks.enqueue("x", priority=5, **settings)
-    (held,) = tasks.claim(worker="w")
-    assert held.id == task.id
-    return held
-
-
-def failed(tasks: TaskRepository, **settings: Any) -> uuid.UUID:
-    """The id of a new task that has failed for good."""
-    held = claimed(tasks, **settings)
-    assert tasks.fail(held, "no", retry=False) is TaskStatus.FAILED
-    return held.id
-
-
-def set_columns(session: Session, id: uuid.UUID, **values: Any) -> None:
-    session.execute(update(Task).where(Task.id == id).values(**values))
-
-
-def ago(session: Session, seconds: float) -> datetime:
-    """The database's time, so many seconds ago."""
-    now = session.scalar(select(func.statement_timestamp()))
-    assert isinstance(now, datetime)
-    return now - timedelta(seconds=seconds)
 
 
 # Filing
@@ -527,120 +501,3 @@ def test_dead_letters_start_anew_in_batches_by_intent(tasks: TaskRepository) -> 
     assert tasks.requeue_failed(intent="i-2") == ids[2:]
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000"):
         tasks.requeue_failed(limit=0)
-
-
-# Upkeep
-
-
-def test_what_waits_long_becomes_more_urgent(tasks: TaskRepository) -> None:
-    session = tasks._session
-    old, _ = tasks.enqueue("old", priority=3)
-    top, _ = tasks.enqueue("top", priority=5)
-    future, _ = tasks.enqueue("future", delay=100)
-    new, _ = tasks.enqueue("new")
-    for task in (old, top):
-        set_columns(session, task.id, available_at=ago(session, 61))
-    assert tasks.age(after=60) == 0, "it was raised a moment ago"
-    session.execute(update(Task).values(updated_at=ago(session, 61)))
-    assert tasks.age(after=60) == 1
-    assert tasks.age(after=60) == 0, "one level for each minute"
-    session.execute(update(Task).values(updated_at=ago(session, 61)))
-    assert tasks.age(after=60) == 1
-    for task, priority in ((old, 5), (top, 5), (future, 1), (new, 1)):
-        session.refresh(task)
-        assert task.priority == priority
-    then = ago(session, 61)
-    session.execute(update(Task).values(available_at=then, updated_at=then))
-    assert tasks.age(after=60, limit=1) == 1
-    with pytest.raises(InvalidInputError, match="after: expected 0 to"):
-        tasks.age(after=-1)
-
-
-def test_ageing_ends_starvation(tasks: TaskRepository) -> None:
-    starving, _ = tasks.enqueue("low", priority=1)
-    set_columns(tasks._session, starving.id, available_at=ago(tasks._session, 1000))
-    for aged in (False, True):
-        taken: list[str] = []
-        for _ in range(6):
-            tasks.enqueue("high", priority=5)
-            if aged:
-                tasks._session.execute(update(Task).values(updated_at=ago(tasks._session, 61)))
-                tasks.age(after=60)
-            taken += [task.intent for task in tasks.claim(worker="w")]
-        assert ("low" in taken) is aged
-
-
-def test_purging_takes_leaves_before_their_parents(tasks: TaskRepository) -> None:
-    session = tasks._session
-    root, _ = tasks.enqueue("root", task_id="root")
-    leaf = claimed(tasks, parent_task_id=root.id)
-    tasks.complete(leaf, [{"result_type": "r", "content": {}}])
-    tasks.cancel(root.id)
-    live, _ = tasks.enqueue("live")
-    recent = failed(tasks)
-    then = ago(session, 100)
-    set_columns(session, root.id, cancelled_at=then)
-    set_columns(session, leaf.id, completed_at=then)
-    assert tasks.purge(older_than=1000) == 0
-    assert tasks.purge(older_than=99, status=TaskStatus.CANCELLED) == 0, "its leaf is there"
-    assert tasks.purge(older_than=99) == 1
-    assert session.scalar(select(func.count()).select_from(TaskResult)) == 0
-    assert tasks.purge(older_than=99, status=TaskStatus.COMPLETED) == 0
-    assert tasks.purge(older_than=99) == 1
-    assert {task.id for task in tasks.list()} == {live.id, recent}
-    set_columns(session, recent, failed_at=then)
-    assert tasks.purge(older_than=99, status=TaskStatus.FAILED) == 1
-
-
-def test_purging_goes_in_batches_and_checks_its_input(tasks: TaskRepository) -> None:
-    for _ in range(3):
-        failed(tasks)
-    tasks._session.execute(update(Task).values(failed_at=ago(tasks._session, 100)))
-    assert [tasks.purge(older_than=99, limit=2) for _ in range(3)] == [2, 1, 0]
-    with pytest.raises(InvalidInputError, match="older_than: expected 0 to"):
-        tasks.purge(older_than=-1)
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000"):
-        tasks.purge(older_than=1, limit=10_001)
-    with pytest.raises(InvalidInputError, match="TaskStatus: expected one of"):
-        tasks.purge(older_than=1, status="asleep")  # type: ignore[arg-type]
-
-
-def test_purging_passes_over_what_another_transaction_holds(committed: Database) -> None:
-    with committed.begin() as uow:
-        tasks = TaskRepository(uow.session)
-        ids = [failed(tasks) for _ in range(2)]
-        uow.session.execute(update(Task).values(failed_at=ago(uow.session, 100)))
-    with committed.session() as one, committed.begin() as two:
-        TaskRepository(one).requeue(ids[0])
-        assert TaskRepository(two.session).purge(older_than=10) == 1
-
-
-def test_the_health_of_the_queue(committed: Database) -> None:
-    with committed.begin() as uow:
-        tasks = TaskRepository(uow.session)
-        empty = tasks.queue_health()
-        assert (empty.ready, empty.oldest_ready_age, empty.running, empty.failed) == (0, None, 0, 0)
-        failed(tasks)
-        claimed(tasks)
-        expired = claimed(tasks)
-        set_columns(uow.session, expired.id, lease_expires_at=ago(uow.session, 1))
-        tasks.enqueue("future", delay=100, priority=5)
-        tasks.enqueue("new", priority=4)
-        old, _ = tasks.enqueue("old")
-        set_columns(uow.session, old.id, available_at=ago(uow.session, 50))
-    with committed.session() as holder, committed.begin() as uow:
-        holder.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        pid = holder.scalar(text("SELECT pg_backend_pid() FROM pg_class LIMIT 1"))
-        health = TaskRepository(uow.session).queue_health()
-        assert (health.ready, health.running, health.expired, health.failed) == (2, 2, 1, 1)
-        assert health.oldest_ready_age is not None
-        assert 50 <= health.oldest_ready_age < 60
-        assert health.dead_tuples >= 0
-        assert (health.oldest_snapshot_pid, health.oldest_snapshot_application) == (pid, "alfred-db")
-        assert health.oldest_snapshot_age is not None
-        assert 0 <= health.oldest_snapshot_age < 10
-
-
-def test_the_health_of_a_long_queue_is_told_up_to_a_bound(tasks: TaskRepository) -> None:
-    tasks.enqueue_many([{"intent": "x", "priority": 1 + number % 5} for number in range(10_050)])
-    assert (tasks.queue_health()).ready == 10_000

@@ -4,65 +4,24 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from _sync.held_tasks import ago, claimed, expire, found, reclaimed, run_out, set_columns
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, Task, TaskStatus
+from alfred_db import Database, TaskStatus
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidInputError, LeaseLost
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.results.tasks import Backoff, ClaimedTask, NewTask
+from alfred_db.results.tasks import Backoff, NewTask
 
 
 @pytest.fixture
 def tasks(uow: UnitOfWork) -> TaskRepository:
     return TaskRepository(uow.session)
-
-
-def claimed(tasks: TaskRepository, **settings: Any) -> ClaimedTask:
-    """A new task that `w` holds."""
-    task, _ = tasks.enqueue("x", priority=5, **settings)
-    (held,) = tasks.claim(worker="w")
-    assert held.id == task.id
-    return held
-
-
-def found(tasks: TaskRepository, id: uuid.UUID) -> Task:
-    task = tasks.get(id)
-    assert task is not None
-    return task
-
-
-def set_columns(session: Session, id: uuid.UUID, **values: Any) -> None:
-    session.execute(update(Task).where(Task.id == id).values(**values))
-
-
-def ago(session: Session, seconds: float) -> datetime:
-    """The database's time, so many seconds ago."""
-    now = session.scalar(select(func.statement_timestamp()))
-    assert isinstance(now, datetime)
-    return now - timedelta(seconds=seconds)
-
-
-def expire(tasks: TaskRepository, task: ClaimedTask) -> None:
-    """Have the lease run out."""
-    set_columns(tasks._session, task.id, lease_expires_at=ago(tasks._session, 1))
-
-
-def run_out(tasks: TaskRepository, task: ClaimedTask) -> None:
-    """Have the attempt use up its timeout, while heartbeats keep the lease."""
-    set_columns(tasks._session, task.id, attempt_deadline_at=ago(tasks._session, 1))
-
-
-def reclaimed(tasks: TaskRepository) -> ClaimedTask:
-    """The task, whatever its back-off."""
-    tasks._session.execute(update(Task).values(available_at=ago(tasks._session, 1)))
-    (held,) = tasks.claim(worker="v")
-    return held
 
 
 # Claiming
