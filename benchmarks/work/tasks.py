@@ -50,7 +50,7 @@ def enqueue(bench: Bench) -> dict[str, float]:
     ]
     notes = (
         f"{jobs:,} tasks in one call and one transaction. Raw COPY sends four columns of rows that were complete before"
-        f" the clock started; the faster form, {limit.removeprefix('raw COPY, ')}, is the limit. «Rows made» starts from"
+        f" the clock started, with ids in order as the library makes them; the faster form, {limit.removeprefix('raw COPY, ')}, is the limit. «Rows made» starts from"
         " what `enqueue_many` is given, and makes ids and rows while the clock runs. `enqueue_many` also checks its"
         " input, and gives an id for each task. pgqueuer inserts from arrays, procrastinate by a function of the"
         f" database; both notify their workers. absurd has no call for many: {few:,} calls."
@@ -92,7 +92,7 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
     ]
     notes = (
         f"{jobs:,} jobs that do nothing, by one worker in one thread: claim {batch}, run, complete"
-        f" {'it' if one else 'them in one statement'}. Raw SQL is the library's statements by hand. Each is a"
+        f" {'it' if one else 'them in one statement'}. Raw SQL is the library's statements by hand, on rows whose ids are in order as its own are. Each is a"
         " transaction by itself, in AUTOCOMMIT and in one session; «BEGIN» is the same with BEGIN and COMMIT sent around"
         " each, for alfred-db by a `db.begin()` for each. The figures are for one job; dead rows are rows updated or deleted. pgqueuer deletes a"
         " finished job and logs it, in one statement; the others keep it; by its worker the time includes checking its"
