@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise, permutations
-from threading import Barrier
 from typing import Any, TypeVar
 
 import pytest
+from faults.together import call, errors, results, together
 from sqlalchemy import URL, text
 
 from alfred_db import Database, TestCaseStatus, TestRunStatus
@@ -40,35 +40,6 @@ def races(*operations: str) -> Callable[[T], T]:
 def db(database_url: URL) -> Iterator[Database]:
     with Database(database_url, pool_size=12) as database:
         yield database
-
-
-def call(db: Database, work: Callable[[UnitOfWork], T]) -> T:
-    """Work in a transaction of its own."""
-    with db.begin() as uow:
-        return work(uow)
-
-
-def together(db: Database, *works: Callable[[UnitOfWork], Any]) -> list[Future[Any]]:
-    """Each in a transaction and a thread of its own, from the same moment."""
-    barrier = Barrier(len(works))
-
-    def begin(work: Callable[[UnitOfWork], Any]) -> Any:
-        with db.begin() as uow:
-            uow.session.connection()
-            barrier.wait()
-            return work(uow)
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return [pool.submit(begin, work) for work in works]
-
-
-def results(futures: list[Future[Any]]) -> list[Any]:
-    """What each gave; an error of one is raised."""
-    return [future.result() for future in futures]
-
-
-def errors(futures: list[Future[Any]]) -> list[type[BaseException]]:
-    return [type(error) for future in futures if (error := future.exception()) is not None]
 
 
 def count(db: Database, table: str) -> int:

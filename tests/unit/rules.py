@@ -161,11 +161,35 @@ def _in_anything(statement: Any, *, alone: bool) -> Iterator[str]:
             yield from (found for found in _in_text(node.text, whole=False) if "not classified" in found)
 
 
+def _asked_again(statement: Update | Delete) -> bool:
+    """Whether rows that a CTE has locked must meet a further condition, and are not one that is named by its key.
+
+    The planner may take an index of such a condition, and compare all that it has with each row that is locked.
+    """
+    conditions = list(statement._where_criteria)
+    parts = [part for condition in conditions for part in _own(condition)]
+    tables = [part.table for part in parts if isinstance(part, ColumnClause)]
+    locks = any(
+        isinstance(node, Select) and node._for_update_arg is not None
+        for table in tables
+        if isinstance(table, CTE)
+        for node in _every(table.element)
+    )
+    keys = set(statement.table.primary_key)  # type: ignore[union-attr]
+    named = any(
+        isinstance(part, BinaryExpression) and part.left in keys and isinstance(part.right, BindParameter)
+        for part in parts
+    )
+    return locks and len(conditions) > 1 and not named
+
+
 def _in_data_statement(statement: Any) -> Iterator[str]:
     if isinstance(statement, Update | Delete):
         kind = type(statement).__name__.upper()
         for where, expression in _set_and_where(statement):
             yield from _in_update(expression, f"{kind} {where}")
+        if _asked_again(statement):
+            yield f"{kind} WHERE: a condition on rows that a CTE has locked"
     if isinstance(statement, Insert):
         for expression in _inserted(statement):
             if any(isinstance(node, ScalarSelect | Subquery) for node in _own(expression)):
