@@ -7,7 +7,6 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; 
 from __future__ import annotations
 
 import json
-import re
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,10 +34,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from .checks import has_nul
 from .errors import InvalidInputError
 from .types import EnumText, VectorType
 
-__all__ = ["HEADER", "TRAILER", "copy_statement", "has_nul", "pack_rows"]
+__all__ = ["HEADER", "TRAILER", "copy_statement", "pack_rows"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -128,11 +128,6 @@ def _text(value: str) -> bytes:
     if b"\0" in packed:
         raise ValueError("PostgreSQL text holds no NUL character")
     return packed
-
-
-def has_nul(text: str) -> bool:
-    """Whether a JSON text, with all but ASCII escaped, holds a NUL character; a backslash before `u0000` is none."""
-    return "\\u0000" in text and re.search(r"(?<!\\)(\\\\)*\\u0000", text) is not None
 
 
 def _json(value: Any) -> bytes:

@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from . import migrate
+from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
-from .engines import check_before_use, connect_args, from_json, prepare_connections, reset_after_use
+from .engines import check_before_use, connect_args, prepare_connections, reset_after_use
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -275,6 +276,7 @@ def _engine_options(
     options: dict[str, Any] = {
         "hide_parameters": True,
         "json_deserializer": from_json,
+        "json_serializer": sent_json,
         "connect_args": arguments,
         "pool_reset_on_return": None,
     }

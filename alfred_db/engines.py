@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import select
 import time
 from typing import Any
@@ -15,7 +14,6 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 __all__ = [
     "check_before_use",
     "connect_args",
-    "from_json",
     "left_unused",
     "needs_ping",
     "passing_engine",
@@ -27,8 +25,6 @@ __all__ = [
 
 _USED = "alfred_db_used"
 _SEES_LATEST = "alfred_db_sees_latest"
-
-_decode = json.JSONDecoder().decode
 
 TRUSTED_SECONDS = 5.0
 """A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
@@ -44,11 +40,6 @@ def connect_args(url: URL, application_name: str) -> dict[str, Any]:
         "application_name": application_name,
     }
     return {name: value for name, value in defaults.items() if name not in url.query}
-
-
-def from_json(text: bytes) -> Any:
-    """A JSON value that the driver has read; `json.loads` takes twice the time to find out what bytes these are."""
-    return {} if text == b"{}" else _decode(text.decode())
 
 
 def passing_engine(url: URL, application_name: str) -> Engine:

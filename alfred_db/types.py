@@ -239,6 +239,11 @@ class TransactionId(UserDefinedType[int]):
         """The type's name."""
         return "xid8"
 
+    @property
+    def python_type(self) -> type[int]:
+        """What the column holds in Python."""
+        return int
+
     def bind_processor(self, dialect: Dialect) -> Any:
         # As text of no type: the server casts none of its numbers to xid8.
         return _as_text

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from ..checks import aware, check_text, json_text, within
 from ..errors import InvalidInputError, shown
-from ..queries._shared import aware, check_text, json_text, within
 from ..results.tasks import NewTask
 
 __all__ = [

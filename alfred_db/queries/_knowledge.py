@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, exists, literal, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..binary import has_nul
+from ..checks import json_text
 from ..errors import InvalidInputError, shown
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
@@ -150,10 +149,5 @@ def payload_of(payload: Any) -> Mapping[str, Any]:
 def json_of(payload: Any) -> Mapping[str, Any]:
     """A payload that is JSON; raises InvalidInputError for NaN, for objects that JSON does not know, and for NUL."""
     checked = payload_of(payload)
-    try:
-        text = json.dumps(checked, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"payload: not JSON ({error})") from None
-    if has_nul(text):
-        raise InvalidInputError("payload: PostgreSQL jsonb holds no NUL character")
+    json_text("payload", dict(checked))
     return checked

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, null, or_
 
+from ..checks import within
 from ..errors import InvalidInputError
 from ..models import Memory, MemoryEntry
-from ._shared import within
 
 DAY = 86_400.0
 MAX_TTL = 365_000 * DAY

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from enum import StrEnum
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     CTE,
@@ -19,7 +17,6 @@ from sqlalchemy import (
     any_,
     cast,
     func,
-    inspect,
     literal,
     literal_column,
     select,
@@ -28,12 +25,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute
 
-from ..errors import InvalidInputError, shown
-from ..models import Base
+from ..checks import as_cursor, cursor_values
+from ..errors import InvalidInputError
 from ..results import Page
 
 T = TypeVar("T")
-E = TypeVar("E", bound=StrEnum)
 
 MAX_LIMIT = 1000
 
@@ -73,63 +69,6 @@ def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
 
 
-def within(name: str, value: float, low: float, high: float) -> None:
-    """Raise InvalidInputError unless the argument `name` is in the range."""
-    if not low <= value <= high:
-        raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
-
-
-def check_text(name: str, value: str, most: int = 1 << 30) -> None:
-    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
-    try:
-        length = len(value.encode())
-    except (AttributeError, UnicodeEncodeError):
-        raise InvalidInputError(
-            f"{name}: expected text without lone surrogates, got {type(value).__name__}"
-        ) from None
-    if not 1 <= length <= most:
-        raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
-    if "\0" in value:
-        raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
-
-
-def aware(name: str, value: datetime) -> datetime:
-    """The time, unless it has no time zone and so names none; raises InvalidInputError."""
-    if value.tzinfo is None:
-        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
-    return value
-
-
-def check_word(name: str, value: str, words: Any) -> None:
-    """Raise InvalidInputError unless the argument `name` is one of the words of a Literal."""
-    if value not in get_args(words):
-        expected = ", ".join(get_args(words))
-        raise InvalidInputError(f"{name}: expected one of {expected}, got {shown(value)}")
-
-
-def one_of(enum: type[E], value: E | str) -> E:
-    """The member of that value; raises InvalidInputError."""
-    try:
-        return enum(value)
-    except ValueError:
-        expected = ", ".join(member.value for member in enum)
-        raise InvalidInputError(f"{enum.__name__}: expected one of {expected}, got {shown(value)}") from None
-
-
-def json_text(name: str, value: Any, most: int) -> str | None:
-    """A JSON value as text of at most `most` bytes; None stays None. Raises InvalidInputError."""
-    try:
-        text = None if value is None else json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
-    if text is not None and len(text) > most:
-        raise InvalidInputError(
-            f"{name}: has {len(text):,} bytes as JSON, at most {most:,} are stored; store it elsewhere and pass a"
-            " reference to it"
-        )
-    return text
-
-
 def page(
     statement: Select[T],
     key: Sequence[InstrumentedAttribute[Any]],
@@ -143,7 +82,8 @@ def page(
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
     order = [column.desc() for column in key] if newest_first else key
     if after is not None:
-        last = tuple_(*decode(after, len(key)), types=[column.type for column in key])
+        types = [column.type for column in key]
+        last = tuple_(*cursor_values(after, types), types=types)
         statement = statement.where(tuple_(*key) < last if newest_first else tuple_(*key) > last)
     return statement.order_by(*order).limit(limit + 1)
 
@@ -154,31 +94,3 @@ def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:
         return Page(rows, None)
     last = rows[limit - 1]
     return Page(rows[:limit], as_cursor([getattr(last, name) for name in key]))
-
-
-def as_cursor(values: Sequence[Any]) -> str:
-    """What `page` takes as `after`: the key of the last row before the page."""
-    return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
-
-
-def decode(cursor: str, length: int) -> Sequence[Any]:
-    """The values of the last row before the page, which `as_page` gave as its `next`."""
-    try:
-        values: Any = json.loads(base64.urlsafe_b64decode(cursor))
-    except (ValueError, RecursionError):
-        values = None
-    usable = values.__class__ is list and len(values) == length
-    if usable and all(isinstance(value, str | int | float) for value in values):
-        found: Sequence[Any] = values
-        return found
-    raise InvalidInputError(f"after: {shown(cursor)} is no cursor; pass `next` of the page before, unchanged")
-
-
-def check_names(model: type[Base], names: Iterable[str]) -> None:
-    """Raise InvalidInputError for a name that is no attribute of the model which can be written."""
-    known = [name for name, _ in inspect(model).columns.items() if name != "id"]
-    unknown = sorted(map(shown, set(names) - set(known)))
-    if unknown:
-        raise InvalidInputError(
-            f"{model.__name__}: {', '.join(unknown[:5])}: no such attribute; expected some of {', '.join(known)}"
-        )

@@ -11,9 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import column, table
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
+from ..checks import cursor_values, within
 from ..models import Bucket, StorageObject, WorkingMemory
 from ..models.base import MADE_HERE
-from ._shared import MAX_LIMIT, decode, page, within
+from ._shared import MAX_LIMIT, page
 
 BUCKETS_KEY = ("id",)
 OBJECTS_KEY = ("name",)
@@ -137,7 +138,7 @@ def _by_name(
     if end is not None:
         statement = statement.where(name.op("~<~")(end))
     if after is not None:
-        statement = statement.where(name.op("~>~")(str(decode(after, 1)[0])))
+        statement = statement.where(name.op("~>~")(cursor_values(after, [name.type])[0]))
     order: ColumnElement[Any] = name.op("USING")(literal_column("~<~"))
     return statement.order_by(StorageObject.bucket_id, order).limit(limit + 1)
 

@@ -33,9 +33,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
+from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
-from ._shared import among, aware, constant, number, one_of, page
+from ._shared import among, constant, number, page
 
 LIST_KEY = ("id",)
 

@@ -21,9 +21,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
+from ..checks import one_of
 from ..models import Task, TaskStatus
 from ..models.base import table_of
-from ._shared import among, constant, number, one_of, seconds_ago
+from ._shared import among, constant, number, seconds_ago
 from .tasks_held import ready
 
 COUNTED = 10_000

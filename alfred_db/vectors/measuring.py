@@ -24,13 +24,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapper, Session
 
+from ..checks import within
 from ..errors import InvalidInputError, NotFoundError, SchemaDriftError, translated
 from ..models import Base, KnowledgeCollection, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
 from ..queries._knowledge import partition
 from ..queries._search import Partition, distance, literal_limit, vector_index
-from ..queries._shared import within
 from ..repositories._sync.search import scan_settings, search, set_local
 from ..search import SearchParams
 from .catalog import mapping_of, models, require, status

@@ -12,8 +12,8 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
+from ..checks import within
 from ..errors import ConfigurationError, ConflictError, InvalidInputError, translated
-from ..queries._shared import within
 from ..statements import quoted
 from .catalog import mapping_of, require, status
 from .results import IndexState, IndexStatus, Progress, Rebuilt

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+from ..checks import within
 from ..database import AsyncDatabase, Database
-from ..queries._shared import within
 from ..results.tasks import Backoff, ClaimedTask
 from ..wakeup import Listener, channel_of
 from ._lease import AnyLease

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, null
 
+from ...checks import within
 from ...errors import InvalidInputError, NotFoundError, shown
 from ...inputs.catalog import BROKER_SECTIONS, entries, exported
 from ...models import (
@@ -23,7 +24,7 @@ from ...models import (
     ModelSnapshot,
 )
 from ...queries import broker as queries
-from ...queries._shared import as_page, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.broker import Offer
 from .base import AsyncRepository

@@ -10,12 +10,12 @@ import numpy as np
 from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ...checks import check_names, check_word
 from ...errors import InvalidInputError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _bulk as queries
 from ...queries._bulk import OnConflict
-from ...queries._shared import check_names, check_word
 from ...types import Matrix, Vector
 from .copy import copy_rows, reserve_ids, table_name
 

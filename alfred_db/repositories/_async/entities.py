@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from ...checks import check_word, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
-from ...queries._shared import as_page, check_word, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.entities import Direction, Neighbour, Node, Path, Subgraph
 from .base import AsyncRepository

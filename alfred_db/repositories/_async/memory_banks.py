@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ...checks import check_names
 from ...errors import InvalidInputError, NotFoundError
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memory_banks as queries
-from ...queries._shared import as_page, check_names
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.memories import BankSummary
 from .base import AsyncRepository

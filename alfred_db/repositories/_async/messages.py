@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from ...checks import check_text, within
 from ...errors import InvalidInputError
 from ...models import ProcessedMessage
 from ...queries import messages as queries
-from ...queries._shared import check_text, within
 from .base import AsyncRepository
 from .direct import fetch
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ...errors import InvalidInputError
+from sqlalchemy import Double
+
+from ...checks import cursor_values, within
 from ...models import Base
 from ...queries import _search as queries
-from ...queries._shared import as_page, decode, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...search import Candidates, Hit
 from .base import AsyncRepository
 
 MOST = 1000
 """As many candidates as the index gives at most."""
+
+
+_DISTANCE: Double[float] = Double()
 
 
 class _Place(NamedTuple):
@@ -36,7 +40,7 @@ class AsyncPagedRepository(AsyncRepository):
         """
         within("limit", limit, 1, MOST)
         places = list(map(_Place, candidates.distances, candidates.ids))
-        start = 0 if after is None else bisect_right(places, _place(after, candidates.ids))
+        start = 0 if after is None else bisect_right(places, self._place(after))
         page = as_page(places[start : start + limit + 1], _Place._fields, limit)
         ids = [place.id for place in page]
         found = await self._rows(queries.rows_of(self._model, ids, candidates.where)) if ids else ()
@@ -47,12 +51,5 @@ class AsyncPagedRepository(AsyncRepository):
         ]
         return Page(hits, page.next)
 
-
-def _place(after: str, ids: Sequence[Any]) -> _Place:
-    distance, key = decode(after, 2)
-    try:
-        return _Place(float(distance), type(ids[0])(key) if ids else key)
-    except (AttributeError, OverflowError, TypeError, ValueError):
-        raise InvalidInputError(
-            f"after: {after[:40]!r} is of other candidates; pass `next` of the page before, unchanged"
-        ) from None
+    def _place(self, after: str) -> _Place:
+        return _Place(*cursor_values(after, [_DISTANCE, queries.key_of(self._model).type]))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
+from ...checks import within
 from ...errors import (
     ConflictError,
     ExtensionMissingError,
@@ -19,7 +20,6 @@ from ...errors import (
 from ...models import Base
 from ...models.base import table_of
 from ...queries import _partitions as queries
-from ...queries._shared import within
 from ...results.partitions import Partition
 from .base import AsyncRepository
 from .copy import table_name

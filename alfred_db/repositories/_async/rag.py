@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...checks import check_text, within
 from ...errors import NotFoundError
 from ...models import RagQuery, RagSession
 from ...queries import rag as queries
 from ...queries._filters import Where
-from ...queries._shared import as_page, check_text, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.rag import Context, packed
 from ...types import VectorLike

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ...checks import check_word
 from ...errors import ConfigurationError, translated
 from ...models import Base
 from ...models.base import table_of
@@ -21,7 +22,6 @@ from ...queries._explain import Explain
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._search import Partition
-from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name

@@ -9,12 +9,13 @@ from typing import Any
 
 from sqlalchemy.orm import make_transient_to_detached
 
+from ...checks import within
 from ...errors import ConflictError, InvalidTransition, NotFoundError
 from ...inputs.tasks import FILED, as_text, at, columns_of, firsts, keys_at, named
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...queries import tasks as queries
-from ...queries._shared import as_page, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.tasks import NewTask
 from .copy import copy_rows

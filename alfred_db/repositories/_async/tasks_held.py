@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from ...checks import check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, LeaseLost, shown, translated
 from ...inputs.tasks import MAX_JSON_BYTES, MAX_SECONDS
 from ...models import TaskStatus
 from ...queries import tasks as filed
 from ...queries import tasks_held as queries
-from ...queries._shared import check_text, json_text, within
 from ...results.tasks import Backoff, ClaimedTask, NewResult
 from .base import AsyncRepository
 from .direct import driver_of, fetch

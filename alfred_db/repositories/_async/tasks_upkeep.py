@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...checks import within
 from ...inputs.tasks import MAX_SECONDS
 from ...models import Task, TaskStatus
 from ...models.base import table_of
 from ...queries import tasks_upkeep as queries
-from ...queries._shared import within
 from ...results.tasks import QueueHealth
 from .base import AsyncRepository
 from .copy import table_name

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from ...checks import json_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
-from ...queries._shared import json_text, within
 from ...results.workflows import MAX_JSON_BYTES, WaitResult
 from .base import AsyncRepository
 from .direct import fetch

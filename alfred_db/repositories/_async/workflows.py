@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
-from ...queries._shared import as_page, json_text, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.workflows import MAX_JSON_BYTES, WaitingVersion
 from .workflow_executions import AsyncWorkflowExecutions

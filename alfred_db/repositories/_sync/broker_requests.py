@@ -10,12 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Row, inspect
 
+from ...checks import check_names
 from ...errors import InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...inputs.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
-from ...queries._shared import as_page, check_names
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.broker import Usage, UsageKey
 from .copy import copy_rows

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import check_text, one_of, within
 from ...errors import InvalidInputError, shown, translated
 from ...models import Conversation, MessageRole
 from ...queries import conversations as queries
 from ...queries import memory_banks
-from ...queries._shared import as_page, check_text, one_of, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.conversations import NewMessage, SessionSummary
 from ...search import Hit

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import check_names
 from ...errors import NotFoundError
 from ...models import Document
 from ...models.base import table_of
@@ -13,7 +14,7 @@ from ...queries import documents as queries
 from ...queries._bulk import OnConflict
 from ...queries._filters import Where
 from ...queries._hybrid import Match
-from ...queries._shared import as_page, check_names
+from ...queries._shared import as_page
 from ...results import Page
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
+from ...checks import as_cursor, aware, check_text, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...queries import events as queries
-from ...queries._shared import as_cursor, as_page, aware, check_text, json_text, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.events import ConsumerLag, EventPosition, Horizon, NewEvent
 from .copy import copy_rows, reserve_ids

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...checks import within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
 from ...queries._filters import Where
 from ...queries._knowledge import ids_of, value_at
 from ...queries._search import MAX_LIMIT, Partition
-from ...queries._shared import within
 from ...results.knowledge import PointGroup, PointId
 from ...search import Hit, SearchParams, SearchResult
 from ...types import Embedding, VectorLike

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from typing import Any
 
+from ...checks import check_names, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
@@ -14,7 +15,7 @@ from ...queries import memory_banks
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
-from ...queries._shared import as_page, check_names, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights

@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from ...checks import within
 from ...errors import translated
 from ...models import Memory
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries._memories import content_hash
-from ...queries._shared import within
 from .memories_many import AT_ONCE, EFFORT
 from .memories_recall import COMPARED
 from .memory_banks import unknown_bank

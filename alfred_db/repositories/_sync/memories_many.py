@@ -12,13 +12,13 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from ..._vector_formats import unpack
+from ...checks import within
 from ...errors import InvalidInputError, shown, translated
 from ...models import Memory
 from ...models.base import table_of
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting
-from ...queries._shared import within
 from ...results.memories import NewMemory, Outcome, Remembered
 from ...search import SearchParams
 from ...types import Embedding, Vector, VectorLike

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from ...checks import within
 from ...errors import NotFoundError
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
-from ...queries._shared import as_page, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...search import Candidates, SearchParams, SearchResult, Weights
 from ...types import VectorLike

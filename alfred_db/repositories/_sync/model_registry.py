@@ -11,12 +11,13 @@ from typing import Any
 
 from sqlalchemy.dialects.postgresql import Insert
 
+from ...checks import aware, check_names, within
 from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...inputs.catalog import endpoints as checked_endpoints
 from ...inputs.catalog import entries, exported
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
-from ...queries._shared import as_page, aware, check_names, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.model_registry import EndpointSpec, ScoredModel
 from .base import Repository

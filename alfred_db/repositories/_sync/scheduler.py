@@ -8,11 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from ... import cron
+from ...checks import within
 from ...cron import Plan, Slot
 from ...errors import ConflictError, InvalidCron, NotFoundError, shown
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
-from ...queries._shared import MAX_LIMIT, as_page, within
+from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
 from ...results.scheduler import InvalidSchedule, Tick
 from .scheduler_executions import Executions

@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from ...checks import within
 from ...errors import InvalidTransition, LeaseLost, NotFoundError
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
-from ...queries._shared import MAX_LIMIT, as_page, within
+from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
 from ...results.scheduler import ClaimedExecution, HeldExecution
 from .base import Repository

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.orm import Session
 
+from ...checks import check_word
 from ...errors import ConfigurationError, translated
 from ...models import Base
 from ...models.base import table_of
@@ -22,7 +23,6 @@ from ...queries._explain import Explain
 from ...queries._filters import Where, expression
 from ...queries._hybrid import Match
 from ...queries._search import Partition
-from ...queries._shared import check_word
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name

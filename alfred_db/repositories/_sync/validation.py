@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
+from ...checks import aware, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from ...models import (
     TestCase,
@@ -19,7 +20,7 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries._shared import MAX_LIMIT, as_page, aware, within
+from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
 from ...results.validation import Regression
 from .base import Repository

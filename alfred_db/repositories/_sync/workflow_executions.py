@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import json_text, within
 from ...errors import InvalidInputError, LeaseLost
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
-from ...queries._shared import MAX_LIMIT, json_text, within
+from ...queries._shared import MAX_LIMIT
 from ...results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
 from .base import Repository
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from ...checks import aware, check_names, check_text, one_of, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
 from ...queries._filters import Where, expression
 from ...queries._memories import lasting
-from ...queries._shared import as_page, aware, check_names, check_text, one_of, within
+from ...queries._shared import as_page
 from ...results import Page
 from ...results.working_memory import SweptMemory
 from ...search import Candidates, SearchParams, SearchResult

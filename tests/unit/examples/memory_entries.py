@@ -28,7 +28,11 @@ EXAMPLES: dict[str, list[Call]] = {
     "empty": [call("namespace-4711")],
     "list_": [
         call("namespace-4711", after=None, limit=471),
-        call("namespace-4711", after="WyIyMDI2LTAxLTAxIiwgIjAwIl0=", limit=471),
+        call(
+            "namespace-4711",
+            after="WyIyMDI2LTAxLTAxIDAwOjAwOjAwKzAwOjAwIiwgIjBhMWIyYzNkLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMCJd",
+            limit=471,
+        ),
     ],
     "sweep": [call(4711)],
 }

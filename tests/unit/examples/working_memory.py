@@ -20,7 +20,7 @@ VALUES: dict[str, Any] = {
 }
 OF: dict[str, Any] = {"session_id": "session-4711", "agent": "agent-4711", "memory_type": "type-4711"}
 OF_ANY: dict[str, Any] = {"session_id": None, "agent": None, "memory_type": None}
-NEXT = "WyIyMDI2LTAxLTAxIiwgIjAwIl0="
+NEXT = "WyIyMDI2LTAxLTAxIDAwOjAwOjAwKzAwOjAwIiwgIjBhMWIyYzNkLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMCJd"
 
 EXAMPLES: dict[str, list[Call]] = {
     "there": [call()],

@@ -1,0 +1,237 @@
+"""The one validator of what callers give: numbers, texts, words, times, JSON, attributes and cursors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, TypeVar, cast, get_args
+
+from sqlalchemy import BigInteger, DateTime, Float, Integer, Numeric, SmallInteger, Uuid, inspect
+from sqlalchemy.orm import Mapper
+from sqlalchemy.types import TypeEngine
+
+from .errors import InvalidInputError, shown
+
+__all__ = [
+    "as_cursor",
+    "aware",
+    "check_names",
+    "check_text",
+    "check_word",
+    "cursor_values",
+    "from_json",
+    "has_nul",
+    "json_text",
+    "kind",
+    "one_of",
+    "plain_text",
+    "sent_json",
+    "to_json",
+    "unstorable",
+    "within",
+]
+
+E = TypeVar("E", bound=StrEnum)
+
+MAX_CURSOR = 1 << 20
+"""More characters than the key of a row can have."""
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# A string of JSON, or a number that is written with an exponent above zero; only the second has a group.
+_WITH_EXPONENT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(-?\d+(?:\.\d+)?e\+\d+)')
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+
+def kind(value: object) -> str:
+    """What a message says of a value that has the wrong type."""
+    return "None" if value is None else type(value).__name__
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise InvalidInputError unless the argument `name` is a number in the range."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected a number, got {kind(value)}")
+    if not low <= value <= high:
+        raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
+
+
+def check_text(name: str, value: str, most: int = 1 << 30) -> None:
+    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected text, got {kind(value)}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{name}: expected text without lone surrogates") from None
+    if not 1 <= length <= most:
+        raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
+    if "\0" in value:
+        raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
+
+
+def plain_text(text: str) -> str:
+    """Text from outside as PostgreSQL can store it: U+FFFD replaces NUL characters and lone surrogates."""
+    return _UNSTORABLE.sub(_REPLACEMENT, text)
+
+
+def aware(name: str, value: datetime) -> datetime:
+    """Return the time; raises InvalidInputError unless it is a datetime with a time zone."""
+    if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected a datetime with a time zone, got {kind(value)}")
+    if value.utcoffset() is None:
+        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
+    return value
+
+
+def check_word(name: str, value: str, words: Any) -> None:
+    """Raise InvalidInputError unless the argument `name` is one of the words of a Literal."""
+    if value not in get_args(words):
+        expected = ", ".join(get_args(words))
+        raise InvalidInputError(f"{name}: expected one of {expected}, got {shown(value)}")
+
+
+def one_of(enum: type[E], value: E | str) -> E:
+    """The member of that value; raises InvalidInputError."""
+    try:
+        return enum(value)
+    except ValueError:
+        expected = ", ".join(member.value for member in enum)
+        raise InvalidInputError(f"{enum.__name__}: expected one of {expected}, got {shown(value)}") from None
+
+
+def check_names(model: type[Any], names: Iterable[str]) -> None:
+    """Raise InvalidInputError for a name that is no attribute of the model which can be written."""
+    mapper: Mapper[Any] = inspect(model)
+    known = [name for name, _ in mapper.columns.items() if name != "id"]
+    unknown = sorted(map(shown, set(names) - set(known)))
+    if unknown:
+        raise InvalidInputError(
+            f"{model.__name__}: {', '.join(unknown[:5])}: no such attribute; expected some of {', '.join(known)}"
+        )
+
+
+def to_json(value: Any) -> str:
+    """A value as the JSON text that PostgreSQL stores; raises TypeError, ValueError or RecursionError.
+
+    jsonb keeps numbers as decimal digits, so a float that Python writes with an exponent (1e+22) would come back as
+    an int. Its digits are written out, with a fraction: it comes back as the same float.
+    """
+    text = _encode(value)
+    return _WITH_EXPONENT.sub(_digits, text) if "e+" in text else text
+
+
+def from_json(text: bytes) -> Any:
+    """A JSON value that the driver has read; `json.loads` takes twice the time to find out what bytes these are."""
+    return {} if text == b"{}" else _decode(text.decode())
+
+
+def json_text(name: str, value: Any, most: int = 1 << 28) -> str | None:
+    """A JSON value as text of at most `most` bytes of UTF-8; None stays None. Raises InvalidInputError."""
+    if value is None:
+        return None
+    try:
+        text = to_json(value)
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError(unstorable(name, value)) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
+    if has_nul(text):
+        raise InvalidInputError(unstorable(name, value))
+    if size > most:
+        raise InvalidInputError(
+            f"{name}: has {size:,} bytes as JSON, at most {most:,} are stored; store it elsewhere and pass a"
+            " reference to it"
+        )
+    return text
+
+
+def sent_json(value: Any) -> str:
+    """A JSON value as the driver sends it; raises InvalidInputError for what PostgreSQL cannot store."""
+    return json_text("a JSON value", value) or "null"
+
+
+def has_nul(text: str) -> bool:
+    """Whether a JSON text holds a NUL character; a backslash before `u0000` is none."""
+    return "\\u0000" in text and re.search(r"(?<!\\)(\\\\)*\\u0000", text) is not None
+
+
+def unstorable(name: str, value: Any) -> str:
+    """What is wrong with a JSON value that holds a text which PostgreSQL cannot store, and where it is."""
+    waiting: list[tuple[str, Any]] = [(name, value)]
+    while waiting:
+        place, inner = waiting.pop()
+        if isinstance(inner, str):
+            found = _UNSTORABLE.search(inner)
+            if found:
+                what = "a NUL character" if found.group() == "\0" else "a lone surrogate"
+                return (
+                    f"{place}: holds {what}, which jsonb cannot; replace it with alfred_db.checks.plain_text"
+                )
+        elif isinstance(inner, Mapping):
+            for key, one in cast("dict[Any, Any]", inner).items():
+                known = isinstance(key, str) and key.isidentifier() and len(key) < 60
+                waiting += [(f"{place}, a key", key), (f"{place}.{key}" if known else f"{place}.*", one)]
+        elif isinstance(inner, list | tuple):
+            waiting += [
+                (f"{place}[{number}]", one) for number, one in enumerate(cast("Sequence[Any]", inner))
+            ]
+    return f"{name}: holds a text that jsonb cannot; replace NUL characters and lone surrogates"
+
+
+def _digits(found: re.Match[str]) -> str:
+    number = found.group(1)
+    return found.group() if number is None else f"{Decimal(number):f}.0"
+
+
+def as_cursor(values: Sequence[Any]) -> str:
+    """What a page takes as `after`: the key of the last row before the page."""
+    return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
+
+
+def cursor_values(cursor: str, types: Sequence[TypeEngine[Any]]) -> Sequence[Any]:
+    """The key of the last row before the page, by the types of its columns; raises InvalidInputError."""
+    try:
+        if len(cursor) <= MAX_CURSOR:
+            values = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
+            if values.__class__ is list and len(values) == len(types):
+                return [_of_type(type_, value) for type_, value in zip(types, values, strict=True)]
+    except (ArithmeticError, AttributeError, TypeError, ValueError, RecursionError):
+        pass
+    raise InvalidInputError(
+        f"after: {shown(cursor)} is no cursor of this list; pass `next` of the page before, unchanged"
+    )
+
+
+_WIDTHS = ((SmallInteger, 15), (BigInteger, 63), (Integer, 31))
+
+
+def _of_type(type_: TypeEngine[Any], value: Any) -> Any:
+    """A value of JSON as one of the type; raises ValueError and its like."""
+    if isinstance(type_, DateTime):
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.utcoffset() is None else time
+    if isinstance(type_, Uuid):
+        return uuid.UUID(value)
+    if isinstance(type_, Float | Numeric):
+        number = Decimal(value) if isinstance(type_, Numeric) else float(value)
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError
+        return number
+    if isinstance(type_, Integer) or type_.python_type is int:
+        bits = next((bits for known, bits in _WIDTHS if isinstance(type_, known)), 63)
+        usable = value.__class__ is int and -(1 << bits) <= value < 1 << bits
+    else:
+        usable = value.__class__ is str and not _UNSTORABLE.search(value)
+    if not usable:
+        raise ValueError
+    return value
