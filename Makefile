@@ -19,20 +19,21 @@ quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the
 	$(BIN)/alembic upgrade head
 	$(BIN)/python examples/quickstart.py
 
-test: check servers ## lint, types, and the whole suite
+test: check servers ## lint, types, documentation, and the whole suite
 	$(BIN)/python -m pytest -p workers -n $(WORKERS) $(if $(ALFRED_DB_CI),-p skips)
 
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
 		$(BIN)/python -m pytest tests/faults -s
 
-check: .venv/test.stamp ## lint and types
+check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 fmt: .venv/test.stamp ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix
@@ -42,7 +43,7 @@ gen: .venv/test.stamp ## generate the sync half from the async half
 	$(BIN)/python tools/unasync.py
 
 docs: .venv/docs.stamp ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/bench.stamp ## measure against the alternatives
 	$(BIN)/python benchmarks/import_time.py
