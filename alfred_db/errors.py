@@ -56,6 +56,7 @@ __all__ = [
     "SchemaError",
     "SchemaOutdatedError",
     "SchemaTooNewError",
+    "conceal",
     "shown",
     "translated",
 ]
@@ -73,6 +74,9 @@ class AlfredDBError(Exception):
         super().__init__(message)
         self.retryable = retryable
         """Whether running the whole unit of work again can succeed and cannot apply it twice."""
+        self.original: psycopg.Error | None = None
+        """The driver's error, if there is one. Its `diag` has what the server says about the row and its values
+        (`message_detail`, `context`), which no text of an exception shows."""
 
 
 class ConfigurationError(AlfredDBError):
@@ -257,11 +261,29 @@ def _without_values(error: psycopg.Error) -> str:
     """The server's message on one line; where it quotes the value that it refuses (class 22), without the value."""
     text = error.diag.message_primary or type(error).__name__
     text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-    return re.sub(r'".*"', '"..."', text) if (error.sqlstate or "")[:2] == "22" else text
+    quotes = (error.sqlstate or "")[:2] == "22" or re.search(r"\b(tsquery|jsonpath)\b", text)
+    return _UNQUOTED.sub(r'\1"..."', text) if quotes else text
+
+
+_UNQUOTED = re.compile(r"""()".*"|(?<!\w)()'.*'(?!\w)|(?<=byte sequence )(for encoding ".*": )0x.*""")
+"""What quotes a value: all from the first quote to the last, as the value may hold quotes itself."""
+
+
+def _harmless(error: psycopg.Error) -> str:
+    """What may be shown of a driver's error: the server's message without values, or what the driver itself says."""
+    if error.sqlstate is not None:
+        return _without_values(error)
+    text = " ".join(str(error).split())
+    return _UNQUOTED.sub(r'\1"..."', text) if isinstance(error, psycopg.DataError) else text
+
+
+def _driver_error(error: exc.SQLAlchemyError | psycopg.Error) -> psycopg.Error | None:
+    found = error.orig if isinstance(error, exc.StatementError) else error
+    return found if isinstance(found, psycopg.Error) else None
 
 
 def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:
-    text = " ".join(str(original).split())[:500]
+    text = _harmless(original)[:500]
     if isinstance(original, psycopg.DataError):
         return InvalidInputError(f"{text}: use a value that the column allows")
     for pattern, kind, advice in _BY_CONNECT_TEXT:
@@ -285,6 +307,33 @@ def translated() -> _Translation:
     return _TRANSLATION
 
 
+def conceal(error: BaseException | None, *, statements: bool = True) -> None:
+    """Take values, parameters and `statements` out of the texts of an error and of all that it was raised from.
+
+    A traceback prints the whole chain, and the server's DETAIL and CONTEXT quote rows. The objects stay what they are;
+    the `diag` of a driver's error keeps all that the server has said.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, exc.StatementError):
+            waiting.append(one.orig)
+            kind = type(one.orig)
+            text = _harmless(one.orig) if isinstance(one.orig, psycopg.Error) else "a value cannot be sent"
+            one.args = (f"({kind.__module__}.{kind.__qualname__}) {text}",)
+            one.params, one.hide_parameters = None, True
+            if statements:
+                one.statement = None
+        elif isinstance(one, psycopg.Error):
+            one.args = (_harmless(one),)
+        elif isinstance(one, UnicodeEncodeError):
+            one.args, one.object, one.start, one.end = (), "", 0, 0
+
+
 class _Translation:
     """Stateless, as it stands around every statement."""
 
@@ -296,6 +345,7 @@ class _Translation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, UnicodeEncodeError):
+            conceal(error)
             raise InvalidInputError(
                 "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
             ) from None
@@ -305,8 +355,12 @@ class _Translation:
             ) from None
         if isinstance(error, exc.SQLAlchemyError | psycopg.Error):
             ours = translate(error)
+            conceal(error, statements=ours is not None)
             if ours is not None:
+                ours.original = ours.original or _driver_error(error)
                 raise ours from (None if ours is getattr(error, "orig", None) else error)
+        elif isinstance(error, AlfredDBError):
+            conceal(error)
 
 
 _TRANSLATION = _Translation()

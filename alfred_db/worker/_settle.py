@@ -11,7 +11,7 @@ import psycopg
 from sqlalchemy import exc
 
 from ..database import Database
-from ..errors import AlfredDBError, DatabaseUnavailable, InvalidInputError, LeaseLost
+from ..errors import AlfredDBError, DatabaseUnavailable, InvalidInputError, LeaseLost, conceal
 from ..repositories import TaskRepository
 from ..results.tasks import Backoff, NewResult
 from ._lease import AnyLease, TaskFailed
@@ -103,6 +103,7 @@ def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
     if error is None:
         _complete(tasks, [one])
         return None
+    conceal(error, statements=False)  # a row's values are for neither the task nor the log
     if lease.given_back:
         return f"given back, now {tasks.release(lease.task)}"
     if isinstance(error, asyncio.CancelledError):
@@ -136,5 +137,6 @@ def _results(value: object) -> Sequence[NewResult]:
 
 def _tell(level: int, one: Ended, what: str, error: BaseException | None = None) -> None:
     task = one.lease.task
+    conceal(error, statements=False)
     trace = error if level > logging.INFO and not isinstance(error, TaskFailed) else None
     _log.log(level, "%s %s: %s", task.intent, task.task_id, what, exc_info=trace)
