@@ -124,7 +124,7 @@ class LeaseLost(AlfredDBError):
 
 
 class InvalidTransition(AlfredDBError):
-    """The row is in a status from which the requested one cannot be reached."""
+    """The row, or the transaction, is in a status from which the requested one cannot be reached."""
 
 
 class InvalidInputError(AlfredDBError):
@@ -165,6 +165,11 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),
     "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
     "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
+    "25P02": (
+        InvalidTransition,
+        "a statement of this transaction has failed, so that nothing of it can be committed; let the error end it, or"
+        " try the statement in a savepoint, `with uow.session.begin_nested()`",
+    ),
     "25P03": (
         DatabaseUnavailable,
         "a transaction idled for too long; do slow work outside of it, and run it again",
@@ -191,31 +196,66 @@ _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
     "57": (DatabaseUnavailable, "the server is stopping or starting; try again"),
 }
 
-# A failed connection attempt has no SQLSTATE in libpq: only these texts tell the causes apart.
+# A failed connection attempt has no SQLSTATE in libpq: only these texts tell the causes apart. What is not here can be
+# tried again. Where several hosts were tried, all have theirs in it.
 _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
     (
-        r"password authentication failed|no password supplied",
+        r"password authentication failed|no password supplied|password file|SASL authentication failed"
+        r"|authentication failed for user",
         ConfigurationError,
         "check user and password of the database URL",
     ),
-    (r'role ".*" does not exist', ConfigurationError, "check the user of the database URL"),
-    (r'database ".*" does not exist', ConfigurationError, "create the database, or name another in the URL"),
     (
-        r"no pg_hba.conf entry|does not support SSL|sslmode|certificate",
+        r'role ".*" does not exist|no such user|not permitted to log in',
         ConfigurationError,
-        "check sslmode in the URL and pg_hba.conf on the server",
+        "check the user of the database URL",
     ),
     (
-        r"invalid connection option|invalid .* value",
+        r'database ".*" does not exist|no such database|is not currently accepting connections',
+        ConfigurationError,
+        "create the database, or name another in the URL",
+    ),
+    (r"permission denied for", ConfigurationError, "grant the role the missing right, or use another role"),
+    (
+        r"pg_hba\.conf|does not support SSL|sslmode|certificate|SSL error|sslrootcert|channel binding|GSSAPI"
+        r"|private key|server requires encryption|authentication method",
+        ConfigurationError,
+        "check sslmode and certificates in the URL, and pg_hba.conf on the server",
+    ),
+    (
+        r"unsupported startup parameter",
+        ConfigurationError,
+        "a pooler refuses what the connection asks for: use pooler='transaction', or add it to the pooler's"
+        " ignore_startup_parameters",
+    ),
+    (
+        r"invalid connection option|invalid .* value|invalid value for parameter|invalid integer value"
+        r"|unrecognized configuration parameter|invalid command-line argument|invalid port number"
+        r"|could not match .* port numbers|definition of service|service file|is not supported",
         ConfigurationError,
         "check the parameters of the database URL",
     ),
+)
+
+_ONCE_MORE: tuple[tuple[str, str], ...] = (
     (
-        r"session is read-only|read-only",
-        DatabaseUnavailable,
-        "no writable server among the hosts; check the failover",
+        r"session is (not )?read-only|server is (not )?in hot standby mode",
+        "no server among the hosts is what target_session_attrs asks for; a failover may be on its way: try again",
+    ),
+    (
+        r"the database system is|not yet accepting connections|server login has been failing",
+        "the server is stopping or starting; try again",
+    ),
+    (
+        r"too many (clients|connections)|connection slots|no more connections allowed|query_wait_timeout",
+        "the server has no connection to spare; try again, or use fewer connections",
+    ),
+    (
+        r"due to (idle-session|idle-in-transaction) timeout|client_idle_timeout|idle transaction timeout",
+        "the server has ended a connection that idled for too long; run the transaction again",
     ),
 )
+"""Texts, without SQLSTATE, of what may be over in a moment, and before which nothing has run or remains."""
 
 _RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
 
@@ -283,11 +323,21 @@ def _driver_error(error: exc.SQLAlchemyError | psycopg.Error) -> psycopg.Error |
 
 
 def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:
-    text = _harmless(original)[:500]
+    whole = _harmless(original)
+    text = whole[:500]
     if isinstance(original, psycopg.DataError):
         return InvalidInputError(f"{text}: use a value that the column allows")
+    if "number of parameters must be" in text:
+        return InvalidInputError(
+            "the statement has more than 65,535 bound values; pass many values of one kind as one array, such as"
+            " `column == any_(literal(values, ARRAY(Text)))`, or in several calls"
+        )
+    # Of several hosts each has its reason in the text, and one that may be over in a moment is enough.
+    for pattern, advice in _ONCE_MORE:
+        if re.search(pattern, whole):
+            return DatabaseUnavailable(f"{text}: {advice}", retryable=True)
     for pattern, kind, advice in _BY_CONNECT_TEXT:
-        if re.search(pattern, text):
+        if re.search(pattern, whole):
             return kind(f"{text}: {advice}")
     if isinstance(original, psycopg.OperationalError):
         advice = "check that the server runs and can be reached"

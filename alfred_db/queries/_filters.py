@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeAlias
 from typing import cast as cast_type
 
 from sqlalchemy import (
+    CollectionAggregate,
     ColumnElement,
     DateTime,
     Double,
+    Float,
     Integer,
     Numeric,
     Text,
     and_,
+    any_,
     case,
     cast,
     false,
@@ -32,6 +36,7 @@ from ..errors import InvalidFilter, shown
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
 from ..types import EnumText, VectorType
+from ._shared import any_of
 
 _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "gt": lambda left, right: left > right,
@@ -40,6 +45,9 @@ _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "lte": lambda left, right: left <= right,
 }
 
+
+MAX_PARTS = 10_000
+"""Conditions of one filter; a statement has at most 65,535 parameters."""
 
 Where: TypeAlias = ColumnElement[bool] | Filter
 """What searches take: an expression on the model, or a filter as data."""
@@ -52,6 +60,10 @@ def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | 
 
 def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
     """The filter as an expression on the model; raises InvalidFilter for a field or value it cannot have."""
+    if len(where.must) + len(where.should) + len(where.must_not) > MAX_PARTS:
+        raise InvalidFilter(
+            f"filter: more than {MAX_PARTS:,} conditions; give the values of one field as `in`"
+        )
     parts = [_part(model, part) for part in where.must]
     if where.should:
         parts.append(or_(false(), *(_part(model, part) for part in where.should)))
@@ -90,7 +102,7 @@ def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bo
         case "eq":
             return column.is_(None) if value is None else column == _checked(column, condition, value)
         case "in":
-            return column.in_([_checked(column, condition, item) for item in _items(condition)])
+            return column == _one_of(column, condition)
         case "range":
             return and_(
                 *(
@@ -120,13 +132,8 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
             # Containment is what the GIN index serves.
             return column.op("@>", is_comparison=True)(_bound(_nested(path, value)))
         case "in":
-            return or_(
-                false(),
-                *(
-                    column.op("@>", is_comparison=True)(_bound(_nested(path, item)))
-                    for item in _items(condition)
-                ),
-            )
+            nested = [_checked_json(_nested(path, item)) for item in _items(condition)]
+            return column.op("@>", is_comparison=True)(any_of(nested, JSONB()))
         case "range":
             limits = list(_bounds(condition))
             kinds = {"string" if isinstance(limit, str) else "number" for _, limit in limits}
@@ -156,11 +163,15 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
 
 
 def _bound(value: Any) -> ColumnElement[Any]:
+    return literal(_checked_json(value), JSONB(none_as_null=False))
+
+
+def _checked_json(value: Any) -> Any:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFilter(f"filter: a value is no JSON ({error}); use what json.dumps takes") from None
-    return literal(value, JSONB(none_as_null=False))
+    return value
 
 
 def _nested(path: list[str], value: Any) -> Any:
@@ -174,6 +185,25 @@ def _items(condition: Condition) -> Sequence[Any]:
         raise InvalidFilter(f"filter: `in` of {shown(condition.field)} expects an array")
     values: Sequence[Any] = condition.value
     return values
+
+
+def _one_of(column: ColumnElement[Any], condition: Condition) -> CollectionAggregate[Any]:
+    """The values of `in`, as one array of the column's own type."""
+    type_: Any = column.type
+    plain: Any = type_
+    if isinstance(type_, ARRAY):
+        raise InvalidFilter(f"filter: `in` does not fit the field {shown(condition.field)}; use `contains`")
+    given = _items(condition)
+    items = [_checked(column, condition, item) for item in given]
+    if isinstance(type_, Integer):  # a fraction is none of them
+        return any_of([int(item) for item in items if isinstance(item, int) or item.is_integer()], plain)
+    if isinstance(type_, Float):
+        return any_of([float(item) for item in items], plain)
+    if isinstance(type_, Numeric):
+        return any_of([Decimal(str(item)) for item in items], plain)
+    if not isinstance(type_, Text | EnumText | DateTime) and all(isinstance(item, str) for item in given):
+        return any_(cast(literal(list(given), ARRAY(Text)), ARRAY(plain)))
+    return any_of(items, plain)
 
 
 def _number(condition: Condition, value: Any) -> ColumnElement[float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from sqlalchemy import (
     CTE,
+    CollectionAggregate,
     ColumnElement,
     Integer,
     Select,
@@ -22,8 +23,9 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.types import TypeEngine
 
 from ..checks import as_cursor, cursor_values
 from ..errors import InvalidInputError
@@ -67,6 +69,11 @@ def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
     Looked up by an array: where the statistics are of a time without such rows, a join would compare each with each.
     """
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
+
+
+def any_of(values: Iterable[Any], type_: TypeEngine[Any]) -> CollectionAggregate[Any]:
+    """What a column is compared with to be one of these; one parameter, however many they are."""
+    return any_(literal(list(values), ARRAY(type_)))
 
 
 def page(

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     DateTime,
     Double,
@@ -37,7 +38,7 @@ from ..models import (
     HostingProvider,
 )
 from ..results.broker import UsageKey
-from ._shared import page
+from ._shared import any_of, page
 
 LIST_KEY = ("created_at", "id")
 
@@ -251,7 +252,7 @@ def codes(hosted_models: Collection[int]) -> Select[int, str, str]:
         select(HostedModel.id, BrokerModel.code, HostingProvider.code)
         .join(HostedModel.model)
         .join(HostedModel.provider)
-        .where(HostedModel.id.in_(hosted_models))
+        .where(HostedModel.id == any_of(hosted_models, BigInteger()))
     )
 
 
@@ -259,6 +260,6 @@ def prices(hosted_models: Collection[int]) -> Select[HostedModelPrice]:
     """All prices of each, the oldest first."""
     return (
         select(HostedModelPrice)
-        .where(HostedModelPrice.hosted_model_id.in_(hosted_models))
+        .where(HostedModelPrice.hosted_model_id == any_of(hosted_models, BigInteger()))
         .order_by(HostedModelPrice.hosted_model_id, HostedModelPrice.valid_from)
     )

@@ -40,7 +40,7 @@ from sqlalchemy.sql.selectable import LateralFromClause, Subquery
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
 from ..results.entities import Direction
-from ._shared import page
+from ._shared import any_of, page
 
 NODES_KEY = ("node_type", "key")
 FACTS_KEY = ("id",)
@@ -188,7 +188,7 @@ def facts(
     )
     statement = select(EntityEdge).where(or_(*(end == node_id for end in ends)), _holds(as_of, known_at))
     if edge_types is not None:
-        statement = statement.where(EntityEdge.edge_type.in_(list(edge_types)))
+        statement = statement.where(EntityEdge.edge_type == any_of(edge_types, Text()))
     return page(statement, [EntityEdge.id], after=after, limit=limit)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Double,
     Integer,
     Interval,
+    LargeBinary,
     Select,
     Update,
     and_,
@@ -40,7 +41,7 @@ from ..models.base import table_of
 from ..types import VectorLike
 from ._memories import alive, expired, later
 from ._search import literal_limit
-from ._shared import among, page
+from ._shared import among, any_of, page
 
 LIST_KEY = ("id",)
 TSVECTOR = func.to_tsvector(
@@ -103,7 +104,7 @@ def _counted(statement: Insert) -> Insert:
 def known(bank_id: int, hashes: Sequence[bytes]) -> Select[bytes | None]:
     """Which of these the bank holds."""
     return select(Memory.content_hash).where(
-        Memory.memory_bank_id == bank_id, Memory.content_hash.in_(hashes)
+        Memory.memory_bank_id == bank_id, Memory.content_hash == any_of(hashes, LargeBinary())
     )
 
 
@@ -157,7 +158,7 @@ def touch() -> Update:
 
 
 def _one_of(memory_ids: Sequence[int]) -> ColumnElement[bool]:
-    return _memories.c.id == any_(literal(sorted(set(memory_ids)), ARRAY(BigInteger)))
+    return _memories.c.id == any_of(sorted(set(memory_ids)), BigInteger())
 
 
 def nearest_each(

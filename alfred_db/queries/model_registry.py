@@ -6,8 +6,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Select, delete, false, func, or_, select, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Select,
+    Text,
+    all_,
+    delete,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import ModelCapability, ModelEndpoint, RegistryModel
@@ -134,7 +147,8 @@ def set_capability() -> Insert:
 def keep_capabilities(model_id: int, names: Sequence[str]) -> Delete:
     """Remove all others of the model."""
     return delete(ModelCapability).where(
-        ModelCapability.model_id == model_id, ModelCapability.capability.not_in(names)
+        ModelCapability.model_id == model_id,
+        ModelCapability.capability != all_(literal(list(names), ARRAY(Text))),
     )
 
 

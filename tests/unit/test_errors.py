@@ -203,7 +203,7 @@ def test_a_pool_that_is_empty_for_too_long_can_be_tried_again() -> None:
         ("connection failed: server does not support SSL, but SSL was required", ConfigurationError, False),
         ('connection is bad: invalid sslmode value: "x"', ConfigurationError, False),
         ('connection failed: root certificate file "/x" does not exist', ConfigurationError, False),
-        ("connection failed: session is read-only", DatabaseUnavailable, False),
+        ("connection failed: session is read-only", DatabaseUnavailable, True),
         ('connection failed: connection to server at "h", port 1 failed: refused', DatabaseUnavailable, True),
         (
             'connection is bad: connection to server on socket "/x" failed: No such file',

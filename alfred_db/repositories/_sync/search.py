@@ -45,6 +45,9 @@ ESTIMATES_LAST = 60.0
 # A plan made for any value of a filter's parameters would not know how few rows match these, or in which partition.
 OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
 
+AT_ONCE = 1_000
+"""Vectors in one statement of a search for several."""
+
 MAX_VISITED = 20_000
 """How many rows an iterative scan visits at most, unless told otherwise; pgvector's own default."""
 
@@ -123,19 +126,21 @@ def search_many(
     params: SearchParams = SearchParams(),
     partition: Partition | None = None,
 ) -> list[list[Hit]]:
-    """The nearest rows of each vector, all in one round trip and by the index."""
+    """The nearest rows of each vector, by the index; up to `AT_ONCE` in one round trip."""
     found: list[list[Hit]] = [[] for _ in embeddings]
     if not len(embeddings):
         return found
     with translated():
         settings = scan_settings(limit, params, iterative=where is not None)
         set_local(session, settings if partition is None else {**settings, **OWN_PLAN})
-        statement = queries.nearest_each(model, embeddings, limit, expression(model, where), partition)
-        rows = (session.execute(statement, partition.parameters if partition else {})).all()
-    operator = None if partition is None else partition.operator
-    for row in rows:
-        number: int = row.query
-        found[number].append(hit(row, operator))
+        condition = expression(model, where)
+        operator = None if partition is None else partition.operator
+        for start in range(0, len(embeddings), AT_ONCE):
+            some = embeddings[start : start + AT_ONCE]
+            statement = queries.nearest_each(model, some, limit, condition, partition)
+            for row in session.execute(statement, partition.parameters if partition else {}):
+                number: int = row.query
+                found[start + number].append(hit(row, operator))
     return found
 
 
