@@ -23,7 +23,13 @@ from sqlalchemy.pool import QueuePool
 from . import migrate
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
-from .engines import check_before_use, connect_args, prepare_connections, reset_after_use
+from .engines import (
+    check_before_use,
+    check_pooled,
+    connect_args,
+    prepare_connections,
+    reset_after_use,
+)
 from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
@@ -315,4 +321,6 @@ def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
     if pooler is None:
         check_before_use(engine)
         prepare_connections(engine)
+    else:
+        check_pooled(engine)
     return kept

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import URL, Connection, text
 
 from . import extensions, migrate
-from .engines import passing_engine
+from .engines import RELIED_ON, passing_engine
 from .errors import AlfredDBError, translated
 from .models.base import SHARED_SCHEMAS
+from .statements import quoted
 from .verify import problems, verify
 
 __all__ = ["Report", "examine"]
@@ -29,7 +30,7 @@ class Report:
     newest: str
     extensions: list[dict[str, Any]]
     external: list[str]
-    """Shared schemas that another service owns, which are mapped and left alone."""
+    """Shared schemas whose tables another service made, which are mapped and left alone."""
     warnings: list[str]
     errors: list[str]
 
@@ -57,7 +58,7 @@ class Report:
             version = extension["installed"] or "-"
             home = f"in {extension['schema']}" if extension["schema"] else extension["instead"]
             lines.append(f"  {extension['name']:<20}{extension['tier']:<10}{version:<8}{home}")
-        lines += [f"left alone  schema {name}, which another role owns" for name in self.external]
+        lines += [f"left alone  schema {name}, which is another service's" for name in self.external]
         lines += [f"warning     {warning}" for warning in self.warnings]
         lines += [f"error       {error}" for error in self.errors]
         verdict = ("all is well", "it works, with warnings", "it does not work")[self.exit_status]
@@ -66,7 +67,7 @@ class Report:
 
 def examine(url: URL, schema: str | None = None) -> Report:
     """Examine a database; raises only when it cannot be reached."""
-    engine = passing_engine(url, "alfred-db doctor")
+    engine = passing_engine(url, "alfred-db doctor", any_encoding=True)
     with translated(), engine.connect() as connection:
         facts = extensions.probe(connection)
         errors = _errors(connection, schema, facts)
@@ -80,7 +81,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
             newest=migrate.head(),
             extensions=_extensions(connection, facts),
             external=[name for name in SHARED_SCHEMAS if extensions.external(facts, name)],
-            warnings=extensions.warnings(facts),
+            warnings=[*extensions.warnings(facts), *_settings(connection, facts)],
             errors=errors,
         )
 
@@ -93,6 +94,62 @@ def _errors(connection: Connection, schema: str | None, facts: extensions.Facts)
         details = [str(problem) for problem in problems(connection, schema, facts)] if found else []
         return [str(error), *details]
     return []
+
+
+_LIMITS = ("statement_timeout", "transaction_timeout", "lock_timeout")
+_MINUTE = 60_000
+
+_NAMED = {
+    "default_transaction_isolation": (
+        "read committed",
+        "transactions that meet fail with a retryable ConflictError, where they would wait or go on",
+    ),
+    "default_transaction_read_only": ("off", "every write fails"),
+    "synchronous_commit": ("on", "what was committed last is lost when the server crashes"),
+    "session_replication_role": ("origin", "foreign keys are not checked, and triggers do not run"),
+    "row_security": ("on", "a statement on a table whose policies filter fails"),
+    "default_table_access_method": ("heap", "migrations make tables that may not allow UPDATE or indexes"),
+    "ignore_system_indexes": ("off", "the catalog is read without its indexes"),
+    "zero_damaged_pages": ("off", "damaged pages are emptied"),
+    "ignore_checksum_failure": ("off", "damaged pages are read"),
+    "plan_cache_mode": ("auto", "plans are not those that the library counts on"),
+}
+"""Settings that are the user's to choose: what the library counts on, and what another value does."""
+
+_STRONGER = {"synchronous_commit": ("remote_write", "remote_apply")}
+
+_SETTINGS = """
+    SELECT name, reset_val, unit FROM pg_catalog.pg_settings
+    WHERE name = ANY (CAST(:names AS text[])) OR name LIKE 'enable\\_%' AND reset_val = 'off' AND boot_val = 'on'
+    ORDER BY name
+"""
+
+
+def _settings(connection: Connection, facts: extensions.Facts) -> list[str]:
+    """The settings of this role and database that differ from what the library counts on.
+
+    What connections of the library have set already is seen past: other programs, and a pooler, do not set it.
+    """
+    names = [*RELIED_ON, *_NAMED, *_LIMITS]
+    found: list[str] = []
+    for name, value, unit in connection.execute(text(_SETTINGS), {"names": names}):
+        if name in RELIED_ON:
+            wanted = RELIED_ON[name]
+            effect = "alfred-db sets what it needs; other programs, and a transaction pooler, do not"
+            right = value.startswith("ISO") if name == "DateStyle" else value == wanted
+        elif name in _LIMITS:
+            wanted, effect, right = "0", "longer statements fail, in migrations too", True
+            if 0 < int(value) < _MINUTE:
+                value, right = f"{value} {unit}", False
+        else:
+            wanted, effect = _NAMED.get(name, ("on", "searches and claims may take long"))
+            right = value in (wanted, *_STRONGER.get(name, ()))
+        if not right:
+            found.append(
+                f"{name} is {value} for this role and database: {effect}; unless it is meant, run"
+                f" ALTER ROLE {quoted(facts.role)} IN DATABASE {quoted(facts.database)} SET {name} = '{wanted}';"
+            )
+    return found
 
 
 def _extensions(connection: Connection, facts: extensions.Facts) -> list[dict[str, Any]]:

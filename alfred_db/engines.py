@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from psycopg.pq import TransactionStatus
@@ -11,13 +12,19 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
+from .errors import ConfigurationError
+
 __all__ = [
+    "RELIED_ON",
     "check_before_use",
+    "check_pooled",
     "connect_args",
     "left_unused",
     "needs_ping",
+    "not_utf8",
     "passing_engine",
     "prepare_connections",
+    "refuse_client_encoding",
     "reset_after_use",
     "sees_latest",
     "used_again",
@@ -30,8 +37,30 @@ TRUSTED_SECONDS = 5.0
 """A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
 
 
+RELIED_ON: Mapping[str, str] = {
+    "DateStyle": "ISO",  # the driver reads dates and times in no other
+    "IntervalStyle": "postgres",
+    "standard_conforming_strings": "on",  # a backslash in a literal is a backslash
+    "extra_float_digits": "1",  # fewer round what is read
+    "array_nulls": "on",  # else a NULL in an array is stored as the text NULL
+    "transform_null_equals": "off",
+    "gin_fuzzy_search_limit": "0",  # a limit leaves rows out at random
+    "quote_all_identifiers": "off",  # definitions from the catalog are compared
+    "exit_on_error": "off",  # a savepoint could not be rolled back
+}
+"""The settings that change what statements mean, with the values that the library relies on: its connections set them."""
+
+_ODD = f"""
+    FROM (VALUES {", ".join(f"('{name}', '{value}')" for name, value in RELIED_ON.items())}) AS relied (name, value)
+    WHERE current_setting(name, true) <> value AND (name <> 'DateStyle' OR current_setting(name) NOT LIKE 'ISO%')
+"""
+
+
 def connect_args(url: URL, application_name: str) -> dict[str, Any]:
-    """libpq's parameters that the URL leaves open: SQLAlchemy would let these win over the URL."""
+    """libpq's parameters that the URL leaves open: SQLAlchemy would let these win over the URL.
+
+    The encoding is always UTF-8, whatever the URL, the environment, the role or the database say: COPY sends it.
+    """
     defaults: dict[str, Any] = {
         "connect_timeout": 10,
         "keepalives_idle": 30,
@@ -39,13 +68,25 @@ def connect_args(url: URL, application_name: str) -> dict[str, Any]:
         "keepalives_count": 3,
         "application_name": application_name,
     }
-    return {name: value for name, value in defaults.items() if name not in url.query}
+    left_open = {name: value for name, value in defaults.items() if name not in url.query}
+    return {**left_open, "client_encoding": "UTF8"}
 
 
-def passing_engine(url: URL, application_name: str) -> Engine:
-    """An engine that keeps no connection and prepares no statement: right for migrations and for one look."""
+def passing_engine(url: URL, application_name: str, *, any_encoding: bool = False) -> Engine:
+    """An engine that keeps no connection and prepares no statement: right for migrations and for one look.
+
+    A database in another encoding than UTF-8 is refused, except with `any_encoding`.
+    """
     arguments = {**connect_args(url, application_name), "prepare_threshold": None}
-    return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+
+    def prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        if not any_encoding:
+            _refuse_encoding(dbapi_connection, record)
+        _ask(dbapi_connection, f"SELECT count(set_config(name, value, false)) {_ODD}")
+
+    event.listen(engine, "connect", prepare)
+    return engine
 
 
 def reset_after_use(engine: Engine) -> None:
@@ -81,32 +122,98 @@ def check_before_use(engine: Engine) -> None:
 
 
 def prepare_connections(engine: Engine) -> None:
-    """Have new connections find `vector` where an administrator put it, and note what their transactions see."""
+    """Have new connections set what the library relies on, find `vector` where an administrator put it, and note what
+    their transactions see: one round trip."""
     event.listen(engine, "connect", _prepare)
 
 
-_PREPARE = """
+_PREPARE = f"""
     SELECT
         current_setting('default_transaction_isolation'),
         (
             SELECT current_setting('search_path') || ', ' || quote_ident(nspname)
             FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
             WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))
-        )
+        ),
+        (SELECT count(set_config(name, value, false)) {_ODD})
 """
 
 
 def _prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    _refuse_encoding(dbapi_connection, record)
+    isolation, search_path, _ = _ask(dbapi_connection, _PREPARE)
+    if search_path is not None:
+        _ask(dbapi_connection, f"SET search_path = {search_path}")
+    record.info[_SEES_LATEST] = isolation == "read committed"
+
+
+def check_pooled(engine: Engine) -> None:
+    """Have new connections to a transaction pooler checked: what they set would stay with others' sessions.
+
+    What a server reports when it connects, a pooler keeps for each client, so that it can be set; it costs nothing to
+    see. The rest is looked at once, by the first connection.
+    """
+    looked = False
+
+    def check(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal looked
+        _refuse_encoding(dbapi_connection, record)
+        driver: Any = record.driver_connection
+        for name in ("DateStyle", "IntervalStyle", "standard_conforming_strings"):
+            found = driver.info.parameter_status(name)
+            if found is not None and not found.startswith(RELIED_ON[name]):
+                _ask(dbapi_connection, f"SET {name} = {RELIED_ON[name]}")
+        if not looked:
+            odd = _ask(dbapi_connection, f"SELECT string_agg(name, ', ') {_ODD}")[0]
+            if odd:
+                dbapi_connection.close()
+                raise ConfigurationError(
+                    f"{odd}: the server's sessions have another value than alfred-db relies on, and behind a transaction"
+                    " pooler it cannot be set; set it for the role, as `alfred-db doctor` says"
+                )
+            looked = True
+
+    event.listen(engine, "connect", check)
+
+
+def _ask(dbapi_connection: Any, statement: str) -> Any:
+    """The first row of a statement outside of a transaction: BEGIN and COMMIT would be round trips of their own."""
     cursor = dbapi_connection.cursor()
+    dbapi_connection.autocommit = True
     try:
-        cursor.execute(_PREPARE)
-        isolation, search_path = cursor.fetchone()
-        if search_path is not None:
-            cursor.execute(f"SET search_path = {search_path}")
-        dbapi_connection.commit()
+        cursor.execute(statement)
+        return None if cursor.description is None else cursor.fetchone()
     finally:
         cursor.close()
-    record.info[_SEES_LATEST] = isolation == "read committed"
+        if not dbapi_connection.closed:
+            dbapi_connection.autocommit = False
+
+
+def _refuse_encoding(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    driver: Any = record.driver_connection
+    encoding = driver.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        name = driver.info.dbname
+        dbapi_connection.close()
+        raise ConfigurationError(not_utf8(name, encoding))
+
+
+def not_utf8(database: str, encoding: str) -> str:
+    """What is said of a database in another encoding than UTF-8."""
+    return (
+        f"database {database!r}: its encoding is {encoding}, which cannot hold every text; make one with"
+        " CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and restore a dump there"
+    )
+
+
+def refuse_client_encoding(driver: Any) -> None:
+    """Raise ConfigurationError unless the driver's connection speaks UTF-8: a binary COPY is read as its encoding says."""
+    encoding = driver.info.encoding
+    if encoding != "utf-8":
+        raise ConfigurationError(
+            f"the connection's client_encoding is {encoding}, and bulk writes need UTF8; make the engine with"
+            " connect_args={'client_encoding': 'utf8'}"
+        )
 
 
 def sees_latest(info: dict[Any, Any]) -> bool:

@@ -394,6 +394,17 @@ class _Translation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
+            raise ConfigurationError(
+                f"the connection's client_encoding ({error.encoding}) cannot hold a text; make the engine with"
+                " connect_args={'client_encoding': 'utf8'}"
+            ) from None
+        if isinstance(error, NotImplementedError) and (
+            style := re.match(r"[^:]*(Date|Interval)Style [^:]*", str(error))
+        ):
+            raise ConfigurationError(
+                f"the driver {style[0]}; run SET DateStyle = 'ISO', IntervalStyle = 'postgres' on each new connection of the engine"
+            ) from None
         if isinstance(error, UnicodeEncodeError):
             conceal(error)
             raise InvalidInputError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .engines import not_utf8
 from .errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -20,7 +21,7 @@ from .errors import (
     ExtensionTooOldError,
     SchemaError,
 )
-from .facts import EXTENSIONS, Extension, Facts, Schema, Status, Tier, probe
+from .facts import EXTENSIONS, OTHERS, OTHERS_TABLES, Extension, Facts, Schema, Status, Tier, probe
 from .platforms import GUIDES, Platform
 from .statements import quoted
 
@@ -28,6 +29,7 @@ __all__ = [
     "EXTENSIONS",
     "MINIMUM_SERVER",
     "OTHERS",
+    "OTHERS_TABLES",
     "Extension",
     "Facts",
     "Platform",
@@ -44,9 +46,6 @@ __all__ = [
 
 MINIMUM_SERVER = 15
 """Oldest major version of PostgreSQL that is supported."""
-
-OTHERS = ("auth", "storage")
-"""Schemas that belong to somebody else on platforms such as Supabase."""
 
 
 def advice(name: str, facts: Facts) -> str:
@@ -88,8 +87,10 @@ def require(facts: Facts) -> None:
 
     A required extension that is not installed is no error as long as this role may create it. Raises
     ExtensionMissingError, ExtensionTooOldError, ConfigurationError for a role that may not use the schema of
-    one, and SchemaError for a PostgreSQL that is too old.
+    one or for a database that is not in UTF-8, and SchemaError for a PostgreSQL that is too old.
     """
+    if facts.encoding != "UTF8":
+        raise ConfigurationError(not_utf8(facts.database, facts.encoding))
     if facts.major < MINIMUM_SERVER:
         raise SchemaError(
             f"{_server(facts)} is too old: alfred-db needs PostgreSQL {MINIMUM_SERVER} or newer; upgrade the server"
@@ -184,9 +185,13 @@ def warnings(facts: Facts) -> list[str]:
 
 
 def external(facts: Facts, schema: str) -> bool:
-    """Whether a schema is there and somebody else's: this role is neither its owner nor a member of the owner."""
+    """Whether a schema is another service's: it has tables without our comment, whoever owns them.
+
+    Where none of the models' tables is there yet, one that neither this role nor a group of its owns is.
+    """
+    made_here = [made for name, made in facts.shared_tables.items() if name.startswith(f"{schema}.")]
     found = facts.schema(schema)
-    return found is not None and not found.owned
+    return not all(made_here) if made_here else found is not None and not found.owned
 
 
 def _new_enough(version: str | None, minimum: str | None) -> bool:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
+from .models import Base
+from .models.base import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS
 from .platforms import GUIDES, ROLES, Guide, Platform, Signs, recognise
 
-__all__ = ["EXTENSIONS", "Extension", "Facts", "Schema", "Status", "Tier", "probe"]
+__all__ = [
+    "EXTENSIONS",
+    "OTHERS",
+    "OTHERS_TABLES",
+    "Extension",
+    "Facts",
+    "Schema",
+    "Status",
+    "Tier",
+    "probe",
+]
+
+OTHERS = ("auth", "storage")
+"""Schemas that belong to somebody else on platforms such as Supabase."""
+
+OTHERS_TABLES = tuple(table.fullname for table in Base.metadata.sorted_tables if table.schema in OTHERS)
+"""The models' tables in them, as `schema.table`."""
 
 
 class Tier(StrEnum):
@@ -130,6 +147,10 @@ class Facts:
     citus: bool = False
     read_only: bool = False
     """A standby, or a session that may only read."""
+    encoding: str = "UTF8"
+    """The database's."""
+    shared_tables: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    """Those of OTHERS_TABLES that are there, and whether this library made them: it leaves a comment on what it makes."""
 
     @property
     def major(self) -> int:
@@ -163,7 +184,7 @@ _PROBE = text("""
             SELECT json_object_agg(name, setting) FROM settings
             WHERE name IN (
                 'azure.extensions', 'rds.allowed_extensions', 'cron.database_name',
-                'cluster_name', 'data_directory', 'unix_socket_directories'
+                'cluster_name', 'data_directory', 'unix_socket_directories', 'server_encoding'
             )
         ) AS settings,
         (
@@ -177,6 +198,13 @@ _PROBE = text("""
             ) ORDER BY nspname)
             FROM pg_namespace WHERE nspname = ANY (CAST(:schemas AS text[])) OR nspname = current_schema()
         ) AS schemas,
+        (
+            SELECT json_object_agg(
+                nspname || '.' || relname, COALESCE(obj_description(pg_class.oid, 'pg_class') = :made_here, false)
+            )
+            FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname || '.' || relname = ANY (CAST(:others AS text[]))
+        ) AS shared_tables,
         (
             SELECT json_object_agg(wanted.name, json_build_object(
                 'installed', extversion,
@@ -200,7 +228,14 @@ def probe(connection: Connection) -> Facts:
     """Everything there is to know, by one query of the catalog that any role may run."""
     names = [extension.name for extension in EXTENSIONS]
     schemas = [*SHARED_SCHEMAS, *TENANT_SCHEMAS]
-    row = connection.execute(_PROBE, {"roles": list(ROLES), "schemas": schemas, "extensions": names}).one()
+    given = {
+        "roles": list(ROLES),
+        "schemas": schemas,
+        "extensions": names,
+        "others": list(OTHERS_TABLES),
+        "made_here": MADE_HERE,
+    }
+    row = connection.execute(_PROBE, given).one()
     settings: dict[str, str] = row.settings or {}
     roles: dict[str, bool] = row.roles or {}
     platform = recognise(
@@ -247,6 +282,8 @@ def probe(connection: Connection) -> Facts:
         allowed=allowed,
         citus=row.citus,
         read_only=row.read_only,
+        encoding=settings.get("server_encoding", "UTF8"),
+        shared_tables=row.shared_tables or {},
     )
 
 

@@ -19,8 +19,9 @@ from .errors import (
     SchemaDriftError,
     SchemaOutdatedError,
 )
+from .facts import OTHERS
 from .models import Base
-from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
+from .models.base import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS
 from .statements import qualified
 
 if TYPE_CHECKING:
@@ -182,9 +183,13 @@ def _summary(diffs: Any) -> str:
 def include_object(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
     """For a host application's `context.configure`: its autogenerate leaves our tables alone.
 
-    A table that only the database has, in any schema, passes for a tenant's when its name is one of ours.
+    A table that only the database has, in any schema, passes for a tenant's when its name is one of ours. A table of
+    `auth` or `storage` that the host models and that this library did not make is the host's to compare.
     """
     if type_ != "table":
+        return True
+    live = item if reflected else compare_to
+    if item.schema in OTHERS and live is not None and compare_to is not None and live.comment != MADE_HERE:
         return True
     if reflected and compare_to is None and any(is_ours(item.name, home) for home in (None, *TENANT_SCHEMAS)):
         return False

@@ -32,6 +32,7 @@ def prepare(connection: Connection, schema: str | None) -> None:
     extensions.require(facts)
     if schema is None:
         extensions.require_rights(facts, (*SHARED_SCHEMAS, *TENANT_SCHEMAS))
+        _require_others(connection, facts)
     else:
         require_shared(connection)
         connection.execute(text(create_schema(schema)))
@@ -57,6 +58,20 @@ def refuse_default(connection: Connection, schema: str) -> None:
         raise ConfigurationError(
             f"schema {schema!r} holds the default tenant: leave the schema out, or name another"
         )
+
+
+def _require_others(connection: Connection, facts: extensions.Facts) -> None:
+    """A schema of another service is filled by that service; what is missing there cannot be made without its leave."""
+    if (current(connection) or "") >= "alfred_0005":
+        return
+    for name in extensions.OTHERS_TABLES:
+        schema = facts.schema(name.partition(".")[0])
+        if schema is not None and not schema.may_create and name not in facts.shared_tables:
+            raise ConfigurationError(
+                f"table {name}: it is missing, and its schema belongs to the role {quoted(schema.owner)}; have the service"
+                f" of that role make it first, or run: GRANT USAGE, CREATE ON SCHEMA {quoted(schema.name)}"
+                f" TO {quoted(facts.role)};"
+            )
 
 
 def _refuse_strangers(connection: Connection, schema: str | None) -> None:

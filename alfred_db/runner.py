@@ -72,8 +72,7 @@ def _run_offline() -> None:
 _FIND_EXTENSIONS = """
     DO $$ BEGIN
         PERFORM set_config(
-            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), false
-        )
+            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), false)
         FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
         WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (current_schemas(true));
     END $$
@@ -93,6 +92,8 @@ def _run_online() -> None:
         done = _is_at(connection, schema, destination)
         connection.rollback()
         if destination is None:
+            # The types of what is compared are looked for there; to the end of the transaction.
+            connection.execute(text(_FIND_EXTENSIONS.replace(", false)", ", true)")))
             _configure_and_run(connection, schema)
         if destination is None or done:
             return

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import MetaData
 from sqlalchemy.sql.schema import SchemaConst
 
+from .facts import OTHERS
 from .models import Base
 from .models.base import MADE_HERE, schema_translate_map
 
@@ -52,12 +53,10 @@ def _only_ours(target: MetaData) -> Any:
 
 
 def _compared(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Not compared: trigram indexes, which exist only where pg_trgm does, and tables that others own."""
+    """Not compared: trigram indexes, which exist only where pg_trgm does, and tables that others made."""
     if type_ == "index" and reflected and (name or "").endswith("_trgm"):
         return False
-    return (
-        type_ != "table"
-        or not reflected
-        or item.schema not in ("auth", "storage")
-        or item.comment == MADE_HERE
-    )
+    if type_ != "table" or item.schema not in OTHERS:
+        return True
+    live = item if reflected else compare_to  # None: it is missing
+    return live is None or live.comment == MADE_HERE

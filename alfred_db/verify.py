@@ -21,6 +21,7 @@ __all__ = ["Problem", "problems", "verify"]
 
 _dialect = make_url("postgresql+psycopg://").get_dialect()()
 _MANY = 10
+_OTHERS = "the service that owns the table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,11 @@ def verify(connection: Connection, schema: str | None = None) -> None:
             f"the database has no schema of alfred-db ({len(wrong)} things are missing): run `{command}`"
         )
     if wrong:
+        advice = "restore it, or downgrade below the named revision and upgrade again"
+        if all(problem.revision == _OTHERS for problem in wrong):
+            advice = "alfred-db leaves it alone; upgrade that service"
         raise SchemaDriftError(
-            f"the database says {found}, but differs from the models: {_listed(wrong)}; restore it, or downgrade below"
-            " the named revision and upgrade again"
+            f"the database says {found}, but differs from the models: {_listed(wrong)}; {advice}"
         )
 
 
@@ -91,7 +94,7 @@ def problems(
         home = mapping.get(table.schema, table.schema)
         name = qualified(home, table.name)
         tables[name] = table
-        if home in ("auth", "storage") and extensions.external(facts, home):
+        if not facts.shared_tables.get(table.fullname, True):
             external.add(name)
     live = _live(connection, list(tables))
     found: list[Problem] = []
@@ -101,8 +104,10 @@ def problems(
                 Problem(f"table {table.fullname}", "it to exist", "nothing", _made_by("TABLE", table.name))
             )
             continue
-        found += _columns(table, live.columns[name], names_only=name in external)
-        if name not in external:
+        if name in external:
+            found += _read_columns(table, live.columns[name])
+        else:
+            found += _columns(table, live.columns[name])
             found += _indexes(table, live.indexes.get(name, {}))
             found += _constraints(table, live.constraints.get(name, {}))
     present = {name: table for name, table in tables.items() if name in live.columns}
@@ -149,7 +154,21 @@ _JOINS = {
 }
 
 
-def _columns(table: Table, live: dict[str, tuple[str, bool]], *, names_only: bool) -> Iterator[Problem]:
+def _read_columns(table: Table, live: dict[str, tuple[str, bool]]) -> Iterator[Problem]:
+    """Of a table that another service made, what the repositories read; its types and the rest are that service's."""
+    for mapper in Base.registry.mappers:
+        for attribute in mapper.column_attrs if mapper.local_table is table else ():
+            column = attribute.columns[0]
+            if not attribute.deferred and column.name not in live:
+                yield Problem(
+                    f"column {table.fullname}.{column.name}",
+                    column.type.compile(dialect=_dialect).lower(),
+                    "nothing",
+                    _OTHERS,
+                )
+
+
+def _columns(table: Table, live: dict[str, tuple[str, bool]]) -> Iterator[Problem]:
     for column in table.c:
         what = f"column {table.fullname}.{column.name}"
         expected = type_name(column.type.compile(dialect=_dialect))
@@ -157,8 +176,6 @@ def _columns(table: Table, live: dict[str, tuple[str, bool]], *, names_only: boo
             yield Problem(what, expected, "nothing", _made_by("TABLE", table.name, column.name))
             continue
         found, not_null = live[column.name]
-        if names_only:
-            continue
         if type_name(found) != expected:
             yield Problem(what, expected, found, _made_by("TABLE", table.name, column.name))
         if not_null == column.nullable:
@@ -168,8 +185,8 @@ def _columns(table: Table, live: dict[str, tuple[str, bool]], *, names_only: boo
 
 def type_name(name: str) -> str:
     """One spelling for SQLAlchemy's and the catalog's names of a type."""
-    name = name.lower().replace(", ", ",")
-    name = re.sub(r'^("?\w+"?\.)(?=(vector|halfvec|sparsevec)\b)', "", name)
+    name = name.lower().replace(", ", ",").replace('"', "")  # quoted with quote_all_identifiers
+    name = re.sub(r"^(\w+\.)(?=(vector|halfvec|sparsevec)\b)", "", name)
     return {"float": "double precision"}.get(name, name)
 
 
@@ -184,7 +201,7 @@ def _indexes(table: Table, live: dict[str, tuple[bool, str]]) -> Iterator[Proble
             invalid = "an invalid one: REINDEX INDEX CONCURRENTLY it"
             yield Problem(what, "a valid index", invalid, _made_by("INDEX", str(index.name)))
         for wanted in _index_traits(index):
-            if wanted not in definition:
+            if wanted not in definition.replace('"', ""):
                 yield Problem(what, wanted, definition, _made_by("INDEX", str(index.name)))
 
 

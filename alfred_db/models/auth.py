@@ -47,7 +47,7 @@ class User(Base):
     recovery_sent_at: Mapped[datetime | None]
     """When the recovery message was sent."""
     email_change_token: Mapped[str | None] = mapped_column(deferred=True)
-    """Secret of the message about a new address."""
+    """Secret of the message about a new address; Supabase has it as `email_change_token_new`, which is not mapped."""
     email_change: Mapped[str | None]
     """The new address, until it is confirmed."""
     email_change_sent_at: Mapped[datetime | None]

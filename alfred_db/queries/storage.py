@@ -27,10 +27,11 @@ def made_here() -> Select[bool]:
         "pg_class", column("oid"), column("relname"), column("relnamespace"), schema="pg_catalog"
     )
     namespace = table("pg_namespace", column("oid"), column("nspname"), schema="pg_catalog")
-    return select(func.obj_description(relation.c.oid, "pg_class") == MADE_HERE).where(
+    comment = func.coalesce(func.obj_description(relation.c.oid, "pg_class"), "")
+    return select(func.bool_and(comment == MADE_HERE)).where(
         relation.c.relnamespace == namespace.c.oid,
         namespace.c.nspname == "storage",
-        relation.c.relname == "objects",
+        relation.c.relname.in_(["buckets", "objects"]),
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Column, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...binary import copy_statement, pack_rows
+from ...engines import refuse_client_encoding
 from ...errors import translated
 from ...statements import qualified
 from .direct import driver_of, drop_if_gone
@@ -24,6 +25,7 @@ async def copy_rows(
         async with session.begin_nested():
             statement = copy_statement(table_name(session, table), columns)
             driver = await driver_of(session)
+            refuse_client_encoding(driver)
             try:
                 async with driver.cursor() as cursor:
                     async with cursor.copy(statement) as copy:

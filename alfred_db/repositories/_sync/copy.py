@@ -11,6 +11,7 @@ from sqlalchemy import Column, Table, func, select
 from sqlalchemy.orm import Session
 
 from ...binary import copy_statement, pack_rows
+from ...engines import refuse_client_encoding
 from ...errors import translated
 from ...statements import qualified
 from .direct import driver_of, drop_if_gone
@@ -25,6 +26,7 @@ def copy_rows(
         with session.begin_nested():
             statement = copy_statement(table_name(session, table), columns)
             driver = driver_of(session)
+            refuse_client_encoding(driver)
             try:
                 with driver.cursor() as cursor:
                     with cursor.copy(statement) as copy:
