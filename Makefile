@@ -24,7 +24,7 @@ test: check servers ## lint, types, documentation, and the whole suite
 
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
-		$(BIN)/python -m pytest tests/faults -s
+		$(BIN)/python -m pytest tests/faults tests/test_qdrant_filters.py -s
 
 check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/ruff check

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
-from .errors import InvalidFilter
+from .errors import InvalidFilter, shown
 
 __all__ = ["Condition", "Filter", "contains", "eq", "exists", "in_", "range_", "size"]
 
-OPERATORS = ("eq", "in", "range", "contains", "exists", "size")
+OPERATORS = ("eq", "in", "range", "contains", "exists", "size", "qdrant")
+GROUPS = ("must", "should", "must_not")
 BOUNDS = ("gt", "gte", "lt", "lte")
 MAX_DEPTH = 8
 MAX_CONDITIONS = 200
-
-Scalar: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,12 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """All of `must`, at least one of `should` if there are any, none of `must_not`."""
+    """All of `must`, at least `min_should` of `should` if there are any, none of `must_not`."""
 
     must: Sequence[Condition | Filter] = ()
     should: Sequence[Condition | Filter] = ()
     must_not: Sequence[Condition | Filter] = ()
+    min_should: int = 1
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Filter:
@@ -50,7 +50,7 @@ class Filter:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
         parts = {"must": self.must, "should": self.should, "must_not": self.must_not}
-        return {
+        groups: dict[str, Any] = {
             name: [
                 part.as_dict()
                 if isinstance(part, Filter)
@@ -60,15 +60,16 @@ class Filter:
             for name, group in parts.items()
             if group
         }
+        return groups if self.min_should == 1 else {**groups, "min_should": self.min_should}
 
 
-def eq(field: str, value: Scalar) -> Condition:
-    """The field is this value."""
+def eq(field: str, value: Any) -> Condition:
+    """The field is this value; an array or object as a whole, so use `contains` for a part of one."""
     return Condition(field, "eq", value)
 
 
-def in_(field: str, values: Sequence[Scalar]) -> Condition:
-    """The field is one of these values."""
+def in_(field: str, values: Sequence[Any]) -> Condition:
+    """The field is one of these values, each as `eq` compares it."""
     return Condition(field, "in", list(values))
 
 
@@ -96,14 +97,19 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
     if depth > MAX_DEPTH:
         raise InvalidFilter(f"{where}: more than {MAX_DEPTH} filters inside one another; flatten it")
     given = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {"": data})
-    if not given.keys() <= {"must", "should", "must_not"}:
+    if not given.keys() <= {*GROUPS, "min_should"}:
         raise InvalidFilter(f"{where}: expected an object with must, should or must_not")
+    least = given.get("min_should", 1)
+    if least.__class__ is not int or least < 1:
+        raise InvalidFilter(f"{where}.min_should: expected a whole number from 1, got {shown(least)}")
     groups: dict[str, list[Condition | Filter]] = {}
     for name, parts in given.items():
+        if name == "min_should":
+            continue
         if parts.__class__ not in (list, tuple) or len(parts) > MAX_CONDITIONS:
             raise InvalidFilter(f"{where}.{name}: expected an array of at most {MAX_CONDITIONS} conditions")
         groups[name] = [_part(part, f"{where}.{name}[{number}]", depth) for number, part in enumerate(parts)]
-    return Filter(**groups)
+    return Filter(**groups, min_should=least)
 
 
 def _part(data: Any, where: str, depth: int) -> Condition | Filter:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeAlias
 from typing import cast as cast_type
 
@@ -22,13 +23,10 @@ from sqlalchemy import (
     any_,
     case,
     cast,
-    false,
     func,
     inspect,
     literal,
-    not_,
     or_,
-    true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -36,6 +34,8 @@ from ..errors import InvalidFilter, shown
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
 from ..types import EnumText, VectorType
+from ._filter_groups import combined
+from ._payload import matching
 from ._shared import any_of
 
 _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
@@ -45,9 +45,6 @@ _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "lte": lambda left, right: left <= right,
 }
 
-
-MAX_PARTS = 10_000
-"""Conditions of one filter; a statement has at most 65,535 parameters."""
 
 Where: TypeAlias = ColumnElement[bool] | Filter
 """What searches take: an expression on the model, or a filter as data."""
@@ -60,20 +57,7 @@ def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | 
 
 def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
     """The filter as an expression on the model; raises InvalidFilter for a field or value it cannot have."""
-    if len(where.must) + len(where.should) + len(where.must_not) > MAX_PARTS:
-        raise InvalidFilter(
-            f"filter: more than {MAX_PARTS:,} conditions; give the values of one field as `in`"
-        )
-    parts = [_part(model, part) for part in where.must]
-    if where.should:
-        parts.append(or_(false(), *(_part(model, part) for part in where.should)))
-    # What is not known to be false does not forbid: a missing field is no match of `must_not`.
-    parts += [not_(func.coalesce(_part(model, part), false())) for part in where.must_not]
-    return and_(true(), *parts)
-
-
-def _part(model: type[Base], part: Condition | Filter) -> ColumnElement[bool]:
-    return compile_filter(model, part) if isinstance(part, Filter) else _condition(model, part)
+    return combined(where, partial(_condition, model))
 
 
 def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
@@ -120,6 +104,8 @@ def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bo
 
 def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> ColumnElement[bool]:
     value = condition.value
+    if condition.operator == "qdrant" and not path:
+        return matching(column, value)
     if not path and condition.operator != "contains":
         raise InvalidFilter(f"filter: name a key of {shown(condition.field)}, such as `language`")
     inside: Any = column
@@ -129,11 +115,12 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
         case "exists":
             return and_(inside.is_not(None), func.jsonb_typeof(inside) != "null")
         case "eq":
-            # Containment is what the GIN index serves.
-            return column.op("@>", is_comparison=True)(_bound(_nested(path, value)))
+            return _equal(column, path, inside, value)
         case "in":
-            nested = [_checked_json(_nested(path, item)) for item in _items(condition)]
-            return column.op("@>", is_comparison=True)(any_of(nested, JSONB()))
+            items = _items(condition)
+            scalars = [_checked_json(_nested(path, item)) for item in items if not _is_nested(item)]
+            others = [_equal(column, path, inside, item) for item in items if _is_nested(item)]
+            return or_(column.op("@>", is_comparison=True)(any_of(scalars, JSONB())), *others)
         case "range":
             limits = list(_bounds(condition))
             kinds = {"string" if isinstance(limit, str) else "number" for _, limit in limits}
@@ -160,6 +147,16 @@ def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> 
             return found
         case _:
             raise InvalidFilter(f"filter: unknown operator {shown(condition.operator)}")
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict)
+
+
+def _equal(column: ColumnElement[Any], path: list[str], inside: Any, value: Any) -> ColumnElement[bool]:
+    # Containment is what the GIN index serves; of an array or object a part is contained too.
+    contained: ColumnElement[bool] = column.op("@>", is_comparison=True)(_bound(_nested(path, value)))
+    return and_(contained, inside == _bound(value)) if _is_nested(value) else contained
 
 
 def _bound(value: Any) -> ColumnElement[Any]:

@@ -12,11 +12,11 @@ from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, ex
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..checks import json_text
-from ..errors import InvalidInputError, shown
+from ..errors import InvalidInputError
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
-from ..results.knowledge import PointId, is_array, is_object, point_id
+from ..results.knowledge import PointId, is_array, is_object, point_id, spellings
 from ._filters import Where, expression
 from ._search import Partition
 
@@ -82,7 +82,8 @@ def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[
 
 def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:
     """The points of these ids."""
-    return POINTS.c.id == literal(ids_of(ids), ARRAY(Text)).any_()
+    ids_of(ids)
+    return POINTS.c.id == literal(spellings(ids), ARRAY(Text)).any_()
 
 
 def ids_of(ids: Any) -> list[str]:
@@ -90,37 +91,6 @@ def ids_of(ids: Any) -> list[str]:
     if not is_array(ids):
         raise InvalidInputError(f"ids: expected several, got {type(ids).__name__}; put it into a list")
     return [point_id(one) for one in ids]
-
-
-def steps(key: str) -> list[str]:
-    """The keys that `author.name` leads through."""
-    found = key.split(".")
-    if not found or not all(found):
-        raise InvalidInputError(f"key: expected one such as language or author.name, got {shown(key)}")
-    return found
-
-
-def inside(key: str) -> ColumnElement[Any]:
-    """What the payload holds there, as JSON."""
-    found: ColumnElement[Any] = POINTS.c.payload
-    for step in steps(key):
-        found = found[step]
-    return found
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """The payload that holds only this, there."""
-    for step in reversed(steps(key)):
-        value = {step: value}
-    return value  # type: ignore[no-any-return]
-
-
-def value_at(payload: Mapping[str, Any], key: str) -> Any:
-    """What a payload holds there; None where nothing is."""
-    found: Any = payload
-    for step in steps(key):
-        found = found.get(step) if is_object(found) else None
-    return found
 
 
 def rows_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Mapping[str, Any]]]:

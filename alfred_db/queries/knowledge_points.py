@@ -11,18 +11,16 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    case,
     cast,
-    column,
     delete,
     func,
     literal,
-    literal_column,
-    or_,
     select,
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import undefer
 
 from ..errors import InvalidInputError
@@ -30,7 +28,8 @@ from ..models import KnowledgePoint
 from ..results.knowledge import PointId
 from ..types import Embedding
 from ._filters import Where, expression
-from ._knowledge import IN_COLLECTION, inside, nested, with_ids
+from ._knowledge import IN_COLLECTION, POINTS, with_ids
+from ._payload_paths import WHOLE, elements, values
 from ._search import MAX_LIMIT, Partition, columns_of, distance
 from ._shared import page
 
@@ -77,21 +76,25 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
     """The values there and how many points have each; the elements of an array are values of their own."""
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
-    path = cast(literal_column("'$[*]'"), JSONPATH)
-    found = (
-        func.jsonb_path_query(inside(key), path)
-        .table_valued(column("value", JSONB), name="found")
-        .render_derived()
-    )
-    value = found.c.value
+    rows, value = elements(values(POINTS.c.payload, key))
     points = func.count(KnowledgePoint.id.distinct()).label("points")
+    kind = func.jsonb_typeof(value)
     statement = (
         select(value, points)
         .select_from(KnowledgePoint)
-        .join(found, true())
-        .where(_of(collection), func.jsonb_typeof(value).in_(SCALARS))
+        .join(rows, true())
+        .where(_of(collection), kind.in_(SCALARS))
     )
-    return _matching(statement, where).group_by(value).order_by(points.desc(), value).limit(limit)
+    # In the order of Qdrant, which no locale changes: of equally frequent ones the first by value.
+    text = case((kind == "string", value.op("#>>", return_type=Text())(WHOLE)))
+    order = (
+        points.desc(),
+        kind == "string",
+        kind == "number",
+        case((kind != "string", value)),
+        text.collate("C"),
+    )
+    return _matching(statement, where).group_by(value, cast(value, Text)).order_by(*order).limit(limit)
 
 
 def remove(collection: str, which: ColumnElement[bool]) -> Delete:
@@ -123,17 +126,21 @@ def best_of_groups(
 ) -> Select[Any]:
     """The nearest points of each of the nearest groups, all compared; `among` names the groups that count."""
     found = distance(KnowledgePoint, partition.operator).label("distance")
-    value = inside(key)
+    rows, each = elements(values(POINTS.c.payload, key))
+    # A point is once in a group, however often its array has the value.
+    several = select(each.label("value")).select_from(rows).where(func.jsonb_typeof(each).in_(SCALARS))
+    members = several.distinct().lateral()
+    value = members.c.value
     statement = select(
         *columns_of(KnowledgePoint),
         found,
         func.row_number().over(partition_by=value, order_by=found).label("place"),
         func.min(found).over(partition_by=value).label("best"),
         value.label("value"),
-    ).where(IN_COLLECTION, KnowledgePoint.embedding.is_not(None), func.jsonb_typeof(value).in_(SCALARS))
+    )
+    statement = statement.join(members, true()).where(IN_COLLECTION, KnowledgePoint.embedding.is_not(None))
     if among is not None:
-        payload = KnowledgePoint.payload
-        statement = statement.where(or_(*(payload.contains(nested(key, known)) for known in among)))
+        statement = statement.where(value.in_([literal(known, JSONB) for known in among]))
     ranked = _matching(statement, where).cte("ranked").prefix_with("MATERIALIZED")
     placed = select(
         ranked, func.dense_rank().over(order_by=(ranked.c.best, ranked.c.value)).label("group_place")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
@@ -61,10 +62,24 @@ def is_array(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
+# The forms of a UUID that Qdrant reads; Python's own reader takes more.
+_UUID = re.compile(
+    r"(?:urn:uuid:)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}"
+    r"|\{[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}",
+    re.IGNORECASE | re.ASCII,
+)
+
+
 def point_id(value: Any) -> str:
-    """The text of a point's id; raises InvalidInputError for what can be none."""
+    """The text of a point's id, one for all spellings of a UUID; raises InvalidInputError for what can be none."""
     if isinstance(value, str | int | uuid.UUID) and not isinstance(value, bool) and str(value):
-        return str(value)
+        text = str(value)
+        return str(uuid.UUID(text)) if len(text) >= 32 and _UUID.fullmatch(text) else text
     raise InvalidInputError(
         f"point id: expected an integer, a UUID or a text that is not empty, got {shown(value)}"
     )
+
+
+def spellings(values: Iterable[Any]) -> list[str]:
+    """The ids to look for: a UUID as it is stored now, and as it was stored as it came."""
+    return list(dict.fromkeys(text for value in values for text in (point_id(value), str(value))))

@@ -196,7 +196,17 @@ async def test_groups_are_filled_from_beyond_what_was_fetched(filled: AsyncKnowl
         params=SearchParams(max_distance=0.5),
     )
     assert sorted(group.value for group in near) == [1, 4, 7]
-    assert len(await filled.query_groups(LEGAL, VECTORS[7], group_by="tags")) == 0
+    tags = await filled.query_groups(LEGAL, VECTORS[7], group_by="tags", groups=50, size=30)
+    assert {group.value: len(group) for group in tags} == {
+        "all": 30,
+        **{f"t{number}": 20 for number in range(5)},
+    }
+    for group in tags:
+        distances = [hit.distance for hit in group]
+        assert distances == sorted(distances)
+        assert [hit.score for hit in group] == [1 - distance for distance in distances]
+        assert all(group.value in hit.row.payload["tags"] for hit in group)
+    assert len(await filled.query_groups(LEGAL, VECTORS[7], group_by="tags[0].x")) == 0
 
 
 async def test_all_groups_are_compared_where_the_nearest_hide_them(
@@ -293,7 +303,7 @@ async def test_wrong_arguments_are_clear_errors(knowledge: AsyncKnowledgeReposit
             await knowledge.query(LEGAL, VECTORS[0], limit=limit)
         with pytest.raises(InvalidInputError, match="groups: expected 1 to"):
             await knowledge.query_groups(LEGAL, VECTORS[0], group_by="a", groups=limit)
-    with pytest.raises(InvalidInputError, match="key: expected one such as"):
+    with pytest.raises(InvalidInputError, match="key: expected a path such as"):
         await knowledge.query_groups(LEGAL, VECTORS[0], group_by="a..b")
     with pytest.raises(InvalidFilter, match="no field 'lang'"):
         await knowledge.query(LEGAL, VECTORS[0], where=Filter(must=[eq("lang", "de")]))

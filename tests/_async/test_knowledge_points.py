@@ -11,7 +11,7 @@ from sqlalchemy import func, literal_column, select
 
 from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
-from alfred_db.filters import Filter, eq, exists, range_, size
+from alfred_db.filters import Filter, contains, eq, exists, in_, range_, size
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import knowledge_points
 from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
@@ -241,7 +241,38 @@ async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> No
     ]
     assert await filled.facet(LEGAL, "note") == [FacetCount("x", 2)]
     assert await filled.facet(LEGAL, "doc") == []
-    assert await filled.facet(LEGAL, "'; --.%s") == []
+    assert await filled.facet(LEGAL, '"\'; --"."%s"') == []
+    assert await filled.facet(LEGAL, "doc.parts[].part", limit=1) == [FacetCount(0, 1)]
+    await filled.upsert(
+        LEGAL, [{"id": "mixed", "payload": {"even": [1, 1.0, True, "b", "B", "b", None, {}]}}]
+    )
+    assert await filled.facet(LEGAL, "even") == [
+        FacetCount(True, 7),
+        FacetCount(False, 6),
+        FacetCount(1, 1),
+        FacetCount(1.0, 1),
+        FacetCount("B", 1),
+        FacetCount("b", 1),
+    ]
+
+
+async def test_a_uuid_is_one_point_however_it_is_spelled(knowledge: AsyncKnowledgeRepository) -> None:
+    one = uuid.uuid4()
+    spelled = [str(one), str(one).upper(), one.hex, one.hex.upper(), one.urn, f"{{{one}}}", one]
+    assert await knowledge.upsert(LEGAL, [{"id": id_, "payload": {"n": 1}} for id_ in spelled]) == 1
+    await knowledge.upsert(LEGAL, [{"id": one.hex, "payload": {"n": 2}}])
+    await knowledge.upsert(LEGAL, [{"id": "other"}])
+    assert await knowledge.count(LEGAL) == 2
+    for id_ in spelled:
+        (found,) = await knowledge.retrieve(LEGAL, [id_])
+        assert (found.id, found.payload) == (str(one), {"n": 2})
+        assert await knowledge.set_payload(LEGAL, {"seen": str(id_)}, ids=[id_]) == 1
+        where = qdrant_filter({"must_not": [{"has_id": [str(id_)]}]})
+        assert [point.id for point in await knowledge.scroll(LEGAL, where=where)] == ["other"]
+        async with knowledge._session.begin_nested() as undone:
+            assert await knowledge.delete(LEGAL, ids=[id_]) == 1
+            await undone.rollback()
+        await knowledge.overwrite_payload(LEGAL, {"n": 2}, ids=[id_])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +285,7 @@ async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> No
         ({"must": [{"key": "doc.name", "match": {"any": ["d1", "d2"]}}]}, set(range(5, 12))),
         ({"must": [{"key": "doc.parts[].part", "match": {"value": 9}}]}, {9}),
         ({"must": [{"key": "lang", "match": {"except": ["de", "fr"]}}]}, {0, 3, 6, 9}),
-        ({"must": [{"key": "note", "match": {"except": ["x"]}}]}, {2, 3}),
+        ({"must": [{"key": "note", "match": {"except": ["x"]}}]}, set()),
         ({"must": [{"key": "lang", "match": {"any": []}}]}, set()),
         ({"must": [{"key": "even", "match": {"value": True}}]}, {0, 2, 4, 6, 8, 10}),
         ({"must": [{"key": "number", "range": {"gte": 3, "lt": 5, "gt": None}}]}, {3, 4}),
@@ -272,7 +303,7 @@ async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> No
             },
             {0, 2, 5},
         ),
-        ({"must": [{"key": "lang'; --", "match": {"value": "%s :a $1"}}]}, set()),
+        ({"must": [{"key": '"lang\'; --"', "match": {"value": "%s :a $1"}}]}, set()),
         ({}, set(range(12))),
     ],
 )
@@ -288,18 +319,40 @@ async def test_filters_of_qdrant_select_what_they_say(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"min_should": {}}, "filter: 'min_should' is not supported"),
-        ({"must": [{"nested": {}}]}, r"filter.must\[0\]: 'nested' is not supported"),
-        ({"must": [{"key": "a", "geo_radius": {}}]}, "'geo_radius' is not supported"),
-        ({"must": [{"key": "a", "match": {"text": "x"}}]}, "'text' is not supported"),
+        ({"min_should": {}}, "filter.min_should: expected conditions, and min_count from 1"),
+        ({"min_should": {"conditions": [], "min_count": 0}}, "min_count from 1"),
+        ({"must": [{"nested": {}}]}, r"filter.must\[0\].nested: expected key and filter"),
+        (
+            {"must": [{"nested": {"key": "a", "filter": {"must": [{"has_id": [1]}]}}}]},
+            "has_id is about points",
+        ),
+        ({"must": [{"key": "a", "geo_radius": {}}]}, "expected center and radius"),
+        ({"must": [{"key": "a", "geo_radius": {"center": {"lat": 91, "lon": 0}, "radius": 1}}]}, "-90 to 90"),
+        (
+            {"must": [{"key": "a", "geo_bounding_box": {"top_left": {}}}]},
+            "expected top_left and bottom_right",
+        ),
+        ({"must": [{"key": "a", "geo_polygon": {}}]}, "'geo_polygon' is not supported"),
+        ({"must": [{"key": "a", "match": {"text": 1}}]}, "match.text: expected a text, got int"),
+        ({"must": [{"key": "a", "match": {"text": "a\0"}}]}, "NUL"),
+        ({"must": [{"key": "a", "match": {"value": "\ud800"}}]}, "surrogate"),
+        ({"must": [{"key": "a", "match": {"value": 1.5}}]}, "use `range` for other numbers"),
         ({"must": [{"key": "a", "match": {"value": 1}, "range": {"gt": 1}}]}, "'match, range' is not supp"),
-        ({"must": [{"key": "a", "match": {"value": {"b": 1}}}]}, "expected a text, a number"),
+        ({"must": [{"key": "a", "match": {"value": {"b": 1}}}]}, "expected a text, a whole number"),
         ({"must": [{"key": "a", "match": {"any": "x"}}]}, "expected an array"),
-        ({"must": [{"key": "a[]", "range": {"gt": 1}}]}, "supported in `match` only"),
+        ({"must": [{"key": "a", "is_empty": 1}]}, "expected true or false"),
+        ({"must": [{"key": "a", "range": {"gt": "x"}}]}, "all numbers, or all times"),
+        ({"must": [{"key": "a", "range": {"gt": 1, "lt": "2024-01-01"}}]}, "all numbers, or all times"),
+        ({"must": [{"key": "a", "range": {"gt": float("nan")}}]}, "all numbers, or all times"),
         ({"must": [{"key": "a", "range": {"about": 1}}]}, "expected some of gt, gte, lt, lte"),
-        ({"must": [{"key": "", "match": {"value": 1}}]}, "expected a key"),
-        ({"must": [{"key": 'a."b.c"', "match": {"value": 1}}]}, "expected a key"),
-        ({"must": [{"is_null": {}}]}, "expected a key"),
+        ({"must": [{"key": "a", "values_count": {"gt": 1.5}}]}, "whole numbers"),
+        ({"must": [{"has_id": [1.5]}]}, r"filter.must\[0\].has_id: point id"),
+        ({"must": [{"has_vector": ""}]}, "'has_vector' is not supported"),
+        *(
+            ({"must": [{"key": key, "match": {"value": 1}}]}, "expected a path")
+            for key in ("", ".a", "a.", "a..b", "[]", "a[b]", "a[", 'a"b"', "a b", "a\0", "\ud800", '"a', 5)
+        ),
+        ({"must": [{"is_null": {}}]}, "expected a path"),
         ({"must": "x"}, "expected an array"),
         ({"must": ["x"]}, "expected an object"),
         ([], "expected an object"),
@@ -328,6 +381,32 @@ async def test_the_size_of_a_field_is_how_many_elements_it_has(filled: AsyncKnow
             await filled.count(
                 LEGAL, where=Filter.from_dict({"must": [{"field": "payload.a", "size": wrong}]})
             )
+
+
+VALUES: list[Any] = [
+    [], ["a"], ["a", "b"], ["b", "a"], [["a"]], [None], {}, {"x": 1}, {"x": 1, "y": 2}, {"x": {"y": 1}}, {"x": None},
+    "a", "", 1, 0, True, False, None, 1.5, [1, "1", True],
+]  # fmt: skip
+
+
+async def test_equal_is_equal_and_not_contained(knowledge: AsyncKnowledgeRepository) -> None:
+    stored = {str(number): {"v": value, "deep": {"er": value}} for number, value in enumerate(VALUES)}
+    await knowledge.upsert(LEGAL, [{"id": id_, "payload": payload} for id_, payload in stored.items()])
+    await knowledge.upsert(LEGAL, [{"id": "without"}])
+
+    async def found(where: Filter) -> set[str]:
+        assert Filter.from_dict(json.loads(json.dumps(where.as_dict()))) == where
+        return {point.id for point in await knowledge.scroll(LEGAL, where=where)}
+
+    for number, value in enumerate(VALUES):
+        for key in ("payload.v", "payload.deep.er"):
+            assert await found(Filter(must=[eq(key, value)])) == {str(number)}
+            assert await found(Filter(must_not=[eq(key, value)])) == {*stored, "without"} - {str(number)}
+            assert await found(Filter(must=[in_(key, [value, "none"])])) == {str(number)}
+    assert await found(Filter(must=[contains("payload.v", ["a"])])) == {"1", "2", "3"}
+    assert await found(Filter(must=[contains("payload.v", {"x": 1})])) == {"7", "8"}
+    twice = Filter(should=[eq("payload.v", 1), exists("payload.v"), contains("payload.v", {})], min_should=2)
+    assert await found(twice) == {"6", "7", "8", "9", "10", "13"}
 
 
 QDRANT = [

@@ -40,11 +40,12 @@ STABLE = _words(
     " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op"
 )
 IMMUTABLE = _words(
-    "abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
+    "asin cos date_part make_date radians regexp_match rpad sin"
+    " abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
     " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"
-    " jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
+    " jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_path_query_array jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
     " length ln log lower ltrim make_interval max md5 min mod ntile nullif octet_length percentile_cont"
     " phraseto_tsquery plainto_tsquery position pg_snapshot_xmax pg_snapshot_xmin power rank regexp_replace repeat replace right round row_number"
     " rtrim setweight sha256 sign similarity split_part sqrt starts_with strict_word_similarity strpos subvector"

@@ -14,13 +14,14 @@ from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
 from ...queries._filters import Where
-from ...queries._knowledge import ids_of, value_at
+from ...queries._knowledge import ids_of
+from ...queries._payload_paths import values_at
 from ...queries._search import MAX_LIMIT, Partition
 from ...results.knowledge import PointGroup, PointId
 from ...search import Hit, SearchParams, SearchResult
 from ...types import Embedding, VectorLike
 from .knowledge_points import AsyncKnowledgePoints
-from .search import hit, search, search_many
+from .search import score, search, search_many
 
 
 class AsyncKnowledgeRepository(AsyncKnowledgePoints):
@@ -90,8 +91,8 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
     ) -> Sequence[PointGroup]:
         """The nearest points of each of the nearest groups, at most `size` of each.
 
-        `group_by` is a payload key, such as `author.name`; points whose value there is no text, number or bool
-        are in no group.
+        `group_by` is a path into the payload, such as `author.name` or `parts[].kind`. A point with an array there is
+        in the group of each of its elements; values that are no text, number or bool form no group.
         """
         within("groups", groups, 1, MAX_LIMIT)
         within("size", size, 1, MAX_LIMIT)
@@ -112,7 +113,9 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
             max_distance=params.max_distance,
         )
         rows = await self._rows(statement, {"embedding": embedding, **partition.parameters})
-        return _grouped([hit(row, partition.operator) for row in rows], group_by)
+        return _groups(
+            (row.value, Hit(row, row.distance, score(row.distance, partition.operator))) for row in rows
+        )
 
     async def recommend(
         self,
@@ -168,13 +171,23 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
 
 def _grouped(hits: Iterable[Hit], key: str) -> list[PointGroup]:
     """The hits by what their payload holds there, the group with the nearest first."""
-    groups: dict[tuple[bool, Any], list[Hit]] = {}
-    for found in hits:
-        value = value_at(found.row.payload, key)
-        if isinstance(value, str | int | float):
-            # True is 1 in Python, and not in JSON.
-            groups.setdefault((isinstance(value, bool), value), []).append(found)
-    return [PointGroup(value, members) for (_, value), members in groups.items()]
+    return _groups((value, found) for found in hits for value in _unique(values_at(found.row.payload, key)))
+
+
+def _unique(values: Iterable[Any]) -> Iterable[Any]:
+    return {_key(value): value for value in values if isinstance(value, str | int | float)}.values()
+
+
+def _groups(members: Iterable[tuple[Any, Hit]]) -> list[PointGroup]:
+    groups: dict[Any, tuple[Any, list[Hit]]] = {}
+    for value, found in members:
+        groups.setdefault(_key(value), (value, []))[1].append(found)
+    return [PointGroup(value, hits) for value, hits in groups.values()]
+
+
+def _key(value: Any) -> tuple[bool, Any]:
+    # True is 1 in Python, and not in JSON.
+    return isinstance(value, bool), value
 
 
 def _recommended(

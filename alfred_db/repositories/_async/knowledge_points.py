@@ -21,7 +21,7 @@ from ...queries._filters import Where
 from ...queries._knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries._shared import as_page
 from ...results import Page
-from ...results.knowledge import FacetCount, PointId, point_id
+from ...results.knowledge import FacetCount, PointId, spellings
 from .bulk import LARGE
 from .copy import copy_rows, table_name
 from .knowledge_collections import AsyncKnowledgeCollections
@@ -80,8 +80,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         name = await self._name(collection)
         found = await self._all(queries.retrieve(name, ids, with_vectors=with_vectors))
         known = {point.id: point for point in found}
-        wanted = dict.fromkeys(point_id(one) for one in ids)
-        return [known[one] for one in wanted if one in known]
+        return [known[one] for one in spellings(ids) if one in known]
 
     async def delete(
         self, collection: str, *, ids: Sequence[PointId] | None = None, where: Where | None = None
@@ -149,9 +148,9 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
     async def facet(
         self, collection: str, key: str, *, where: Where | None = None, limit: int = 10
     ) -> Sequence[FacetCount]:
-        """The values that a payload key has, such as `author.name`, the most frequent first.
+        """The values at a path into the payload, such as `author.name` or `parts[].kind`, the most frequent first.
 
-        Each element of an array counts as a value; objects and nulls do not.
+        Each element of an array counts as a value, once for each point; objects and nulls do not.
         """
         rows = await self._rows(queries.facet(await self._name(collection), key, where=where, limit=limit))
         return [FacetCount(*row) for row in rows]

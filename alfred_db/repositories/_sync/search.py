@@ -237,7 +237,12 @@ def _fused_hit(row: Row[Any]) -> Hit:
 def hit(row: Row[Any], operator: str | None = None) -> Hit:
     """A hit of a row whose last column is the distance: the cosine distance, unless another operator gave it."""
     distance = row[-1]
-    return Hit(row, distance, 1.0 - distance if operator is None else -distance)
+    return Hit(row, distance, score(distance, operator))
+
+
+def score(distance: float, operator: str | None) -> float:
+    """The larger, the better."""
+    return 1.0 - distance if operator is None else -distance
 
 
 def _without_vectors(plan: str) -> str:

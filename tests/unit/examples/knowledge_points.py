@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from unit.examples import Call, call
 
-from alfred_db import KnowledgeDistance, KnowledgePoint
+from alfred_db import KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.filters import Filter, eq, size
 from alfred_db.queries._knowledge import partition, with_ids
 
 COLLECTION = "collection-4711"
 IDS = ["point-4711", 4712]
 WHERE = Filter(must=[eq("payload.key-4711", "value-4711"), size("payload.key-4712", gte=4713)])
+QDRANT = qdrant_filter(
+    {
+        "must": [
+            {"key": "key-4711[].key-4712", "match": {"value": 4711}},
+            {"key": "key-4713", "match": {"except": ["value-4711"]}},
+            {"key": "key-4714", "match": {"text": "value-4712 value-4713"}},
+            {"key": "key-4715", "range": {"gte": "2024-01-01T00:00:00Z"}},
+            {"key": "key-4716", "geo_radius": {"center": {"lat": 47.11, "lon": 47.12}, "radius": 4711}},
+            {"nested": {"key": "key-4717", "filter": {"must_not": [{"is_empty": {"key": "key-4718"}}]}}},
+        ]
+    }
+)
 WHICH = with_ids(IDS)
 PAYLOAD = {"key-4711": "value-4711"}
 
@@ -25,7 +37,11 @@ EXAMPLES: dict[str, list[Call]] = {
         call(COLLECTION, where=WHERE, after="WyJhLTQ3MTEiXQ==", limit=471, with_vectors=True),
     ],
     "exported": [call(COLLECTION, after="point-4711", limit=471)],
-    "count": [call(COLLECTION, None), call(COLLECTION, KnowledgePoint.id == "point-4711")],
+    "count": [
+        call(COLLECTION, None),
+        call(COLLECTION, KnowledgePoint.id == "point-4711"),
+        call(COLLECTION, QDRANT),
+    ],
     "facet": [
         call(COLLECTION, "key-4711.key-4712", where=None, limit=471),
         call(COLLECTION, "key-4711", where=WHERE, limit=471),
