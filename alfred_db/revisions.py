@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 from alembic import context, op
+from sqlalchemy import text
 
 from .models.base import MADE_HERE, TENANT_SCHEMAS
 from .statements import create_schema, drop_schema, qualified, quoted, refuse_rows, trigger
 
 __all__ = [
+    "build_indexes",
     "create_schemas",
     "create_unless_exists",
     "ddl",
@@ -20,6 +22,7 @@ __all__ = [
     "drop_schemas",
     "drop_tables",
     "option",
+    "refuse_values",
     "shared",
     "trigger_of",
     "trigram_index",
@@ -96,6 +99,46 @@ def drop_tables(*names: str) -> None:
             ddl(f"DO $$ BEGIN {refuse_rows(name)} END $$")
     for name in names:
         ddl(f"DROP TABLE {name}")
+
+
+def build_indexes(table: str, made_by: str, indexes: Mapping[str, str]) -> None:
+    """Build the named indexes of a table that the revision `made_by` made; an index is what follows ON the table.
+
+    A table that may hold rows gets them CONCURRENTLY, outside of a transaction, so that it is written meanwhile: what
+    the revision did before is committed, and must bear to be done again. An empty one gets them in the transaction.
+    """
+    schema = option("schema")
+    if context.is_offline_mode():
+        start = context.get_starting_revision_argument()
+        filled = start is not None and str(start) >= made_by
+    else:
+        filled = bool(op.get_bind().scalar(text(f"SELECT EXISTS (SELECT FROM {qualified(schema, table)})")))
+        if filled:  # the search_path may be that of the transaction, which ends
+            schema = op.get_bind().scalar(text(_SCHEMA_OF), {"name": qualified(schema, table)})
+    if not filled:
+        for name, definition in indexes.items():
+            ddl(f"CREATE INDEX {name} ON {qualified(schema, table)} {definition}")
+        return
+    with op.get_context().autocommit_block():
+        for name, definition in indexes.items():
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(schema, name)}")  # an earlier try's
+            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {qualified(schema, table)} {definition}")
+
+
+_SCHEMA_OF = """
+    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = pg_catalog.to_regclass(:name)
+"""
+
+
+def refuse_values(table: str, condition: str, what: str) -> None:
+    """Go no further when rows of a table meet the condition, unless the run has `allow_data_loss=1`."""
+    if not option("allow_data_loss"):
+        name = qualified(option("schema"), table)
+        ddl(
+            f"DO $$ BEGIN IF EXISTS (SELECT FROM {name} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001',"
+            f" MESSAGE = 'table {table} holds rows {what}, which this downgrade would forget'; END IF; END $$"
+        )
 
 
 def trigram_index(table: str, column: str) -> None:

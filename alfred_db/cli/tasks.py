@@ -36,6 +36,7 @@ def tasks() -> None:
 
 @tasks.command("list")
 @click.option("--status", type=click.Choice([str(status) for status in TaskStatus]))
+@click.option("--queue")
 @click.option("--intent")
 @click.option("--assigned-to", metavar="AGENT")
 @click.option("--limit", default=50, show_default=True, help="Rows of a page.")
@@ -45,6 +46,7 @@ def tasks() -> None:
 @_json
 def list_(
     status: str | None,
+    queue: str | None,
     intent: str | None,
     assigned_to: str | None,
     limit: int,
@@ -57,6 +59,7 @@ def list_(
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         page = uow.tasks.list(
             status=None if status is None else TaskStatus(status),
+            queue=queue,
             intent=intent,
             assigned_to=assigned_to,
             after=after,
@@ -66,7 +69,7 @@ def list_(
     if as_json:
         click.echo(json.dumps({"tasks": rows, "next": page.next}, indent=2, default=str))
         return
-    columns = ("task_id", "intent", "status", "priority", "retry_count", "created_at", "error_code")
+    columns = ("task_id", "intent", "status", "queue", "priority", "retry_count", "created_at", "error_code")
     click.echo(table(columns, rows) if rows else "no tasks")
     if page.next is not None:
         click.echo(f"more: --after {page.next}")
@@ -96,19 +99,26 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
 @tasks.command()
 @click.argument("task", required=False)
 @click.option("--failed", is_flag=True, help="All failed ones instead, the oldest first.")
+@click.option("--queue", help="Of these, those of one queue.")
 @click.option("--intent", help="Of these, those of one intent.")
 @click.option("--limit", default=1000, show_default=True, help="At most so many of them.")
 @_url
 @_schema
 def requeue(
-    task: str | None, failed: bool, intent: str | None, limit: int, url: str | None, schema: str | None
+    task: str | None,
+    failed: bool,
+    queue: str | None,
+    intent: str | None,
+    limit: int,
+    url: str | None,
+    schema: str | None,
 ) -> None:
     """File a failed or cancelled task again, as if it had never been tried."""
-    if failed == (task is not None) or (intent is not None and not failed):
-        raise click.UsageError("give either a TASK, or --failed and perhaps --intent")
+    if failed == (task is not None) or ((queue or intent) is not None and not failed):
+        raise click.UsageError("give either a TASK, or --failed and perhaps --queue and --intent")
     with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
         if task is None:
-            count = len(uow.tasks.requeue_failed(intent=intent, limit=limit))
+            count = len(uow.tasks.requeue_failed(queue=queue, intent=intent, limit=limit))
         else:
             count = 1
             uow.tasks.requeue(_found(uow.tasks, task).id)

@@ -40,6 +40,13 @@ __all__ = ["handlers_of", "worker"]
     "--upkeep", default=5.0, show_default=True, help="Seconds between two looks for vanished workers."
 )
 @click.option("--schedules/--no-schedules", default=True, help="Whether to file the slots of schedules, too.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Take tasks from this queue only; may be repeated.",
+)
 @click.option("--assigned-to", metavar="AGENT", help="Do this agent's tasks only.")
 @click.option("--drain", is_flag=True, help="End when no task is left that can be done now.")
 @click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
@@ -55,6 +62,7 @@ def worker(
     poll: float,
     upkeep: float,
     schedules: bool,
+    queues: tuple[str, ...],
     assigned_to: str | None,
     drain: bool,
     url: str | None,
@@ -76,6 +84,7 @@ def worker(
         "poll": poll,
         "upkeep": upkeep,
         "schedules": schedules,
+        "queues": list(queues) or None,
         "assigned_to": assigned_to,
     }
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}

@@ -13,12 +13,14 @@ from typing import Any
 
 from ..checks import aware, check_text, json_text, within
 from ..errors import InvalidInputError, shown
+from ..models.tasks import DEFAULT_QUEUE
 from ..results.tasks import NewTask
 
 __all__ = [
     "FILED",
     "MAX_JSON_BYTES",
     "MAX_KEY_BYTES",
+    "MAX_QUEUE_BYTES",
     "MAX_SECONDS",
     "as_text",
     "at",
@@ -35,6 +37,8 @@ FILED = "alfred_db.tasks_filed"
 MAX_JSON_BYTES = 64 << 20
 MAX_KEY_BYTES = 2000
 """What an entry of an index holds for certain."""
+MAX_QUEUE_BYTES = 200
+"""The length that the index of claims by intent holds."""
 MAX_SECONDS = 100 * 366 * 86400
 MAX_INTEGER = 2**31 - 1
 
@@ -50,6 +54,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "available_at": None,
     "delay": 0.0,
     "dedupe_key": None,
+    "queue": DEFAULT_QUEUE,
 }
 
 
@@ -138,6 +143,8 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
     for name, most in (("intent", 1 << 20), ("created_by", 1 << 20), ("assigned_to", 1 << 20)):
         for text in set(columns.get(name, ())) - {None}:
             check_text(name, text, most)
+    for queue in set(columns.get("queue", ())):
+        check_text("queue", queue, MAX_QUEUE_BYTES)
     for name in ("task_id", "dedupe_key"):
         for text in columns.get(name, ()):
             if text is not None:

@@ -13,7 +13,10 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from ..types import EnumText
 from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, updated_by_trigger
 
-__all__ = ["Task", "TaskResult", "TaskStatus"]
+__all__ = ["DEFAULT_QUEUE", "Task", "TaskResult", "TaskStatus"]
+
+DEFAULT_QUEUE = "default"
+"""The queue of a task that is enqueued without one."""
 
 
 class TaskStatus(StrEnum):
@@ -47,6 +50,23 @@ class Task(Base):
             "available_at",
             "id",
             postgresql_where=text("status = 'pending'"),
+        ),
+        # Claims by queue, by intent and by both have an index each. The expressions are all different, so that whatever
+        # the statistics say, no other index serves a claim: one that reads past the tasks of others.
+        *(
+            Index(
+                f"idx_tasks_ready_{name}",
+                *(text(key) for key in keys),
+                text("(- priority)"),
+                "available_at",
+                "id",
+                postgresql_where=text("status = 'pending'"),
+            )
+            for name, keys in {
+                "queue": ["queue"],
+                "intent": ['"left"(intent, 400)'],
+                "queue_intent": ['"left"(queue, 200)', '"left"(intent, 399)'],
+            }.items()
         ),
         Index("idx_tasks_running", "id", postgresql_where=text("status = 'processing'")),
         Index("idx_tasks_failed", "failed_at", postgresql_where=text("status = 'failed'")),
@@ -136,6 +156,8 @@ class Task(Base):
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the handler's own."""
     dedupe_key: Mapped[str | None]
     """At most one live task has it; free again when that one is final."""
+    queue: Mapped[str] = mapped_column(server_default=DEFAULT_QUEUE)
+    """The queue that it waits in, of at most 200 bytes: a backlog of one queue does not slow the claims of another."""
 
     parent: Mapped[Task | None] = relationship(back_populates="children", remote_side="Task.id")
     children: Mapped[list[Task]] = relationship(back_populates="parent", passive_deletes="all")

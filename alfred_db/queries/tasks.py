@@ -56,6 +56,7 @@ COLUMNS = (
     "metadata_",
     "available_at",
     "dedupe_key",
+    "queue",
 )
 """Attributes of a task that is filed; the others have their defaults."""
 
@@ -141,6 +142,7 @@ def results(id: uuid.UUID) -> Select[TaskResult]:
 def list_(
     *,
     status: TaskStatus | None = None,
+    queue: str | None = None,
     intent: str | None = None,
     assigned_to: str | None = None,
     parent: uuid.UUID | None = None,
@@ -150,25 +152,27 @@ def list_(
     limit: int,
 ) -> Select[Task]:
     """The latest first, as the ids of what the library files are; no other index is needed for it."""
-    filters = _matching(status, intent, assigned_to, parent, created_after, created_before)
+    filters = _matching(status, queue, intent, assigned_to, parent, created_after, created_before)
     return page(select(Task).where(*filters), [Task.id], after=after, limit=limit, newest_first=True)
 
 
 def count(
     *,
     status: TaskStatus | None = None,
+    queue: str | None = None,
     intent: str | None = None,
     assigned_to: str | None = None,
     parent: uuid.UUID | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Select[int]:
-    filters = _matching(status, intent, assigned_to, parent, created_after, created_before)
+    filters = _matching(status, queue, intent, assigned_to, parent, created_after, created_before)
     return select(func.count()).select_from(Task).where(*filters)
 
 
 def _matching(
     status: TaskStatus | None,
+    queue: str | None,
     intent: str | None,
     assigned_to: str | None,
     parent: uuid.UUID | None,
@@ -178,6 +182,8 @@ def _matching(
     filters: list[ColumnElement[bool]] = []
     if status is not None:
         filters.append(Task.status == constant(one_of(TaskStatus, status)))
+    if queue is not None:
+        filters.append(Task.queue == queue)
     if intent is not None:
         filters.append(Task.intent == intent)
     if assigned_to is not None:
@@ -226,7 +232,7 @@ def requeue(id: uuid.UUID) -> ReturningUpdate[Task]:
     return update(Task).where(Task.id == id, again).values(**_renewed()).returning(Task)
 
 
-def requeue_failed(*, intent: str | None, limit: int) -> ReturningUpdate[uuid.UUID]:
+def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) -> ReturningUpdate[uuid.UUID]:
     """The same for failed ones, the oldest first; of those with one `dedupe_key`, one, and none beside a live one."""
     failed = _t.status == constant(TaskStatus.FAILED)
     other = table_of(Task).alias("other")
@@ -235,6 +241,8 @@ def requeue_failed(*, intent: str | None, limit: int) -> ReturningUpdate[uuid.UU
         other.c.dedupe_key == _t.dedupe_key, other.c.dedupe_key.is_not(None), live
     )
     oldest = select(_t.id, _t.dedupe_key, _t.failed_at).where(failed, ~beside.exists())
+    if queue is not None:
+        oldest = oldest.where(_t.queue == queue)
     if intent is not None:
         oldest = oldest.where(_t.intent == intent)
     locked = (

@@ -5,7 +5,6 @@ Those in a cache are built once and take their values as named parameters when t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -42,100 +41,16 @@ from ._shared import among, constant, number
 HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
 """What `error_code` says of an attempt, unless the handler has a code of its own."""
 
-ISOLATION = "read committed"
-"""Elsewhere two workers that meet would fail instead of passing each other by."""
-
 _t = table_of(Task).c
-_pending = _t.status == constant(TaskStatus.PENDING)
 _processing = _t.status == constant(TaskStatus.PROCESSING)
 _zero, _one = literal_column("0", Integer), literal_column("1", Integer)
 _two = literal_column("float8 '2'", Double)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
-_isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
 _lease = bindparam("lease", type_=Interval)
 _own = and_(
     _t.id == bindparam("id", type_=Uuid), _processing, _t.lease_token == bindparam("token", type_=Uuid)
 )
-
-
-def isolation() -> Select[str]:
-    return select(_isolation)
-
-
-def ready(each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()) -> Select[Any]:
-    """At most `each` of every priority of the tasks that can be claimed, most urgent and longest waiting first.
-
-    One range of the index for each priority, from 5 down to 1, which future tasks are not part of. The order is
-    that of the nested loop, which LATERAL enforces; a LIMIT ends it before it comes to the less urgent ones.
-    """
-    levels = func.generate_series(*(number(value) for value in (5, 1, -1)))
-    level = levels.table_valued(column("priority", Integer)).render_derived("level")
-    waiting = (
-        select(_t.id, *also)
-        .where(_pending, _t.priority == level.c.priority, _t.available_at <= _now(), *conditions)
-        .order_by(_t.available_at, _t.id)
-        .limit(number(each))
-    )
-    if lock:
-        waiting = waiting.with_for_update(key_share=True, skip_locked=True)
-    found = waiting.lateral("waiting")
-    return select(*found.c).select_from(level.join(found, true()))
-
-
-@cache
-def claim(limit: int, *, by_intent: bool, by_agent: bool) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Take tasks. Parameters: `worker`, `token`, the interval `lease`, and `intents` and `assigned_to` as asked for.
-
-    Rows: the fields of `ClaimedTask` up to `lease_expires_at`, in no order. The filters are not part of the
-    index: a claim reads past what they leave out.
-    """
-    filters: list[ColumnElement[bool]] = []
-    if by_intent:
-        filters.append(_t.intent == func.any(bindparam("intents", type_=ARRAY(Text))))
-    if by_agent:
-        filters.append(_t.assigned_to == bindparam("assigned_to", type_=Text))
-    deadline = (_now() + _t.timeout_seconds * _second).label("deadline")
-    claimed = (
-        ready(limit, *filters, lock=True, also=[deadline])
-        .where(_isolation == _text(ISOLATION))
-        .limit(number(limit))
-        .cte("claimed")
-        .prefix_with("MATERIALIZED")
-    )
-    return (
-        update(table_of(Task))
-        .where(_t.id == claimed.c.id)
-        .values(
-            status=constant(TaskStatus.PROCESSING),
-            worker_id=bindparam("worker", type_=Text),
-            lease_token=bindparam("token", type_=Uuid),
-            claim_seq=_t.claim_seq + _one,
-            lease_expires_at=_now() + _lease,
-            attempt_started_at=_now(),
-            attempt_deadline_at=claimed.c.deadline,
-            started_at=func.least(_t.started_at, _now()),
-        )
-        .returning(
-            _t.id,
-            _t.task_id,
-            _t.intent,
-            _t.content,
-            _t.metadata,
-            _t.priority,
-            _t.created_by,
-            _t.assigned_to,
-            _t.parent_task_id,
-            _t.available_at,
-            _t.retry_count,
-            _t.crash_count,
-            _t.max_retries,
-            _t.attempt_deadline_at,
-            _t.claim_seq,
-            _t.lease_token,
-            _t.lease_expires_at,
-        )
-    )
 
 
 @cache

@@ -25,7 +25,7 @@ from ..checks import one_of
 from ..models import Task, TaskStatus
 from ..models.base import table_of
 from ._shared import among, constant, number, seconds_ago
-from .tasks_held import ready
+from .tasks_claim import ready
 
 COUNTED = 10_000
 """How far `health` counts."""

@@ -30,6 +30,7 @@ class NewTask(TypedDict):
     created_by: NotRequired[str | None]
     parent_task_id: NotRequired[uuid.UUID | None]
     dedupe_key: NotRequired[str | None]
+    queue: NotRequired[str]
     metadata: NotRequired[Mapping[str, Any] | None]
 
 
@@ -100,6 +101,8 @@ class ClaimedTask(NamedTuple):
     """The end of the lease on this process's own `time.monotonic()`, counted from before the claim was sent."""
     cancel_requested: bool = False
     """Whether its cancellation was asked for, as of the last heartbeat: stop, and end it by `fail`."""
+    queue: str = "default"
+    """The queue that it waited in."""
 
     @property
     def attempt(self) -> int:

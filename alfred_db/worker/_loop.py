@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..checks import within
 from ..database import AsyncDatabase, Database
+from ..errors import ConfigurationError
 from ..results.tasks import Backoff, ClaimedTask
 from ..wakeup import Listener, channel_of
 from ._lease import AnyLease
@@ -52,6 +53,7 @@ class Settings:
     poll: float
     upkeep: float
     schedules: bool
+    queues: Sequence[str] | None
     assigned_to: str | None
     backoff: Backoff
 
@@ -61,6 +63,8 @@ class Settings:
         within("grace", self.grace, 0, 86_400)
         within("poll", self.poll, 0.01, 86_400)
         within("upkeep", self.upkeep, 0.01, 86_400)
+        if isinstance(self.queues, str) or (self.queues is not None and not self.queues):
+            raise ConfigurationError("worker: queues: expected a list of names, or None for all queues")
 
 
 class Loop:
@@ -143,6 +147,7 @@ class Loop:
             tasks = uow.tasks.claim(
                 worker=self.worker,
                 limit=limit,
+                queues=self._settings.queues,
                 intents=self._intents,
                 assigned_to=self._settings.assigned_to,
                 lease=self._settings.lease,

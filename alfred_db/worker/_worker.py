@@ -34,6 +34,7 @@ H = TypeVar("H", bound=Callable[..., object])
 class Worker:
     """Does the tasks of some intents, each by the handler of its intent, in threads of its own.
 
+    It takes them from the queues of `queues`, from all by default, and does those of the agent `assigned_to` alone.
     At most `concurrency` at once, and it claims no more than that. `lease` is the seconds after which others take the
     tasks of a worker that fell silent; `grace` those that running tasks may have when it is stopped; `poll` the longest
     time between two looks; `upkeep` that between two sweeps for tasks of vanished workers and for due slots of
@@ -52,11 +53,12 @@ class Worker:
         poll: float = 5.0,
         upkeep: float = 5.0,
         schedules: bool = True,
+        queues: Sequence[str] | None = None,
         assigned_to: str | None = None,
         backoff: Backoff = Backoff(),
     ) -> None:
         self._handlers = _checked(handlers, asynchronous=False)
-        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, assigned_to, backoff)
+        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
         self._concurrency = concurrency
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = Loop(db, list(handlers), self._start, settings)
@@ -121,11 +123,12 @@ class AsyncWorker:
         poll: float = 5.0,
         upkeep: float = 5.0,
         schedules: bool = True,
+        queues: Sequence[str] | None = None,
         assigned_to: str | None = None,
         backoff: Backoff = Backoff(),
     ) -> None:
         self._handlers = _checked(handlers, asynchronous=True)
-        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, assigned_to, backoff)
+        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
         self._events: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[Sequence[NewResult] | None]] = set()
         self._loop = Loop(db, list(handlers), self._start, settings)

@@ -16,13 +16,14 @@ from sqlalchemy.sql import ClauseElement
 
 from alfred_db import AsyncDatabase
 from alfred_db.queries import tasks as filed
+from alfred_db.queries import tasks_claim as claims
 from alfred_db.queries import tasks_held as held
 from alfred_db.queries import tasks_upkeep as upkeep
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
 
 FILL = """
     INSERT INTO {table} (task_id, intent, priority, status, available_at, created_at, completed_at, failed_at,
-        lease_token, lease_expires_at, attempt_deadline_at, parent_task_id)
+        lease_token, lease_expires_at, attempt_deadline_at, parent_task_id, queue)
     SELECT gen_random_uuid()::text, 'intent-' || n % 7, 1 + n % 5, status,
         now() + CASE WHEN n % 10 < 3 AND status = 'pending' THEN interval '1 day' ELSE n * interval '-1 ms' END,
         now() - n * interval '1 s',
@@ -31,7 +32,8 @@ FILL = """
         gen_random_uuid(),
         CASE status WHEN 'processing' THEN now() + (n % 3 - 1) * interval '1 hour' END,
         CASE status WHEN 'processing' THEN now() + interval '1 hour' END,
-        CASE WHEN n % 50 = 0 THEN (SELECT id FROM {table} WHERE task_id = 'whole-' || n / 50 % 200) END
+        CASE WHEN n % 50 = 0 THEN (SELECT id FROM {table} WHERE task_id = 'whole-' || n / 50 % 200) END,
+        'queue-' || n % 11
     FROM generate_series(1, :size) AS n,
         LATERAL (SELECT CASE WHEN n % 100 < 60 THEN 'pending' WHEN n % 100 < 97 THEN 'completed'
             WHEN n % 100 < 99 THEN 'failed' WHEN n % 1000 < 100 THEN 'processing' ELSE 'completed' END AS status) AS s
@@ -44,7 +46,23 @@ WHOLES = """
 """
 """Tasks that one in 50 of the others is a part of."""
 
-CLAIM = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60)}
+CLAIM = {
+    "worker": "w",
+    "token": uuid.uuid4(),
+    "lease": timedelta(seconds=60),
+    "queues": ["queue-1", "queue-2"],
+    "intents": ["intent-1", "intent-2"],
+}
+KINDS: list[tuple[dict[str, bool], str]] = [
+    ({"by_queue": by_queue, "by_intent": by_intent, "single": single}, f"idx_tasks_ready_{index}")
+    for by_queue, by_intent, index in (
+        (True, False, "queue"),
+        (False, True, "intent"),
+        (True, True, "queue_intent"),
+    )
+    for single in (True, False)
+]
+"""What can be claimed besides just anything, and the index that serves it."""
 BACKOFF = {"base": 1.0, "cap": 9.0, "jitter": 0.1}
 
 
@@ -84,11 +102,16 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
             for limit in (1, 10, 500):
                 plan = await plan_of(
                     session,
-                    held.claim(limit, by_intent=False, by_agent=False),
+                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),
                     CLAIM,
                     schema=committed.schema,
                 )
                 _assert_claims_in_order(plan)
+                for kinds, index in KINDS:
+                    plan = await plan_of(
+                        session, claims.claim(limit, by_agent=False, **kinds), CLAIM, schema=committed.schema
+                    )
+                    _assert_claims_of_kinds_in_order(plan, index)
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
@@ -131,6 +154,58 @@ def _assert_claims_in_order(plan: str) -> None:
     assert "Index Cond: ((priority = level.priority) AND (available_at <=" in loop[waiting:], plan
     assert "Sort" not in claim, plan
     assert "Hash" not in claim, plan
+
+
+def _assert_claims_of_kinds_in_order(plan: str, index: str) -> None:
+    """The same; each level and kind is one range of the index of this claim, whatever the size and the statistics."""
+    claim = plan[plan.index("CTE claimed") : plan.index("\n  ->")]
+    loop = claim[claim.index("Nested Loop") :]
+    waiting = loop.index("LockRows")
+    assert "Function Scan on generate_series level" in loop[:waiting], plan
+    scans = re.findall(r"Scan using (\w+) on", claim)
+    assert set(scans) == {index}, plan
+    assert claim.count("((- priority) = (- level.priority)) AND (available_at <=") == len(scans), plan
+    assert "Sort" not in loop[waiting:], plan
+    assert not re.search("Hash|Bitmap|Seq Scan", claim), plan
+
+
+async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
+    committed: AsyncDatabase,
+) -> None:
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    filing = (
+        f"INSERT INTO {table} (task_id, intent, queue)"
+        " SELECT gen_random_uuid()::text, {intent}, {queue} FROM generate_series(1, {size}) AS n"
+    )
+    times = (
+        ("'intent-1'", "'queue-1'", 3_000),  # all of one kind
+        ("'x'", "'x'", 3_000),  # none of those that are asked for
+        ("'x' || n", "'x' || n", 3_000),  # of very many kinds
+    )
+    async with committed.session() as session:
+        for intent, queue, size in times:
+            await session.execute(text(f"TRUNCATE {table} CASCADE"))
+            await session.execute(text(filing.format(intent=intent, queue=queue, size=size)))
+            await session.execute(text(f"ANALYZE {table}"))
+            for kinds, index in KINDS:
+                statement = claims.claim(1, by_agent=False, **kinds)
+                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)
+                _assert_claims_of_kinds_in_order(plan, index)
+            await session.execute(text(f"TRUNCATE {table} CASCADE"))
+            for other, elsewhere in (("'other'", "'queue-1'"), ("'intent-1'", "'other'")):
+                await session.execute(text(filing.format(intent=other, queue=elsewhere, size=10_000)))
+            await session.execute(text(filing.format(intent="'intent-1'", queue="'queue-1'", size=10)))
+            statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
+            plan = await plan_of(
+                session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
+            )
+            claim = plan[plan.index("CTE claimed") :]
+            pages = re.search(r"Buffers: shared hit=(\d+)", claim)
+            assert pages is not None
+            assert int(pages[1]) < 200, plan
+            assert re.search(r"rows=1(\.00)? loops=1", claim), plan
+            _assert_claims_of_kinds_in_order(plan, "idx_tasks_ready_queue_intent")
+        await session.rollback()
 
 
 async def test_claims_are_in_order_and_disjoint_whatever_the_statistics_say(committed: AsyncDatabase) -> None:
@@ -194,7 +269,7 @@ async def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: A
                 {"size": 60_000 if priority == 5 else 1_000},
             )
         await session.execute(text(f"ANALYZE {table}"))
-        statement = held.claim(10, by_intent=False, by_agent=False)
+        statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
         plan = await plan_of(
             session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
         )

@@ -12,6 +12,7 @@ _TASK = {
     "assigned_to": "a",
     "created_by": "c",
     "dedupe_key": "new",
+    "queue": "q",
     "metadata": JSON,
 }
 
@@ -19,20 +20,25 @@ _EVENT = {"topic": "t", "payload": JSON, "type": "t", "key": "k"}
 
 SPECIMENS: Specimens = {
     "tasks.children": lambda g: {"id": g.task.id},
-    "tasks.claim": lambda g: {"worker": "w", "intents": ["ground"], "assigned_to": "a"},
+    "tasks.claim": lambda g: {
+        "worker": "w",
+        "queues": ["default"],
+        "intents": ["ground"],
+        "assigned_to": "a",
+    },
     "tasks.complete": lambda g: {
         "task": g.task,
         "results": [{"result_type": "r", "content": JSON, "metadata": JSON}],
     },
-    "tasks.count": lambda g: {"intent": "i", "assigned_to": "a"},
+    "tasks.count": lambda g: {"queue": "q", "intent": "i", "assigned_to": "a"},
     "tasks.enqueue": lambda g: _TASK,
     "tasks.enqueue_many": lambda g: {"tasks": [_TASK]},
     "tasks.enqueue_many, by COPY": lambda g: {"tasks": [*[{"intent": "i"}] * 1000, _TASK]},
     "tasks.fail": lambda g: {"task": g.task, "error": "e", "code": "c"},
     "tasks.get_by_task_id": lambda g: {"task_id": "ground"},
-    "tasks.list": lambda g: {"intent": "ground", "assigned_to": "a"},
+    "tasks.list": lambda g: {"queue": "default", "intent": "ground", "assigned_to": "a"},
     "tasks.purge": lambda g: {"older_than": 0},
-    "tasks.requeue_failed": lambda g: {"intent": "i"},
+    "tasks.requeue_failed": lambda g: {"queue": "q", "intent": "i"},
     "events.detach_partition": lambda g: {"name": g.months},
     "events.get_consumer": lambda g: {"consumer": "ground"},
     "events.list": lambda g: {"topic": "ground"},

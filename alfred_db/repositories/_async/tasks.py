@@ -14,6 +14,7 @@ from ...errors import ConflictError, InvalidTransition, NotFoundError
 from ...inputs.tasks import FILED, as_text, at, columns_of, firsts, keys_at, named
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
+from ...models.tasks import DEFAULT_QUEUE
 from ...queries import tasks as queries
 from ...queries._shared import as_page
 from ...results import Page
@@ -39,6 +40,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         intent: str,
         content: Mapping[str, Any] | None = None,
         *,
+        queue: str = DEFAULT_QUEUE,
         task_id: str | None = None,
         priority: int = 1,
         delay: float = 0.0,
@@ -54,11 +56,12 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """File a task; gives it, and whether this call did so: one of that `task_id` is given as it stands.
 
         The same if a task that is not over has that `dedupe_key`. It can be claimed after `delay` seconds or at
-        `available_at`, whichever is later. `parent_task_id` is the parent's `id`.
+        `available_at`, whichever is later. `queue` is 1 to 200 bytes. `parent_task_id` is the parent's `id`.
         """
         task = NewTask(
             intent=intent,
             content=content,
+            queue=queue,
             task_id=task_id,
             priority=priority,
             delay=delay,
@@ -165,19 +168,23 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             )
         return task
 
-    async def requeue_failed(self, *, intent: str | None = None, limit: int = 1000) -> Sequence[uuid.UUID]:
+    async def requeue_failed(
+        self, *, queue: str | None = None, intent: str | None = None, limit: int = 1000
+    ) -> Sequence[uuid.UUID]:
         """File at most `limit` (1 to 10,000) failed tasks again, the oldest first; gives their ids.
 
         Of tasks with one `dedupe_key` at most one becomes live.
         """
         within("limit", limit, 1, MAX_BATCH)
         self._session.info[FILED] = True
-        return [row[0] for row in await self._rows(queries.requeue_failed(intent=intent, limit=limit))]
+        statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
+        return [row[0] for row in await self._rows(statement)]
 
     async def count(
         self,
         *,
         status: TaskStatus | None = None,
+        queue: str | None = None,
         intent: str | None = None,
         assigned_to: str | None = None,
         parent: uuid.UUID | None = None,
@@ -187,6 +194,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """How many tasks `list` has with these filters."""
         statement = queries.count(
             status=status,
+            queue=queue,
             intent=intent,
             assigned_to=assigned_to,
             parent=parent,
@@ -199,6 +207,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         self,
         *,
         status: TaskStatus | None = None,
+        queue: str | None = None,
         intent: str | None = None,
         assigned_to: str | None = None,
         parent: uuid.UUID | None = None,
@@ -214,6 +223,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """
         statement = queries.list_(
             status=status,
+            queue=queue,
             intent=intent,
             assigned_to=assigned_to,
             parent=parent,

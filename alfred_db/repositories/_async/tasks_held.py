@@ -13,6 +13,7 @@ from ...errors import ConfigurationError, InvalidInputError, LeaseLost, shown, t
 from ...inputs.tasks import MAX_JSON_BYTES, MAX_SECONDS
 from ...models import TaskStatus
 from ...queries import tasks as filed
+from ...queries import tasks_claim as claims
 from ...queries import tasks_held as queries
 from ...results.tasks import Backoff, ClaimedTask, NewResult
 from .base import AsyncRepository
@@ -29,36 +30,52 @@ class AsyncHeldTasks(AsyncRepository):
         *,
         worker: str,
         limit: int = 1,
+        queues: Sequence[str] | None = None,
         intents: Sequence[str] | None = None,
         assigned_to: str | None = None,
         lease: float = 60.0,
     ) -> list[ClaimedTask]:
         """Take at most `limit` (1 to 500) tasks that can be done now, for `lease` seconds: priority 5 first.
 
-        Commit before doing them, and extend the lease by a heartbeat every `lease / 3` or so. `intents` and
-        `assigned_to` leave out other tasks, but the claim reads past them: no index serves these two. Raises
-        ConfigurationError in a transaction of another isolation level than READ COMMITTED.
+        Commit before doing them, and extend the lease by a heartbeat every `lease / 3` or so.
+
+        Args:
+            worker: The name of the caller, an aid to people.
+            limit: The most tasks that are taken.
+            queues: The queues to take tasks from; None is all of them. Tasks of others cost the claim nothing.
+            intents: The same of intents.
+            assigned_to: The agent whose tasks are wanted; None is anyone's. The claim reads past those of others.
+            lease: Seconds until the tasks can be taken from the caller.
+
+        Raises:
+            ConfigurationError: The transaction is of another isolation level than READ COMMITTED.
         """
         within("limit", limit, 1, MAX_CLAIM)
         within("lease", lease, 0.001, MAX_SECONDS)
         check_text("worker", worker)
-        if isinstance(intents, str):
-            raise InvalidInputError("intents: expected a sequence of names, got one name; put it in a list")
-        statement = queries.claim(limit, by_intent=intents is not None, by_agent=assigned_to is not None)
+        kinds = {"queues": _names("queues", queues), "intents": _names("intents", intents)}
+        given = {name: names for name, names in kinds.items() if names is not None}
+        statement = claims.claim(
+            limit,
+            by_queue="queues" in given,
+            by_intent="intents" in given,
+            by_agent=assigned_to is not None,
+            single=all(len(names) == 1 for names in given.values()),
+            long=any(len(intent) > claims.INDEXED for intent in given.get("intents", ())),
+        )
         parameters: dict[str, Any] = {
             "worker": worker,
             "token": uuid.uuid4(),
             "lease": timedelta(seconds=lease),
+            **given,
         }
-        if intents is not None:
-            parameters["intents"] = list(intents)
         if assigned_to is not None:
             parameters["assigned_to"] = assigned_to
         until = time.monotonic() + lease
         rows = await fetch(self._session, statement, parameters)
         if not rows:
             await self._check_isolation()
-        tasks = [ClaimedTask._make((*row, lease, until, False)) for row in rows]
+        tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]
         if len(tasks) > 1:
             tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
         return tasks
@@ -239,12 +256,18 @@ class AsyncHeldTasks(AsyncRepository):
                 )
 
     async def _check_isolation(self) -> None:
-        level = (await fetch(self._session, queries.isolation(), {}))[0][0]
-        if level != queries.ISOLATION:
+        level = (await fetch(self._session, claims.isolation(), {}))[0][0]
+        if level != claims.ISOLATION:
             raise ConfigurationError(
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
+
+
+def _names(argument: str, names: Sequence[str] | None) -> list[str] | None:
+    if isinstance(names, str):
+        raise InvalidInputError(f"{argument}: expected a sequence of names, got one name; put it in a list")
+    return None if names is None else list(dict.fromkeys(names))
 
 
 def _array(ids: Iterable[uuid.UUID]) -> str:

@@ -1,0 +1,22 @@
+"""Example calls of the statement that claims tasks."""
+
+from __future__ import annotations
+
+from unit.examples import Call, call
+
+from alfred_db import Task
+
+EXAMPLES: dict[str, list[Call]] = {
+    "isolation": [call()],
+    "ready": [
+        call(471, lock=False),
+        call(471, Task.intent == "intent-4711", lock=True, also=[Task.priority]),
+    ],
+    "claim": [
+        call(471, by_queue=by_queue, by_intent=by_intent, by_agent=by_agent, single=single, long=by_intent)
+        for by_queue in (False, True)
+        for by_intent in (False, True)
+        for by_agent in (False, True)
+        for single in (False, True)
+    ],
+}
