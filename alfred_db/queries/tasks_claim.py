@@ -49,7 +49,9 @@ def isolation() -> Select[str]:
     return select(_isolation)
 
 
-def ready(each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()) -> Select[Any]:
+def ready(
+    each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()
+) -> Select[*tuple[Any, ...]]:
     """At most `each` of every priority of the tasks that can be claimed, most urgent and longest waiting first.
 
     One range of the index for each priority, from 5 down to 1, which future tasks are not part of. The order is
@@ -153,7 +155,7 @@ def _waiting(
 
 def _ready_of(
     kinds: FromClause, each: int, *conditions: ColumnElement[bool], also: Sequence[Any], single: bool
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """The same of some kinds alone: one range of their index for each kind and priority.
 
     Within a priority the kind whose first task has waited longest comes first, so that none starves the others.

@@ -201,12 +201,12 @@ def test_a_long_reader_holds_up_the_migration_but_no_other_reader(database_url: 
         with connected(database_url) as connection:
             while not stop.is_set():
                 begun = time.monotonic()
-                connection.exec_driver_sql("SELECT count(*) FROM tasks")
+                connection.exec_driver_sql("SELECT count(*) FROM task_results")
                 waits.append(time.monotonic() - begun)
                 time.sleep(0.005)
 
     with ThreadPoolExecutor(2) as pool, engine_of(database_url).connect() as long_reader:
-        long_reader.exec_driver_sql("SELECT count(*) FROM tasks")
+        long_reader.exec_driver_sql("SELECT count(*) FROM task_results")
         migration = pool.submit(migrate.downgrade, database_url, REVISIONS[6])
         others = pool.submit(read)
         # Until it has stepped back twice.
@@ -226,7 +226,7 @@ def test_a_long_reader_holds_up_the_migration_but_no_other_reader(database_url: 
 def test_a_reader_that_never_ends_is_named(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "TRIES", 2)
     with engine_of(database_url).connect() as reader:
-        reader.exec_driver_sql("SELECT count(*) FROM tasks")
+        reader.exec_driver_sql("SELECT count(*) FROM task_results")
         pid = reader.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with pytest.raises(MigrationLockTimeout, match=rf"stayed locked in 2 tries.*pid {pid}\b") as caught:
             migrate.downgrade(database_url, REVISIONS[6])
@@ -243,7 +243,7 @@ def test_others_transactions_in_other_databases_are_not_blamed(
     monkeypatch.setattr(preflight, "TABLE_LOCK_TIMEOUT", "50ms")
     with engine_of(empty_url).connect() as elsewhere, engine_of(database_url).connect() as reader:
         bystander = elsewhere.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-        reader.exec_driver_sql("SELECT count(*) FROM tasks")
+        reader.exec_driver_sql("SELECT count(*) FROM task_results")
         with pytest.raises(MigrationLockTimeout) as caught:
             migrate.downgrade(database_url, REVISIONS[6])
     assert f"pid {bystander}" not in str(caught.value)
