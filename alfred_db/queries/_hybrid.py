@@ -7,7 +7,7 @@ Reciprocal rank fusion: each leg gives a row weight / (60 + its place in the leg
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import (
     CTE,
@@ -25,29 +25,17 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from ..models import Base
 from ..models.base import table_of
 from ._search import AnySelect, columns_of, distance, has_vector, literal_limit
-
-Match = Literal["all", "any"]
+from ._words import Match, bound_language, tsquery
 
 K = 60
 """The constant of the fusion: how much a leg's first places stand out."""
 
 DIVIDED_BY_LENGTH = 2
 """Normalisation of ts_rank: a word counts for more in a short text."""
-
-
-def words(match: Match) -> ColumnElement[Any]:
-    """The words of the bound `text` in the bound `language`; quotes, `or` and `-` work as in a search engine."""
-    query = func.websearch_to_tsquery(
-        cast(bindparam("language", type_=Text), REGCONFIG), bindparam("text", type_=Text), type_=TSQUERY
-    )
-    if match == "all":
-        return query
-    return cast(func.replace(cast(query, Text), literal_column("'&'"), literal_column("'|'")), TSQUERY)
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +92,7 @@ def _fused(
         place = func.row_number().over(order_by=(inner.c[1] if nearest else inner.c[1].desc(), inner.c.id))
         return select(inner, place.label("place")).cte(name).prefix_with("MATERIALIZED")
 
-    query = select(words(match).label("query")).cte("words").prefix_with("MATERIALIZED")
+    query = select(tsquery(bound_language(), match).label("query")).cte("words").prefix_with("MATERIALIZED")
     asked = select(query.c.query).scalar_subquery()
     text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
     legs = {

@@ -14,6 +14,7 @@ from ..models import Conversation, MessageRole
 from ._hybrid import DIVIDED_BY_LENGTH
 from ._search import AnySelect, columns_of, literal_limit
 from ._shared import among, page, seconds_ago
+from ._words import parameters, tsquery
 
 LIST_KEY = ("id",)
 
@@ -78,13 +79,14 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
 
 def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
     """The messages with these English words, the best first and of equals the newest."""
-    asked = func.websearch_to_tsquery(literal_column("'english'::regconfig"), text)
+    asked = tsquery(literal_column("'english'::regconfig"), "all")
     rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
     found: AnySelect = select(*columns_of(Conversation), rank)
     found = found.where(Conversation.search.op("@@", is_comparison=True)(asked))
     if session_id is not None:
         found = found.where(Conversation.session_id == session_id)
-    return found.order_by(rank.desc(), Conversation.id.desc()).limit(literal_limit(limit))
+    found = found.order_by(rank.desc(), Conversation.id.desc()).limit(literal_limit(limit))
+    return found.params(parameters(text, "all"))
 
 
 def delete_session(session_id: str) -> ReturningDelete[int]:

@@ -40,7 +40,7 @@ STABLE = _words(
     " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op"
 )
 IMMUTABLE = _words(
-    "asin cos date_part make_date radians regexp_match rpad sin"
+    "asin cos date_part make_date numnode querytree radians regexp_match rpad sin tsquery_and tsquery_not"
     " abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"

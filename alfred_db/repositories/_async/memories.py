@@ -12,9 +12,9 @@ from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries._filters import Where, expression
-from ...queries._hybrid import Match
 from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries._shared import as_page
+from ...queries._words import Match
 from ...results import Page
 from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights

@@ -13,8 +13,8 @@ from ...models.base import table_of
 from ...queries import documents as queries
 from ...queries._bulk import OnConflict
 from ...queries._filters import Where
-from ...queries._hybrid import Match
 from ...queries._shared import as_page
+from ...queries._words import Match
 from ...results import Page
 from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
 from ...types import VectorLike

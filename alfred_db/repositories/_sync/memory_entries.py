@@ -13,8 +13,8 @@ from ...errors import NotFoundError
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries._filters import Where, expression
-from ...queries._hybrid import Match
 from ...queries._shared import as_page
+from ...queries._words import Match
 from ...results import Page
 from ...search import Candidates, SearchParams, SearchResult, Weights
 from ...types import VectorLike

@@ -21,8 +21,9 @@ from ...queries import _hybrid as hybrid
 from ...queries import _search as queries
 from ...queries._explain import Explain
 from ...queries._filters import Where, expression
-from ...queries._hybrid import Match
 from ...queries._search import Partition
+from ...queries._words import Match
+from ...queries._words import parameters as words
 from ...search import MAX_EF_SEARCH, Candidates, Hit, SearchParams, SearchPath, SearchResult, Weights
 from ...types import VectorLike
 from .copy import table_name
@@ -201,13 +202,13 @@ def hybrid_search(
     check_word("match", match, Match)
     parameters: dict[str, Any] = {
         "embedding": embedding,
-        "text": text,
         "language": language,
+        **words(text, match),
         "vector_weight": weights.vector,
         "text_weight": weights.text,
     }
     if trigram is not None:
-        parameters["trigram_weight"] = weights.trigram
+        parameters |= {"text": text, "trigram_weight": weights.trigram}
     condition = expression(model, where)
     with translated():
         set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
