@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from .checks import has_nul
+from .checks import check_column, column_word, has_nul, kind
 from .errors import InvalidInputError
 from .types import EnumText, VectorType
 
@@ -89,6 +89,12 @@ def _pack(
 ) -> list[bytes]:
     """The values of one column, each after its length."""
     packed: list[bytes] = []
+    wrong = check_column(column.name, column.type, values)
+    if wrong is not None:
+        raise InvalidInputError(
+            f"row {first + wrong}: {column.table.name}.{column.name}: expected a value for"
+            f" {column.type!r}, {column_word(column.type)}, got {kind(values[wrong])}"
+        )
     try:
         for value in values:
             if value is None:

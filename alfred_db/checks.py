@@ -7,13 +7,29 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any, TypeVar, cast, get_args
 
-from sqlalchemy import BigInteger, DateTime, Float, Integer, Numeric, SmallInteger, Uuid, inspect
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Date,
+    DateTime,
+    Float,
+    Integer,
+    LargeBinary,
+    Numeric,
+    SmallInteger,
+    Text,
+    Uuid,
+    inspect,
+)
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import TypeEngine
 
@@ -22,19 +38,27 @@ from .errors import InvalidInputError, shown
 __all__ = [
     "as_cursor",
     "aware",
+    "check_column",
     "check_names",
+    "check_objects",
     "check_text",
+    "check_values",
     "check_word",
+    "column_word",
     "cursor_values",
+    "finite",
     "from_json",
     "has_nul",
+    "is_object",
     "json_text",
     "kind",
     "one_of",
     "plain_text",
     "sent_json",
+    "storable",
     "to_json",
     "unstorable",
+    "whole",
     "within",
 ]
 
@@ -47,7 +71,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # A string of JSON, or a number that is written with an exponent above zero; only the second has a group.
 _WITH_EXPONENT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(-?\d+(?:\.\d+)?e\+\d+)')
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _decode = json.JSONDecoder().decode
 
 
@@ -56,31 +80,65 @@ def kind(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
+def whole(name: str, value: int) -> None:
+    """Raise InvalidInputError unless the argument `name` is a whole number of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, Integral):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected a whole number, got {kind(value)}")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise InvalidInputError(f"{name}: expected a whole number of at most 64 bits, got one of more")
+
+
+def finite(name: str, value: float | Decimal) -> None:
+    """Raise InvalidInputError unless the argument `name` is a number, and neither NaN nor infinite."""
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{name}: expected a number, got {kind(value)}")
+    try:
+        usable = math.isfinite(value)
+    except (OverflowError, ValueError):
+        raise InvalidInputError(f"{name}: expected a number that a float can hold") from None
+    if not usable:
+        raise InvalidInputError(f"{name}: expected a finite number, got {value}")
+
+
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raise InvalidInputError unless the argument `name` is a number in the range."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInputError(f"{name}: expected a number, got {kind(value)}")
+    if type(value) is not int and type(value) is not float:
+        finite(name, value)
     if not low <= value <= high:
-        raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {value:,}")
+        got = f"{value:,}" if -1e300 < value < 1e300 else "one far outside"
+        raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {got}")
 
 
-def check_text(name: str, value: str, most: int = 1 << 30) -> None:
-    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
+def storable(name: str, value: str) -> None:
+    """Raise InvalidInputError unless the argument `name` is text that PostgreSQL can store."""
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected text, got {kind(value)}")
-    try:
-        length = len(value.encode())
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"{name}: expected text without lone surrogates") from None
-    if not 1 <= length <= most:
-        raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInputError(
+                f"{name}: expected text without lone surrogates; decode it with errors='replace'"
+            ) from None
     if "\0" in value:
         raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
 
 
+def check_text(name: str, value: str, most: int = 1 << 30) -> None:
+    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
+    storable(name, value)
+    length = len(value) if value.isascii() else len(value.encode())
+    if not 1 <= length <= most:
+        raise InvalidInputError(f"{name}: expected 1 to {most:,} bytes, got {length:,}")
+
+
 def plain_text(text: str) -> str:
     """Text from outside as PostgreSQL can store it: U+FFFD replaces NUL characters and lone surrogates."""
-    return _UNSTORABLE.sub(_REPLACEMENT, text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _UNSTORABLE.sub(_REPLACEMENT, text)
+    return text.replace("\0", _REPLACEMENT)
 
 
 def aware(name: str, value: datetime) -> datetime:
@@ -119,6 +177,111 @@ def check_names(model: type[Any], names: Iterable[str]) -> None:
         )
 
 
+def check_column(name: str, type_: TypeEngine[Any], values: Iterable[Any]) -> int | None:
+    """The place of the first value that a column of the type does not take for one of its own, or None."""
+    usual, takes = _TAKES.get(type_.__class__) or _takes(type_)
+    if set(map(type, values)) <= usual:
+        return None
+    return next((place for place, value in enumerate(values) if not (value is None or takes(value))), None)
+
+
+def check_values(model: type[Any], values: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for a value that is none for its attribute of the model, and for an unknown name."""
+    check_names(model, values)
+    mapper: Mapper[Any] = inspect(model)
+    types: dict[str, TypeEngine[Any]] = {name: column.type for name, column in mapper.columns.items()}
+    for name, value in values.items():
+        if value is None or hasattr(value, "__clause_element__"):
+            continue
+        type_ = types[name]
+        where = f"{model.__name__}.{name}"
+        if check_column(name, type_, [value]) is not None:
+            raise InvalidInputError(f"{where}: expected {column_word(type_)}, got {kind(value)}")
+        if isinstance(value, str):
+            storable(where, value)
+        elif isinstance(value, datetime):
+            aware(where, value)
+        elif isinstance(value, float | Decimal):
+            finite(where, value)
+        elif isinstance(type_, JSON):
+            if is_object(model, name) and not isinstance(value, Mapping):
+                raise InvalidInputError(f"{where}: expected a mapping, got {kind(value)}")
+            json_text(where, value)
+
+
+def check_objects(model: type[Any], name: str, values: Iterable[Any]) -> None:
+    """Raise InvalidInputError, which names the row, for other JSON than an object in an attribute that holds these."""
+    if is_object(model, name) and not set(map(type, values)) <= {dict, NoneType}:
+        for place, value in enumerate(values):
+            if not isinstance(value, Mapping | None):
+                raise InvalidInputError(
+                    f"row {place}: {model.__name__}.{name}: expected a mapping, got {kind(value)}"
+                )
+
+
+def is_object(model: type[Any], name: str) -> bool:
+    """Whether the attribute holds a JSON object, and no other JSON."""
+    for one in model.__mro__:
+        annotation = str(vars(one).get("__annotations__", {}).get(name, ""))
+        if annotation:
+            return "dict[" in annotation or "Json" in annotation
+    return False
+
+
+def column_word(type_: TypeEngine[Any]) -> str:
+    """What a column of the type holds, in the words of a message."""
+    return next((word for known, (word, _, _) in _COLUMNS.items() if isinstance(type_, known)), "a value")
+
+
+def _takes(type_: TypeEngine[Any]) -> tuple[frozenset[type], Callable[[Any], bool]]:
+    found = next((rule for known, rule in _COLUMNS.items() if isinstance(type_, known)), None)
+    usual, takes = (frozenset[type](), _any) if found is None else found[1:]
+    _TAKES[type_.__class__] = usual | {NoneType}, takes
+    return _TAKES[type_.__class__]
+
+
+def _any(value: object) -> bool:
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return value.__class__ is not bool and isinstance(value, Real | Decimal)
+
+
+def _is_whole(value: object) -> bool:
+    return value.__class__ is not bool and isinstance(value, Integral)
+
+
+_TAKES: dict[type, tuple[frozenset[type], Callable[[Any], bool]]] = {}
+_COLUMNS: Mapping[Any, tuple[str, frozenset[type], Callable[[Any], bool]]] = {
+    Integer: (
+        "a whole number",
+        frozenset({int}),
+        _is_whole,
+    ),
+    Boolean: ("True or False", frozenset({bool}), lambda value: isinstance(value, bool)),
+    Float: ("a number", frozenset({float, int}), _is_number),
+    Numeric: ("a number", frozenset({Decimal, float, int}), _is_number),
+    Text: ("text", frozenset({str}), lambda value: isinstance(value, str)),
+    Uuid: ("a UUID", frozenset({uuid.UUID}), lambda value: isinstance(value, str | uuid.UUID)),
+    DateTime: (
+        "a datetime with a time zone",
+        frozenset({datetime}),
+        lambda value: isinstance(value, datetime),
+    ),
+    Date: (
+        "a date",
+        frozenset({date}),
+        lambda value: isinstance(value, date) and not isinstance(value, datetime),
+    ),
+    LargeBinary: (
+        "bytes",
+        frozenset({bytes}),
+        lambda value: isinstance(value, bytes | bytearray | memoryview),
+    ),
+}
+
+
 def to_json(value: Any) -> str:
     """A value as the JSON text that PostgreSQL stores; raises TypeError, ValueError or RecursionError.
 
@@ -142,11 +305,11 @@ def json_text(name: str, value: Any, most: int = 1 << 28) -> str | None:
         text = to_json(value)
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
-        raise InvalidInputError(unstorable(name, value)) from None
+        raise InvalidInputError(unstorable(name, value) or f"{name}: holds a lone surrogate") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
     if has_nul(text):
-        raise InvalidInputError(unstorable(name, value))
+        raise InvalidInputError(unstorable(name, value) or f"{name}: holds a NUL character")
     if size > most:
         raise InvalidInputError(
             f"{name}: has {size:,} bytes as JSON, at most {most:,} are stored; store it elsewhere and pass a"
@@ -165,8 +328,8 @@ def has_nul(text: str) -> bool:
     return "\\u0000" in text and re.search(r"(?<!\\)(\\\\)*\\u0000", text) is not None
 
 
-def unstorable(name: str, value: Any) -> str:
-    """What is wrong with a JSON value that holds a text which PostgreSQL cannot store, and where it is."""
+def unstorable(name: str, value: Any) -> str | None:
+    """Which text of a JSON value PostgreSQL cannot store, and where it is; None where there is none."""
     waiting: list[tuple[str, Any]] = [(name, value)]
     while waiting:
         place, inner = waiting.pop()
@@ -174,9 +337,7 @@ def unstorable(name: str, value: Any) -> str:
             found = _UNSTORABLE.search(inner)
             if found:
                 what = "a NUL character" if found.group() == "\0" else "a lone surrogate"
-                return (
-                    f"{place}: holds {what}, which jsonb cannot; replace it with alfred_db.checks.plain_text"
-                )
+                return f"{place}: holds {what}, unsupported Unicode in jsonb; replace it, such as by U+FFFD"
         elif isinstance(inner, Mapping):
             for key, one in cast("dict[Any, Any]", inner).items():
                 known = isinstance(key, str) and key.isidentifier() and len(key) < 60
@@ -185,7 +346,7 @@ def unstorable(name: str, value: Any) -> str:
             waiting += [
                 (f"{place}[{number}]", one) for number, one in enumerate(cast("Sequence[Any]", inner))
             ]
-    return f"{name}: holds a text that jsonb cannot; replace NUL characters and lone surrogates"
+    return None
 
 
 def _digits(found: re.Match[str]) -> str:

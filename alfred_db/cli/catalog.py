@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import click
 
 from ..config import database_url
 from ..database import Database
 from ..inputs.catalog import read, seed, written
+from ..inputs.files import limited, utf8
 from ..repositories._sync.broker import BrokerCatalogRepository
 from ..repositories._sync.model_registry import ModelRegistryRepository
 
@@ -21,14 +22,18 @@ def catalog() -> None:
 
 
 @catalog.command()
-@click.argument("file", type=click.File(encoding="utf-8"), required=False)
+@click.argument("file", type=click.File("rb"), required=False)
 @click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
-def load(file: TextIO | None, url: str | None) -> None:
+def load(file: BinaryIO | None, url: str | None) -> None:
     """Load FILE (JSON; `-` for standard input), by default the one that comes with alfred-db.
 
     Known rows are brought up to date by their codes; what FILE does not name stays.
     """
-    document = read(seed() if file is None else file.read())
+    if file is None:
+        document = read(seed())
+    else:
+        name = str(getattr(file, "name", "standard input"))
+        document = read(utf8(limited(file, name), name), name)
     with Database(database_url(url)) as database, database.begin() as uow:
         loaded = dict(BrokerCatalogRepository(uow.session).import_catalog(document))
         loaded["registry"] = ModelRegistryRepository(uow.session).import_catalog(document)

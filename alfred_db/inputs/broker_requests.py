@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+from ..checks import plain_text
 from ..errors import InvalidInputError, NotFoundError
 from ..models import BrokerRequestStatus, HostedModelPrice
 
@@ -98,6 +99,9 @@ def filled(
 
 def _fill(values: dict[str, Any], catalog: Mapping[int, Hosted], now: datetime) -> None:
     given = values.get
+    for name in ("error_code", "error_message"):
+        if isinstance(given(name), str):
+            values[name] = plain_text(values[name])
     created: datetime = given("created_at") or now
     status = given("status") or BrokerRequestStatus.COMPLETED
     if created.tzinfo is None:

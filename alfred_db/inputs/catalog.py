@@ -16,18 +16,19 @@ from decimal import Decimal, InvalidOperation
 from importlib.resources import files
 from typing import Any, cast
 
+from ..checks import unstorable
 from ..errors import InvalidInputError, shown
 
 __all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
 
-def read(text: str) -> Mapping[str, Any]:
-    """The document of a JSON text; raises InvalidInputError."""
+def read(text: str, name: str = "catalog") -> Mapping[str, Any]:
+    """The document of a JSON text, which a message calls `name`; raises InvalidInputError."""
     try:
         document: Any = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"catalog: this is no JSON ({error}); give a file of `catalog export`"
+            f"{name}: this is no JSON ({error}); give a file of `catalog export`"
         ) from None
     return _document(document)
 
@@ -117,6 +118,9 @@ def _a(kind: type | tuple[type, ...], what: str) -> Convert:
     def convert(value: Any) -> Any:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise TypeError(f"expected {what}, got {type(value).__name__}")
+        wrong = unstorable("it", value)
+        if wrong is not None:
+            raise ValueError(wrong)
         return value
 
     return convert

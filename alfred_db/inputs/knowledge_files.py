@@ -7,6 +7,7 @@ An export is a folder: `points.jsonl` has a line for each point, `vectors.npy` t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedWriter
 from itertools import islice
@@ -15,11 +16,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..checks import json_text, kind
 from ..errors import InvalidInputError, shown
 from ..results.knowledge import is_array, is_object
 from ..types import Embedding
+from .files import binary_lines, json_object, limited, matrix, numbered
 
 __all__ = ["ExportWriter", "batches", "read_export", "read_qdrant"]
+
+_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|\xed[\xa0-\xbf]")
+
+_DESCRIBED: Mapping[str, Any] = {
+    "points": (int, "a whole number"),
+    "vectors": (int, "a whole number"),
+    "description": (str | None, "text"),
+    "embedding_model": (str | None, "text"),
+    "metadata": (dict, "an object"),
+}
 
 T = TypeVar("T")
 
@@ -96,30 +109,34 @@ def read_export(folder: str | Path) -> tuple[dict[str, Any], Iterator[dict[str, 
     missing = [name for name in (COLLECTION, POINTS, VECTORS) if not (place / name).is_file()]
     if missing:
         raise InvalidInputError(f"{place}: no complete export, {', '.join(missing)} missing; export again")
-    described = _object((place / COLLECTION).read_bytes(), f"{place / COLLECTION}")
+    with (place / COLLECTION).open("rb") as file:
+        described = json_object(limited(file, f"{place / COLLECTION}"), f"{place / COLLECTION}")
     if described.get("format") != FORMAT:
         raise InvalidInputError(f"{place / COLLECTION}: expected format {FORMAT}; export with this version")
+    for name, (known, what) in _DESCRIBED.items():
+        if described.get(name) is not None and not isinstance(described[name], known):
+            raise InvalidInputError(
+                f"{place / COLLECTION}: {name}: expected {what}, got {kind(described.get(name))}; export again"
+            )
     return described, _exported(place, described)
 
 
 def _exported(place: Path, described: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     path = place / POINTS
-    try:
-        # Mapped: what is read is what a batch needs.
-        vectors = np.load(place / VECTORS, mmap_mode="r") if described.get("vectors") else np.empty((0, 0))
-    except ValueError as error:
-        raise InvalidInputError(f"{place / VECTORS}: no array of vectors ({error}); export again") from None
+    vectors = matrix(place / VECTORS) if described.get("vectors") else np.empty((0, 0), np.float32)
     number = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            point = _object(line, f"{path}, line {number}")
-            row = point.get("vector")
-            if row is not None and not (isinstance(row, int) and 0 <= row < len(vectors)):
-                raise InvalidInputError(
-                    f"{path}, line {number}: there is no vector {str(row)[:20]}; export again"
-                )
-            vector = None if row is None else np.array(vectors[row])
-            yield {"id": point.get("id"), "payload": point.get("payload"), "vector": vector}
+    for number, line in enumerate(binary_lines(path), start=1):
+        where = f"{path}, line {number}"
+        point = json_object(line, where)
+        row = point.get("vector")
+        if row is not None and not (row.__class__ is int and 0 <= row < len(vectors)):
+            raise InvalidInputError(f"{where}: there is no vector {str(row)[:20]}; export again")
+        vector = None if row is None else np.array(vectors[row])
+        yield {
+            "id": _id(point.get("id"), where),
+            "payload": _payload(point, line, where),
+            "vector": vector,
+        }
     if number != described.get("points"):
         raise InvalidInputError(
             f"{path}: {number} points of {described.get('points')}; the file is incomplete, export again"
@@ -138,18 +155,14 @@ def read_qdrant(
         path = Path(source)
         if not path.is_file():
             raise InvalidInputError(f"{path}: no such file; expected a dump as JSON lines")
-        with path.open("rb") as lines:
-            yield from _points(lines, f"{path}, ", vector_name)
+        yield from _points(binary_lines(path), f"{path}, ", vector_name)
     else:
         yield from _points(source, "", vector_name)
 
 
 def _points(lines: Iterable[str | bytes], name: str, vector_name: str | None) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        where = f"{name}line {number}"
-        if not line.strip():
-            continue
-        given = _object(line, where)
+    for where, line in numbered(lines, name):
+        given = json_object(line, where)
         page: Any = given.get("result", given)
         found: Any = page.get("points", [given]) if is_object(page) else page
         if not is_array(found):
@@ -158,8 +171,8 @@ def _points(lines: Iterable[str | bytes], name: str, vector_name: str | None) ->
             if not is_object(point) or "id" not in point:
                 raise InvalidInputError(f"{where}: expected a point with id, payload and vector")
             yield {
-                "id": point["id"],
-                "payload": point.get("payload"),
+                "id": _id(point["id"], where),
+                "payload": _payload(point, line, where),
                 "vector": _vector(point.get("vector"), vector_name, where),
             }
 
@@ -175,11 +188,20 @@ def _vector(given: Any, name: str | None, where: str) -> Any:
     raise InvalidInputError(f"{where}: several vectors; name the one to take by vector_name, of: {known}")
 
 
-def _object(text: str | bytes, where: str) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: not JSON ({error})") from None
-    if is_object(found):
-        return dict(found)
-    raise InvalidInputError(f"{where}: expected an object, got {type(found).__name__}")
+def _id(given: Any, where: str) -> str | int:
+    if given.__class__ not in (str, int):
+        raise InvalidInputError(f"{where}: id: expected a number or a text, got {kind(given)}")
+    found: str | int = given
+    return found
+
+
+def _payload(point: Mapping[str, Any], line: str | bytes, where: str) -> Any:
+    given = point.get("payload")
+    if given is None:
+        return None
+    if not is_object(given):
+        raise InvalidInputError(f"{where}: payload: expected an object, got {kind(given)}")
+    # Only what JSON lines can hold and jsonb cannot: the rest is checked where it is sent.
+    if _SUSPICIOUS.search(line.encode(errors="surrogatepass") if isinstance(line, str) else line):
+        json_text(f"{where}: point {shown(point['id'])}: payload", dict(given))
+    return given

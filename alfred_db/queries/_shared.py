@@ -36,15 +36,23 @@ T = TypeVar("T")
 MAX_LIMIT = 1000
 
 
+def interval(seconds: float) -> timedelta:
+    """So many seconds; raises InvalidInputError for more than a timedelta can hold."""
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise InvalidInputError("seconds: expected fewer, a timedelta cannot hold so many") from None
+
+
 def seconds_ago(seconds: float) -> ColumnElement[Any]:
     """The database's time, `seconds` before the statement began."""
-    return func.statement_timestamp() - timedelta(seconds=seconds)
+    return func.statement_timestamp() - interval(seconds)
 
 
 def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[Any]:
     """The database's time, `seconds` after the statement began; those of a column not in SET or WHERE."""
     if isinstance(seconds, int | float):
-        return func.statement_timestamp() + timedelta(seconds=seconds)
+        return func.statement_timestamp() + interval(seconds)
     return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 

@@ -447,7 +447,7 @@ async def test_a_failure_can_always_be_told(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     await tasks.fail(held, "a\0b\ud800 ' %s :x", code="E")
     row = await found(tasks, held.id)
-    assert (row.error_message, row.error_code) == ("a\ufffdb? ' %s :x", "E")
+    assert (row.error_message, row.error_code) == ("a\ufffdb\N{REPLACEMENT CHARACTER} ' %s :x", "E")
     assert row.lease_expires_at is None
 
 

@@ -15,7 +15,7 @@ import pytest
 from injection import HOSTILE, NO_JSON, Path, hostile, leaf, paths, replaced
 from injection.ground import Ground
 from injection.signatures import choices, plain
-from injection.specimens import CLEANED, FORMATS, SPECIMENS
+from injection.specimens import FORMATS, SPECIMENS, cleaned
 from sqlalchemy import URL, text
 
 from alfred_db import Database
@@ -146,6 +146,7 @@ def outcome(
 ) -> str | None:
     """What is wrong with how the call ended."""
     choice = path[:1] in choices(name)
+    from_outside = cleaned(name, path[-1]) and kind in ("nul", "surrogate")
     free = path[-1] == "k" or (plain(name, path) and path[0] not in FORMATS.get(name, ()))
     try:
         changes, stored = attempts.run(replaced(arguments, path, given), value)
@@ -155,7 +156,7 @@ def outcome(
             return f"the message has {len(message)} characters: {message[:200]!r}"
         if isinstance(value, str) and len(value) > 60 and value in message:
             return f"the message repeats it: {message[:200]}"
-        if free and not choice and isinstance(error, InvalidInputError) and kind == "text":
+        if free and not choice and isinstance(error, InvalidInputError) and (kind == "text" or from_outside):
             return f"is refused: {message}"
         return None
     except Exception as error:
@@ -164,7 +165,6 @@ def outcome(
         return "is accepted"
     if not among(changes, usual):
         return f"changes {changes}, and usually {usual}"
-    cleaned = CLEANED.get(name) == path[0] and kind in ("nul", "surrogate")
-    if changes and not stored and kind != "empty" and not cleaned:
+    if changes and not stored and kind != "empty" and not from_outside:
         return f"changes {changes}, and is not stored"
     return None

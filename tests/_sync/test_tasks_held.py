@@ -448,7 +448,7 @@ def test_a_failure_can_always_be_told(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     tasks.fail(held, "a\0b\ud800 ' %s :x", code="E")
     row = found(tasks, held.id)
-    assert (row.error_message, row.error_code) == ("a\ufffdb? ' %s :x", "E")
+    assert (row.error_message, row.error_code) == ("a\ufffdb\N{REPLACEMENT CHARACTER} ' %s :x", "E")
     assert row.lease_expires_at is None
 
 

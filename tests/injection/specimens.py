@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from alfred_db.inputs.arguments import FROM_OUTSIDE
+
 from . import Specimens, catalogs, memory, work
 
 SPECIMENS: Specimens = {**work.SPECIMENS, **memory.SPECIMENS, **catalogs.SPECIMENS}
@@ -18,8 +20,12 @@ FORMATS = {
 }
 """Parameters that are refused by what they say."""
 
-CLEANED = {"tasks.fail": "error"}
-"""Texts that are stored whatever they hold: what PostgreSQL cannot store of them is replaced."""
+
+def cleaned(name: str, parameter: object) -> bool:
+    """Whether a text is stored whatever it holds: what PostgreSQL cannot store of it is replaced."""
+    method = name.partition(",")[0].partition(".")[2]
+    return parameter in FROM_OUTSIDE or (parameter == "code" and method == "fail")
+
 
 HELD = "what `claim` gave is the library's own; no text of it reaches a statement"
 FOUND = "what `candidates` gave is the library's own: ids, which are bound, and a filter, which `candidates` was given"

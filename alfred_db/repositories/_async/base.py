@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import isfunction
 from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import Row, Select
@@ -11,6 +12,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ...errors import translated
+from ...inputs.arguments import checked
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -24,6 +26,13 @@ class AsyncRepository:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+
+    def __init_subclass__(cls) -> None:
+        """Have each public method check its arguments by its signature."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if not name.startswith("_") and isfunction(method):
+                setattr(cls, name, checked(method))
 
     async def _first(self, statement: Select[T]) -> T | None:
         with translated():

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Row, inspect
 
-from ...checks import check_names
+from ...checks import check_names, check_objects, plain_text
 from ...errors import InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...inputs.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 from ...models import BrokerRequest, BrokerRequestStatus
@@ -93,8 +93,8 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
             "cached_tokens": cached_tokens,
             "total_tokens": total_tokens,
             "response": response,
-            "error_code": error_code,
-            "error_message": error_message,
+            "error_code": error_code and plain_text(error_code),
+            "error_message": error_message and plain_text(error_message),
         }
         if latency_ms is not None:
             values["latency_ms"] = latency_ms
@@ -121,6 +121,8 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
             return 0
         names = {name for row in rows for name in row}
         check_names(BrokerRequest, names)
+        for name in names:
+            check_objects(BrokerRequest, name, [row.get(name) for row in rows])
         given = [row.get("hosted_model_id") for row in rows]
         ids = {number for number in given if isinstance(number, int) and 0 < number < 2**63}
         catalog = await self._hosted(ids)

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ...checks import check_names, check_word
+from ...checks import check_names, check_objects, check_word
 from ...errors import InvalidInputError, shown, translated
 from ...models import Base
 from ...models.base import table_of
@@ -113,6 +113,8 @@ def _transposed(
             )
     chosen = [name for name in mapped if name in names]
     values = [vectors[name] if name in vectors else [row.get(name) for row in given] for name in chosen]
+    for name, column in zip(chosen, values, strict=True):
+        check_objects(model, name, column)
     return [mapped[name] for name in chosen], values
 
 

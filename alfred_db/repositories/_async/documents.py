@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import check_names
+from ...checks import check_values
 from ...errors import NotFoundError
 from ...models import Document
 from ...models.base import table_of
@@ -82,7 +82,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
 
     async def update(self, document_id: int, values: Mapping[str, Any]) -> Document:
         """Change attributes of a document, by their names; raises NotFoundError."""
-        check_names(Document, values)
+        check_values(Document, values)
         document = await self._write(queries.change(document_id, values))
         if document is None:
             raise NotFoundError(f"document {document_id}: does not exist")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from typing import Any
 
-from ...checks import check_names, within
+from ...checks import check_values, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
@@ -95,7 +95,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
 
         A new content without a new embedding takes the old one away, as it means something else.
         """
-        check_names(Memory, values)
+        check_values(Memory, values)
         if "content" in values:
             values = {"embedding": None, **values, "content_hash": content_hash(values["content"])}
         memory = await self._write(queries.change(memory_id, values))

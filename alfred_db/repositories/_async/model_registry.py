@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.dialects.postgresql import Insert
 
-from ...checks import aware, check_names, within
+from ...checks import aware, check_values, within
 from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...inputs.catalog import endpoints as checked_endpoints
 from ...inputs.catalog import entries, exported
@@ -59,10 +59,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
 
         Raises NotFoundError.
         """
-        check_names(RegistryModel, values)
-        for attribute, value in values.items():
-            if isinstance(value, datetime):
-                aware(attribute, value)
+        check_values(RegistryModel, values)
         return _known(name, await self._write(queries.change(name, values)))
 
     async def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:

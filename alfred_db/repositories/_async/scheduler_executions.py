@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ...checks import within
+from ...checks import plain_text, within
 from ...errors import InvalidTransition, LeaseLost, NotFoundError
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
@@ -71,7 +71,12 @@ class AsyncExecutions(AsyncRepository):
                 execution_id, lease_token, error_output, exit_code=exit_code, output=output
             )
         status = await self._write(
-            queries.finish(execution_id, lease_token, output=output, error_output=error_output)
+            queries.finish(
+                execution_id,
+                lease_token,
+                output=output and plain_text(output),
+                error_output=error_output and plain_text(error_output),
+            )
         )
         return status or await self._done(execution_id, lease_token, {ExecutionStatus.COMPLETED})
 
@@ -93,10 +98,10 @@ class AsyncExecutions(AsyncRepository):
             queries.fail(
                 execution_id,
                 lease_token,
-                code=code,
+                code=plain_text(code),
                 exit_code=exit_code,
-                output=output,
-                error_output=error_output,
+                output=output and plain_text(output),
+                error_output=error_output and plain_text(error_output),
             )
         )
         again = {ExecutionStatus.PENDING, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from ...checks import json_text, within
+from ...checks import json_text, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
@@ -92,7 +92,7 @@ class AsyncWorkflowSteps(AsyncRepository):
             "number": seq,
             "label": name or step_key,
             "result": text,
-            "failure": error,
+            "failure": error and plain_text(error),
             "tries": attempt,
             "began": started_at,
             "lease": timedelta(seconds=lease),

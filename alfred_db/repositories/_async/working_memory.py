@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ...checks import aware, check_names, check_text, one_of, within
+from ...checks import check_text, check_values, one_of, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
@@ -73,9 +73,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
 
     async def update(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
         """Change attributes of a record, by their names; raises NotFoundError."""
-        check_names(WorkingMemory, values)
-        if (expires_at := values.get("expires_at")) is not None:
-            aware("expires_at", expires_at)
+        check_values(WorkingMemory, values)
         return await self._changed(memory_id, values)
 
     async def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import isfunction
 from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import Row, Select
@@ -12,6 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ...errors import translated
+from ...inputs.arguments import checked
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -25,6 +27,13 @@ class Repository:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def __init_subclass__(cls) -> None:
+        """Have each public method check its arguments by its signature."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if not name.startswith("_") and isfunction(method):
+                setattr(cls, name, checked(method))
 
     def _first(self, statement: Select[T]) -> T | None:
         with translated():

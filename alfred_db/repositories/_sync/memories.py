@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from typing import Any
 
-from ...checks import check_names, within
+from ...checks import check_values, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
@@ -96,7 +96,7 @@ class MemoryRepository(PagedRepository):
 
         A new content without a new embedding takes the old one away, as it means something else.
         """
-        check_names(Memory, values)
+        check_values(Memory, values)
         if "content" in values:
             values = {"embedding": None, **values, "content_hash": content_hash(values["content"])}
         memory = self._write(queries.change(memory_id, values))

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ...checks import check_names
+from ...checks import check_values
 from ...errors import InvalidInputError, NotFoundError
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
@@ -48,7 +48,7 @@ class MemoryBankRepository(Repository):
 
     def update(self, bank_id: int, values: Mapping[str, Any]) -> MemoryBank:
         """Change attributes of a bank, by their names; raises NotFoundError."""
-        check_names(MemoryBank, values)
+        check_values(MemoryBank, values)
         bank = self._write(queries.change(bank_id, values))
         if bank is None:
             raise unknown_bank(bank_id)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ...checks import check_text, json_text, within
+from ...checks import check_text, json_text, plain_text, within
 from ...errors import ConfigurationError, InvalidInputError, LeaseLost, shown, translated
 from ...inputs.tasks import MAX_JSON_BYTES, MAX_SECONDS
 from ...models import TaskStatus
@@ -177,11 +177,11 @@ class HeldTasks(Repository):
         if delay is not None:
             within("delay", delay, 0, MAX_SECONDS)
             backoff = Backoff(delay, delay, 0)
-        check_text("code", code)
+        check_text("code", plain_text(code))
         parameters = {
             **_key(task),
-            "code": code,
-            "message": error.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            "code": plain_text(code),
+            "message": plain_text(error),
             "retry": retry,
             "base": float(backoff.base),
             "cap": float(backoff.cap),

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
-from ...checks import aware, within
+from ...checks import aware, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from ...models import (
     TestCase,
@@ -75,7 +75,9 @@ class ValidationRepository(Repository):
     ) -> TestCase:
         """Say how the case's execution went and how many milliseconds it took; raises NotFoundError."""
         case = self._write(
-            queries.finish_case(case_id, status, result=result, execution_time=execution_time)
+            queries.finish_case(
+                case_id, status, result=result and plain_text(result), execution_time=execution_time
+            )
         )
         if case is None:
             raise _no("case", case_id)

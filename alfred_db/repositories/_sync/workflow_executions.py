@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import json_text, within
+from ...checks import json_text, plain_text, within
 from ...errors import InvalidInputError, LeaseLost
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
@@ -78,8 +78,8 @@ class WorkflowExecutions(Repository):
             queries.fail(
                 execution_id,
                 lease_token,
-                error=error,
-                code=code,
+                error=plain_text(error),
+                code=plain_text(code),
                 retry=retry,
                 delay=delay,
                 jitter=_jitter(),

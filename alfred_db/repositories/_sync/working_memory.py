@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ...checks import aware, check_names, check_text, one_of, within
+from ...checks import check_text, check_values, one_of, within
 from ...errors import InvalidInputError, NotFoundError
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
@@ -74,9 +74,7 @@ class WorkingMemoryRepository(PagedRepository):
 
     def update(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
         """Change attributes of a record, by their names; raises NotFoundError."""
-        check_names(WorkingMemory, values)
-        if (expires_at := values.get("expires_at")) is not None:
-            aware("expires_at", expires_at)
+        check_values(WorkingMemory, values)
         return self._changed(memory_id, values)
 
     def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:
