@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -38,6 +39,9 @@ LIVENESS = 30.0
 
 GLANCE = 0.5
 """Seconds within which a listener sees that it is to stop."""
+
+LISTENER = "alfred-db listener"
+OVERDUE = ", {} overdue"
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +120,8 @@ class Notifier:
             connection = connection or _connect(self._url, "alfred-db notifier")
             connection.execute("SELECT pg_notify(%s, '')", [self._channel])
         except psycopg.Error as error:
-            _log.debug("could not notify %s: %s", self._channel, error)
+            with suppress(Exception):  # of a filter or a handler of the application's log
+                _log.debug("could not notify %s: %s", self._channel, error)
             if connection is not None:
                 connection.close()
             return None
@@ -124,12 +129,19 @@ class Notifier:
 
 
 class Listener:
-    """Calls `woken` whenever the channel is notified, and whenever it may have been while the connection was down."""
+    """Calls `woken` whenever the channel is notified, and whenever it may have been while the connection was down.
 
-    def __init__(self, url: URL, channel: str, woken: Callable[[], None]) -> None:
+    Its `application_name` says how many handlers of its worker are `overdue`: `queue_health` reads it there, where it
+    goes with the process that it is about.
+    """
+
+    def __init__(
+        self, url: URL, channel: str, woken: Callable[[], None], *, overdue: Callable[[], int] = lambda: 0
+    ) -> None:
         self._url = url
         self._channel = channel
         self._woken = woken
+        self._overdue = overdue
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alfred-db listener", daemon=True)
         self._thread.start()
@@ -146,22 +158,28 @@ class Listener:
         failures = 0
         while not self._stopped.is_set():
             try:
-                with _connect(self._url, "alfred-db listener") as connection:
+                with _connect(self._url, LISTENER) as connection:
                     connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
                     failures = 0
                     self._listen(connection)
             except psycopg.Error as error:
-                level = logging.WARNING if failures == 1 else logging.DEBUG
-                _log.log(level, "not listening on %s, polling only: %s", self._channel, _reason(error))
+                with suppress(Exception):  # of a filter or a handler of the application's log
+                    level = logging.WARNING if failures == 1 else logging.DEBUG
+                    _log.log(level, "not listening on %s, polling only: %s", self._channel, _reason(error))
                 failures += 1
                 self._stopped.wait(random.uniform(0.5, 1) * min(30, 0.1 * 2 ** min(failures, 10)))
 
     def _listen(self, connection: psycopg.Connection) -> None:
         self._woken()  # what was filed before LISTEN notified nobody
         asked = time.monotonic()
+        said = 0
         while not self._stopped.is_set():
             for _ in connection.notifies(timeout=GLANCE, stop_after=1):
                 self._woken()
+            if (overdue := self._overdue()) != said:
+                name = LISTENER + (OVERDUE.format(overdue) if overdue else "")
+                connection.execute(SQL("SET application_name = {}").format(name))
+                said = overdue
             if time.monotonic() - asked > LIVENESS:
                 connection.execute("SELECT 1")
                 asked = time.monotonic()

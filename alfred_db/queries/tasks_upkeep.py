@@ -6,10 +6,12 @@ import uuid
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnClause,
     ColumnElement,
     Double,
     Select,
+    Text,
     cast,
     column,
     delete,
@@ -109,6 +111,17 @@ def oldest_snapshot() -> Select[float, int, str]:
         )
         .order_by(activity.xact_start)
         .limit(1)
+    )
+
+
+def overdue_handlers() -> Select[int]:
+    """How many handlers of workers of this database go on though they were to end: their listeners' names say it."""
+    names = ("application_name", "datname")
+    columns: list[ColumnClause[Any]] = [column(name, Text) for name in names]
+    activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
+    told = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
+    return select(func.coalesce(func.sum(cast(told, BigInteger)), 0)).where(
+        activity.datname == func.current_database()
     )
 
 

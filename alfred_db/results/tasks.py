@@ -137,3 +137,6 @@ class QueueHealth:
     """Its server process."""
     oldest_snapshot_application: str | None
     """What it calls itself."""
+    overdue_handlers: int
+    """Handlers that go on though their attempt is over, and so keep a slot of their worker. Workers of all tenants of this
+    database count that listen; one behind a transaction pooler, or that drains, says it in its log alone."""

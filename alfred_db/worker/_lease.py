@@ -39,6 +39,12 @@ class AnyLease:
         # the database's clock alone.
         self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
         self._taken = False
+        self.ended = False
+        """Whether the handler has returned or raised. The worker's own."""
+        self.again_at: float | None = None
+        """The local time at which the handler is interrupted again. The worker's own."""
+        self.overdue = False
+        """Whether the handler goes on though it was to end, and has been told of in the log. The worker's own."""
         self.completing = False
         """Whether the handler began to complete the task in a transaction of its own."""
         self.given_back = False
@@ -72,20 +78,31 @@ class AnyLease:
         if self.cancel_requested:
             raise TaskFailed("its cancellation was asked for", code="cancelled", retry=False)
 
-    def revoke(self) -> None:
-        """Have the lease report that it is lost, and interrupt the handler. The worker's own."""
+    def revoke(self, *, again: bool = False) -> None:
+        """Have the lease report that it is lost, and interrupt the handler, or do so `again`. The worker's own."""
         self._taken = True
-        self.interrupt()
+        self.interrupt(again=again)
 
     def give_back(self) -> None:
         """The same, because the worker stops: however the handler ends now, it has not failed. The worker's own."""
         self.given_back = True
         self.revoke()
 
-    def interrupt(self) -> None:
-        """Interrupt the handler, once, if it is of the kind that can be. The worker's own."""
+    @property
+    def ends_at(self) -> float:
+        """The local time from which on the handler is to end: the deadline, or long ago. The worker's own."""
+        return 0.0 if self._taken else self._deadline
+
+    @property
+    def can_be_interrupted(self) -> bool:
+        """Whether the handler is of the kind that can be interrupted. The worker's own."""
+        return self._on_interrupt is not None
+
+    def interrupt(self, *, again: bool = False) -> None:
+        """Interrupt the handler, once unless it is to be done `again`, if it can be. The worker's own."""
         with self._lock:
-            self._interrupted, interrupt = True, None if self._interrupted else self._on_interrupt
+            first, self._interrupted = not self._interrupted, True
+            interrupt = self._on_interrupt if first or again else None
         if interrupt is not None:
             interrupt()
 

@@ -19,8 +19,11 @@ from ..errors import ConfigurationError
 from ..results.tasks import Backoff, ClaimedTask
 from ..wakeup import Listener, channel_of
 from ._lease import AnyLease
+from ._log import tell
+from ._outcome import Ended, failed
 from ._periodic import Periodic
-from ._settle import Ended, GivenBack, is_transient, settled
+from ._settle import is_transient, settled
+from ._watch import Watch
 
 __all__ = ["End", "Loop", "Settings", "Start"]
 
@@ -29,6 +32,8 @@ FIRST_PAUSE = 0.05
 
 LAST_MOMENT = 1.0
 """Seconds that handlers have when they are told to stop at once."""
+
+STOPPED = failed("the worker stopped before the handler had ended")
 
 MAX_CLAIM = 500
 CONNECTIONS = 3
@@ -39,8 +44,6 @@ End = Callable[[Ended], None]
 
 Start = Callable[[ClaimedTask, End], AnyLease]
 """Has the handler of a task begin, and gives its lease."""
-
-_log = logging.getLogger("alfred_db.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Loop:
         self._held: set[AnyLease] = set()
         self._ended: list[Ended] = []
         self._failures = 0
+        self._watch = Watch(lambda: self._held)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim no more, and end; may be called from a signal handler."""
@@ -101,11 +105,17 @@ class Loop:
         """Work until stopped; if it is to `drain`, until nothing can be claimed and nothing runs."""
         settings = self._settings
         with closing(self._db), ExitStack() as helpers:
+            helpers.enter_context(self._watch)
             helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
             if not drain:
                 helpers.enter_context(Periodic("upkeep", settings.upkeep, self._keep_up, at_start=True))
             if self._db.pooler is None and not drain:
-                listener = Listener(self._db.url, channel_of(self._db.schema), lambda: self._inbox.put(None))
+                listener = Listener(
+                    self._db.url,
+                    channel_of(self._db.schema),
+                    lambda: self._inbox.put(None),
+                    overdue=lambda: sum(lease.overdue and not lease.ended for lease in list(self._held)),
+                )
                 helpers.callback(listener.join)
                 helpers.callback(listener.stop)
             try:
@@ -156,8 +166,14 @@ class Loop:
         for lease in self._held:
             if lease.task.id in again:  # lost, and claimed once more before its handler has ended
                 lease.revoke()
-        self._held |= {self._start(task, self._inbox.put) for task in tasks}
+        started = [self._start(task, self._take) for task in tasks]
+        self._held.update(started)
+        self._watch.started(started)
         return len(tasks)
+
+    def _take(self, ended: Ended) -> None:
+        ended.lease.ended = True
+        self._inbox.put(ended)
 
     def _settle(self) -> None:
         for lease in settled(self._db, self._ended, self._settings.backoff):
@@ -182,24 +198,31 @@ class Loop:
         if not is_transient(error):
             raise error
         self._failures += 1
-        _log.log(
-            logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error
-        )
+        tell(logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error)
         return _growing(FIRST_PAUSE, self._failures, self._settings.poll)
 
     def _wind_down(self) -> None:
         """Let the handlers end; after the grace period interrupt them, and give back what is still not ended."""
         if self._held:
-            _log.info("stopping: %d tasks are left, for at most %g s", len(self._held), self._settings.grace)
+            tell(
+                logging.INFO,
+                "stopping: %d tasks are left, for at most %g s",
+                len(self._held),
+                self._settings.grace,
+            )
         self._end_all(self._settings.grace, at_once=lambda: self._at_once)
         running = self._running()
         for lease in running:
             lease.give_back()
         self._end_all(LAST_MOMENT if running else 0)
-        self._ended += [Ended(lease, None, GivenBack()) for lease in self._running()]
+        self._ended += [Ended(lease, failure=STOPPED) for lease in self._running()]
         self._end_all(LAST_MOMENT)
         if self._held:
-            _log.warning("%d tasks are left to their leases: the database is not there", len(self._held))
+            tell(
+                logging.WARNING,
+                "%d tasks are left to their leases: the database is not there",
+                len(self._held),
+            )
 
     def _running(self) -> list[AnyLease]:
         return list(self._held - {one.lease for one in self._ended})
@@ -246,7 +269,7 @@ class Loop:
             with self._db.begin() as uow:
                 taken = uow.tasks.reap(limit=MAX_CLAIM, backoff=self._settings.backoff)
             for id, status in taken.items():
-                _log.warning("task %s: its worker vanished or took too long, now %s", id, status)
+                tell(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
             full = len(taken) == MAX_CLAIM
         full = self._settings.schedules
         while full and not self.stopping:
@@ -254,7 +277,7 @@ class Loop:
                 uow.scheduler.reap()
                 tick = uow.scheduler.tick()
             for invalid in tick.invalid:
-                _log.debug("scheduled task %d: %s", invalid.task_id, invalid.reason)
+                tell(logging.DEBUG, "scheduled task %d: %s", invalid.task_id, invalid.reason)
             full = tick.full
 
 

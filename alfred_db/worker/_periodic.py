@@ -7,12 +7,12 @@ import random
 import threading
 from collections.abc import Callable
 
+from ._log import tell
+
 __all__ = ["Periodic"]
 
 LAST_MOMENT = 5.0
 """Seconds that the end of the context waits for work that has begun."""
-
-_log = logging.getLogger("alfred_db.worker")
 
 
 class Periodic:
@@ -47,5 +47,5 @@ class Periodic:
             except Exception as error:  # whatever it was, the next time may go well
                 failures += 1
                 level = logging.WARNING if failures == 1 else logging.DEBUG
-                _log.log(level, "%s: %s; trying again", self._name, error)
+                tell(level, "%s: %s; trying again", self._name, error)
                 pause = min(pause, 0.05 * 2 ** min(failures, 20) * random.uniform(0.5, 1))

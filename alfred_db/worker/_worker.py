@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..results.tasks import Backoff, ClaimedTask, NewResult
 from ._lease import AsyncLease, Lease
 from ._loop import End, Loop, Settings
-from ._settle import Ended
+from ._outcome import Ended, raised, returned
 
 __all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
 
@@ -101,9 +101,10 @@ class Worker:
 
     def _ended(self, task: ClaimedTask, lease: Lease) -> Ended:
         try:
-            return Ended(lease, self._handlers[task.intent](task, lease), None)
+            value = self._handlers[task.intent](task, lease)
         except BaseException as error:
-            return Ended(lease, None, error)
+            return raised(lease, error)
+        return returned(lease, value)
 
 
 class AsyncWorker:
@@ -130,7 +131,7 @@ class AsyncWorker:
         self._handlers = _checked(handlers, asynchronous=True)
         settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
         self._events: asyncio.AbstractEventLoop | None = None
-        self._running: set[asyncio.Task[Sequence[NewResult] | None]] = set()
+        self._running: set[asyncio.Task[Ended]] = set()
         self._loop = Loop(db, list(handlers), self._start, settings)
 
     @property
@@ -170,25 +171,32 @@ class AsyncWorker:
         return lease
 
     def _begin(self, events: asyncio.AbstractEventLoop, lease: AsyncLease, end: End) -> None:
-        running = events.create_task(self._handle(lease))
-        self._running.add(running)
-
         def interrupt() -> None:
             events.call_soon_threadsafe(running.cancel)
 
-        def ended(done: asyncio.Task[Sequence[NewResult] | None]) -> None:
+        def ended(done: asyncio.Task[Ended]) -> None:
             self._running.discard(done)
-            error = asyncio.CancelledError() if done.cancelled() else done.exception()
-            end(Ended(lease, None if error else done.result(), error))
+            # Cancelled before it began, or what it ended with.
+            end(raised(lease, asyncio.CancelledError()) if done.cancelled() else done.result())
 
+        handling = self._handle(lease)
+        try:
+            running = events.create_task(handling)
+        except BaseException as error:  # of a task factory of the application
+            handling.close()
+            end(raised(lease, error))
+            return
+        self._running.add(running)
         running.add_done_callback(ended)
         lease.interruptible(interrupt)
 
-    async def _handle(self, lease: AsyncLease) -> Sequence[NewResult] | None:
+    async def _handle(self, lease: AsyncLease) -> Ended:
+        """Never raises: SystemExit and KeyboardInterrupt would end the event loop."""
         try:
-            return await self._handlers[lease.task.intent](lease.task, lease)
-        except (SystemExit, KeyboardInterrupt) as error:  # they would end the event loop
-            raise RuntimeError(f"the handler raised {error!r}") from error
+            value = await self._handlers[lease.task.intent](lease.task, lease)
+        except BaseException as error:
+            return raised(lease, error)
+        return returned(lease, value)
 
 
 def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:

@@ -46,5 +46,6 @@ class AsyncTaskUpkeep(AsyncRepository):
         counts = (await self._rows(queries.health(name)))[0]
         oldest = await self._rows(queries.oldest_snapshot())
         snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
-        values: list[Any] = [*counts, *snapshot]
+        overdue = (await self._rows(queries.overdue_handlers()))[0]
+        values: list[Any] = [*counts, *snapshot, *overdue]
         return QueueHealth(*values)

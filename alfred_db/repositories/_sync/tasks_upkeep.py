@@ -47,5 +47,6 @@ class TaskUpkeep(Repository):
         counts = (self._rows(queries.health(name)))[0]
         oldest = self._rows(queries.oldest_snapshot())
         snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
-        values: list[Any] = [*counts, *snapshot]
+        overdue = (self._rows(queries.overdue_handlers()))[0]
+        values: list[Any] = [*counts, *snapshot, *overdue]
         return QueueHealth(*values)

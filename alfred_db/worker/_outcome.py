@@ -1,0 +1,189 @@
+"""How a handler ended, as plain data.
+
+What a handler returns or raises is the caller's: its methods may raise anything, `SystemExit` included, whenever they
+are called. So they are called once, where the handler ran, and what is passed on are texts and JSON values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
+
+from ..checks import check_text, json_text, plain_text
+from ..errors import InvalidInputError, LeaseLost, conceal
+from ..inputs.tasks import MAX_JSON_BYTES, MAX_SECONDS
+from ..queries.tasks_held import HANDLER, TIMEOUT
+from ..results.tasks import NewResult
+from ._lease import AnyLease, TaskFailed
+
+__all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]
+
+RESULT = "result"
+"""What `error_code` says when the handler returned what cannot be stored."""
+
+CANCELLED = "cancelled"
+
+MAX_MESSAGE = 10_000
+"""Characters of an error that are stored."""
+
+MAX_CODE = 200
+MAX_PARTS = 5
+"""Exceptions of a group that its description names."""
+
+
+class Failure(NamedTuple):
+    """What a failed attempt is ended with: the arguments of `TaskRepository.fail`."""
+
+    message: str
+    code: str = HANDLER
+    retry: bool = True
+    delay: float | None = None
+
+
+class Ended(NamedTuple):
+    """A handler that returned or raised."""
+
+    lease: AnyLease
+    results: Sequence[NewResult] = ()
+    failure: Failure | None = None
+    error: BaseException | None = None
+    """What the log shows the traceback of."""
+
+
+def returned(lease: AnyLease, value: object) -> Ended:
+    """The end of a handler that returned; a failure when that cannot be stored."""
+    if value is None:
+        return Ended(lease)
+    try:
+        return Ended(lease, _results(value))
+    except BaseException as error:
+        # Not tried again: the work is done, and the same result would be refused once more.
+        return Ended(lease, failure=Failure(described(error), RESULT, retry=False))
+
+
+def raised(lease: AnyLease, error: BaseException) -> Ended:
+    """The end of a handler that raised."""
+    try:
+        return Ended(lease, failure=_failure(lease, error), error=error)
+    except BaseException:
+        return Ended(lease, failure=failed(described(error)), error=error)
+
+
+def failed(message: str) -> Failure:
+    """A failure like that of any exception."""
+    return Failure(message)
+
+
+def described(error: BaseException) -> str:
+    """The type and the text of an exception as text that can be stored, whatever its methods do."""
+    _conceal(error)
+    kind, text = _told(error)
+    try:
+        if issubclass(type(error), BaseExceptionGroup):
+            parts: Sequence[BaseException] = cast("BaseExceptionGroup[Any]", error).exceptions[:MAX_PARTS]
+            text = "; ".join([text, *(": ".join(_told(part)) for part in parts)])
+    except BaseException:
+        pass  # the group's own text says how many there are
+    return plain(f"{kind}: {text}", MAX_MESSAGE)
+
+
+def plain(text: str, most: int) -> str:
+    """At most so many characters, without those that PostgreSQL cannot store."""
+    # Cut first: what is long may be very long. No method of a subclass of str is called.
+    exact = str.__str__(text)[:most]
+    return plain_text(exact)
+
+
+def _conceal(error: BaseException) -> None:
+    """A row's values are for neither the task nor the log."""
+    with suppress(Exception, SystemExit, GeneratorExit):
+        conceal(error, statements=False)
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    try:
+        kind = plain(type(error).__name__, MAX_CODE)
+    except BaseException:
+        kind = "an exception"
+    try:
+        text = plain(str(error), MAX_MESSAGE)
+    except BaseException as failure:
+        text = f"its text cannot be read, str() raised {_name(failure)}"
+    return kind, text
+
+
+def _name(error: BaseException) -> str:
+    try:
+        return plain(type(error).__name__, MAX_CODE)
+    except BaseException:
+        return "an exception"
+
+
+def _failure(lease: AnyLease, error: BaseException) -> Failure:
+    """What an exception asks for. `issubclass`, as `isinstance` asks the exception for its `__class__`."""
+    kind = type(error)
+    if issubclass(kind, asyncio.CancelledError | LeaseLost) and lease.time_left <= 0:
+        return Failure("the attempt took longer than timeout_seconds", TIMEOUT)
+    if issubclass(kind, asyncio.CancelledError) and lease.cancel_requested:
+        return Failure("its cancellation was asked for", CANCELLED, retry=False)
+    if not issubclass(kind, TaskFailed):
+        return failed(described(error))
+    asked = cast("TaskFailed", error)
+    _conceal(error)
+    message = _told(error)[1]
+    asked_code: Any = asked.code
+    code = plain(asked_code, MAX_CODE) if issubclass(type(asked_code), str) else ""
+    return Failure(message, code or HANDLER, _asked(asked.retry), _delay(asked.delay))
+
+
+def _asked(retry: object) -> bool:
+    """Whether to try again; what has no truth value has not asked for the end."""
+    try:
+        return bool(retry)
+    except BaseException:
+        return True
+
+
+def _delay(delay: object) -> float | None:
+    """The seconds that were asked for, within what can be stored; None, the back-off, for what is no number."""
+    try:
+        seconds = float(cast("float", delay))
+    except BaseException:
+        return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), float(MAX_SECONDS))
+
+
+def _results(value: object) -> list[NewResult]:
+    """What a handler returned, if it is what a handler may return, as objects of the worker's own."""
+    several = isinstance(value, list | tuple)
+    return [
+        _result(result, type(value).__name__) for result in (cast("list[Any]", value) if several else [value])
+    ]
+
+
+def _result(result: object, kind: str) -> NewResult:
+    keys = set(cast("Mapping[str, Any]", result)) if isinstance(result, Mapping) else set[str]()
+    if not {"result_type", "content"} <= keys <= set(NewResult.__annotations__):
+        raise InvalidInputError(
+            f"the handler returned {kind}: expected None, or a list of results, each with the"
+            " keys result_type, content and perhaps metadata"
+        )
+    given = cast("Mapping[str, Any]", result)
+    check_text("result_type", given["result_type"])
+    return {
+        "result_type": str.__str__(given["result_type"]),
+        "content": _json("content", given["content"]),
+        "metadata": _json("metadata", given.get("metadata", {})),
+    }
+
+
+def _json(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{name}: the handler returned {type(value).__name__}; expected a mapping")
+    copied: dict[str, Any] = dict(cast("Mapping[str, Any]", value))
+    text = json_text(name, copied, MAX_JSON_BYTES)
+    return cast("dict[str, Any]", json.loads(text or "{}"))
