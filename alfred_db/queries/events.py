@@ -22,6 +22,8 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    and_,
+    case,
     cast,
     column,
     delete,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     table,
     true,
@@ -201,23 +204,84 @@ def holder() -> CompoundSelect[*tuple[Any, ...]]:
 # After a restore on another server, whose transactions have other numbers
 
 
-def renumber_consumers(*, horizon: int, newest: int) -> Update:
-    """Have those that are ahead of the server stand before their first unread event, once events are renumbered."""
-    unread = select(func.min(_e.id) - 1).where(
-        _e.topic == func.any(_c.topics), tuple_(_e.tx, _e.id) > tuple_(_c.tx, _c.event_id)
-    )
-    place = func.coalesce(unread.scalar_subquery(), select(func.max(_e.id)).scalar_subquery(), 0)
-    ahead = select(_c.name, place.label("event_id")).where(_c.tx >= newest).cte("ahead")
+def locked_consumers() -> Select[EventConsumer]:
+    """All of them, for this transaction alone."""
+    return select(EventConsumer).order_by(EventConsumer.name).with_for_update(key_share=True)
+
+
+def last_foreign(*, newest: int) -> Select[int]:
+    """The last event of a transaction that this server has not come to, or no row."""
+    return select(_e.id).where(_e.tx >= newest).order_by(_e.id.desc()).limit(number(1))
+
+
+def first_own(*, after: int, newest: int) -> Select[int]:
+    """The first transaction of this server that published events: those after the last one that was restored."""
+    return select(_e.tx).where(_e.id > after, _e.tx < newest).order_by(_e.tx).limit(number(1))
+
+
+def last_id() -> Select[int]:
+    return select(_e.id).order_by(_e.id.desc()).limit(number(1))
+
+
+def first_unread(
+    reader: EventConsumer, *, ahead: bool, restored: int | None, low: int, newest: int
+) -> Select[int, int]:
+    """`tx` and `id` of the first event that a consumer may not have read, as they are when events are renumbered.
+
+    Its place says what it had read on the other server. An event with a higher `id` than that of its place came later,
+    whatever the numbers of the transactions say; those that a long transaction published come once more.
+    """
+    after = literal(reader.tx, TransactionId), literal(reader.event_id, BigInteger)
+    unread = tuple_(_e.tx, _e.id) > tuple_(*after)
+    if reader.event_id:
+        unread = or_(unread, _e.id > reader.event_id)
+    elif reader.tx:  # `now`: there is no event to compare with
+        later = [] if restored is None else [_e.id > restored]
+        if restored is None or not ahead:
+            later.append(_e.created_at >= literal(reader.created_at, DateTime(timezone=True)))
+        unread = or_(unread, and_(*later))
+    place = case((_restored(restored, low, newest), literal(low, TransactionId)), else_=_e.tx).label("place")
     return (
-        update(EventConsumer)
-        .where(EventConsumer.name == ahead.c.name)
-        .values(tx=horizon - 1, event_id=ahead.c.event_id, since=None)
+        select(place, _e.id)
+        .where(_e.topic == func.any(literal(list(reader.topics), ARRAY(Text))), unread)
+        .order_by(place, _e.id)
+        .limit(number(1))
     )
 
 
-def renumber(*, horizon: int, newest: int) -> Update:
-    """Have the events of transactions that this server has not come to be those of one that has ended."""
-    return update(Event).where(Event.tx >= newest).values(tx=horizon - 1)
+def renumber(*, restored: int | None, low: int, newest: int) -> Update:
+    """Have the events of the other server be those of a transaction that ended before this server's own."""
+    return update(Event).where(_restored(restored, low, newest)).values(tx=low)
+
+
+def forget_times() -> Update:
+    """The clocks of two servers differ: what consumers have still to read is found by its place alone."""
+    return update(EventConsumer).values(since=None)
+
+
+def foreign(*, horizon: int, newest: int) -> Select[str]:
+    """The consumers whose place, or the last event of one of whose topics, is of no transaction of this server."""
+    wanted = _topics(_c.topics)
+    last = (
+        select(_e.tx)
+        .where(_e.topic == wanted.c.topic)
+        .order_by(_e.tx.desc(), _e.id.desc())
+        .limit(number(1))
+        .correlate(wanted)
+        .lateral()
+    )
+    ahead = select(last.c.tx).select_from(wanted).join(last, true()).where(last.c.tx >= newest)
+    return (
+        select(EventConsumer.name)
+        .where(or_(_c.tx > horizon, ahead.correlate(EventConsumer).exists()))
+        .order_by(EventConsumer.name)
+    )
+
+
+def _restored(restored: int | None, low: int, newest: int) -> ColumnElement[bool]:
+    """The events of the other server that are to be renumbered."""
+    ahead = _e.tx >= newest
+    return ahead if restored is None else or_(ahead, and_(_e.id <= restored, _e.tx > low))
 
 
 def _catalog(name: str, *columns: str) -> Any:

@@ -120,7 +120,7 @@ def overdue_handlers() -> Select[int]:
     columns: list[ColumnClause[Any]] = [column(name, Text) for name in names]
     activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
     told = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
-    return select(func.coalesce(func.sum(cast(told, BigInteger)), 0)).where(
+    return select(cast(func.coalesce(func.sum(cast(told, BigInteger)), 0), BigInteger)).where(
         activity.datname == func.current_database()
     )
 

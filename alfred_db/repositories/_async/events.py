@@ -186,23 +186,58 @@ class AsyncEventRepository(AsyncPartitions):
         return None if found is None else Horizon(*found[:4])
 
     async def after_restore(self) -> int:
-        """Make the log readable on a server that it was restored on from a dump; gives how many events were changed.
+        """Make the log readable on a server that it was restored on from a dump.
 
-        Call it once, before anything is published there: the transactions of the other server, by whose numbers
-        events are ordered, may be ahead of this one's. Consumers may get some events again.
+        Events are ordered by the numbers of their transactions, and those of the other server mean nothing here.
+        Its events are given a number before this server's own, and consumers a place before what they have not
+        read for certain: none loses an event, and some may get events again. Call it after each restore from a
+        dump, best before anything is published or read; later is not too late.
+
+        Returns:
+            How many events were renumbered.
         """
+        readers = await self._all(queries.locked_consumers())
         horizon, newest = (await self._rows(queries.snapshot()))[0]
+        # All ids up to this one are the other server's: those that it gave, and no later ones, are in the dump.
+        known = [
+            *await self._all(queries.last_foreign(newest=newest)),
+            *(reader.event_id for reader in readers if reader.tx > horizon and reader.event_id),
+        ]
+        restored = max(known, default=None)
+        own = [] if restored is None else await self._all(queries.first_own(after=restored, newest=newest))
+        low = min([horizon, *own]) - 1
+        for reader in readers:
+            await self._replace(reader, horizon=horizon, newest=newest, restored=restored, low=low)
         with translated():
-            await self._session.execute(queries.renumber_consumers(horizon=horizon, newest=newest))
-            changed = await self._session.execute(queries.renumber(horizon=horizon, newest=newest))
+            await self._session.execute(queries.forget_times())
+            changed = await self._session.execute(queries.renumber(restored=restored, low=low, newest=newest))
         return cast("CursorResult[Any]", changed).rowcount
+
+    async def _replace(
+        self, reader: EventConsumer, *, horizon: int, newest: int, restored: int | None, low: int
+    ) -> None:
+        """Have the consumer stand before what it may not have read."""
+        ahead = reader.tx > horizon
+        statement = queries.first_unread(reader, ahead=ahead, restored=restored, low=low, newest=newest)
+        first = next(iter(await self._rows(statement)), None)
+        if first is not None and first[0] < horizon:
+            place = first[0], first[1] - 1
+        elif ahead:  # all before the horizon is read
+            place = horizon - 1, max(await self._all(queries.last_id()), default=0)
+        else:
+            return
+        if ahead or place < (reader.tx, reader.event_id):
+            with translated():
+                await self._session.execute(
+                    queries.change(reader.name, {"tx": place[0], "event_id": place[1]})
+                )
 
     async def _after(self, reader: EventConsumer, limit: int) -> Sequence[Event]:
         horizon = await self._horizon()
         if reader.tx > horizon:
             raise ConflictError(
                 f"consumer {reader.name!r}: has read up to transaction {reader.tx}, but this server is only at"
-                f" {horizon}: its data came from another server; call `after_restore`"
+                f" {horizon}: its data came from another server; call `after_restore`, which loses no event"
             )
         return await self._all(
             queries.batch(
