@@ -130,7 +130,7 @@ def test_whatever_handlers_raise_fails_their_own_tasks(colour: Colour, db: Datab
     assert all(one.error_code and one.error_message is not None for one in ended.values())
     assert {one.claim_seq for one in ended.values()} == {1}
     assert ended["str raises"].error_code == "handler"
-    assert ended["failed with NUL"].error_message == "a\N{REPLACEMENT CHARACTER}b?"
+    assert ended["failed with NUL"].error_message == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
     assert task(db, good).status == "completed"
 
 
