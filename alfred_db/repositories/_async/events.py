@@ -204,8 +204,10 @@ class AsyncEventRepository(AsyncPartitions):
             *(reader.event_id for reader in readers if reader.tx > horizon and reader.event_id),
         ]
         restored = max(known, default=None)
-        own = [] if restored is None else await self._all(queries.first_own(after=restored, newest=newest))
-        low = min([horizon, *own]) - 1
+        low = horizon - 1
+        if restored is not None:
+            for tx in await self._all(queries.first_own(after=restored, newest=newest)):
+                low = min(low, tx - 1)
         for reader in readers:
             await self._replace(reader, horizon=horizon, newest=newest, restored=restored, low=low)
         with translated():

@@ -205,8 +205,10 @@ class EventRepository(Partitions):
             *(reader.event_id for reader in readers if reader.tx > horizon and reader.event_id),
         ]
         restored = max(known, default=None)
-        own = [] if restored is None else self._all(queries.first_own(after=restored, newest=newest))
-        low = min([horizon, *own]) - 1
+        low = horizon - 1
+        if restored is not None:
+            for tx in self._all(queries.first_own(after=restored, newest=newest)):
+                low = min(low, tx - 1)
         for reader in readers:
             self._replace(reader, horizon=horizon, newest=newest, restored=restored, low=low)
         with translated():
