@@ -209,6 +209,7 @@ if TYPE_CHECKING:
         UsageKey,
         WaitingVersion,
         WaitResult,
+        Written,
     )
     from .search import (
         Candidates,
@@ -433,6 +434,7 @@ __all__ = [
     "WorkingMemory",
     "WorkingMemoryRepository",
     "WorkingMemoryStatus",
+    "Written",
     "cosine_distance",
     "hamming_distance",
     "jaccard_distance",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import URL, Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from . import extensions, migrate
+from . import cron, extensions, migrate
 from .engines import RELIED_ON, passing_engine
-from .errors import AlfredDBError, translated
-from .models.base import SHARED_SCHEMAS
+from .errors import AlfredDBError, shown, translated
+from .models.base import SHARED_SCHEMAS, schema_translate_map
+from .queries import events, scheduler
+from .queries._shared import MAX_LIMIT
 from .statements import quoted
 from .verify import problems, verify
 
@@ -81,7 +86,11 @@ def examine(url: URL, schema: str | None = None) -> Report:
             newest=migrate.head(),
             extensions=_extensions(connection, facts),
             external=[name for name in SHARED_SCHEMAS if extensions.external(facts, name)],
-            warnings=[*extensions.warnings(facts), *_settings(connection, facts)],
+            warnings=[
+                *extensions.warnings(facts),
+                *_settings(connection, facts),
+                *([] if errors else _rows(connection, schema)),
+            ],
             errors=errors,
         )
 
@@ -94,6 +103,47 @@ def _errors(connection: Connection, schema: str | None, facts: extensions.Facts)
         details = [str(problem) for problem in problems(connection, schema, facts)] if found else []
         return [str(error), *details]
     return []
+
+
+NAMED = 10
+"""Rows that the report names; of more it says how many."""
+
+
+def _rows(connection: Connection, schema: str | None) -> list[str]:
+    """What stands in the tables and cannot be worked on: it is passed by in silence where it is met."""
+    found: list[str] = []
+    connection.execution_options(schema_translate_map=schema_translate_map(schema))
+    for examined in (_schedules, _events):
+        with suppress(SQLAlchemyError), connection.begin_nested():  # a role that may not read the table
+            found += examined(connection)
+    return found
+
+
+def _schedules(connection: Connection) -> list[str]:
+    """Active tasks of the scheduler whose slots this machine cannot compute."""
+    found: list[str] = []
+    last, now = 0, datetime.now(UTC)
+    while rows := connection.execute(scheduler.active(after=last, limit=MAX_LIMIT)).all():
+        for last, schedule, timezone in rows:
+            try:
+                cron.first_slot(schedule or "", timezone, after=now)
+            except Exception as error:  # as `tick` passes it by
+                found.append(f"scheduled task {last} has no slots: {error}")
+    left = len(found) - NAMED
+    return [*found[:NAMED], *([f"{left:,} more scheduled tasks have no slots"] if left > 0 else [])]
+
+
+def _events(connection: Connection) -> list[str]:
+    """Consumers that wait for transactions of the server which the log was dumped on."""
+    horizon, newest = connection.execute(events.snapshot()).one()
+    names = connection.scalars(events.foreign(horizon=horizon, newest=newest)).all()
+    if not names:
+        return []
+    some = ", ".join(map(shown, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+    return [
+        f"events: restored from another server, whose transactions are ahead of this one's, so that {some} cannot read"
+        " on; call `uow.events.after_restore()` in a transaction, which loses no event"
+    ]
 
 
 _LIMITS = ("statement_timeout", "transaction_timeout", "lock_timeout")

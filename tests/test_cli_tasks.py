@@ -320,10 +320,12 @@ def test_a_schedule_is_added_once_listed_paused_and_resumed(run: Run, db: Databa
         "--key",
         "k",
     )
-    added, again = run(*arguments, "--overlap", "skip", "--misfire", "all"), run(*arguments)
+    policies = ("--overlap", "skip", "--misfire", "all")
+    added, again = run(*arguments, *policies), run(*arguments, *policies)
     assert added.exit_code == 0, added.output
     assert added.output.startswith("added ")
-    assert again.output.startswith("there is already ")
+    assert again.output.startswith("unchanged ")
+    assert run(*arguments, *policies, "--timeout", "9").output.startswith("updated ")
     listed = run("schedule", "list")
     assert "nightly" in listed.output
     (found,) = json.loads(run("schedule", "list", "--json").output)["tasks"]

@@ -6,7 +6,7 @@ import click
 
 from ..config import migration_url
 from ..database import Database
-from ..errors import NotFoundError
+from ..errors import ConflictError, NotFoundError
 from ..repositories._sync.broker_requests import BrokerRequestRepository
 from ..repositories._sync.events import EventRepository
 from ..repositories._sync.partitions import Partitions
@@ -118,6 +118,10 @@ def _take_away(database: Database, log: type[Partitions], keep_months: int, drop
                     log(uow.session).detach_partition(part.name, drop=drop)
         except NotFoundError:
             click.echo(f"{part.name} is gone already")
+            continue
+        except ConflictError as error:  # a reader, or a lock: the others are not to wait for it
+            click.echo(f"kept {part.name}: {error}", err=True)
+            kept += 1
             continue
         done = ("would drop", "dropped") if drop else ("would detach", "detached")
         click.echo(f"{done[not dry_run]} {part.name}, {part.size:,} bytes")

@@ -54,7 +54,7 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
 @click.option(
     "--timezone", default="UTC", show_default=True, help="IANA name of the zone that CRON is read in."
 )
-@click.option("--key", help="Adding one with a known key again changes nothing.")
+@click.option("--key", help="Adding one with a known key changes that one.")
 @click.option("--max-retries", default=3, show_default=True)
 @click.option("--retry-delay", default=60, show_default=True, help="Seconds between attempts.")
 @click.option("--timeout", default=300, show_default=True, help="Seconds that an attempt may take.")
@@ -92,13 +92,13 @@ def add(
 ) -> None:
     """Add the task NAME, which has COMMAND run at the times of CRON (five fields), or by `trigger` alone."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
-        task, created = uow.scheduler.create(
+        task, outcome = uow.scheduler.create(
             name,
             command,
             cron_expression,
             timezone=timezone,
             schedule_key=key,
-            is_active=not paused,
+            is_active=False if paused else None,
             max_retries=max_retries,
             retry_delay=retry_delay,
             timeout=timeout,
@@ -106,7 +106,7 @@ def add(
             overlap_policy=OverlapPolicy(overlap),
         )
     due = "-" if task.next_run_at is None else task.next_run_at.isoformat(" ", "seconds")
-    click.echo(f"{'added' if created else 'there is already'} {task.id}, next run: {due}")
+    click.echo(f"{'added' if outcome else outcome} {task.id}, next run: {due}")
 
 
 @schedule.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -18,9 +18,11 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import load_only
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..cron import Slot
@@ -30,6 +32,16 @@ from ._shared import page
 LIST_KEY = ("id",)
 
 _Time = DateTime(timezone=True)
+_FIRST = datetime(2, 1, 1, tzinfo=UTC)
+_PLANNED = (
+    ScheduledTask.schedule,
+    ScheduledTask.timezone,
+    ScheduledTask.next_run_at,
+    ScheduledTask.misfire_policy,
+    ScheduledTask.misfire_grace_seconds,
+    ScheduledTask.max_catchup,
+    ScheduledTask.overlap_policy,
+)
 
 
 # Tasks
@@ -60,6 +72,15 @@ def timed(task_id: int) -> Select[ScheduledTask, datetime]:
     return select(ScheduledTask, func.statement_timestamp()).where(ScheduledTask.id == task_id)
 
 
+def locked_by_key(schedule_key: str) -> Select[ScheduledTask, datetime]:
+    """The task of that key, and the database's time; no scheduler takes it before the transaction ends."""
+    return (
+        select(ScheduledTask, func.statement_timestamp())
+        .where(ScheduledTask.schedule_key == schedule_key)
+        .with_for_update(key_share=True, of=ScheduledTask)
+    )
+
+
 def locked(task_id: int) -> Select[ScheduledTask, datetime]:
     """The same; no scheduler takes the task before the transaction ends."""
     return timed(task_id).with_for_update(key_share=True, of=ScheduledTask)
@@ -78,23 +99,45 @@ def list_(*, after: str | None, limit: int) -> Select[ScheduledTask]:
 # Slots
 
 
-def due(*, limit: int) -> Select[ScheduledTask, datetime]:
-    """The tasks whose slot has come, and the database's time; those that another scheduler has are left out."""
+def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
+    """The tasks whose slot has come, and the database's time; those that another scheduler has are left out.
+
+    Those after `after`, in order. Slots of before the calendar of Python cannot be read, and would stand first.
+    """
+    key = ScheduledTask.next_run_at, ScheduledTask.id
+    statement = _scheduled(limit).where(
+        ScheduledTask.next_run_at <= func.statement_timestamp(),
+        ScheduledTask.next_run_at >= literal(_FIRST, _Time),
+    )
+    if after is not None:
+        last = literal(after.next_run_at, _Time), literal(after.id, BigInteger)
+        statement = statement.where(tuple_(*key) > tuple_(*last))
+    return statement.order_by(*key)
+
+
+def unscheduled(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
+    """The same of the tasks that have no next slot yet: other means than this library filed them."""
+    statement = _scheduled(limit).where(ScheduledTask.next_run_at.is_(None))
+    if after is not None:
+        statement = statement.where(ScheduledTask.id > after.id)
+    return statement.order_by(ScheduledTask.id)
+
+
+def active(*, after: int, limit: int) -> Select[int, str | None, str]:
+    """`id`, `schedule` and `timezone` of the tasks that have slots, in the order of their ids."""
     return (
-        _scheduled(limit)
-        .where(ScheduledTask.next_run_at <= func.statement_timestamp())
-        .order_by(ScheduledTask.next_run_at)
+        select(ScheduledTask.id, ScheduledTask.schedule, ScheduledTask.timezone)
+        .where(ScheduledTask.is_active, ScheduledTask.schedule.is_not(None), ScheduledTask.id > after)
+        .order_by(ScheduledTask.id)
+        .limit(limit)
     )
 
 
-def unscheduled(*, limit: int) -> Select[ScheduledTask, datetime]:
-    """The same of the tasks that have no next slot yet: other means than this library filed them."""
-    return _scheduled(limit).where(ScheduledTask.next_run_at.is_(None))
-
-
 def _scheduled(limit: int) -> Select[ScheduledTask, datetime]:
+    """What is needed to plan: nothing else of a row can keep it from being read."""
     return (
         select(ScheduledTask, func.statement_timestamp())
+        .options(load_only(*_PLANNED))
         .where(ScheduledTask.is_active, ScheduledTask.schedule.is_not(None))
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True, of=ScheduledTask)

@@ -12,7 +12,7 @@ from .model_registry import EndpointSpec, ScoredModel
 from .page import Page
 from .partitions import Partition
 from .rag import Context, Source
-from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick
+from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick, Written
 from .tasks import Backoff, ClaimedTask, NewResult, NewTask, QueueHealth
 from .validation import Regression
 from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingVersion, WaitResult
@@ -64,4 +64,5 @@ __all__ = [
     "UsageKey",
     "WaitResult",
     "WaitingVersion",
+    "Written",
 ]

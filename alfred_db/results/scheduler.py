@@ -6,13 +6,41 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
-__all__ = ["ClaimedExecution", "HeldExecution", "InvalidSchedule", "Tick"]
+__all__ = ["ClaimedExecution", "HeldExecution", "InvalidSchedule", "Tick", "Written"]
+
+
+class Written(int, Enum):
+    """What a call did that creates a row or changes the one of a known key.
+
+    It counts as True when the row is new and as False otherwise, like the second value of `TaskRepository.enqueue`.
+    """
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+    def __new__(cls, word: str) -> Written:
+        """The member of that word."""
+        member = int.__new__(cls, word == "created")
+        member._value_ = word
+        return member
+
+    def __eq__(self, other: object) -> bool:
+        """Members differ, though two of them count as False."""
+        return self is other if isinstance(other, Written) else int.__eq__(self, other)
+
+    __hash__ = int.__hash__
+
+    def __str__(self) -> str:
+        """The word."""
+        return str(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidSchedule:
-    """A task whose next slot could not be told; it is left as it is until that is mended."""
+    """A task whose next slot cannot be computed; it is passed by until its schedule or time zone is corrected."""
 
     task_id: int
     reason: str

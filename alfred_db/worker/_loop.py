@@ -93,6 +93,7 @@ class Loop:
         self._held: set[AnyLease] = set()
         self._ended: list[Ended] = []
         self._failures = 0
+        self._invalid: dict[int, str] = {}  # what the log has named
         self._watch = Watch(lambda: self._held)
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -277,7 +278,14 @@ class Loop:
                 uow.scheduler.reap()
                 tick = uow.scheduler.tick()
             for invalid in tick.invalid:
-                tell(logging.DEBUG, "scheduled task %d: %s", invalid.task_id, invalid.reason)
+                if self._invalid.get(invalid.task_id) != invalid.reason:
+                    self._invalid[invalid.task_id] = invalid.reason
+                    tell(
+                        logging.WARNING,
+                        "scheduled task %d has no slots: %s; `alfred-db doctor` lists all such tasks",
+                        invalid.task_id,
+                        invalid.reason,
+                    )
             full = tick.full
 
 

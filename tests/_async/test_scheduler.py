@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from alfred_db import (
     OverlapPolicy,
     ScheduledExecution,
     ScheduledTask,
+    Written,
     cron,
 )
 from alfred_db.errors import (
@@ -60,17 +62,68 @@ async def test_a_task_is_filed_with_its_next_slot(scheduler: AsyncSchedulerRepos
     assert await scheduler.get(task.id) is task
 
 
-async def test_a_known_key_gives_the_task_that_is_there(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_known_key_becomes_what_is_declared_and_the_result_says_so(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
     task, created = await scheduler.create("report", "a", "0 * * * *", schedule_key="k")
-    again, created_again = await scheduler.create("other", "b", "1 * * * *", schedule_key="k")
-    assert (created, created_again) == (True, False)
+    again, unchanged = await scheduler.create("report", "a", "0 * * * *", schedule_key="k")
     assert again is task
-    assert again.command == "a"
+    before = task.next_run_at
+    moved, updated = await scheduler.create("other", "b", "1 * * * *", schedule_key="k")
+    assert (created, unchanged, updated) == (Written.CREATED, Written.UNCHANGED, Written.UPDATED)
+    assert (created, unchanged, updated) == (True, False, False)
+    assert [str(one) for one in (created, unchanged, updated)] == ["created", "unchanged", "updated"]
+    assert (moved.id, moved.name, moved.command, moved.schedule) == (task.id, "other", "b", "1 * * * *")
+    assert moved.next_run_at is not None
+    assert (moved.next_run_at.minute, moved.next_run_at != before) == (1, True)
     assert await scheduler.get_by_key("k") is task
     assert await scheduler.get_by_key("l") is None
     other, created = await scheduler.create("report", "a", "0 * * * *")
     assert created
     assert other.id != task.id
+
+
+CHANGES: dict[str, Any] = {
+    "timezone": "Asia/Kathmandu",
+    "schedule": "7 * * * *",
+    "is_active": False,
+    "max_retries": 9,
+    "retry_delay": 9,
+    "timeout": 9,
+    "misfire_policy": MisfirePolicy.ALL,
+    "misfire_grace_seconds": 9,
+    "max_catchup": 9,
+    "overlap_policy": OverlapPolicy.SKIP,
+}
+
+
+async def test_no_argument_of_a_known_key_is_lost(scheduler: AsyncSchedulerRepository) -> None:
+    parameters = inspect.signature(scheduler.create).parameters
+    assert set(CHANGES) == set(parameters) - {"name", "command", "schedule_key"}
+    for name, value in CHANGES.items():
+        given = {"schedule": "0 12 * * *", name: value}
+        key = f"k-{name}"
+        task, _ = await scheduler.create("report", "a", "0 12 * * *", schedule_key=key)
+        before = task.next_run_at
+        assert getattr(task, name) != value
+        changed, outcome = await scheduler.create("report", "a", schedule_key=key, **given)
+        assert (changed.id, getattr(changed, name), outcome) == (task.id, value, Written.UPDATED)
+        assert (changed.next_run_at != before) == (name in ("timezone", "schedule", "is_active"))
+        _, outcome = await scheduler.create("report", "a", schedule_key=key, **given)
+        assert outcome is Written.UNCHANGED
+
+
+async def test_a_task_that_was_paused_is_not_resumed_by_declaring_it_again(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    task, _ = await scheduler.create("report", "a", "0 * * * *", schedule_key="k")
+    await scheduler.pause(task.id)
+    found, outcome = await scheduler.create("report", "a", "5 * * * *", schedule_key="k")
+    assert (found.is_active, found.next_run_at, found.schedule) == (False, None, "5 * * * *")
+    assert outcome is Written.UPDATED
+    found, outcome = await scheduler.create("report", "a", "5 * * * *", schedule_key="k", is_active=True)
+    assert (found.is_active, outcome) == (True, Written.UPDATED)
+    assert found.next_run_at is not None
 
 
 @pytest.mark.parametrize(
@@ -366,6 +419,54 @@ async def test_a_task_that_cannot_be_read_does_not_stop_the_others(
     assert [execution.task_id for execution in await executions_of(scheduler)] == [good.id]
 
 
+@pytest.mark.parametrize(
+    ("known", "bad"),
+    [
+        (True, {"timezone": "Mars/Olympus"}),
+        (True, {"schedule": "0 0 30 2 *"}),
+        (False, {"schedule": "nonsense"}),
+    ],
+    ids=["due", "due, no date", "without a next slot"],
+)
+async def test_tasks_that_cannot_be_read_take_no_place_of_others(
+    scheduler: AsyncSchedulerRepository, bad: dict[str, str], known: bool
+) -> None:
+    """However many they are, and however long they have been due."""
+    slot = datetime.now(UTC) - timedelta(days=9) if known else None
+    rows = [{"name": "bad", "command": "c", "schedule": "* * * * *", "next_run_at": slot, **bad}] * 120
+    await scheduler._session.execute(insert(ScheduledTask), rows)
+    good = [await task_due(scheduler) for _ in range(5)]
+    fresh = await scheduler._session.scalar(
+        insert(ScheduledTask)
+        .values(name="raw", command="c", schedule="* * * * *")
+        .returning(ScheduledTask.id)
+    )
+    ticks = [await scheduler.tick(limit=4) for _ in range(3)]
+    assert [len(tick.filed) for tick in ticks] == [4, 1, 0]
+    assert [tick.full for tick in ticks] == [True, False, False], "the caller does not go on at once for ever"
+    assert {one.task_id for one in await executions_of(scheduler)} == {task.id for task in good}
+    assert len({found.task_id for found in ticks[2].invalid}) == 120
+    taken = await scheduler.get(fresh or 0)
+    assert taken is not None
+    assert taken.next_run_at is not None
+
+
+async def test_a_slot_that_python_cannot_read_stands_before_no_other(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
+    for slot in ("-infinity", "0044-03-15 BC"):
+        broken, _ = await scheduler.create("report", "report.run", "* * * * *")
+        await scheduler._session.execute(
+            update(ScheduledTask)
+            .where(ScheduledTask.id == broken.id)
+            .values(next_run_at=literal_column(f"timestamptz '{slot}'"))
+            .execution_options(synchronize_session=False)
+        )
+    good = await task_due(scheduler)
+    assert len((await scheduler.tick()).filed) == 1
+    assert [execution.task_id for execution in await executions_of(scheduler)] == [good.id]
+
+
 async def test_what_must_not_overlap_is_skipped_while_one_is_live(
     scheduler: AsyncSchedulerRepository,
 ) -> None:
@@ -453,7 +554,7 @@ async def test_two_callers_with_one_key_make_one_task(committed: AsyncDatabase) 
         first, created = await AsyncSchedulerRepository(uow.session).create("a", "c", schedule_key="k")
     async with committed.begin() as uow:
         second, again = await AsyncSchedulerRepository(uow.session).create("b", "c", schedule_key="k")
-    assert (created, again, first.id) == (True, False, second.id)
+    assert (created, again, first.id) == (Written.CREATED, Written.UPDATED, second.id)
 
 
 async def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed: AsyncDatabase) -> None:
@@ -468,8 +569,8 @@ async def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed
 
 
 PLANS: dict[str, Any] = {
-    "idx_scheduler_tasks_due": queries.due(limit=100),
-    "idx_scheduler_tasks_due ": queries.unscheduled(limit=100),
+    "idx_scheduler_tasks_due": queries.due(limit=100, after=None),
+    "idx_scheduler_tasks_due ": queries.unscheduled(limit=100, after=None),
     "idx_scheduler_executions_ready": executions.claim("w", uuid.uuid4(), limit=100, lease=60),
     "idx_scheduler_executions_running": executions.reap(limit=100),
     "idx_scheduler_executions_finished": executions.purge(3600, limit=100),

@@ -454,6 +454,7 @@ PUBLIC = [
     "WorkingMemory",
     "WorkingMemoryRepository",
     "WorkingMemoryStatus",
+    "Written",
     "cosine_distance",
     "hamming_distance",
     "jaccard_distance",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+
+from sqlalchemy import Select
 
 from ... import cron
 from ...checks import within
 from ...cron import Plan, Slot
-from ...errors import ConflictError, InvalidCron, NotFoundError, shown
+from ...errors import ConflictError, NotFoundError, shown
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
 from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
-from ...results.scheduler import InvalidSchedule, Tick
+from ...results.scheduler import InvalidSchedule, Tick, Written
 from .scheduler_executions import AsyncExecutions
+
+_Planned = list[tuple[ScheduledTask, Plan]]
+_Invalid = list[InvalidSchedule]
 
 _YEAR = 366 * 86400
 _LIMITS = {
@@ -44,7 +49,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
         *,
         timezone: str = "UTC",
         schedule_key: str | None = None,
-        is_active: bool = True,
+        is_active: bool | None = None,
         max_retries: int = 3,
         retry_delay: int = 60,
         timeout: int = 300,
@@ -52,11 +57,32 @@ class AsyncSchedulerRepository(AsyncExecutions):
         misfire_grace_seconds: int = 60,
         max_catchup: int = 100,
         overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW,
-    ) -> tuple[ScheduledTask, bool]:
-        """File a task, and say whether it is new: one with a known `schedule_key` is given as it is.
+    ) -> tuple[ScheduledTask, Written]:
+        """Create a task; the one of a known `schedule_key` becomes what the arguments say.
 
-        `schedule` is a cron expression of five fields, read in the IANA time zone; None is run by `trigger` only.
-        `retry_delay`, `timeout` and `misfire_grace_seconds` are in seconds. Raises InvalidCron.
+        So a service declares its schedules at each start. Another schedule or time zone begins now, as in `update`;
+        executions that are filed keep their slots.
+
+        Args:
+            name: What people call it.
+            command: What is to be run.
+            schedule: A cron expression of five fields, read in the time zone; None is run by `trigger` only.
+            timezone: An IANA name.
+            schedule_key: The caller's own name for the task.
+            is_active: Whether its slots are run. None is that a new task is active, and a known one stays as it is.
+            max_retries: How many failures of an execution are followed by another attempt.
+            retry_delay: Seconds between attempts.
+            timeout: Seconds that an attempt may take.
+            misfire_policy: What becomes of slots that passed while no scheduler ran.
+            misfire_grace_seconds: Seconds past its time up to which a slot is late and not missed.
+            max_catchup: How many missed slots `all` makes up for at most.
+            overlap_policy: What becomes of a slot while an earlier one is live.
+
+        Returns:
+            The task, and whether this call `created`, `updated` or left it `unchanged`; only `created` is true.
+
+        Raises:
+            InvalidCron: The schedule or the time zone names no time.
         """
         values = {
             "name": name,
@@ -77,17 +103,15 @@ class AsyncSchedulerRepository(AsyncExecutions):
         now = await self._first(queries.now())
         assert now is not None
         next_run_at = _next_run(schedule, timezone, now)
+        values["is_active"] = is_active is not False
         task = await self._write(
-            queries.create({**values, "next_run_at": next_run_at if is_active else None})
+            queries.create({**values, "next_run_at": next_run_at if values["is_active"] else None})
         )
         if task is not None:
-            return task, True
-        known = await self.get_by_key(schedule_key or "")
-        if known is None:
-            raise ConflictError(
-                f"schedule_key {shown(schedule_key)}: was just deleted; create it again", retryable=True
-            )
-        return known, False
+            return task, Written.CREATED
+        if is_active is None:
+            del values["is_active"]
+        return await self._declared(schedule_key or "", values, next_run_at)
 
     async def update(
         self,
@@ -170,31 +194,27 @@ class AsyncSchedulerRepository(AsyncExecutions):
 
         Any number of schedulers may call it at once: one task is one scheduler's until its transaction ends, and
         each slot gets one execution. Of an `overlap_policy` that skips, a slot that comes while an execution is
-        live is filed as `skipped`.
+        live is filed as `skipped`. Tasks whose schedule or time zone cannot be read are named in the result and
+        take no place of another: neither of the `limit`, nor in time.
         """
         within("limit", limit, 1, MAX_LIMIT)
-        due = await self._rows(queries.due(limit=limit))
-        fresh = await self._rows(queries.unscheduled(limit=limit))
-        plans: dict[int, tuple[ScheduledTask, Plan]] = {}
-        invalid: list[InvalidSchedule] = []
-        for task, now in (*due, *fresh):
-            try:
-                plans[task.id] = task, cron.plan(task, now)
-            except InvalidCron as error:
-                invalid.append(InvalidSchedule(task.id, str(error)))
-        filed, overlapped = await self._file([slot for _, plan in plans.values() for slot in plan.slots])
-        if plans:
+        invalid: _Invalid = []
+        due, now = await self._planned(queries.due, limit, invalid)
+        fresh, _ = await self._planned(queries.unscheduled, limit, invalid)
+        planned = [*due, *fresh]
+        filed, overlapped = await self._file([slot for _, plan in planned for slot in plan.slots])
+        if planned:
             await self._rows(
                 queries.advance(
-                    list(plans),
-                    [task.next_run_at for task, _ in plans.values()],
-                    [plan.next_run_at for _, plan in plans.values()],
+                    [task.id for task, _ in planned],
+                    [task.next_run_at for task, _ in planned],
+                    [plan.next_run_at for _, plan in planned],
                 )
             )
         return Tick(
-            now=due[0][1] if due else None,
+            now=now,
             filed=filed,
-            skipped=overlapped + sum(plan.dropped for _, plan in plans.values()),
+            skipped=overlapped + sum(plan.dropped for _, plan in planned),
             invalid=invalid,
             full=limit in (len(due), len(fresh)),
         )
@@ -217,6 +237,44 @@ class AsyncSchedulerRepository(AsyncExecutions):
         """The tasks in the order in which they were filed, a page at a time."""
         rows = await self._all(queries.list_(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
+
+    async def _declared(
+        self, schedule_key: str, values: Mapping[str, object], next_run_at: datetime | None
+    ) -> tuple[ScheduledTask, Written]:
+        """The task of a known key, changed to these values where it differs from them."""
+        rows = await self._rows(queries.locked_by_key(schedule_key))
+        if not rows:
+            raise ConflictError(
+                f"schedule_key {shown(schedule_key)}: was just deleted; create it again", retryable=True
+            )
+        task = rows[0][0]
+        changes = {name: value for name, value in values.items() if getattr(task, name) != value}
+        if not changes:
+            return task, Written.UNCHANGED
+        if changes.keys() & {"schedule", "timezone", "is_active"}:
+            active = values.get("is_active", task.is_active)
+            changes["next_run_at"] = next_run_at if active else None
+        return await self._change(task.id, changes), Written.UPDATED
+
+    async def _planned(
+        self, page: Callable[..., Select[ScheduledTask, datetime]], limit: int, invalid: _Invalid
+    ) -> tuple[_Planned, datetime | None]:
+        """Plans for at most `limit` tasks. Those that have none are named and passed by, however many they are."""
+        plans: _Planned = []
+        last: ScheduledTask | None = None
+        time: datetime | None = None
+        while len(plans) < limit:
+            asked = limit - len(plans)
+            rows = await self._rows(page(limit=asked, after=last))
+            for task, now in rows:
+                last, time = task, now
+                try:
+                    plans.append((task, cron.plan(task, now)))
+                except Exception as error:  # whatever it was: the other tasks have their slots
+                    invalid.append(InvalidSchedule(task.id, str(error)))
+            if len(rows) < asked:
+                break
+        return plans, time
 
     async def _locked(self, task_id: int) -> tuple[ScheduledTask, datetime]:
         rows = await self._rows(queries.locked(task_id))

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 from unit.examples import Call, call
 
+from alfred_db import ScheduledTask
 from alfred_db.cron import Slot
 
 SLOT = datetime(2047, 11, 4, 7, 11, tzinfo=UTC)
+LAST = ScheduledTask(id=4711, next_run_at=SLOT)
 
 EXAMPLES: dict[str, list[Call]] = {
     "create": [call({"name": "name-4711", "command": "command-4711", "schedule_key": "key-4711"})],
@@ -19,8 +21,10 @@ EXAMPLES: dict[str, list[Call]] = {
     "locked": [call(4711)],
     "change": [call(4711, {"name": "name-4711", "next_run_at": SLOT})],
     "list_": [call(after=None, limit=471), call(after="WzQ3MTFd", limit=471)],
-    "due": [call(limit=471)],
-    "unscheduled": [call(limit=471)],
+    "locked_by_key": [call("key-4711")],
+    "due": [call(limit=471, after=None), call(limit=471, after=LAST)],
+    "unscheduled": [call(limit=471, after=None), call(limit=471, after=LAST)],
+    "active": [call(after=4711, limit=471)],
     "file": [
         call(
             [

@@ -11,4 +11,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "purge": [call(4711.5, status=None, limit=471), call(4711.5, status=TaskStatus.FAILED, limit=471)],
     "health": [call("table_4711")],
     "oldest_snapshot": [call()],
+    "overdue_handlers": [call()],
 }
