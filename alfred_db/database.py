@@ -34,6 +34,7 @@ from .errors import translated
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
 from .sessions import KEPT, DirectSession, Kept, has_begun, refuse_failed
+from .types import bind_text
 from .verify import verify
 from .wakeup import Notifier, channel_of
 
@@ -281,6 +282,7 @@ def _engine_options(
     arguments = connect_args(url, application_name)
     options: dict[str, Any] = {
         "hide_parameters": True,
+        "use_native_hstore": False,  # looked up by SQLAlchemy, with an operator of whatever schema has the best
         "json_deserializer": from_json,
         "json_serializer": sent_json,
         "connect_args": arguments,
@@ -317,6 +319,7 @@ def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget_in_child)
+    bind_text(engine.dialect)
     reset_after_use(engine)
     if pooler is None:
         check_before_use(engine)

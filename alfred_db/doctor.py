@@ -205,7 +205,10 @@ def _settings(connection: Connection, facts: extensions.Facts) -> list[str]:
 def _extensions(connection: Connection, facts: extensions.Facts) -> list[dict[str, Any]]:
     """The live state, and beside it what the first revision chose where one was missing."""
     chosen: dict[str, str] = {}
-    if connection.scalar(text("SELECT to_regclass('extensions.alfred_db_capabilities')")) is not None:
+    if (
+        connection.scalar(text("SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities')"))
+        is not None
+    ):
         rows = connection.execute(text("SELECT name, provided_by FROM extensions.alfred_db_capabilities"))
         chosen = {row.name: row.provided_by for row in rows}
     instead = {extension.name: extension.without for extension in extensions.EXTENSIONS}

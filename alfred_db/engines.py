@@ -13,6 +13,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from .errors import ConfigurationError
+from .types import bind_text
 
 __all__ = [
     "RELIED_ON",
@@ -52,7 +53,7 @@ RELIED_ON: Mapping[str, str] = {
 
 _ODD = f"""
     FROM (VALUES {", ".join(f"('{name}', '{value}')" for name, value in RELIED_ON.items())}) AS relied (name, value)
-    WHERE current_setting(name, true) <> value AND (name <> 'DateStyle' OR current_setting(name) NOT LIKE 'ISO%')
+    WHERE pg_catalog.current_setting(name, true) <> value AND (name <> 'DateStyle' OR pg_catalog.current_setting(name) NOT LIKE 'ISO%')
 """
 
 
@@ -78,12 +79,15 @@ def passing_engine(url: URL, application_name: str, *, any_encoding: bool = Fals
     A database in another encoding than UTF-8 is refused, except with `any_encoding`.
     """
     arguments = {**connect_args(url, application_name), "prepare_threshold": None}
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    engine = create_engine(
+        url, poolclass=NullPool, hide_parameters=True, connect_args=arguments, use_native_hstore=False
+    )
+    bind_text(engine.dialect)
 
     def prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         if not any_encoding:
             _refuse_encoding(dbapi_connection, record)
-        _ask(dbapi_connection, f"SELECT count(set_config(name, value, false)) {_ODD}")
+        _ask(dbapi_connection, f"SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}")
 
     event.listen(engine, "connect", prepare)
     return engine
@@ -127,15 +131,16 @@ def prepare_connections(engine: Engine) -> None:
     event.listen(engine, "connect", _prepare)
 
 
+# Whatever is compared has the same type on both sides: an operator that somebody has planted would fit no better.
 _PREPARE = f"""
     SELECT
-        current_setting('default_transaction_isolation'),
+        pg_catalog.current_setting('default_transaction_isolation'),
         (
-            SELECT current_setting('search_path') || ', ' || quote_ident(nspname)
-            FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
-            WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))
+            SELECT pg_catalog.current_setting('search_path') || ', ' || pg_catalog.quote_ident(CAST(nspname AS text))
+            FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+            WHERE extname = 'vector' AND nspname <> ALL (pg_catalog.current_schemas(true))
         ),
-        (SELECT count(set_config(name, value, false)) {_ODD})
+        (SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD})
 """
 
 
@@ -164,7 +169,7 @@ def check_pooled(engine: Engine) -> None:
             if found is not None and not found.startswith(RELIED_ON[name]):
                 _ask(dbapi_connection, f"SET {name} = {RELIED_ON[name]}")
         if not looked:
-            odd = _ask(dbapi_connection, f"SELECT string_agg(name, ', ') {_ODD}")[0]
+            odd = _ask(dbapi_connection, f"SELECT pg_catalog.string_agg(name, ', ') {_ODD}")[0]
             if odd:
                 dbapi_connection.close()
                 raise ConfigurationError(

@@ -169,56 +169,56 @@ class Facts:
 _PROBE = text("""
     WITH settings AS MATERIALIZED (SELECT name, setting FROM pg_catalog.pg_settings)
     SELECT
-        version() AS version,
-        CAST(current_setting('server_version_num') AS integer) AS server_version,
-        current_database() AS database,
+        pg_catalog.version() AS version,
+        CAST(pg_catalog.current_setting('server_version_num') AS integer) AS server_version,
+        pg_catalog.current_database() AS database,
         current_user AS role,
-        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
-        has_database_privilege(current_database(), 'CREATE') AS can_create_schema,
-        current_schema() AS home,
-        EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus,
-        pg_is_in_recovery() OR CAST(current_setting('transaction_read_only') AS boolean) AS read_only,
-        to_regnamespace('heroku_ext') IS NOT NULL AS heroku_schema,
-        ARRAY(SELECT DISTINCT split_part(name, '.', 1) FROM settings WHERE name LIKE '%.%') AS prefixes,
+        (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) AS superuser,
+        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS can_create_schema,
+        pg_catalog.current_schema() AS home,
+        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') AS citus,
+        pg_catalog.pg_is_in_recovery() OR CAST(pg_catalog.current_setting('transaction_read_only') AS boolean) AS read_only,
+        pg_catalog.to_regnamespace('heroku_ext') IS NOT NULL AS heroku_schema,
+        ARRAY(SELECT DISTINCT pg_catalog.split_part(name, '.', 1) FROM settings WHERE name LIKE '%.%') AS prefixes,
         (
-            SELECT json_object_agg(name, setting) FROM settings
+            SELECT pg_catalog.json_object_agg(name, setting) FROM settings
             WHERE name IN (
                 'azure.extensions', 'rds.allowed_extensions', 'cron.database_name',
                 'cluster_name', 'data_directory', 'unix_socket_directories', 'server_encoding'
             )
         ) AS settings,
         (
-            SELECT json_object_agg(rolname, pg_has_role(oid, 'MEMBER')) FROM pg_roles
+            SELECT pg_catalog.json_object_agg(rolname, pg_catalog.pg_has_role(oid, 'MEMBER')) FROM pg_catalog.pg_roles
             WHERE rolname = ANY (CAST(:roles AS text[]))
         ) AS roles,
         (
-            SELECT json_agg(json_build_array(
-                nspname, pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'),
-                has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE')
+            SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                nspname, pg_catalog.pg_get_userbyid(nspowner), pg_catalog.pg_has_role(nspowner, 'USAGE'),
+                pg_catalog.has_schema_privilege(oid, 'CREATE') AND pg_catalog.has_schema_privilege(oid, 'USAGE')
             ) ORDER BY nspname)
-            FROM pg_namespace WHERE nspname = ANY (CAST(:schemas AS text[])) OR nspname = current_schema()
+            FROM pg_catalog.pg_namespace WHERE nspname = ANY (CAST(:schemas AS text[])) OR nspname = pg_catalog.current_schema()
         ) AS schemas,
         (
-            SELECT json_object_agg(
-                nspname || '.' || relname, COALESCE(obj_description(pg_class.oid, 'pg_class') = :made_here, false)
+            SELECT pg_catalog.json_object_agg(
+                pg_catalog.concat(nspname, '.', relname), COALESCE(pg_catalog.obj_description(pg_class.oid, 'pg_class') = :made_here, false)
             )
-            FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE nspname || '.' || relname = ANY (CAST(:others AS text[]))
+            FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE pg_catalog.concat(nspname, '.', relname) = ANY (CAST(:others AS text[]))
         ) AS shared_tables,
         (
-            SELECT json_object_agg(wanted.name, json_build_object(
+            SELECT pg_catalog.json_object_agg(wanted.name, pg_catalog.json_build_object(
                 'installed', extversion,
                 'schema', nspname,
                 'available', available.default_version,
                 'trusted', COALESCE(versions.trusted, false),
-                'visible', COALESCE(nspname = ANY (current_schemas(true)), false),
-                'usable', COALESCE(has_schema_privilege(extnamespace, 'USAGE'), false)
+                'visible', COALESCE(nspname = ANY (pg_catalog.current_schemas(true)), false),
+                'usable', COALESCE(pg_catalog.has_schema_privilege(extnamespace, 'USAGE'), false)
             ))
-            FROM unnest(CAST(:extensions AS text[])) AS wanted (name)
-            LEFT JOIN pg_extension ON extname = wanted.name
-            LEFT JOIN pg_namespace ON pg_namespace.oid = extnamespace
-            LEFT JOIN pg_available_extensions AS available ON available.name = wanted.name
-            LEFT JOIN pg_available_extension_versions AS versions
+            FROM pg_catalog.unnest(CAST(:extensions AS text[])) AS wanted (name)
+            LEFT JOIN pg_catalog.pg_extension ON extname = wanted.name
+            LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+            LEFT JOIN pg_catalog.pg_available_extensions AS available ON available.name = wanted.name
+            LEFT JOIN pg_catalog.pg_available_extension_versions AS versions
                 ON versions.name = wanted.name AND versions.version = available.default_version
         ) AS extensions
 """)

@@ -12,8 +12,9 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Column, ColumnElement, Dialect, Text, event, func
+from sqlalchemy import Column, ColumnElement, Dialect, String, event, func
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.sql import sqltypes
 from sqlalchemy.sql.base import SchemaEventTarget
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
@@ -32,10 +33,12 @@ __all__ = [
     "Matrix",
     "SparseLike",
     "SparseVector",
+    "Text",
     "TransactionId",
     "Vector",
     "VectorLike",
     "VectorType",
+    "bind_text",
 ]
 
 E = TypeVar("E", bound=StrEnum)
@@ -196,6 +199,27 @@ class Bit(VectorType):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, True)
+
+
+class Text(sqltypes.Text):
+    """`text`, and bound as such.
+
+    SQLAlchemy binds all strings as varchar. PostgreSQL has no operator of a text and a varchar, and takes one that
+    somebody has put into a schema of the search_path before it casts.
+    """
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def adapt(self, cls: Any, **kw: Any) -> Any:
+        """The same type: the dialect's own for strings is a varchar."""
+        return super().adapt(Text, **kw)
+
+
+def bind_text(dialect: Dialect) -> None:
+    """Have a dialect bind as text the strings that have no type of ours, too."""
+    own: Any = dialect
+    own.colspecs = {**own.colspecs, String: Text}
 
 
 class EnumText(TypeDecorator[E]):

@@ -129,7 +129,9 @@ class _Live:
 def _live(connection: Connection, names: Sequence[str]) -> _Live:
     def read(select: str) -> dict[str, dict[str, Any]]:
         rows = connection.execute(
-            text(f"{select} FROM unnest(CAST(:names AS text[])) AS wanted (name) {_JOINS[select]}"),
+            text(
+                f"{select} FROM pg_catalog.unnest(CAST(:names AS text[])) AS wanted (name) {_JOINS[select]}"
+            ),
             {"names": list(names)},
         )
         result: dict[str, dict[str, Any]] = {}
@@ -141,15 +143,15 @@ def _live(connection: Connection, names: Sequence[str]) -> _Live:
 
 
 _JOINS = {
-    "SELECT wanted.name, attname, format_type(atttypid, atttypmod), attnotnull": (
-        "JOIN pg_attribute ON attrelid = to_regclass(wanted.name) AND attnum > 0 AND NOT attisdropped"
+    "SELECT wanted.name, attname, pg_catalog.format_type(atttypid, atttypmod), attnotnull": (
+        "JOIN pg_catalog.pg_attribute ON attrelid = CAST(pg_catalog.to_regclass(wanted.name) AS oid) AND attnum > 0 AND NOT attisdropped"
     ),
-    "SELECT wanted.name, relname, indisvalid, pg_get_indexdef(indexrelid)": (
-        "JOIN pg_index ON indrelid = to_regclass(wanted.name) JOIN pg_class ON pg_class.oid = indexrelid"
+    "SELECT wanted.name, relname, indisvalid, pg_catalog.pg_get_indexdef(indexrelid)": (
+        "JOIN pg_catalog.pg_index ON indrelid = CAST(pg_catalog.to_regclass(wanted.name) AS oid) JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid"
     ),
-    "SELECT wanted.name, conname, convalidated": "JOIN pg_constraint ON conrelid = to_regclass(wanted.name)",
+    "SELECT wanted.name, conname, convalidated": "JOIN pg_catalog.pg_constraint ON conrelid = CAST(pg_catalog.to_regclass(wanted.name) AS oid)",
     "SELECT wanted.name, tgname, tgenabled <> 'D'": (
-        "JOIN pg_trigger ON tgrelid = to_regclass(wanted.name) AND NOT tgisinternal"
+        "JOIN pg_catalog.pg_trigger ON tgrelid = CAST(pg_catalog.to_regclass(wanted.name) AS oid) AND NOT tgisinternal"
     ),
 }
 
@@ -254,8 +256,8 @@ def _triggers(
 def _functions(connection: Connection) -> Iterator[Problem]:
     rows = connection.execute(
         text(
-            "SELECT wanted.name, md5(prosrc) AS digest FROM unnest(CAST(:names AS text[])) AS wanted (name)"
-            " JOIN pg_proc ON pg_proc.oid = to_regprocedure(wanted.name)"
+            "SELECT wanted.name, pg_catalog.md5(prosrc) AS digest FROM pg_catalog.unnest(CAST(:names AS text[])) AS wanted (name)"
+            " JOIN pg_catalog.pg_proc ON pg_proc.oid = CAST(pg_catalog.to_regprocedure(wanted.name) AS oid)"
         ),
         {"names": [*FUNCTIONS, *OWN_FUNCTIONS]},
     )

@@ -118,7 +118,7 @@ class Notifier:
         """Notify; gives the connection to use next time."""
         try:
             connection = connection or _connect(self._url, "alfred-db notifier")
-            connection.execute("SELECT pg_notify(%s, '')", [self._channel])
+            connection.execute("SELECT pg_catalog.pg_notify(%s, '')", [self._channel])
         except psycopg.Error as error:
             with suppress(Exception):  # of a filter or a handler of the application's log
                 _log.debug("could not notify %s: %s", self._channel, error)

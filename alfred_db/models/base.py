@@ -15,7 +15,6 @@ from sqlalchemy import (
     Identity,
     MetaData,
     Table,
-    Text,
     Uuid,
     event,
     func,
@@ -24,6 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+from ..types import Text
 
 __all__ = [
     "SHARED_SCHEMAS",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, DateTime, Identity, Index, Text, func, text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, DateTime, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..types import TransactionId
+from ..types import Text, TransactionId
 from .base import Base, CreatedAt, Json, monthly_partitions
 
 __all__ = ["Event", "EventConsumer"]

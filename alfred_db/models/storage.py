@@ -8,10 +8,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import BigInteger, Computed, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Computed, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from ..types import Text
 from .base import MADE_HERE, Base, CreatedAt, UpdatedAt, UuidId, updated_by_trigger
 
 __all__ = ["Bucket", "StorageObject"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Column, Insert, Select, Table, TextClause, column, func, or_, select, table, text
+from sqlalchemy import Column, Insert, Select, Table, TextClause, collate, column, or_, select, table, text
 from sqlalchemy.dialects.postgresql import insert
+
+from ..types import Text
+from ._functions import func
 
 OnConflict = Literal["error", "ignore", "update"]
 
@@ -26,12 +29,22 @@ def create_stage(stage: str, target: str, columns: Sequence[Column[Any]]) -> Tex
 def merge(
     target: Table, stage: str, columns: Sequence[Column[Any]], key: Sequence[Column[Any]], action: OnConflict
 ) -> Insert:
-    """Move the staged rows over; a row whose key is known replaces what differs, or is passed over."""
+    """Move the staged rows over; a row whose key is known replaces what differs, or is passed over.
+
+    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    """
     keys = {part.name for part in key}
     staged = _staged(stage, columns)
     names = [part.name for part in columns]
+    in_order = [
+        collate(staged.c[part.name], "C") if isinstance(part.type, Text) else staged.c[part.name]
+        for part in key
+        if part.name in staged.c
+    ]
     statement = insert(target).from_select(
-        names, select(*(staged.c[name] for name in names)).order_by(staged.c[ORDER]), include_defaults=False
+        names,
+        select(*(staged.c[name] for name in names)).order_by(*in_order, staged.c[ORDER]),
+        include_defaults=False,
     )
     changing = [part for part in columns if part.name not in keys and not part.primary_key]
     if action == "ignore" or not changing:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, and_, case, false, func, not_, or_, true
+from sqlalchemy import ColumnElement, and_, case, false, not_, or_, true
 
 from ..errors import InvalidFilter
 from ..filters import Condition, Filter
+from ._functions import func
 
 MAX_PARTS = 10_000
 """Conditions of one filter; a statement has at most 65,535 parameters."""

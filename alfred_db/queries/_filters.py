@@ -18,12 +18,10 @@ from sqlalchemy import (
     Float,
     Integer,
     Numeric,
-    Text,
     and_,
     any_,
     case,
     cast,
-    func,
     inspect,
     literal,
     or_,
@@ -33,8 +31,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from ..errors import InvalidFilter, shown
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
-from ..types import EnumText, VectorType
+from ..types import EnumText, Text, VectorType
 from ._filter_groups import combined
+from ._functions import func
 from ._payload import matching
 from ._shared import any_of
 

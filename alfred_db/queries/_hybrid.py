@@ -15,10 +15,8 @@ from sqlalchemy import (
     Double,
     Integer,
     Label,
-    Text,
     bindparam,
     cast,
-    func,
     literal,
     literal_column,
     null,
@@ -28,6 +26,8 @@ from sqlalchemy import (
 
 from ..models import Base
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._search import AnySelect, columns_of, distance, has_vector, literal_limit
 from ._words import Match, bound_language, tsquery
 
@@ -113,7 +113,10 @@ def _fused(
         ]
         near = part.c.distance if name == "vector" else cast(null(), Double)
         return select(
-            part.c.id, near.label("distance"), (weight / (literal(K) + part.c.place)).label("share"), *places
+            part.c.id,
+            near.label("distance"),
+            (weight / cast(literal(K) + part.c.place, Double)).label("share"),
+            *places,
         )
 
     shares = union_all(*(share(name) for name in legs)).subquery()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, MetaData, Table, Text, and_, bindparam, exists, literal, literal_column
+from sqlalchemy import ColumnElement, MetaData, Table, and_, bindparam, exists, literal, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..checks import json_text
@@ -17,6 +17,7 @@ from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, Kno
 from ..models.base import table_of
 from ..models.knowledge import partition_name
 from ..results.knowledge import PointId, is_array, is_object, point_id, spellings
+from ..types import Text
 from ._filters import Where, expression
 from ._search import Partition
 

@@ -7,11 +7,12 @@ import unicodedata
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, null, or_
+from sqlalchemy import ColumnElement, case, null, or_
 
 from ..checks import within
 from ..errors import InvalidInputError
 from ..models import Memory, MemoryEntry
+from ._functions import func
 
 DAY = 86_400.0
 MAX_TTL = 365_000 * DAY

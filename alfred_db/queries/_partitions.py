@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, DateTime, Integer, Text, TextClause, text
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer, TextClause, text
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine
+
+from ..types import Text
 
 LOCK_TIMEOUT = "5s"
 """How long an ALTER TABLE waits: everybody else's statements queue behind it."""
 
 _PARTITIONS = r"""
     SELECT
-        format('%I.%I', n.nspname, c.relname) AS name,
+        pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
         bounds[1]::timestamptz AS starts_at,
         bounds[2]::timestamptz AS ends_at,
         c.reltuples::bigint AS rows,
         size
-    FROM pg_inherits AS i
-    JOIN pg_class AS c ON c.oid = i.inhrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS bound
-    CROSS JOIN LATERAL regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
-    CROSS JOIN LATERAL pg_total_relation_size(c.oid) AS size
-    WHERE i.inhparent = to_regclass({parent})
+    FROM pg_catalog.pg_inherits AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
+    CROSS JOIN LATERAL pg_catalog.regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
+    CROSS JOIN LATERAL pg_catalog.pg_total_relation_size(c.oid) AS size
+    WHERE i.inhparent = CAST(pg_catalog.to_regclass({parent}) AS oid)
         AND bound IS NOT NULL AND size IS NOT NULL /* as of what was dropped since the statement began */
 """
 
@@ -32,7 +34,8 @@ _OLD = (
     _PARTITIONS
     + """
         AND bounds[2]::timestamptz
-            <= (date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => {keep})) AT TIME ZONE 'UTC'
+            <= (pg_catalog.date_trunc('month', pg_catalog.now() AT TIME ZONE 'UTC')
+                - pg_catalog.make_interval(months => {keep})) AT TIME ZONE 'UTC'
 """
 )
 
@@ -79,13 +82,13 @@ def due(parent: str, months: int) -> TextualSelect:
     return (
         text("""
             SELECT part
-            FROM pg_class AS c
-            JOIN pg_namespace AS n ON n.oid = c.relnamespace
-            CROSS JOIN generate_series(0, CAST(:months AS integer)) AS ahead
-            CROSS JOIN LATERAL format('%I.%I', n.nspname, c.relname || to_char(
-                date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead), '_YYYY_MM'
+            FROM pg_catalog.pg_class AS c
+            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+            CROSS JOIN pg_catalog.generate_series(0, CAST(:months AS integer)) AS ahead
+            CROSS JOIN LATERAL pg_catalog.format('%I.%I', n.nspname, CAST(c.relname AS text) || pg_catalog.to_char(
+                pg_catalog.date_trunc('month', pg_catalog.now() AT TIME ZONE 'UTC') + pg_catalog.make_interval(months => ahead), '_YYYY_MM'
             )) AS part
-            WHERE c.oid = to_regclass(CAST(:parent AS text)) AND to_regclass(part) IS NULL
+            WHERE c.oid = CAST(pg_catalog.to_regclass(CAST(:parent AS text)) AS oid) AND pg_catalog.to_regclass(part) IS NULL
             ORDER BY ahead
         """)
         .bindparams(parent=parent, months=months)
@@ -121,7 +124,7 @@ def drop(part: str) -> TextClause:
 
 
 def count(part: str) -> TextualSelect:
-    return _named("SELECT count(*) AS rows FROM {}", part).columns(rows=BigInteger())
+    return _named("SELECT pg_catalog.count(*) AS rows FROM {}", part).columns(rows=BigInteger())
 
 
 def _named(sql: str, *names: str) -> TextClause:
@@ -132,9 +135,9 @@ def _named(sql: str, *names: str) -> TextClause:
 
 
 def cron_installed() -> TextualSelect:
-    return text("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron') AS installed").columns(
-        installed=Boolean()
-    )
+    return text(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_cron') AS installed"
+    ).columns(installed=Boolean())
 
 
 def schedule(parent: str, schedule: str, command: str) -> TextualSelect:

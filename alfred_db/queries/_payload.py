@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, cast, false, func, literal, not_, or_, select
+from sqlalchemy import ColumnElement, and_, cast, false, literal, not_, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ..errors import InvalidFilter, InvalidInputError
 from ..filters import BOUNDS, GROUPS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, in_
 from ..results.knowledge import is_array, is_object, spellings
+from ..types import Text
 from . import _payload_paths as paths
 from ._filter_groups import combined
+from ._functions import func
 from ._payload_values import (
     instant,
     is_text,

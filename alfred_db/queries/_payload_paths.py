@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeGuard
 
-from sqlalchemy import Boolean, ColumnElement, FromClause, Text, column, func, literal, literal_column
+from sqlalchemy import Boolean, ColumnElement, FromClause, column, literal, literal_column
 from sqlalchemy import cast as cast_to
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 
 from ..errors import InvalidFilter, shown
+from ..types import Text
+from ._functions import func
 
 Step: TypeAlias = str | int | None
 """A key, the place of an element, or None for each element."""

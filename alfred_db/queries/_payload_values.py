@@ -20,13 +20,11 @@ from sqlalchemy import (
     Double,
     Integer,
     Numeric,
-    Text,
     and_,
     case,
     cast,
     column,
     false,
-    func,
     literal,
     literal_column,
     or_,
@@ -34,6 +32,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from ..types import Text
+from ._functions import func
 from ._payload_paths import WHOLE, path_exists
 
 TIME = (

@@ -23,8 +23,8 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
+    cast,
     column,
-    func,
     inspect,
     literal,
     literal_column,
@@ -34,7 +34,7 @@ from sqlalchemy import (
     true,
     values,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, OID, TSVECTOR
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.util import ClauseAdapter
 
@@ -43,6 +43,7 @@ from ..errors import InvalidInputError
 from ..models import Base
 from ..models.base import table_of
 from ..types import VectorLike, VectorType
+from ._functions import func
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT whose columns depend on the model."""
@@ -210,7 +211,7 @@ def nearest_within(
     if max_distance is not None:
         statement = statement.where(candidates.c.distance <= max_distance)
     # "+ 0": from PostgreSQL 17 on the planner would take the order of the scan for the order asked for.
-    return statement.order_by(candidates.c.distance + literal_column("0")).limit(literal_limit(limit))
+    return statement.order_by(candidates.c.distance + literal_column("0::float8")).limit(literal_limit(limit))
 
 
 def nearest_each(
@@ -253,12 +254,12 @@ def sample(
 
 def table_size(name: str) -> Select[float, int]:
     """Rows and pages of a table or of all its partitions, as the last ANALYZE or VACUUM counted them."""
-    oid = func.to_regclass(name)
+    oid = cast(func.to_regclass(name), OID)
     partitions = select(_inherits.c.inhrelid).where(_inherits.c.inhparent == oid)
     return select(
         func.coalesce(func.sum(func.greatest(_class.c.reltuples, 0)), 0.0, type_=Double()),
         func.coalesce(func.sum(_class.c.relpages), 0, type_=BigInteger()),
-    ).where(_class.c.relkind == "r", or_(_class.c.oid == oid, _class.c.oid.in_(partitions)))
+    ).where(_class.c.relkind == literal_column("'r'"), or_(_class.c.oid == oid, _class.c.oid.in_(partitions)))
 
 
 _extension = table("pg_extension", column("extname"), schema="pg_catalog")

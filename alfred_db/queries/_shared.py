@@ -14,10 +14,8 @@ from sqlalchemy import (
     Integer,
     Select,
     SQLColumnExpression,
-    Text,
     any_,
     cast,
-    func,
     literal,
     literal_column,
     select,
@@ -30,6 +28,8 @@ from sqlalchemy.types import TypeEngine
 from ..checks import as_cursor, cursor_values
 from ..errors import InvalidInputError
 from ..results import Page
+from ..types import Text
+from ._functions import func
 
 T = TypeVar("T")
 

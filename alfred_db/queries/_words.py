@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Text, bindparam, case, cast, func, literal_column
+from sqlalchemy import ColumnElement, bindparam, case, cast, literal_column
 from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
+
+from ..types import Text
+from ._functions import func
 
 Match = Literal["all", "any"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, FromClause, Select, false, func, inspect, literal, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, false, inspect, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.dml import ReturningInsert
@@ -21,6 +21,7 @@ from ..models import (
     ModelMaker,
     ModelSnapshot,
 )
+from ._functions import func
 from ._shared import page
 
 M = TypeVar("M", bound=Base)

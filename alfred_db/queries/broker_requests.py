@@ -17,8 +17,8 @@ from sqlalchemy import (
     and_,
     cast,
     extract,
-    func,
     literal,
+    literal_column,
     null,
     select,
     true,
@@ -38,6 +38,7 @@ from ..models import (
     HostingProvider,
 )
 from ..results.broker import UsageKey
+from ._functions import func
 from ._shared import any_of, page
 
 LIST_KEY = ("created_at", "id")
@@ -77,7 +78,9 @@ def finish(
     Without `latency_ms` among the values, the time since then is taken.
     """
     old = aliased(BrokerRequest)
-    passed = func.round(extract("epoch", func.statement_timestamp() - old.created_at) * 1000)
+    passed = func.round(
+        extract("epoch", func.statement_timestamp() - old.created_at) * literal_column("1000::numeric")
+    )
     latency = cast(func.least(func.greatest(passed, 0), _MAX_INTEGER), Integer)
     source = select(old.id, latency.label("latency_ms")).where(
         old.id == request, old.created_at == created_at

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal_column, select
+from sqlalchemy import Select, delete, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import Conversation, MessageRole
+from ._functions import func
 from ._hybrid import DIVIDED_BY_LENGTH
 from ._search import AnySelect, columns_of, literal_limit
 from ._shared import among, page, seconds_ago

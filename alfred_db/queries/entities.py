@@ -14,7 +14,6 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
-    Text,
     Uuid,
     and_,
     any_,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     column,
     delete,
     false,
-    func,
     literal,
     null,
     or_,
@@ -40,6 +38,8 @@ from sqlalchemy.sql.selectable import LateralFromClause, Subquery
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
 from ..results.entities import Direction
+from ..types import Text
+from ._functions import func
 from ._shared import any_of, page
 
 NODES_KEY = ("node_type", "key")

@@ -20,7 +20,6 @@ from sqlalchemy import (
     Double,
     Integer,
     Select,
-    Text,
     Update,
     and_,
     case,
@@ -28,7 +27,6 @@ from sqlalchemy import (
     column,
     delete,
     extract,
-    func,
     literal,
     null,
     or_,
@@ -46,7 +44,8 @@ from sqlalchemy.sql.selectable import CompoundSelect, LateralFromClause, NamedFr
 
 from ..models import Event, EventConsumer
 from ..models.base import table_of
-from ..types import TransactionId
+from ..types import Text, TransactionId
+from ._functions import func
 from ._shared import number, page
 
 COUNTED = 10_000

@@ -10,23 +10,24 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    Text,
     TextClause,
     bindparam,
+    cast,
     column,
     delete,
-    func,
     literal,
     or_,
     select,
     table,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, OID, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
+from ..types import Text
+from ._functions import func
 from ._shared import page
 
 Ts = TypeVarTuple("Ts")
@@ -162,7 +163,7 @@ def counted(partition: str, schema_of: str) -> Select[int]:
     home = (
         select(_namespace.c.nspname)
         .join(_class, _class.c.relnamespace == _namespace.c.oid)
-        .where(_class.c.oid == func.to_regclass(schema_of))
+        .where(_class.c.oid == cast(func.to_regclass(schema_of), OID))
         .scalar_subquery()
     )
     return select(func.count(type_=Integer)).where(

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Delete,
     Select,
-    Text,
     Update,
+    and_,
     case,
     cast,
+    collate,
     delete,
-    func,
     literal,
     select,
     true,
@@ -26,12 +27,13 @@ from sqlalchemy.orm import undefer
 from ..errors import InvalidInputError
 from ..models import KnowledgePoint
 from ..results.knowledge import PointId
-from ..types import Embedding
+from ..types import Embedding, Text
 from ._filters import Where, expression
+from ._functions import func
 from ._knowledge import IN_COLLECTION, POINTS, with_ids
 from ._payload_paths import WHOLE, elements, values
 from ._search import MAX_LIMIT, Partition, columns_of, distance
-from ._shared import page
+from ._shared import among, page
 
 Ts = TypeVarTuple("Ts")
 
@@ -98,7 +100,7 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
 
 
 def remove(collection: str, which: ColumnElement[bool]) -> Delete:
-    return delete(KnowledgePoint).where(_of(collection), which)
+    return delete(KnowledgePoint).where(_of(collection), among(KnowledgePoint.id, _held(collection, which)))
 
 
 def set_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
@@ -164,8 +166,21 @@ def _matching(statement: Select[*Ts], where: Where | None) -> Select[*Ts]:
 
 
 def _change(collection: str, which: ColumnElement[bool], payload: ColumnElement[Any]) -> Update:
+    changing = and_(which, KnowledgePoint.payload.is_distinct_from(payload))
     return (
         update(KnowledgePoint)
-        .where(_of(collection), which, KnowledgePoint.payload.is_distinct_from(payload))
+        .where(_of(collection), among(KnowledgePoint.id, _held(collection, changing, key_share=True)))
         .values(payload=payload)
+    )
+
+
+def _held(collection: str, which: ColumnElement[bool], *, key_share: bool = False) -> CTE:
+    """The points, locked in the order of their ids, so that two calls wait for each other instead of deadlocking."""
+    return (
+        select(KnowledgePoint.id)
+        .where(_of(collection), which)
+        .order_by(collate(KnowledgePoint.id, "C"))
+        .with_for_update(key_share=key_share)
+        .cte("held")
+        .prefix_with("MATERIALIZED")
     )

@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Integer,
-    Interval,
     LargeBinary,
     Select,
     Update,
@@ -24,7 +23,6 @@ from sqlalchemy import (
     column,
     delete,
     extract,
-    func,
     literal,
     literal_column,
     select,
@@ -32,13 +30,14 @@ from sqlalchemy import (
     update,
     values,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import INTERVAL, Insert, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..types import VectorLike
+from ._functions import func
 from ._memories import alive, expired, later
 from ._search import literal_limit
 from ._shared import among, any_of, page
@@ -68,7 +67,7 @@ def remember() -> ReturningInsert[int, int]:
     Run it with `bank`, `ttl`, which may be None, and the columns of GIVEN, each as `new_` and its name.
     """
     given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in GIVEN)
-    expires_at = func.now() + bindparam("ttl", type_=Interval)
+    expires_at = func.now() + bindparam("ttl", type_=INTERVAL)
     chosen: Select[Any] = select(MemoryBank.id, *given, literal_column("1"), expires_at, func.now())
     chosen = chosen.where(MemoryBank.id == bindparam("bank")).with_for_update(read=True, key_share=True)
     names = ["memory_bank_id", *GIVEN, "seen_count", "expires_at", "updated_at"]
@@ -195,7 +194,7 @@ def _near(vector: ColumnElement[Any], bank_id: int, limit: int, exact: bool) -> 
         other.memory_bank_id == bank_id, alive(other), other.embedding.is_not(None)
     )
     # The sum is an order that no index has.
-    order = distance + literal_column("0") if exact else distance
+    order = distance + literal_column("0::float8") if exact else distance
     return rows.order_by(order).limit(literal_limit(limit)).lateral("near")
 
 
@@ -219,8 +218,10 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
     if below is not None:
         now = _epoch(func.statement_timestamp()) / literal(half_life, Double)
         doomed = doomed.where(life < _log2(literal(below, Double)) + now)
-    gone = doomed.with_for_update().cte("gone")
-    return delete(Memory).where(among(Memory.id, gone)).returning(Memory.id)
+    # Locked in the order of the ids, as by all others, so that none waits for the other in a circle.
+    chosen = doomed.cte("doomed").prefix_with("MATERIALIZED")
+    held = select(Memory.id).where(among(Memory.id, chosen)).order_by(Memory.id).with_for_update()
+    return delete(Memory).where(among(Memory.id, held.cte("gone"))).returning(Memory.id)
 
 
 def _log2(number: Any) -> ColumnElement[float]:

@@ -14,12 +14,12 @@ from sqlalchemy import (
     bindparam,
     cast,
     extract,
-    func,
     literal_column,
     select,
 )
 
 from ..models import Memory
+from ._functions import func
 from ._memories import alive
 from ._search import columns_of, distance, literal_limit
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, delete, func, literal, literal_column, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Select, and_, delete, literal, literal_column, select
+from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import MemoryEntry
 from ..models.base import table_of
 from ..types import VectorLike
+from ._functions import func
 from ._memories import alive, content_hash, expired, lasting, later
 from ._shared import among, page
 
@@ -52,7 +53,7 @@ def remember(
         agent=agent,
         source=source,
         metadata_=dict(metadata or {}),
-        expires_at=func.now() + literal(lasting(ttl), Interval),
+        expires_at=func.now() + literal(lasting(ttl), INTERVAL),
         updated_at=func.now(),
     )
     old, new = _entries.c, statement.excluded

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import ARRAY, Interval, Select, Text, bindparam, column, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ARRAY, Select, bindparam, column, delete, select
+from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import ProcessedMessage
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import among, number
 
 _messages = table_of(ProcessedMessage)
@@ -22,7 +24,7 @@ def first_time() -> ReturningInsert[str]:
     No id may occur twice.
     """
     given = func.unnest(bindparam("message_ids", type_=ARRAY(Text))).table_valued(column("message_id", Text))
-    expires_at = func.statement_timestamp() + bindparam("ttl", type_=Interval)
+    expires_at = func.statement_timestamp() + bindparam("ttl", type_=INTERVAL)
     statement = insert(_messages).from_select(
         ["message_id", "processed_at", "expires_at"],
         select(given.render_derived("given").c.message_id, func.statement_timestamp(), expires_at),

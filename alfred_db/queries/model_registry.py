@@ -10,11 +10,9 @@ from sqlalchemy import (
     ColumnElement,
     Delete,
     Select,
-    Text,
     all_,
     delete,
     false,
-    func,
     literal,
     or_,
     select,
@@ -25,6 +23,8 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import ModelCapability, ModelEndpoint, RegistryModel
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import page
 
 LIST_KEY = ("name",)

@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Double,
-    Integer,
-    Select,
-    column,
-    func,
-    literal,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import ARRAY, BigInteger, Double, Integer, Select, column, literal, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased, selectinload
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
@@ -25,6 +13,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..models import Document, RagQuery, RagQueryDocument, RagSession
 from ..models.base import table_of
 from ..results.rag import Source
+from ._functions import func
 from ._shared import page
 
 LIST_KEY = ("id",)

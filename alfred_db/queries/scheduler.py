@@ -13,9 +13,7 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
-    Text,
     column,
-    func,
     literal,
     select,
     tuple_,
@@ -27,6 +25,8 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..cron import Slot
 from ..models import ExecutionStatus, OverlapPolicy, ScheduledExecution, ScheduledTask
+from ..types import Text
+from ._functions import func
 from ._shared import page
 
 LIST_KEY = ("id",)

@@ -13,11 +13,9 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Select,
-    Text,
     and_,
     case,
     delete,
-    func,
     literal,
     null,
     select,
@@ -26,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("scheduled_at",)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, delete, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import column, table
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
@@ -14,6 +14,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..checks import cursor_values, within
 from ..models import Bucket, StorageObject, WorkingMemory
 from ..models.base import MADE_HERE
+from ._functions import func
 from ._shared import MAX_LIMIT, page
 
 BUCKETS_KEY = ("id",)

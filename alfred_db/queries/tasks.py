@@ -13,14 +13,11 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Insert,
-    Interval,
     Select,
-    Text,
     bindparam,
     case,
     cast,
     column,
-    func,
     insert,
     literal,
     null,
@@ -29,13 +26,15 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
 from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, number, page
 
 LIST_KEY = ("id",)
@@ -71,7 +70,7 @@ _GIVEN: dict[str, TypeEngine[Any]] = {
     **{name: _t[name.rstrip("_")].type for name in COLUMNS},
     "content": Text(),
     "metadata_": Text(),
-    "delay": Interval(),
+    "delay": INTERVAL(),
 }
 
 

@@ -9,24 +9,27 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Double,
     FromClause,
     Integer,
     Interval,
     Select,
-    Text,
     Uuid,
     bindparam,
+    cast,
     column,
-    func,
     literal_column,
     select,
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Task, TaskStatus
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import constant, number
 
 __all__ = ["ISOLATION", "claim", "isolation", "ready"]
@@ -78,7 +81,7 @@ def claim(
         filters.append(_t.intent == func.any(bindparam("intents", type_=ARRAY(Text))))
     if by_agent:
         filters.append(_t.assigned_to == bindparam("assigned_to", type_=Text))
-    deadline = (_now() + _t.timeout_seconds * _second).label("deadline")
+    deadline = (_now() + cast(_t.timeout_seconds, Double) * _second).label("deadline")
     if by_queue or by_intent:
         kinds = _kinds(by_queue=by_queue, by_intent=by_intent)
         found = _ready_of(kinds, limit, *filters, also=[deadline], single=single)
@@ -98,7 +101,7 @@ def claim(
             worker_id=bindparam("worker", type_=Text),
             lease_token=bindparam("token", type_=Uuid),
             claim_seq=_t.claim_seq + _one,
-            lease_expires_at=_now() + bindparam("lease", type_=Interval),
+            lease_expires_at=_now() + bindparam("lease", type_=INTERVAL),
             attempt_started_at=_now(),
             attempt_deadline_at=claimed.c.deadline,
             started_at=func.least(_t.started_at, _now()),

@@ -17,14 +17,12 @@ from sqlalchemy import (
     Integer,
     Interval,
     Select,
-    Text,
     Update,
     Uuid,
     and_,
     bindparam,
     case,
     column,
-    func,
     literal_column,
     null,
     or_,
@@ -32,10 +30,13 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Task, TaskStatus
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, number
 
 HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
@@ -47,7 +48,7 @@ _zero, _one = literal_column("0", Integer), literal_column("1", Integer)
 _two = literal_column("float8 '2'", Double)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
-_lease = bindparam("lease", type_=Interval)
+_lease = bindparam("lease", type_=INTERVAL)
 _own = and_(
     _t.id == bindparam("id", type_=Uuid), _processing, _t.lease_token == bindparam("token", type_=Uuid)
 )
@@ -103,7 +104,7 @@ def fail() -> ReturningUpdate[*tuple[Any, ...]]:
 @cache
 def release(*, delayed: bool) -> ReturningUpdate[*tuple[Any, ...]]:
     """Give the task `id` of `token` back; it keeps its place in the queue, or waits for the interval `delay`."""
-    later = _now() + bindparam("delay", type_=Interval)
+    later = _now() + bindparam("delay", type_=INTERVAL)
     attempt = _attempt(
         code=_t.error_code,
         again=true(),

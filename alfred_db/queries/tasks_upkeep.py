@@ -11,21 +11,22 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Select,
-    Text,
     cast,
     column,
     delete,
     extract,
-    func,
     select,
     table,
     update,
 )
+from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..checks import one_of
 from ..models import Task, TaskStatus
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, number, seconds_ago
 from .tasks_claim import ready
 
@@ -91,7 +92,7 @@ def health(table_name: str) -> Select[*tuple[Any, ...]]:
         _counted(select(_t.id).where(_processing, _t.lease_expires_at <= _now())),
         _counted(select(_t.id).where(_t.status == constant(TaskStatus.FAILED))),
         select(func.coalesce(func.max(statistics.c.n_dead_tup), 0))
-        .where(statistics.c.relid == func.to_regclass(table_name))
+        .where(statistics.c.relid == cast(func.to_regclass(table_name), OID))
         .scalar_subquery(),
     )
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, literal, or_, select, update
+from sqlalchemy import Select, and_, case, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
@@ -21,6 +21,7 @@ from ..models import (
     TestRunStatus,
     TestSuite,
 )
+from ._functions import func
 from ._shared import page
 
 LIST_KEY = ("id",)

@@ -13,12 +13,10 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Select,
-    Text,
     and_,
     case,
     cast,
     column,
-    func,
     literal,
     null,
     select,
@@ -28,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, jsonb, seconds_ahead
 
 MAX_BACK_OFF = 300.0

@@ -13,16 +13,13 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
-    Interval,
     Select,
-    Text,
     Update,
     Uuid,
     and_,
     bindparam,
     case,
     cast,
-    func,
     literal,
     literal_column,
     null,
@@ -30,12 +27,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, insert
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
+from ..types import Text
+from ._functions import func
 from ._shared import constant, jsonb
 from .workflow_executions import REACHED, held
 
@@ -62,7 +61,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
             update(table_of(WorkflowExecution))
             .where(*held)
             .values(
-                lease_expires_at=now + bindparam("lease", type_=Interval),
+                lease_expires_at=now + bindparam("lease", type_=INTERVAL),
                 wait_deadline_at=null(),
                 **_progress(executions, number),
             )
@@ -74,7 +73,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
             select(executions.id)
             .where(
                 *held,
-                executions.lease_expires_at >= now + bindparam("left", type_=Interval),
+                executions.lease_expires_at >= now + bindparam("left", type_=INTERVAL),
                 executions.retry_count == zero,
                 executions.crash_count == zero,
                 executions.wait_deadline_at.is_(None),

@@ -11,11 +11,9 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    Text,
     and_,
     case,
     delete,
-    func,
     literal,
     null,
     or_,
@@ -28,6 +26,8 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
+from ..types import Text
+from ._functions import func
 from ._shared import among, constant, jsonb, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("id",)

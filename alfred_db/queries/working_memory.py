@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, case, delete, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Select, and_, case, delete, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import WorkingMemory, WorkingMemoryStatus
+from ._functions import func
 from ._shared import among, page
 
 LIST_KEY = ("created_at", "id")
@@ -32,7 +33,7 @@ def offered(*, session_id: str | None, agent: str | None, memory_type: str | Non
 
 
 def store(values: Mapping[str, Any], ttl: timedelta | None) -> ReturningInsert[WorkingMemory]:
-    expires_at = func.now() + literal(ttl, Interval)
+    expires_at = func.now() + literal(ttl, INTERVAL)
     return insert(WorkingMemory).values(**values, expires_at=expires_at).returning(WorkingMemory)
 
 

@@ -145,25 +145,25 @@ def mapping_of(schema: str | None, options: Mapping[str, Any]) -> Mapping[str | 
 
 _CATALOG = text("""
     SELECT
-        wanted.number, to_regclass(wanted.name) IS NOT NULL AS there,
+        wanted.number, pg_catalog.to_regclass(wanted.name) IS NOT NULL AS there,
         n.nspname AS schema, t.relname AS table, CAST(t.reltuples AS double precision) AS rows,
         i.relname AS name, x.indisvalid AS valid, parent.relname AS parent,
-        pg_relation_size(i.oid) AS size, pg_stat_get_numscans(i.oid) AS scans,
-        EXISTS (SELECT FROM pg_stat_progress_create_index AS now WHERE now.index_relid = i.oid) AS building,
-        (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()) AS since
-    FROM unnest(CAST(:tables AS text[])) WITH ORDINALITY AS wanted (name, number)
+        pg_catalog.pg_relation_size(i.oid) AS size, pg_catalog.pg_stat_get_numscans(i.oid) AS scans,
+        EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index AS now WHERE now.index_relid = i.oid) AS building,
+        (SELECT stats_reset FROM pg_catalog.pg_stat_database WHERE datname = pg_catalog.current_database()) AS since
+    FROM pg_catalog.unnest(CAST(:tables AS text[])) WITH ORDINALITY AS wanted (name, number)
     CROSS JOIN LATERAL (
-        SELECT CAST(to_regclass(wanted.name) AS oid) AS oid
-        UNION SELECT CAST(relid AS oid) FROM pg_partition_tree(to_regclass(wanted.name))
+        SELECT CAST(pg_catalog.to_regclass(wanted.name) AS oid) AS oid
+        UNION SELECT CAST(relid AS oid) FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(wanted.name))
     ) AS part
-    LEFT JOIN pg_class AS t ON t.oid = part.oid AND t.relkind = 'r'
-    LEFT JOIN pg_namespace AS n ON n.oid = t.relnamespace
+    LEFT JOIN pg_catalog.pg_class AS t ON t.oid = part.oid AND t.relkind = 'r'
+    LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
     LEFT JOIN (
-        pg_index AS x
-        JOIN pg_class AS i ON i.oid = x.indexrelid
-        JOIN pg_am ON pg_am.oid = i.relam AND pg_am.amname IN ('hnsw', 'ivfflat')
+        pg_catalog.pg_index AS x
+        JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
+        JOIN pg_catalog.pg_am ON pg_am.oid = i.relam AND pg_am.amname IN ('hnsw', 'ivfflat')
     ) ON x.indrelid = t.oid
-    LEFT JOIN pg_inherits AS h ON h.inhrelid = i.oid
-    LEFT JOIN pg_class AS parent ON parent.oid = h.inhparent
+    LEFT JOIN pg_catalog.pg_inherits AS h ON h.inhrelid = i.oid
+    LEFT JOIN pg_catalog.pg_class AS parent ON parent.oid = h.inhparent
     ORDER BY wanted.number, n.nspname, t.relname, i.relname
 """)

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    func,
     inspect,
     literal_column,
     select,
@@ -29,6 +28,7 @@ from ..errors import InvalidInputError, NotFoundError, SchemaDriftError, transla
 from ..models import Base, KnowledgeCollection, KnowledgePoint
 from ..models.base import table_of
 from ..models.knowledge import partition_name
+from ..queries._functions import func
 from ..queries._knowledge import partition
 from ..queries._search import Partition, distance, literal_limit, vector_index
 from ..repositories._sync.search import scan_settings, search, set_local
@@ -255,7 +255,7 @@ def _exact(subject: _Subject, k: int) -> Select[*tuple[Any, ...]]:
     """The nearest by a comparison of all rows: no index has the order of a sum."""
     found = distance(subject.model)
     statement = select(*subject.keys, found.label("distance")).where(_has_vector(subject))
-    return statement.order_by(found + literal_column("0")).limit(literal_limit(k))
+    return statement.order_by(found + literal_column("0::float8")).limit(literal_limit(k))
 
 
 def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:

@@ -119,7 +119,9 @@ def _two(engine: Engine) -> Generator[tuple[Connection, Connection]]:
     with autocommit.connect() as worker, autocommit.connect() as watcher:
         worker.detach()
         asked = (worker, worker, watcher, worker)
-        one, two, other, three = (connection.scalar(text("SELECT pg_backend_pid()")) for connection in asked)
+        one, two, other, three = (
+            connection.scalar(text("SELECT pg_catalog.pg_backend_pid()")) for connection in asked
+        )
         if len({one, two, three}) > 1 or one == other:
             raise ConfigurationError(
                 "this connection goes through a transaction pooler, where the settings of a rebuild do not hold:"
@@ -136,7 +138,7 @@ def _wait_for_others(worker: Connection, schema: str | None, seconds: float) -> 
     tenant = schema or mapping_of(None, worker.get_execution_options()).get(None) or ""
     key = int.from_bytes(sha256(f"alfred_db_rebuild:{tenant}".encode()).digest()[:8], signed=True)
     deadline = time.monotonic() + seconds
-    while not worker.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+    while not worker.scalar(text("SELECT pg_catalog.pg_try_advisory_lock(:key)"), {"key": key}):
         if time.monotonic() > deadline:
             raise ConflictError(
                 f"another rebuild has been running for {seconds:g} s; wait for it, and run this one again",
@@ -152,7 +154,7 @@ def _watched(
     if progress is None:
         yield
         return
-    pid, over = worker.scalar(text("SELECT pg_backend_pid()")), threading.Event()
+    pid, over = worker.scalar(text("SELECT pg_catalog.pg_backend_pid()")), threading.Event()
 
     def watch() -> None:
         while not over.wait(POLLED_EVERY):
@@ -187,6 +189,6 @@ def _memory(value: str) -> str:
 
 
 _PROGRESS = text("""
-    SELECT phase, blocks_done, blocks_total FROM pg_stat_progress_create_index
+    SELECT phase, blocks_done, blocks_total FROM pg_catalog.pg_stat_progress_create_index
     WHERE pid = :pid AND phase IS NOT NULL
 """)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import (
     ARRAY,
     Text,
@@ -23,7 +24,6 @@ from sqlalchemy import (
     cast,
     delete,
     extract,
-    func,
     insert,
     literal_column,
     select,
@@ -37,6 +37,7 @@ from unit.examples import Call, Name
 from unit.rules import DIALECT, violations
 
 from alfred_db import Agent, Base, Memory, Task, queries
+from alfred_db.queries._functions import func
 
 NOUNS = {
     module.name: importlib.import_module(f"alfred_db.queries.{module.name}")
@@ -170,7 +171,9 @@ def on_conflict(**values: Any) -> Any:
 BAD = {
     "SET: volatile clock_timestamp": update(Agent).values(last_heartbeat=func.clock_timestamp()),
     "SET: volatile gen_random_uuid": update(Agent).values(incarnation=func.gen_random_uuid()),
-    "SET: volatile uuid_generate_v4": update(Agent).values(incarnation=func.extensions.uuid_generate_v4()),
+    "SET: volatile uuid_generate_v4": update(Agent).values(
+        incarnation=sqlalchemy.func.extensions.uuid_generate_v4()
+    ),
     "SET: volatile random": update(Memory).values(importance=1 + func.random()),
     "SET: volatile nextval": update(Memory).values(id=func.nextval("s")),
     "WHERE: volatile clock_timestamp": delete(Agent).where(Agent.last_heartbeat < func.clock_timestamp()),
@@ -253,7 +256,7 @@ GOOD = {
     ),
     "a volatile function in VALUES": insert(Agent).values(name="a", incarnation=func.gen_random_uuid()),
     "a notification of its own": select(func.pg_notify("c", "")),
-    "an advisory lock of its own": text("SELECT pg_try_advisory_xact_lock(:key)"),
+    "an advisory lock of its own": text("SELECT pg_catalog.pg_try_advisory_xact_lock(:key)"),
     "COALESCE of columns": update(Agent).values(version=func.coalesce(Agent.endpoint_url, "none")),
     "a count": select(func.count()).select_from(Agent),
     "a product": update(Memory).values(importance=Memory.importance * 2),

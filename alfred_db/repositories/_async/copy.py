@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import OperationalError
-from sqlalchemy import Column, Table, func, select
+from sqlalchemy import Column, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...binary import copy_statement, pack_rows
 from ...engines import refuse_client_encoding
 from ...errors import translated
+from ...queries._functions import func
 from ...statements import qualified
 from .direct import driver_of, drop_if_gone
 

@@ -20,8 +20,10 @@ from sqlalchemy.types import TypeEngine
 
 from ...errors import translated
 from ...sessions import DirectSession, take
+from ...types import bind_text
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+bind_text(DIALECT)
 _DRIVER = "alfred_db driver"
 
 Ts = TypeVarTuple("Ts")

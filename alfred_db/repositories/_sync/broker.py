@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from sqlalchemy import func, null
+from sqlalchemy import null
 
 from ...checks import within
 from ...errors import InvalidInputError, NotFoundError, shown
@@ -25,6 +25,7 @@ from ...models import (
     ModelSnapshot,
 )
 from ...queries import broker as queries
+from ...queries._functions import func
 from ...queries._shared import as_page
 from ...results import Page
 from ...results.broker import Offer

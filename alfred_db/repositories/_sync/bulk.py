@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import le
 from typing import Any, cast
 
 import numpy as np
@@ -57,9 +60,15 @@ def add_many(
         ids = [uuid.uuid4() for _ in rows]
     with translated():
         if on_conflict == "error" or key is None:
-            packed = map(_packed, columns, values)
-            reported = _reported(zip(ids, *packed, strict=True), len(rows), progress)
-            copy_rows(session, table, [identity, *columns], reported)
+            copied, given = [identity, *columns], [ids, *values]
+            order = None if key is None else _key_order(columns, values, inspect(model).columns[key])
+            if order is not None:
+                given = [_reordered(column, order) for column in given]
+            reported = _reported(zip(*map(_packed, copied, given), strict=True), len(rows), progress)
+            try:
+                copy_rows(session, table, copied, reported)
+            except InvalidInputError as error:
+                raise type(error)(_as_given(str(error), order)) from None
             written = list(ids)
         else:
             written = _merge(
@@ -117,6 +126,32 @@ def _transposed(
     for name, column in zip(chosen, values, strict=True):
         check_objects(model, name, column)
     return [mapped[name] for name in chosen], values
+
+
+def _key_order(
+    columns: Sequence[Column[Any]], values: Sequence[Sequence[Any]], key: Column[Any]
+) -> Sequence[int] | None:
+    """The order of the keys, in which two loads of the same rows do not deadlock; None if the rows have it, or no key."""
+    keys: Sequence[Any] = values[list(columns).index(key)] if key in columns else ()
+    try:
+        if all(map(le, keys, islice(keys, 1, None))):
+            return None
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    except TypeError:  # some rows have no key, or one that is refused when it is packed
+        return sorted(range(len(keys)), key=lambda place: str(keys[place]))
+
+
+def _reordered(column: Any, order: Sequence[int]) -> Any:
+    if isinstance(column, np.ndarray):
+        return cast("Matrix", column)[order]
+    return [column[place] for place in order]
+
+
+def _as_given(message: str, order: Sequence[int] | None) -> str:
+    """The message with the place of the row in the caller's order."""
+    if order is None:
+        return message
+    return re.sub(r"^row (\d+)", lambda found: f"row {order[int(found[1])]}", message)
 
 
 def _packed(column: Column[Any], values: Any) -> Iterable[Any]:
