@@ -88,6 +88,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
             external=[name for name in SHARED_SCHEMAS if extensions.external(facts, name)],
             warnings=[
                 *extensions.warnings(facts),
+                *_functions(connection),
                 *_settings(connection, facts),
                 *([] if errors else _rows(connection, schema)),
             ],
@@ -143,6 +144,18 @@ def _events(connection: Connection) -> list[str]:
     return [
         f"events: restored from another server, whose transactions are ahead of this one's, so that {some} cannot read"
         " on; call `uow.events.after_restore()` in a transaction, which loses no event"
+    ]
+
+
+def _functions(connection: Connection) -> list[str]:
+    """What raw SQL may miss: a dump of a database with uuid-ossp is restored without its function elsewhere."""
+    lost = "SELECT to_regclass('extensions.alfred_db_capabilities') IS NOT NULL AND to_regprocedure(:name) IS NULL"
+    name = "extensions.uuid_generate_v4()"
+    if not connection.scalar(text(lost), {"name": name}):
+        return []
+    return [
+        f"{name} is missing: nothing of alfred-db calls it; for raw SQL that does, run CREATE FUNCTION {name}"
+        " RETURNS uuid LANGUAGE sql AS 'SELECT pg_catalog.gen_random_uuid()';"
     ]
 
 

@@ -101,7 +101,9 @@ def problems(
     for name, table in tables.items():
         if name not in live.columns:
             found.append(
-                Problem(f"table {table.fullname}", "it to exist", "nothing", _made_by("TABLE", table.name))
+                Problem(
+                    f"table {table.fullname}", "it to exist", "nothing", _made_by("CREATE TABLE", table.name)
+                )
             )
             continue
         if name in external:
@@ -249,7 +251,7 @@ def _triggers(
                 f"trigger set_updated_at on {table.fullname}",
                 "it to exist",
                 state,
-                _made_by("TABLE", table.name),
+                _made_by("CREATE TABLE", table.name),
             )
 
 

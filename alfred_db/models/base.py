@@ -88,9 +88,7 @@ class Base(DeclarativeBase):
 M = TypeVar("M", bound=Base)
 
 BigIntId = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
-UuidId = Annotated[
-    uuid.UUID, mapped_column(Uuid, primary_key=True, server_default=text("extensions.uuid_generate_v4()"))
-]
+UuidId = Annotated[uuid.UUID, mapped_column(Uuid, primary_key=True, server_default=text("gen_random_uuid()"))]
 CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
 UpdatedAt = Annotated[
     datetime, mapped_column(DateTime(timezone=True), server_default=func.now(), onupdate=func.now())

@@ -29,7 +29,14 @@ def test_the_migrated_database_is_the_one_of_the_models(any_server: Databases) -
     migrate.upgrade(migrated)
     migrate.upgrade(modelled, "alfred_0003_tenant_schemas")
     Base.metadata.create_all(engine_of(modelled))
-    assert unlike(dump(migrated), dump(modelled)) == []
+
+    def without_functions(objects: dict[str, str]) -> dict[str, str]:
+        """Functions are no part of the models, and a later revision replaces some."""
+        return {name: body for name, body in objects.items() if "Type: FUNCTION" not in name}
+
+    first, second = dump(migrated), dump(modelled)
+    assert set(first) == set(second)
+    assert unlike(without_functions(first), without_functions(second)) == []
 
 
 def test_a_tenant_is_the_default_tenant_in_one_schema(database_url: URL) -> None:

@@ -10,8 +10,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, Connection, text
@@ -23,7 +25,6 @@ from .catalog import column, connected, engine_of, run, scalar, wait_until
 DIGESTS = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 SECRETS = {
     "short": "secret",
-    "empty": "",
     "one block of SHA-256": "k" * 64,
     "a block and one": "k" * 65,
     "one block of SHA-512": "k" * 128,
@@ -155,6 +156,188 @@ def test_the_algorithm_is_the_callers_and_not_the_tokens(connection: Connection)
     mixed = token({}, "s", "HS256", {"alg": "HS512", "typ": "JWT"})
     assert verified(connection, mixed, "s", "HS256") is False
     assert verified(connection, mixed, "s", "HS512") is False
+
+
+# pgjwt 0.2 in Python: what its functions do, read from its source.
+
+
+def sign(payload: str, secret: str, algorithm: str = "HS256") -> str:
+    """A token, byte for byte: the header without spaces, the payload as it was given."""
+    parts = [f'{{"alg":"{algorithm}","typ":"JWT"}}', payload]
+    signed = ".".join(encoded(part.encode()) for part in parts)
+    return f"{signed}.{encoded(hmac.new(secret.encode(), signed.encode(), DIGESTS[algorithm]).digest())}"
+
+
+def double(found: Any) -> float | None:
+    """`try_cast_double` of what `->>` gives."""
+    try:
+        return None if found is None or isinstance(found, bool) else float(found)
+    except (TypeError, ValueError):
+        return None
+
+
+def valid(given: str, secret: str, algorithm: str, now: float) -> bool:
+    """What `verify` of pgjwt says; raises where it does."""
+    header, body, *rest = given.split(".")
+    json.loads(
+        base64.b64decode(header.replace("-", "+").replace("_", "/") + "=" * (-len(header) % 4), validate=True)
+    )
+    claims = decoded(body)
+    signature = encoded(hmac.new(secret.encode(), f"{header}.{body}".encode(), DIGESTS[algorithm]).digest())
+    assert isinstance(claims, dict)
+    early, late = (double(claims.get(name)) for name in ("nbf", "exp"))
+    if early is not None and late is not None and early > late:
+        raise ValueError("range lower bound must be less than or equal to range upper bound")
+    return rest[:1] == [signature] and (early is None or early <= now) and (late is None or now < late)
+
+
+FAR = 9_000_000_000
+PAYLOADS = [
+    "{}",
+    '{"b":1, "a" :2,"b": 3}',
+    '{ "sub" : "1234567890","name":"J\\u00f6hn \\ud83d\\udd11 пароль" }',
+    "[1, 2]",
+    '{"exp": null, "nbf": null}',
+    *(f'{{"exp": {when}}}' for when in (1, 1.5, -1, FAR, f"{FAR}.25", "1e1", "9e9", f'"{FAR}"', '"1"')),
+    *(f'{{"nbf": {when}}}' for when in (1, 0.5, -7, FAR, "9e9", f'"{FAR}"', '"1"')),
+    *(f'{{"nbf": {early}, "exp": {late}}}' for early, late in ((1, FAR), (FAR, FAR + 1), (1, 2), (FAR, 1))),
+]
+
+
+@pytest.mark.parametrize("algorithm", DIGESTS)
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_tokens_are_those_of_pgjwt_byte_for_byte(connection: Connection, secret: str, algorithm: str) -> None:
+    signs = text("SELECT extensions.sign(CAST(:payload AS json), :secret, :algorithm)")
+    for payload in PAYLOADS:
+        given = {"payload": payload, "secret": secret, "algorithm": algorithm}
+        assert connection.scalar(signs, given) == sign(payload, secret, algorithm)
+
+
+def test_the_algorithm_need_not_be_given(connection: Connection) -> None:
+    assert connection.scalar(text("SELECT extensions.sign('{}', 'k')")) == sign("{}", "k")
+    assert (
+        connection.scalar(text("SELECT valid FROM extensions.verify(:t, 'k')"), {"t": sign("{}", "k")})
+        is True
+    )
+
+
+@pytest.mark.parametrize("payload", [each for each in PAYLOADS if each.startswith("{")])
+def test_a_token_is_as_valid_as_pgjwt_says(connection: Connection, payload: str) -> None:
+    """What makes pgjwt fail is not valid."""
+    for secret, algorithm in (("k", "HS256"), ("k", "HS512"), ("other", "HS256")):
+        given = sign(payload, "k", "HS256")
+        expected = False
+        with suppress(ValueError):
+            expected = valid(given, secret, algorithm, time.time())
+        assert verified(connection, given, secret, algorithm) is expected
+
+
+HUGE = "9" * 400
+BAD_TIMES = (
+    '"soon"', '""', '"NaN"', '"nan"', '"Infinity"', '"-Infinity"', "true", "false", "[]", "{}", "[9000000000]",
+    '{"a": 1}', '"2030-01-01"', '"9000000000 "', '"0x7fffffffff"', '"\\u0000"', "1e999999999", '"1,5"',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf"])
+def test_a_time_that_is_no_number_is_never_valid_and_never_an_error(
+    connection: Connection, claim: str
+) -> None:
+    for when in BAD_TIMES:
+        assert verified(connection, sign(f'{{"{claim}": {when}}}', "k"), "k") is False, when
+    # Numbers of any size are compared as what they are.
+    for when, late in (
+        (HUGE, True),
+        (f"-{HUGE}", False),
+        ("1e400", True),
+        ("-1e400", False),
+        ("1e-400", False),
+    ):
+        given = sign(f'{{"{claim}": {when}}}', "k")
+        assert verified(connection, given, "k") is (late is (claim == "exp")), when
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{}", '{"typ":"JWT"}', '{"alg":null}', '{"alg":""}', '{"alg":"none"}', '{"alg":"hs256"}', '{"alg":["HS256"]}',
+        '{"alg":{"HS256":1}}', '{"alg":"HS256\\u0000"}', '{"ALG":"HS256"}', "[]", '["alg"]', "null", '"HS256"', "1", "",
+        "no JSON", '{"alg":"HS256"', "\x00", "ü",
+    ],
+)  # fmt: skip
+def test_a_header_without_the_algorithm_is_not_valid(connection: Connection, header: str) -> None:
+    """Though its signature is right."""
+    signed = f"{encoded(header.encode('latin-1' if header == 'ü' else 'utf-8'))}.{encoded(b'{}')}"
+    digest = hmac.new(b"k", signed.encode(), hashlib.sha256).digest()
+    assert verified(connection, f"{signed}.{encoded(digest)}", "k") is False
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        ".",
+        "..",
+        "...",
+        "a",
+        "a.b",
+        "a.b.c",
+        "!.!.!",
+        "é.é.é",
+        "a.b.c.d",
+        "e30",
+        "e30.e30",
+        "e30.e30.",
+        ".e30.e30",
+    ],
+)
+def test_what_is_no_token_is_not_valid(connection: Connection, given: str) -> None:
+    assert verified(connection, given, "k") is False
+
+
+def test_a_token_with_more_or_other_parts_is_not_valid(connection: Connection) -> None:
+    whole = sign('{"a":1}', "k")
+    header, body, signature = whole.split(".")
+    assert verified(connection, whole, "k") is True
+    for given in (
+        f"{whole}.",
+        f"{whole}.{signature}",
+        f".{whole}",
+        f"{header}.{body}",
+        f"{whole} ",
+        f"{whole}=",
+    ):
+        assert verified(connection, given, "k") is False, given
+
+
+def test_an_empty_secret_is_refused(connection: Connection) -> None:
+    """Whoever forgot to set it would sign for everybody, and take what anybody signed."""
+    forged = sign("{}", "", "HS256")
+    for statement in (
+        "SELECT extensions.sign('{}', '')",
+        "SELECT extensions.sign('{}', '', 'HS512')",
+        f"SELECT valid FROM extensions.verify('{forged}', '')",
+        "SELECT valid FROM extensions.verify('no token', '')",
+    ):
+        with pytest.raises(Exception, match="the secret is empty"), connection.begin_nested():
+            connection.scalar(text(statement.replace(":", "\\:")))
+    assert connection.scalar(text("SELECT extensions.sign('{}', NULL)")) is None
+    assert connection.scalar(text("SELECT valid FROM extensions.verify(:t, NULL)"), {"t": forged}) is None
+
+
+def test_a_database_with_the_first_stand_ins_gets_the_new_ones(new_database: Callable[..., URL]) -> None:
+    url = new_database()
+    migrate.upgrade(url, "alfred_0022_events")
+    old = scalar(url, "SELECT extensions.sign('{}', 'k')")
+    assert old != sign("{}", "k")
+    run(
+        url, "COMMENT ON FUNCTION extensions.sign(json, text, text) IS NULL"
+    )  # as a dump without comments has it
+    migrate.upgrade(url)
+    assert scalar(url, "SELECT extensions.sign('{}', 'k')") == sign("{}", "k")
+    assert scalar(url, "SELECT valid FROM extensions.verify(:old, 'k')", old=old) is True
+    migrate.downgrade(url, "alfred_0022_events")
+    assert scalar(url, "SELECT extensions.sign('{}', 'k')") == old
 
 
 @pytest.mark.parametrize("algorithm", ["none", "", "RS256", "hs256"])

@@ -186,7 +186,7 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         "function extensions.verify(text, text, text)",
         "it to exist",
         "nothing",
-        "alfred_0001_extensions",
+        "alfred_0024_shared_functions",
     ),
 }
 
