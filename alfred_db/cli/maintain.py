@@ -55,9 +55,13 @@ def maintain(
             for _, log in logs:
                 _schedule(database, log, schedule, months_ahead, keep_months, drop)
             return
-        for _, log in logs:
-            made += _make(database, log, months_ahead, dry_run)
-        if not made:
+        for name, log in logs:
+            try:
+                made += _make(database, log, months_ahead, dry_run)
+            except ConflictError as error:  # a lock on one log: the other is not to wait for it
+                click.echo(f"{name}: {error}", err=True)
+                kept += 1
+        if not made and not kept:
             click.echo("nothing to make")
         for name, log in logs:
             if keep_months is not None:

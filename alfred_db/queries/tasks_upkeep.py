@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnClause,
     ColumnElement,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     column,
     delete,
     extract,
+    literal,
     select,
     table,
     update,
@@ -112,6 +115,32 @@ def oldest_snapshot() -> Select[float, int, str]:
         )
         .order_by(activity.xact_start)
         .limit(1)
+    )
+
+
+def waiting(
+    queues: Sequence[str] | None, intents: Sequence[str], assigned_to: str | None, *, limit: int
+) -> Select[uuid.UUID]:
+    """The keys of the tasks that a claim with these filters comes to first; nothing else of them is read."""
+    filters = [
+        _pending,
+        _t.available_at <= _now(),
+        _t.intent == func.any(literal(list(intents), ARRAY(Text))),
+    ]
+    if queues is not None:
+        filters.append(_t.queue == func.any(literal(list(queues), ARRAY(Text))))
+    if assigned_to is not None:
+        filters.append(_t.assigned_to == assigned_to)
+    return select(_t.id).where(*filters).order_by(_t.priority.desc(), _t.available_at, _t.id).limit(limit)
+
+
+def set_aside(id: uuid.UUID, *, code: str, message: str) -> ReturningUpdate[uuid.UUID]:
+    """Have a task that waits fail without having been claimed."""
+    return (
+        update(table_of(Task))
+        .where(_t.id == id, _pending)
+        .values(status=constant(TaskStatus.FAILED), failed_at=_now(), error_code=code, error_message=message)
+        .returning(_t.id)
     )
 
 

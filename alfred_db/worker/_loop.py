@@ -23,6 +23,7 @@ from ._log import tell
 from ._outcome import Ended, failed
 from ._periodic import Periodic
 from ._settle import is_transient, settled
+from ._unreadable import UNREADABLE, set_aside
 from ._watch import Watch
 
 __all__ = ["End", "Loop", "Settings", "Start"]
@@ -154,15 +155,13 @@ class Loop:
                 looks = 0
 
     def _claim(self, limit: int) -> int:
-        with self._db.begin() as uow:
-            tasks = uow.tasks.claim(
-                worker=self.worker,
-                limit=limit,
-                queues=self._settings.queues,
-                intents=self._intents,
-                assigned_to=self._settings.assigned_to,
-                lease=self._settings.lease,
-            )
+        try:
+            tasks = self._claimed(limit)
+        except UNREADABLE:
+            settings = self._settings
+            if not set_aside(self._db, settings.queues, self._intents, settings.assigned_to):
+                raise
+            tasks = self._claimed(limit)
         again = {task.id for task in tasks}
         for lease in self._held:
             if lease.task.id in again:  # lost, and claimed once more before its handler has ended
@@ -171,6 +170,17 @@ class Loop:
         self._held.update(started)
         self._watch.started(started)
         return len(tasks)
+
+    def _claimed(self, limit: int) -> Sequence[ClaimedTask]:
+        with self._db.begin() as uow:
+            return uow.tasks.claim(
+                worker=self.worker,
+                limit=limit,
+                queues=self._settings.queues,
+                intents=self._intents,
+                assigned_to=self._settings.assigned_to,
+                lease=self._settings.lease,
+            )
 
     def _take(self, ended: Ended) -> None:
         ended.lease.ended = True
@@ -264,7 +274,16 @@ class Loop:
                 lease.revoke()
 
     def _keep_up(self) -> None:
-        """What any worker does for all: take tasks from those that vanished, file the slots of schedules."""
+        """What any worker does for all: take tasks from those that vanished, file the slots of schedules.
+
+        What keeps it from the one does not keep it from the other.
+        """
+        with ExitStack() as parts:
+            if self._settings.schedules:
+                parts.callback(self._file_slots)
+            self._reap()
+
+    def _reap(self) -> None:
         full = True
         while full and not self.stopping:
             with self._db.begin() as uow:
@@ -272,7 +291,9 @@ class Loop:
             for id, status in taken.items():
                 tell(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
             full = len(taken) == MAX_CLAIM
-        full = self._settings.schedules
+
+    def _file_slots(self) -> None:
+        full = True
         while full and not self.stopping:
             with self._db.begin() as uow:
                 uow.scheduler.reap()

@@ -565,7 +565,7 @@ async def test_a_log_is_put_in_order_though_this_server_has_come_past_the_other(
     assert set(late) <= set(await read(committed))
 
 
-@pytest.mark.parametrize("seed", range(2 if os.environ.get("ALFRED_DB_FAULTS") is None else 100))
+@pytest.mark.parametrize("seed", [2, 5] if os.environ.get("ALFRED_DB_FAULTS") is None else range(100))
 async def test_no_consumer_loses_an_event_by_restores_in_any_order(
     committed: AsyncDatabase, seed: int
 ) -> None:

@@ -566,7 +566,7 @@ def test_a_log_is_put_in_order_though_this_server_has_come_past_the_other(
     assert set(late) <= set(read(committed))
 
 
-@pytest.mark.parametrize("seed", range(2 if os.environ.get("ALFRED_DB_FAULTS") is None else 100))
+@pytest.mark.parametrize("seed", [2, 5] if os.environ.get("ALFRED_DB_FAULTS") is None else range(100))
 def test_no_consumer_loses_an_event_by_restores_in_any_order(
     committed: Database, seed: int
 ) -> None:

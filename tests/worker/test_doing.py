@@ -210,6 +210,28 @@ def test_a_worker_files_the_slots_of_schedules_unless_told_not_to(db: Database, 
     assert bool(slots()) == schedules
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        """content = ('{"n": ' || repeat('9', 9000) || '}')::jsonb""",
+        "metadata = jsonb_build_object('x', (repeat('[', 5000) || repeat(']', 5000))::jsonb)",
+        "available_at = '-infinity'",
+        "available_at = '0044-03-15 BC'",
+    ],
+    ids=["digits", "depth", "infinity", "before the calendar"],
+)
+def test_tasks_that_cannot_be_read_stand_before_no_other(colour: Colour, db: Database, column: str) -> None:
+    bad = [file(db, priority=5) for _ in range(7)]
+    other = file(db, "Y", priority=5)
+    sql(db, f"UPDATE tasks SET {column}")
+    good = [file(db) for _ in range(3)]
+    colour.drain(db, {"X": nothing}, concurrency=2)
+    assert {status(db, one) for one in good} == {"completed"}
+    rows = sql(db, "SELECT id, status, error_code, claim_seq FROM tasks WHERE priority = 5 ORDER BY id")
+    expected = [(one.id, "failed", "unreadable", 0) for one in bad] + [(other.id, "pending", None, 0)]
+    assert rows == sorted(expected)
+
+
 def test_draining_takes_over_from_vanished_workers_first(colour: Colour, db: Database) -> None:
     filed = file(db)
     with db.begin() as uow:
