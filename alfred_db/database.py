@@ -27,7 +27,9 @@ from .engines import (
     check_before_use,
     check_pooled,
     connect_args,
+    end_interrupted,
     prepare_connections,
+    refuse_failed_commits,
     reset_after_use,
 )
 from .errors import translated
@@ -321,6 +323,8 @@ def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
         os.register_at_fork(after_in_child=forget_in_child)
     bind_text(engine.dialect)
     reset_after_use(engine)
+    refuse_failed_commits(engine)
+    end_interrupted(engine)
     if pooler is None:
         check_before_use(engine)
         prepare_connections(engine)

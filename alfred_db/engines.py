@@ -5,14 +5,16 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Engine, NullPool, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, failed_transaction, mark_lost
 from .types import bind_text
 
 __all__ = [
@@ -20,12 +22,14 @@ __all__ = [
     "check_before_use",
     "check_pooled",
     "connect_args",
+    "end_interrupted",
     "left_unused",
     "needs_ping",
     "not_utf8",
     "passing_engine",
     "prepare_connections",
     "refuse_client_encoding",
+    "refuse_failed_commits",
     "reset_after_use",
     "sees_latest",
     "used_again",
@@ -123,6 +127,45 @@ def check_before_use(engine: Engine) -> None:
             raise InvalidatePoolError from error
 
     event.listen(engine, "checkout", check)
+
+
+def refuse_failed_commits(engine: Engine) -> None:
+    """Raise InvalidTransition where a transaction that has failed is committed, or a savepoint released in it.
+
+    The server answers COMMIT by rolling back, and neither the driver nor SQLAlchemy says so.
+    """
+
+    def refuse(connection: Connection, *_: Any) -> None:
+        driver: Any = connection.connection.driver_connection
+        if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise failed_transaction()
+
+    event.listen(engine, "commit", refuse)
+    event.listen(engine, "release_savepoint", refuse)
+
+
+def end_interrupted(engine: Engine) -> None:
+    """Close a connection that an exception has left in the middle of a statement, and note which errors undo all.
+
+    The driver ends the statement for a cancelled task and for KeyboardInterrupt only; whatever else a signal handler
+    raises would leave it running, and the next statement would be refused.
+    """
+
+    def look(context: ExceptionContext) -> None:
+        driver: Any = None
+        with suppress(AttributeError, InvalidRequestError):  # it never connected, or is closed
+            driver = context.connection and context.connection.connection.driver_connection
+        if driver is None:
+            return
+        if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            with suppress(Exception):
+                driver.cancel()
+            driver.pgconn.finish()
+            context.is_disconnect = True
+        if driver.closed and context.statement is not None and not driver.autocommit:
+            mark_lost(context.original_exception, context.parameters)
+
+    event.listen(engine, "handle_error", look)
 
 
 def prepare_connections(engine: Engine) -> None:

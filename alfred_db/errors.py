@@ -31,7 +31,9 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import psycopg
 from sqlalchemy import exc
@@ -151,6 +153,11 @@ class DatabaseUnavailable(AlfredDBError):
     """The server could not be reached or went away."""
 
 
+_TRY_IN_A_SAVEPOINT = (
+    "it can only be rolled back; let the error end it, or try the statement in a savepoint,"
+    " `with uow.session.begin_nested()`"
+)
+
 _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23503": (ConflictError, "check that the referenced row exists and nothing refers to a row you delete"),
     "23505": (ConflictError, "a row with this key exists; read it, or use another key"),
@@ -165,11 +172,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),
     "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
     "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
-    "25P02": (
-        InvalidTransition,
-        "a statement of this transaction has failed, so that nothing of it can be committed; let the error end it, or"
-        " try the statement in a savepoint, `with uow.session.begin_nested()`",
-    ),
+    "25P02": (InvalidTransition, _TRY_IN_A_SAVEPOINT),
     "25P03": (
         DatabaseUnavailable,
         "a transaction idled for too long; do slow work outside of it, and run it again",
@@ -220,7 +223,7 @@ _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
         r"pg_hba\.conf|does not support SSL|sslmode|certificate|SSL error|sslrootcert|channel binding|GSSAPI"
         r"|private key|server requires encryption|authentication method",
         ConfigurationError,
-        "check sslmode and certificates in the URL, and pg_hba.conf on the server",
+        "check sslmode in the URL, the certificates, and pg_hba.conf on the server",
     ),
     (
         r"unsupported startup parameter",
@@ -268,17 +271,59 @@ def constraint_name(error: psycopg.Error) -> str | None:
     return re.sub(r"_\d{6,}$", "", found.group(1)) if found else None
 
 
+_MARK = "alfred_db_mark"
+_MOST_BYTES = (1 << 30) - (1 << 16)
+
+
+def failed_transaction() -> InvalidTransition:
+    """What is raised where the server would answer COMMIT by rolling back, without an error."""
+    return InvalidTransition(f"a statement of this transaction has failed, so that {_TRY_IN_A_SAVEPOINT}")
+
+
+def mark_lost(error: BaseException, parameters: Any) -> None:
+    """Note that a statement has lost its connection before any COMMIT was sent, so that nothing of it remains.
+
+    A message of a gigabyte or more ends the connection, too, whenever it is sent.
+    """
+    if isinstance(error, psycopg.Error):
+        setattr(error, _MARK, "too large" if _bytes_of(parameters) > _MOST_BYTES else "lost")
+
+
+def _bytes_of(value: Any) -> int:
+    """About so many bytes of a message."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode(errors="replace"))
+    if value.__class__ in (bytes, bytearray):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_bytes_of(one) for one in value.values())
+    if value.__class__ in (list, tuple):
+        return sum(_bytes_of(one) for one in value)
+    return int(getattr(value, "nbytes", 8))
+
+
 def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | None:
     """Our error for one of SQLAlchemy's or the driver's, or None when it is the caller's own programming error."""
     if isinstance(error, exc.TimeoutError):
         return DatabaseUnavailable(
             "no connection became free in time; use fewer at once, or raise pool_size", retryable=True
         )
+    if isinstance(error, exc.PendingRollbackError):
+        if error.code == "8s2b":
+            return DatabaseUnavailable(
+                "the connection was lost in this transaction; run the transaction again", retryable=True
+            )
+        return failed_transaction()
     original = error.orig if isinstance(error, exc.StatementError) else error
     if isinstance(original, AlfredDBError):
         return original
     if not isinstance(original, psycopg.Error):
         return None
+    mark = getattr(original, _MARK, None)
+    if mark == "too large" or "invalid message length" in str(original):
+        return InvalidInputError(
+            "the values of the statement have a gigabyte or more; store them in several parts"
+        )
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
     text = _without_values(original)[:300]
@@ -294,7 +339,7 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if found is None:
         return None
     kind, advice = found
-    return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE)
+    return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE or mark == "lost")
 
 
 def _without_values(error: psycopg.Error) -> str:
@@ -347,7 +392,7 @@ def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None
 
 def _never_connected(original: psycopg.Error, text: str) -> bool:
     """Whether nothing of the unit of work can have run, so that to run it again cannot apply it twice."""
-    if isinstance(original, psycopg.errors.ConnectionTimeout):
+    if isinstance(original, psycopg.errors.ConnectionTimeout) or hasattr(original, _MARK):
         return True
     return bool(re.search(r"connection failed|connection to server .* failed|failed to resolve host", text))
 

@@ -7,13 +7,13 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from .engines import left_unused, needs_ping, sees_latest, used_again
+from .errors import failed_transaction
 
 __all__ = ["KEPT", "DirectSession", "Kept", "has_begun", "refuse_failed", "take"]
 
@@ -160,7 +160,7 @@ class DirectSession(Session):
         return self._joined
 
     def commit(self) -> None:
-        """Commit; raises InFailedSqlTransaction where the server would roll back without a word."""
+        """Commit; raises InvalidTransition where the server would roll back without a word."""
         taken, direct = self._taken, self.driver_commits
         if taken is not None:
             refuse_failed(taken)
@@ -208,10 +208,7 @@ def has_begun(taken: PoolProxiedConnection) -> bool:
 def refuse_failed(taken: PoolProxiedConnection) -> None:
     """Raise if a statement of the transaction has failed: the server would answer COMMIT by rolling it back."""
     if _status(taken) == TransactionStatus.INERROR:
-        raise InFailedSqlTransaction(
-            "a statement of this transaction has failed, so that it was rolled back; let the error end it, or try the"
-            " statement in a savepoint, `with uow.session.begin_nested()`"
-        )
+        raise failed_transaction()
 
 
 def _status(taken: PoolProxiedConnection) -> int:

@@ -37,3 +37,36 @@ def test_a_connection_that_dies_in_a_copy_is_replaced(committed: Database) -> No
     with committed.begin() as uow:
         TaskRepository(uow.session).enqueue_many([{"intent": "x"}] * 1001)
         assert TaskRepository(uow.session).count() == 1001
+
+
+class Stop(BaseException):
+    """What a framework may raise to end work, such as a timeout."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, psycopg.OperationalError, KeyboardInterrupt, SystemExit, Stop])
+@pytest.mark.parametrize("after", [0, 5000], ids=["at once", "in the middle"])
+def test_what_the_rows_raise_goes_on(
+    committed: Database, kind: type[BaseException], after: int
+) -> None:
+    """An ordinary error leaves the earlier work of the transaction; an interruption closes the connection."""
+    columns = table_of(Task).c
+    raised = kind("in the rows")
+
+    def rows() -> Iterator[tuple[str, str]]:
+        for _ in range(after):
+            yield str(uuid.uuid4()), "x"
+        raise raised
+
+    with committed.session() as session:
+        TaskRepository(session).enqueue("before")
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises((kind, DatabaseUnavailable)) as caught:
+            copy_rows(session, table_of(Task), [columns.task_id, columns.intent], rows())
+        assert raised in (caught.value, caught.value.__cause__)
+        if issubclass(kind, Exception):
+            session.commit()
+    with committed.session() as session:
+        assert TaskRepository(session).count() == issubclass(kind, Exception)
+        if not issubclass(kind, Exception):
+            alive = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND state = 'active'")
+            assert session.scalar(alive, {"pid": pid}) == 0

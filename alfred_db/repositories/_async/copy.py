@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from psycopg import OperationalError
 from sqlalchemy import Column, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,28 +13,42 @@ from ...engines import refuse_client_encoding
 from ...errors import translated
 from ...queries._functions import func
 from ...statements import qualified
-from .direct import driver_of, drop_if_gone
+from .direct import driver_of, settle
 
 
 async def copy_rows(
     session: AsyncSession, table: Table, columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]
 ) -> int:
-    """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns."""
+    """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns.
+
+    What interrupts it, such as the cancellation of the task, closes the connection and goes on.
+    """
+    interruption: BaseException | None = None
     with translated():
-        # The savepoint keeps the transaction's earlier work when a row is refused.
-        async with session.begin_nested():
-            statement = copy_statement(table_name(session, table), columns)
-            driver = await driver_of(session)
-            refuse_client_encoding(driver)
-            try:
-                async with driver.cursor() as cursor:
-                    async with cursor.copy(statement) as copy:
-                        for block in pack_rows(columns, rows):
-                            await copy.write(block)
-                    return int(cursor.rowcount)
-            except OperationalError:
-                await drop_if_gone(session, driver)
-                raise
+        try:
+            # The savepoint keeps the transaction's earlier work when a row is refused.
+            async with session.begin_nested():
+                statement = copy_statement(table_name(session, table), columns)
+                driver = await driver_of(session)
+                refuse_client_encoding(driver)
+                try:
+                    return await _copy(driver, statement, pack_rows(columns, rows))
+                except BaseException as error:
+                    interruption = None if isinstance(error, Exception) else error
+                    await settle(session, driver, error, closing=interruption is not None)
+                    raise
+        except Exception:
+            if interruption is not None:  # what it leaves behind cannot be rolled back
+                raise interruption from None
+            raise
+
+
+async def _copy(driver: Any, statement: str, blocks: Iterable[bytes]) -> int:
+    async with driver.cursor() as cursor:
+        async with cursor.copy(statement) as copy:
+            for block in blocks:
+                await copy.write(block)
+        return int(cursor.rowcount)
 
 
 async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequence[int]:

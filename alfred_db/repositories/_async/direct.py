@@ -6,10 +6,10 @@ SQLAlchemy compiles them, once; running them through it would cost the client mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVarTuple
 
-from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
@@ -18,13 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from ...errors import translated
+from ...errors import mark_lost, translated
 from ...sessions import DirectSession, take
 from ...types import bind_text
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
 _DRIVER = "alfred_db driver"
+
+CANCEL_SECONDS = 2.0
+"""How long the server may take to be told that a statement should end."""
 
 Ts = TypeVarTuple("Ts")
 
@@ -83,10 +86,32 @@ async def driver_of(session: AsyncSession) -> Any:
     return driver
 
 
-async def drop_if_gone(session: AsyncSession, driver: Any) -> None:
-    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+async def settle(
+    session: AsyncSession,
+    driver: Any,
+    error: BaseException,
+    parameters: Any = (),
+    *,
+    undone: bool = True,
+    closing: bool = False,
+) -> None:
+    """After an error in the driver's hands: close a connection that it has left in the middle of a statement, or any.
+
+    SQLAlchemy is told of one that is closed: it would roll it back, and fail again. `undone` says that nothing of the
+    transaction remains when the connection is lost.
+    """
+    if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        with suppress(Exception):  # the socket alone would not end a statement that waits for a lock
+            await driver.cancel_safe(timeout=CANCEL_SECONDS)
+        closing = True
+    if closing:
+        await driver.close()
+    if not driver.closed:
+        return
+    if undone:
+        mark_lost(error, parameters)
     own = session.sync_session
-    if driver.closed and not (isinstance(own, DirectSession) and own.direct):
+    if not (isinstance(own, DirectSession) and own.direct):
         await (await session.connection()).invalidate()
 
 
@@ -116,8 +141,8 @@ async def _run(
         if alone:
             await driver.set_autocommit(True)
         return await driver.execute(_text(statement, tuple(tenant.items())), parameters)
-    except OperationalError:
-        await drop_if_gone(session, driver)
+    except BaseException as error:
+        await settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
         raise
     finally:
         if alone:

@@ -7,10 +7,10 @@ SQLAlchemy compiles them, once; running them through it would cost the client mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVarTuple
 
-from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row, Select
 from sqlalchemy.dialects.postgresql import psycopg
@@ -19,13 +19,16 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from ...errors import translated
+from ...errors import mark_lost, translated
 from ...sessions import DirectSession, take
 from ...types import bind_text
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
 _DRIVER = "alfred_db driver"
+
+CANCEL_SECONDS = 2.0
+"""How long the server may take to be told that a statement should end."""
 
 Ts = TypeVarTuple("Ts")
 
@@ -84,10 +87,32 @@ def driver_of(session: Session) -> Any:
     return driver
 
 
-def drop_if_gone(session: Session, driver: Any) -> None:
-    """Tell SQLAlchemy of a connection that ended in the driver's hands; it would roll it back, and fail again."""
+def settle(
+    session: Session,
+    driver: Any,
+    error: BaseException,
+    parameters: Any = (),
+    *,
+    undone: bool = True,
+    closing: bool = False,
+) -> None:
+    """After an error in the driver's hands: close a connection that it has left in the middle of a statement, or any.
+
+    SQLAlchemy is told of one that is closed: it would roll it back, and fail again. `undone` says that nothing of the
+    transaction remains when the connection is lost.
+    """
+    if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        with suppress(Exception):  # the socket alone would not end a statement that waits for a lock
+            driver.cancel_safe(timeout=CANCEL_SECONDS)
+        closing = True
+    if closing:
+        driver.close()
+    if not driver.closed:
+        return
+    if undone:
+        mark_lost(error, parameters)
     own = session
-    if driver.closed and not (isinstance(own, DirectSession) and own.direct):
+    if not (isinstance(own, DirectSession) and own.direct):
         (session.connection()).invalidate()
 
 
@@ -117,8 +142,8 @@ def _run(
         if alone:
             driver.set_autocommit(True)
         return driver.execute(_text(statement, tuple(tenant.items())), parameters)
-    except OperationalError:
-        drop_if_gone(session, driver)
+    except BaseException as error:
+        settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
         raise
     finally:
         if alone:
