@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -295,7 +294,7 @@ def _bytes_of(value: Any) -> int:
         return len(value) if value.isascii() else len(value.encode(errors="replace"))
     if value.__class__ in (bytes, bytearray):
         return len(value)
-    if isinstance(value, Mapping):
+    if value.__class__ is dict:
         return sum(_bytes_of(one) for one in value.values())
     if value.__class__ in (list, tuple):
         return sum(_bytes_of(one) for one in value)
