@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import select as select_module
+import socket
 import time
 import uuid
 from contextlib import suppress
@@ -13,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event, func, literal, select, text
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task, engines, sessions
@@ -388,3 +391,103 @@ async def test_a_connection_that_was_left_is_closed_with_the_others(
     await process_of(committed)
     await committed.close()
     assert await has_processes(committed, db, 0)
+
+
+@pytest.mark.parametrize(
+    "door", ["a unit of work", "a session", "a savepoint", "a flush", "an object after it"]
+)
+async def test_a_swallowed_failure_is_one_clear_error_at_the_commit(
+    committed: AsyncDatabase, door: str
+) -> None:
+    """Whoever commits, and whatever has failed: the server would roll back without a word."""
+
+    async def swallow(session: AsyncSession) -> None:
+        await AsyncMessageRepository(session).first_time("lost")
+        if door == "a flush":
+            with suppress(IntegrityError):
+                session.add_all([Task(task_id="one", intent="x"), Task(task_id="one", intent="x")])
+                await session.flush()
+            return
+        with suppress(DataError):
+            await session.execute(text("SELECT 1 / 0"))
+        if door == "an object after it":
+            session.add(document())
+
+    async def commit() -> None:
+        if door == "a session":
+            async with committed.session() as session:
+                await swallow(session)
+                await session.commit()
+        elif door == "a savepoint":
+            async with committed.begin() as uow, uow.session.begin_nested():
+                await swallow(uow.session)
+        else:
+            async with committed.begin() as uow:
+                await swallow(uow.session)
+
+    with pytest.raises(InvalidTransition, match=r"rolled back.*savepoint") as caught:
+        await commit()
+    assert not caught.value.retryable
+    assert await messages(committed) == []
+    assert checked_out(committed) == 0
+    async with committed.begin() as uow:
+        assert await seen(uow, "found")
+    assert await messages(committed) == ["found"]
+
+
+async def test_what_failed_in_a_savepoint_does_not_fail_the_commit(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        assert await seen(uow, "kept")
+        with suppress(DataError):
+            async with uow.session.begin_nested():
+                await uow.session.execute(text("SELECT 1 / 0"))
+    assert await messages(committed) == ["kept"]
+
+
+async def test_a_connection_that_idled_outside_of_a_transaction_can_be_tried_again(
+    committed: AsyncDatabase,
+) -> None:
+    """A search alone begins none, so that nothing has run when the next statement finds the connection ended."""
+    url = committed.url.update_query_dict({"options": "-c idle_session_timeout=300ms"})
+    vector = corpus.vectors()[1][0]
+
+    async def idle() -> None:
+        async with AsyncDatabase(url, schema=committed.schema) as db:
+            async with db.begin() as uow:
+                await uow.documents.search(vector)  # asks once what the server is
+            async with db.begin() as uow:
+                await uow.documents.search(vector)
+                assert status(uow) is TransactionStatus.IDLE
+                own: Any = uow.session.sync_session
+                assert select_module.select([own.taken.driver_connection.fileno()], [], [], 30)[0]
+                await seen(uow, "lost")
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await idle()
+    assert caught.value.retryable
+    assert await messages(committed) == []
+
+
+@pytest.mark.parametrize("by", ["driver", "session", "copy"])
+async def test_a_connection_lost_before_the_commit_can_be_tried_again(
+    committed: AsyncDatabase, by: str
+) -> None:
+    """Without a word of the server, as when its machine stops: of the transaction nothing remains."""
+
+    async def lose() -> None:
+        async with committed.begin() as uow:
+            await seen(uow, "lost")
+            own: Any = uow.session.sync_session
+            with socket.socket(fileno=os.dup(own.taken.driver_connection.fileno())) as found:
+                found.shutdown(socket.SHUT_RDWR)
+            if by == "driver":
+                await seen(uow, "more")
+            elif by == "session":
+                await uow.tasks.count()
+            else:
+                await uow.documents.add_many([{"title": "t", "content": "c"}])
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await lose()
+    assert caught.value.retryable
+    assert await messages(committed) == []

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import select as select_module
+import socket
 import time
 import uuid
 from contextlib import suppress
@@ -14,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event, func, literal, select, text
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document, ProcessedMessage, Task, engines, sessions
@@ -389,3 +392,103 @@ def test_a_connection_that_was_left_is_closed_with_the_others(
     process_of(committed)
     committed.close()
     assert has_processes(committed, db, 0)
+
+
+@pytest.mark.parametrize(
+    "door", ["a unit of work", "a session", "a savepoint", "a flush", "an object after it"]
+)
+def test_a_swallowed_failure_is_one_clear_error_at_the_commit(
+    committed: Database, door: str
+) -> None:
+    """Whoever commits, and whatever has failed: the server would roll back without a word."""
+
+    def swallow(session: Session) -> None:
+        MessageRepository(session).first_time("lost")
+        if door == "a flush":
+            with suppress(IntegrityError):
+                session.add_all([Task(task_id="one", intent="x"), Task(task_id="one", intent="x")])
+                session.flush()
+            return
+        with suppress(DataError):
+            session.execute(text("SELECT 1 / 0"))
+        if door == "an object after it":
+            session.add(document())
+
+    def commit() -> None:
+        if door == "a session":
+            with committed.session() as session:
+                swallow(session)
+                session.commit()
+        elif door == "a savepoint":
+            with committed.begin() as uow, uow.session.begin_nested():
+                swallow(uow.session)
+        else:
+            with committed.begin() as uow:
+                swallow(uow.session)
+
+    with pytest.raises(InvalidTransition, match=r"rolled back.*savepoint") as caught:
+        commit()
+    assert not caught.value.retryable
+    assert messages(committed) == []
+    assert checked_out(committed) == 0
+    with committed.begin() as uow:
+        assert seen(uow, "found")
+    assert messages(committed) == ["found"]
+
+
+def test_what_failed_in_a_savepoint_does_not_fail_the_commit(committed: Database) -> None:
+    with committed.begin() as uow:
+        assert seen(uow, "kept")
+        with suppress(DataError):
+            with uow.session.begin_nested():
+                uow.session.execute(text("SELECT 1 / 0"))
+    assert messages(committed) == ["kept"]
+
+
+def test_a_connection_that_idled_outside_of_a_transaction_can_be_tried_again(
+    committed: Database,
+) -> None:
+    """A search alone begins none, so that nothing has run when the next statement finds the connection ended."""
+    url = committed.url.update_query_dict({"options": "-c idle_session_timeout=300ms"})
+    vector = corpus.vectors()[1][0]
+
+    def idle() -> None:
+        with Database(url, schema=committed.schema) as db:
+            with db.begin() as uow:
+                uow.documents.search(vector)  # asks once what the server is
+            with db.begin() as uow:
+                uow.documents.search(vector)
+                assert status(uow) is TransactionStatus.IDLE
+                own: Any = uow.session
+                assert select_module.select([own.taken.driver_connection.fileno()], [], [], 30)[0]
+                seen(uow, "lost")
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        idle()
+    assert caught.value.retryable
+    assert messages(committed) == []
+
+
+@pytest.mark.parametrize("by", ["driver", "session", "copy"])
+def test_a_connection_lost_before_the_commit_can_be_tried_again(
+    committed: Database, by: str
+) -> None:
+    """Without a word of the server, as when its machine stops: of the transaction nothing remains."""
+
+    def lose() -> None:
+        with committed.begin() as uow:
+            seen(uow, "lost")
+            own: Any = uow.session
+            with socket.socket(fileno=os.dup(own.taken.driver_connection.fileno())) as found:
+                found.shutdown(socket.SHUT_RDWR)
+            if by == "driver":
+                seen(uow, "more")
+            elif by == "session":
+                uow.tasks.count()
+            else:
+                uow.documents.add_many([{"title": "t", "content": "c"}])
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        lose()
+    assert caught.value.retryable
+    assert messages(committed) == []
