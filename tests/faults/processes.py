@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,26 +45,43 @@ def wait_until(true: Callable[[], object], seconds: float = SECONDS) -> None:
 class Server:
     """A server that can be stopped in any way and started again; durable, as PostgreSQL is out of the box."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, data: str = "data", primary: Server | None = None, binaries: Path | None = None
+    ) -> None:
         self._tools = system.tools_for(folder)
+        if binaries is not None:
+            self._tools = replace(self._tools, binaries=binaries)
+        self._data = data
+        self.folder = folder / data
         self.port = free_port()
-        options = ("-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        self._run("initdb", "-D", "data", *options)
+        if primary is None:
+            options = ("-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+            self._run("initdb", "-D", data, *options)
+        else:  # a standby that follows it
+            source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-c", "fast")
+            self._run("pg_basebackup", "-D", data, "-R", "-X", "stream", "--no-sync", *source)
         self.start()
+
+    def standby(self) -> Server:
+        """A server that follows this one, in the same folder."""
+        return Server(self.folder.parent, "standby", self)
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
     @property
     def pid(self) -> int:
-        return int((self._tools.folder / "data" / "postmaster.pid").read_text().split()[0])
+        return int((self.folder / "postmaster.pid").read_text().split()[0])
 
     def start(self) -> None:
         options = (
             f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories="
             " -c max_connections=100 -c fsync=on -c synchronous_commit=on"
         )
-        command = ("start", "-w", "-D", "data", "-l", "log", "-o", options)
+        command = ("start", "-w", "-D", self._data, "-l", f"{self._data}.log", "-o", options)
         # What a killed server leaves behind has to end first.
         wait_until(lambda: self._tools.run("pg_ctl", *command).returncode == 0)
 
@@ -72,7 +90,7 @@ class Server:
             os.kill(self.pid, signal.SIGKILL)
         else:
             # Its last checkpoint waits for the disk.
-            self._run("pg_ctl", "stop", "-m", how, "-t", "180", "-D", "data")
+            self._run("pg_ctl", "stop", "-m", how, "-t", "180", "-D", self._data)
 
     def answers(self) -> bool:
         with suppress(psycopg.OperationalError):
@@ -90,14 +108,14 @@ class Server:
 
 
 @contextmanager
-def new_server() -> Iterator[Server]:
+def new_server(binaries: Path | None = None) -> Iterator[Server]:
     """A server that is gone at the end; on a disk when there is time, as writes take theirs there."""
     at_length = "ALFRED_DB_FAULTS" in os.environ
     folder = Path(tempfile.mkdtemp(prefix="alfred-db-faults-", dir="/tmp" if at_length else place()))
     try:
         if system.is_root():
             os.chown(folder, *system._system_account())
-        server = Server(folder)
+        server = Server(folder, binaries=binaries)
         try:
             yield server
         finally:
