@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from .checks import check_column, column_word, has_nul, kind
+from .checks import check_column, column_word, has_nul, kind, written_out
 from .errors import InvalidInputError
 from .types import EnumText, VectorType
 
@@ -52,7 +52,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _length = struct.Struct(">i").pack
 _numeric = Transformer().get_dumper(Decimal(), PyFormat.BINARY)
 # What contains itself is too deep: a look for it would be half of the time.
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def copy_statement(target: str, columns: Sequence[Column[Any]]) -> str:
@@ -138,7 +138,7 @@ def _text(value: str) -> bytes:
 
 def _json(value: Any) -> bytes:
     try:
-        text = _encoder.encode(value)
+        text = written_out(_encoder.encode(value))
     except RecursionError:
         raise ValueError("it is too deep") from None
     if has_nul(text):

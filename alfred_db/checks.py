@@ -60,6 +60,7 @@ __all__ = [
     "unstorable",
     "whole",
     "within",
+    "written_out",
 ]
 
 E = TypeVar("E", bound=StrEnum)
@@ -288,7 +289,11 @@ def to_json(value: Any) -> str:
     jsonb keeps numbers as decimal digits, so a float that Python writes with an exponent (1e+22) would come back as
     an int. Its digits are written out, with a fraction: it comes back as the same float.
     """
-    text = _encode(value)
+    return written_out(_encode(value))
+
+
+def written_out(text: str) -> str:
+    """A JSON text whose numbers have no exponent above zero."""
     return _WITH_EXPONENT.sub(_digits, text) if "e+" in text else text
 
 

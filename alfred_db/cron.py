@@ -1,13 +1,14 @@
 """Cron expressions: when a schedule has its slots, and which of them are run after a downtime.
 
-An expression has five fields: minute, hour, day of month, month, day of week. It is read in an IANA time zone,
-as Debian's cron reads it:
+An expression has five fields: minute, hour, day of month, month, day of week; or it is one of @yearly, @annually,
+@monthly, @weekly, @daily, @midnight and @hourly. It is read in an IANA time zone, as Debian's cron reads it:
 
 - Daylight saving begins: a fixed time that the clock jumps over (02:30 in Europe/Prague on 2026-03-29) has its
   slot at the first moment after the jump (03:00); several of them in one jump have one slot.
 - Daylight saving ends: a fixed time that the clock passes twice has one slot, the first.
 - When the field of the minute or of the hour begins with `*`, the schedule follows the clock instead: what it
   jumps over has no slot, what it passes twice has two.
+- A step that is longer than its range is refused: `*/90` as a minute would be once an hour.
 - 29 February has its slot in leap years. A date that never comes is refused.
 - Day of month and day of week: both must match when either begins with `*`, otherwise one is enough.
 
@@ -24,6 +25,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from .checks import aware, kind, whole
 from .errors import InvalidCron, InvalidInputError
 from .models.scheduler import MisfirePolicy, OverlapPolicy, ScheduledTask
 
@@ -39,12 +41,28 @@ __all__ = [
     "plan",
     "run",
     "slots",
+    "zone",
 ]
 
 MAX_SLOTS = 1000
 """How many slots of a task are looked at in one go; of more, the latest are, and the count says no more than this."""
 
 _MAX_LENGTH = 200
+
+_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+_LAST = (59, 23, 31, 12, 7)
+
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+_NO_ZONES = frozenset({"factory", "leapseconds", "localtime", "posixrules"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +114,11 @@ def slots(expression: str, timezone: str, *, after: datetime) -> Iterator[dateti
 
     Raises InvalidCron for an expression or a time zone that is none, InvalidInputError for a time without zone.
     """
-    if after.tzinfo is None:
-        raise InvalidInputError("after: a time without time zone; give one, such as datetime.now(UTC)")
-    return _later(_parsed(expression, after.astimezone(_zone(timezone))), after.astimezone(UTC))
+    aware("after", after)
+    for name, text in (("schedule", expression), ("timezone", timezone)):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidCron(f"{name}: expected text, got {kind(text)}")
+    return _later(_parsed(expression, after.astimezone(zone(timezone))), after.astimezone(UTC))
 
 
 def first_slot(expression: str, timezone: str, *, after: datetime) -> datetime:
@@ -113,6 +133,7 @@ def next_runs(
     expression: str, timezone: str = "UTC", *, after: datetime | None = None, count: int = 5
 ) -> Sequence[datetime]:
     """The next `count` slots, at most `MAX_SLOTS`; after now by this machine's clock, unless `after` is given."""
+    whole("count", count)
     if not 1 <= count <= MAX_SLOTS:
         raise InvalidInputError(f"count: expected 1 to {MAX_SLOTS}, got {count}")
     return list(islice(slots(expression, timezone, after=after or datetime.now(UTC)), count))
@@ -204,21 +225,46 @@ def _later(found: CronSim, last: datetime) -> Iterator[datetime]:
 
 def _parsed(expression: str, base: datetime) -> CronSim:
     reason = "it has other than five fields"
-    if len(expression) <= _MAX_LENGTH and len(expression.split()) == 5:
+    written = _NICKNAMES.get(expression.strip().lower(), expression)
+    fields = written.split()
+    if len(written) <= _MAX_LENGTH and len(fields) == 5:
         try:
-            return CronSim(expression, base)
+            for name, last, field in zip(_FIELDS, _LAST, fields, strict=True):
+                _check_steps(name, last, field)
+            return CronSim(written, base)
         except (CronSimError, ValueError) as error:
             reason = str(error).lower()
+    elif written.lstrip().startswith("@"):
+        reason = f"expected one of {', '.join(_NICKNAMES)}"
     raise InvalidCron(
         f"schedule: {expression[:60]!r} is no cron expression ({reason}); write minute, hour, day of month, month"
         " and day of week, such as '30 2 * * *' for 02:30 each day"
     )
 
 
-def _zone(name: str) -> tzinfo:
+def _check_steps(name: str, last: int, field: str) -> None:
+    """Refuse a step that leaves its range at once: `*/90` would be once an hour, and not each 90 minutes."""
+    for term in field.split(","):
+        span, slash, step = term.partition("/")
+        if not slash or not step.isascii() or not step.isdigit():
+            continue
+        if span.startswith(("L", "l")):
+            raise ValueError(f"a step of the last {name}")
+        start, dash, end = span.partition("-")
+        low = int(start) if start.isascii() and start.isdigit() else 0
+        high = int(end) if dash and end.isascii() and end.isdigit() else last
+        if int(step) > max(high - low, 1):
+            raise ValueError(f"the step {step[:20]} of the {name} is more than its range")
+
+
+def zone(name: str) -> tzinfo:
+    """The time zone of an IANA name; raises InvalidCron for any other, such as that of this machine."""
     if name == "UTC":
         return UTC
     try:
+        # Files of the database that name no place: this machine's zone, a placeholder, and other ways to count.
+        if name.lower() in _NO_ZONES or name.lower().startswith(("posix/", "right/")):
+            raise ValueError
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         raise InvalidCron(

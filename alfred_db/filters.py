@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +70,10 @@ def eq(field: str, value: Any) -> Condition:
 
 def in_(field: str, values: Sequence[Any]) -> Condition:
     """The field is one of these values, each as `eq` compares it."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidFilter(
+            f"in_: {shown(field)}: expected a sequence of values, got {type(values).__name__}; put it into a list"
+        )
     return Condition(field, "in", list(values))
 
 

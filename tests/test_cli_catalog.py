@@ -128,6 +128,14 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(
         assert len(BrokerCatalogRepository(uow.session).list_makers()) == 0
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"{}\n\xc3\x28", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_text_is_named(run: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "catalog.json").write_bytes(content)
+    done = run("catalog", "load", str(tmp_path / "catalog.json"))
+    assert done.exit_code == 2
+    assert re.match(r"alfred-db: .*catalog\.json, line \d: expected UTF-8 text", done.stderr), done.stderr
+
+
 def test_a_file_that_is_not_there_is_a_usage_error(run: Run) -> None:
     done = run("catalog", "load", "/nowhere.json")
     assert done.exit_code == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ..checks import aware, check_text, json_text, within
+from ..checks import aware, check_text, json_text, to_json, within
 from ..errors import InvalidInputError, shown
 from ..models.tasks import DEFAULT_QUEUE
 from ..results.tasks import NewTask
@@ -123,7 +122,7 @@ def firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Seque
 def as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """The columns with JSON as text, which an array can hold."""
     return {
-        name: [json.dumps(value) for value in column] if name in {"content", "metadata_"} else column
+        name: [to_json(value) for value in column] if name in {"content", "metadata_"} else column
         for name, column in columns.items()
     }
 

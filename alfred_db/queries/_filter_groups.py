@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from sqlalchemy import ColumnElement, and_, case, false, not_, or_, true
 
@@ -16,7 +17,12 @@ MAX_PARTS = 10_000
 
 def combined(where: Filter, condition: Callable[[Condition], ColumnElement[bool]]) -> ColumnElement[bool]:
     """The filter, with the expression of each of its conditions."""
-
+    for name in ("must", "should", "must_not"):
+        group: object = getattr(where, name)
+        if not isinstance(group, list | tuple) or not all(
+            isinstance(one, Condition | Filter) for one in cast("list[object]", group)
+        ):
+            raise InvalidFilter(f"filter: {name}: expected a sequence of conditions and filters")
     if len(where.must) + len(where.should) + len(where.must_not) > MAX_PARTS:
         raise InvalidFilter(
             f"filter: more than {MAX_PARTS:,} conditions; give the values of one field as `in`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -28,7 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from ..errors import InvalidFilter, shown
+from ..checks import aware, check_column, finite, json_text, storable, whole
+from ..errors import InvalidFilter, InvalidInputError, shown
 from ..filters import BOUNDS, Condition, Filter
 from ..models import Base
 from ..types import EnumText, Text, VectorType
@@ -60,6 +60,10 @@ def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
 
 
 def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
+    try:
+        storable("filter: the field", condition.field)
+    except InvalidInputError as error:
+        raise InvalidFilter(str(error)) from None
     name, _, rest = condition.field.partition(".")
     columns = {attribute.key: attribute.columns[0] for attribute in inspect(model).column_attrs}
     column = columns.get(name, columns.get(f"{name}_"))
@@ -164,9 +168,9 @@ def _bound(value: Any) -> ColumnElement[Any]:
 
 def _checked_json(value: Any) -> Any:
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidFilter(f"filter: a value is no JSON ({error}); use what json.dumps takes") from None
+        json_text("filter: a value", value)
+    except InvalidInputError as error:
+        raise InvalidFilter(str(error)) from None
     return value
 
 
@@ -220,11 +224,27 @@ def _bounds(condition: Condition) -> list[tuple[str, Any]]:
 def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> Any:
     """The value in the column's own kind, so that a wrong one is told before the server sees it."""
     type_ = column.type
+    where = f"filter: {shown(condition.field)}"
+    try:
+        if isinstance(value, str):
+            storable(where, value)
+        elif isinstance(value, int):
+            whole(where, int(value))
+        elif isinstance(value, float | Decimal):
+            finite(where, value)
+        elif isinstance(value, datetime):
+            aware(where, value)
+    except InvalidInputError as error:
+        raise InvalidFilter(str(error)) from None
     if isinstance(type_, DateTime) and isinstance(value, str):
         try:
-            return datetime.fromisoformat(value)
+            time = datetime.fromisoformat(value)
         except ValueError:
             pass
+        else:
+            if time.utcoffset() is None:
+                raise InvalidFilter(f"{where}: a time without time zone; end it with `Z` or `+00:00`")
+            return time
     elif (isinstance(type_, Text | EnumText) and isinstance(value, str)) or (
         isinstance(type_, Integer | Numeric)
         and isinstance(value, int | float)
@@ -232,7 +252,10 @@ def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> An
     ):
         return value
     elif not isinstance(type_, Text | EnumText | Integer | Numeric | DateTime):
-        return cast(value, type_) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return cast(value, type_)
+        if check_column(condition.field, type_, [value]) is None:
+            return value
     elif isinstance(type_, DateTime) and isinstance(value, datetime):
         return value
     raise InvalidFilter(

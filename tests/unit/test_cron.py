@@ -189,8 +189,18 @@ INVALID = [
     "* * * *",
     "* * * * * *",
     "0 0 0 * * * 2026",
-    "@daily",
+    "@reboot",
     "@every 5m",
+    "*/90 * * * *",
+    "*/60 * * * *",
+    "5/90 * * * *",
+    "10-20/30 * * * *",
+    "0,*/70 * * * *",
+    "0 */24 * * *",
+    "0 0 */32 * *",
+    "0 0 * */13 *",
+    "0 0 * * */8",
+    "0 0 L/2 * *",
     "60 * * * *",
     "* 24 * * *",
     "* * 0 * *",
@@ -345,3 +355,45 @@ def test_a_plan_files_a_skipped_execution_when_nothing_is_run() -> None:
     assert plan.dropped == 4
     assert plan.next_run_at == NOW
     assert plan.slots == [cron.Slot(7, NOW - timedelta(hours=1), 3, exclusive=False, skipped_at=now)]
+
+
+@pytest.mark.parametrize(
+    ("nickname", "expression"),
+    [
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+        ("@monthly", "0 0 1 * *"),
+        ("@weekly", "0 0 * * 0"),
+        ("@daily", "0 0 * * *"),
+        ("@Midnight", "0 0 * * *"),
+        (" @hourly ", "0 * * * *"),
+    ],
+)
+def test_a_nickname_is_the_expression_that_cron_makes_of_it(nickname: str, expression: str) -> None:
+    assert cron.next_runs(nickname, PRAGUE, after=NOW) == cron.next_runs(expression, PRAGUE, after=NOW)
+
+
+@pytest.mark.parametrize(
+    "expression", ["*/59 * * * *", "0 */23 * * *", "0 0 */31 * *", "0 0 1/1 * *", "59/1 * * * *"]
+)
+def test_a_step_within_its_range_is_taken(expression: str) -> None:
+    assert cron.next_runs(expression, after=NOW, count=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "localtime",
+        "LOCALTIME",
+        "Factory",
+        "posixrules",
+        "right/UTC",
+        "posix/Europe/Prague",
+        "Europe",
+        "",
+        "a\0",
+    ],
+)
+def test_what_names_no_place_is_no_time_zone(name: str) -> None:
+    with pytest.raises(InvalidCron, match="timezone: "):
+        cron.first_slot("0 0 * * *", name, after=NOW)

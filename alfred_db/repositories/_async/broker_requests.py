@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Row, inspect
 
 from ...checks import check_names, check_objects, plain_text
-from ...errors import InvalidInputError, InvalidTransition, NotFoundError, shown
+from ...cron import zone
+from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...inputs.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
@@ -227,10 +227,10 @@ def _zoned_or_none(name: str, time: datetime | None) -> datetime | None:
     return None if time is None else _zoned(name, time)
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return zone(name)
+    except InvalidCron:
         raise InvalidInputError(
             f"timezone: {shown(name)} is unknown; give one such as 'UTC' or 'Europe/Berlin'"
         ) from None
@@ -246,6 +246,6 @@ def _check_usage(since: datetime, until: datetime, by: Collection[str]) -> None:
         )
 
 
-def _usage(row: Row[*tuple[Any, ...]], zone: ZoneInfo) -> Usage:
+def _usage(row: Row[*tuple[Any, ...]], zone: tzinfo) -> Usage:
     model, provider, agent, day, *sums = row
     return Usage(model, provider, agent, None if day is None else day.astimezone(zone).date(), *sums)
