@@ -109,7 +109,11 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
         hints = typing.get_type_hints(method)
     except NameError:  # a subclass elsewhere, whose types are known to a type checker only
         hints = {}
-    scope: dict[str, Any] = {"_type": type, "_UUID": uuid.UUID}
+    scope: dict[str, Any] = {
+        "_type": type,
+        "_vectors": frozenset({list, ndarray}),
+        "_is_suspicious": _is_suspicious,
+    }
     cleaned = {*FROM_OUTSIDE, "code"} if method.__name__ == "fail" else FROM_OUTSIDE
     heads: list[str] = []
     tests: list[str] = []
@@ -133,7 +137,7 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
             scope[f"_check{number}"] = partial(
                 check, name, hint=hint, cleaned=name in cleaned or name in _READ
             )
-            tests.append(f"    {_suspicion(name, hint)}_check{number}({name})")
+            tests.append(f"    {_suspicion(name, hint, scope)}_check{number}({name})")
     source = "\n".join([f"def {method.__name__}({', '.join(heads)}):", *(tests or ["    pass"])])
     exec(source, scope)
     door: Any = scope[method.__name__]
@@ -143,14 +147,14 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
     return cast("Callable[..., None]", door)
 
 
-def _suspicion(name: str, hint: Any) -> str:
+def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:
     """The condition, as source, under which an argument is looked at."""
     kinds = _alternatives(hint)
     condition = ""
     given = [one for one in kinds if one is not NoneType]
-    if given == [str]:
+    if str in given:
         condition = f"_type({name}) is not str or not {name}.isascii() or '\\0' in {name}"
-    elif given == [int]:
+    elif int in given:
         condition = f"_type({name}) is not int or not -{1 << 62} < {name} < {1 << 62}"
     elif given == [float]:
         condition = f"_type({name}) is not float"
@@ -158,11 +162,40 @@ def _suspicion(name: str, hint: Any) -> str:
             condition += f" or {name} - {name} != 0.0"
     elif given == [bool]:
         condition = f"{name} is not True and {name} is not False"
-    elif given == [uuid.UUID]:
-        condition = f"_type({name}) is not _UUID"
+    elif any(map(_is_vector, given)):
+        condition = f"_type({name}) not in _vectors"  # a vector's column looks at the numbers
+    elif (
+        len(given) == 1
+        and isinstance(given[0], type)
+        and given[0] is not datetime
+        and given[0] is not Decimal
+    ):
+        scope[f"_class_{name}"] = given[0]
+        condition = f"_type({name}) is not _class_{name}"
+    elif len(given) == 1 and _is_json(name, given[0]):
+        condition = f"_type({name}) is not dict or _is_suspicious('{name}', {name})"
     if NoneType in kinds:
         condition = f"{name} is not None" + (f" and ({condition})" if condition else "")
     return f"if {condition}: " if condition else ""
+
+
+def _is_json(name: str, hint: Any) -> bool:
+    return (
+        _is_mapping(hint)
+        and typing.get_args(hint)[1:] == (Any,)
+        and name not in _NO_JSON
+        and not name.endswith("]")
+    )
+
+
+def _is_suspicious(name: str, value: dict[Any, Any]) -> bool:
+    """Check a mapping as JSON; whether it has other keys than text."""
+    if value:
+        json_text(name, value)
+        for key in value:
+            if type(key) is not str:
+                return True
+    return False
 
 
 def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
@@ -298,7 +331,7 @@ def _inside(name: str, value: Any, hint: Any) -> None:
                 storable(f"{name}, a key", key)
                 if arguments[1] is not float:  # a score, which its method names
                     check(f"{name}.*", one, arguments[1])
-        elif value and name not in _NO_JSON and not name.endswith("]"):
+        elif value and _is_json(name, hint):
             json_text(name, dict(value))
     elif _is_list(hint) and isinstance(value, abc.Collection):
         _elements(name, cast("Any", value), arguments[0] if arguments else Any)
