@@ -79,6 +79,10 @@ class AlfredDBError(Exception):
         """The driver's error, if there is one. Its `diag` has what the server says about the row and its values
         (`message_detail`, `context`), which no text of an exception shows."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What the server says about values does not leave the process.
+        return type(self), self.args, {**self.__dict__, "original": None}
+
 
 class ConfigurationError(AlfredDBError):
     """The library was not told, or was told wrongly, how to reach its database."""

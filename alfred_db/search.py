@@ -9,10 +9,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row
+from sqlalchemy.ext import serializer
 
 from .errors import InvalidInputError
 
 __all__ = ["Candidates", "Hit", "SearchParams", "SearchPath", "SearchResult", "Weights"]
+
+_EXPRESSIONS: Any = serializer
 
 MAX_EF_SEARCH = 1000
 """pgvector's own limit."""
@@ -71,6 +74,10 @@ class Hit(NamedTuple):
     ranks: Mapping[str, int] = MappingProxyType({})
     """Place, from 1, in each leg of a hybrid search that found it."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A read-only view can be neither pickled nor copied deeply.
+        return type(self), (self.row, self.distance, self.score, dict(self.ranks))
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -108,6 +115,20 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An expression on a model refers to its mapper, which SQLAlchemy's own pickler names.
+        where = None if self.where is None else _EXPRESSIONS.dumps(self.where)
+        return _candidates, (self.ids, self.distances, self.path, self.truncated, where)
+
+
+def _candidates(
+    ids: Sequence[Any], distances: Sequence[float], path: SearchPath, truncated: bool, where: bytes | None
+) -> Candidates:
+    from .models import Base
+
+    condition = None if where is None else _EXPRESSIONS.loads(where, Base.metadata)
+    return Candidates(ids, distances, path, truncated, condition)
 
 
 def _within(name: str, value: float | None, least: float, most: float) -> None:

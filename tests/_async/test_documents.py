@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import corpus
@@ -331,3 +333,18 @@ async def test_the_row_of_a_matrix_that_is_wrong_is_named(
     matrix[place] = value
     with pytest.raises(InvalidVector, match=rf"row {place}: documents\.embedding: .*{said}"):
         await uow.documents.add_many([{"content": "x"}] * 600, embeddings=matrix)
+
+
+async def test_what_was_found_can_be_copied_and_pickled(documents: AsyncDocumentRepository) -> None:
+    await documents.add("brother", embedding=UNIT, metadata={"a": [1]})
+    where = Filter(must=[eq("metadata.a", [1])])
+    for found in (
+        await documents.search(UNIT),
+        await documents.search(UNIT, where=where),
+        await documents.hybrid_search("brother", UNIT),
+        await documents.hybrid_search("brother", UNIT, where=where),
+    ):
+        for again in (copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+            assert again == found
+            ((hit,), (known,)) = again, found
+            assert (hit.row.content, hit.row.metadata_, hit.ranks) == ("brother", {"a": [1]}, known.ranks)
