@@ -29,8 +29,8 @@ Bits: TypeAlias = npt.NDArray[np.bool_]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector | pgvector.HalfVector
 """What a vector or half-precision column takes."""
 
-BitsLike: TypeAlias = Sequence[bool] | Sequence[int] | npt.NDArray[Any] | pgvector.Bit
-"""What a bit column takes: True and False, or 1 and 0."""
+BitsLike: TypeAlias = Sequence[bool] | Sequence[int] | npt.NDArray[Any] | pgvector.Bit | str
+"""What a bit column takes: True and False, or 1 and 0, or a text of these such as `101`."""
 
 SparseLike: TypeAlias = Mapping[int, float] | Sequence[float] | npt.NDArray[Any] | pgvector.SparseVector
 """What a sparse column takes: values by index from 0, all of them, or a sparse array of SciPy."""
@@ -69,9 +69,12 @@ def pack_half(
 
 def pack_bits(value: BitsLike, dimensions: int | None, where: str = "bit", allow_zero: bool = True) -> bytes:
     """`bit`: int32 length, then the bits from the left, the last byte filled up with 0."""
-    array = _flat(
-        value.to_numpy() if isinstance(value, pgvector.Bit) else value, "biu", where, "True or False"
-    )
+    if isinstance(value, pgvector.Bit):
+        value = value.to_numpy()
+    elif isinstance(value, str):
+        # As PostgreSQL writes it: 101.
+        value = np.frombuffer(value.encode("ascii", "replace"), np.uint8) - ord("0")
+    array = _flat(value, "biu", where, "True or False")
     _check_length(array.shape[0], dimensions, MAX_BITS, where)
     if array.dtype.kind != "b" and not ((array == 0) | (array == 1)).all():
         raise InvalidVector(f"{where}: expected True or False, or 1 and 0, got other numbers")

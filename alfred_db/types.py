@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar, cast
@@ -12,10 +13,26 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Column, ColumnElement, Dialect, String, event, func
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    CompoundSelect,
+    Dialect,
+    Label,
+    Select,
+    String,
+    TextClause,
+    event,
+)
+from sqlalchemy.dialects.postgresql import ARRAY as PostgresqlArray
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import sqltypes
 from sqlalchemy.sql.base import SchemaEventTarget
+from sqlalchemy.sql.functions import FunctionElement, GenericFunction
+from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from . import _vector_formats as formats
@@ -123,23 +140,70 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
         return process
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        send: Any = getattr(func, f"{self.format.name}_send")
-        return cast("ColumnElement[Any]", send(colexpr, type_=_Sent(self.format)))
+        return _Sent(colexpr, self.format)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
-        unpack, from_text = self.format.unpack, self.format.values.from_text
+        unpack, values = self.format.unpack, self.format.values
 
         def process(value: Any) -> Any:
-            # Raw SQL that names this type gives text.
+            # Raw SQL that names this type gives text, and the driver's own loaders for pgvector its classes.
             if isinstance(value, str):
-                value = from_text(value).to_binary()
+                value = values.from_text(value)
+            if isinstance(value, values):
+                value = value.to_binary()
             return None if value is None else unpack(value)
 
         return process
 
 
-class _Sent(UserDefinedType[Any]):
-    """The binary form of a vector, as a function of SQL gives it."""
+class _Sent(FunctionElement[Any]):
+    """A column of a vector type in its binary form, unless the statement compares or sorts what it gives.
+
+    The bytes of two equal vectors can differ, by the sign of a zero, and their order is another one. So there the
+    server writes the column as text.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], format: formats.Format) -> None:
+        super().__init__(column)
+        self.column, self.format = column, format
+        self.type = _SentType(format)
+
+
+@compiles(_Sent)
+def _compile_sent(element: _Sent, compiler: Any, **kw: Any) -> str:
+    inner: str = compiler.process(element.column, **{**kw, "within_columns_clause": False})
+    return inner if _compared(element.column, compiler.stack) else f"{element.format.name}_send({inner})"
+
+
+def _compared(column: Any, stack: list[Any]) -> bool:
+    """Whether the statement compares the column's values in its result, which it would do by their bytes."""
+    statement: Any = stack[-1]["selectable"] if stack else None
+    if isinstance(statement, CompoundSelect) or any(
+        isinstance(entry["selectable"], CompoundSelect) for entry in stack
+    ):
+        return True
+    if not isinstance(statement, Select):
+        return False
+    chosen = cast("Any", statement)
+    if chosen._distinct and not chosen._distinct_on:
+        return True
+    by_name = [*chosen._order_by_clauses, *chosen._group_by_clauses]
+    return any(_names(part, getattr(column, "name", None)) for clause in by_name for part in iterate(clause))
+
+
+def _names(part: Any, name: str | None) -> bool:
+    """Whether a part of ORDER BY or GROUP BY names the column of the result."""
+    if isinstance(part, TextClause):
+        return True
+    if part.__visit_name__ == "textual_label_reference":
+        return bool(part.element == name)
+    return isinstance(part, Label) and isinstance(cast("Any", part).type, VectorType)
+
+
+class _SentType(UserDefinedType[Any]):
+    """What `_Sent` gives: bytes, or text."""
 
     cache_ok = True
 
@@ -150,12 +214,108 @@ class _Sent(UserDefinedType[Any]):
         return "BYTEA"
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
-        unpack = self.format.unpack
+        return VectorType.result_processor(cast("VectorType", self), dialect, coltype)
 
-        def process(value: Any) -> Any:
-            return None if value is None else unpack(value)
+
+class _VectorArray(PostgresqlArray[Any]):
+    """An array; one of vectors travels as text, as their type has no number that is the same everywhere."""
+
+    render_bind_cast = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        item: Any = self.item_type
+        if not isinstance(item, VectorType):
+            return super().bind_processor(dialect)
+        depth = self.dimensions or 1
+
+        def process(value: Any) -> str | None:
+            return None if value is None else _array_text(value, item, depth)
 
         return process
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        item: Any = self.item_type
+        if not isinstance(item, VectorType):
+            process_other: Any = super().literal_processor(dialect)
+            return process_other
+        depth, spec = self.dimensions or 1, item.get_col_spec()
+
+        def process(value: Any) -> str:
+            return f"'{_array_text(value, item, depth)}'::{spec}[]"
+
+        return process
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        process_list: Any = super().result_processor(dialect, coltype)
+        item: Any = self.item_type
+        if not isinstance(item, VectorType):
+            return process_list
+
+        def process(value: Any) -> Any:
+            return process_list(_array_of(value) if isinstance(value, str) else value)
+
+        return process
+
+
+PGDialect_psycopg.colspecs[ARRAY] = _VectorArray
+
+
+def _array_text(value: Any, item: VectorType, depth: int) -> str:
+    if value is None:
+        return "NULL"
+    if depth == 0:
+        return f'"{item.format.values.from_binary(item.pack(value)).to_text()}"'
+    return "{" + ",".join(_array_text(one, item, depth - 1) for one in value) + "}"
+
+
+def _array_of(text: str) -> list[Any]:
+    """The elements of an array of vectors: quoted or not, none of them has a quote in it."""
+    inner: list[Any] = []
+    stack: list[list[Any]] = []
+    for token in re.findall(r'"[^"]*"|[{}]|[^{},"]+', text.partition("=")[2] if text[0] == "[" else text):
+        if token == "{":
+            stack.append([])
+        elif token == "}":
+            inner = stack.pop()
+            if stack:
+                stack[-1].append(inner)
+        else:
+            stack[-1].append(None if token == "NULL" else token.strip('"'))
+    return inner
+
+
+class _OfVectors(GenericFunction[Any]):
+    """A function that gives a vector of vectors, or an element of an array of them; else of no type, as before."""
+
+    _register = False
+    inherit_cache = True
+
+    def __init__(self, *args: Any, type_: Any = None) -> None:
+        super().__init__(*args, type_=type_)
+        first: Any = next(iter(self.clauses), None)
+        given: Any = getattr(first, "type", None)
+        if isinstance(given, ARRAY):
+            given = cast("Any", given).item_type
+        if type_ is None and isinstance(given, VectorType):
+            # Another length than that of the column is what `subvector` is for.
+            self.type = given.adapt(type(given)) if self.name != "subvector" else type(given)()
+
+
+for _name in [
+    "avg",
+    "first_value",
+    "last_value",
+    "nth_value",
+    "lag",
+    "lead",
+    "nullif",
+    "greatest",
+    "least",
+    "l2_normalize",
+    "subvector",
+    "unnest",
+]:
+    type(_name, (_OfVectors,), {"inherit_cache": True, "name": _name})
 
 
 class Vector(VectorType):
@@ -191,7 +351,8 @@ class SparseVector(VectorType):
 
 
 class Bit(VectorType):
-    """`bit(n)`: takes a list, tuple or ndarray of True and False or 1 and 0, or `pgvector.Bit`; gives a bool ndarray."""
+    """`bit(n)`: takes a list, tuple or ndarray of True and False or 1 and 0, a text such as `101`, or `pgvector.Bit`; gives a
+    bool ndarray."""
 
     cache_ok = True
     format = formats.BIT
