@@ -30,4 +30,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     ddl("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
     refuse_values("tasks", "queue <> 'default'", "of other queues than the default one")
+    for name in INDEXES:
+        ddl(f"DROP INDEX {name}")
     ddl("ALTER TABLE tasks DROP COLUMN queue")
