@@ -117,15 +117,18 @@ def start(execution_id: int, token: uuid.UUID, *, lease: float) -> ReturningUpda
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float, wait: bool = False
 ) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Extend the leases that are still held, locked in the order of their ids; touches no indexed column."""
+    """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
+
+    What another transaction has locked is left out unless the call is to `wait` for it.
+    """
     held = and_(_running, ScheduledExecution.lease_token == token)
     own = (
         select(ScheduledExecution.id)
         .where(ScheduledExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), held)
         .order_by(ScheduledExecution.id)
-        .with_for_update(key_share=True)
+        .with_for_update(key_share=True, skip_locked=not wait)
         .cte("own")
         .prefix_with("MATERIALIZED")
     )
@@ -136,6 +139,17 @@ def heartbeat(
         .returning(
             ScheduledExecution.id, ScheduledExecution.lease_expires_at, ScheduledExecution.cancel_requested_at
         )
+    )
+
+
+def holding(execution_ids: Sequence[int], token: uuid.UUID) -> Select[*tuple[Any, ...]]:
+    """The columns of `heartbeat` of those that are held, told without a lock."""
+    return select(
+        ScheduledExecution.id, ScheduledExecution.lease_expires_at, ScheduledExecution.cancel_requested_at
+    ).where(
+        ScheduledExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))),
+        _running,
+        ScheduledExecution.lease_token == token,
     )
 
 

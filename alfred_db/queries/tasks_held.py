@@ -5,6 +5,7 @@ Those in a cache are built once and take their values as named parameters when t
 
 from __future__ import annotations
 
+import uuid
 from functools import cache
 from typing import Any
 
@@ -64,6 +65,14 @@ def heartbeat() -> ReturningUpdate[*tuple[Any, ...]]:
 def heartbeat_many() -> ReturningUpdate[*tuple[Any, ...]]:
     """The same for the tasks `ids`, each with its token of `tokens`."""
     return _extended(update(table_of(Task)).where(among(_t.id, _held())))
+
+
+@cache
+def holding() -> Select[uuid.UUID]:
+    """Which of the tasks `ids` are held by their tokens, told without a lock."""
+    given = _given()
+    mine = and_(_t.id == given.c.id, _t.lease_token == given.c.token)
+    return select(_t.id).join_from(given, table_of(Task), mine).where(_processing)
 
 
 @cache
@@ -160,19 +169,26 @@ def _extended(statement: Update) -> ReturningUpdate[*tuple[Any, ...]]:
 
 
 def _held() -> CTE:
-    """The tasks of `ids` that are still held by the token of the same place in `tokens`, locked in one order."""
-    given = (
-        func.unnest(bindparam("ids", type_=ARRAY(Uuid)), bindparam("tokens", type_=ARRAY(Uuid)))
-        .table_valued(column("id", Uuid), column("token", Uuid))
-        .render_derived("given")
-    )
+    """The tasks of `ids` that are still held by the token of the same place in `tokens`, locked in one order.
+
+    What another transaction has locked is left out: one row must not hold up the others.
+    """
+    given = _given()
     return (
         select(_t.id)
         .join_from(given, table_of(Task), and_(_t.id == given.c.id, _t.lease_token == given.c.token))
         .where(_processing)
         .order_by(_t.id)
-        .with_for_update(key_share=True, of=table_of(Task))
+        .with_for_update(key_share=True, skip_locked=True, of=table_of(Task))
         .cte("held")
+    )
+
+
+def _given() -> Any:
+    return (
+        func.unnest(bindparam("ids", type_=ARRAY(Uuid)), bindparam("tokens", type_=ARRAY(Uuid)))
+        .table_valued(column("id", Uuid), column("token", Uuid))
+        .render_derived("given")
     )
 
 

@@ -123,15 +123,18 @@ def claim(
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float, wait: bool = False
 ) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Extend the leases that are still held, locked in the order of their ids; touches no indexed column."""
+    """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
+
+    What another transaction has locked is left out unless the call is to `wait` for it.
+    """
     mine = and_(_running, WorkflowExecution.lease_token == token)
     own = (
         select(WorkflowExecution.id)
         .where(WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), mine)
         .order_by(WorkflowExecution.id)
-        .with_for_update(key_share=True)
+        .with_for_update(key_share=True, skip_locked=not wait)
         .cte("own")
         .prefix_with("MATERIALIZED")
     )
@@ -142,6 +145,17 @@ def heartbeat(
         .returning(
             WorkflowExecution.id, WorkflowExecution.lease_expires_at, WorkflowExecution.cancel_requested_at
         )
+    )
+
+
+def holding(execution_ids: Sequence[int], token: uuid.UUID) -> Select[*tuple[Any, ...]]:
+    """The columns of `heartbeat` of those that are held, told without a lock."""
+    return select(
+        WorkflowExecution.id, WorkflowExecution.lease_expires_at, WorkflowExecution.cancel_requested_at
+    ).where(
+        WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))),
+        _running,
+        WorkflowExecution.lease_token == token,
     )
 
 

@@ -31,6 +31,9 @@ __all__ = ["End", "Loop", "Settings", "Start"]
 FIRST_PAUSE = 0.05
 """Seconds between the first looks when nothing is there; then twice that, and so on."""
 
+LOCKED_PAUSE = 0.5
+"""Seconds until the end of a task is tried again whose row another transaction has locked."""
+
 LAST_MOMENT = 1.0
 """Seconds that handlers have when they are told to stop at once."""
 
@@ -151,6 +154,8 @@ class Loop:
                     return
                 looks += bool(asked and not claimed)
                 pause = _growing(FIRST_PAUSE, looks, self._settings.poll) if asked else None
+            if self._ended:  # what others have locked is tried again soon
+                pause = LOCKED_PAUSE if pause is None else min(pause, LOCKED_PAUSE)
             if self._receive(pause):
                 looks = 0
 

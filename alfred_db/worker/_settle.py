@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 
 import psycopg
-from sqlalchemy import exc
+from sqlalchemy import exc, text
 
 from ..database import Database
-from ..errors import AlfredDBError, DatabaseUnavailable, LeaseLost
-from ..repositories import TaskRepository
+from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, LeaseLost
+from ..repositories import TaskRepository, UnitOfWork
 from ..results.tasks import Backoff
 from ._lease import AnyLease, TaskFailed
 from ._log import tell
 from ._outcome import RESULT, Ended, Failure, described, failed
 
 __all__ = ["is_transient", "settled"]
+
+LOCK_TIMEOUT = "200ms"
+"""How long the end of one task waits for a transaction that has locked its row, while others wait for theirs."""
 
 UNTOLD = failed("the handler raised an error that cannot be stored; the worker's log has it")
 
@@ -30,26 +34,32 @@ def settled(db: Database, ended: list[Ended], backoff: Backoff) -> Iterator[AnyL
     done = sorted((one for one in ended if one.failure is None), key=lambda one: one.lease.task.id)
     # Those with results in a transaction of their own: rows are locked in the order of the ids, as heartbeats do.
     for group in ([one for one in done if not one.results], [one for one in done if one.results]):
-        if len(group) < 2:
+        if len(group) < 2 and (not group or group[0].results):
             continue
         try:
             with db.begin() as uow:
-                _complete(uow.tasks, group)
+                completed = _complete(uow, group)
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) and not isinstance(error, ConflictError):
                 raise
             # One by one, then, to find out whose it was.
         else:
-            over = {one.lease for one in group}
+            over = {one.lease for one in group if one.lease.task.id in completed}
             ended[:] = [one for one in ended if one.lease not in over]
             yield from over
-    while ended:
+    for one in list(ended):
         try:
-            _settle(db, ended[0], backoff)
+            _settle(db, one, backoff)
+        except ConflictError as error:
+            # Another transaction has locked the row. The others are settled, and then this one is tried again.
+            _tell(logging.DEBUG, one, f"not ended yet: {error}")
         except Exception:
-            ended.append(ended.pop(0))
+            ended.remove(one)
+            ended.append(one)
             raise
-        yield ended.pop(0).lease
+        else:
+            ended.remove(one)
+            yield one.lease
 
 
 def is_transient(error: Exception) -> bool:
@@ -65,6 +75,7 @@ def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
     """End one task. Raises only what is transient: what cannot be stored fails the attempt, in the end without words."""
     try:
         with db.begin() as uow:
+            uow.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             told = _write(uow.tasks, one, backoff)
     except LeaseLost:
         if one.lease.completing and one.error is not None:
@@ -88,18 +99,24 @@ def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
             _tell(logging.INFO if one.lease.given_back else logging.WARNING, one, told, one.error)
 
 
-def _complete(tasks: TaskRepository, done: Sequence[Ended]) -> None:
-    tasks.complete_many([one.lease.task for one in done if not one.results])
+def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
+    """Complete the tasks; gives the ids of those that are, and not of what another transaction has locked."""
+    plain = [one.lease.task for one in done if not one.results]
+    completed = {task.id for task in uow.tasks.complete_many(plain)}
+    if len(plain) < len(done):
+        uow.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
     for one in done:
         if one.results:
-            tasks.complete(one.lease.task, one.results)
+            uow.tasks.complete(one.lease.task, one.results)
+            completed.add(one.lease.task.id)
+    return completed
 
 
 def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
     """End the task; gives what is to be told about it."""
     lease, failure = one.lease, one.failure
     if failure is None:
-        _complete(tasks, [one])
+        tasks.complete(lease.task, one.results)
         return None
     if lease.given_back:
         return f"given back, now {tasks.release(lease.task)}"

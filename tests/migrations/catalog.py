@@ -32,7 +32,7 @@ SNAPSHOT = {
     ),
     "indexes": "SELECT schemaname, tablename, indexname, indexdef FROM pg_indexes JOIN pg_namespace n ON nspname = schemaname WHERE {own}",
     "columns": (
-        "SELECT nspname, relname, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,"
+        "SELECT nspname, relname, rank() OVER (PARTITION BY attrelid ORDER BY attnum), attname, format_type(atttypid, atttypmod), attnotnull, attidentity,"
         " attgenerated, pg_get_expr(adbin, adrelid) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid"
         " JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
         " WHERE {own} AND attnum > 0 AND NOT attisdropped AND relkind IN ('r', 'p', 'v') AND {loose_class}"

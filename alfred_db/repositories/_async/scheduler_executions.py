@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,7 +14,7 @@ from ...queries import scheduler_executions as queries
 from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
 from ...results.scheduler import ClaimedExecution, HeldExecution
-from .base import AsyncRepository
+from .base import PATIENCE, AsyncRepository
 
 _YEAR = 366 * 86400
 
@@ -48,9 +49,20 @@ class AsyncExecutions(AsyncRepository):
     async def heartbeat(
         self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float = 60.0
     ) -> Sequence[HeldExecution]:
-        """Extend the leases of one claim; gives those that are still held. Stop whatever is missing."""
+        """Extend the leases of one claim; gives those that are still held. Stop whatever is missing.
+
+        One that another transaction has locked is waited for a moment only, after the others: then it is given as it
+        is, its lease not extended and not lost either. Try again soon.
+        """
         _check_claim(1, lease)
-        rows = await self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease))
+        rows = list(await self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease)))
+        left = sorted(set(execution_ids) - {row[0] for row in rows})
+        until = time.monotonic() + PATIENCE
+        for row in await self._rows(queries.holding(left, lease_token)) if left else ():
+            again = await self._rows_within(
+                until - time.monotonic(), queries.heartbeat([row[0]], lease_token, lease=lease, wait=True)
+            )
+            rows += [row] if again is None else again
         return sorted((HeldExecution(*row) for row in rows), key=lambda held: held.id)
 
     async def finish(

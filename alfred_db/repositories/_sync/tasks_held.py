@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,10 +18,13 @@ from ...queries import tasks as filed
 from ...queries import tasks_claim as claims
 from ...queries import tasks_held as queries
 from ...results.tasks import Backoff, ClaimedTask, NewResult
-from .base import Repository
+from .base import PATIENCE, Repository
 from .direct import driver_of, fetch
 
 MAX_CLAIM = 500
+
+_COMPLETING = {TaskStatus.COMPLETED, TaskStatus.PROCESSING}
+_log = logging.getLogger("alfred_db")
 
 
 class HeldTasks(Repository):
@@ -84,7 +88,8 @@ class HeldTasks(Repository):
     def heartbeat(self, task: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
         """Keep the task for `lease` more seconds, by default as long as it was claimed for; gives its new state.
 
-        Its `cancel_requested` says whether to stop. Raises LeaseLost: stop, and discard what was done.
+        Its `cancel_requested` says whether to stop. It is given as it was when another transaction has locked it: see
+        `heartbeat_many`. Raises LeaseLost: stop, and discard what was done.
         """
         kept = self.heartbeat_many([task], lease=lease)
         if not kept:
@@ -96,28 +101,47 @@ class HeldTasks(Repository):
     ) -> list[ClaimedTask]:
         """Keep several tasks, in one statement; gives the new state of those that are still held.
 
-        Stop whatever is missing, and what has `cancel_requested`. By default all are kept for the longest time
-        that one of them was claimed for.
+        Stop whatever is missing, and what has `cancel_requested`. By default each is kept as long as it was claimed
+        for. A task that another transaction has locked is waited for a moment only, after the others: then it is given
+        as it was, its lease not extended and not lost either. Try again soon, and stop when its `is_over`.
         """
-        if not tasks:
-            return []
-        seconds = max(task.lease for task in tasks) if lease is None else lease
-        within("lease", seconds, 0.001, MAX_SECONDS)
-        until = time.monotonic() + seconds
-        rows = self._each(
-            tasks, queries.heartbeat(), queries.heartbeat_many(), {"lease": timedelta(seconds=seconds)}
-        )
+        kept: dict[uuid.UUID, ClaimedTask] = {}
+        until = time.monotonic() + PATIENCE
+        for seconds in dict.fromkeys(task.lease if lease is None else lease for task in tasks):
+            within("lease", seconds, 0.001, MAX_SECONDS)
+            some = [task for task in tasks if lease is not None or task.lease == seconds]
+            kept |= self._extended(some, seconds, until)
+        return [kept[task.id] for task in tasks if task.id in kept]
+
+    def _extended(
+        self, tasks: Sequence[ClaimedTask], seconds: float, until: float
+    ) -> dict[uuid.UUID, ClaimedTask]:
+        end, kept = time.monotonic() + seconds, dict[uuid.UUID, ClaimedTask]()
+        parameters = {"lease": timedelta(seconds=seconds)}
+        rows = fetch(self._session, queries.heartbeat_many(), {**_keys(tasks), **parameters})
         found = {row[0]: row for row in rows}
-        return [
-            task._replace(
-                lease=seconds,
-                held_until=until,
-                lease_expires_at=found[task.id][1],
-                cancel_requested=found[task.id][2] is not None,
-            )
-            for task in tasks
-            if task.id in found
-        ]
+        left = [task for task in tasks if task.id not in found]
+        locked = (
+            {row[0] for row in fetch(self._session, queries.holding(), _keys(left))} if left else set()
+        )
+        for task in left:
+            if task.id in locked:
+                again = self._rows_within(
+                    until - time.monotonic(), queries.heartbeat(), {**_key(task), **parameters}
+                )
+                if again is None:
+                    kept[task.id] = task
+                found |= {row[0]: row for row in again or ()}
+        for task in tasks:
+            if task.id in found:
+                _, expires, cancelled = found[task.id]
+                kept[task.id] = task._replace(
+                    lease=seconds,
+                    held_until=end,
+                    lease_expires_at=expires,
+                    cancel_requested=cancelled is not None,
+                )
+        return kept
 
     def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> bool:
         """Finish the task and store its results; gives whether this call did so. Raises LeaseLost.
@@ -148,13 +172,24 @@ class HeldTasks(Repository):
     def complete_many(self, tasks: Sequence[ClaimedTask]) -> list[ClaimedTask]:
         """Finish several tasks, in one statement; gives those that this call finished, and not an earlier one.
 
-        Raises LeaseLost if one of them is not held any more: roll back, and repeat it with those that
-        `heartbeat_many` gives.
+        A task that another transaction has locked is waited for a moment only, after the others, and else left out: it
+        is still held, so that the call can be repeated with those that are left. Raises LeaseLost if one of them is not
+        held any more: roll back, and repeat it with those that `heartbeat_many` gives.
         """
-        rows = self._each(tasks, queries.complete(), queries.complete_many(), {})
+        if not tasks:
+            return []
+        rows = fetch(self._session, queries.complete_many(), _keys(tasks))
         done = {row[0] for row in rows}
+        until = time.monotonic() + PATIENCE
         for task in tasks:
-            if task.id not in done:
+            if task.id in done or self._repeated(task, _COMPLETING) is TaskStatus.COMPLETED:
+                continue
+            again = self._rows_within(until - time.monotonic(), queries.complete(), _key(task))
+            if again is None:
+                _log.warning("task %s: another transaction has locked it; not completed yet", task.id)
+            elif again:
+                done.add(task.id)
+            else:
                 self._repeated(task, {TaskStatus.COMPLETED})
         return [task for task in tasks if task.id in done]
 
@@ -227,20 +262,6 @@ class HeldTasks(Repository):
         rows = fetch(self._session, queries.reap(limit), parameters)
         return {row[0]: TaskStatus(row[1]) for row in rows}
 
-    def _each(
-        self, tasks: Sequence[ClaimedTask], one: Any, many: Any, parameters: Mapping[str, Any]
-    ) -> Sequence[tuple[Any, ...]]:
-        """The rows of a statement for these tasks: a single one has a simpler plan."""
-        if not tasks:
-            return []
-        if len(tasks) == 1:
-            return fetch(self._session, one, {**_key(tasks[0]), **parameters})
-        keys = {
-            "ids": _array(task.id for task in tasks),
-            "tokens": _array(task.lease_token for task in tasks),
-        }
-        return fetch(self._session, many, {**keys, **parameters})
-
     def _repeated(self, task: ClaimedTask, statuses: Collection[TaskStatus]) -> TaskStatus:
         """The status of a task that its holder has ended before; to all others it is lost."""
         found = self._first(filed.get(task.id))
@@ -274,6 +295,13 @@ def _names(argument: str, names: Sequence[str] | None) -> list[str] | None:
 def _array(ids: Iterable[uuid.UUID]) -> str:
     """As the server reads an array; the driver would look in each of its texts for what is to be escaped."""
     return f"{{{','.join([id.hex for id in ids])}}}"
+
+
+def _keys(tasks: Sequence[ClaimedTask]) -> dict[str, Any]:
+    return {
+        "ids": _array(task.id for task in tasks),
+        "tokens": _array(task.lease_token for task in tasks),
+    }
 
 
 def _key(task: ClaimedTask) -> dict[str, Any]:

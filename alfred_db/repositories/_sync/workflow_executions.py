@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
 from ...queries._shared import MAX_LIMIT
 from ...results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
-from .base import Repository
+from .base import PATIENCE, Repository
 
 _YEAR = 366 * 86400
 
@@ -44,9 +45,20 @@ class WorkflowExecutions(Repository):
     def heartbeat(
         self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float = 60.0
     ) -> Sequence[HeldWorkflow]:
-        """Extend the leases of one claim; gives those that are still held. Stop whatever is missing."""
+        """Extend the leases of one claim; gives those that are still held. Stop whatever is missing.
+
+        One that another transaction has locked is waited for a moment only, after the others: then it is given as it
+        is, its lease not extended and not lost either. Try again soon.
+        """
         within("lease", lease, 1, _YEAR)
-        rows = self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease))
+        rows = list(self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease)))
+        left = sorted(set(execution_ids) - {row[0] for row in rows})
+        until = time.monotonic() + PATIENCE
+        for row in self._rows(queries.holding(left, lease_token)) if left else ():
+            again = self._rows_within(
+                until - time.monotonic(), queries.heartbeat([row[0]], lease_token, lease=lease, wait=True)
+            )
+            rows += [row] if again is None else again
         return sorted((HeldWorkflow(*row) for row in rows), key=lambda held: held.id)
 
     def complete(self, execution_id: int, lease_token: uuid.UUID, output: Any = None) -> None:
