@@ -101,13 +101,13 @@ def drop_tables(*names: str) -> None:
         ddl(f"DROP TABLE {name}")
 
 
-def build_indexes(table: str, made_by: str, indexes: Mapping[str, str]) -> None:
+def build_indexes(table: str, made_by: str, indexes: Mapping[str, str], *, unique: bool = False) -> None:
     """Build the named indexes of a table that the revision `made_by` made; an index is what follows ON the table.
 
     A table that may hold rows gets them CONCURRENTLY, outside of a transaction, so that it is written meanwhile: what
     the revision did before is committed, and must bear to be done again. An empty one gets them in the transaction.
     """
-    schema = option("schema")
+    schema, create = option("schema"), "CREATE UNIQUE INDEX" if unique else "CREATE INDEX"
     if context.is_offline_mode():
         start = context.get_starting_revision_argument()
         filled = start is not None and str(start) >= made_by
@@ -117,12 +117,12 @@ def build_indexes(table: str, made_by: str, indexes: Mapping[str, str]) -> None:
             schema = op.get_bind().scalar(text(_SCHEMA_OF), {"name": qualified(schema, table)})
     if not filled:
         for name, definition in indexes.items():
-            ddl(f"CREATE INDEX {name} ON {qualified(schema, table)} {definition}")
+            ddl(f"{create} {name} ON {qualified(schema, table)} {definition}")
         return
     with op.get_context().autocommit_block():
         for name, definition in indexes.items():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(schema, name)}")  # an earlier try's
-            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {qualified(schema, table)} {definition}")
+            op.execute(f"{create} CONCURRENTLY {name} ON {qualified(schema, table)} {definition}")
 
 
 _SCHEMA_OF = """

@@ -82,7 +82,9 @@ class Task(Base):
             "uq_tasks_dedupe_key",
             "dedupe_key",
             unique=True,
-            postgresql_where=text("dedupe_key IS NOT NULL AND status IN ('pending', 'processing')"),
+            postgresql_where=text(
+                "dedupe_key IS NOT NULL AND status IN ('pending', 'processing') AND cancel_requested_at IS NULL"
+            ),
         ),
         {
             "postgresql_with": {
@@ -155,7 +157,7 @@ class Task(Base):
     error_code: Mapped[str | None]
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the handler's own."""
     dedupe_key: Mapped[str | None]
-    """At most one live task has it; free again when that one is final."""
+    """At most one live task has it; free again when that one is final, or is to be cancelled."""
     queue: Mapped[str] = mapped_column(server_default=DEFAULT_QUEUE)
     """The queue that it waits in, of at most 200 bytes: a backlog of one queue does not slow the claims of another."""
 

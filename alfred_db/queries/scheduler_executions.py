@@ -117,18 +117,18 @@ def start(execution_id: int, token: uuid.UUID, *, lease: float) -> ReturningUpda
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float, wait: bool = False
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
 ) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
 
-    What another transaction has locked is left out unless the call is to `wait` for it.
+    What another transaction has locked is left out.
     """
     held = and_(_running, ScheduledExecution.lease_token == token)
     own = (
         select(ScheduledExecution.id)
         .where(ScheduledExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), held)
         .order_by(ScheduledExecution.id)
-        .with_for_update(key_share=True, skip_locked=not wait)
+        .with_for_update(key_share=True, skip_locked=True)
         .cte("own")
         .prefix_with("MATERIALIZED")
     )

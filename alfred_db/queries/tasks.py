@@ -14,6 +14,8 @@ from sqlalchemy import (
     DateTime,
     Insert,
     Select,
+    Uuid,
+    and_,
     bindparam,
     case,
     cast,
@@ -64,6 +66,8 @@ FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
 
 _t = table_of(Task).c
 _live = _t.status.in_([constant(status) for status in LIVE])
+_deduplicating = and_(_live, _t.cancel_requested_at.is_(None))
+"""One that is to be cancelled has lost its key: its holder gives it up, and a new task of that key is not lost."""
 
 
 _GIVEN: dict[str, TypeEngine[Any]] = {
@@ -102,7 +106,7 @@ def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
     """The task that an enqueue ran into."""
     if dedupe_key is None:
         return select(Task).where(Task.task_id == task_id)
-    taken = or_(Task.task_id == task_id, _live & (Task.dedupe_key == dedupe_key))
+    taken = or_(Task.task_id == task_id, _deduplicating & (Task.dedupe_key == dedupe_key))
     return select(Task).where(taken).order_by((Task.task_id == task_id).desc()).limit(1)
 
 
@@ -114,7 +118,9 @@ def known(task_ids: Sequence[str]) -> Select[uuid.UUID, str]:
 def deduplicated(dedupe_keys: Sequence[str]) -> Select[uuid.UUID, str | None]:
     """Id and `dedupe_key` of the live tasks that have one of these."""
     keys = func.any(literal(list(dedupe_keys), ARRAY(Text)))
-    return select(_t.id, _t.dedupe_key).where(_t.dedupe_key == keys, _t.dedupe_key.is_not(None), _live)
+    return select(_t.id, _t.dedupe_key).where(
+        _t.dedupe_key == keys, _t.dedupe_key.is_not(None), _deduplicating
+    )
 
 
 def now() -> Select[datetime]:
@@ -196,8 +202,38 @@ def _matching(
     return filters
 
 
+def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:
+    """Each of these tasks, and whether it takes no more children, because it or what it is a part of is cancelled.
+
+    Locked as a foreign key locks them: their holders go on, a cancellation waits until the children can be seen. The
+    ancestors of a task that has ended otherwise count too, up to the first that is live.
+    """
+    tasks, above = table_of(Task), table_of(Task).alias("above")
+    line = (
+        select(_t.id.label("origin"), _t.id, _t.parent_task_id, _t.status)
+        .where(_t.id == func.any(literal(list(ids), ARRAY(Uuid))))
+        .cte("line", recursive=True)
+    )
+    ended = line.c.status.in_([constant(TaskStatus.COMPLETED), constant(TaskStatus.FAILED)])
+    line = line.union(
+        select(line.c.origin, above.c.id, above.c.parent_task_id, above.c.status)
+        .join_from(line, above, above.c.id == line.c.parent_task_id)
+        .where(ended)
+    )
+    dying = or_(_t.status == constant(TaskStatus.CANCELLED), and_(_live, _t.cancel_requested_at.is_not(None)))
+    return (
+        select(line.c.origin, dying)
+        .join_from(line, tasks, _t.id == line.c.id)
+        .order_by(_t.id)
+        .with_for_update(read=True, key_share=True, of=tasks)
+    )
+
+
 def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]]:
-    """End what waits, ask the holders of what runs; locked in the order of the ids, so that two calls queue up."""
+    """End what waits, ask the holders of what runs; locked in the order of the ids, so that two calls queue up.
+
+    The lock waits for those who are enqueueing children of these tasks: call it again to see what they have enqueued.
+    """
     tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
     if children:
         child = table_of(Task).alias("child")
@@ -206,7 +242,7 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
         select(_t.id, _t.status, _t.cancel_requested_at, func.statement_timestamp().label("now"))
         .where(_t.id.in_(select(tree.c.id)), _live)
         .order_by(_t.id)
-        .with_for_update(key_share=True, of=table_of(Task))
+        .with_for_update(of=table_of(Task))
         .cte("live")
         .prefix_with("MATERIALIZED")
     )
@@ -237,7 +273,10 @@ def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) 
     other = table_of(Task).alias("other")
     live = other.c.status.in_([constant(status) for status in LIVE])
     beside = select(other.c.id).where(
-        other.c.dedupe_key == _t.dedupe_key, other.c.dedupe_key.is_not(None), live
+        other.c.dedupe_key == _t.dedupe_key,
+        other.c.dedupe_key.is_not(None),
+        live,
+        other.c.cancel_requested_at.is_(None),
     )
     oldest = select(_t.id, _t.dedupe_key, _t.failed_at).where(failed, ~beside.exists())
     if queue is not None:

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Select,
     cast,
     column,
-    delete,
     extract,
     literal,
     select,
@@ -29,6 +28,7 @@ from ..checks import one_of
 from ..models import Task, TaskStatus
 from ..models.base import table_of
 from ..types import Text
+from . import _trees
 from ._functions import func
 from ._shared import among, constant, number, seconds_ago
 from .tasks_claim import ready
@@ -65,23 +65,30 @@ def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
     )
 
 
-def purge(older_than: float, *, status: TaskStatus | None, limit: int) -> ReturningDelete[uuid.UUID]:
-    """Delete tasks that ended so many seconds ago and have no child left, the oldest first; their results go too."""
-    ended = func.coalesce(_t.completed_at, _t.failed_at, _t.cancelled_at)
-    final = [_t.status.in_([constant(status) for status in FINAL]), ended < seconds_ago(older_than)]
-    if status is not None:
-        final.append(_t.status == constant(one_of(TaskStatus, status)))
-    child = table_of(Task).alias("child")
-    oldest = (
-        select(_t.id)
-        .where(*final, ~select(child.c.id).where(child.c.parent_task_id == _t.id).exists())
-        .order_by(ended)
-        .limit(number(limit))
-        .with_for_update(skip_locked=True, of=table_of(Task))
-        .cte("oldest")
-        .prefix_with("MATERIALIZED")
-    )
-    return delete(table_of(Task)).where(among(_t.id, oldest)).returning(_t.id)
+def purge(
+    older_than: float, *, status: TaskStatus | None, queue: str | None = None, limit: int
+) -> ReturningDelete[uuid.UUID]:
+    """Delete tasks that ended so many seconds ago, the oldest first, and no parent before its children.
+
+    Their results go too.
+    """
+
+    def over(task: Any) -> list[ColumnElement[bool]]:
+        final = [
+            task.status.in_([constant(status) for status in FINAL]),
+            _ended_at(task) < seconds_ago(older_than),
+        ]
+        if status is not None:
+            final.append(task.status == constant(one_of(TaskStatus, status)))
+        if queue is not None:
+            final.append(task.queue == queue)
+        return final
+
+    return _trees.purge(table_of(Task), ["parent_task_id"], over, _ended_at(_t), limit=limit)
+
+
+def _ended_at(task: Any) -> ColumnElement[Any]:
+    return func.coalesce(task.completed_at, task.failed_at, task.cancelled_at)
 
 
 def health(table_name: str) -> Select[*tuple[Any, ...]]:

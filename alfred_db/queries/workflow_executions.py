@@ -123,18 +123,18 @@ def claim(
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float, wait: bool = False
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
 ) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
 
-    What another transaction has locked is left out unless the call is to `wait` for it.
+    What another transaction has locked is left out.
     """
     mine = and_(_running, WorkflowExecution.lease_token == token)
     own = (
         select(WorkflowExecution.id)
         .where(WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), mine)
         .order_by(WorkflowExecution.id)
-        .with_for_update(key_share=True, skip_locked=not wait)
+        .with_for_update(key_share=True, skip_locked=True)
         .cte("own")
         .prefix_with("MATERIALIZED")
     )

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Select,
     and_,
     case,
-    delete,
     literal,
     null,
     or_,
@@ -26,9 +25,11 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
+from ..models.base import table_of
 from ..types import Text
+from . import _trees
 from ._functions import func
-from ._shared import among, constant, jsonb, page, seconds_ago, seconds_ahead
+from ._shared import constant, jsonb, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("id",)
 
@@ -238,28 +239,18 @@ def history(name: str, *, after: str | None, limit: int) -> Select[WorkflowExecu
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
-    """Delete executions that ended so many seconds ago, the oldest first; not what another one refers to."""
-    ended = func.coalesce(
-        WorkflowExecution.completed_at, WorkflowExecution.failed_at, WorkflowExecution.cancelled_at
-    )
-    status = WorkflowExecution.status.in_(
-        [constant(member) for member in WorkflowExecutionStatus if member not in LIVE]
-    )
-    other = aliased(WorkflowExecution)
-    child = select(other.id).where(other.parent_execution_id == WorkflowExecution.id)
-    fork = select(other.id).where(other.forked_from_id == WorkflowExecution.id)
-    oldest = (
-        select(WorkflowExecution.id)
-        .where(status, ended < seconds_ago(older_than), ~child.exists(), ~fork.exists())
-        .order_by(ended)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=WorkflowExecution)
-        .cte("oldest")
-        .prefix_with("MATERIALIZED")
-    )
-    return (
-        delete(WorkflowExecution).where(among(WorkflowExecution.id, oldest)).returning(WorkflowExecution.id)
-    )
+    """Delete executions that ended so many seconds ago, the oldest first; none before its children and its forks."""
+    executions = table_of(WorkflowExecution)
+
+    def ended(execution: Any) -> ColumnElement[Any]:
+        return func.coalesce(execution.completed_at, execution.failed_at, execution.cancelled_at)
+
+    def over(execution: Any) -> list[ColumnElement[bool]]:
+        final = [constant(member) for member in WorkflowExecutionStatus if member not in LIVE]
+        return [execution.status.in_(final), ended(execution) < seconds_ago(older_than)]
+
+    references = ["parent_execution_id", "forked_from_id"]
+    return _trees.purge(executions, references, over, ended(executions.c), limit=limit)
 
 
 def finished_before(execution_id: int, seq: int) -> Select[int]:

@@ -56,7 +56,8 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """File a task; gives it, and whether this call did so: one of that `task_id` is given as it stands.
 
         The same if a task that is not over has that `dedupe_key`. It can be claimed after `delay` seconds or at
-        `available_at`, whichever is later. `queue` is 1 to 200 bytes. `parent_task_id` is the parent's `id`.
+        `available_at`, whichever is later. `queue` is 1 to 200 bytes. `parent_task_id` is the parent's `id`. Raises
+        InvalidTransition when the parent is cancelled or is to be.
         """
         task = NewTask(
             intent=intent,
@@ -76,6 +77,11 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         )
         columns = columns_of([task], every=True)
         values = {name: column[0] for name, column in as_text(columns).items()}
+        if parent_task_id is not None and await self._refusing([parent_task_id]):
+            known = await self.get_by_task_id(values["task_id"])
+            if known is None:
+                raise _takes_no_children(parent_task_id)
+            return known, False
         for _ in range(ATTEMPTS):
             rows = await fetch(self._session, queries.enqueue(), values)
             if rows:
@@ -101,6 +107,16 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
         self._session.info[FILED] = True
+        parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", ())
+        if refusing := await self._refusing(sorted({parent for parent in parents if parent})):
+            orphans = [place for place, parent in enumerate(parents) if parent in refusing]
+            for place, known in zip(orphans, await self._standing(keys_at(columns, orphans)), strict=True):
+                if known is None:
+                    raise _takes_no_children(parents[place])
+                standing[place] = known
+            left = [place for place in left if place not in standing]
+            if not left:
+                return [(standing[place], False) for place in range(len(ids))]
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -144,14 +160,21 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """Cancel a task, with all parts of it unless `children` is False; gives the status of each that it concerns.
 
         What waits is `cancelled` at once. The holder of what is `processing` sees it in its next heartbeat, and may
-        still complete it. Raises NotFoundError, and InvalidTransition when nothing of it can be cancelled any more.
+        still complete it. No more parts of these can be enqueued; it waits for transactions that are enqueueing some,
+        and cancels them too. Raises NotFoundError, and InvalidTransition when nothing of it can be cancelled any more.
         """
-        rows = await self._rows(queries.cancel(id, children=children))
-        if not rows:
+        found: dict[uuid.UUID, TaskStatus] = {}
+        while rows := [
+            row for row in await self._rows(queries.cancel(id, children=children)) if row[0] not in found
+        ]:
+            found |= {row[0]: row[1] for row in rows}
+            if not children:
+                break
+        if not found:
             task = await self._existing(id)
             if task.status is not TaskStatus.CANCELLED:
                 raise InvalidTransition(f"task {id}: is {task.status} and cannot be cancelled any more")
-        return {row[0]: row[1] for row in rows}
+        return found
 
     async def requeue(self, id: uuid.UUID) -> Task:
         """File a failed or cancelled task again, as if it had never been tried; its last error stays to be read.
@@ -234,6 +257,12 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         )
         return as_page(await self._all(statement), queries.LIST_KEY, limit)
 
+    async def _refusing(self, parents: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Those of the parents that take no more children; the others take them until the transaction ends."""
+        if not parents:
+            return set()
+        return {row[0] for row in await self._rows(queries.lock_parents(parents)) if row[1]}
+
     async def _existing(self, id: uuid.UUID) -> Task:
         task = await self.get(id)
         if task is None:
@@ -279,6 +308,13 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         live = [key for _, key in keys if key is not None]
         by_key = {row[1]: row[0] for row in await self._rows(queries.deduplicated(live))} if live else {}
         return [by_task_id.get(task_id) or by_key.get(key) for task_id, key in keys]
+
+
+def _takes_no_children(parent: uuid.UUID | None) -> InvalidTransition:
+    return InvalidTransition(
+        f"task {parent}: is cancelled, or is to be, and takes no more children; enqueue them without `parent_task_id`, or"
+        " requeue the parent first"
+    )
 
 
 def _changing() -> ConflictError:

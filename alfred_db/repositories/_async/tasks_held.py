@@ -17,7 +17,7 @@ from ...queries import tasks as filed
 from ...queries import tasks_claim as claims
 from ...queries import tasks_held as queries
 from ...results.tasks import Backoff, ClaimedTask, NewResult
-from .base import PATIENCE, AsyncRepository
+from .base import PAUSES, AsyncRepository
 from .direct import driver_of, fetch
 
 MAX_CLAIM = 500
@@ -105,42 +105,34 @@ class AsyncHeldTasks(AsyncRepository):
         as it was, its lease not extended and not lost either. Try again soon, and stop when its `is_over`.
         """
         kept: dict[uuid.UUID, ClaimedTask] = {}
-        until = time.monotonic() + PATIENCE
         for seconds in dict.fromkeys(task.lease if lease is None else lease for task in tasks):
             within("lease", seconds, 0.001, MAX_SECONDS)
             some = [task for task in tasks if lease is not None or task.lease == seconds]
-            kept |= await self._extended(some, seconds, until)
+            kept |= await self._extended(some, seconds)
         return [kept[task.id] for task in tasks if task.id in kept]
 
-    async def _extended(
-        self, tasks: Sequence[ClaimedTask], seconds: float, until: float
-    ) -> dict[uuid.UUID, ClaimedTask]:
-        end, kept = time.monotonic() + seconds, dict[uuid.UUID, ClaimedTask]()
-        parameters = {"lease": timedelta(seconds=seconds)}
-        rows = await fetch(self._session, queries.heartbeat_many(), {**_keys(tasks), **parameters})
-        found = {row[0]: row for row in rows}
-        left = [task for task in tasks if task.id not in found]
-        locked = (
-            {row[0] for row in await fetch(self._session, queries.holding(), _keys(left))} if left else set()
-        )
-        for task in left:
-            if task.id in locked:
-                again = await self._rows_within(
-                    until - time.monotonic(), queries.heartbeat(), {**_key(task), **parameters}
-                )
-                if again is None:
-                    kept[task.id] = task
-                found |= {row[0]: row for row in again or ()}
-        for task in tasks:
-            if task.id in found:
-                _, expires, cancelled = found[task.id]
-                kept[task.id] = task._replace(
+    async def _extended(self, tasks: Sequence[ClaimedTask], seconds: float) -> dict[uuid.UUID, ClaimedTask]:
+        left, kept = {task.id: task for task in tasks}, dict[uuid.UUID, ClaimedTask]()
+        for pause in PAUSES:
+            if pause:
+                await self._pause(pause)
+            end = time.monotonic() + seconds
+            parameters = {**_keys(left.values()), "lease": timedelta(seconds=seconds)}
+            for id, expires, cancelled in await fetch(self._session, queries.heartbeat_many(), parameters):
+                kept[id] = left.pop(id)._replace(
                     lease=seconds,
                     held_until=end,
                     lease_expires_at=expires,
                     cancel_requested=cancelled is not None,
                 )
-        return kept
+            if left:
+                locked = {
+                    row[0] for row in await fetch(self._session, queries.holding(), _keys(left.values()))
+                }
+                left = {id: task for id, task in left.items() if id in locked}
+            if not left:
+                break
+        return kept | left
 
     async def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> bool:
         """Finish the task and store its results; gives whether this call did so. Raises LeaseLost.
@@ -177,19 +169,21 @@ class AsyncHeldTasks(AsyncRepository):
         """
         if not tasks:
             return []
-        rows = await fetch(self._session, queries.complete_many(), _keys(tasks))
-        done = {row[0] for row in rows}
-        until = time.monotonic() + PATIENCE
-        for task in tasks:
-            if task.id in done or await self._repeated(task, _COMPLETING) is TaskStatus.COMPLETED:
-                continue
-            again = await self._rows_within(until - time.monotonic(), queries.complete(), _key(task))
-            if again is None:
-                _log.warning("task %s: another transaction has locked it; not completed yet", task.id)
-            elif again:
-                done.add(task.id)
-            else:
-                await self._repeated(task, {TaskStatus.COMPLETED})
+        done: set[uuid.UUID] = set()
+        left = list(tasks)
+        for pause in PAUSES:
+            if pause:
+                await self._pause(pause)
+            done |= {row[0] for row in await fetch(self._session, queries.complete_many(), _keys(left))}
+            left = [
+                task
+                for task in left
+                if task.id not in done and await self._repeated(task, _COMPLETING) is not TaskStatus.COMPLETED
+            ]
+            if not left:
+                break
+        for task in left:
+            _log.warning("task %s: another transaction has locked it; it is not completed yet", task.id)
         return [task for task in tasks if task.id in done]
 
     async def fail(
@@ -296,7 +290,7 @@ def _array(ids: Iterable[uuid.UUID]) -> str:
     return f"{{{','.join([id.hex for id in ids])}}}"
 
 
-def _keys(tasks: Sequence[ClaimedTask]) -> dict[str, Any]:
+def _keys(tasks: Collection[ClaimedTask]) -> dict[str, Any]:
     return {
         "ids": _array(task.id for task in tasks),
         "tokens": _array(task.lease_token for task in tasks),

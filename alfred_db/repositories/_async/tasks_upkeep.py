@@ -30,15 +30,28 @@ class AsyncTaskUpkeep(AsyncRepository):
         within("limit", limit, 1, MAX_BATCH)
         return len(await self._rows(queries.age(after, limit=limit)))
 
-    async def purge(self, *, older_than: float, status: TaskStatus | None = None, limit: int = 1000) -> int:
+    async def purge(
+        self,
+        *,
+        older_than: float,
+        status: TaskStatus | None = None,
+        queue: str | None = None,
+        limit: int = 1000,
+    ) -> int:
         """Delete at most `limit` (1 to 10,000) tasks that ended more than `older_than` seconds ago, with their results.
 
-        Gives their number: call it, and commit, until that is less than `limit`. A parent stays until its children
-        are gone. `status` leaves out tasks that ended otherwise.
+        Gives their number: call it, and commit, until that is less than `limit`. Whole trees go, the children before
+        their parents; a parent stays while one of its children does. `status` and `queue` leave out other tasks.
         """
         within("older_than", older_than, 0, MAX_SECONDS)
         within("limit", limit, 1, MAX_BATCH)
-        return len(await self._rows(queries.purge(older_than, status=status, limit=limit)))
+        deleted = 0
+        while deleted < limit:
+            statement = queries.purge(older_than, status=status, queue=queue, limit=limit - deleted)
+            if not (rows := await self._rows(statement)):
+                break
+            deleted += len(rows)
+        return deleted
 
     async def queue_health(self) -> QueueHealth:
         """How the queue is doing: what waits, runs and is stuck, and what keeps vacuum from its work."""

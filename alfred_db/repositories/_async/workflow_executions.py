@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
 from ...queries._shared import MAX_LIMIT
 from ...results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
-from .base import PATIENCE, AsyncRepository
+from .base import PAUSES, AsyncRepository
 
 _YEAR = 366 * 86400
 
@@ -50,15 +49,20 @@ class AsyncWorkflowExecutions(AsyncRepository):
         is, its lease not extended and not lost either. Try again soon.
         """
         within("lease", lease, 1, _YEAR)
-        rows = list(await self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease)))
-        left = sorted(set(execution_ids) - {row[0] for row in rows})
-        until = time.monotonic() + PATIENCE
-        for row in await self._rows(queries.holding(left, lease_token)) if left else ():
-            again = await self._rows_within(
-                until - time.monotonic(), queries.heartbeat([row[0]], lease_token, lease=lease, wait=True)
-            )
-            rows += [row] if again is None else again
-        return sorted((HeldWorkflow(*row) for row in rows), key=lambda held: held.id)
+        kept: dict[int, Sequence[Any]] = {}
+        left = list(execution_ids)
+        for pause in PAUSES:
+            if pause:
+                await self._pause(pause)
+            rows = await self._rows(queries.heartbeat(left, lease_token, lease=lease))
+            kept |= {row[0]: row for row in rows}
+            left = [id for id in left if id not in {row[0] for row in rows}]
+            locked = await self._rows(queries.holding(left, lease_token)) if left else ()
+            kept |= {row[0]: row for row in locked}
+            left = [row[0] for row in locked]
+            if not left:
+                break
+        return sorted((HeldWorkflow(*row) for row in kept.values()), key=lambda held: held.id)
 
     async def complete(self, execution_id: int, lease_token: uuid.UUID, output: Any = None) -> None:
         """End an execution with its output, a JSON value of at most `MAX_JSON_BYTES`. To repeat the call is safe.

@@ -203,11 +203,18 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` executions that ended more than `older_than` seconds ago; gives their number.
 
-        Their steps and events go with them. One that a child or a fork refers to stays until that is gone.
+        Their steps and events go with them, and whole trees do: one that a child or a fork refers to goes after these,
+        and stays while one of them does. Call it, and commit, until the number is less than `limit`.
         """
         within("limit", limit, 1, 10_000)
         within("older_than", older_than, 0, 100 * _YEAR)
-        return len(await self._rows(queries.purge(older_than, limit=limit)))
+        deleted = 0
+        while deleted < limit:
+            rows = await self._rows(queries.purge(older_than, limit=limit - deleted))
+            if not rows:
+                break
+            deleted += len(rows)
+        return deleted
 
     async def _by_key(self, idempotency_key: str, name: str) -> WorkflowExecution | None:
         rows = await self._rows(queries.by_key(idempotency_key))

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from ...checks import plain_text, within
 from ...errors import InvalidTransition, LeaseLost, NotFoundError
@@ -15,7 +15,7 @@ from ...queries import scheduler_executions as queries
 from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
 from ...results.scheduler import ClaimedExecution, HeldExecution
-from .base import PATIENCE, Repository
+from .base import PAUSES, Repository
 
 _YEAR = 366 * 86400
 
@@ -56,15 +56,20 @@ class Executions(Repository):
         is, its lease not extended and not lost either. Try again soon.
         """
         _check_claim(1, lease)
-        rows = list(self._rows(queries.heartbeat(execution_ids, lease_token, lease=lease)))
-        left = sorted(set(execution_ids) - {row[0] for row in rows})
-        until = time.monotonic() + PATIENCE
-        for row in self._rows(queries.holding(left, lease_token)) if left else ():
-            again = self._rows_within(
-                until - time.monotonic(), queries.heartbeat([row[0]], lease_token, lease=lease, wait=True)
-            )
-            rows += [row] if again is None else again
-        return sorted((HeldExecution(*row) for row in rows), key=lambda held: held.id)
+        kept: dict[int, Sequence[Any]] = {}
+        left = list(execution_ids)
+        for pause in PAUSES:
+            if pause:
+                self._pause(pause)
+            rows = self._rows(queries.heartbeat(left, lease_token, lease=lease))
+            kept |= {row[0]: row for row in rows}
+            left = [id for id in left if id not in {row[0] for row in rows}]
+            locked = self._rows(queries.holding(left, lease_token)) if left else ()
+            kept |= {row[0]: row for row in locked}
+            left = [row[0] for row in locked]
+            if not left:
+                break
+        return sorted((HeldExecution(*row) for row in kept.values()), key=lambda held: held.id)
 
     def finish(
         self,
