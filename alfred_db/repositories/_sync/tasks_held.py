@@ -112,9 +112,7 @@ class HeldTasks(Repository):
             kept |= self._extended(some, seconds)
         return [kept[task.id] for task in tasks if task.id in kept]
 
-    def _extended(
-        self, tasks: Sequence[ClaimedTask], seconds: float
-    ) -> dict[uuid.UUID, ClaimedTask]:
+    def _extended(self, tasks: Sequence[ClaimedTask], seconds: float) -> dict[uuid.UUID, ClaimedTask]:
         left, kept = {task.id: task for task in tasks}, dict[uuid.UUID, ClaimedTask]()
         for pause in PAUSES:
             if pause:
@@ -129,7 +127,9 @@ class HeldTasks(Repository):
                     cancel_requested=cancelled is not None,
                 )
             if left:
-                locked = {row[0] for row in fetch(self._session, queries.holding(), _keys(left.values()))}
+                locked = {
+                    row[0] for row in fetch(self._session, queries.holding(), _keys(left.values()))
+                }
                 left = {id: task for id, task in left.items() if id in locked}
             if not left:
                 break
@@ -179,8 +179,7 @@ class HeldTasks(Repository):
             left = [
                 task
                 for task in left
-                if task.id not in done
-                and self._repeated(task, _COMPLETING) is not TaskStatus.COMPLETED
+                if task.id not in done and self._repeated(task, _COMPLETING) is not TaskStatus.COMPLETED
             ]
             if not left:
                 break
