@@ -9,7 +9,7 @@ from __future__ import annotations
 from alfred_db.revisions import build_indexes, ddl
 
 revision = "alfred_0026_task_dedupe"
-down_revision = "alfred_0023_task_queue"
+down_revision = "alfred_0025_uuid_defaults"
 branch_labels = None
 depends_on = None
 

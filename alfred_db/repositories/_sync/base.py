@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from inspect import isfunction
 from typing import Any, TypeVar, TypeVarTuple
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ...errors import translated
 from ...inputs.arguments import checked
+from ...queries._functions import func
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
