@@ -13,6 +13,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "claim": [call("worker-4711", TOKEN, limit=471, lease=471.5)],
     "start": [call(4711, TOKEN, lease=471.5)],
     "heartbeat": [call([4711, 4712], TOKEN, lease=471.5)],
+    "holding": [call([4711, 4712], TOKEN)],
     "finish": [call(4711, TOKEN, output="output-4711", error_output=None)],
     "fail": [
         call(4711, TOKEN, code="code-4711", exit_code=471, output="output-4711", error_output="error-4711")

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(**FILTERS, after="WyI4NzQ4YTY3Zi0xYWU5LTRlOGMtOWE3NC0wZDE0YzZiMjQ4YWEiXQ==", limit=471),
     ],
     "count": [call(), call(**FILTERS)],
+    "lock_parents": [call([TASK])],
     "cancel": [call(TASK, children=True), call(TASK, children=False)],
     "requeue": [call(TASK)],
     "requeue_failed": [call(intent=None, limit=471), call(intent="intent-4711", limit=471)],

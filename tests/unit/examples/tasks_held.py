@@ -7,6 +7,7 @@ from unit.examples import Call, call
 EXAMPLES: dict[str, list[Call]] = {
     "heartbeat": [call()],
     "heartbeat_many": [call()],
+    "holding": [call()],
     "complete": [call()],
     "complete_many": [call()],
     "fail": [call()],

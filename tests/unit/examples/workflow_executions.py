@@ -14,6 +14,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "held": [call(4711, TOKEN)],
     "claim": [call("worker-4711", TOKEN, [4711, 4712], limit=471, lease=471.5)],
     "heartbeat": [call([4711, 4712], TOKEN, lease=471.5)],
+    "holding": [call([4711, 4712], TOKEN)],
     "complete": [call(4711, TOKEN, '{"key-4711": 4711}'), call(4711, TOKEN, None)],
     "fail": [call(4711, TOKEN, delay=None, **FAIL), call(4711, TOKEN, delay=471.5, **FAIL)],
     "release": [call(4711, TOKEN)],
