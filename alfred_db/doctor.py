@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -193,7 +194,7 @@ def _settings(connection: Connection, facts: extensions.Facts) -> list[str]:
 
     What connections of the library have set already is seen past: other programs, and a pooler, do not set it.
     """
-    names = [*RELIED_ON, *_NAMED, *_LIMITS]
+    names = [*RELIED_ON, *_NAMED, *_LIMITS, "lc_messages"]
     found: list[str] = []
     for name, value, unit in connection.execute(text(_SETTINGS), {"names": names}):
         if name in RELIED_ON:
@@ -204,6 +205,9 @@ def _settings(connection: Connection, facts: extensions.Facts) -> list[str]:
             wanted, effect, right = "0", "longer statements fail, in migrations too", True
             if 0 < int(value) < _MINUTE:
                 value, right = f"{value} {unit}", False
+        elif name == "lc_messages":
+            wanted, effect = "C", "some errors of the server are told apart by their English texts"
+            right = re.match(r"(C|POSIX|en)([._]|$)|$", value) is not None
         else:
             wanted, effect = _NAMED.get(name, ("on", "searches and claims may take long"))
             right = value in (wanted, *_STRONGER.get(name, ()))

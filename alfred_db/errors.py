@@ -353,8 +353,11 @@ def _without_values(error: psycopg.Error) -> str:
     return _UNQUOTED.sub(r'\1"..."', text) if quotes else text
 
 
-_UNQUOTED = re.compile(r"""()".*"|(?<!\w)()'.*'(?!\w)|(?<=byte sequence )(for encoding ".*": )0x.*""")
-"""What quotes a value: all from the first quote to the last, as the value may hold quotes itself."""
+_UNQUOTED = re.compile(
+    r"""()".*"|(?<!\w)()'.*'(?!\w)|(?<=byte sequence )(for encoding ".*": )0x.*|[„“”«»「].*[“”«»」]"""
+)
+"""What quotes a value, in the languages of the server: all from the first quote to the last, as the value may hold
+quotes itself."""
 
 
 def _harmless(error: psycopg.Error) -> str:

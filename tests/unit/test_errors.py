@@ -235,3 +235,24 @@ def test_an_unknown_parameter_is_a_matter_of_configuration() -> None:
 def test_a_value_that_the_driver_refuses_is_invalid_input() -> None:
     found = ours(psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"))
     assert isinstance(found, InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ungültige Eingabesyntax für Typ integer: »geheim«",
+        "syntaxe en entrée invalide pour le type integer : « geheim »",
+        "Zeichenkette „geheim“ ist zu lang",
+        "整数型の入力構文が不正です: 「geheim」",
+        'invalid input syntax for type integer: "geheim"',
+    ],
+)
+def test_a_value_is_left_out_in_whatever_language_the_server_quotes_it(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = pg.InvalidTextRepresentation(text)
+    monkeypatch.setattr(type(error), "diag", SimpleNamespace(message_primary=text, constraint_name=None))
+    found = ours(error)
+    assert isinstance(found, InvalidInputError)
+    assert "geheim" not in str(found)
+    assert '"..."' in str(found)
