@@ -135,6 +135,15 @@ def instance(found: type[Any]) -> Any:
     return found(**{name: made(hints[name]) for name in names if names[name].kind not in (2, 4)})
 
 
+def with_defaults(found: type[Any]) -> Any:
+    """An instance that was given nothing but what it must be given."""
+    if not dataclasses.is_dataclass(found) and not issubclass(found, tuple):
+        return instance(found)
+    hints = typing.get_type_hints(found)
+    names = inspect.signature(found).parameters
+    return found(**{name: made(hints[name]) for name, one in names.items() if one.default is one.empty})
+
+
 def python_type(column: Any) -> Any:
     if isinstance(column.type, VectorType):
         return np.ndarray
@@ -174,9 +183,10 @@ def test_there_are_such_classes() -> None:
     )
 
 
+@pytest.mark.parametrize("make", [instance, with_defaults])
 @pytest.mark.parametrize("found", VALUES, ids=lambda found: found.__qualname__)
-def test_a_value_can_be_copied_and_pickled(found: type[Any]) -> None:
-    value = instance(found)
+def test_a_value_can_be_copied_and_pickled(found: type[Any], make: Any) -> None:
+    value = make(found)
     for again in (
         copy.copy(value),
         copy.deepcopy(value),
