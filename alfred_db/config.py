@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from urllib.parse import parse_qsl, unquote
 
@@ -12,10 +15,10 @@ from psycopg import pq
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
-from .errors import ConfigurationError
+from .errors import AlfredDBError, ConfigurationError
 from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
 
-__all__ = ["database_url", "migration_url", "parse_url", "tenant_schema"]
+__all__ = ["command", "database_url", "migration_url", "parse_url", "tenant_schema"]
 
 _FORM = "postgresql://user:password@host:5432/database"
 _SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
@@ -53,14 +56,54 @@ def migration_url(url: str | URL | None = None) -> URL:
     return database_url((os.environ.get("ALFRED_DB_MIGRATION_URL") or None) if url is None else url)
 
 
+def command(action: str, url: URL, schema: str | None = None) -> str:
+    """The command line `alfred-db <action>`, in backticks, that acts on the database of `url` wherever it is typed.
+
+    The database is named unless the environment does so; without its password, which libpq finds where it always does.
+    """
+    words = ["alfred-db", *action.split()]
+    if not _named_by_environment(url):
+        words += ["--url", shlex.quote(_without_password(url).render_as_string())]
+    if schema is not None:
+        words += ["--schema", shlex.quote(schema)]
+    given_away = url.password is not None and "--url" in words
+    return f"`{' '.join(words)}`{' (its password in PGPASSWORD or a passfile)' if given_away else ''}"
+
+
+def _named_by_environment(url: URL) -> bool:
+    working = os.environ.get("ALFRED_DB_URL") or os.environ.get("DATABASE_URL")
+    named = [given for given in (os.environ.get("ALFRED_DB_MIGRATION_URL"), working) if given]
+    with suppress(AlfredDBError):
+        if not named:
+            from . import embedded
+
+            named = [embedded.status().url or ""] if embedded.available() else []
+        return any(_without_password(parse_url(given)) == _without_password(url) for given in named)
+    return False
+
+
+def _without_password(url: URL) -> URL:
+    return url._replace(drivername="postgresql", password=None)
+
+
 def tenant_schema(name: str) -> str:
-    """The name of a tenant's schema, if it can be one: raises ConfigurationError for every other text."""
-    if re.fullmatch(r"[^\W\d]\w*", name) is None or len(name.encode(errors="replace")) > 63:
+    """The name of a tenant's schema, if it can be one: raises ConfigurationError for everything else.
+
+    Names that differ from those of the server and of the default tenant in upper and lower case alone are refused too:
+    SQL without quotes would mean the other one.
+    """
+    if (
+        not isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        or re.fullmatch(r"[^\W\d]\w*", name) is None
+        or len(name.encode(errors="replace")) > 63
+    ):
         raise ConfigurationError(
-            f"schema {name[:80]!r}: the name of a tenant has letters, digits and underscores, begins with no digit,"
+            f"schema {str(name)[:80]!r}: the name of a tenant has letters, digits and underscores, begins with no digit,"
             " and is at most 63 bytes long"
         )
-    if name in (*SHARED_SCHEMAS, *TENANT_SCHEMAS, "information_schema") or name.startswith("pg_"):
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    taken = folded in (*SHARED_SCHEMAS, *TENANT_SCHEMAS, "information_schema") or folded.startswith("pg_")
+    if taken or (folded == "public" and name != "public"):
         raise ConfigurationError(
             f"schema {name!r} is taken by the server or by the default tenant; name another"
         )

@@ -73,7 +73,7 @@ class Database:
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine, pooler)
+        kept = _watch(self.engine, pooler, self.schema)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(
             self.engine, class_=DirectSession, expire_on_commit=False, info={KEPT: kept}
@@ -140,7 +140,7 @@ class AsyncDatabase:
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine.sync_engine, pooler)
+        kept = _watch(self.engine.sync_engine, pooler, self.schema)
         sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, info={KEPT: kept})
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
@@ -295,10 +295,6 @@ def _engine_options(
     if pooler == "transaction":
         # The pooler hands each transaction another server session: it keeps the connections, and the state.
         return {**options, "poolclass": NullPool, "connect_args": {**arguments, "prepare_threshold": None}}
-    given = url.query.get("options") or os.environ.get("PGOPTIONS") or ""
-    arguments["options"] = (
-        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT} {given}".strip()
-    )
     return {
         **options,
         "pool_size": pool_size,
@@ -307,7 +303,7 @@ def _engine_options(
     }
 
 
-def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
+def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
     """What an engine needs beyond its options: a child process must not share its sockets, `vector` must be found
     where an administrator put it, and units of work leave a connection to one another."""
     kept = Kept(engine)
@@ -326,8 +322,10 @@ def _watch(engine: Engine, pooler: Pooler | None) -> Kept:
     refuse_failed_commits(engine)
     end_interrupted(engine)
     if pooler is None:
+        given = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
+        timeout = None if "idle_in_transaction_session_timeout" in given else IDLE_IN_TRANSACTION_TIMEOUT
         check_before_use(engine)
-        prepare_connections(engine)
+        prepare_connections(engine, idle_in_transaction=timeout, default_tenant=schema is None)
     else:
-        check_pooled(engine)
+        check_pooled(engine, default_tenant=schema is None)
     return kept

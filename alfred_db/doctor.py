@@ -76,14 +76,14 @@ def examine(url: URL, schema: str | None = None) -> Report:
     engine = passing_engine(url, "alfred-db doctor", any_encoding=True)
     with translated(), engine.connect() as connection:
         facts = extensions.probe(connection)
-        errors = _errors(connection, schema, facts)
+        errors, revision = _errors(connection, schema, facts)
         return Report(
             url=url.render_as_string(hide_password=True),
             server=facts.version,
             platform=facts.platform,
             role=facts.role + (" (superuser)" if facts.superuser else ""),
             schema=schema,
-            revision=migrate.current(connection, schema),
+            revision=revision,
             newest=migrate.head(),
             extensions=_extensions(connection, facts),
             external=[name for name in SHARED_SCHEMAS if extensions.external(facts, name)],
@@ -97,14 +97,21 @@ def examine(url: URL, schema: str | None = None) -> Report:
         )
 
 
-def _errors(connection: Connection, schema: str | None, facts: extensions.Facts) -> list[str]:
+def _errors(
+    connection: Connection, schema: str | None, facts: extensions.Facts
+) -> tuple[list[str], str | None]:
+    """What keeps the library from working, and the revision that the database is at."""
+    try:
+        home = migrate.home(connection) if schema is None else None
+        found = migrate.current(connection, schema)
+    except AlfredDBError as error:
+        return [str(error)], None
     try:
         verify(connection, schema)
     except AlfredDBError as error:
-        found = migrate.current(connection, schema)
-        details = [str(problem) for problem in problems(connection, schema, facts)] if found else []
-        return [str(error), *details]
-    return []
+        details = [str(problem) for problem in problems(connection, schema, facts, home)] if found else []
+        return [str(error), *details], found
+    return [], found
 
 
 NAMED = 10

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any
 
+import psycopg
+from psycopg import pq
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -15,6 +17,7 @@ from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from .errors import ConfigurationError, failed_transaction, mark_lost
+from .statements import VERSION_TABLES
 from .types import bind_text
 
 __all__ = [
@@ -30,8 +33,10 @@ __all__ = [
     "prepare_connections",
     "refuse_client_encoding",
     "refuse_failed_commits",
+    "refuse_tenant_in_path",
     "reset_after_use",
     "sees_latest",
+    "shares_sessions",
     "used_again",
 ]
 
@@ -168,38 +173,80 @@ def end_interrupted(engine: Engine) -> None:
     event.listen(engine, "handle_error", look)
 
 
-def prepare_connections(engine: Engine) -> None:
-    """Have new connections set what the library relies on, find `vector` where an administrator put it, and note what
-    their transactions see: one round trip."""
-    event.listen(engine, "connect", _prepare)
+def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, default_tenant: bool) -> None:
+    """Set new connections up in one round trip, once they are open: poolers pass on little of what is asked before.
+
+    They set what the library relies on, end a transaction that idles for `idle_in_transaction`, find `vector` where an
+    administrator put it, and note what their transactions see. Raises ConfigurationError in front of a transaction
+    pooler, and for the default tenant when the search_path finds another tenant's tables.
+    """
+    known_own = False
+
+    def prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal known_own
+        _refuse_encoding(dbapi_connection, record)
+        driver: Any = record.driver_connection
+        with _closed_on_error(dbapi_connection):
+            announced = driver.info.backend_pid
+            found = _ask(dbapi_connection, _prepare(announced, idle_in_transaction))
+            if found[0] != announced:  # something stands in between, and nothing was set
+                if not known_own:
+                    _refuse_shared_sessions(engine, dbapi_connection)
+                    known_own = True
+                found = _ask(dbapi_connection, _prepare(found[0], idle_in_transaction))
+            _, isolation, search_path, tenant, _ = found
+            if default_tenant:
+                refuse_tenant_in_path(tenant)
+            if search_path is not None:
+                _ask(dbapi_connection, f"SET search_path = {search_path}")
+        record.info[_SEES_LATEST] = isolation == "read committed"
+
+    event.listen(engine, "connect", prepare)
 
 
-# Whatever is compared has the same type on both sides: an operator that somebody has planted would fit no better.
-_PREPARE = f"""
-    SELECT
-        pg_catalog.current_setting('default_transaction_isolation'),
-        (
-            SELECT pg_catalog.current_setting('search_path') || ', ' || pg_catalog.quote_ident(CAST(nspname AS text))
-            FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
-            WHERE extname = 'vector' AND nspname <> ALL (pg_catalog.current_schemas(true))
-        ),
-        (SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD})
-"""
+_TENANT_IN_PATH = f"""(
+    SELECT CASE WHEN tenant THEN schema END FROM ({VERSION_TABLES}) AS versions
+    WHERE place IS NOT NULL ORDER BY place LIMIT 1
+)"""
 
 
-def _prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
-    _refuse_encoding(dbapi_connection, record)
-    isolation, search_path, _ = _ask(dbapi_connection, _PREPARE)
-    if search_path is not None:
-        _ask(dbapi_connection, f"SET search_path = {search_path}")
-    record.info[_SEES_LATEST] = isolation == "read committed"
+def _prepare(pid: int, idle_in_transaction: str | None) -> str:
+    """The statement that sets a session up, if it is the one of that pid, and says what it is like."""
+    idle = "" if idle_in_transaction is None else f"idle_in_transaction_session_timeout={idle_in_transaction}"
+    name, _, value = idle.partition("=")
+    setting = f", pg_catalog.set_config('{name}', '{value}', false)" if idle else ""
+    # Whatever is compared has the same type on both sides: an operator that somebody has planted would fit no better.
+    return f"""
+        SELECT
+            pg_catalog.pg_backend_pid(),
+            pg_catalog.current_setting('default_transaction_isolation'),
+            (
+                SELECT pg_catalog.current_setting('search_path') || ', ' || pg_catalog.quote_ident(CAST(nspname AS text))
+                FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+                WHERE extname = 'vector' AND nspname <> ALL (pg_catalog.current_schemas(true))
+            ),
+            {_TENANT_IN_PATH},
+            CASE WHEN pg_catalog.pg_backend_pid() = {pid} THEN CAST(
+                ROW ((SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}){setting}) AS text
+            ) END
+    """
 
 
-def check_pooled(engine: Engine) -> None:
+@contextmanager
+def _closed_on_error(dbapi_connection: Any) -> Generator[None]:
+    """SQLAlchemy would leave to the garbage collector what fails while it is set up."""
+    try:
+        yield
+    except BaseException:
+        dbapi_connection.close()
+        raise
+
+
+def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
     """Have new connections to a transaction pooler checked: what they set would stay with others' sessions.
 
     What a server reports when it connects, a pooler keeps for each client, so that it can be set; it costs nothing to
-    see. The rest is looked at once, by the first connection.
+    see. The rest is looked at once, by the first connection. Raises ConfigurationError as `prepare_connections` does.
     """
     looked = False
 
@@ -212,7 +259,12 @@ def check_pooled(engine: Engine) -> None:
             if found is not None and not found.startswith(RELIED_ON[name]):
                 _ask(dbapi_connection, f"SET {name} = {RELIED_ON[name]}")
         if not looked:
-            odd = _ask(dbapi_connection, f"SELECT pg_catalog.string_agg(name, ', ') {_ODD}")[0]
+            odd, tenant = _ask(
+                dbapi_connection, f"SELECT (SELECT pg_catalog.string_agg(name, ', ') {_ODD}), {_TENANT_IN_PATH}"
+            )
+            if default_tenant:
+                with _closed_on_error(dbapi_connection):
+                    refuse_tenant_in_path(tenant)
             if odd:
                 dbapi_connection.close()
                 raise ConfigurationError(
@@ -222,6 +274,72 @@ def check_pooled(engine: Engine) -> None:
             looked = True
 
     event.listen(engine, "connect", check)
+
+
+def refuse_tenant_in_path(tenant: str | None) -> None:
+    """Raise ConfigurationError if the search_path finds first what belongs to a named tenant."""
+    if tenant is not None:
+        raise ConfigurationError(
+            f"search_path: it finds the tables of the tenant {tenant!r} where the default tenant's are meant; set it to the"
+            f" default tenant's schema for this role, database or URL, or name the tenant (schema={tenant!r}, --schema)"
+        )
+
+
+def _refuse_shared_sessions(engine: Engine, dbapi_connection: Any) -> None:
+    def ask() -> int:
+        return int(_ask(dbapi_connection, "SELECT pg_catalog.pg_backend_pid()")[0])
+
+    @contextmanager
+    def hold() -> Generator[int | None]:
+        arguments, options = engine.dialect.create_connect_args(engine.url)
+        with closing(psycopg.connect(*arguments, **options)) as other:
+            yield _pid_within(other.pgconn, _PATIENCE)
+
+    if shares_sessions(ask, hold):
+        raise ConfigurationError(
+            'this connection goes through a transaction pooler; say so by Database(..., pooler="transaction")'
+        )
+
+
+def shares_sessions(
+    ask: Callable[[], int], hold: Callable[[], AbstractContextManager[int | None]], *, direct: bool = False
+) -> bool:
+    """Whether a pooler hands the sessions of the server from one transaction to the next.
+
+    `ask` asks one connection for its pid in a transaction of its own, `hold` keeps a transaction open on another one,
+    and gives its pid, or None if the pooler had no session for it.
+    A session that is one's own has the same pid each time, and nobody else has it. Where something stands in between,
+    other clients may make that look so by chance: then it is asked again and again.
+    """
+    first = ask()
+    for _ in range(1 if direct else _ROUNDS):
+        if ask() != first:
+            return True
+        with hold() as other:
+            if other is None:  # the pooler keeps a session for the first one, though that does nothing
+                return False
+            if other == first or ask() != first:
+                return True
+    return False
+
+
+_ROUNDS = 8
+_PATIENCE = 3.0
+
+
+def _pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
+    """Begin a transaction and ask for the pid; a pooler without a free session would let this wait for minutes."""
+    connection.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
+    deadline = time.monotonic() + seconds
+    while connection.is_busy():
+        select.select([connection.socket], [], [], 0.1)
+        connection.consume_input()
+        if time.monotonic() > deadline:
+            return None
+    pid: bytes | None = None
+    while (result := connection.get_result()) is not None:
+        pid = result.get_value(0, 0) if result.ntuples else pid
+    return None if pid is None else int(pid)
 
 
 def _ask(dbapi_connection: Any, statement: str) -> Any:

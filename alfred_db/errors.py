@@ -161,6 +161,8 @@ _TRY_IN_A_SAVEPOINT = (
     " `with uow.session.begin_nested()`"
 )
 
+_UPGRADE = "call upgrade() of this Database, or `alfred-db upgrade` with its --url and --schema"
+
 _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23503": (ConflictError, "check that the referenced row exists and nothing refers to a row you delete"),
     "23505": (ConflictError, "a row with this key exists; read it, or use another key"),
@@ -190,9 +192,9 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "3D000": (ConfigurationError, "create the database, or name another in the URL"),
     "42602": (InvalidInputError, "use a name that the server knows"),
     "42501": (ConfigurationError, "grant the role the missing right, or use another role"),
-    "42P01": (SchemaOutdatedError, "run `alembic upgrade head`"),
-    "42703": (SchemaOutdatedError, "run `alembic upgrade head`"),
-    "3F000": (SchemaOutdatedError, "run `alembic upgrade head`"),
+    "42P01": (SchemaOutdatedError, _UPGRADE),
+    "42703": (SchemaOutdatedError, _UPGRADE),
+    "3F000": (SchemaOutdatedError, _UPGRADE),
 }
 
 _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
@@ -231,8 +233,8 @@ _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
     (
         r"unsupported startup parameter",
         ConfigurationError,
-        "a pooler refuses what the connection asks for: use pooler='transaction', or add it to the pooler's"
-        " ignore_startup_parameters",
+        "a pooler refuses what the connection asks for: take it out of the URL and of PGOPTIONS, or add it to the"
+        " pooler's ignore_startup_parameters",
     ),
     (
         r"invalid connection option|invalid .* value|invalid value for parameter|invalid integer value"

@@ -172,7 +172,7 @@ def warnings(facts: Facts) -> list[str]:
                 f"{extension.name} is in the schema {quoted(status.schema)}, outside the search_path: alfred-db finds"
                 " it there; for other programs, and behind a transaction pooler:"
                 f" ALTER ROLE {quoted(facts.role)} IN DATABASE {quoted(facts.database)}"
-                f' SET search_path = "$user", public, {quoted(status.schema)};'
+                f" SET search_path = {_extended(facts.search_path, status.schema)};"
             )
         if status.installed and status.preloaded is False:
             found.append(
@@ -182,6 +182,11 @@ def warnings(facts: Facts) -> list[str]:
         if extension.tier is Tier.WANTED and not extension.replaced and not status.installed:
             found.append(f"{extension.name} is not installed: {extension.without}")
     return found
+
+
+def _extended(path: str, schema: str) -> str:
+    """A search_path with one more schema: another order would find tables of others where ours are meant."""
+    return ", ".join(filter(None, (path, quoted(schema))))
 
 
 def external(facts: Facts, schema: str) -> bool:

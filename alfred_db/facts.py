@@ -151,6 +151,8 @@ class Facts:
     """The database's."""
     shared_tables: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Those of OTHERS_TABLES that are there, and whether this library made them: it leaves a comment on what it makes."""
+    search_path: str = '"$user", public'
+    """As the session has it."""
 
     @property
     def major(self) -> int:
@@ -277,6 +279,7 @@ def probe(connection: Connection) -> Facts:
         superuser=row.superuser,
         can_create_schema=row.can_create_schema,
         home=row.home,
+        search_path=row.search_path,
         schemas=tuple(Schema(*found) for found in row.schemas or ()),
         extensions=tuple(status(extension) for extension in EXTENSIONS),
         allowed=allowed,

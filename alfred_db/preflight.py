@@ -1,18 +1,21 @@
-"""Before anything is changed: whether the revisions can run here, and the session set up for them."""
+"""Before anything is changed: whether the revisions can run here, and how their transactions are set up."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, event, text
 
 from . import extensions
 from .errors import ConfigurationError, SchemaDriftError
 from .migrate import VERSION_TABLE, current
 from .models import Base
 from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
-from .statements import create_schema, qualified, quoted
+from .statements import VERSION_TABLES, create_schema, qualified, quoted, search_path
 from .verify import require_shared
 
-__all__ = ["TABLE_LOCK_TIMEOUT", "prepare", "refuse_default"]
+__all__ = ["TABLE_LOCK_TIMEOUT", "prepare", "refuse_default", "settle"]
 
 TABLE_LOCK_TIMEOUT = "2s"
 """How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
@@ -20,14 +23,50 @@ TABLE_LOCK_TIMEOUT = "2s"
 # When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.
 _NOTICE_DEATH = """
     DO $$ BEGIN
-        PERFORM set_config('client_connection_check_interval', '2s', false);
+        PERFORM set_config('client_connection_check_interval', '2s', true);
     EXCEPTION WHEN OTHERS THEN NULL;
     END $$
 """
 
 
-def prepare(connection: Connection, schema: str | None) -> None:
-    """Check, before anything is changed, that the revisions can run; then set the session up for them."""
+# The extensions' own schemas; where one is not there yet, the schema that the first revision would choose for it.
+_BEHIND_HOME = """
+    SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+    WHERE extname IN ('vector', 'pg_trgm')
+    UNION
+    (
+        SELECT name FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+        WHERE name IN ('extensions', 'public')
+            AND (SELECT count(*) FROM pg_extension WHERE extname IN ('vector', 'pg_trgm')) < 2
+        ORDER BY place LIMIT 1
+    )
+    ORDER BY 1
+"""
+
+
+def settle(connection: Connection, home: str | None) -> None:
+    """Have each transaction of a connection work in the schema `home`, and leave nothing behind in the session.
+
+    The connection may be a pooler's, and the process may be killed: what is set ends with the transaction.
+    """
+    behind: Sequence[str] = connection.scalars(text(_BEHIND_HOME)).all()
+    connection.rollback()
+    names = [name for name in (home, *behind) if name is not None]
+    path = list(dict.fromkeys(names))
+    local = (search_path(path), f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'", _NOTICE_DEATH)
+
+    def begin(beginning: Connection) -> None:
+        driver: Any = beginning.connection.driver_connection
+        if driver.autocommit:  # there is no transaction, as for an index that is built CONCURRENTLY
+            return
+        for statement in local:
+            beginning.exec_driver_sql(statement)
+
+    event.listen(connection, "begin", begin)
+
+
+def prepare(connection: Connection, schema: str | None, home: str | None) -> None:
+    """Check, before anything is changed, that the revisions can run; make a tenant's schema."""
     facts = extensions.probe(connection)
     extensions.require(facts)
     if schema is None:
@@ -36,25 +75,16 @@ def prepare(connection: Connection, schema: str | None) -> None:
     else:
         require_shared(connection)
         connection.execute(text(create_schema(schema)))
-    _refuse_strangers(connection, schema)
-    path = [] if schema is None else [schema]
-    path += connection.scalar(text("SELECT current_schemas(false)")) or []
-    path += [
-        status.schema for status in facts.extensions if status.name in ("vector", "pg_trgm") and status.schema
-    ]
-    unique = list(dict.fromkeys(path))
-    connection.execute(text(f"SET search_path = {', '.join(quoted(name) for name in unique)}"))
-    connection.execute(text(f"SET lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
-    connection.execute(text(_NOTICE_DEATH))
+    _refuse_strangers(connection, schema, home)
     connection.commit()
 
 
 def refuse_default(connection: Connection, schema: str) -> None:
     """The default tenant's schema would pass for a tenant's: the version table is the same."""
-    table = qualified(schema, "working_memory")
-    if (current(connection, schema) or "") >= "alfred_0016" and connection.scalar(
-        text("SELECT to_regclass(:table) IS NULL"), {"table": table}
-    ):
+    whole = connection.scalar(
+        text(f"SELECT tenant FROM ({VERSION_TABLES}) AS versions WHERE schema = :schema"), {"schema": schema}
+    )
+    if whole is False and (current(connection, schema) or "") >= "alfred_0016":
         raise ConfigurationError(
             f"schema {schema!r} holds the default tenant: leave the schema out, or name another"
         )
@@ -74,14 +104,15 @@ def _require_others(connection: Connection, facts: extensions.Facts) -> None:
             )
 
 
-def _refuse_strangers(connection: Connection, schema: str | None) -> None:
+def _refuse_strangers(connection: Connection, schema: str | None, home: str | None) -> None:
     """A table of ours without a version row was made by something else: adopting it blindly would lose columns."""
     if current(connection, schema) is not None:
         return
     if schema is None:
         # What another service may own is made only where it is missing.
         tables = [table for table in Base.metadata.sorted_tables if table.schema not in ("auth", "storage")]
-        names = [qualified(table.schema, table.name) for table in tables]
+        # Elsewhere in the search_path, another application may have a table of the same name.
+        names = [qualified(table.schema or home, table.name) for table in tables]
     else:
         tables = [table for table in Base.metadata.sorted_tables if table.schema not in SHARED_SCHEMAS]
         names = [qualified(schema, table.name) for table in tables]

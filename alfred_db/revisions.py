@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -11,7 +13,16 @@ from alembic import context, op
 from sqlalchemy import text
 
 from .models.base import MADE_HERE, TENANT_SCHEMAS
-from .statements import create_schema, drop_schema, qualified, quoted, refuse_rows, trigger
+from .statements import (
+    Look,
+    create_schema,
+    drop_schema,
+    name_tables_with_rows,
+    qualified,
+    quoted,
+    refuse_rows,
+    trigger,
+)
 
 __all__ = [
     "build_indexes",
@@ -21,6 +32,7 @@ __all__ = [
     "drop_if_made_here",
     "drop_schemas",
     "drop_tables",
+    "look_for_rows",
     "option",
     "refuse_values",
     "shared",
@@ -50,13 +62,64 @@ def shared(step: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """What downgrades would drop, by the full name of the table; its name for people is the value."""
+
+    tables: dict[str, str] = field(default_factory=dict[str, str])
+    if_made_here: dict[str, str] = field(default_factory=dict[str, str])
+    """Tables that are dropped only if this library made them."""
+    not_data: dict[str, str] = field(default_factory=dict[str, str])
+    """Conditions of the rows that the downgrade deletes itself, as it has put them there."""
+    values: list[tuple[str, str, str, str]] = field(default_factory=list[tuple[str, str, str, str]])
+    """Tables that stay, with the condition of rows that would lose a value, and what these are for people."""
+
+
+_rehearsal: ContextVar[_Doomed | None] = ContextVar("rehearsal", default=None)
+
+
+def look_for_rows(downgrades: Sequence[Callable[[], None]]) -> str | None:
+    """The statement that names all tables with rows that these downgrades would drop, and fails if there are any.
+
+    None when there is nothing to look at, or rows may go. The downgrades are called, and say nothing to the database.
+    """
+    if not downgrades or option("allow_data_loss"):
+        return None
+    doomed = _Doomed()
+    token = _rehearsal.set(doomed)
+    try:
+        for downgrade in downgrades:
+            downgrade()
+    finally:
+        _rehearsal.reset(token)
+    looks = [
+        Look(table, name, f"NOT ({doomed.not_data[table]})" if table in doomed.not_data else "true", "")
+        for table, name in doomed.tables.items()
+    ]
+    looks += [Look(table, name, only_if_made_here=True) for table, name in doomed.if_made_here.items()]
+    looks += [Look(*value) for value in doomed.values]
+    return name_tables_with_rows(looks) if looks else None
+
+
 def ddl(sql: str) -> None:
     """Run SQL that names tables as the default tenant has them; a named tenant's are put in its own schema."""
+    doomed = _rehearsal.get()
+    if doomed is None:
+        op.execute(_at_home(sql).strip())
+    elif (deleted := re.fullmatch(r"\s*DELETE FROM (\S+) WHERE (.*)", sql, re.DOTALL)) is not None:
+        doomed.not_data[_full_name(deleted.group(1))] = deleted.group(2)
+
+
+def _at_home(sql: str) -> str:
     schema = option("schema")
-    if schema is not None:
-        home = quoted(schema)
-        sql = re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{home}.", sql)
-    op.execute(sql.strip())
+    if schema is None:
+        return sql
+    return re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{quoted(schema)}.", sql)
+
+
+def _full_name(table: str) -> str:
+    """A table by its schema, as the search_path goes on to where another one may have the name."""
+    return _at_home(table) if "." in table else qualified(option("schema") or option("home"), table)
 
 
 def create_schemas(*names: str) -> None:
@@ -79,10 +142,12 @@ def create_unless_exists(table: str, *statements: str | None) -> None:
 
 def drop_if_made_here(table: str) -> None:
     """Drop what `create_unless_exists` made; refuses rows as `drop_tables` does."""
+    if (doomed := _rehearsal.get()) is not None:
+        doomed.if_made_here[_full_name(table)] = table
     ddl(f"""
         DO $do$ BEGIN
             IF obj_description(to_regclass('{table}'), 'pg_class') = '{MADE_HERE}' THEN
-                {"" if option("allow_data_loss") else refuse_rows(table)}
+                {"" if option("allow_data_loss") else refuse_rows(table, table)}
                 DROP TABLE {table};
             END IF;
         END $do$
@@ -91,14 +156,14 @@ def drop_if_made_here(table: str) -> None:
 
 def drop_tables(*names: str) -> None:
     """Drop tables in the given order; refuses one that holds rows unless the run has `allow_data_loss=1`."""
-    # The search_path of a tenant goes on to the default tenant's schema: an unqualified name could be found there.
-    schema = option("schema")
-    names = tuple(name if "." in name else qualified(schema, name) for name in names)
+    tables = {_full_name(name): name for name in names}
+    if (doomed := _rehearsal.get()) is not None:
+        doomed.tables.update(tables)
     if not option("allow_data_loss"):
-        for name in names:
-            ddl(f"DO $$ BEGIN {refuse_rows(name)} END $$")
-    for name in names:
-        ddl(f"DROP TABLE {name}")
+        for table, name in tables.items():
+            ddl(f"DO $$ BEGIN {refuse_rows(table, name)} END $$")
+    for table in tables:
+        ddl(f"DROP TABLE {table}")
 
 
 def build_indexes(table: str, made_by: str, indexes: Mapping[str, str], *, unique: bool = False) -> None:
@@ -107,6 +172,8 @@ def build_indexes(table: str, made_by: str, indexes: Mapping[str, str], *, uniqu
     A table that may hold rows gets them CONCURRENTLY, outside of a transaction, so that it is written meanwhile: what
     the revision did before is committed, and must bear to be done again. An empty one gets them in the transaction.
     """
+    if _rehearsal.get() is not None:
+        return
     schema, create = option("schema"), "CREATE UNIQUE INDEX" if unique else "CREATE INDEX"
     if context.is_offline_mode():
         start = context.get_starting_revision_argument()
@@ -133,12 +200,10 @@ _SCHEMA_OF = """
 
 def refuse_values(table: str, condition: str, what: str) -> None:
     """Go no further when rows of a table meet the condition, unless the run has `allow_data_loss=1`."""
+    if (doomed := _rehearsal.get()) is not None:
+        doomed.values.append((_full_name(table), table, condition, what))
     if not option("allow_data_loss"):
-        name = qualified(option("schema"), table)
-        ddl(
-            f"DO $$ BEGIN IF EXISTS (SELECT FROM {name} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001',"
-            f" MESSAGE = 'table {table} holds rows {what}, which this downgrade would forget'; END IF; END $$"
-        )
+        ddl(f"DO $$ BEGIN {refuse_rows(_full_name(table), table, condition, what)} END $$")
 
 
 def trigram_index(table: str, column: str) -> None:

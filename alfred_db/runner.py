@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, exc, text
 
-from . import preflight, scope
-from .config import migration_url, tenant_schema
+from . import preflight, revisions, scope
+from .config import command, migration_url, tenant_schema
 from .engines import passing_engine
 from .errors import AlfredDBError, ConflictError, MigrationLockTimeout, SchemaTooNewError, translated
 from .locking import locked
-from .migrate import VERSION_TABLE, current
-from .statements import create_schema, drop_schema, qualified, quoted
+from .migrate import current, home
+from .statements import VERSION_TABLE, create_schema, drop_schema, mark_version_table, qualified, search_path
 
 __all__ = ["run"]
 
@@ -54,13 +54,13 @@ def _run_offline() -> None:
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},
         literal_binds=True,
+        on_version_apply=_mark_offline,
         **_settings(schema),
     )
-    context.execute(f"SET lock_timeout = '{preflight.TABLE_LOCK_TIMEOUT}'")
     if schema is not None:
         context.execute(create_schema(schema))
-        context.execute(f"SET search_path = {quoted(schema)}, public, extensions")
-    context.execute(_FIND_EXTENSIONS)
+    _settle_offline(schema)
+    _look_offline()
     with context.begin_transaction():
         context.run_migrations()
     if _destination() == "base":
@@ -69,14 +69,51 @@ def _run_offline() -> None:
             context.execute(drop_schema(schema))
 
 
+def _look_offline() -> None:
+    """Begin the script of a downgrade with a look at all that it would drop; the transaction changes nothing."""
+    from alembic import context
+
+    migration: Any = context.get_context()
+    steps = migration._migrations_fn(migration.get_current_heads(), migration)
+    look = revisions.look_for_rows([step.migration_fn for step in steps if not step.is_upgrade])
+    if look is not None:
+        migration.impl.emit_begin()
+        migration.impl.static_output(f"{look};")
+        migration.impl.static_output("ROLLBACK;")
+
+
+def _mark_offline(ctx: Any, step: Any, *_: Any, **__: Any) -> None:
+    if step.is_upgrade and not step.source_revision_ids:
+        schema = _schema()
+        ctx.execute(mark_version_table(schema, tenant=schema is not None))
+
+
 _FIND_EXTENSIONS = """
     DO $$ BEGIN
         PERFORM set_config(
-            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), false)
+            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), true
+        )
         FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
         WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (current_schemas(true));
     END $$
 """
+
+
+def _settle_offline(schema: str | None) -> None:
+    """Have each transaction of the script set up what it needs, so that none is left in the session that runs it."""
+    from alembic import context
+
+    impl: Any = context.get_context().impl
+    emit_begin = impl.emit_begin
+
+    def begin() -> None:
+        emit_begin()
+        impl.static_output(f"SET LOCAL lock_timeout = '{preflight.TABLE_LOCK_TIMEOUT}';")
+        if schema is not None:
+            impl.static_output(search_path([schema, "public", "extensions"]) + ";")
+        impl.static_output(_FIND_EXTENSIONS.strip() + ";")
+
+    impl.emit_begin = begin
 
 
 def _run_online() -> None:
@@ -89,22 +126,23 @@ def _run_online() -> None:
     with engine.connect() as connection:
         if schema is not None:
             preflight.refuse_default(connection, schema)
+        at = home(connection) if schema is None else schema
+        context.config.attributes["home"] = at
+        preflight.settle(connection, at)
         done = _is_at(connection, schema, destination)
         connection.rollback()
         if destination is None:
-            # The types of what is compared are looked for there; to the end of the transaction.
-            connection.execute(text(_FIND_EXTENSIONS.replace(", false)", ", true)")))
-            _configure_and_run(connection, schema)
+            _configure(connection, schema)
+            with context.begin_transaction():
+                context.run_migrations()
         if destination is None or done:
             return
-        with locked(engine, schema):
+        with locked(engine, schema, beside=connection):
             if not _is_at(connection, schema, destination):
-                preflight.prepare(connection, schema)
-                if schema is None:
-                    _refuse_to_leave_tenants(connection)
-                _run_with_retries(connection, schema)
+                preflight.prepare(connection, schema, at)
+                _run_with_retries(connection, schema, at)
             if destination == "base":
-                _leave_no_trace(connection, schema)
+                _leave_no_trace(connection, schema, at)
 
 
 def _schema() -> str | None:
@@ -133,12 +171,11 @@ def _settings(schema: str | None) -> dict[str, Any]:
     }
 
 
-def _configure_and_run(connection: Connection, schema: str | None) -> None:
+def _configure(connection: Connection, schema: str | None) -> Any:
     from alembic import context
 
     context.configure(connection=connection, **_settings(schema))
-    with context.begin_transaction():
-        context.run_migrations()
+    return context.get_context()
 
 
 def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
@@ -154,20 +191,43 @@ def _is_at(connection: Connection, schema: str | None, destination: str | None) 
     return (found or "base") == destination
 
 
-def _refuse_to_leave_tenants(connection: Connection) -> None:
-    """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
+def _steps(connection: Connection, migration: Any) -> list[Any]:
+    found = list(migration._migrations_fn(migration.get_current_heads(), migration))
+    connection.rollback()
+    return found
+
+
+def _run(connection: Connection, migration: Any, schema: str | None, at: str | None) -> None:
     from alembic import context
 
-    context.configure(connection=connection, **_settings(None))
-    migration = context.get_context()
-    steps = migration._migrations_fn(migration.get_current_heads(), migration)  # type: ignore[misc]
+    steps = _steps(connection, migration)
     undone = [step.migration_fn for step in steps if not step.is_upgrade]
+    if undone:
+        if schema is None:
+            _refuse_to_leave_tenants(connection, undone)
+        if (look := revisions.look_for_rows(undone)) is not None:
+            connection.execute(text(look))
+            connection.rollback()
+    elif steps:
+        with connection.begin():
+            migration._ensure_version_table()
+            if connection.scalar(text(_UNMARKED), {"table": qualified(at, VERSION_TABLE)}):
+                connection.execute(text(mark_version_table(at, tenant=schema is not None)))
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+_UNMARKED = "SELECT pg_catalog.obj_description(to_regclass(:table), 'pg_class') IS NULL"
+
+
+def _refuse_to_leave_tenants(connection: Connection, undone: list[Any]) -> None:
+    """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
     if any(getattr(step, "shared", False) for step in undone) and (
         tenants := connection.scalars(text(_TENANTS), {"table": VERSION_TABLE}).all()
     ):
         raise ConflictError(
             f"tenants of this database need what would be removed: {', '.join(tenants)}; remove each of them first"
-            f" (alembic -x schema={tenants[0]} downgrade base)"
+            f" ({command('downgrade base', connection.engine.url, tenants[0])})"
         )
     connection.rollback()
 
@@ -179,11 +239,12 @@ _TENANTS = """
 """
 
 
-def _run_with_retries(connection: Connection, schema: str | None) -> None:
+def _run_with_retries(connection: Connection, schema: str | None, at: str | None) -> None:
     """A revision that cannot get a lock in time steps back, so that others go on, and is tried again."""
+    migration = _configure(connection, schema)
     for attempt in range(1, TRIES + 1):
         try:
-            _configure_and_run(connection, schema)
+            _run(connection, migration, schema, at)
             return
         except exc.DBAPIError as error:
             connection.rollback()
@@ -214,9 +275,9 @@ def _oldest_transactions(connection: Connection) -> str:
     )
 
 
-def _leave_no_trace(connection: Connection, schema: str | None) -> None:
+def _leave_no_trace(connection: Connection, schema: str | None, at: str | None) -> None:
     """What Alembic itself would leave behind: the version table, and the tenant's schema if it is empty."""
-    connection.execute(text(f"DROP TABLE IF EXISTS {qualified(schema, VERSION_TABLE)}"))
+    connection.execute(text(f"DROP TABLE IF EXISTS {qualified(at, VERSION_TABLE)}"))
     if schema is not None:
         connection.execute(text(drop_schema(schema)))
     connection.commit()

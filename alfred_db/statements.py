@@ -2,9 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from .models.base import MADE_HERE
 
-__all__ = ["create_schema", "drop_schema", "qualified", "quoted", "refuse_rows", "trigger"]
+__all__ = [
+    "VERSION_TABLE",
+    "VERSION_TABLES",
+    "Look",
+    "create_schema",
+    "drop_schema",
+    "mark_version_table",
+    "name_tables_with_rows",
+    "qualified",
+    "quoted",
+    "refuse_rows",
+    "search_path",
+    "trigger",
+]
+
+VERSION_TABLE = "alfred_db_version"
+"""Ours alone, in the tenant's schema: a host application's `alembic_version` is not touched."""
+
+_OF_TENANT = f"{MADE_HERE}: a tenant"
+_OF_DEFAULT = f"{MADE_HERE}: the default tenant"
+
+# A version table without a comment comes from an earlier release: a named tenant has all tables in its one schema.
+VERSION_TABLES = f"""
+    SELECT
+        nspname AS schema,
+        CASE pg_catalog.obj_description(version.oid, 'pg_class')
+            WHEN '{_OF_TENANT}' THEN true
+            WHEN '{_OF_DEFAULT}' THEN false
+            ELSE EXISTS (
+                SELECT FROM pg_catalog.pg_class AS own
+                WHERE own.relnamespace = version.relnamespace AND own.relname = 'working_memory'
+            )
+        END AS tenant,
+        pg_catalog.array_position(pg_catalog.current_schemas(false), nspname) AS place
+    FROM pg_catalog.pg_class AS version
+    JOIN pg_catalog.pg_namespace ON pg_namespace.oid = version.relnamespace
+    WHERE version.relname = '{VERSION_TABLE}' AND version.relkind IN ('r', 'p')
+"""
+"""The version tables of a database: their schemas, whether these are named tenants', and their place in the search_path."""
 
 
 def quoted(name: str) -> str:
@@ -15,6 +56,17 @@ def quoted(name: str) -> str:
 def qualified(schema: str | None, name: str) -> str:
     """A name in a schema; None leaves it to the search_path."""
     return name if schema is None else f"{quoted(schema)}.{name}"
+
+
+def search_path(names: Sequence[str]) -> str:
+    """Set the search_path for this transaction; a temporary table never stands for one of ours."""
+    return f"SET LOCAL search_path = {', '.join([*(quoted(name) for name in names), 'pg_temp'])}"
+
+
+def mark_version_table(home: str | None, *, tenant: bool) -> str:
+    """Say on a version table whose it is, so that a search_path cannot make one tenant pass for another."""
+    comment = _OF_TENANT if tenant else _OF_DEFAULT
+    return f"COMMENT ON TABLE {qualified(home, VERSION_TABLE)} IS '{comment}'"
 
 
 def create_schema(name: str) -> str:
@@ -52,11 +104,80 @@ def trigger(table: str) -> str:
     )
 
 
-def refuse_rows(table: str) -> str:
-    """The part of a DO block that goes no further when the table holds rows."""
+def refuse_rows(table: str, name: str, condition: str = "true", what: str = "") -> str:
+    """The part of a DO block that goes no further when a table holds rows; `name` is how the message names it.
+
+    The lock comes first, as nobody else sees a row of a transaction that has not committed. `condition` says which rows
+    count, and `what` these are.
+    """
+    rows, loss = f"rows {what}" if what else "rows", "forget" if what else "destroy"
     return (
-        f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
-        f" {_literal(f'table {table} holds rows, which this downgrade would destroy')}; END IF;"
+        f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; {_lift_policies(table)}"
+        f" IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
+        f" {_literal(f'table {name} holds {rows}, which this downgrade would {loss}')}; END IF; {_force_policies(table)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A table that a downgrade drops, or drops a column of, and which of its rows are in the way."""
+
+    table: str
+    name: str
+    """For people."""
+    condition: str = "true"
+    what: str = ""
+    only_if_made_here: bool = False
+
+
+def name_tables_with_rows(looks: Sequence[Look]) -> str:
+    """A DO block that fails with the names of all tables whose rows are in the way; to be rolled back.
+
+    It waits for those who write, so that their rows are seen, and not for those who read.
+    """
+    return f"""DO $look$
+        DECLARE
+            holding text[] := ARRAY[]::text[];
+        BEGIN{"".join(_look(look) for look in looks)}
+            IF cardinality(holding) > 0 THEN
+                RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE = format(
+                    CASE cardinality(holding) WHEN 1 THEN 'table %s holds rows' ELSE 'tables %s hold rows' END
+                    || ', which this downgrade would destroy',
+                    array_to_string(holding, ', ')
+                );
+            END IF;
+        END
+        $look$"""
+
+
+def _look(look: Look) -> str:
+    found = f"to_regclass({_literal(look.table)})"
+    made_here = f" AND obj_description({found}, 'pg_class') = '{MADE_HERE}'" if look.only_if_made_here else ""
+    holds = f"{look.name} ({look.what})" if look.what else look.name
+    return f"""
+            IF {found} IS NOT NULL{made_here} THEN
+                LOCK TABLE {look.table} IN SHARE MODE;
+                {_lift_policies(look.table)}
+                IF EXISTS (SELECT FROM {look.table} WHERE {look.condition}) THEN
+                    holding := holding || {_literal(holds)}::text;
+                END IF;
+            END IF;"""
+
+
+def _lift_policies(table: str) -> str:
+    """Have no policy hide rows, not even one that is forced on the owner; for the rest of the transaction."""
+    return (
+        f"IF (SELECT relforcerowsecurity FROM pg_class WHERE oid = {_literal(table)}::regclass)"
+        f" THEN ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;"
+        f" PERFORM set_config('alfred_db.forced', {_literal(table)}, true); END IF;"
+        " PERFORM set_config('row_security', 'off', true);"
+    )
+
+
+def _force_policies(table: str) -> str:
+    return (
+        f"IF current_setting('alfred_db.forced', true) = {_literal(table)} THEN"
+        f" ALTER TABLE {table} FORCE ROW LEVEL SECURITY; END IF; PERFORM set_config('row_security', 'on', true);"
     )
 
 

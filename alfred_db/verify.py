@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import Connection, Index, Table, make_url, text
 
 from . import extensions, migrate
+from .config import command
 from .errors import SchemaDriftError, SchemaOutdatedError, SchemaTooNewError
 from .models import Base
 from .models.base import SHARED_SCHEMAS, schema_translate_map
 from .models.functions import FUNCTIONS, OWN_FUNCTIONS
-from .statements import qualified
+from .statements import qualified, quoted
 
 __all__ = ["Problem", "problems", "verify"]
 
@@ -44,21 +45,22 @@ def verify(connection: Connection, schema: str | None = None) -> None:
     extensions.require(facts)
     revisions = _revisions()
     newest = revisions[-1]
+    home = migrate.home(connection) if schema is None else None
     found = migrate.current(connection, schema)
     if found is not None and found not in revisions:
         raise SchemaTooNewError(
             f"the database is at revision {found!r}, which this version of alfred-db does not know:"
             " upgrade alfred-db, or connect to another database"
         )
-    wrong = problems(connection, schema, facts)
-    command = "alembic upgrade head" if schema is None else f"alembic -x schema={schema} upgrade head"
+    wrong = problems(connection, schema, facts, home)
+    upgrade = command("upgrade", connection.engine.url, schema)
     if found not in (None, newest):
         raise SchemaOutdatedError(
-            f"the database is at {found}, this version of alfred-db needs {newest}: run `{command}`"
+            f"the database is at {found}, this version of alfred-db needs {newest}: run {upgrade}"
         )
     if wrong and found is None:
         raise SchemaOutdatedError(
-            f"the database has no schema of alfred-db ({len(wrong)} things are missing): run `{command}`"
+            f"the database has no schema of alfred-db ({len(wrong)} things are missing): run {upgrade}"
         )
     if wrong:
         advice = "restore it, or downgrade below the named revision and upgrade again"
@@ -78,21 +80,28 @@ def require_shared(connection: Connection) -> None:
     ]
     if wrong:
         raise SchemaOutdatedError(
-            f"the shared catalogs are incomplete ({_listed(wrong)}): run `alembic upgrade head` without a schema first"
+            f"the shared catalogs are incomplete ({_listed(wrong)}): run {command('upgrade', connection.engine.url)}"
+            " without a schema first"
         )
 
 
 def problems(
-    connection: Connection, schema: str | None = None, facts: extensions.Facts | None = None
+    connection: Connection,
+    schema: str | None = None,
+    facts: extensions.Facts | None = None,
+    home: str | None = None,
 ) -> list[Problem]:
-    """Everything in which the live schema differs from the models, tables first."""
+    """Everything in which the live schema differs from the models, tables first.
+
+    `home` is the schema of the default tenant's unqualified tables; None leaves it to the search_path.
+    """
     facts = facts or extensions.probe(connection)
     mapping = schema_translate_map(schema) or {}
     tables: dict[str, Table] = {}
     external: set[str] = set()
     for table in Base.metadata.sorted_tables:
-        home = mapping.get(table.schema, table.schema)
-        name = qualified(home, table.name)
+        place = mapping.get(table.schema, table.schema) or home
+        name = qualified(place, table.name)
         tables[name] = table
         if not facts.shared_tables.get(table.fullname, True):
             external.add(name)
@@ -115,7 +124,30 @@ def problems(
     present = {name: table for name, table in tables.items() if name in live.columns}
     found += _triggers(present, external, live.triggers)
     found += _functions(connection)
+    if home is not None:
+        found += _hidden(
+            connection, [(name, table) for name, table in present.items() if table.schema is None]
+        )
     return found
+
+
+def _hidden(connection: Connection, tables: Sequence[tuple[str, Table]]) -> Iterator[Problem]:
+    """Tables of the default tenant whose names mean something else, which the search_path finds before them."""
+    numbers = connection.scalars(
+        text(
+            "SELECT number FROM unnest(CAST(:full AS text[]), CAST(:short AS text[])) WITH ORDINALITY AS given (name, short, number)"
+            " WHERE to_regclass(short) IS DISTINCT FROM to_regclass(name)"
+        ),
+        {"full": [name for name, _ in tables], "short": [quoted(table.name) for _, table in tables]},
+    )
+    for number in numbers:
+        name, table = tables[int(number) - 1]
+        yield Problem(
+            f"table {table.fullname}",
+            f"the search_path to find {name}",
+            "another one before it; put its schema first in the search_path",
+            _made_by("TABLE", table.name),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,11 @@ def running(binaries: Path, *, password: str | None = None, setting: str = "") -
 
 
 @contextmanager
-def pgbouncer(url: URL) -> Iterator[URL]:
-    """PgBouncer in transaction mode in front of a server that asks for no password, with two connections to it."""
+def pgbouncer(url: URL, mode: str = "transaction", *, size: int = 2, settings: str = "") -> Iterator[URL]:
+    """PgBouncer in front of a server that asks for no password, with two connections to it for each database.
+
+    `settings` are more lines of its configuration.
+    """
     binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if binary is None:
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
@@ -129,7 +132,8 @@ def pgbouncer(url: URL) -> Iterator[URL]:
         port = free_port()
         (folder / "pgbouncer.ini").write_text(
             f"[databases]\n* = {server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-            "unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+            f"unix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = {size}\n"
+            f"{settings}\n"
         )
         process = subprocess.Popen(
             [binary, "-q", "pgbouncer.ini"], cwd=folder, stderr=subprocess.DEVNULL, **user

@@ -339,7 +339,7 @@ async def test_a_database_without_the_schema_says_what_to_run(empty_url: URL) ->
     for door in (begin, verify, async_begin, async_verify):
         error = await fails(door, rendered(empty_url))
         assert isinstance(error, SchemaError)
-        assert "run `alembic upgrade head`" in str(error) or "extension" in str(error)
+        assert "`alfred-db upgrade" in str(error) or "extension" in str(error)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\udcff"])

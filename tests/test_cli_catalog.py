@@ -145,7 +145,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(run: Run) -> None:
 def test_a_database_without_the_tables_is_one_line(empty_url: URL) -> None:
     done = on(empty_url)("catalog", "load")
     assert done.exit_code == 2
-    assert "run `alembic upgrade head`" in done.stderr
+    assert "`alfred-db upgrade` with its --url" in done.stderr
 
 
 # maintain

@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine, create_engine, exc, func, select, text
 
 from alfred_db import Agent, AsyncDatabase, Database
 from alfred_db.config import parse_url
-from alfred_db.errors import ConflictError, DatabaseUnavailable
+from alfred_db.errors import ConfigurationError, ConflictError, DatabaseUnavailable
 from alfred_db.repositories._async.direct import fetch_rows
 
 
@@ -300,7 +300,7 @@ async def test_pgbouncer_without_the_setting_is_refused_in_words(database_url: U
     with (
         pgbouncer(database_url) as url,
         Database(url) as database,
-        pytest.raises(DatabaseUnavailable, match="unsupported startup parameter"),
+        pytest.raises(ConfigurationError, match='pooler="transaction"'),
     ):
         agents(database)
 

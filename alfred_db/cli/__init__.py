@@ -95,9 +95,22 @@ def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) 
 @url_option
 @schema_option
 @click.option("--allow-data-loss", is_flag=True, help="Drop tables that hold rows, too.")
-def downgrade(revision: str, url: str | None, schema: str | None, allow_data_loss: bool) -> None:
-    """Take the database back to REVISION; `base` for nothing of ours."""
-    migrate.downgrade(url, revision, schema=schema, allow_data_loss=allow_data_loss)
+@click.option("--yes", is_flag=True, help="Do not ask, as on a terminal it would.")
+def downgrade(revision: str, url: str | None, schema: str | None, allow_data_loss: bool, yes: bool) -> None:
+    """Take the database back to REVISION; `base` for nothing of ours.
+
+    Exit status: 0 done, 1 the answer was no, 2 refused or failed, such as when a table holds rows.
+    """
+    target = migration_url(url)
+    if not yes and sys.stdin.isatty():
+        tenant = "the default tenant" if schema is None else f"the tenant {schema}"
+        rows = ", with the rows in them" if allow_data_loss else ""
+        click.confirm(
+            f"Take {tenant} of {target.render_as_string(hide_password=True)} back to {revision}, and drop what came"
+            f" after{rows}?",
+            abort=True,
+        )
+    migrate.downgrade(target, revision, schema=schema, allow_data_loss=allow_data_loss)
 
 
 @main.command()

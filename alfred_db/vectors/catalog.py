@@ -11,7 +11,7 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.schema import CreateIndex
 
 from .. import extensions
-from ..config import tenant_schema
+from ..config import command, tenant_schema
 from ..errors import SchemaDriftError, SchemaOutdatedError, translated
 from ..models import Base
 from ..models.base import schema_translate_map, table_of
@@ -41,15 +41,15 @@ def status(connection: Connection, schema: str | None = None) -> list[IndexStatu
     faults = tuple(
         line for line in extensions.warnings(facts) if line.startswith("vector ") and "before" in line
     )
-    tenant = "" if schema is None else f" --schema {schema}"
     for number, (name, model) in enumerate(zip(names, models().values(), strict=True), 1):
         known, own = vector_index(model), [row for row in rows if row.number == number]
         if not own[0].there:
-            command = "alembic upgrade head" if schema is None else f"alembic -x schema={schema} upgrade head"
-            raise SchemaOutdatedError(f"table {name} does not exist: run `{command}`")
+            run = command("upgrade", connection.engine.url, schema)
+            raise SchemaOutdatedError(f"table {name} does not exist: run {run}")
         for row in own:
             if row.name is not None:
-                found.append(_status(row, facts, faults, tenant))
+                rebuild = command(f"vectors rebuild --index {row.name}", connection.engine.url, schema)
+                found.append(_status(row, facts, faults, rebuild))
         for home in dict.fromkeys((row.schema, row.table) for row in own if row.table is not None):
             here = [row for row in own if (row.schema, row.table) == home]
             if not any(known.name in (row.name, row.parent) for row in here):
@@ -57,17 +57,16 @@ def status(connection: Connection, schema: str | None = None) -> list[IndexStatu
     return found
 
 
-def _status(row: Any, facts: extensions.Facts, faults: tuple[str, ...], tenant: str) -> IndexStatus:
+def _status(row: Any, facts: extensions.Facts, faults: tuple[str, ...], rebuild: str) -> IndexStatus:
     state, warnings = IndexState.VALID, faults
-    command = f"`alfred-db vectors rebuild{tenant} --index {row.name}`"
     if row.building:
         state = IndexState.BUILDING
     elif not row.valid and _LEFT.search(row.name):
         state = IndexState.LEFTOVER
-        warnings = (f"left of a rebuild that failed; {command} drops it",)
+        warnings = (f"left of a rebuild that failed; {rebuild} drops it",)
     elif not row.valid:
         state = IndexState.INVALID
-        warnings = (f"invalid, so that no search uses it: {command}", *faults)
+        warnings = (f"invalid, so that no search uses it: {rebuild}", *faults)
     # The coordinator of Citus holds no rows, and reads no index: the workers do.
     elsewhere = facts.citus and row.rows <= 0
     return IndexStatus(

@@ -147,7 +147,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_quickstart_says_what_to_do_before_the_migration(empty_url: URL) -> None:
     done = run_quickstart(empty_url)
     assert done.returncode == 1
-    assert "run `alembic upgrade head`" in done.stderr
+    assert "`alfred-db upgrade`" in done.stderr
 
 
 def test_the_quickstart_works_twice(database_url: URL) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import URL, MetaData
 
 from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.cli import main
+from alfred_db.config import command as command_line
 from alfred_db.errors import SchemaDriftError
 
 from .catalog import (
@@ -111,7 +112,7 @@ def test_the_command_upgrades_and_goes_back(empty_url: URL) -> None:
     assert "table tasks holds rows" in command("downgrade", REVISIONS[6], *url, status=2)
     command("downgrade", REVISIONS[6], "--allow-data-loss", *url)
     assert command("current", *url) == f"{REVISIONS[6]}\n"
-    assert "run `alembic upgrade head`" in command("check", *url, status=2)
+    assert f"run {command_line('upgrade', empty_url)} first" in command("check", *url, status=2)
     assert [line.split()[0] for line in command("history").splitlines()] == REVISIONS
     assert command("sql") == migrate.sql()
     assert command("sql", f"{REVISIONS[6]}:{REVISIONS[7]}") == migrate.sql(f"{REVISIONS[6]}:{REVISIONS[7]}")

@@ -93,7 +93,7 @@ def test_a_tenant_goes_up_and_down_step_by_step(default_url: URL) -> None:
 def test_a_tenant_without_the_shared_catalogs_is_refused(empty_url: URL) -> None:
     before = snapshot(empty_url)
     with pytest.raises(
-        SchemaOutdatedError, match=r"shared catalogs.*run `alembic upgrade head` without a schema"
+        SchemaOutdatedError, match=r"shared catalogs.*run `alfred-db upgrade --url \S+` without a schema"
     ):
         migrate.upgrade(empty_url, schema="acme")
     assert differences(before, snapshot(empty_url)) == []

@@ -14,6 +14,7 @@ from servers import pgbouncer
 from sqlalchemy import NullPool, create_engine, event, text
 
 from alfred_db import Database, Document
+from alfred_db.config import command
 from alfred_db.errors import (
     ConfigurationError,
     ConflictError,
@@ -32,10 +33,8 @@ def test_what_is_invalid_is_rebuilt_and_nothing_else(tenant: Database) -> None:
     invalidate(tenant, f"{PARTITIONS[2]}_embedding_idx")
     broken = [one for one in indexes(tenant) if not one.valid]
     assert [one.state for one in broken] == [IndexState.INVALID] * 2
-    named = "" if tenant.schema is None else " --schema acme"
-    assert told(broken[0]) == [
-        f"invalid, so that no search uses it: `alfred-db vectors rebuild{named} --index {DOCUMENTS}`"
-    ]
+    run = command(f"vectors rebuild --index {DOCUMENTS}", tenant.url, tenant.schema)
+    assert told(broken[0]) == [f"invalid, so that no search uses it: {run}"]
     before = {table: files(tenant, table) for table in TABLES[:-1]}
     done = rebuild(tenant.engine)
     assert [(one.schema, one.table, one.dropped) for one in done] == [

@@ -116,10 +116,12 @@ def test_a_missing_index_is_listed_with_what_makes_it(tenant: Database) -> None:
 def test_a_database_without_the_tables_is_told_what_to_run(empty_url: URL, database: Database) -> None:
     with Database(empty_url) as empty:
         sql(empty, "CREATE EXTENSION vector")
-        with pytest.raises(SchemaOutdatedError, match="documents does not exist: run `alembic upgrade head`"):
+        with pytest.raises(
+            SchemaOutdatedError, match="documents does not exist: run `alfred-db upgrade --url "
+        ):
             indexes(empty)
     with database.engine.connect() as connection:
-        with pytest.raises(SchemaOutdatedError, match="alembic -x schema=nobody upgrade head"):
+        with pytest.raises(SchemaOutdatedError, match=r"alfred-db upgrade --url .* --schema nobody`"):
             status(connection, "nobody")
         with pytest.raises(ConfigurationError, match="the name of a tenant"):
             status(connection, 'a"; DROP TABLE documents; --')

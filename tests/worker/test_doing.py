@@ -242,7 +242,7 @@ def test_draining_takes_over_from_vanished_workers_first(colour: Colour, db: Dat
 
 
 def test_what_no_waiting_mends_ends_the_worker(colour: Colour, empty_url: URL) -> None:
-    with Database(empty_url) as database, pytest.raises(Exception, match="alembic upgrade head"):
+    with Database(empty_url) as database, pytest.raises(Exception, match="alfred-db upgrade"):
         colour.drain(database, {"X": nothing})
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TextualSelect
 
 from ...checks import within
+from ...config import command
 from ...errors import (
     ConflictError,
     ExtensionMissingError,
@@ -146,10 +147,11 @@ class Partitions(Repository):
 
     def _require_cron(self) -> None:
         if not (self._read(queries.cron_installed()))[0][0]:
+            engine = self._session.get_bind().engine
+            mapping: dict[str | None, str] = engine.get_execution_options().get("schema_translate_map") or {}
             raise ExtensionMissingError(
-                "pg_cron is not installed in this database: run `alfred-db maintain` from cron instead, such as"
-                " `17 3 * * * alfred-db maintain`, or CREATE EXTENSION pg_cron in the database that"
-                " cron.database_name names"
+                f"pg_cron is not installed in this database: have cron run {command('maintain', engine.url, mapping.get(None))}"
+                " once a night instead, or CREATE EXTENSION pg_cron in the database that cron.database_name names"
             )
 
     def _read(self, statement: TextualSelect) -> Sequence[Row[*tuple[Any, ...]]]:
