@@ -186,7 +186,7 @@ _PROBE = text("""
             SELECT pg_catalog.json_object_agg(name, setting) FROM settings
             WHERE name IN (
                 'azure.extensions', 'rds.allowed_extensions', 'cron.database_name',
-                'cluster_name', 'data_directory', 'unix_socket_directories', 'server_encoding'
+                'cluster_name', 'data_directory', 'unix_socket_directories', 'search_path', 'server_encoding'
             )
         ) AS settings,
         (
@@ -279,7 +279,7 @@ def probe(connection: Connection) -> Facts:
         superuser=row.superuser,
         can_create_schema=row.can_create_schema,
         home=row.home,
-        search_path=row.search_path,
+        search_path=settings.get("search_path", '"$user", public'),
         schemas=tuple(Schema(*found) for found in row.schemas or ()),
         extensions=tuple(status(extension) for extension in EXTENSIONS),
         allowed=allowed,

@@ -12,6 +12,7 @@ from typing import Any
 from alembic import context, op
 from sqlalchemy import text
 
+from .models import Base
 from .models.base import MADE_HERE, TENANT_SCHEMAS
 from .statements import (
     Look,
@@ -111,10 +112,20 @@ def ddl(sql: str) -> None:
 
 
 def _at_home(sql: str) -> str:
+    """SQL with the tables of a tenant by their schema: the search_path goes on to where others may have the names."""
     schema = option("schema")
-    if schema is None:
+    if schema is not None:
+        sql = re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{quoted(schema)}.", sql)
+    home = schema or option("home")
+    if home is None:
         return sql
-    return re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{quoted(schema)}.", sql)
+    return _UNQUALIFIED.sub(lambda found: f"{found.group(1)}{quoted(home)}.{found.group(2)}", sql)
+
+
+_UNQUALIFIED = re.compile(
+    r"(\b(?:TABLE|ON|INTO|UPDATE|FROM|JOIN|REFERENCES|OF)(?: IF EXISTS| ONLY)*\s+)"
+    rf"({'|'.join(table.name for table in Base.metadata.sorted_tables if table.schema is None)})\b(?![.'\"])"
+)
 
 
 def _full_name(table: str) -> str:
