@@ -260,7 +260,8 @@ def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
                 _ask(dbapi_connection, f"SET {name} = {RELIED_ON[name]}")
         if not looked:
             odd, tenant = _ask(
-                dbapi_connection, f"SELECT (SELECT pg_catalog.string_agg(name, ', ') {_ODD}), {_TENANT_IN_PATH}"
+                dbapi_connection,
+                f"SELECT (SELECT pg_catalog.string_agg(name, ', ') {_ODD}), {_TENANT_IN_PATH}",
             )
             if default_tenant:
                 with _closed_on_error(dbapi_connection):

@@ -122,8 +122,9 @@ def _at_home(sql: str) -> str:
     return _UNQUALIFIED.sub(lambda found: f"{found.group(1)}{quoted(home)}.{found.group(2)}", sql)
 
 
+# What is created goes to the first schema of the search_path, which is the one meant.
 _UNQUALIFIED = re.compile(
-    r"(\b(?:TABLE|ON|INTO|UPDATE|FROM|JOIN|REFERENCES|OF)(?: IF EXISTS| ONLY)*\s+)"
+    r"(\b(?:(?<!CREATE )TABLE|ON|INTO|UPDATE|FROM|JOIN|REFERENCES|OF)(?: IF EXISTS| ONLY)*\s+)"
     rf"({'|'.join(table.name for table in Base.metadata.sorted_tables if table.schema is None)})\b(?![.'\"])"
 )
 
