@@ -157,7 +157,7 @@ def _events(connection: Connection) -> list[str]:
 
 def _functions(connection: Connection) -> list[str]:
     """What raw SQL may miss: a dump of a database with uuid-ossp is restored without its function elsewhere."""
-    lost = "SELECT to_regclass('extensions.alfred_db_capabilities') IS NOT NULL AND to_regprocedure(:name) IS NULL"
+    lost = "SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities') IS NOT NULL AND pg_catalog.to_regprocedure(:name) IS NULL"
     name = "extensions.uuid_generate_v4()"
     if not connection.scalar(text(lost), {"name": name}):
         return []

@@ -181,6 +181,11 @@ def warnings(facts: Facts) -> list[str]:
             )
         if extension.tier is Tier.WANTED and not extension.replaced and not status.installed:
             found.append(f"{extension.name} is not installed: {extension.without}")
+    found += [
+        f"schema {quoted(schema)}: {role} may create in it, and so put functions and operators where the SQL of others finds"
+        f" them in the place of PostgreSQL's own; its owner runs: REVOKE CREATE ON SCHEMA {quoted(schema)} FROM {role};"
+        for schema, role in facts.creators
+    ]
     return found
 
 

@@ -145,6 +145,8 @@ class Facts:
     allowed: tuple[str, ...] | None = None
     """Extensions that the platform lets anybody create, "*" for all; None: it has no such list."""
     citus: bool = False
+    creators: tuple[tuple[str, str], ...] = ()
+    """Schemas of the search_path, with the roles that may create in them, other than their owners and this role."""
     read_only: bool = False
     """A standby, or a session that may only read."""
     encoding: str = "UTF8"
@@ -207,6 +209,16 @@ _PROBE = text("""
             FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
             WHERE pg_catalog.concat(nspname, '.', relname) = ANY (CAST(:others AS text[]))
         ) AS shared_tables,
+        (
+            SELECT pg_catalog.json_agg(pg_catalog.json_build_array(nspname, grantee) ORDER BY nspname, grantee)
+            FROM (
+                SELECT nspname, CASE WHEN acl.grantee = '0'::oid THEN 'PUBLIC'
+                    ELSE pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(acl.grantee) AS text)) END AS grantee
+                FROM pg_catalog.pg_namespace CROSS JOIN LATERAL pg_catalog.aclexplode(nspacl) AS acl
+                WHERE nspname = ANY (pg_catalog.current_schemas(false)) AND acl.privilege_type = 'CREATE'
+                    AND acl.grantee <> nspowner AND pg_catalog.pg_get_userbyid(acl.grantee) <> current_user
+            ) AS granted
+        ) AS creators,
         (
             SELECT pg_catalog.json_object_agg(wanted.name, pg_catalog.json_build_object(
                 'installed', extversion,
@@ -284,6 +296,7 @@ def probe(connection: Connection) -> Facts:
         extensions=tuple(status(extension) for extension in EXTENSIONS),
         allowed=allowed,
         citus=row.citus,
+        creators=tuple((schema, role) for schema, role in row.creators or ()),
         read_only=row.read_only,
         encoding=settings.get("server_encoding", "UTF8"),
         shared_tables=row.shared_tables or {},

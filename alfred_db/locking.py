@@ -24,10 +24,10 @@ LOCK_TIMEOUT = 600.0
 _log = logging.getLogger("alfred_db")
 
 _HOLDER = """
-    SELECT pid FROM pg_locks
+    SELECT pid FROM pg_catalog.pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = :key
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 
 
@@ -51,7 +51,7 @@ def locked(
         if beside is not None:
             _refuse_shared_sessions(beside, connection)
         told = False
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+        while not connection.scalar(text("SELECT pg_catalog.pg_try_advisory_lock(:key)"), {"key": key}):
             if time.monotonic() > deadline:
                 holder = connection.scalar(text(_HOLDER), {"key": key})
                 raise MigrationLockTimeout(
@@ -68,7 +68,7 @@ def locked(
         finally:
             # A pooler in session mode may keep the session for somebody else; one that is gone has freed it.
             with suppress(exc.DBAPIError):
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                connection.execute(text("SELECT pg_catalog.pg_advisory_unlock(:key)"), {"key": key})
 
 
 def _refuse_shared_sessions(first: Connection, second: Connection) -> None:

@@ -136,7 +136,7 @@ def downgrade(
 def current(connection: Connection, schema: str | None = None) -> str | None:
     """The revision that the database is at; None before the first."""
     table = qualified(schema if schema is not None else home(connection), VERSION_TABLE)
-    if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
+    if connection.scalar(text("SELECT pg_catalog.to_regclass(:table)"), {"table": table}) is None:
         return None
     found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))
     return found
@@ -155,7 +155,7 @@ def home(connection: Connection) -> str | None:
         )
     ).all()
     if not found:
-        schema: str | None = connection.scalar(text("SELECT current_schema()"))
+        schema: str | None = connection.scalar(text("SELECT pg_catalog.current_schema()"))
         return schema
     first = found[0]
     refuse_tenant_in_path(first.schema if first.place is not None and first.tenant else None)

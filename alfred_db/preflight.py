@@ -23,7 +23,7 @@ TABLE_LOCK_TIMEOUT = "2s"
 # When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.
 _NOTICE_DEATH = """
     DO $$ BEGIN
-        PERFORM set_config('client_connection_check_interval', '2s', true);
+        PERFORM pg_catalog.set_config('client_connection_check_interval', '2s', true);
     EXCEPTION WHEN OTHERS THEN NULL;
     END $$
 """
@@ -31,28 +31,31 @@ _NOTICE_DEATH = """
 
 # The extensions' own schemas; where one is not there yet, the schema that the first revision would choose for it.
 _BEHIND_HOME = """
-    SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+    SELECT nspname FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
     WHERE extname IN ('vector', 'pg_trgm')
     UNION
     (
-        SELECT name FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+        SELECT name FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
         WHERE name IN ('extensions', 'public')
-            AND (SELECT count(*) FROM pg_extension WHERE extname IN ('vector', 'pg_trgm')) < 2
+            AND (SELECT pg_catalog.count(*) FROM pg_catalog.pg_extension WHERE extname IN ('vector', 'pg_trgm')) < 2
         ORDER BY place LIMIT 1
     )
     ORDER BY 1
 """
 
 
-def settle(connection: Connection, home: str | None) -> None:
+def settle(connection: Connection, home: str | None, *, alone: bool) -> None:
     """Have each transaction of a connection work in the schema `home`, and leave nothing behind in the session.
+
+    `alone` is for what changes something: pg_catalog is all that is in the search_path then, so that nothing that
+    somebody has put into another schema is taken for PostgreSQL's own, and revisions name the schemas of the rest.
 
     The connection may be a pooler's, and the process may be killed: what is set ends with the transaction.
     """
     behind: Sequence[str] = connection.scalars(text(_BEHIND_HOME)).all()
     connection.rollback()
     names = [name for name in (home, *behind) if name is not None]
-    path = list(dict.fromkeys(names))
+    path = ["pg_catalog"] if alone else list(dict.fromkeys(names))
     local = (search_path(path), f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'", _NOTICE_DEATH)
 
     def begin(beginning: Connection) -> None:
@@ -67,11 +70,14 @@ def settle(connection: Connection, home: str | None) -> None:
 
 def prepare(connection: Connection, schema: str | None, home: str | None) -> None:
     """Check, before anything is changed, that the revisions can run; make a tenant's schema."""
+    connection.execute(
+        text("SET LOCAL search_path = DEFAULT")
+    )  # the role's, which is one of the things to check
     facts = extensions.probe(connection)
     extensions.require(facts)
     if schema is None:
         extensions.require_rights(facts, (*SHARED_SCHEMAS, *TENANT_SCHEMAS))
-        _require_others(connection, facts)
+        _require_others(connection, facts, home)
     else:
         require_shared(connection)
         connection.execute(text(create_schema(schema)))
@@ -90,9 +96,9 @@ def refuse_default(connection: Connection, schema: str) -> None:
         )
 
 
-def _require_others(connection: Connection, facts: extensions.Facts) -> None:
+def _require_others(connection: Connection, facts: extensions.Facts, home: str | None) -> None:
     """A schema of another service is filled by that service; what is missing there cannot be made without its leave."""
-    if (current(connection) or "") >= "alfred_0005":
+    if (current(connection, home) or "") >= "alfred_0005":
         return
     for name in extensions.OTHERS_TABLES:
         schema = facts.schema(name.partition(".")[0])
@@ -106,7 +112,7 @@ def _require_others(connection: Connection, facts: extensions.Facts) -> None:
 
 def _refuse_strangers(connection: Connection, schema: str | None, home: str | None) -> None:
     """A table of ours without a version row was made by something else: adopting it blindly would lose columns."""
-    if current(connection, schema) is not None:
+    if current(connection, schema or home) is not None:
         return
     if schema is None:
         # What another service may own is made only where it is missing.
@@ -117,7 +123,9 @@ def _refuse_strangers(connection: Connection, schema: str | None, home: str | No
         tables = [table for table in Base.metadata.sorted_tables if table.schema not in SHARED_SCHEMAS]
         names = [qualified(schema, table.name) for table in tables]
     found = connection.scalars(
-        text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NOT NULL"),
+        text(
+            "SELECT name FROM pg_catalog.unnest(CAST(:names AS text[])) AS name WHERE pg_catalog.to_regclass(name) IS NOT NULL"
+        ),
         {"names": names},
     ).all()
     if found:

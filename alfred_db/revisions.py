@@ -18,6 +18,7 @@ from .statements import (
     Look,
     create_schema,
     drop_schema,
+    literal,
     name_tables_with_rows,
     qualified,
     quoted,
@@ -112,21 +113,69 @@ def ddl(sql: str) -> None:
 
 
 def _at_home(sql: str) -> str:
-    """SQL with the tables of a tenant by their schema: the search_path goes on to where others may have the names."""
-    schema = option("schema")
+    """The statement with the schema of each table that has none, and a named tenant's tables in its own.
+
+    A migration has nothing but pg_catalog in its search_path: whoever may create in another schema of it could have an
+    operator or a function of theirs taken for PostgreSQL's. A script leaves the default tenant's to whoever runs it.
+    """
+    schema, home = option("schema"), option("schema") or option("home")
     if schema is not None:
         sql = re.sub(rf"\b({'|'.join(TENANT_SCHEMAS)})\.", lambda _: f"{quoted(schema)}.", sql)
-    home = schema or option("home")
-    if home is None:
+    if home is None or context.is_offline_mode():
         return sql
-    return _UNQUALIFIED.sub(lambda found: f"{found.group(1)}{quoted(home)}.{found.group(2)}", sql)
+    sql = _UNQUALIFIED.sub(lambda found: f"{found[1]}{quoted(home)}.{found[2]}", sql)
+    return _of_extensions(_path_before(sql))
 
 
-# What is created goes to the first schema of the search_path, which is the one meant.
+def _our_names() -> str:
+    """The tables without a schema, and the partitions of those that have some."""
+    names = [
+        f"{table.name}(?:_\\w+)?" if table.dialect_options["postgresql"]["partition_by"] else table.name
+        for table in Base.metadata.tables.values()
+        if table.schema is None
+    ]
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
 _UNQUALIFIED = re.compile(
-    r"(\b(?:(?<!CREATE )TABLE|ON|INTO|UPDATE|FROM|JOIN|REFERENCES|OF)(?: IF EXISTS| ONLY)*\s+)"
-    rf"({'|'.join(table.name for table in Base.metadata.sorted_tables if table.schema is None)})\b(?![.'\"])"
+    r"(\b(?:TABLE|TABLE IF EXISTS|TABLE IF NOT EXISTS|ON|INTO|FROM|ONLY|JOIN|UPDATE|REFERENCES|OF|PARTITION)\s+"
+    r"|(?:make_month_partitions|to_regclass)\('|^DROP INDEX (?=\w+$))"
+    rf"({_our_names()}|(?<=DROP INDEX )\w+)\b(?!\.)"
 )
+
+
+def _path_before(sql: str) -> str:
+    """What a statement asks of the search_path is answered by the one of the role and database."""
+    names: Sequence[str] = context.config.attributes.get("path") or ()
+    listed = ", ".join(literal(name) for name in names)
+    sql = sql.replace("current_schemas(false)", f"ARRAY[{listed}]::name[]")
+    return sql.replace("current_schema()", f"{literal(names[0])}::name" if names else "NULL::name")
+
+
+_THEIRS = {
+    "vector": re.compile(
+        r"(?<![\w.\"])((?:VECTOR|HALFVEC|SPARSEVEC)(?=\(\d+\))|(?:vector|halfvec|sparsevec|bit)_\w+_ops)\b",
+        re.I,
+    ),
+    "pg_trgm": re.compile(r"(?<![\w.\"])(gin_trgm_ops|gist_trgm_ops)\b"),
+}
+
+
+def _of_extensions(sql: str) -> str:
+    """The statement with the schemas of the types and operator classes of extensions."""
+    for extension, names in _THEIRS.items():
+        if names.search(sql) is not None:
+            home = op.get_bind().scalar(text(_HOME_OF), {"extension": extension})
+            if home is not None:
+                prefix = f"{quoted(home)}."
+                sql = names.sub(lambda found, prefix=prefix: prefix + found[1].lower(), sql)  # type: ignore[misc]
+    return sql
+
+
+_HOME_OF = """
+    SELECT nspname FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+    WHERE extname = :extension
+"""
 
 
 def _full_name(table: str) -> str:
@@ -149,7 +198,7 @@ def drop_schemas(*names: str) -> None:
 def create_unless_exists(table: str, *statements: str | None) -> None:
     """Make a table, and what belongs to it, that another service may own already; its own is left untouched."""
     body = ";\n".join([*filter(None, statements), f"COMMENT ON TABLE {table} IS '{MADE_HERE}'"])
-    ddl(f"DO $do$ BEGIN IF to_regclass('{table}') IS NULL THEN {body}; END IF; END $do$")
+    ddl(f"DO $do$ BEGIN IF pg_catalog.to_regclass('{table}') IS NULL THEN {body}; END IF; END $do$")
 
 
 def drop_if_made_here(table: str) -> None:
@@ -158,7 +207,7 @@ def drop_if_made_here(table: str) -> None:
         doomed.if_made_here[_full_name(table)] = table
     ddl(f"""
         DO $do$ BEGIN
-            IF obj_description(to_regclass('{table}'), 'pg_class') = '{MADE_HERE}' THEN
+            IF pg_catalog.obj_description(pg_catalog.to_regclass('{table}'), 'pg_class') = '{MADE_HERE}' THEN
                 {"" if option("allow_data_loss") else refuse_rows(table, table)}
                 DROP TABLE {table};
             END IF;
@@ -191,23 +240,16 @@ def build_indexes(table: str, made_by: str, indexes: Mapping[str, str], *, uniqu
         start = context.get_starting_revision_argument()
         filled = start is not None and str(start) >= made_by
     else:
+        schema = schema or option("home")
         filled = bool(op.get_bind().scalar(text(f"SELECT EXISTS (SELECT FROM {qualified(schema, table)})")))
-        if filled:  # the search_path may be that of the transaction, which ends
-            schema = op.get_bind().scalar(text(_SCHEMA_OF), {"name": qualified(schema, table)})
     if not filled:
         for name, definition in indexes.items():
-            ddl(f"{create} {name} ON {qualified(schema, table)} {definition}")
+            ddl(f"{create} {name} ON {_full_name(table)} {definition}")
         return
     with op.get_context().autocommit_block():
         for name, definition in indexes.items():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(schema, name)}")  # an earlier try's
             op.execute(f"{create} CONCURRENTLY {name} ON {qualified(schema, table)} {definition}")
-
-
-_SCHEMA_OF = """
-    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE pg_class.oid = pg_catalog.to_regclass(:name)
-"""
 
 
 def refuse_values(table: str, condition: str, what: str) -> None:
@@ -223,7 +265,7 @@ def trigram_index(table: str, column: str) -> None:
     name = f"idx_{table.rpartition('.')[2]}_{column}_trgm"
     ddl(f"""
         DO $$ BEGIN
-            IF EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm') THEN
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_trgm') THEN
                 CREATE INDEX {name} ON {table} USING gin ({column} gin_trgm_ops);
             END IF;
         END $$

@@ -90,11 +90,11 @@ def _mark_offline(ctx: Any, step: Any, *_: Any, **__: Any) -> None:
 
 _FIND_EXTENSIONS = """
     DO $$ BEGIN
-        PERFORM set_config(
-            'search_path', concat_ws(', ', NULLIF(current_setting('search_path'), ''), string_agg(DISTINCT quote_ident(nspname), ', ')), true
+        PERFORM pg_catalog.set_config(
+            'search_path', pg_catalog.concat_ws(', ', NULLIF(pg_catalog.current_setting('search_path'), ''), pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(CAST(nspname AS text)), ', ')), true
         )
-        FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
-        WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (current_schemas(true));
+        FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+        WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (pg_catalog.current_schemas(true));
     END $$
 """
 
@@ -128,8 +128,11 @@ def _run_online() -> None:
             preflight.refuse_default(connection, schema)
         at = home(connection) if schema is None else schema
         context.config.attributes["home"] = at
-        preflight.settle(connection, at)
-        done = _is_at(connection, schema, destination)
+        context.config.attributes["path"] = connection.scalar(
+            text("SELECT pg_catalog.current_schemas(false)")
+        )
+        preflight.settle(connection, at, alone=destination is not None)
+        done = _is_at(connection, at, destination)
         connection.rollback()
         if destination is None:
             _configure(connection, schema)
@@ -138,7 +141,7 @@ def _run_online() -> None:
         if destination is None or done:
             return
         with locked(engine, schema, beside=connection):
-            if not _is_at(connection, schema, destination):
+            if not _is_at(connection, at, destination):
                 preflight.prepare(connection, schema, at)
                 _run_with_retries(connection, schema, at)
             if destination == "base":
@@ -171,10 +174,10 @@ def _settings(schema: str | None) -> dict[str, Any]:
     }
 
 
-def _configure(connection: Connection, schema: str | None) -> Any:
+def _configure(connection: Connection, schema: str | None, at: str | None = None) -> Any:
     from alembic import context
 
-    context.configure(connection=connection, **_settings(schema))
+    context.configure(connection=connection, **{**_settings(schema), "version_table_schema": at or schema})
     return context.get_context()
 
 
@@ -204,7 +207,7 @@ def _run(connection: Connection, migration: Any, schema: str | None, at: str | N
     undone = [step.migration_fn for step in steps if not step.is_upgrade]
     if undone:
         if schema is None:
-            _refuse_to_leave_tenants(connection, undone)
+            _refuse_to_leave_tenants(connection, undone, at)
         if (look := revisions.look_for_rows(undone)) is not None:
             connection.execute(text(look))
             connection.rollback()
@@ -217,13 +220,15 @@ def _run(connection: Connection, migration: Any, schema: str | None, at: str | N
         context.run_migrations()
 
 
-_UNMARKED = "SELECT pg_catalog.obj_description(to_regclass(:table), 'pg_class') IS NULL"
+_UNMARKED = "SELECT pg_catalog.obj_description(pg_catalog.to_regclass(:table), 'pg_class') IS NULL"
 
 
-def _refuse_to_leave_tenants(connection: Connection, undone: list[Any]) -> None:
+def _refuse_to_leave_tenants(connection: Connection, undone: list[Any], at: str | None) -> None:
     """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
     if any(getattr(step, "shared", False) for step in undone) and (
-        tenants := connection.scalars(text(_TENANTS), {"table": VERSION_TABLE}).all()
+        tenants := connection.scalars(
+            text(_TENANTS), {"table": VERSION_TABLE, "own": qualified(at, VERSION_TABLE)}
+        ).all()
     ):
         raise ConflictError(
             f"tenants of this database need what would be removed: {', '.join(tenants)}; remove each of them first"
@@ -233,15 +238,15 @@ def _refuse_to_leave_tenants(connection: Connection, undone: list[Any]) -> None:
 
 
 _TENANTS = """
-    SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relname = :table AND relkind = 'r' AND pg_class.oid IS DISTINCT FROM to_regclass(:table)
+    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = :table AND relkind = 'r' AND pg_class.oid IS DISTINCT FROM CAST(pg_catalog.to_regclass(:own) AS oid)
     ORDER BY nspname
 """
 
 
 def _run_with_retries(connection: Connection, schema: str | None, at: str | None) -> None:
     """A revision that cannot get a lock in time steps back, so that others go on, and is tried again."""
-    migration = _configure(connection, schema)
+    migration = _configure(connection, schema, at)
     for attempt in range(1, TRIES + 1):
         try:
             _run(connection, migration, schema, at)
@@ -264,7 +269,7 @@ def _run_with_retries(connection: Connection, schema: str | None, at: str | None
 def _oldest_transactions(connection: Connection) -> str:
     rows = connection.execute(
         text(
-            "SELECT pid, application_name FROM pg_stat_activity"
+            "SELECT pid, application_name FROM pg_catalog.pg_stat_activity"
             " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()"
             " ORDER BY xact_start LIMIT 3"
         )

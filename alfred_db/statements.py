@@ -13,6 +13,7 @@ __all__ = [
     "Look",
     "create_schema",
     "drop_schema",
+    "literal",
     "mark_version_table",
     "name_tables_with_rows",
     "qualified",
@@ -73,7 +74,7 @@ def create_schema(name: str) -> str:
     """Make a schema unless it is there, whoever owns it; `IF NOT EXISTS` would want the right to make it."""
     return f"""
         DO $$ BEGIN
-            IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = {_literal(name)}) THEN
+            IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {literal(name)}) THEN
                 CREATE SCHEMA {quoted(name)};
                 COMMENT ON SCHEMA {quoted(name)} IS '{MADE_HERE}';
             END IF;
@@ -86,9 +87,9 @@ def drop_schema(name: str) -> str:
     return f"""
         DO $$ BEGIN
             IF EXISTS (
-                SELECT FROM pg_namespace
-                WHERE nspname = {_literal(name)} AND obj_description(oid, 'pg_namespace') = '{MADE_HERE}'
-                    AND NOT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = pg_namespace.oid)
+                SELECT FROM pg_catalog.pg_namespace
+                WHERE nspname = {literal(name)} AND pg_catalog.obj_description(oid, 'pg_namespace') = '{MADE_HERE}'
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = CAST('pg_catalog.pg_namespace'::regclass AS oid) AND refobjid = pg_namespace.oid)
             ) THEN
                 DROP SCHEMA {quoted(name)};
             END IF;
@@ -114,7 +115,7 @@ def refuse_rows(table: str, name: str, condition: str = "true", what: str = "") 
     return (
         f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; {_lift_policies(table)}"
         f" IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
-        f" {_literal(f'table {name} holds {rows}, which this downgrade would {loss}')}; END IF; {_force_policies(table)}"
+        f" {literal(f'table {name} holds {rows}, which this downgrade would {loss}')}; END IF; {_force_policies(table)}"
     )
 
 
@@ -139,11 +140,11 @@ def name_tables_with_rows(looks: Sequence[Look]) -> str:
         DECLARE
             holding text[] := ARRAY[]::text[];
         BEGIN{"".join(_look(look) for look in looks)}
-            IF cardinality(holding) > 0 THEN
-                RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE = format(
-                    CASE cardinality(holding) WHEN 1 THEN 'table %s holds rows' ELSE 'tables %s hold rows' END
+            IF pg_catalog.cardinality(holding) > 0 THEN
+                RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE = pg_catalog.format(
+                    CASE pg_catalog.cardinality(holding) WHEN 1 THEN 'table %s holds rows' ELSE 'tables %s hold rows' END
                     || ', which this downgrade would destroy',
-                    array_to_string(holding, ', ')
+                    pg_catalog.array_to_string(holding, ', ')
                 );
             END IF;
         END
@@ -151,7 +152,7 @@ def name_tables_with_rows(looks: Sequence[Look]) -> str:
 
 
 def _look(look: Look) -> str:
-    found = f"to_regclass({_literal(look.table)})"
+    found = f"to_regclass({literal(look.table)})"
     made_here = f" AND obj_description({found}, 'pg_class') = '{MADE_HERE}'" if look.only_if_made_here else ""
     holds = f"{look.name} ({look.what})" if look.what else look.name
     return f"""
@@ -159,7 +160,7 @@ def _look(look: Look) -> str:
                 LOCK TABLE {look.table} IN SHARE MODE;
                 {_lift_policies(look.table)}
                 IF EXISTS (SELECT FROM {look.table} WHERE {look.condition}) THEN
-                    holding := holding || {_literal(holds)}::text;
+                    holding := holding || {literal(holds)}::text;
                 END IF;
             END IF;"""
 
@@ -167,19 +168,20 @@ def _look(look: Look) -> str:
 def _lift_policies(table: str) -> str:
     """Have no policy hide rows, not even one that is forced on the owner; for the rest of the transaction."""
     return (
-        f"IF (SELECT relforcerowsecurity FROM pg_class WHERE oid = {_literal(table)}::regclass)"
+        f"IF (SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = CAST({literal(table)}::regclass AS oid))"
         f" THEN ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;"
-        f" PERFORM set_config('alfred_db.forced', {_literal(table)}, true); END IF;"
-        " PERFORM set_config('row_security', 'off', true);"
+        f" PERFORM pg_catalog.set_config('alfred_db.forced', {literal(table)}, true); END IF;"
+        " PERFORM pg_catalog.set_config('row_security', 'off', true);"
     )
 
 
 def _force_policies(table: str) -> str:
     return (
-        f"IF current_setting('alfred_db.forced', true) = {_literal(table)} THEN"
-        f" ALTER TABLE {table} FORCE ROW LEVEL SECURITY; END IF; PERFORM set_config('row_security', 'on', true);"
+        f"IF pg_catalog.current_setting('alfred_db.forced', true) = {literal(table)} THEN"
+        f" ALTER TABLE {table} FORCE ROW LEVEL SECURITY; END IF; PERFORM pg_catalog.set_config('row_security', 'on', true);"
     )
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as a literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -136,7 +136,7 @@ def _hidden(connection: Connection, tables: Sequence[tuple[str, Table]]) -> Iter
     numbers = connection.scalars(
         text(
             "SELECT number FROM unnest(CAST(:full AS text[]), CAST(:short AS text[])) WITH ORDINALITY AS given (name, short, number)"
-            " WHERE to_regclass(short) IS DISTINCT FROM to_regclass(name)"
+            " WHERE CAST(pg_catalog.to_regclass(short) AS oid) IS DISTINCT FROM CAST(pg_catalog.to_regclass(name) AS oid)"
         ),
         {"full": [name for name, _ in tables], "short": [quoted(table.name) for _, table in tables]},
     )
