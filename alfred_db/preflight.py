@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, event, text
@@ -29,34 +28,29 @@ _NOTICE_DEATH = """
 """
 
 
-# The extensions' own schemas; where one is not there yet, the schema that the first revision would choose for it.
-_BEHIND_HOME = """
+_VECTORS_HOME = """
     SELECT nspname FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
-    WHERE extname IN ('vector', 'pg_trgm')
-    UNION
-    (
-        SELECT name FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
-        WHERE name IN ('extensions', 'public')
-            AND (SELECT pg_catalog.count(*) FROM pg_catalog.pg_extension WHERE extname IN ('vector', 'pg_trgm')) < 2
-        ORDER BY place LIMIT 1
-    )
-    ORDER BY 1
+    WHERE extname = 'vector'
 """
 
 
-def settle(connection: Connection, home: str | None, *, alone: bool) -> None:
-    """Have each transaction of a connection work in the schema `home`, and leave nothing behind in the session.
+def settle(connection: Connection) -> None:
+    """Have each transaction of a connection find nothing but what is in pg_catalog, and leave nothing in the session.
 
-    `alone` is for what changes something: pg_catalog is all that is in the search_path then, so that nothing that
-    somebody has put into another schema is taken for PostgreSQL's own, and revisions name the schemas of the rest.
-
-    The connection may be a pooler's, and the process may be killed: what is set ends with the transaction.
+    What somebody has put into another schema of the search_path is not taken for PostgreSQL's own: the revisions, and
+    what compares, name the schemas of the rest. The connection may be a pooler's, and the process may be killed: what
+    is set ends with the transaction.
     """
-    behind: Sequence[str] = connection.scalars(text(_BEHIND_HOME)).all()
+    home = connection.scalar(text(_VECTORS_HOME))
     connection.rollback()
-    names = [name for name in (home, *behind) if name is not None]
-    path = ["pg_catalog"] if alone else list(dict.fromkeys(names))
-    local = (search_path(path), f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'", _NOTICE_DEATH)
+    dialect: Any = connection.dialect
+    dialect.default_schema_name = "pg_catalog"
+    known = dialect.ischema_names
+    dialect.ischema_names = {
+        **known,
+        **{f"{home}.{name}": known[name] for name in ("vector", "halfvec", "sparsevec") if name in known},
+    }
+    local = (search_path(["pg_catalog"]), f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'", _NOTICE_DEATH)
 
     def begin(beginning: Connection) -> None:
         driver: Any = beginning.connection.driver_connection

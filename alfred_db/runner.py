@@ -131,11 +131,11 @@ def _run_online() -> None:
         context.config.attributes["path"] = connection.scalar(
             text("SELECT pg_catalog.current_schemas(false)")
         )
-        preflight.settle(connection, at, alone=destination is not None)
+        preflight.settle(connection)
         done = _is_at(connection, at, destination)
         connection.rollback()
         if destination is None:
-            _configure(connection, schema)
+            _configure(connection, schema, at)
             with context.begin_transaction():
                 context.run_migrations()
         if destination is None or done:
@@ -165,11 +165,11 @@ def _destination() -> str | None:
         return None
 
 
-def _settings(schema: str | None) -> dict[str, Any]:
+def _settings(schema: str | None, at: str | None = None) -> dict[str, Any]:
     return {
-        **scope.settings(schema),
+        **scope.settings(schema, at),
         "version_table": VERSION_TABLE,
-        "version_table_schema": schema,
+        "version_table_schema": schema or at,
         "transaction_per_migration": True,
     }
 
@@ -177,7 +177,7 @@ def _settings(schema: str | None) -> dict[str, Any]:
 def _configure(connection: Connection, schema: str | None, at: str | None = None) -> Any:
     from alembic import context
 
-    context.configure(connection=connection, **{**_settings(schema), "version_table_schema": at or schema})
+    context.configure(connection=connection, **_settings(schema, at))
     return context.get_context()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import MetaData
@@ -14,9 +15,10 @@ from .models.base import MADE_HERE, schema_translate_map
 __all__ = ["settings"]
 
 
-def settings(schema: str | None) -> dict[str, Any]:
-    """What `context.configure` is told about the tenant `schema`."""
-    target = Base.metadata if schema is None else tenant_metadata(schema)
+def settings(schema: str | None, home: str | None = None) -> dict[str, Any]:
+    """What `context.configure` is told about the tenant `schema`; `home` is where the default tenant's tables are."""
+    mapping = schema_translate_map(schema) or ({} if home is None else {None: home})
+    target = moved_metadata(mapping) if mapping else Base.metadata
     return {
         "target_metadata": target,
         "include_schemas": True,
@@ -27,8 +29,12 @@ def settings(schema: str | None) -> dict[str, Any]:
 
 def tenant_metadata(schema: str) -> MetaData:
     """The models' tables as the tenant `schema` has them, beside the shared ones that they refer to."""
+    return moved_metadata(schema_translate_map(schema) or {})
+
+
+def moved_metadata(mapping: Mapping[str | None, str | None]) -> MetaData:
+    """The models' tables in the schemas that the mapping gives for theirs."""
     copy = MetaData(naming_convention=Base.metadata.naming_convention)
-    mapping = schema_translate_map(schema) or {}
 
     def referred(
         table: Any, to_schema: str | None, constraint: Any, referred_schema: str | None

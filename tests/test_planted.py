@@ -52,6 +52,7 @@ def test_a_superuser_who_migrates_and_looks_calls_nothing_of_theirs(planted: URL
         assert nothing_called(planted)
         with Database(planted, schema=schema) as db:
             db.verify()
+        migrate.check(planted, schema=schema)
         report = doctor.examine(planted, schema)
         assert report.errors == []
         assert any(f'REVOKE CREATE ON SCHEMA "public" FROM {LOW}' in warning for warning in report.warnings)
