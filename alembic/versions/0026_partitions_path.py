@@ -8,7 +8,7 @@ from __future__ import annotations
 from alfred_db.revisions import ddl, shared
 
 revision = "alfred_0026_partitions_path"
-down_revision = "alfred_0023_task_queue"
+down_revision = "alfred_0025_uuid_defaults"
 branch_labels = None
 depends_on = None
 
