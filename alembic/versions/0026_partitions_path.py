@@ -5,21 +5,23 @@ Lock impact: none on tables.
 
 from __future__ import annotations
 
-from alfred_db.revisions import ddl, shared
+from alfred_db.revisions import ddl, option
 
 revision = "alfred_0026_partitions_path"
 down_revision = "alfred_0025_uuid_defaults"
 branch_labels = None
 depends_on = None
 
+# A routine is a function; the revision that makes the function is the one that is named when it is missing.
+SET = "ALTER ROUTINE extensions.make_month_partitions(regclass, integer) {} search_path"
 
-@shared
+
 def upgrade() -> None:
-    ddl(
-        "ALTER FUNCTION extensions.make_month_partitions(regclass, integer) SET search_path = pg_catalog, pg_temp"
-    )
+    if option("schema") is None:
+        ddl(SET.format("SET") + " = pg_catalog, pg_temp")
 
 
-@shared
 def downgrade() -> None:
-    ddl("ALTER FUNCTION extensions.make_month_partitions(regclass, integer) RESET search_path")
+    """Tenants need nothing of it, so that they are not asked."""
+    if option("schema") is None:
+        ddl(SET.format("RESET"))
