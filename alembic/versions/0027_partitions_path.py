@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.revisions import ddl, option
 
-revision = "alfred_0026_partitions_path"
-down_revision = "alfred_0025_uuid_defaults"
+revision = "alfred_0027_partitions_path"
+down_revision = "alfred_0026_task_dedupe"
 branch_labels = None
 depends_on = None
 
