@@ -107,7 +107,7 @@ def ddl(sql: str) -> None:
     """Run SQL that names tables as the default tenant has them; a named tenant's are put in its own schema."""
     doomed = _rehearsal.get()
     if doomed is None:
-        op.execute(_at_home(sql).strip())
+        op.execute(_at_home(sql.strip()))
     elif (deleted := re.fullmatch(r"\s*DELETE FROM (\S+) WHERE (.*)", sql, re.DOTALL)) is not None:
         doomed.not_data[_full_name(deleted.group(1))] = deleted.group(2)
 
@@ -139,8 +139,8 @@ def _our_names() -> str:
 
 _UNQUALIFIED = re.compile(
     r"(\b(?:TABLE|TABLE IF EXISTS|TABLE IF NOT EXISTS|ON|INTO|FROM|ONLY|JOIN|UPDATE|REFERENCES|OF|PARTITION)\s+"
-    r"|(?:make_month_partitions|to_regclass)\('|^DROP INDEX (?=\w+$))"
-    rf"({_our_names()}|(?<=DROP INDEX )\w+)\b(?!\.)"
+    r"|(?:make_month_partitions|to_regclass)\('|^(?:DROP|ALTER) INDEX (?=\w))"
+    rf"({_our_names()}|(?<=DROP INDEX )\w+|(?<=ALTER INDEX )\w+)\b(?!\.)"
 )
 
 
