@@ -409,7 +409,8 @@ class Answer:
         }  # fmt: skip
         self.row = {
             "version": UBUNTU, "server_version": 160004, "database": "shop", "role": "app", "superuser": False,
-            "can_create_schema": False, "home": "public", "citus": False, "read_only": False, "heroku_schema": False,
+            "can_create_schema": False, "home": "public", "citus": False,
+            "creators": None, "read_only": False, "heroku_schema": False,
             "prefixes": [], "settings": None, "roles": None, "schemas": None, "shared_tables": None,
             "extensions": {extension.name: dict(available) for extension in EXTENSIONS},
         } | changes  # fmt: skip
