@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import URL, func, text, update
+from sqlalchemy import URL, func, select, text, update
 
 from alfred_db import Database, Task, TaskStatus
 from alfred_db.errors import InvalidTransition, LeaseLost
@@ -29,6 +29,7 @@ COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStat
 AT_ONCE = Backoff(base=0, cap=0, jitter=0)
 WORKERS = st.integers(0, 2)
 ANY = st.integers(0, 1000)
+QUEUES = st.sampled_from(["default", "other"])
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Expected:
 
     priority: int
     max_retries: int
+    queue: str = "default"
     status: TaskStatus = PENDING
     retry_count: int = 0
     crash_count: int = 0
@@ -64,6 +66,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.db = db
         self.tasks: dict[uuid.UUID, Expected] = {}
+        self.parents: dict[uuid.UUID, uuid.UUID | None] = {}
         self.held: list[list[ClaimedTask]] = [[], [], []]
         """Every claim of each worker, lost ones too."""
 
@@ -95,22 +98,50 @@ class Life(RuleBasedStateMachine):
             uow.session.execute(text("TRUNCATE tasks CASCADE"))
 
     @precondition(lambda self: len(self.tasks) < 5)
-    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2))
-    def enqueue(self, priority: int, max_retries: int) -> None:
+    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2), queue=QUEUES, parent=ANY)
+    def enqueue(self, priority: int, max_retries: int, queue: str, parent: int) -> None:
+        above = self.any_task(parent) if self.tasks and parent % 2 else None
+        if above is not None and self.takes_no_children(above[0]):
+            id = above[0]
+            assert self.refused(lambda tasks: tasks.enqueue("x", parent_task_id=id))
+            return
         with self.db.begin() as uow:
             task, created = TaskRepository(uow.session).enqueue(
-                "x", priority=priority, max_retries=max_retries
+                "x",
+                priority=priority,
+                max_retries=max_retries,
+                queue=queue,
+                parent_task_id=None if above is None else above[0],
             )
             assert created
-            self.tasks[task.id] = Expected(priority, max_retries)
+            self.tasks[task.id] = Expected(priority, max_retries, queue)
+            self.parents[task.id] = None if above is None else above[0]
 
-    @rule(worker=WORKERS, limit=st.integers(1, 4))
-    def claim(self, worker: int, limit: int) -> None:
+    def takes_no_children(self, id: uuid.UUID | None) -> bool:
+        """Whether it is cancelled or is to be, or has ended otherwise as a part of one that is."""
+        while id is not None:
+            task = self.tasks[id]
+            if task.status is CANCELLED or (task.status in (PENDING, PROCESSING) and task.cancelling):
+                return True
+            if task.status in (PENDING, PROCESSING):
+                return False
+            id = self.parents[id]
+        return False
+
+    @rule(worker=WORKERS, limit=st.integers(1, 4), queue=st.none() | QUEUES)
+    def claim(self, worker: int, limit: int, queue: str | None) -> None:
         waiting = sorted(
-            (task.priority for task in self.tasks.values() if task.status is PENDING), reverse=True
+            (
+                task.priority
+                for task in self.tasks.values()
+                if task.status is PENDING and queue in (None, task.queue)
+            ),
+            reverse=True,
         )
         with self.db.begin() as uow:
-            claims = TaskRepository(uow.session).claim(worker=f"w-{worker}", limit=limit)
+            claims = TaskRepository(uow.session).claim(
+                worker=f"w-{worker}", limit=limit, queues=None if queue is None else [queue]
+            )
         assert [claim.priority for claim in claims] == waiting[:limit]
         for claim in claims:
             task = self.tasks[claim.id]
@@ -121,6 +152,7 @@ class Life(RuleBasedStateMachine):
             task.tokens.add(claim.lease_token)
             task.claim_seq += 1
             assert claim.claim_seq == task.claim_seq
+            assert claim.queue == task.queue
         self.held[worker] += claims
 
     @precondition(claimed_before)
@@ -131,6 +163,21 @@ class Life(RuleBasedStateMachine):
         assert [each.cancel_requested for each in kept] == [task.cancelling] * holds  # type: ignore[attr-defined]
         if holds and task.late == "lease":
             task.late = None
+
+    @precondition(lambda self: len(self.tasks) > 1 and any(self.held))
+    @rule(place=ANY)
+    def beat_beside_a_locked_row(self, place: int) -> None:
+        """All that are held are kept, and those that nobody has locked are extended."""
+        holding = [claim for claims in self.held for claim in claims if self.holds(claim)]
+        if not holding or any(self.tasks[claim.id].late for claim in holding):
+            return
+        locked = holding[place % len(holding)].id
+        with self.db.session() as session:
+            session.execute(select(Task.id).where(Task.id == locked).with_for_update(key_share=True))
+            kept = self.run(lambda tasks: tasks.heartbeat_many(holding, lease=300))
+            assert [claim.id for claim in kept] == [claim.id for claim in holding]  # type: ignore[attr-defined]
+            assert [claim.lease == 300 for claim in kept] == [claim.id != locked for claim in holding]  # type: ignore[attr-defined]
+            session.rollback()
 
     @precondition(claimed_before)
     @rule(worker=WORKERS, place=ANY)
@@ -188,12 +235,19 @@ class Life(RuleBasedStateMachine):
     @rule(place=ANY)
     def cancel(self, place: int) -> None:
         id, task = self.any_task(place)
-        if task.status is PENDING:
-            task.status = CANCELLED
-            assert self.run(lambda tasks: tasks.cancel(id)) == {id: CANCELLED}
-        elif task.status is PROCESSING:
-            task.cancelling = True
-            assert self.run(lambda tasks: tasks.cancel(id)) == {id: PROCESSING}
+        tree = {id}
+        while grown := {child for child, parent in self.parents.items() if parent in tree} - tree:
+            tree |= grown
+        live = {one: self.tasks[one] for one in tree if self.tasks[one].status in (PENDING, PROCESSING)}
+        expected = {}
+        for one, found in live.items():
+            if found.status is PENDING:
+                found.status = CANCELLED
+            else:
+                found.cancelling = True
+            expected[one] = found.status
+        if live:
+            assert self.run(lambda tasks: tasks.cancel(id)) == expected
         else:
             refused = self.refused(lambda tasks: tasks.cancel(id))
             assert refused is (task.status is not CANCELLED)

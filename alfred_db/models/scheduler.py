@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
@@ -195,5 +195,7 @@ class ScheduledExecution(Base):
     """When its cancellation was asked for while a worker held it; added."""
     error_code: Mapped[str | None]
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the command's own; added."""
+    lease_seconds: Mapped[float | None] = mapped_column(Double)
+    """How long its last claim was for; added, so that later calls of the holder keep that."""
 
     task: Mapped[ScheduledTask | None] = relationship(back_populates="executions")

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -193,6 +193,8 @@ class WorkflowExecution(Base):
     """When the current attempt has used up `timeout_seconds`; added, so that reaping needs no arithmetic."""
     error_code: Mapped[str | None]
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the workflow's own; added."""
+    lease_seconds: Mapped[float | None] = mapped_column(Double)
+    """How long its last claim was for; added, so that later calls of the holder keep that."""
 
     workflow: Mapped[Workflow | None] = relationship(back_populates="executions")
     parent: Mapped[WorkflowExecution | None] = relationship(

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CTE,
     CollectionAggregate,
     ColumnElement,
+    Double,
     Integer,
     Select,
     SQLColumnExpression,
@@ -54,6 +55,11 @@ def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[An
     if isinstance(seconds, int | float):
         return func.statement_timestamp() + interval(seconds)
     return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def lease_of(lease: ColumnElement[Any], claimed_for: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The seconds of a lease: those that are given, else those of the claim; 60 where an earlier version claimed."""
+    return func.coalesce(lease, claimed_for, literal_column("60", Double))
 
 
 def jsonb(text: str | None) -> ColumnElement[Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Double,
     Select,
     and_,
     case,
@@ -26,7 +27,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
 from ..types import Text
 from ._functions import func
-from ._shared import among, constant, page, seconds_ago, seconds_ahead
+from ._shared import among, constant, lease_of, page, seconds_ago, seconds_ahead
 
 HISTORY_KEY = ("scheduled_at",)
 
@@ -70,6 +71,7 @@ def claim(worker_id: str, token: uuid.UUID, *, limit: int, lease: float) -> Retu
             status=ExecutionStatus.RUNNING,
             worker_id=worker_id,
             lease_token=token,
+            lease_seconds=lease,
             claim_seq=ScheduledExecution.claim_seq + 1,
             lease_expires_at=seconds_ahead(lease),
             attempt_started_at=func.statement_timestamp(),
@@ -94,10 +96,14 @@ def claim(worker_id: str, token: uuid.UUID, *, limit: int, lease: float) -> Retu
     )
 
 
-def start(execution_id: int, token: uuid.UUID, *, lease: float) -> ReturningUpdate[datetime | None]:
+def start(execution_id: int, token: uuid.UUID, *, lease: float | None) -> ReturningUpdate[datetime | None]:
     """Count the attempt's time from now."""
     own = (
-        select(ScheduledExecution.id, seconds_ahead(ScheduledTask.timeout).label("deadline"))
+        select(
+            ScheduledExecution.id,
+            seconds_ahead(ScheduledTask.timeout).label("deadline"),
+            _expiry(lease).label("expires"),
+        )
         .join(ScheduledTask, ScheduledTask.id == ScheduledExecution.task_id)
         .where(_held(execution_id, token))
         .with_for_update(key_share=True, of=ScheduledExecution)
@@ -110,14 +116,14 @@ def start(execution_id: int, token: uuid.UUID, *, lease: float) -> ReturningUpda
         .values(
             attempt_started_at=func.statement_timestamp(),
             attempt_deadline_at=own.c.deadline,
-            lease_expires_at=seconds_ahead(lease),
+            lease_expires_at=own.c.expires,
         )
         .returning(ScheduledExecution.attempt_deadline_at)
     )
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float | None
 ) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
 
@@ -125,7 +131,7 @@ def heartbeat(
     """
     held = and_(_running, ScheduledExecution.lease_token == token)
     own = (
-        select(ScheduledExecution.id)
+        select(ScheduledExecution.id, _expiry(lease).label("expires"))
         .where(ScheduledExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), held)
         .order_by(ScheduledExecution.id)
         .with_for_update(key_share=True, skip_locked=True)
@@ -134,12 +140,16 @@ def heartbeat(
     )
     return (
         update(ScheduledExecution)
-        .where(among(ScheduledExecution.id, own))
-        .values(lease_expires_at=seconds_ahead(lease))
+        .where(ScheduledExecution.id == own.c.id)
+        .values(lease_expires_at=own.c.expires)
         .returning(
             ScheduledExecution.id, ScheduledExecution.lease_expires_at, ScheduledExecution.cancel_requested_at
         )
     )
+
+
+def _expiry(lease: float | None) -> ColumnElement[Any]:
+    return seconds_ahead(lease_of(literal(lease, Double), ScheduledExecution.lease_seconds.expression))
 
 
 def holding(execution_ids: Sequence[int], token: uuid.UUID) -> Select[*tuple[Any, ...]]:

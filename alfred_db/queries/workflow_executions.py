@@ -28,7 +28,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..types import Text
 from ._functions import func
-from ._shared import among, constant, jsonb, seconds_ahead
+from ._shared import constant, jsonb, lease_of, seconds_ahead
 
 MAX_BACK_OFF = 300.0
 """The longest delay, in seconds, that `fail` chooses by itself."""
@@ -95,6 +95,7 @@ def claim(
             status=WorkflowExecutionStatus.RUNNING,
             worker_id=worker_id,
             lease_token=token,
+            lease_seconds=lease,
             claim_seq=WorkflowExecution.claim_seq + 1,
             lease_expires_at=seconds_ahead(lease),
             attempt_started_at=func.statement_timestamp(),
@@ -123,7 +124,7 @@ def claim(
 
 
 def heartbeat(
-    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float
+    execution_ids: Sequence[int], token: uuid.UUID, *, lease: float | None
 ) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases that are still held, locked in the order of their ids; touches no indexed column.
 
@@ -131,7 +132,7 @@ def heartbeat(
     """
     mine = and_(_running, WorkflowExecution.lease_token == token)
     own = (
-        select(WorkflowExecution.id)
+        select(WorkflowExecution.id, _expiry(lease).label("expires"))
         .where(WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), mine)
         .order_by(WorkflowExecution.id)
         .with_for_update(key_share=True, skip_locked=True)
@@ -140,12 +141,16 @@ def heartbeat(
     )
     return (
         update(WorkflowExecution)
-        .where(among(WorkflowExecution.id, own))
-        .values(lease_expires_at=seconds_ahead(lease), current_step=REACHED)
+        .where(WorkflowExecution.id == own.c.id)
+        .values(lease_expires_at=own.c.expires, current_step=REACHED)
         .returning(
             WorkflowExecution.id, WorkflowExecution.lease_expires_at, WorkflowExecution.cancel_requested_at
         )
     )
+
+
+def _expiry(lease: float | None) -> ColumnElement[Any]:
+    return seconds_ahead(lease_of(literal(lease, Double), WorkflowExecution.lease_seconds.expression))
 
 
 def holding(execution_ids: Sequence[int], token: uuid.UUID) -> Select[*tuple[Any, ...]]:

@@ -12,7 +12,9 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Double,
     Integer,
+    Interval,
     Select,
     Update,
     Uuid,
@@ -27,7 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
@@ -35,7 +37,7 @@ from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, 
 from ..models.base import table_of
 from ..types import Text
 from ._functions import func
-from ._shared import constant, jsonb
+from ._shared import constant, jsonb, lease_of
 from .workflow_executions import REACHED, held
 
 
@@ -46,7 +48,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
     `extending` also writes the execution: its lease, how far it is, and the retries that a new step gives back. Without,
     it is half the work for the server, and stores nothing when there is more to write than how far it is.
     Parameters: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`, and
-    a timedelta: the `lease`, or without `extending` how much of it must be `left`.
+    the `lease` in seconds, None for the claim's; without `extending` also the part of it that must be left, `fresh`.
     """
     executions = table_of(WorkflowExecution).c
     token, number = bindparam("token", type_=Uuid), bindparam("number", type_=Integer)
@@ -56,15 +58,20 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
         executions.lease_token == token,
     )
     now, zero = func.statement_timestamp(), literal_column("0", Integer)
+    second = literal_column("interval '1 second'", Interval)
+    lease = lease_of(bindparam("lease", type_=Double), executions.lease_seconds)
     if extending:
+        mine = (
+            select(executions.id, (now + lease * second).label("expires"))
+            .where(*held)
+            .with_for_update(key_share=True)
+            .cte("mine")
+            .prefix_with("MATERIALIZED")
+        )
         own = (
             update(table_of(WorkflowExecution))
-            .where(*held)
-            .values(
-                lease_expires_at=now + bindparam("lease", type_=INTERVAL),
-                wait_deadline_at=null(),
-                **_progress(executions, number),
-            )
+            .where(executions.id == mine.c.id)
+            .values(lease_expires_at=mine.c.expires, wait_deadline_at=null(), **_progress(executions, number))
             .returning(executions.id)
             .cte("own")
         )
@@ -73,7 +80,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
             select(executions.id)
             .where(
                 *held,
-                executions.lease_expires_at >= now + bindparam("left", type_=INTERVAL),
+                executions.lease_expires_at >= now + lease * bindparam("fresh", type_=Double) * second,
                 executions.retry_count == zero,
                 executions.crash_count == zero,
                 executions.wait_deadline_at.is_(None),

@@ -35,26 +35,30 @@ class AsyncExecutions(AsyncRepository):
             (ClaimedExecution(*row) for row in rows), key=lambda claimed: (claimed.scheduled_at, claimed.id)
         )
 
-    async def start(self, execution_id: int, lease_token: uuid.UUID, *, lease: float = 60.0) -> datetime:
+    async def start(
+        self, execution_id: int, lease_token: uuid.UUID, *, lease: float | None = None
+    ) -> datetime:
         """Count the attempt's `timeout` from now and not from the claim; gives when it has passed.
 
-        For workers that claim several executions and run them one after another. Raises LeaseLost.
+        For workers that claim several executions and run them one after another. `lease` is in seconds, by default
+        those of the claim. Raises LeaseLost.
         """
-        _check_claim(1, lease)
+        _check_claim(1, 60.0 if lease is None else lease)
         deadline = await self._write(queries.start(execution_id, lease_token, lease=lease))
         if deadline is None:
             raise _lost(execution_id)
         return deadline
 
     async def heartbeat(
-        self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float = 60.0
+        self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float | None = None
     ) -> Sequence[HeldExecution]:
         """Extend the leases of one claim; gives those that are still held. Stop whatever is missing.
 
+        `lease` is in seconds, by default those of the claim.
         One that another transaction has locked is waited for a moment only, after the others: then it is given as it
         is, its lease not extended and not lost either. Try again soon.
         """
-        _check_claim(1, lease)
+        _check_claim(1, 60.0 if lease is None else lease)
         kept: dict[int, Sequence[Any]] = {}
         left = list(execution_ids)
         for pause in PAUSES:

@@ -42,14 +42,15 @@ class WorkflowExecutions(Repository):
         return sorted((ClaimedWorkflow(*row) for row in rows), key=lambda claimed: claimed.id)
 
     def heartbeat(
-        self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float = 60.0
+        self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float | None = None
     ) -> Sequence[HeldWorkflow]:
         """Extend the leases of one claim; gives those that are still held. Stop whatever is missing.
 
+        `lease` is in seconds, by default those of the claim.
         One that another transaction has locked is waited for a moment only, after the others: then it is given as it
         is, its lease not extended and not lost either. Try again soon.
         """
-        within("lease", lease, 1, _YEAR)
+        within("lease", 60.0 if lease is None else lease, 1, _YEAR)
         kept: dict[int, Sequence[Any]] = {}
         left = list(execution_ids)
         for pause in PAUSES:

@@ -72,19 +72,19 @@ class WorkflowSteps(Repository):
         error: str | None = None,
         attempt: int = 1,
         started_at: datetime | None = None,
-        lease: float = 60.0,
+        lease: float | None = None,
     ) -> Any:
         """Store a finished step, its `seq`-th from 0, and keep the lease; gives the output that is stored.
 
         The first write wins: what an earlier run stored for the step is given instead of `output`, a JSON value of
         at most `MAX_JSON_BYTES`. `name` is `step_key` unless it is given; a name that recurs needs keys of its
-        own. `error` is the text of a failure that is final. The lease is extended to `lease` seconds unless nine
+        own. `error` is the text of a failure that is final. The lease is extended to `lease` seconds, by default those of the claim, unless nine
         tenths of them are left. In a transaction with the effects of the step, these happen once. Raises LeaseLost,
         and ConflictError when the step was another one before.
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
-        within("lease", lease, 1, _YEAR)
+        within("lease", 60.0 if lease is None else lease, 1, _YEAR)
         text = json_text("output", output, MAX_JSON_BYTES)
         parameters = {
             "execution": execution_id,
@@ -96,8 +96,8 @@ class WorkflowSteps(Repository):
             "failure": error and plain_text(error),
             "tries": attempt,
             "began": started_at,
-            "lease": timedelta(seconds=lease),
-            "left": timedelta(seconds=lease * _FRESH),
+            "lease": lease,
+            "fresh": _FRESH,
         }
         for extending in (False, True):
             if fetch(self._session, queries.checkpoint(extending=extending), parameters):

@@ -1,0 +1,25 @@
+"""Executions remember how long they were claimed for.
+
+Lock impact: a short ACCESS EXCLUSIVE lock on each table, for a column without a default.
+"""
+
+from __future__ import annotations
+
+from alfred_db.revisions import ddl
+
+revision = "alfred_0027_lease_seconds"
+down_revision = "alfred_0026_task_dedupe"
+branch_labels = None
+depends_on = None
+
+TABLES = ("scheduler_executions", "workflow_executions")
+
+
+def upgrade() -> None:
+    for table in TABLES:
+        ddl(f"ALTER TABLE {table} ADD COLUMN lease_seconds DOUBLE PRECISION")
+
+
+def downgrade() -> None:
+    for table in TABLES:
+        ddl(f"ALTER TABLE {table} DROP COLUMN lease_seconds")
