@@ -128,7 +128,7 @@ def test_a_task_that_was_paused_is_not_resumed_by_declaring_it_again(
 
 
 @pytest.mark.parametrize(
-    "schedule", ["", "@daily", "* * * * * *", "0 0 30 2 *", "61 * * * *", "'; --", "a\0"]
+    "schedule", ["", "@reboot", "* * * * * *", "0 0 30 2 *", "61 * * * *", "'; --", "a\0"]
 )
 def test_a_schedule_that_names_no_time_is_refused(
     scheduler: SchedulerRepository, schedule: str
