@@ -63,6 +63,16 @@ async def test_a_collection_is_made_described_and_dropped(knowledge: AsyncKnowle
     assert await knowledge.count("notes") == 0
 
 
+async def test_a_collection_for_another_model_is_not_taken_for_the_one_that_is_there(
+    knowledge: AsyncKnowledgeRepository,
+) -> None:
+    first = await knowledge.create_collection("notes", embedding_model="one")
+    assert await knowledge.create_collection("notes", embedding_model="one") is first
+    assert await knowledge.create_collection("notes") is first
+    with pytest.raises(ConflictError, match="exists for vectors of 'one'"):
+        await knowledge.create_collection("notes", embedding_model="other")
+
+
 async def test_to_make_it_again_gives_it_as_it_is(knowledge: AsyncKnowledgeRepository) -> None:
     first = await knowledge.create_collection("notes", description="first")
     again = await knowledge.create_collection("notes", description="second")

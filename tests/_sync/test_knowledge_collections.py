@@ -64,6 +64,16 @@ def test_a_collection_is_made_described_and_dropped(knowledge: KnowledgeReposito
     assert knowledge.count("notes") == 0
 
 
+def test_a_collection_for_another_model_is_not_taken_for_the_one_that_is_there(
+    knowledge: KnowledgeRepository,
+) -> None:
+    first = knowledge.create_collection("notes", embedding_model="one")
+    assert knowledge.create_collection("notes", embedding_model="one") is first
+    assert knowledge.create_collection("notes") is first
+    with pytest.raises(ConflictError, match="exists for vectors of 'one'"):
+        knowledge.create_collection("notes", embedding_model="other")
+
+
 def test_to_make_it_again_gives_it_as_it_is(knowledge: KnowledgeRepository) -> None:
     first = knowledge.create_collection("notes", description="first")
     again = knowledge.create_collection("notes", description="second")

@@ -57,7 +57,7 @@ class AsyncKnowledgeCollections(AsyncRepository):
 
         Only `cosine` has an index: collections of another distance are searched by comparing all points. The
         role must own the table `knowledge_points`. Raises ConflictError when the name is an alias, or the
-        distance of the known collection another one.
+        distance or the embedding model of the known collection another one.
         """
         _check_name(name)
         known = await self._named(name)
@@ -74,6 +74,11 @@ class AsyncKnowledgeCollections(AsyncRepository):
         if known.distance != distance:
             raise ConflictError(
                 f"collection {shown(name)}: exists with the distance {known.distance}; use it, or another name"
+            )
+        if None not in (embedding_model, known.embedding_model) and embedding_model != known.embedding_model:
+            raise ConflictError(
+                f"collection {shown(name)}: exists for vectors of {shown(known.embedding_model)}; those of another"
+                " model cannot be compared with them: use another name"
             )
         return known
 

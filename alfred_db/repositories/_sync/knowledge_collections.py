@@ -58,7 +58,7 @@ class KnowledgeCollections(Repository):
 
         Only `cosine` has an index: collections of another distance are searched by comparing all points. The
         role must own the table `knowledge_points`. Raises ConflictError when the name is an alias, or the
-        distance of the known collection another one.
+        distance or the embedding model of the known collection another one.
         """
         _check_name(name)
         known = self._named(name)
@@ -75,6 +75,11 @@ class KnowledgeCollections(Repository):
         if known.distance != distance:
             raise ConflictError(
                 f"collection {shown(name)}: exists with the distance {known.distance}; use it, or another name"
+            )
+        if None not in (embedding_model, known.embedding_model) and embedding_model != known.embedding_model:
+            raise ConflictError(
+                f"collection {shown(name)}: exists for vectors of {shown(known.embedding_model)}; those of another"
+                " model cannot be compared with them: use another name"
             )
         return known
 
