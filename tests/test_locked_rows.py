@@ -209,7 +209,9 @@ def test_a_locked_task_neither_stalls_a_worker_nor_has_others_run_twice(db: Data
                     uow.tasks.enqueue("x", task_id="late", max_retries=0)
                 ended = [task for task in uow.tasks.list() if task.completed_at or task.failed_at]
                 over = {task.task_id for task in ended}
+                codes = {task.error_code for task in ended}
         assert over == {"t-1", "t-2", "t-3", "late"}, "they were ended while the lock was held"
+        assert codes == {None if ending in ("returns", "results") else "handler"}, "by their handlers"
     for worker in workers:
         worker.stop()
     for thread in threads:

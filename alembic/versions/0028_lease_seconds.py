@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.revisions import ddl
 
-revision = "alfred_0027_lease_seconds"
-down_revision = "alfred_0026_task_dedupe"
+revision = "alfred_0028_lease_seconds"
+down_revision = "alfred_0027_partitions_path"
 branch_labels = None
 depends_on = None
 
