@@ -313,6 +313,11 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         return DatabaseUnavailable(
             "no connection became free in time; use fewer at once, or raise pool_size", retryable=True
         )
+    if isinstance(error, exc.NoReferencedTableError):
+        return ConfigurationError(
+            f"foreign key: it names the table {shown(error.table_name)} as a text, which is looked for among the tables of"
+            " its own model's Base; give the column of the model instead, such as ForeignKey(Task.id)"
+        )
     if isinstance(error, exc.PendingRollbackError):
         if error.code == "8s2b":
             return DatabaseUnavailable(

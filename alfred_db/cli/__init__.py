@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import click
+import psycopg
+from sqlalchemy import exc
 
 from .. import migrate
 from ..config import database_url, migration_url
@@ -36,14 +38,25 @@ schema_option = click.option(
 
 
 class Commands(click.Group):
-    """Shows an error of the library as one line, not as a traceback."""
+    """Shows an error of the library, the database or the file system as one line, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
-        except AlfredDBError as error:
-            click.echo(f"alfred-db: {error}", err=True)
+            with translated():
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends in silence when nobody reads on
+        except (AlfredDBError, OSError, ValueError, exc.SQLAlchemyError, psycopg.Error) as error:
+            click.echo(f"alfred-db: {_line(error)}", err=True)
             ctx.exit(2)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    if isinstance(error, AlfredDBError):
+        return str(error)
+    return " ".join(str(error).split("\n[SQL:")[0].split())
 
 
 @click.group(cls=Commands)
