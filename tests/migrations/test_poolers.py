@@ -153,7 +153,7 @@ def test_a_failed_or_killed_migration_leaves_nothing_in_the_session(database_url
     run(
         database_url,
         """CREATE FUNCTION fail_inside() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF current_query() LIKE '%CREATE TABLE tasks %' THEN RAISE 'not today'; END IF; END $$""",
+            IF current_query() LIKE '%CREATE TABLE %tasks (%' THEN RAISE 'not today'; END IF; END $$""",
         "CREATE EVENT TRIGGER failing ON ddl_command_end EXECUTE FUNCTION fail_inside()",
     )
     with pgbouncer(database_url, "session", settings="server_reset_query =") as url:
@@ -163,7 +163,7 @@ def test_a_failed_or_killed_migration_leaves_nothing_in_the_session(database_url
     run(
         database_url,
         """CREATE OR REPLACE FUNCTION fail_inside() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF current_query() LIKE '%CREATE TABLE tasks %' THEN PERFORM pg_sleep(6); END IF; END $$""",
+            IF current_query() LIKE '%CREATE TABLE %tasks (%' THEN PERFORM pg_sleep(6); END IF; END $$""",
     )
     sleeps = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
