@@ -199,6 +199,7 @@ if TYPE_CHECKING:
         RecallWeights,
         Regression,
         Remembered,
+        ScheduleOutcome,
         ScoredModel,
         SessionSummary,
         Source,
@@ -209,7 +210,6 @@ if TYPE_CHECKING:
         UsageKey,
         WaitingVersion,
         WaitResult,
-        Written,
     )
     from .search import (
         Candidates,
@@ -380,6 +380,7 @@ __all__ = [
     "RegistryModel",
     "Regression",
     "Remembered",
+    "ScheduleOutcome",
     "ScheduledExecution",
     "ScheduledTask",
     "SchedulerRepository",
@@ -434,7 +435,6 @@ __all__ = [
     "WorkingMemory",
     "WorkingMemoryRepository",
     "WorkingMemoryStatus",
-    "Written",
     "cosine_distance",
     "hamming_distance",
     "jaccard_distance",

@@ -12,7 +12,7 @@ from .model_registry import EndpointSpec, ScoredModel
 from .page import Page
 from .partitions import Partition
 from .rag import Context, Source
-from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, Tick, Written
+from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, ScheduleOutcome, Tick
 from .tasks import Backoff, ClaimedTask, NewResult, NewTask, QueueHealth
 from .validation import Regression
 from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingVersion, WaitResult
@@ -54,6 +54,7 @@ __all__ = [
     "RecallWeights",
     "Regression",
     "Remembered",
+    "ScheduleOutcome",
     "ScoredModel",
     "SessionSummary",
     "Source",
@@ -64,5 +65,4 @@ __all__ = [
     "UsageKey",
     "WaitResult",
     "WaitingVersion",
-    "Written",
 ]

@@ -6,36 +6,21 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 
-__all__ = ["ClaimedExecution", "HeldExecution", "InvalidSchedule", "Tick", "Written"]
+__all__ = ["ClaimedExecution", "HeldExecution", "InvalidSchedule", "ScheduleOutcome", "Tick"]
 
 
-class Written(int, Enum):
-    """What a call did that creates a row or changes the one of a known key.
-
-    It counts as True when the row is new and as False otherwise, like the second value of `TaskRepository.enqueue`.
-    """
+class ScheduleOutcome(StrEnum):
+    """What `SchedulerRepository.create` did: it is true when the row is new, like the second value of `enqueue`."""
 
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
 
-    def __new__(cls, word: str) -> Written:
-        """The member of that word."""
-        member = int.__new__(cls, word == "created")
-        member._value_ = word
-        return member
-
-    def __eq__(self, other: object) -> bool:
-        """Members differ, though two of them count as False."""
-        return self is other if isinstance(other, Written) else int.__eq__(self, other)
-
-    __hash__ = int.__hash__
-
-    def __str__(self) -> str:
-        """The word."""
-        return str(self.value)
+    def __bool__(self) -> bool:
+        """Whether the row is new."""
+        return self is ScheduleOutcome.CREATED
 
 
 @dataclass(frozen=True, slots=True)

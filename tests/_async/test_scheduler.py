@@ -19,7 +19,7 @@ from alfred_db import (
     OverlapPolicy,
     ScheduledExecution,
     ScheduledTask,
-    Written,
+    ScheduleOutcome,
     cron,
 )
 from alfred_db.errors import (
@@ -70,8 +70,12 @@ async def test_a_known_key_becomes_what_is_declared_and_the_result_says_so(
     assert again is task
     before = task.next_run_at
     moved, updated = await scheduler.create("other", "b", "1 * * * *", schedule_key="k")
-    assert (created, unchanged, updated) == (Written.CREATED, Written.UNCHANGED, Written.UPDATED)
-    assert (created, unchanged, updated) == (True, False, False)
+    assert (created, unchanged, updated) == (
+        ScheduleOutcome.CREATED,
+        ScheduleOutcome.UNCHANGED,
+        ScheduleOutcome.UPDATED,
+    )
+    assert [bool(one) for one in (created, unchanged, updated)] == [True, False, False]
     assert [str(one) for one in (created, unchanged, updated)] == ["created", "unchanged", "updated"]
     assert (moved.id, moved.name, moved.command, moved.schedule) == (task.id, "other", "b", "1 * * * *")
     assert moved.next_run_at is not None
@@ -107,10 +111,10 @@ async def test_no_argument_of_a_known_key_is_lost(scheduler: AsyncSchedulerRepos
         before = task.next_run_at
         assert getattr(task, name) != value
         changed, outcome = await scheduler.create("report", "a", schedule_key=key, **given)
-        assert (changed.id, getattr(changed, name), outcome) == (task.id, value, Written.UPDATED)
+        assert (changed.id, getattr(changed, name), outcome) == (task.id, value, ScheduleOutcome.UPDATED)
         assert (changed.next_run_at != before) == (name in ("timezone", "schedule", "is_active"))
         _, outcome = await scheduler.create("report", "a", schedule_key=key, **given)
-        assert outcome is Written.UNCHANGED
+        assert outcome is ScheduleOutcome.UNCHANGED
 
 
 async def test_a_task_that_was_paused_is_not_resumed_by_declaring_it_again(
@@ -120,9 +124,9 @@ async def test_a_task_that_was_paused_is_not_resumed_by_declaring_it_again(
     await scheduler.pause(task.id)
     found, outcome = await scheduler.create("report", "a", "5 * * * *", schedule_key="k")
     assert (found.is_active, found.next_run_at, found.schedule) == (False, None, "5 * * * *")
-    assert outcome is Written.UPDATED
+    assert outcome is ScheduleOutcome.UPDATED
     found, outcome = await scheduler.create("report", "a", "5 * * * *", schedule_key="k", is_active=True)
-    assert (found.is_active, outcome) == (True, Written.UPDATED)
+    assert (found.is_active, outcome) == (True, ScheduleOutcome.UPDATED)
     assert found.next_run_at is not None
 
 
@@ -554,7 +558,7 @@ async def test_two_callers_with_one_key_make_one_task(committed: AsyncDatabase) 
         first, created = await AsyncSchedulerRepository(uow.session).create("a", "c", schedule_key="k")
     async with committed.begin() as uow:
         second, again = await AsyncSchedulerRepository(uow.session).create("b", "c", schedule_key="k")
-    assert (created, again, first.id) == (Written.CREATED, Written.UPDATED, second.id)
+    assert (created, again, first.id) == (ScheduleOutcome.CREATED, ScheduleOutcome.UPDATED, second.id)
 
 
 async def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed: AsyncDatabase) -> None:

@@ -17,7 +17,7 @@ from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, Schedule
 from ...queries import scheduler as queries
 from ...queries._shared import MAX_LIMIT, as_page
 from ...results import Page
-from ...results.scheduler import InvalidSchedule, Tick, Written
+from ...results.scheduler import InvalidSchedule, ScheduleOutcome, Tick
 from .scheduler_executions import Executions
 
 _Planned = list[tuple[ScheduledTask, Plan]]
@@ -58,7 +58,7 @@ class SchedulerRepository(Executions):
         misfire_grace_seconds: int = 60,
         max_catchup: int = 100,
         overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW,
-    ) -> tuple[ScheduledTask, Written]:
+    ) -> tuple[ScheduledTask, ScheduleOutcome]:
         """Create a task; the one of a known `schedule_key` becomes what the arguments say.
 
         So a service declares its schedules at each start. Another schedule or time zone begins now, as in `update`;
@@ -109,7 +109,7 @@ class SchedulerRepository(Executions):
             queries.create({**values, "next_run_at": next_run_at if values["is_active"] else None})
         )
         if task is not None:
-            return task, Written.CREATED
+            return task, ScheduleOutcome.CREATED
         if is_active is None:
             del values["is_active"]
         return self._declared(schedule_key or "", values, next_run_at)
@@ -241,7 +241,7 @@ class SchedulerRepository(Executions):
 
     def _declared(
         self, schedule_key: str, values: Mapping[str, object], next_run_at: datetime | None
-    ) -> tuple[ScheduledTask, Written]:
+    ) -> tuple[ScheduledTask, ScheduleOutcome]:
         """The task of a known key, changed to these values where it differs from them."""
         rows = self._rows(queries.locked_by_key(schedule_key))
         if not rows:
@@ -251,11 +251,11 @@ class SchedulerRepository(Executions):
         task = rows[0][0]
         changes = {name: value for name, value in values.items() if getattr(task, name) != value}
         if not changes:
-            return task, Written.UNCHANGED
+            return task, ScheduleOutcome.UNCHANGED
         if changes.keys() & {"schedule", "timezone", "is_active"}:
             active = values.get("is_active", task.is_active)
             changes["next_run_at"] = next_run_at if active else None
-        return self._change(task.id, changes), Written.UPDATED
+        return self._change(task.id, changes), ScheduleOutcome.UPDATED
 
     def _planned(
         self, page: Callable[..., Select[ScheduledTask, datetime]], limit: int, invalid: _Invalid
