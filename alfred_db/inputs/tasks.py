@@ -8,6 +8,7 @@ import uuid
 from array import array
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import NoneType
 from typing import Any
 
 from ..checks import aware, check_text, json_text, to_json, within
@@ -67,15 +68,17 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
             f"task: {', '.join(sorted(map(shown, unknown))[:5])}: no such key; expected some of {expected}"
         )
     ids = new_ids(len(tasks))
+    given = (task.get("task_id") for task in tasks)
+    keys = [None if isinstance(key, str) and not key else key for key in given]
     columns: dict[str, list[Any]] = {
         "id": ids,
-        "task_id": [task.get("task_id") or str(id) for task, id in zip(tasks, ids, strict=True)],
+        "task_id": [str(id) if key is None else key for key, id in zip(keys, ids, strict=True)],
         "intent": [task.get("intent", "") for task in tasks],
     }
     for name, default in _DEFAULTS.items():
         if every or name in names:
             columns[name] = [task.get(name, default) for task in tasks]
-    _check({**columns, "task_id": [key for task in tasks if (key := task.get("task_id"))]})
+    _check({**columns, "task_id": [key for key in keys if key is not None]})
     # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
     check = every or named(tasks)
     for name in ("content", "metadata"):
@@ -138,7 +141,25 @@ def new_ids(count: int) -> list[uuid.UUID]:
     ]
 
 
+_WORDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("intent", "task_id", "created_by", "assigned_to", "dedupe_key", "queue"), (str, "text")),
+    **dict.fromkeys(("priority", "max_retries", "timeout_seconds"), (int, "a whole number")),
+    "delay": ((int, float), "a number"),
+    "available_at": (datetime, "a datetime"),
+    "parent_task_id": (uuid.UUID, "the `id` of a task, a UUID"),
+}
+
+
 def _check(columns: Mapping[str, Sequence[Any]]) -> None:
+    for name, (kinds, word) in _WORDS.items():
+        # A row of another type may not even have a hash.
+        found: set[type] = set(map(type, columns.get(name, ())))
+        for one in found:
+            if one is bool or not (
+                issubclass(one, kinds) or (one is NoneType and _DEFAULTS.get(name, "") is None)
+            ):
+                got = "None" if one is NoneType else one.__name__
+                raise InvalidInputError(f"{name}: expected {word}, got {got}")
     for name, most in (("intent", 1 << 20), ("created_by", 1 << 20), ("assigned_to", 1 << 20)):
         for text in set(columns.get(name, ())) - {None}:
             check_text(name, text, most)
@@ -154,20 +175,11 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
         ("timeout_seconds", 1, MAX_INTEGER),
     ):
         for number in set(columns.get(name, ())):
-            if not isinstance(number, int):
-                raise InvalidInputError(f"{name}: expected a whole number, got {number!r}")
             within(name, number, low, high)
     for delay in set(columns.get("delay", ())):
         within("delay", delay, 0, MAX_SECONDS)
     for at in set(columns.get("available_at", ())) - {None}:
-        if not isinstance(at, datetime):
-            raise InvalidInputError(f"available_at: expected a datetime, got {type(at).__name__}")
         aware("available_at", at)
-    for parent in set(columns.get("parent_task_id", ())) - {None}:
-        if not isinstance(parent, uuid.UUID):
-            raise InvalidInputError(
-                f"parent_task_id: expected the `id` of a task, a UUID, got {type(parent).__name__}"
-            )
 
 
 def _json(name: str, place: int, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:

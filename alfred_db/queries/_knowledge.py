@@ -78,7 +78,7 @@ def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[
     if (ids is None) == (where is None):
         raise InvalidInputError("expected either ids or where; `where=Filter()` means every point")
     condition = expression(KnowledgePoint, where)
-    return with_ids(ids or ()) if condition is None else condition
+    return with_ids(() if ids is None else ids) if condition is None else condition
 
 
 def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:

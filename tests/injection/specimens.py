@@ -17,6 +17,7 @@ FORMATS = {
     "knowledge.query_groups": ("group_by",),
     "scheduler.create": ("schedule", "timezone"),
     "scheduler.update": ("schedule", "timezone"),
+    "tasks.enqueue": ("queue",),
 }
 """Parameters that are refused by what they say."""
 

@@ -91,7 +91,7 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         "index uq_tasks_dedupe_key on tasks",
         "UNIQUE",
         "CREATE INDEX uq_tasks_dedupe_key",
-        "alfred_0008_tasks",
+        "alfred_0026_task_dedupe",
     ),
     "an index of another kind": (
         ["DROP INDEX idx_tasks_failed", "CREATE INDEX idx_tasks_failed ON tasks USING brin (failed_at)"],
