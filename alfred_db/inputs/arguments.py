@@ -53,6 +53,9 @@ _POSITIONS = frozenset({"start", "to"})
 
 _POINT_ID = (str, int, uuid.UUID)
 
+_LOOKED_INTO = frozenset({int, float, Decimal, datetime})
+"""Types whose values can be out of range."""
+
 _SAID = {
     "intents": "a sequence of names",
     "message_ids": "a sequence of ids",
@@ -137,7 +140,11 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
             scope[f"_check{number}"] = partial(
                 check, name, hint=hint, cleaned=name in cleaned or name in _READ
             )
-            tests.append(f"    {_suspicion(name, hint, scope)}_check{number}({name})")
+            suspicion = _suspicion(name, hint, scope)
+            if not suspicion and parameter.default is not parameter.empty:
+                scope[f"_default{number}"] = parameter.default
+                suspicion = f"if {name} is not _default{number}: "
+            tests.append(f"    {suspicion}_check{number}({name})")
     source = "\n".join([f"def {method.__name__}({', '.join(heads)}):", *(tests or ["    pass"])])
     exec(source, scope)
     door: Any = scope[method.__name__]
@@ -341,10 +348,15 @@ def _elements(name: str, values: Any, hint: Any) -> None:
     kinds = _alternatives(hint)
     if name == "points" or kinds in ((float,), _POINT_ID) or any(_is_vector(one) for one in kinds):
         return  # its column or its method looks at each, and says more of it
-    if len(kinds) == 1 and (hint in _ROWS_BY_COLUMN or hint is uuid.UUID):
-        usual = uuid.UUID if hint is uuid.UUID else dict
-        hint = hint if hint is uuid.UUID else Mapping
-        if set(map(type, values)) <= {usual}:
+    if hint in _ROWS_BY_COLUMN:
+        hint = Mapping
+    usual = dict if hint is Mapping else hint
+    if set(map(type, values)) <= {usual}:  # one look at all of them
+        if hint is str:
+            text = "".join(values)
+            if text.isascii() and "\0" not in text:
+                return
+        elif usual is dict or (isinstance(hint, type) and hint not in _LOOKED_INTO):
             return
     for number, value in enumerate(values):
         check(f"{name}[{number}]", value, hint)

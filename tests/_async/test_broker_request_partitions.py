@@ -236,7 +236,7 @@ async def test_months_are_checked(requests: AsyncBrokerRequestRepository, months
 
 
 async def test_without_pg_cron_it_is_said_what_to_do_instead(requests: AsyncBrokerRequestRepository) -> None:
-    with pytest.raises(ExtensionMissingError, match="run `alfred-db maintain` from cron"):
+    with pytest.raises(ExtensionMissingError, match="have cron run `alfred-db maintain"):
         await requests.schedule_maintenance()
     with pytest.raises(ExtensionMissingError, match="pg_cron is not installed in this database"):
         await requests.unschedule_maintenance()

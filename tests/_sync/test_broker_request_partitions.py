@@ -237,7 +237,7 @@ def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> N
 
 
 def test_without_pg_cron_it_is_said_what_to_do_instead(requests: BrokerRequestRepository) -> None:
-    with pytest.raises(ExtensionMissingError, match="run `alfred-db maintain` from cron"):
+    with pytest.raises(ExtensionMissingError, match="have cron run `alfred-db maintain"):
         requests.schedule_maintenance()
     with pytest.raises(ExtensionMissingError, match="pg_cron is not installed in this database"):
         requests.unschedule_maintenance()

@@ -291,7 +291,7 @@ def test_a_month_that_is_dropped_between_the_statements_has_no_readers(pair: Pai
 
     # The statement before reads the catalog alone, and gives its locks back.
     gone = pytest.raises(NotFoundError, match=r"'public\.events_2020_01': no monthly partition of events")
-    with after_statement(pair.reader, 1, drop), pair.reader.begin() as uow, gone:
+    with after_statement(pair.reader, 1, drop), gone, pair.reader.begin() as uow:
         uow.events.partition_readers("public.events_2020_01")
 
 

@@ -42,7 +42,7 @@ migrate.upgrade()
 SLEEP = """
     CREATE FUNCTION sleep_inside() RETURNS event_trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF current_query() LIKE '%CREATE TABLE workflows %' THEN PERFORM pg_sleep(60); END IF;
+        IF current_query() LIKE '%CREATE TABLE %workflows %' THEN PERFORM pg_sleep(60); END IF;
     END $$
 """
 SLEEPS = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
