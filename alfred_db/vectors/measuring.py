@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapper, Session
 
 from ..checks import within
+from ..config import command
 from ..errors import InvalidInputError, NotFoundError, SchemaDriftError, translated
 from ..models import Base, KnowledgeCollection, KnowledgePoint
 from ..models.base import table_of
@@ -246,8 +247,11 @@ def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, 
     params, where = SearchParams(exact=False), subject.partition
     found = search(session, subject.model, embedding, limit=k, params=params, partition=where, explain=True)
     if "Index Scan using" not in (found.plan or ""):
+        bind = session.get_bind()
+        homes = mapping_of(None, bind.get_execution_options())
+        compare = command("check", bind.engine.url, homes.get(None))
         raise SchemaDriftError(
-            f"index {index}: the server does not use it for a search; compare it with the models (`alfred-db check`)"
+            f"index {index}: the server does not use it for a search; compare it with the models ({compare})"
         )
 
 
