@@ -285,6 +285,8 @@ def test_a_revision_touches_shared_or_tenant_objects_and_keeps_the_rules(path: o
         name
         for name in ("upgrade", "downgrade")
         if [ast.unparse(d) for d in functions[name].decorator_list] == ["shared"]
+        # What tenants can do without is left out for them without the mark, which would keep a downgrade waiting.
+        or ast.unparse(functions[name].body[0]).startswith("if option('schema') is None:")
     }
     assert shared in (set(), {"upgrade", "downgrade"}), "one way is shared, the other is not"
     objects = re.findall(
