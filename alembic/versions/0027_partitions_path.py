@@ -21,7 +21,7 @@ def upgrade() -> None:
         ddl(SET.format("SET") + " = pg_catalog, pg_temp")
 
 
+# Not marked as `shared`: tenants need nothing of it, so that a downgrade need not wait until they are gone.
 def downgrade() -> None:
-    """Tenants need nothing of it, so that they are not asked."""
     if option("schema") is None:
         ddl(SET.format("RESET"))
