@@ -46,6 +46,7 @@ __all__ = [
     "check_word",
     "column_word",
     "cursor_values",
+    "encodable",
     "finite",
     "from_json",
     "has_nul",
@@ -110,17 +111,23 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {got}")
 
 
+def encodable(text: str) -> bool:
+    """Whether a text has no lone surrogate. The exception, which holds the text, is gone when a caller raises its own."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def storable(name: str, value: str) -> None:
     """Raise InvalidInputError unless the argument `name` is text that PostgreSQL can store."""
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected text, got {kind(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidInputError(
-                f"{name}: expected text without lone surrogates; decode it with errors='replace'"
-            ) from None
+    if not value.isascii() and not encodable(value):
+        raise InvalidInputError(
+            f"{name}: expected text without lone surrogates; decode it with errors='replace'"
+        )
     if "\0" in value:
         raise InvalidInputError(f"{name}: holds a NUL character, which PostgreSQL text cannot")
 
@@ -135,11 +142,7 @@ def check_text(name: str, value: str, most: int = 1 << 30) -> None:
 
 def plain_text(text: str) -> str:
     """Text from outside as PostgreSQL can store it: U+FFFD replaces NUL characters and lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return _UNSTORABLE.sub(_REPLACEMENT, text)
-    return text.replace("\0", _REPLACEMENT)
+    return text.replace("\0", _REPLACEMENT) if encodable(text) else _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
 def aware(name: str, value: datetime) -> datetime:
@@ -308,13 +311,13 @@ def json_text(name: str, value: Any, most: int = 1 << 28) -> str | None:
         return None
     try:
         text = to_json(value)
-        size = len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidInputError(unstorable(name, value) or f"{name}: holds a lone surrogate") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
+    if not text.isascii() and not encodable(text):
+        raise InvalidInputError(unstorable(name, value) or f"{name}: holds a lone surrogate")
     if has_nul(text):
         raise InvalidInputError(unstorable(name, value) or f"{name}: holds a NUL character")
+    size = len(text) if text.isascii() else len(text.encode())
     if size > most:
         raise InvalidInputError(
             f"{name}: has {size:,} bytes as JSON, at most {most:,} are stored; store it elsewhere and pass a"

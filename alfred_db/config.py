@@ -15,6 +15,7 @@ from psycopg import pq
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
+from .checks import encodable
 from .errors import AlfredDBError, ConfigurationError
 from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
 
@@ -127,10 +128,8 @@ def parse_url(url: str | URL) -> URL:
             )
     query = _parameters(parsed.query)
     parsed = parsed.set(drivername="postgresql+psycopg", query=query)
-    try:
-        "\0".join((parsed.username or "", str(parsed.password or ""), parsed.database or "")).encode()
-    except UnicodeEncodeError:
-        raise _refused("the user, password or database is not valid UTF-8") from None
+    if not encodable("\0".join((parsed.username or "", str(parsed.password or ""), parsed.database or ""))):
+        raise _refused("the user, password or database is not valid UTF-8")
     if any("\0" in str(part) for part in (parsed.username, parsed.password, parsed.host, parsed.database)):
         raise _refused("a zero byte cannot be sent")
     if not _is_local(parsed) and "sslmode" not in query and "PGSSLMODE" not in os.environ:

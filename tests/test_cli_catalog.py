@@ -264,7 +264,10 @@ def test_what_would_destroy_too_much_is_refused(run: Run) -> None:
 def test_without_pg_cron_it_is_said_what_to_do_instead(run: Run) -> None:
     done = run("maintain", "--schedule", "0 3 * * *")
     assert done.exit_code == 2
-    assert "alfred-db: pg_cron is not installed in this database: have cron run `alfred-db maintain" in done.stderr
+    assert (
+        "alfred-db: pg_cron is not installed in this database: have cron run `alfred-db maintain"
+        in done.stderr
+    )
 
 
 # Two at once

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, case, null, or_
 
-from ..checks import within
+from ..checks import encodable, within
 from ..errors import InvalidInputError
 from ..models import Memory, MemoryEntry
 from ._functions import func
@@ -28,12 +28,11 @@ def content_hash(content: str) -> bytes:
     normalised = " ".join(unicodedata.normalize("NFC", content.casefold()).split())
     if not normalised:
         raise InvalidInputError("content: expected a text, got none; there is nothing to remember")
-    try:
-        return hashlib.sha256(normalised.encode()).digest()
-    except UnicodeEncodeError:
+    if not encodable(normalised):
         raise InvalidInputError(
             "content: holds half of a surrogate pair, which is no character; decode the text with the right codec"
-        ) from None
+        )
+    return hashlib.sha256(normalised.encode()).digest()
 
 
 def seconds(name: str, duration: timedelta) -> float:
