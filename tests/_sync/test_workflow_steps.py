@@ -4,6 +4,8 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime, timedelta
 
+from typing import Any
+
 import pytest
 from _sync.workflow_runs import DEFINITION, PENDING, RUNNING, again, claimed, expire, next_claim, row
 
@@ -171,6 +173,17 @@ def test_a_step_that_was_another_one_is_an_error(
     with pytest.raises(ConflictError, match=r"step \d was"):
         workflows.sleep_until(held.id, held.lease_token, datetime.now(UTC), step_key=f"{key}!", seq=seq)
     assert [step.output for step in workflows.steps(held.id)] == [1, 2]
+
+
+@pytest.mark.parametrize("output", ["text", None, {"received": True}], ids=["text", "none", "part"])
+def test_a_wait_in_the_place_of_another_step_is_an_error(
+    workflows: WorkflowRepository, output: Any
+) -> None:
+    held = claimed(workflows)
+    workflows.checkpoint(held.id, held.lease_token, "approval", output, seq=0)
+    held = again(workflows, held)
+    with pytest.raises(ConflictError, match="step 'approval' was not a wait for an event"):
+        workflows.wait_for(held.id, held.lease_token, "approval", step_key="approval", seq=0)
 
 
 def test_a_runner_that_lost_its_lease_is_refused(workflows: WorkflowRepository) -> None:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ...checks import json_text, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
@@ -145,7 +145,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         locked = await self._rows(queries.own(execution_id, lease_token))
         found = await self._stored(execution_id, lease_token, step_key, seq, step_key)
         if found.step is not None:
-            return WaitResult(**found.step.output)
+            return _waited(execution_id, step_key, found.step.output)
         if found.given_up:
             return None
         if found.cancel:
@@ -161,7 +161,8 @@ class AsyncWorkflowSteps(AsyncRepository):
             )
             return None
         result = {"received": came is not None, "payload": None if came is None else came.payload}
-        return WaitResult(**await self.checkpoint(execution_id, lease_token, step_key, result, seq=seq))
+        stored = await self.checkpoint(execution_id, lease_token, step_key, result, seq=seq)
+        return _waited(execution_id, step_key, stored)
 
     async def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and let it go on if it waits for it; False is that it has that event.
@@ -213,6 +214,16 @@ class AsyncWorkflowSteps(AsyncRepository):
                 f" now step {seq}, {shown(step_key)} ({shown(name)}); run the code that began it, or fork it to a new version"
             )
         return _Found(bool(held), bool(given_up), cancel, None)
+
+
+def _waited(execution_id: int, step_key: str, output: Any) -> WaitResult:
+    """What the step of a wait has stored; raises ConflictError for the output of another kind of step."""
+    if not isinstance(output, dict) or set(cast("dict[str, Any]", output)) != {"received", "payload"}:
+        raise ConflictError(
+            f"workflow execution {execution_id}: step {shown(step_key)} was not a wait for an event; run the code that"
+            " began it, or fork it to a new version"
+        )
+    return WaitResult(**cast("dict[str, Any]", output))
 
 
 def _cancelling(execution_id: int) -> InvalidTransition:
