@@ -337,7 +337,7 @@ def has_nul(text: str) -> bool:
 
 
 def unstorable(name: str, value: Any) -> str | None:
-    """Which text of a JSON value PostgreSQL cannot store, and where it is; None where there is none."""
+    """Which text of a JSON value PostgreSQL cannot store, and where it is. None if it can store all of them."""
     waiting: list[tuple[str, Any]] = [(name, value)]
     while waiting:
         place, inner = waiting.pop()

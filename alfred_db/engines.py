@@ -308,7 +308,7 @@ def shares_sessions(
     """Whether a pooler hands the sessions of the server from one transaction to the next.
 
     `ask` asks one connection for its pid in a transaction of its own, `hold` keeps a transaction open on another one,
-    and gives its pid, or None if the pooler had no session for it.
+    and returns its pid, or None if the pooler had no session for it.
     A session that is one's own has the same pid each time, and nobody else has it. Where something stands in between,
     other clients may make that look so by chance: then it is asked again and again.
     """

@@ -16,7 +16,7 @@ __all__ = ["settings"]
 
 
 def settings(schema: str | None, home: str | None = None) -> dict[str, Any]:
-    """What `context.configure` is told about the tenant `schema`; `home` is where the default tenant's tables are."""
+    """What `context.configure` receives for the tenant `schema`; `home` is where the default tenant's tables are."""
     mapping = schema_translate_map(schema) or ({} if home is None else {None: home})
     target = moved_metadata(mapping) if mapping else Base.metadata
     return {
@@ -33,7 +33,7 @@ def tenant_metadata(schema: str) -> MetaData:
 
 
 def moved_metadata(mapping: Mapping[str | None, str | None]) -> MetaData:
-    """The models' tables in the schemas that the mapping gives for theirs."""
+    """The models' tables in the schemas that the mapping has for theirs."""
     copy = MetaData(naming_convention=Base.metadata.naming_convention)
 
     def referred(

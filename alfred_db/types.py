@@ -146,7 +146,7 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
         unpack, values = self.format.unpack, self.format.values
 
         def process(value: Any) -> Any:
-            # Raw SQL that names this type gives text, and the driver's own loaders for pgvector its classes.
+            # Raw SQL that names this type returns text, and the driver's own loaders for pgvector its classes.
             if isinstance(value, str):
                 value = values.from_text(value)
             if isinstance(value, values):
@@ -157,7 +157,7 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 
 
 class _Sent(FunctionElement[Any]):
-    """A column of a vector type in its binary form, unless the statement compares or sorts what it gives.
+    """A column of a vector type in its binary form, unless the statement compares or sorts its output.
 
     The bytes of two equal vectors can differ, by the sign of a zero, and their order is another one. So there the
     server writes the column as text.
@@ -203,7 +203,7 @@ def _names(part: Any, name: str | None) -> bool:
 
 
 class _SentType(UserDefinedType[Any]):
-    """What `_Sent` gives: bytes, or text."""
+    """What `_Sent` returns: bytes, or text."""
 
     cache_ok = True
 
@@ -285,7 +285,7 @@ def _array_of(text: str) -> list[Any]:
 
 
 class _OfVectors(GenericFunction[Any]):
-    """A function that gives a vector of vectors, or an element of an array of them; else of no type, as before."""
+    """A function that returns a vector for vectors, or an element of an array of them; else of no type, as before."""
 
     _register = False
     inherit_cache = True

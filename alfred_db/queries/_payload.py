@@ -377,7 +377,7 @@ def _array(value: Any, where: str) -> Sequence[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The condition as JSON: times, which the client of Qdrant gives as such, become text."""
+    """The condition as JSON: times, which Qdrant's client passes as datetimes, become text."""
     if is_object(value):
         return {name: _plain(one) for name, one in value.items() if one is not None}
     if is_array(value):

@@ -115,7 +115,7 @@ def containing(key: str, value: Any) -> list[Any] | None:
 
 
 def values_at(payload: Any, key: str) -> list[Any]:
-    """What `values` gives, for a document in Python."""
+    """What `values` returns, for a document in Python."""
     found: list[Any] = [payload]
     for step in steps(key):
         if step is None:
@@ -131,5 +131,5 @@ def values_at(payload: Any, key: str) -> list[Any]:
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Whether it is a JSON array, as the driver gives one."""
+    """Whether it is a JSON array, as the driver returns one."""
     return isinstance(value, list)

@@ -67,7 +67,7 @@ FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
 _t = table_of(Task).c
 _live = _t.status.in_([constant(status) for status in LIVE])
 _deduplicating = and_(_live, _t.cancel_requested_at.is_(None))
-"""One that is to be cancelled has lost its key: its holder gives it up, and a new task of that key is not lost."""
+"""One that is to be cancelled has lost its key: its holder ends it, and a new task of that key is not lost."""
 
 
 _GIVEN: dict[str, TypeEngine[Any]] = {

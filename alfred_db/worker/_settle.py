@@ -100,7 +100,7 @@ def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
 
 
 def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
-    """Complete the tasks; gives the ids of those that are, and not of what another transaction has locked."""
+    """Complete the tasks and return their ids, without those that another transaction has locked."""
     plain = [one.lease.task for one in done if not one.results]
     completed = {task.id for task in uow.tasks.complete_many(plain)}
     if len(plain) < len(done):

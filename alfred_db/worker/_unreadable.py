@@ -36,7 +36,7 @@ LOOKED_AT = 1000
 def set_aside(
     db: Database, queues: Sequence[str] | None, intents: Sequence[str], assigned_to: str | None
 ) -> int:
-    """Have those fail that a claim comes to first and that cannot be read; gives their number."""
+    """Have those fail that a claim comes to first and that cannot be read. Returns their number."""
     found = 0
     with db.begin() as uow:
         ids = uow.session.scalars(queries.waiting(queues, intents, assigned_to, limit=LOOKED_AT)).all()

@@ -62,7 +62,7 @@ class Watch:
                     self._next = self._look()
 
     def _look(self) -> float:
-        """Interrupt what is overdue; gives when to look again."""
+        """Interrupt what is overdue and return when to look again."""
         first = math.inf
         for lease in list(self._held()):
             if not (lease.ended or lease.given_back):

@@ -19,7 +19,7 @@ from .direct import driver_of, settle
 async def copy_rows(
     session: AsyncSession, table: Table, columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]
 ) -> int:
-    """COPY rows into a table of the session's tenant; gives their number. Defaults fill the other columns.
+    """COPY rows into a table of the session's tenant and return their number. Defaults fill the other columns.
 
     What interrupts it, such as the cancellation of the task, closes the connection and goes on.
     """

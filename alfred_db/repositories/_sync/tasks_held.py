@@ -166,7 +166,7 @@ class HeldTasks(Repository):
 
         A task that another transaction has locked is waited for a moment only, after the others, and else left out: it
         is still held, so that the call can be repeated with those that are left. Raises LeaseLost if one of them is not
-        held any more: roll back, and repeat it with those that `heartbeat_many` gives.
+        held any more: roll back, and repeat it with those that `heartbeat_many` returns.
         """
         if not tasks:
             return []

@@ -44,7 +44,7 @@ class WorkflowExecutions(Repository):
     def heartbeat(
         self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float | None = None
     ) -> Sequence[HeldWorkflow]:
-        """Extend the leases of one claim; gives those that are still held. Stop whatever is missing.
+        """Extend the leases of one claim and return those that are still held. Stop whatever is missing.
 
         `lease` is in seconds, by default those of the claim.
         One that another transaction has locked is waited for a moment only, after the others: then it is given as it
