@@ -20,10 +20,11 @@ from sqlalchemy import (
     select,
     table,
     text,
+    update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, OID, insert
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
@@ -85,6 +86,15 @@ def create(
             metadata_=dict(metadata),
         )
         .on_conflict_do_nothing(index_elements=[KnowledgeCollection.name])
+        .returning(KnowledgeCollection)
+    )
+
+
+def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[KnowledgeCollection]:
+    return (
+        update(KnowledgeCollection)
+        .where(KnowledgeCollection.name == name)
+        .values(**values)
         .returning(KnowledgeCollection)
     )
 

@@ -70,14 +70,21 @@ async def test_a_collection_for_another_model_is_not_taken_for_the_one_that_is_t
     assert await knowledge.create_collection("notes", embedding_model="one") is first
     assert await knowledge.create_collection("notes") is first
     with pytest.raises(ConflictError, match="exists for vectors of 'one'"):
-        await knowledge.create_collection("notes", embedding_model="other")
+        await knowledge.create_collection("notes", embedding_model="other", description="of the other")
+    assert first.description is None
+    assert (await knowledge.create_collection("later")).embedding_model is None
+    assert (await knowledge.create_collection("later", embedding_model="one")).embedding_model == "one"
 
 
-async def test_to_make_it_again_gives_it_as_it_is(knowledge: AsyncKnowledgeRepository) -> None:
-    first = await knowledge.create_collection("notes", description="first")
+async def test_to_create_it_again_changes_what_is_given(knowledge: AsyncKnowledgeRepository) -> None:
+    first = await knowledge.create_collection("notes", description="first", metadata={"a": 1})
+    assert await knowledge.create_collection("notes") is first
+    assert (first.description, first.metadata_) == ("first", {"a": 1})
     again = await knowledge.create_collection("notes", description="second")
     assert again is first
-    assert again.description == "first"
+    assert (again.description, again.metadata_) == ("second", {"a": 1})
+    again = await knowledge.create_collection("notes", metadata={})
+    assert (again.description, again.metadata_) == ("second", {})
     with pytest.raises(ConflictError, match="exists with the distance cosine"):
         await knowledge.create_collection("notes", distance=KnowledgeDistance.EUCLID)
     with pytest.raises(InvalidInputError, match="expected one of cosine, dot, euclid, manhattan"):

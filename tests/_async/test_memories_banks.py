@@ -17,9 +17,11 @@ def banks(uow: AsyncUnitOfWork) -> AsyncMemoryBankRepository:
 
 async def test_a_name_gives_one_bank(banks: AsyncMemoryBankRepository) -> None:
     bank = await banks.get_or_create("notes", description="of the writer")
-    again = await banks.get_or_create("notes", description="other")
+    again = await banks.get_or_create("notes")
     assert again.id == bank.id
     assert (again.name, again.description) == ("notes", "of the writer")
+    again = await banks.get_or_create("notes", description="other")
+    assert (again.id, again.description) == (bank.id, "other")
     assert (await banks.get_or_create("Notes")).id != bank.id
     assert await banks.get(bank.id) is again
     assert await banks.get_by_name("none") is None

@@ -18,9 +18,11 @@ def banks(uow: UnitOfWork) -> MemoryBankRepository:
 
 def test_a_name_gives_one_bank(banks: MemoryBankRepository) -> None:
     bank = banks.get_or_create("notes", description="of the writer")
-    again = banks.get_or_create("notes", description="other")
+    again = banks.get_or_create("notes")
     assert again.id == bank.id
     assert (again.name, again.description) == ("notes", "of the writer")
+    again = banks.get_or_create("notes", description="other")
+    assert (again.id, again.description) == (bank.id, "other")
     assert (banks.get_or_create("Notes")).id != bank.id
     assert banks.get(bank.id) is again
     assert banks.get_by_name("none") is None

@@ -54,11 +54,19 @@ class KnowledgeCollections(Repository):
         embedding_model: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> KnowledgeCollection:
-        """Make a collection for vectors of 1536 dimensions, or give the one of that name as it is.
+        """Create a collection for vectors of 1536 dimensions, or return the one of that name.
 
-        Only `cosine` has an index: collections of another distance are searched by comparing all points. The
-        role must own the table `knowledge_points`. Raises ConflictError when the name is an alias, or the
-        distance or the embedding model of the known collection another one.
+        To create one, the role must own the table `knowledge_points`.
+
+        Args:
+            name: 1 to 255 characters.
+            distance: Only `cosine` has an index: collections of another distance are searched by comparing all points.
+            description: Replaces the description of an existing collection; None keeps it.
+            embedding_model: What the vectors are made by. An existing collection without one takes it.
+            metadata: Replaces the metadata of an existing collection; None keeps them.
+
+        Raises:
+            ConflictError: The name is an alias, or the existing collection has another distance or embedding model.
         """
         _check_name(name)
         known = self._named(name)
@@ -81,6 +89,20 @@ class KnowledgeCollections(Repository):
                 f"collection {shown(name)}: exists for vectors of {shown(known.embedding_model)}; those of another"
                 " model cannot be compared with them: use another name"
             )
+        declared = {
+            "description": description,
+            "embedding_model": embedding_model,
+            "metadata_": None if metadata is None else dict(metadata),
+        }
+        changed = {
+            attribute: value
+            for attribute, value in declared.items()
+            if value is not None and value != getattr(known, attribute)
+        }
+        if changed:
+            known = self._write(queries.change(name, changed))
+            if known is None:  # dropped meanwhile
+                raise _unknown(name)
         return known
 
     def _create(

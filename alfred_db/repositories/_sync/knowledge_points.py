@@ -203,7 +203,8 @@ class KnowledgePoints(KnowledgeCollections):
     ) -> int:
         """Store what `export_to` has written, under its own name or another; gives the number of points.
 
-        Makes the collection where it is missing; points that are there get the exported vector and payload.
+        Creates the collection if it does not exist; an existing one keeps its description and metadata. Points that
+        exist get the exported vector and payload.
         """
         described, points = read_export(folder)
         name = described.get("name") if collection is None else collection
@@ -213,9 +214,9 @@ class KnowledgePoints(KnowledgeCollections):
         self.create_collection(
             name if known is None else known.name,
             distance=KnowledgeDistance(described["distance"]),
-            description=described.get("description"),
+            description=described.get("description") if known is None else None,
             embedding_model=described.get("embedding_model"),
-            metadata=described.get("metadata"),
+            metadata=described.get("metadata") if known is None else None,
         )
         return self._import(name, points, progress)
 

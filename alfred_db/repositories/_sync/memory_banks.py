@@ -25,10 +25,14 @@ class MemoryBankRepository(Repository):
     """The banks that memories are kept in."""
 
     def get_or_create(self, name: str, *, description: str | None = None) -> MemoryBank:
-        """The bank of that name, made if there is none; a bank that exists keeps its description.
+        """Return the bank of that name, and create it if it does not exist.
 
-        The name is not unique in the table. Who makes a bank holds the name's advisory lock until the end of
-        the transaction, so that others wait and then find it; of several that plain SQL made, the oldest is given.
+        The name is not unique in the table. Who creates a bank holds the name's advisory lock until the end of
+        the transaction, so that others wait and then find it; of several that plain SQL made, the oldest is returned.
+
+        Args:
+            name: Any text that is not empty.
+            description: Replaces the description of an existing bank; None keeps it.
         """
         if not name.strip():
             raise InvalidInputError("name: expected a text, got none; name the bank")
@@ -36,6 +40,8 @@ class MemoryBankRepository(Repository):
             self._rows(queries.lock(lock_key(self._session, f"bank {name}")))
             bank = self.get_by_name(name) or self._write(queries.add(name, description))
         assert bank is not None
+        if description not in (None, bank.description):
+            bank = self.update(bank.id, {"description": description})
         return bank
 
     def get(self, bank_id: int) -> MemoryBank | None:

@@ -20,6 +20,9 @@ EXAMPLES: dict[str, list[Call]] = {
             metadata={"key-4711": "value-4711"},
         )
     ],
+    "change": [
+        call("collection-4711", {"description": "text-4711", "metadata_": {"key-4711": "value-4711"}})
+    ],
     "create_partition": [call(Name("table_4711"), Name("table_4712"), Name("a:b'c\\d%"))],
     "drop_partition": [call(Name("table_4711"))],
     "drop": [call("collection-4711")],
