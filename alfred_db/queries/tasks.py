@@ -79,27 +79,31 @@ _GIVEN: dict[str, TypeEngine[Any]] = {
 
 
 @cache
-def enqueue() -> ReturningInsert[*tuple[Any, ...]]:
+def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     """File a task unless its `task_id`, or a live one's `dedupe_key`, is taken; gives all its attributes, as `FIELDS`.
 
-    Parameters: `COLUMNS`, by attribute, `content` and `metadata_` as JSON text, and the interval `delay`.
+    Parameters: `COLUMNS`, by attribute, `content` and `metadata_` as JSON text, and the interval `delay`. A `child` is
+    not filed either when its parent takes no more children: see `lock_parents`.
     """
     given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
-    return _filing(given).returning(*Task.__mapper__.columns)
+    parent = _t.id == given["parent_task_id"]
+    return _filing(given, parent if child else None).returning(*Task.__mapper__.columns)
 
 
 @cache
-def enqueue_many() -> ReturningInsert[uuid.UUID]:
+def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
     """The same for several tasks, which gives the ids of those that were filed; each parameter is an array.
 
     As arrays they are a hundredth of the text that rows of parameters would be, for the driver and for the server.
+    When there are `children` among them, and one of the parents takes no more, none of the tasks is filed.
     """
     given = (
         func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in _GIVEN.items()))
         .table_valued(*(column(name, type_) for name, type_ in _GIVEN.items()))
         .render_derived("given")
     )
-    return _filing(dict(given.c.items())).returning(_t.id)
+    parents = _t.id == func.any(bindparam("parent_task_id", type_=ARRAY(Uuid)))
+    return _filing(dict(given.c.items()), parents if children else None).returning(_t.id)
 
 
 def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
@@ -208,10 +212,14 @@ def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:
     Locked as a foreign key locks them: their holders go on, a cancellation waits until the children can be seen. The
     ancestors of a task that has ended otherwise count too, up to the first that is live.
     """
+    return _locked_line(_t.id == func.any(literal(list(ids), ARRAY(Uuid))))
+
+
+def _locked_line(parents: ColumnElement[bool]) -> Select[uuid.UUID, bool]:
     tasks, above = table_of(Task), table_of(Task).alias("above")
     line = (
         select(_t.id.label("origin"), _t.id, _t.parent_task_id, _t.status)
-        .where(_t.id == func.any(literal(list(ids), ARRAY(Uuid))))
+        .where(parents)
         .cte("line", recursive=True)
     )
     ended = line.c.status.in_([constant(TaskStatus.COMPLETED), constant(TaskStatus.FAILED)])
@@ -222,7 +230,7 @@ def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:
     )
     dying = or_(_t.status == constant(TaskStatus.CANCELLED), and_(_live, _t.cancel_requested_at.is_not(None)))
     return (
-        select(line.c.origin, dying)
+        select(line.c.origin, dying.label("dying"))
         .join_from(line, tasks, _t.id == line.c.id)
         .order_by(_t.id)
         .with_for_update(read=True, key_share=True, of=tasks)
@@ -310,14 +318,24 @@ def _renewed() -> dict[str, Any]:
     }
 
 
-def _filing(given: Mapping[str, ColumnElement[Any]]) -> postgresql.Insert:
-    """File what is given: the value of each of `COLUMNS`, JSON as text, and `delay`."""
+def _filing(
+    given: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None
+) -> postgresql.Insert:
+    """File what is given: the value of each of `COLUMNS`, JSON as text, and `delay`.
+
+    The parents are locked and looked at in the same statement: where each statement is a transaction of its own, a lock
+    of another one would be gone before the children are there.
+    """
     values = {name: given[name] for name in COLUMNS}
     values["available_at"] = func.greatest(given["available_at"], func.statement_timestamp() + given["delay"])
     for name in ("content", "metadata_"):
         values[name] = cast(given[name], JSONB)
+    source = select(*values.values())
+    if parents is not None:
+        locked = _locked_line(parents).cte("locked").prefix_with("MATERIALIZED")
+        source = source.where(~select(locked.c.origin).where(locked.c.dying).exists())
     return (
         postgresql.insert(table_of(Task))
-        .from_select([name.rstrip("_") for name in COLUMNS], select(*values.values()))
+        .from_select([name.rstrip("_") for name in COLUMNS], source)
         .on_conflict_do_nothing()
     )

@@ -20,7 +20,7 @@ from ...queries._shared import as_page
 from ...results import Page
 from ...results.tasks import NewTask
 from .copy import copy_rows
-from .direct import fetch
+from .direct import driver_of, fetch
 from .tasks_held import AsyncHeldTasks
 from .tasks_upkeep import MAX_BATCH, AsyncTaskUpkeep
 
@@ -77,19 +77,17 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         )
         columns = columns_of([task], every=True)
         values = {name: column[0] for name, column in as_text(columns).items()}
-        if parent_task_id is not None and await self._refusing([parent_task_id]):
-            known = await self.get_by_task_id(values["task_id"])
-            if known is None:
-                raise _takes_no_children(parent_task_id)
-            return known, False
+        statement = queries.enqueue(child=parent_task_id is not None)
         for _ in range(ATTEMPTS):
-            rows = await fetch(self._session, queries.enqueue(), values)
+            rows = await fetch(self._session, statement, values)
             if rows:
                 self._session.info[FILED] = True
                 return self._loaded(rows[0]), True
             # A statement of its own: the first one does not see what was committed while it waited.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
                 return standing, False
+            if await self._refusing([parent_task_id]):
+                raise _takes_no_children(parent_task_id)
         raise _changing()
 
     async def enqueue_many(self, tasks: Sequence[NewTask]) -> list[tuple[uuid.UUID, bool]]:
@@ -100,23 +98,14 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         """
         if not tasks:
             return []
-        copied = len(tasks) > COPIED
+        copied = len(tasks) > COPIED and not (await driver_of(self._session)).autocommit
         columns = columns_of(tasks, every=not copied)
         ids: list[uuid.UUID] = columns["id"]
+        parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", [None] * len(ids))
         left: Sequence[int] = range(len(ids))
         filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
         self._session.info[FILED] = True
-        parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", ())
-        if refusing := await self._refusing(sorted({parent for parent in parents if parent})):
-            orphans = [place for place, parent in enumerate(parents) if parent in refusing]
-            for place, known in zip(orphans, await self._standing(keys_at(columns, orphans)), strict=True):
-                if known is None:
-                    raise _takes_no_children(parents[place])
-                standing[place] = known
-            left = [place for place in left if place not in standing]
-            if not left:
-                return [(standing[place], False) for place in range(len(ids))]
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -135,6 +124,8 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             left = [place for place in left if place not in standing]
             if not left:
                 return [(standing.get(place, own), place in filed) for place, own in enumerate(ids)]
+            if refusing := await self._refusing([parents[place] for place in left]):
+                raise _takes_no_children(next(iter(refusing)))
             if conflict is not None and not any(found):
                 raise conflict
         raise _changing()
@@ -257,11 +248,10 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         )
         return as_page(await self._all(statement), queries.LIST_KEY, limit)
 
-    async def _refusing(self, parents: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    async def _refusing(self, parents: Sequence[uuid.UUID | None]) -> set[uuid.UUID]:
         """Those of the parents that take no more children; the others take them until the transaction ends."""
-        if not parents:
-            return set()
-        return {row[0] for row in await self._rows(queries.lock_parents(parents)) if row[1]}
+        ids = sorted({parent for parent in parents if parent})
+        return {row[0] for row in await self._rows(queries.lock_parents(ids)) if row[1]} if ids else set()
 
     async def _existing(self, id: uuid.UUID) -> Task:
         task = await self.get(id)
@@ -280,13 +270,16 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
     async def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
         """File the tasks at these places; gives the places of those that were new."""
         given = at(columns, places)
-        rows = await fetch(self._session, queries.enqueue_many(), as_text(given))
+        statement = queries.enqueue_many(children=any(given["parent_task_id"]))
+        rows = await fetch(self._session, statement, as_text(given))
         new = {row[0] for row in rows}
         return {place for place, id in zip(places, given["id"], strict=True) if id in new}
 
     async def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
-        """The same by COPY: all of them, or ConflictError."""
+        """The same by COPY: all of them, or ConflictError; none when a parent takes no more children."""
         values = at(columns, places)
+        if await self._refusing(values.get("parent_task_id", ())):
+            return set()
         delays = values.pop("delay", None)
         if delays is not None or "available_at" in values:
             now = await self._first(queries.now())

@@ -166,10 +166,6 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         and before its next step, and ends it. Raises NotFoundError, and InvalidTransition when it has ended.
         """
         tree = await self._rows(queries.tree(execution_id))
-        known = 0
-        while len(tree) > known:  # while this waited for locks, one of them may have started another
-            known = len(tree)
-            tree = await self._rows(queries.tree(execution_id))
         statuses = {row[0]: row[1] for row in tree}
         if execution_id not in statuses:
             raise NotFoundError(f"workflow execution {execution_id}: there is none; check the id")
@@ -177,8 +173,15 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             raise InvalidTransition(
                 f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
             )
-        rows = await self._rows(queries.cancel(list(statuses)))
-        return {row[0]: row[1] for row in sorted(rows, key=lambda row: row[0])}
+        found: dict[int, WorkflowExecutionStatus] = {}
+        left = set(statuses)
+        while left:
+            found |= {row[0]: row[1] for row in await self._rows(queries.cancel(sorted(left)))}
+            # While this waited for locks, one of them may have started another; from now on none does.
+            tree = await self._rows(queries.tree(execution_id))
+            left = {row[0] for row in tree} - statuses.keys()
+            statuses |= {row[0]: row[1] for row in tree}
+        return {id: found[id] for id in sorted(found)}
 
     async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingVersion]:
         """Which other versions than these have executions that wait for a worker, and how many."""

@@ -21,7 +21,7 @@ from ...queries._shared import as_page
 from ...results import Page
 from ...results.tasks import NewTask
 from .copy import copy_rows
-from .direct import fetch
+from .direct import driver_of, fetch
 from .tasks_held import HeldTasks
 from .tasks_upkeep import MAX_BATCH, TaskUpkeep
 
@@ -78,19 +78,17 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         )
         columns = columns_of([task], every=True)
         values = {name: column[0] for name, column in as_text(columns).items()}
-        if parent_task_id is not None and self._refusing([parent_task_id]):
-            known = self.get_by_task_id(values["task_id"])
-            if known is None:
-                raise _takes_no_children(parent_task_id)
-            return known, False
+        statement = queries.enqueue(child=parent_task_id is not None)
         for _ in range(ATTEMPTS):
-            rows = fetch(self._session, queries.enqueue(), values)
+            rows = fetch(self._session, statement, values)
             if rows:
                 self._session.info[FILED] = True
                 return self._loaded(rows[0]), True
             # A statement of its own: the first one does not see what was committed while it waited.
             if standing := self._first(queries.standing(values["task_id"], dedupe_key)):
                 return standing, False
+            if self._refusing([parent_task_id]):
+                raise _takes_no_children(parent_task_id)
         raise _changing()
 
     def enqueue_many(self, tasks: Sequence[NewTask]) -> list[tuple[uuid.UUID, bool]]:
@@ -101,23 +99,14 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         """
         if not tasks:
             return []
-        copied = len(tasks) > COPIED
+        copied = len(tasks) > COPIED and not (driver_of(self._session)).autocommit
         columns = columns_of(tasks, every=not copied)
         ids: list[uuid.UUID] = columns["id"]
+        parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", [None] * len(ids))
         left: Sequence[int] = range(len(ids))
         filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
         self._session.info[FILED] = True
-        parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", ())
-        if refusing := self._refusing(sorted({parent for parent in parents if parent})):
-            orphans = [place for place, parent in enumerate(parents) if parent in refusing]
-            for place, known in zip(orphans, self._standing(keys_at(columns, orphans)), strict=True):
-                if known is None:
-                    raise _takes_no_children(parents[place])
-                standing[place] = known
-            left = [place for place in left if place not in standing]
-            if not left:
-                return [(standing[place], False) for place in range(len(ids))]
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -136,6 +125,8 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             left = [place for place in left if place not in standing]
             if not left:
                 return [(standing.get(place, own), place in filed) for place, own in enumerate(ids)]
+            if refusing := self._refusing([parents[place] for place in left]):
+                raise _takes_no_children(next(iter(refusing)))
             if conflict is not None and not any(found):
                 raise conflict
         raise _changing()
@@ -258,11 +249,10 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         )
         return as_page(self._all(statement), queries.LIST_KEY, limit)
 
-    def _refusing(self, parents: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    def _refusing(self, parents: Sequence[uuid.UUID | None]) -> set[uuid.UUID]:
         """Those of the parents that take no more children; the others take them until the transaction ends."""
-        if not parents:
-            return set()
-        return {row[0] for row in self._rows(queries.lock_parents(parents)) if row[1]}
+        ids = sorted({parent for parent in parents if parent})
+        return {row[0] for row in self._rows(queries.lock_parents(ids)) if row[1]} if ids else set()
 
     def _existing(self, id: uuid.UUID) -> Task:
         task = self.get(id)
@@ -281,13 +271,16 @@ class TaskRepository(HeldTasks, TaskUpkeep):
     def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
         """File the tasks at these places; gives the places of those that were new."""
         given = at(columns, places)
-        rows = fetch(self._session, queries.enqueue_many(), as_text(given))
+        statement = queries.enqueue_many(children=any(given["parent_task_id"]))
+        rows = fetch(self._session, statement, as_text(given))
         new = {row[0] for row in rows}
         return {place for place, id in zip(places, given["id"], strict=True) if id in new}
 
     def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
-        """The same by COPY: all of them, or ConflictError."""
+        """The same by COPY: all of them, or ConflictError; none when a parent takes no more children."""
         values = at(columns, places)
+        if self._refusing(values.get("parent_task_id", ())):
+            return set()
         delays = values.pop("delay", None)
         if delays is not None or "available_at" in values:
             now = self._first(queries.now())
