@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SECONDS ?= 600
 WORKERS ?= 2
 
-.PHONY: help quickstart test test-faults check fmt gen docs bench bench-catalogs bench-vectors bench-work build servers
+.PHONY: help quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -25,6 +25,9 @@ test: check servers ## lint, types, documentation, and the whole suite
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
 		$(BIN)/python -m pytest tests/faults tests/test_qdrant_filters.py -s
+
+coverage: .venv/coverage.stamp servers ## the suite with coverage of lines and branches; TESTS=tests/unit takes a part
+	$(BIN)/python -m pytest $(or $(TESTS),tests) -p workers -n $(WORKERS) --cov --cov-report=html --cov-report=term:skip-covered
 
 check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/ruff check
@@ -57,6 +60,9 @@ bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole s
 
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
+
+bench-compare: .venv/bench.stamp ## fail when a ratio is worse by 5%; RUN=folder takes a finished run, ONLY="work vectors" some pages
+	$(BIN)/python benchmarks/figures.py --compare docs/benchmarks $(RUN) $(if $(ONLY),--only $(ONLY))
 
 build: .venv/test.stamp ## build wheel and sdist into dist/
 	$(BIN)/python -m hatchling build

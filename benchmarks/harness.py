@@ -30,6 +30,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any, TypeVar
 
+import figures
 import psycopg
 from sqlalchemy import make_url
 
@@ -56,7 +57,8 @@ __all__ = [
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv" / "peers"
-RESULTS = HERE.parent / "docs" / "benchmarks"
+RESULTS = Path(os.environ.get("ALFRED_DB_BENCH_RESULTS") or HERE.parent / "docs" / "benchmarks")
+"""Where pages go, and beside each its figures as JSON; a comparison has a run write them elsewhere."""
 PATIENCE = 600.0
 """Seconds that a contender has for one answer."""
 
@@ -266,6 +268,7 @@ def publish(page: Page, section: str, *parts: str) -> None:
     kept = {part.partition("\n")[0]: part.rstrip("\n") + "\n" for part in sections[1:]}
     kept[f"## {section}"] = text
     page.path.write_text("\n".join([f"# {page.title}\n\n{page.introduction}\n", *kept.values()]))
+    figures.write(page.path)
 
 
 def publish_times(
