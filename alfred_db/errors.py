@@ -219,9 +219,15 @@ _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
         "check the user of the database URL",
     ),
     (
-        r'database ".*" does not exist|no such database|is not currently accepting connections',
+        r'database ".*" does not exist|no such database|is not currently accepting connections'
+        r'|database ".*" is disabled|database does not allow connections',
         ConfigurationError,
         "create the database, or name another in the URL",
+    ),
+    (
+        r"bouncer config error|server login failed",
+        ConfigurationError,
+        "the pooler cannot log in to the server: its log has the reason, and its configuration user and password",
     ),
     (r"permission denied for", ConfigurationError, "grant the role the missing right, or use another role"),
     (
@@ -251,19 +257,24 @@ _ONCE_MORE: tuple[tuple[str, str], ...] = (
         "no server among the hosts is what target_session_attrs asks for; a failover may be on its way: try again",
     ),
     (
-        r"the database system is|not yet accepting connections|server login has been failing",
+        r"the database system is|not yet accepting connections|bouncer is shutting down",
         "the server is stopping or starting; try again",
     ),
     (
-        r"too many (clients|connections)|connection slots|no more connections allowed|query_wait_timeout",
+        r"too many (clients|connections)|connection slots|no more connections allowed|client connections exceeded"
+        r"|query_wait_timeout",
         "the server has no connection to spare; try again, or use fewer connections",
+    ),
+    (
+        r"server login has been failing, try again|client_login_timeout|server DNS lookup failed",
+        "the pooler cannot reach the server or log in to it, and its log has the reason: try again",
     ),
     (
         r"due to (idle-session|idle-in-transaction) timeout|client_idle_timeout|idle transaction timeout",
         "the server has ended a connection that idled for too long; run the transaction again",
     ),
 )
-"""Texts, without SQLSTATE, of what may be over in a moment, and before which nothing has run or remains."""
+"""Texts, without SQLSTATE or of a pooler, of what may be over in a moment, and before which nothing has run or remains."""
 
 _RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
 
@@ -337,6 +348,8 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
     text = _without_values(original)[:300]
+    if original.sqlstate == "08P01" and (pooled := _of_a_pooler(text)) is not None:
+        return pooled
     if original.sqlstate == "23514" and "violates partition constraint" in text:
         return ConflictError(
             f"{text}: a partition was made meanwhile; run the transaction again", retryable=True
@@ -350,6 +363,21 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         return None
     kind, advice = found
     return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE or mark == "lost")
+
+
+def _of_a_pooler(text: str) -> DatabaseUnavailable | None:
+    """What PgBouncer says as it ends a connection, which has one SQLSTATE for all reasons."""
+    if text == "query timeout":
+        return DatabaseUnavailable(
+            f"{text}: the statement took longer than the pooler's query_timeout; do less in one, or raise it"
+        )
+    found = _once_more(text)
+    return None if found is None else DatabaseUnavailable(f"{text}: {found}", retryable=True)
+
+
+def _once_more(text: str) -> str | None:
+    """The advice, where the reason may be over in a moment."""
+    return next((advice for pattern, advice in _ONCE_MORE if re.search(pattern, text)), None)
 
 
 def _without_values(error: psycopg.Error) -> str:
@@ -390,10 +418,15 @@ def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None
             "the statement has more than 65,535 bound values; pass many values of one kind as one array, such as"
             " `column == any_(literal(values, ARRAY(Text)))`, or in several calls"
         )
+    if several := re.search(r"received \d+ results from command '(\w+)", text):
+        # The end of the connection, told by the server and once more by a pooler, before the answer or after it.
+        return DatabaseUnavailable(
+            f"the connection was lost during {several[1]}: check that the server runs and can be reached",
+            retryable=several[1] != "COMMIT" or hasattr(original, _MARK),
+        )
     # Of several hosts each has its reason in the text, and one that may be over in a moment is enough.
-    for pattern, advice in _ONCE_MORE:
-        if re.search(pattern, whole):
-            return DatabaseUnavailable(f"{text}: {advice}", retryable=True)
+    if (advice := _once_more(whole)) is not None:
+        return DatabaseUnavailable(f"{text}: {advice}", retryable=True)
     for pattern, kind, advice in _BY_CONNECT_TEXT:
         if re.search(pattern, whole):
             return kind(f"{text}: {advice}")

@@ -213,6 +213,40 @@ def test_a_pool_that_is_empty_for_too_long_can_be_tried_again() -> None:
         ("failed to resolve host 'h': Name or service not known", DatabaseUnavailable, True),
         ("connection failed: FATAL:  the database system is starting up", DatabaseUnavailable, True),
         ("connection failed: FATAL:  sorry, too many clients already", DatabaseUnavailable, True),
+        # What other versions of PgBouncer say; tests/test_pooler_errors.py asks a real one.
+        (
+            'connection failed: FATAL:  server login has been failing, cached error: password authentication failed for user "u"'
+            " (server_login_retry)",
+            ConfigurationError,
+            False,
+        ),
+        (
+            "connection failed: FATAL:  server login has been failing, cached error: the database system is starting up"
+            " (server_login_retry)",
+            DatabaseUnavailable,
+            True,
+        ),
+        (
+            "connection failed: FATAL:  server login has been failing, try again later (server_login_retry)",
+            DatabaseUnavailable,
+            True,
+        ),
+        (
+            "connection failed: FATAL:  client connections exceeded (max_db_client_connections)",
+            DatabaseUnavailable,
+            True,
+        ),
+        ("connection failed: FATAL:  no such database: d", ConfigurationError, False),
+        ("connection failed: FATAL:  no such user", ConfigurationError, False),
+        ("connection failed: FATAL:  database does not allow connections: d", ConfigurationError, False),
+        ("connection failed: FATAL:  bouncer config error", ConfigurationError, False),
+        (
+            "connection failed: FATAL:  server login failed: wrong password type",
+            ConfigurationError,
+            False,
+        ),
+        ("received 2 results from command 'COMMIT'", DatabaseUnavailable, False),
+        ("received 2 results from command 'BEGIN'", DatabaseUnavailable, True),
         ("consuming input failed: server closed the connection unexpectedly", DatabaseUnavailable, False),
         ("SSL connection has been closed unexpectedly", DatabaseUnavailable, False),
         ("consuming input failed: SSL SYSCALL error: EOF detected", DatabaseUnavailable, False),
