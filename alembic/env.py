@@ -1,7 +1,7 @@
-"""Alembic's entry, whichever door it was opened by; `alfred_db.runner` does the work."""
+"""Alembic's entry, whichever door it was opened by; `alfred_db.migrate.env` does the work."""
 
 from __future__ import annotations
 
-from alfred_db import runner
+from alfred_db.migrate import env
 
-runner.run()
+env.run()

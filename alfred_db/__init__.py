@@ -18,14 +18,6 @@ if TYPE_CHECKING:
         AsyncDatabase,
         Database,
     )
-    from .distances import (
-        cosine_distance,
-        hamming_distance,
-        jaccard_distance,
-        l1_distance,
-        l2_distance,
-        max_inner_product,
-    )
     from .errors import (
         AlfredDBError,
         ConfigurationError,
@@ -47,13 +39,7 @@ if TYPE_CHECKING:
         SchemaOutdatedError,
         SchemaTooNewError,
     )
-    from .filters import (
-        Condition,
-        Filter,
-    )
-    from .inputs.knowledge_filters import (
-        qdrant_filter,
-    )
+    from .interchange.qdrant import qdrant_filter
     from .models import (
         Agent,
         AgentStatus,
@@ -163,7 +149,10 @@ if TYPE_CHECKING:
         WorkflowRepository,
         WorkingMemoryRepository,
     )
-    from .results import (
+    from .search.filters import Condition, Filter
+    from .search.params import SearchParams, Weights
+    from .search.results import Candidates, Hit, SearchPath, SearchResult
+    from .values import (
         Backoff,
         BankSummary,
         ClaimedExecution,
@@ -211,26 +200,16 @@ if TYPE_CHECKING:
         WaitingVersion,
         WaitResult,
     )
-    from .search import (
-        Candidates,
-        Hit,
-        SearchParams,
-        SearchPath,
-        SearchResult,
-        Weights,
+    from .vectors.distances import (
+        cosine_distance,
+        hamming_distance,
+        jaccard_distance,
+        l1_distance,
+        l2_distance,
+        max_inner_product,
     )
-    from .types import (
-        Bit,
-        Bits,
-        BitsLike,
-        Embedding,
-        HalfVector,
-        Matrix,
-        SparseLike,
-        SparseVector,
-        Vector,
-        VectorLike,
-    )
+    from .vectors.formats import Bits, BitsLike, Embedding, Matrix, SparseLike, VectorLike
+    from .vectors.types import Bit, HalfVector, SparseVector, Vector
     from .worker import (
         AsyncLease,
         AsyncWorker,
@@ -447,12 +426,11 @@ __all__ = [
 _MODULES = (
     "errors",
     "types",
-    "distances",
+    "vectors.distances",
     "search",
-    "filters",
-    "inputs.knowledge_filters",
+    "interchange.qdrant",
     "models",
-    "results",
+    "values",
     "repositories",
     "database",
     "worker",

@@ -18,12 +18,12 @@ from typing import Any, Literal
 from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import QueuePool
 
 from . import migrate
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
-from .engines import (
+from .engine.notifications import Notifier, channel_of
+from .engine.pool import (
     check_before_use,
     check_pooled,
     connect_args,
@@ -32,13 +32,14 @@ from .engines import (
     refuse_failed_commits,
     reset_after_use,
 )
+from .engine.session import KEPT, DirectSession, Kept
+from .engine.unit import AsyncBegun, Begun
+from .engine.unit import close as close_session
 from .errors import translated
+from .migrate.verify import verify
 from .models.base import schema_translate_map
 from .repositories import AsyncUnitOfWork, UnitOfWork
-from .sessions import KEPT, DirectSession, Kept, has_begun, refuse_failed
 from .types import bind_text
-from .verify import verify
-from .wakeup import Notifier, channel_of
 
 __all__ = ["AsyncDatabase", "Database"]
 
@@ -82,7 +83,7 @@ class Database:
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
-        return _Begun(self._units())
+        return Begun(self._units(), UnitOfWork)
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -148,7 +149,7 @@ class AsyncDatabase:
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """One transaction: committed at the end, rolled back on an exception."""
-        return _AsyncBegun(self._units())
+        return AsyncBegun(self._units(), AsyncUnitOfWork)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
@@ -157,7 +158,7 @@ class AsyncDatabase:
         try:
             yield session
         finally:
-            await _close(session)
+            await close_session(session)
 
     async def upgrade(self, revision: str = "head") -> None:
         """Bring the schema to `revision`, in a thread; on ALFRED_DB_MIGRATION_URL where that is set."""
@@ -185,81 +186,6 @@ class AsyncDatabase:
 
     def __repr__(self) -> str:
         return _repr(self)
-
-
-class _Begun:
-    """A transaction; a class, as a generator would take a third of the time that the library adds to it."""
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> UnitOfWork:
-        return UnitOfWork(self._session)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with translated():  # a connection that is gone by now cannot be rolled back
-            try:
-                if kind is None:
-                    self._session.commit()
-            finally:
-                self._session.close()
-
-
-class _AsyncBegun:
-    __slots__ = ("_session",)
-
-    def __init__(self, session: AsyncSession) -> None:
-        self._session = session
-
-    async def __aenter__(self) -> AsyncUnitOfWork:
-        return AsyncUnitOfWork(self._session)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            await _close(self._session)
-            return
-        try:
-            with translated():
-                await _commit(self._session)
-        except BaseException:
-            await _close(self._session)
-            raise
-        await _release(self._session)
-
-
-async def _commit(session: AsyncSession) -> None:
-    own = session.sync_session
-    if isinstance(own, DirectSession) and own.taken is not None and own.driver_commits:
-        refuse_failed(own.taken)
-        if has_begun(own.taken):
-            driver: Any = own.taken.driver_connection
-            await driver.commit()  # SQLAlchemy's way there would cost as much again
-        if own.listeners.after_commit:
-            own.dispatch.after_commit(own)
-    else:
-        await session.commit()
-
-
-async def _release(session: AsyncSession) -> None:
-    """Close a session that has committed."""
-    own = session.sync_session
-    pool = own.bind.pool if isinstance(own.bind, Engine) else None
-    if isinstance(pool, QueuePool) and pool.checkedin() < pool.size():
-        own.close()  # the pool keeps the connection: there is nothing to wait for
-    else:
-        await session.close()
-
-
-async def _close(session: AsyncSession) -> None:
-    with translated():  # a connection that is gone by now cannot be rolled back
-        async with session:  # ends also while this task is being cancelled
-            pass
 
 
 def _repr(database: Database | AsyncDatabase) -> str:

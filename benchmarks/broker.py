@@ -15,10 +15,9 @@ from harness import Page, Server, Target, at_least, at_most, interleaved, publis
 from sqlalchemy import inspect, text
 
 from alfred_db import BrokerRequest, Database
-from alfred_db.queries._explain import Explain
 from alfred_db.queries.broker_requests import usage
-from alfred_db.repositories._sync.broker import BrokerCatalogRepository
-from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
+from alfred_db.queries.shapes.explain import Explain
+from alfred_db.repositories import BrokerCatalogRepository, BrokerRequestRepository
 
 RUNS = 5
 ROWS = 20_000

@@ -15,8 +15,8 @@ from harness import Page, Server, Target, at_most, publish, table, targets
 from sqlalchemy import text
 
 from alfred_db import Database
-from alfred_db.repositories._sync.entities import EntityRepository
-from alfred_db.results.entities import Neighbour
+from alfred_db.repositories import EntityRepository
+from alfred_db.values.entities import Neighbour
 
 NODES, EDGES = 100_000, 500_000
 CALLS = 300

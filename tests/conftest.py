@@ -19,9 +19,9 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from alfred_db import Database, Memory, embedded, migrate
 from alfred_db.config import parse_url
+from alfred_db.execution._sync.bulk import add_many
+from alfred_db.execution._sync.copy import table_name
 from alfred_db.models.base import table_of
-from alfred_db.repositories._sync.bulk import add_many
-from alfred_db.repositories._sync.copy import table_name
 from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)

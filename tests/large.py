@@ -15,9 +15,9 @@ from sqlalchemy import MetaData, Table, text
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, KnowledgePoint, Memory, MemoryEntry, UnitOfWork, WorkingMemory
+from alfred_db.execution._sync.copy import copy_rows
 from alfred_db.models.base import table_of
-from alfred_db.queries._search import vector_index
-from alfred_db.repositories._sync.copy import copy_rows
+from alfred_db.queries.shapes.vector_search import vector_index
 
 ROWS = 20_000
 BANK, NAMESPACE, COLLECTION = "large", "large", "large"

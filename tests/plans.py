@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from alfred_db.queries._explain import Explain
+from alfred_db.queries.shapes.explain import Explain
 
 __all__ = ["Explain"]

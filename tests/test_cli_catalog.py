@@ -23,7 +23,7 @@ from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
 from alfred_db.errors import InvalidInputError
-from alfred_db.inputs.catalog import seed
+from alfred_db.interchange.catalog import seed
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository

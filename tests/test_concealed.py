@@ -35,8 +35,8 @@ from sqlalchemy.types import TypeEngine
 
 from alfred_db import AsyncDatabase, Database, Document, Worker
 from alfred_db.errors import AlfredDBError, ConflictError, InvalidInputError, translated
+from alfred_db.execution._sync.copy import copy_rows
 from alfred_db.models import Base
-from alfred_db.repositories._sync.copy import copy_rows
 from alfred_db.types import EnumText, TransactionId, VectorType
 
 SECRET = "s3cr3t-Wort"

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Engine, create_engine, exc, func, select, text
 from alfred_db import Agent, AsyncDatabase, Database
 from alfred_db.config import parse_url
 from alfred_db.errors import ConfigurationError, ConflictError, DatabaseUnavailable
-from alfred_db.repositories._async.direct import fetch_rows
+from alfred_db.execution._async.driver import fetch_rows
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_only_a_connection_that_idled_is_pinged(
     pinged: list[object] = []
     ping = db.engine.dialect.do_ping
     monkeypatch.setattr(db.engine.dialect, "do_ping", lambda found: pinged.append(found) or ping(found))
-    monkeypatch.setattr("alfred_db.engines.TRUSTED_SECONDS", trusted)
+    monkeypatch.setattr("alfred_db.engine.pool.TRUSTED_SECONDS", trusted)
     for _ in range(4):  # the first one opens it
         assert agents(db) == []
     assert len(pinged) == pings

@@ -9,7 +9,7 @@ from sqlalchemy import URL, text
 from worker.at_work import QUICK, eventually, nothing, sql, working
 
 from alfred_db import Database, Worker
-from alfred_db.doctor import NAMED, examine
+from alfred_db.cli.doctor import NAMED, examine
 
 
 def warnings(url: URL, schema: str | None, about: str) -> list[str]:

@@ -36,10 +36,10 @@ from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
 from alfred_db import ClaimedTask, Database, Document
 from alfred_db.errors import AlfredDBError, DatabaseUnavailable, InvalidFilter, InvalidInputError
-from alfred_db.filters import Condition, Filter, eq, in_
 from alfred_db.models import Base
-from alfred_db.queries._filters import compile_filter
+from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.repositories import UnitOfWork
+from alfred_db.search.filters import Condition, Filter, eq, in_
 from alfred_db.types import EnumText, VectorType
 
 MANY = 70_000

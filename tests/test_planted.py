@@ -13,7 +13,8 @@ from planted import CALLED, leaning, plant
 from servers import Servers
 from sqlalchemy import URL, NullPool, create_engine, text
 
-from alfred_db import Database, doctor, migrate
+from alfred_db import Database, migrate
+from alfred_db.cli import doctor
 from alfred_db.config import parse_url
 from alfred_db.repositories import UnitOfWork
 

@@ -21,12 +21,12 @@ from sqlalchemy.orm import Session
 
 from alfred_db import AsyncDatabase, Database, Document, migrate
 from alfred_db.cli import main
+from alfred_db.cli.doctor import examine
 from alfred_db.config import parse_url
-from alfred_db.doctor import examine
-from alfred_db.engines import RELIED_ON
+from alfred_db.engine.pool import RELIED_ON
 from alfred_db.errors import AlfredDBError, ConfigurationError
+from alfred_db.migrate.verify import verify
 from alfred_db.repositories import DocumentRepository, UnitOfWork
-from alfred_db.verify import verify
 
 WORDS = 'é ß 🎉 日本 \\ \\n " '
 AT = datetime(2020, 2, 29, 23, 59, 59, 123456, tzinfo=UTC)

@@ -13,10 +13,10 @@ from sqlalchemy import exc
 
 from .. import migrate
 from ..config import database_url, migration_url
-from ..doctor import examine
-from ..engines import passing_engine
+from ..engine.pool import passing_engine
 from ..errors import AlfredDBError, ConfigurationError, translated
 from .catalog import catalog
+from .doctor import examine
 from .maintain import maintain
 from .schedule import schedule
 from .server import server

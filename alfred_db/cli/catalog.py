@@ -8,10 +8,9 @@ import click
 
 from ..config import database_url
 from ..database import Database
-from ..inputs.catalog import read, seed, written
-from ..inputs.files import limited, utf8
-from ..repositories._sync.broker import BrokerCatalogRepository
-from ..repositories._sync.model_registry import ModelRegistryRepository
+from ..interchange.catalog import read, seed, written
+from ..interchange.files import limited, utf8
+from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
 
 __all__ = ["catalog"]
 

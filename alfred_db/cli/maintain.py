@@ -7,9 +7,8 @@ import click
 from ..config import migration_url
 from ..database import Database
 from ..errors import ConflictError, NotFoundError
-from ..repositories._sync.broker_requests import BrokerRequestRepository
-from ..repositories._sync.events import EventRepository
-from ..repositories._sync.partitions import Partitions
+from ..execution._sync.partitions import Partitions
+from ..repositories import BrokerRequestRepository, EventRepository
 
 __all__ = ["maintain"]
 

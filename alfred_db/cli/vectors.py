@@ -10,9 +10,9 @@ import click
 
 from ..config import database_url, migration_url
 from ..database import Database
-from ..engines import passing_engine
+from ..engine.pool import passing_engine
 from ..errors import translated
-from ..vectors import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
 
 __all__ = ["vectors"]
 

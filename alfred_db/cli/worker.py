@@ -16,7 +16,7 @@ from ..config import database_url
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..worker import AsyncWorker, Worker
-from ..worker._worker import is_asynchronous
+from ..worker.workers import is_asynchronous
 
 __all__ = ["handlers_of", "worker"]
 

@@ -8,7 +8,8 @@ from sqlalchemy import Computed, Index, LargeBinary, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ..types import Embedding, Vector
+from ..vectors.formats import Embedding
+from ..vectors.types import Vector
 from ._vectors import hnsw
 from .base import Base, BigIntId, CreatedAt, UpdatedAt, trigram_index, updated_by_trigger
 

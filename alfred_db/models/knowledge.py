@@ -10,7 +10,9 @@ from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ..types import Embedding, EnumText, Vector
+from ..types import EnumText
+from ..vectors.formats import Embedding
+from ..vectors.types import Vector
 from ._vectors import hnsw
 from .base import Base, CreatedAt, Json, UpdatedAt, after_create, one_of, updated_by_trigger
 

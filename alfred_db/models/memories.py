@@ -9,7 +9,8 @@ from sqlalchemy import ForeignKey, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ..types import Embedding, Vector
+from ..vectors.formats import Embedding
+from ..vectors.types import Vector
 from ._vectors import hnsw
 from .base import Base, BigIntId, CreatedAt, Json, UpdatedAt, UuidId, trigram_index, updated_by_trigger
 

@@ -8,7 +8,9 @@ from enum import StrEnum
 from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..types import Embedding, EnumText, Vector
+from ..types import EnumText
+from ..vectors.formats import Embedding
+from ..vectors.types import Vector
 from ._vectors import hnsw
 from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, trigram_index, updated_by_trigger
 

@@ -12,8 +12,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Agent, AgentStatus
-from ._functions import func
-from ._shared import page, seconds_ago
+from .shapes.functions import func
+from .shapes.literals import seconds_ago
+from .shapes.paging import page
 
 LIST_KEY = ("name",)
 

@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import Select, select
 
 from ..models import User
-from ._shared import page
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

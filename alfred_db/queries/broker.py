@@ -21,8 +21,8 @@ from ..models import (
     ModelMaker,
     ModelSnapshot,
 )
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 M = TypeVar("M", bound=Base)
 Coded = TypeVar("Coded", HostingProvider, ModelMaker, ModelFamily, BrokerModel)
@@ -192,7 +192,7 @@ def prices(provider: str, code: str) -> Select[HostedModelPrice]:
 
 
 def everything() -> Select[*tuple[Any, ...]]:
-    """The rows of each section of `alfred_db.inputs.catalog`: its fields, as `section.field`, and in a row NULL for all others.
+    """The rows of each section of `alfred_db.interchange.catalog`: its fields, as `section.field`, and in a row NULL for all others.
 
     One statement, so that all are of one moment.
     """

@@ -37,9 +37,10 @@ from ..models import (
     HostedModelPrice,
     HostingProvider,
 )
-from ..results.broker import UsageKey
-from ._functions import func
-from ._shared import any_of, page
+from ..values.broker import UsageKey
+from .shapes.functions import func
+from .shapes.literals import any_of
+from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
 

@@ -11,11 +11,12 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import Conversation, MessageRole
-from ._functions import func
-from ._hybrid import DIVIDED_BY_LENGTH
-from ._search import AnySelect, columns_of, literal_limit
-from ._shared import among, page, seconds_ago
-from ._words import parameters, tsquery
+from .shapes.functions import func
+from .shapes.hybrid_search import DIVIDED_BY_LENGTH
+from .shapes.literals import among, seconds_ago
+from .shapes.paging import page
+from .shapes.vector_search import AnySelect, columns_of, literal_limit
+from .shapes.words import parameters, tsquery
 
 LIST_KEY = ("id",)
 

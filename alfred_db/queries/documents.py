@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Document
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

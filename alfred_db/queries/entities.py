@@ -37,10 +37,11 @@ from sqlalchemy.sql.selectable import LateralFromClause, Subquery
 
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
-from ..results.entities import Direction
 from ..types import Text
-from ._functions import func
-from ._shared import any_of, page
+from ..values.entities import Direction
+from .shapes.functions import func
+from .shapes.literals import any_of
+from .shapes.paging import page
 
 NODES_KEY = ("node_type", "key")
 FACTS_KEY = ("id",)

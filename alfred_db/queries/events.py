@@ -45,8 +45,9 @@ from sqlalchemy.sql.selectable import CompoundSelect, LateralFromClause, NamedFr
 from ..models import Event, EventConsumer
 from ..models.base import table_of
 from ..types import Text, TransactionId
-from ._functions import func
-from ._shared import number, page
+from .shapes.functions import func
+from .shapes.literals import number
+from .shapes.paging import page
 
 COUNTED = 10_000
 """How far `lags` counts."""

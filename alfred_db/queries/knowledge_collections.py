@@ -28,8 +28,8 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 Ts = TypeVarTuple("Ts")
 

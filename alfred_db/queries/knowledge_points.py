@@ -26,14 +26,16 @@ from sqlalchemy.orm import undefer
 
 from ..errors import InvalidInputError
 from ..models import KnowledgePoint
-from ..results.knowledge import PointId
-from ..types import Embedding, Text
-from ._filters import Where, expression
-from ._functions import func
-from ._knowledge import IN_COLLECTION, POINTS, with_ids
-from ._payload_paths import WHOLE, elements, values
-from ._search import MAX_LIMIT, Partition, columns_of, distance
-from ._shared import among, page
+from ..types import Text
+from ..values.knowledge import PointId
+from ..vectors.formats import Embedding
+from .shapes.filters import Where, expression
+from .shapes.functions import func
+from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
+from .shapes.literals import among
+from .shapes.paging import page
+from .shapes.payload_paths import WHOLE, elements, values
+from .shapes.vector_search import MAX_LIMIT, Partition, columns_of, distance
 
 Ts = TypeVarTuple("Ts")
 

@@ -36,11 +36,12 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
-from ..types import VectorLike
-from ._functions import func
-from ._memories import alive, expired, later
-from ._search import literal_limit
-from ._shared import among, any_of, page
+from ..vectors.formats import VectorLike
+from .shapes.functions import func
+from .shapes.literals import among, any_of
+from .shapes.memories import alive, expired, later
+from .shapes.paging import page
+from .shapes.vector_search import literal_limit
 
 LIST_KEY = ("id",)
 TSVECTOR = func.to_tsvector(

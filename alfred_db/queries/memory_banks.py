@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
-from ._functions import func
-from ._memories import alive
-from ._shared import page
+from .shapes.functions import func
+from .shapes.memories import alive
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

@@ -13,10 +13,11 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import MemoryEntry
 from ..models.base import table_of
-from ..types import VectorLike
-from ._functions import func
-from ._memories import alive, content_hash, expired, lasting, later
-from ._shared import among, page
+from ..vectors.formats import VectorLike
+from .shapes.functions import func
+from .shapes.literals import among
+from .shapes.memories import alive, content_hash, expired, lasting, later
+from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
 TSVECTOR = func.to_tsvector(

@@ -11,8 +11,8 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import ProcessedMessage
 from ..models.base import table_of
 from ..types import Text
-from ._functions import func
-from ._shared import among, number
+from .shapes.functions import func
+from .shapes.literals import among, number
 
 _messages = table_of(ProcessedMessage)
 

@@ -24,8 +24,8 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..models import ModelCapability, ModelEndpoint, RegistryModel
 from ..models.base import table_of
 from ..types import Text
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 LIST_KEY = ("name",)
 

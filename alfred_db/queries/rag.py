@@ -12,9 +12,9 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import Document, RagQuery, RagQueryDocument, RagSession
 from ..models.base import table_of
-from ..results.rag import Source
-from ._functions import func
-from ._shared import page
+from ..values.rag import Source
+from .shapes.functions import func
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 RECORDED = ("query_text", "context_used", "response", "metadata")

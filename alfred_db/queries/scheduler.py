@@ -26,8 +26,8 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..cron import Slot
 from ..models import ExecutionStatus, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ..types import Text
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

@@ -26,8 +26,9 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
 from ..types import Text
-from ._functions import func
-from ._shared import among, constant, lease_of, page, seconds_ago, seconds_ahead
+from .shapes.functions import func
+from .shapes.literals import among, constant, lease_of, seconds_ago, seconds_ahead
+from .shapes.paging import page
 
 HISTORY_KEY = ("scheduled_at",)
 

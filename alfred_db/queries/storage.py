@@ -14,8 +14,8 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..checks import cursor_values, within
 from ..models import Bucket, StorageObject, WorkingMemory
 from ..models.base import MADE_HERE
-from ._functions import func
-from ._shared import MAX_LIMIT, page
+from .shapes.functions import func
+from .shapes.paging import MAX_LIMIT, page
 
 BUCKETS_KEY = ("id",)
 OBJECTS_KEY = ("name",)

@@ -36,8 +36,9 @@ from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
-from ._functions import func
-from ._shared import among, constant, number, page
+from .shapes.functions import func
+from .shapes.literals import among, constant, number
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

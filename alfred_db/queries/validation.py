@@ -21,8 +21,8 @@ from ..models import (
     TestRunStatus,
     TestSuite,
 )
-from ._functions import func
-from ._shared import page
+from .shapes.functions import func
+from .shapes.paging import page
 
 LIST_KEY = ("id",)
 

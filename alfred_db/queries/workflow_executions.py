@@ -27,8 +27,8 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..types import Text
-from ._functions import func
-from ._shared import constant, jsonb, lease_of, seconds_ahead
+from .shapes.functions import func
+from .shapes.literals import constant, jsonb, lease_of, seconds_ahead
 
 MAX_BACK_OFF = 300.0
 """The longest delay, in seconds, that `fail` chooses by itself."""

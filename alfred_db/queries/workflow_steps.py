@@ -36,8 +36,8 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
-from ._functions import func
-from ._shared import constant, jsonb, lease_of
+from .shapes.functions import func
+from .shapes.literals import constant, jsonb, lease_of
 from .workflow_executions import REACHED, held
 
 

@@ -27,9 +27,10 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
-from . import _trees
-from ._functions import func
-from ._shared import constant, jsonb, page, seconds_ago, seconds_ahead
+from .shapes import trees
+from .shapes.functions import func
+from .shapes.literals import constant, jsonb, seconds_ago, seconds_ahead
+from .shapes.paging import page
 
 HISTORY_KEY = ("id",)
 
@@ -250,7 +251,7 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         return [execution.status.in_(final), ended(execution) < seconds_ago(older_than)]
 
     references = ["parent_execution_id", "forked_from_id"]
-    return _trees.purge(executions, references, over, ended(executions.c), limit=limit)
+    return trees.purge(executions, references, over, ended(executions.c), limit=limit)
 
 
 def finished_before(execution_id: int, seq: int) -> Select[int]:

@@ -12,8 +12,9 @@ from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import WorkingMemory, WorkingMemoryStatus
-from ._functions import func
-from ._shared import among, page
+from .shapes.functions import func
+from .shapes.literals import among
+from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
 

@@ -11,6 +11,6 @@ loop in a thread, where a handler that blocks the event loop cannot hold up the 
 from __future__ import annotations
 
 from ._lease import AsyncLease, Lease, TaskFailed
-from ._worker import AsyncHandler, AsyncWorker, Handler, Worker
+from .workers import AsyncHandler, AsyncWorker, Handler, Worker
 
 __all__ = ["AsyncHandler", "AsyncLease", "AsyncWorker", "Handler", "Lease", "TaskFailed", "Worker"]

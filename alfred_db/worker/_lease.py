@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import LeaseLost
 from ..repositories import AsyncUnitOfWork, UnitOfWork
-from ..results.tasks import ClaimedTask, NewResult
+from ..values.tasks import ClaimedTask, NewResult
 
 __all__ = ["AnyLease", "AsyncLease", "Lease", "TaskFailed"]
 

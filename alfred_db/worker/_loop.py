@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from ..checks import within
 from ..database import AsyncDatabase, Database
+from ..engine.notifications import Listener, channel_of
 from ..errors import ConfigurationError
-from ..results.tasks import Backoff, ClaimedTask
-from ..wakeup import Listener, channel_of
+from ..values.tasks import Backoff, ClaimedTask
 from ._lease import AnyLease
 from ._log import tell
 from ._outcome import Ended, failed

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, cast
 
 from ..checks import check_text, json_text, plain_text
 from ..errors import InvalidInputError, LeaseLost, conceal
-from ..inputs.tasks import MAX_JSON_BYTES, MAX_SECONDS
-from ..queries.tasks_held import HANDLER, TIMEOUT
-from ..results.tasks import NewResult
+from ..queries.task_leases import HANDLER, TIMEOUT
+from ..values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
+from ..values.tasks import NewResult
 from ._lease import AnyLease, TaskFailed
 
 __all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]

@@ -12,7 +12,7 @@ from sqlalchemy import exc, text
 from ..database import Database
 from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, LeaseLost
 from ..repositories import TaskRepository, UnitOfWork
-from ..results.tasks import Backoff
+from ..values.tasks import Backoff
 from ._lease import AnyLease, TaskFailed
 from ._log import tell
 from ._outcome import RESULT, Ended, Failure, described, failed

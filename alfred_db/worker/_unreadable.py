@@ -10,7 +10,7 @@ from sqlalchemy import exc
 
 from ..database import Database
 from ..errors import InvalidInputError
-from ..queries import tasks_upkeep as queries
+from ..queries import task_maintenance as queries
 from ._log import tell
 from ._outcome import described
 

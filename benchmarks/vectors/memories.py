@@ -21,9 +21,8 @@ from harness import Target, at_least, at_most, table
 from sqlalchemy import text
 
 from alfred_db import Database, Memory
-from alfred_db.repositories._sync.bulk import add_many
-from alfred_db.repositories._sync.memories import MemoryRepository
-from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
+from alfred_db.execution._sync.bulk import add_many
+from alfred_db.repositories import MemoryBankRepository, MemoryRepository
 
 from .data import Rows
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import Task, TaskStatus
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
-from alfred_db.results.tasks import ClaimedTask
+from alfred_db.values.tasks import ClaimedTask
 
 
 async def claimed(tasks: AsyncTaskRepository, **settings: Any) -> ClaimedTask:

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from alfred_db import AsyncDatabase, Task
 from alfred_db.errors import DatabaseUnavailable
+from alfred_db.execution._async.copy import copy_rows
 from alfred_db.models.base import table_of
-from alfred_db.repositories._async.copy import copy_rows
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
 
 

@@ -14,7 +14,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.entities import AsyncEntityRepository
-from alfred_db.results.entities import Direction, Node
+from alfred_db.values.entities import Direction, Node
 
 YEAR = [datetime(2000 + number, 1, 1, tzinfo=UTC) for number in range(30)]
 

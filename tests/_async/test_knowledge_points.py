@@ -11,11 +11,11 @@ from sqlalchemy import func, literal_column, select
 
 from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
-from alfred_db.filters import Filter, contains, eq, exists, in_, range_, size
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import knowledge_points
 from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
-from alfred_db.results.knowledge import FacetCount
+from alfred_db.search.filters import Filter, contains, eq, exists, in_, range_, size
+from alfred_db.values.knowledge import FacetCount
 
 LEGAL, SOCIAL = "legal-knowledge", "social-knowledge"
 VECTORS = np.random.default_rng(5).normal(size=(60, 1536)).astype(np.float32)

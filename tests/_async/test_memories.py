@@ -18,7 +18,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
-from alfred_db.results.memories import NewMemory, Outcome
+from alfred_db.values.memories import NewMemory, Outcome
 
 UNIT = [1.0, *[0.0] * 383]
 OTHER = [0.0, 1.0, *[0.0] * 382]

@@ -13,13 +13,13 @@ from sqlalchemy import event, func, insert, select, text
 
 from alfred_db import AsyncDatabase, Document, RagQuery, RagQueryDocument, RagSession
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, NotFoundError
+from alfred_db.execution._async.bulk import add_many
 from alfred_db.queries import rag as queries
 from alfred_db.repositories import AsyncUnitOfWork
-from alfred_db.repositories._async.bulk import add_many
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.repositories._async.rag import AsyncRagRepository
-from alfred_db.results.rag import Context, Source, packed
 from alfred_db.search import Hit
+from alfred_db.values.rag import Context, Source, packed
 
 UNIT = [*[0.0] * 383, 1.0]
 OTHER = [*[0.0] * 382, 0.6, 0.8]

@@ -22,7 +22,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.scheduler import AsyncSchedulerRepository
-from alfred_db.results.scheduler import ClaimedExecution
+from alfred_db.values.scheduler import ClaimedExecution
 
 
 @pytest.fixture

@@ -19,12 +19,14 @@ from sqlalchemy import event, func, literal, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task, engines, sessions
+from alfred_db import AsyncDatabase, Document, ProcessedMessage, Task
+from alfred_db.engine import pool as engine_pool
+from alfred_db.engine import session as engine_session
+from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
+from alfred_db.execution._async.driver import fetch_rows
 from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
-from alfred_db.repositories._async.direct import fetch_rows
-from alfred_db.sessions import DirectSession
 
 
 def direct(uow: AsyncUnitOfWork) -> bool:
@@ -340,7 +342,7 @@ async def has_processes(db: AsyncDatabase, other: AsyncDatabase, count: int) -> 
 async def test_a_unit_of_work_leaves_its_connection_to_the_next(
     committed: AsyncDatabase, monkeypatch: pytest.MonkeyPatch, trusted: float
 ) -> None:
-    monkeypatch.setattr(engines, "TRUSTED_SECONDS", trusted)
+    monkeypatch.setattr(engine_pool, "TRUSTED_SECONDS", trusted)
     pool: Any = committed.engine.pool
     process = await process_of(committed)
     assert pool.checkedout() == 1
@@ -364,7 +366,7 @@ async def test_a_connection_that_ended_after_its_last_unit_is_replaced(committed
 async def test_the_pool_sees_a_connection_from_time_to_time(
     committed: AsyncDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "KEPT_SECONDS", -1.0)
+    monkeypatch.setattr(engine_session, "KEPT_SECONDS", -1.0)
     pool: Any = committed.engine.pool
     process = await process_of(committed)
     assert (pool.checkedout(), pool.checkedin()) == (0, 1)

@@ -12,7 +12,7 @@ from alfred_db import AsyncDatabase, TaskStatus
 from alfred_db.errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
-from alfred_db.results.tasks import NewTask
+from alfred_db.values.tasks import NewTask
 
 HOSTILE = "'; DROP TABLE tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 

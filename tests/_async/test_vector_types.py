@@ -45,8 +45,8 @@ from alfred_db.errors import (
     SchemaOutdatedError,
     translated,
 )
+from alfred_db.execution._async.copy import copy_rows
 from alfred_db.repositories import AsyncUnitOfWork
-from alfred_db.repositories._async.copy import copy_rows
 
 D = 6
 ITEMS = Table(

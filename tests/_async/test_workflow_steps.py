@@ -20,7 +20,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
-from alfred_db.results.workflows import ClaimedWorkflow, WaitResult
+from alfred_db.values.workflows import ClaimedWorkflow, WaitResult
 
 
 @pytest.fixture

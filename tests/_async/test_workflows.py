@@ -39,7 +39,7 @@ from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
-from alfred_db.results.workflows import MAX_JSON_BYTES
+from alfred_db.values.workflows import MAX_JSON_BYTES
 
 HOSTILE = "'; DROP TABLE workflows; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 

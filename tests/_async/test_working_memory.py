@@ -17,12 +17,12 @@ from alfred_db.errors import (
     InvalidVector,
     NotFoundError,
 )
+from alfred_db.execution._async.bulk import add_many
 from alfred_db.queries import working_memory as queries
 from alfred_db.repositories import AsyncUnitOfWork
-from alfred_db.repositories._async.bulk import add_many
 from alfred_db.repositories._async.working_memory import AsyncWorkingMemoryRepository
-from alfred_db.results.working_memory import SweptMemory
 from alfred_db.search import SearchParams, SearchPath
+from alfred_db.values.working_memory import SweptMemory
 
 UNIT = [1.0, *[0.0] * 1535]
 OTHER = [0.0, 1.0, *[0.0] * 1534]

@@ -14,7 +14,7 @@ from alfred_db import (
     WorkflowExecutionStatus,
 )
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
-from alfred_db.results.workflows import ClaimedWorkflow
+from alfred_db.values.workflows import ClaimedWorkflow
 
 DEFINITION = {"steps": ["fetch", "sum", "report"]}
 PENDING = WorkflowExecutionStatus.PENDING

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from alfred_db import Task, TaskStatus
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.results.tasks import ClaimedTask
+from alfred_db.values.tasks import ClaimedTask
 
 
 def claimed(tasks: TaskRepository, **settings: Any) -> ClaimedTask:

@@ -22,7 +22,7 @@ from sqlalchemy import URL, event
 
 from alfred_db import Database
 from alfred_db.errors import InvalidInputError
-from alfred_db.inputs.arguments import _alternatives, _fits
+from alfred_db.execution.arguments import _alternatives, _fits
 from alfred_db.repositories import UnitOfWork
 
 WRONG: Mapping[str, Any] = {

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from alfred_db import Database, HostedModelPrice, HostingProvider
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
-from alfred_db.inputs.catalog import read, seed
+from alfred_db.interchange.catalog import read, seed
 from alfred_db.queries import broker as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository

@@ -21,7 +21,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
-from alfred_db.results.broker import UsageKey
+from alfred_db.values.broker import UsageKey
 
 HOSTILE = "'; DROP TABLE brk_tracking.broker_request; -- \" % %s :name :: \\ 日本 🜚"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from alfred_db import Database, Task
 from alfred_db.errors import DatabaseUnavailable
+from alfred_db.execution._sync.copy import copy_rows
 from alfred_db.models.base import table_of
-from alfred_db.repositories._sync.copy import copy_rows
 from alfred_db.repositories._sync.tasks import TaskRepository
 
 

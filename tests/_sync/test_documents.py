@@ -14,10 +14,10 @@ from sqlalchemy import func, literal_column, select, text
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
-from alfred_db.filters import Filter, contains, eq
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.search import SearchParams
+from alfred_db.search.filters import Filter, contains, eq
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 KEYS = st.sampled_from(["a", "b", "'; --", "%s"])

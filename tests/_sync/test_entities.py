@@ -15,7 +15,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.entities import EntityRepository
-from alfred_db.results.entities import Direction, Node
+from alfred_db.values.entities import Direction, Node
 
 YEAR = [datetime(2000 + number, 1, 1, tzinfo=UTC) for number in range(30)]
 

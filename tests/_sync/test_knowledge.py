@@ -26,14 +26,14 @@ from alfred_db.errors import (
     InvalidVector,
     NotFoundError,
 )
-from alfred_db.filters import Filter, eq, range_
+from alfred_db.execution._sync.copy import copy_rows
 from alfred_db.models.base import table_of
-from alfred_db.queries._knowledge import partition
-from alfred_db.queries._search import nearest_each
+from alfred_db.queries.shapes.knowledge import partition
+from alfred_db.queries.shapes.vector_search import nearest_each
 from alfred_db.repositories import UnitOfWork
-from alfred_db.repositories._sync.copy import copy_rows
 from alfred_db.repositories._sync.knowledge import KnowledgeRepository
 from alfred_db.search import SearchParams, SearchPath
+from alfred_db.search.filters import Filter, eq, range_
 
 LEGAL = "legal-knowledge"
 LANGUAGES = ("en", "de", "fr")

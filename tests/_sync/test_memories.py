@@ -19,7 +19,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.memories import MemoryRepository
 from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
-from alfred_db.results.memories import NewMemory, Outcome
+from alfred_db.values.memories import NewMemory, Outcome
 
 UNIT = [1.0, *[0.0] * 383]
 OTHER = [0.0, 1.0, *[0.0] * 382]

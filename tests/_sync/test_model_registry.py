@@ -15,7 +15,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import model_registry as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.model_registry import ModelRegistryRepository
-from alfred_db.results.model_registry import EndpointSpec
+from alfred_db.values.model_registry import EndpointSpec
 
 HOSTILE = "'; DROP TABLE model_registry.models; -- \" % %s :name :: \\ 日本 🜚"
 

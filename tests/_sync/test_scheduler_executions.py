@@ -23,7 +23,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.scheduler import SchedulerRepository
-from alfred_db.results.scheduler import ClaimedExecution
+from alfred_db.values.scheduler import ClaimedExecution
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
-from alfred_db.filters import Filter, contains, eq, exists, in_, range_
-from alfred_db.queries import _search as queries
-from alfred_db.queries._filters import compile_filter
-from alfred_db.queries._search import extension
+from alfred_db.queries.shapes import vector_search as queries
+from alfred_db.queries.shapes.filters import compile_filter
+from alfred_db.queries.shapes.vector_search import extension
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.search import SearchParams, SearchPath
+from alfred_db.search.filters import Filter, contains, eq, exists, in_, range_
 
 INDEX = "idx_documents_embedding"
 SELECTIVE = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}

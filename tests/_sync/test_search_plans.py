@@ -25,10 +25,10 @@ from alfred_db import (
     SearchPath,
     WorkingMemory,
 )
-from alfred_db.filters import Filter, eq
 from alfred_db.models.base import table_of
-from alfred_db.queries._search import vector_index
+from alfred_db.queries.shapes.vector_search import vector_index
 from alfred_db.repositories import UnitOfWork
+from alfred_db.search.filters import Filter, eq
 
 TIMES = 15
 """The driver prepares what it has run five times, and the server then makes five plans before it settles for one."""

@@ -13,7 +13,7 @@ from alfred_db import Database, TaskStatus
 from alfred_db.errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.results.tasks import NewTask
+from alfred_db.values.tasks import NewTask
 
 HOSTILE = "'; DROP TABLE tasks; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 

@@ -46,8 +46,8 @@ from alfred_db.errors import (
     SchemaOutdatedError,
     translated,
 )
+from alfred_db.execution._sync.copy import copy_rows
 from alfred_db.repositories import UnitOfWork
-from alfred_db.repositories._sync.copy import copy_rows
 
 D = 6
 ITEMS = Table(

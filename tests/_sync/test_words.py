@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Text, column, func, select, values
 
 from alfred_db import Hit
-from alfred_db.queries._words import Match, bound_language, parameters, tsquery
+from alfred_db.queries.shapes.words import Match, bound_language, parameters, tsquery
 from alfred_db.repositories import UnitOfWork
 
 WORDS = ("cat", "dog", "owl", "the")

@@ -21,7 +21,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.workflows import WorkflowRepository
-from alfred_db.results.workflows import ClaimedWorkflow, WaitResult
+from alfred_db.values.workflows import ClaimedWorkflow, WaitResult
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.workflows import WorkflowRepository
-from alfred_db.results.workflows import MAX_JSON_BYTES
+from alfred_db.values.workflows import MAX_JSON_BYTES
 
 HOSTILE = "'; DROP TABLE workflows; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 

@@ -18,12 +18,12 @@ from alfred_db.errors import (
     InvalidVector,
     NotFoundError,
 )
+from alfred_db.execution._sync.bulk import add_many
 from alfred_db.queries import working_memory as queries
 from alfred_db.repositories import UnitOfWork
-from alfred_db.repositories._sync.bulk import add_many
 from alfred_db.repositories._sync.working_memory import WorkingMemoryRepository
-from alfred_db.results.working_memory import SweptMemory
 from alfred_db.search import SearchParams, SearchPath
+from alfred_db.values.working_memory import SweptMemory
 
 UNIT = [1.0, *[0.0] * 1535]
 OTHER = [0.0, 1.0, *[0.0] * 1534]

@@ -17,7 +17,7 @@ from sqlalchemy import URL, event, text, update
 from alfred_db import Base, BrokerRequest, Database, TestCaseStatus, TestSuite
 from alfred_db.errors import NotFoundError
 from alfred_db.repositories import UnitOfWork
-from alfred_db.results import Page
+from alfred_db.values import Page
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

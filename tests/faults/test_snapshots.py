@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.orm import Session
 
 from alfred_db import Database
-from alfred_db.queries import tasks_claim
+from alfred_db.queries import task_claims
 
 from .conftest import execute
 from .processes import Server
@@ -21,7 +21,7 @@ DONE = 4000
 
 def pages_of_a_claim(session: Session) -> int:
     """Pages of the table and its indexes that a claim of ten tasks looks at."""
-    statement = tasks_claim.claim(10, by_queue=False, by_intent=False, by_agent=False).compile(
+    statement = task_claims.claim(10, by_queue=False, by_intent=False, by_agent=False).compile(
         dialect=psycopg.dialect()
     )
     values = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60)}

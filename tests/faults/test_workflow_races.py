@@ -14,7 +14,7 @@ from sqlalchemy import URL
 from alfred_db import Database, WorkflowExecutionStatus, WorkflowStatus
 from alfred_db.errors import InvalidTransition, LeaseLost
 from alfred_db.repositories._sync.workflows import WorkflowRepository
-from alfred_db.results.workflows import ClaimedWorkflow
+from alfred_db.values.workflows import ClaimedWorkflow
 
 T = TypeVar("T")
 ROUNDS = 25

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from alfred_db.filters import Condition, Filter
-from alfred_db.results.rag import Context
+from alfred_db.search.filters import Condition, Filter
+from alfred_db.values.rag import Context
 
 from .ground import Ground
 

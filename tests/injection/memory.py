@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from alfred_db.filters import Filter, contains, eq, exists, in_, range_, size
-from alfred_db.results.rag import Context
 from alfred_db.search import Candidates, SearchPath
+from alfred_db.search.filters import Filter, contains, eq, exists, in_, range_, size
+from alfred_db.values.rag import Context
 
 from . import JSON, Lines, Returns, Specimens
 from .ground import vector

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from numpy import ndarray
 
-from alfred_db.filters import Filter
 from alfred_db.repositories import UnitOfWork
+from alfred_db.search.filters import Filter
 
 Parameter = tuple[str, str, str]
 """Repository, as the unit of work names it; method; parameter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alfred_db.inputs.arguments import FROM_OUTSIDE
+from alfred_db.execution.arguments import FROM_OUTSIDE
 
 from . import Specimens, catalogs, memory, work
 

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import URL
 
-from alfred_db import AsyncDatabase, Database, locking, migrate, preflight, runner
+from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.errors import MigrationLockTimeout
+from alfred_db.migrate import env, lock, preflight
 
 from .catalog import (
     HEAD,
@@ -165,23 +166,23 @@ def test_one_that_waits_polls_and_takes_over_from_the_dead(sleepy_url: URL, star
 
 def test_one_that_waited_too_long_says_what_to_do(empty_url: URL) -> None:
     engine = engine_of(empty_url)
-    with locking.locked(engine, None):
+    with lock.locked(engine, None):
         (holder,) = column(empty_url, HOLDS)
         with (
             pytest.raises(MigrationLockTimeout, match=rf"pid {holder}\b") as caught,
-            locking.locked(engine, None, 0.2),
+            lock.locked(engine, None, 0.2),
         ):
             pass
         assert caught.value.retryable
-        with locking.locked(engine, "acme", 0.2):
+        with lock.locked(engine, "acme", 0.2):
             pass
-    with locking.locked(engine, None, 0.2):
+    with lock.locked(engine, None, 0.2):
         pass
 
 
 def test_at_head_an_upgrade_takes_no_lock(database_url: URL) -> None:
     engine = engine_of(database_url)
-    with ThreadPoolExecutor(1) as pool, locking.locked(engine, None), locking.locked(engine, "acme"):
+    with ThreadPoolExecutor(1) as pool, lock.locked(engine, None), lock.locked(engine, "acme"):
         assert len(column(database_url, HOLDS)) == 2
         pool.submit(migrate.upgrade, database_url).result(5)
         pool.submit(migrate.upgrade, database_url, schema="acme").result(5)
@@ -225,7 +226,7 @@ def test_a_long_reader_holds_up_the_migration_but_no_other_reader(database_url: 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_reader_that_never_ends_is_named(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "TRIES", 2)
+    monkeypatch.setattr(env, "TRIES", 2)
     migrate.downgrade(database_url, "alfred_0022_events")
     with engine_of(database_url).connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM task_results")
@@ -241,7 +242,7 @@ def test_a_reader_that_never_ends_is_named(database_url: URL, monkeypatch: pytes
 def test_others_transactions_in_other_databases_are_not_blamed(
     database_url: URL, empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "TRIES", 1)
+    monkeypatch.setattr(env, "TRIES", 1)
     monkeypatch.setattr(preflight, "TABLE_LOCK_TIMEOUT", "50ms")
     with engine_of(empty_url).connect() as elsewhere, engine_of(database_url).connect() as reader:
         bystander = elsewhere.exec_driver_sql("SELECT pg_backend_pid()").scalar()

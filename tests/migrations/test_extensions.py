@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, text
 
-from alfred_db import Database, extensions, migrate
+from alfred_db import Database, migrate
 from alfred_db.errors import ConfigurationError, ExtensionMissingError, ExtensionTooOldError
-from alfred_db.extensions import Platform
 from alfred_db.models.base import SHARED_SCHEMAS, TENANT_SCHEMAS, Base
+from alfred_db.server import requirements
+from alfred_db.server.requirements import Platform
 
 SCHEMAS = (*SHARED_SCHEMAS, *TENANT_SCHEMAS)
 ROLE = f"alfred_app_{os.getpid()}"
@@ -75,15 +76,15 @@ def test_one_query_that_changes_nothing(connection: Connection) -> None:
         statements.append(str(arguments[2]))
 
     event.listen(connection, "before_cursor_execute", count)
-    facts = extensions.probe(connection)
+    facts = requirements.probe(connection)
     assert len(statements) == 1
     assert facts.read_only
     assert connection.in_transaction()
 
 
 def test_a_superuser_of_an_empty_database(connection: Connection) -> None:
-    facts = extensions.probe(connection)
-    assert facts.major == facts.server_version // 10000 >= extensions.MINIMUM_SERVER
+    facts = requirements.probe(connection)
+    assert facts.major == facts.server_version // 10000 >= requirements.MINIMUM_SERVER
     assert facts.version.startswith(f"PostgreSQL {facts.major}")
     assert facts.superuser
     assert facts.can_create_schema
@@ -91,13 +92,13 @@ def test_a_superuser_of_an_empty_database(connection: Connection) -> None:
     assert not facts.read_only
     vector = facts.extension("vector")
     assert (vector.installed, vector.creatable) == (None, True)
-    extensions.require(facts)
-    extensions.require_rights(facts, SCHEMAS)
+    requirements.require(facts)
+    requirements.require_rights(facts, SCHEMAS)
 
 
 def test_any_role_may_ask(connection: Connection, app: str) -> None:
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     assert facts.role == app
     assert not facts.superuser
     assert facts.platform is not None
@@ -156,7 +157,7 @@ def test_an_old_vector_with_a_new_one_at_hand(connection: Connection) -> None:
         "UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'",
     )
     with pytest.raises(ExtensionTooOldError, match=r"'vector' 0\.7\.4 .* `ALTER EXTENSION vector UPDATE;`$"):
-        extensions.require(extensions.probe(connection))
+        requirements.require(requirements.probe(connection))
 
 
 # A role without rights
@@ -164,19 +165,19 @@ def test_an_old_vector_with_a_new_one_at_hand(connection: Connection) -> None:
 
 def test_a_role_that_may_not_create_vector(connection: Connection, app: str) -> None:
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     with pytest.raises(ExtensionMissingError) as error:
-        extensions.require(facts)
+        requirements.require(facts)
     assert f'the role "{app}" may not create it' in str(error.value)
     run(connection, "CREATE EXTENSION vector")
     with acting_as(app, connection):
-        extensions.require(extensions.probe(connection))
+        requirements.require(requirements.probe(connection))
 
 
 def test_the_rights_of_a_database_do_for_trusted_extensions_only(connection: Connection, app: str) -> None:
     run(connection, f"GRANT CREATE ON DATABASE {connection.engine.url.database} TO {app}")
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     assert facts.extension("pg_trgm").creatable == (facts.extension("pg_trgm").available is not None)
     assert not facts.extension("vector").creatable
 
@@ -184,27 +185,27 @@ def test_the_rights_of_a_database_do_for_trusted_extensions_only(connection: Con
 def test_an_admin_runs_what_the_error_says(connection: Connection, app: str) -> None:
     run(connection, "CREATE SCHEMA extensions", "CREATE SCHEMA wm", f"GRANT USAGE ON SCHEMA wm TO {app}")
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     with pytest.raises(ConfigurationError) as error:
-        extensions.require_rights(facts, SCHEMAS)
+        requirements.require_rights(facts, SCHEMAS)
     commands = sql_in(error)
     assert len(commands) == len(SCHEMAS) + 1
     run(connection, *commands)
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
-        extensions.require_rights(facts, SCHEMAS)
+        facts = requirements.probe(connection)
+        requirements.require_rights(facts, SCHEMAS)
         for name in (*SCHEMAS, "public"):
             run(connection, f"CREATE TABLE {name}.probe (id int)")
-    assert not extensions.external(facts, "auth")
+    assert not requirements.external(facts, "auth")
 
 
 def test_no_place_for_tables(connection: Connection, app: str) -> None:
     run(connection, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     assert facts.home is None
     with pytest.raises(ConfigurationError) as error:
-        extensions.require_rights(facts, SCHEMAS)
+        requirements.require_rights(facts, SCHEMAS)
     run(connection, *sql_in(error))
 
 
@@ -212,9 +213,9 @@ def test_names_that_need_quotes(connection: Connection) -> None:
     role = '"o\'hara ""x"" y"'
     run(connection, f"CREATE ROLE {role}")
     with acting_as(role, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     with pytest.raises(ConfigurationError) as error:
-        extensions.require_rights(facts, SCHEMAS)
+        requirements.require_rights(facts, SCHEMAS)
     run(connection, *sql_in(error))
 
 
@@ -236,7 +237,7 @@ def test_a_plain_role_migrates_what_an_admin_has_prepared(new_database: NewDatab
                 database.upgrade()
                 database.verify()
             with engine.connect() as connection:
-                facts = extensions.probe(connection)
+                facts = requirements.probe(connection)
                 assert set(made) <= set(connection.execute(text("SELECT extname FROM pg_extension")).all())
             assert all(schema.owner == ROLE for schema in facts.schemas if schema.name in SCHEMAS)
         finally:
@@ -255,11 +256,11 @@ def test_extensions_that_an_admin_made_stay_where_they_are(new_database: NewData
                 "CREATE EXTENSION pgcrypto SCHEMA elsewhere",
                 "CREATE EXTENSION vector SCHEMA elsewhere",
             )
-            before = extensions.probe(connection)
-            extensions.require(before)
+            before = requirements.probe(connection)
+            requirements.require(before)
         migrate.upgrade(url)
         with engine.connect() as connection:
-            after = extensions.probe(connection)
+            after = requirements.probe(connection)
         for name in ("vector", "uuid-ossp", "pgcrypto"):
             assert after.extension(name) == before.extension(name)
             assert after.extension(name).schema == "elsewhere"
@@ -271,29 +272,29 @@ def test_extensions_that_an_admin_made_stay_where_they_are(new_database: NewData
 def test_vector_outside_the_search_path(server: Engine) -> None:
     with server.begin() as connection:
         run(connection, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
-        facts = extensions.probe(connection)
-        extensions.require(facts)
+        facts = requirements.probe(connection)
+        requirements.require(facts)
         assert not facts.extension("vector").visible
-        (line,) = (line for line in extensions.warnings(facts) if "search_path" in line)
+        (line,) = (line for line in requirements.warnings(facts) if "search_path" in line)
         (command,) = re.findall(r"ALTER ROLE .*;", line)
         run(connection, command)
     with server.connect() as connection:
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
         assert facts.extension("vector").visible
-        assert not [line for line in extensions.warnings(facts) if "search_path" in line]
+        assert not [line for line in requirements.warnings(facts) if "search_path" in line]
         assert connection.scalar(text("SELECT '[1]'::vector <-> '[2]'")) == 1
 
 
 def test_vector_in_a_schema_that_the_role_may_not_use(connection: Connection, app: str) -> None:
     run(connection, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     with pytest.raises(ConfigurationError) as error:
-        extensions.require(facts)
+        requirements.require(facts)
     run(connection, *sql_in(error))
     with acting_as(app, connection):
-        extensions.require(extensions.probe(connection))
-        run(connection, "SELECT '[1]'::extensions.vector")
+        requirements.require(requirements.probe(connection))
+        run(connection, "SELECT '[1]'::requirements.vector")
 
 
 # Preloading
@@ -301,30 +302,30 @@ def test_vector_in_a_schema_that_the_role_may_not_use(connection: Connection, ap
 
 def test_preloaded_or_not(connection: Connection, app: str) -> None:
     preloaded = "pg_stat_statements" in str(connection.scalar(text("SHOW shared_preload_libraries")))
-    if extensions.probe(connection).extension("pg_stat_statements").available is None:
+    if requirements.probe(connection).extension("pg_stat_statements").available is None:
         pytest.skip("the server does not have pg_stat_statements")
     run(connection, "CREATE EXTENSION pg_stat_statements")
     for role in (None, app):
         if role is not None:
             run(connection, f"SET LOCAL ROLE {role}")
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
         assert facts.extension("pg_stat_statements").preloaded is preloaded
-        assert bool([line for line in extensions.warnings(facts) if "preloaded" in line]) is not preloaded
+        assert bool([line for line in requirements.warnings(facts) if "preloaded" in line]) is not preloaded
 
 
 def test_created_but_not_preloaded(new_database: NewDatabase) -> None:
     with engine_on(new_database(on="debian15")) as engine, engine.connect() as connection:
         run(connection, "CREATE EXTENSION pg_stat_statements")
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
         assert facts.extension("pg_stat_statements").preloaded is False
         assert [
-            line for line in extensions.warnings(facts) if "pg_stat_statements is installed but not" in line
+            line for line in requirements.warnings(facts) if "pg_stat_statements is installed but not" in line
         ]
 
 
 def test_pg_cron_belongs_to_one_database(new_database: NewDatabase) -> None:
     with engine_on(new_database(on="full")) as engine, engine.connect() as connection:
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
         assert facts.extension("pg_cron").preloaded is True
         assert facts.extension("pg_cron").available
         assert not facts.extension("pg_cron").creatable
@@ -349,20 +350,20 @@ def test_a_provider(
 ) -> None:
     run(connection, *marks)
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     assert facts.platform is platform
     assert facts.extension("vector").creatable is (admin is None)
     if admin is not None:
         run(connection, f"GRANT {admin} TO {app}")
         with acting_as(app, connection):
-            assert extensions.probe(connection).extension("vector").creatable
+            assert requirements.probe(connection).extension("vector").creatable
 
 
 def test_azure_lets_only_its_admins_create_even_what_is_trusted(connection: Connection, app: str) -> None:
     run(connection, f"GRANT CREATE ON DATABASE {connection.engine.url.database} TO {app}")
     run(connection, "CREATE ROLE azure_pg_admin")
     with acting_as(app, connection):
-        assert not extensions.probe(connection).extension("pg_trgm").creatable
+        assert not requirements.probe(connection).extension("pg_trgm").creatable
 
 
 @pytest.mark.parametrize(("on", "platform"), [("embedded", Platform.EMBEDDED), ("full", Platform.DEBIAN)])
@@ -370,7 +371,7 @@ def test_a_server_of_ones_own(new_database: NewDatabase, on: str, platform: Plat
     if on == "embedded" and "ALFRED_DB_TEST_URL" in os.environ:
         pytest.skip("the default server is not the embedded one")
     with engine_on(new_database(on=on)) as engine, engine.connect() as connection:
-        assert extensions.probe(connection).platform is platform
+        assert requirements.probe(connection).platform is platform
 
 
 def test_schemas_of_another_owner_as_on_supabase(connection: Connection, app: str) -> None:
@@ -388,23 +389,23 @@ def test_schemas_of_another_owner_as_on_supabase(connection: Connection, app: st
         f"GRANT CREATE ON DATABASE {connection.engine.url.database} TO {app}",
     )
     with acting_as(app, connection):
-        facts = extensions.probe(connection)
+        facts = requirements.probe(connection)
     assert facts.platform is Platform.SUPABASE
-    extensions.require(facts)
-    extensions.require_rights(facts, SCHEMAS)
-    assert [name for name in SCHEMAS if extensions.external(facts, name)] == ["auth", "storage"]
+    requirements.require(facts)
+    requirements.require_rights(facts, SCHEMAS)
+    assert [name for name in SCHEMAS if requirements.external(facts, name)] == ["auth", "storage"]
     auth = facts.schema("auth")
     assert auth is not None
     assert (auth.owner, auth.owned, auth.may_create) == ("supabase_auth_admin", False, False)
     run(connection, f"GRANT supabase_auth_admin TO {app}")
     with acting_as(app, connection):
-        assert not extensions.external(extensions.probe(connection), "auth")
+        assert not requirements.external(requirements.probe(connection), "auth")
 
 
 @pytest.mark.parametrize("on", ["embedded", "full"])
 def test_tables_of_another_owner_are_used_as_they_are(new_database: NewDatabase, on: str) -> None:
     url, owner = new_database(on=on), f"{ROLE}_owner"
-    others = [table for table in Base.metadata.sorted_tables if table.schema in extensions.OTHERS]
+    others = [table for table in Base.metadata.sorted_tables if table.schema in requirements.OTHERS]
 
     def their_things(connection: Connection) -> list[tuple[str, str]]:
         return sorted(
@@ -420,13 +421,13 @@ def test_tables_of_another_owner_are_used_as_they_are(new_database: NewDatabase,
                     f"CREATE ROLE {owner}",
                     "CREATE SCHEMA extensions",
                     "CREATE EXTENSION vector SCHEMA extensions",
-                    *(f"CREATE SCHEMA {name} AUTHORIZATION {owner}" for name in extensions.OTHERS),
+                    *(f"CREATE SCHEMA {name} AUTHORIZATION {owner}" for name in requirements.OTHERS),
                     *(
                         f"CREATE TABLE {table} ({', '.join(f'{c.name} text' for c in table.c)})"
                         for table in others
                     ),
                     *(f"ALTER TABLE {table} OWNER TO {owner}" for table in others),
-                    f"GRANT USAGE ON SCHEMA {', '.join(extensions.OTHERS)} TO {ROLE}",
+                    f"GRANT USAGE ON SCHEMA {', '.join(requirements.OTHERS)} TO {ROLE}",
                     f"GRANT USAGE, CREATE ON SCHEMA public, extensions TO {ROLE}",
                     f"GRANT CREATE ON DATABASE {url.database} TO {ROLE}",
                 )

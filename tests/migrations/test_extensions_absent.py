@@ -11,7 +11,7 @@ from sqlalchemy import URL, Table
 from sqlalchemy.schema import CreateTable
 
 from alfred_db import Database, embedded, migrate
-from alfred_db.doctor import examine
+from alfred_db.cli.doctor import examine
 from alfred_db.models import Base
 
 from .catalog import column, libpq, run, scalar

@@ -10,7 +10,7 @@ from sqlalchemy import URL
 
 from alfred_db import migrate
 from alfred_db.errors import ConfigurationError
-from alfred_db.verify import verify
+from alfred_db.migrate.verify import verify
 
 from .catalog import (
     HEAD,

@@ -18,7 +18,7 @@ from sqlalchemy import URL, text
 from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.cli import main
 from alfred_db.errors import AlfredDBError, ConfigurationError
-from alfred_db.verify import verify
+from alfred_db.migrate.verify import verify
 
 from .catalog import (
     HEAD,

@@ -16,7 +16,7 @@ from alfred_db.errors import (
     SchemaError,
     SchemaTooNewError,
 )
-from alfred_db.verify import verify
+from alfred_db.migrate.verify import verify
 
 from .catalog import (
     HEAD,

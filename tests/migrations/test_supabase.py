@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, MetaData, Table
 
-from alfred_db import Database, extensions, migrate
-from alfred_db.doctor import examine
+from alfred_db import Database, migrate
+from alfred_db.cli.doctor import examine
 from alfred_db.errors import ConfigurationError, SchemaDriftError
+from alfred_db.migrate.verify import problems
 from alfred_db.models import Base
-from alfred_db.verify import problems
+from alfred_db.server import requirements
 
 from . import supabase
 from .catalog import HEAD, alembic, connected, differences, engine_of, run, scalar, snapshot, version
@@ -169,7 +170,7 @@ def test_what_the_library_reads_and_their_tables_lack_is_named(empty_url: URL) -
             assert uow.users.list().items == []
 
 
-@pytest.mark.parametrize("table", extensions.OTHERS_TABLES)
+@pytest.mark.parametrize("table", requirements.OTHERS_TABLES)
 def test_each_shared_table_is_told_by_our_comment_on_it(database_url: URL, table: str) -> None:
     """Of what we made ourselves, one column is too many to lose; without the comment it is somebody else's."""
     schema, _, name = table.partition(".")
@@ -183,9 +184,9 @@ def test_each_shared_table_is_told_by_our_comment_on_it(database_url: URL, table
     with pytest.raises(SchemaDriftError, match="added"):
         migrate.check(database_url)
     with engine_of(database_url).connect() as connection:
-        facts = extensions.probe(connection)
-        assert facts.shared_tables == dict.fromkeys(extensions.OTHERS_TABLES, True)
-        assert not extensions.external(facts, schema)
+        facts = requirements.probe(connection)
+        assert facts.shared_tables == dict.fromkeys(requirements.OTHERS_TABLES, True)
+        assert not requirements.external(facts, schema)
         assert bool(problems(connection)) is unread
     run(database_url, f"COMMENT ON TABLE {table} IS NULL")
     migrate.check(database_url)

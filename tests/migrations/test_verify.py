@@ -10,7 +10,7 @@ from sqlalchemy import URL
 from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.config import command
 from alfred_db.errors import SchemaDriftError, SchemaOutdatedError
-from alfred_db.verify import problems, verify
+from alfred_db.migrate.verify import problems, verify
 
 from .catalog import HEAD, REVISIONS, engine_of, run
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alfred_db.errors import InvalidInputError
-from alfred_db.inputs.catalog import SECTIONS, entries, exported, read, seed, written
+from alfred_db.interchange.catalog import SECTIONS, entries, exported, read, seed, written
 
 PRICE = {
     "provider": "p",

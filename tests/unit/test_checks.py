@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, DateTime, Double, Integer, Text, Uuid
 
 from alfred_db.checks import as_cursor, check_values, cursor_values, json_text, plain_text, within
 from alfred_db.errors import InvalidInputError
-from alfred_db.filters import in_
 from alfred_db.models import Document, Task
+from alfred_db.search.filters import in_
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

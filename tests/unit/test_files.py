@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from alfred_db.errors import InvalidInputError
-from alfred_db.inputs.files import MAX_LINE, matrix
-from alfred_db.inputs.knowledge_files import read_export, read_qdrant
+from alfred_db.interchange.files import MAX_LINE, matrix
+from alfred_db.interchange.knowledge import read_export, read_qdrant
 
 
 def export(folder: Path) -> Path:
@@ -129,7 +129,7 @@ def test_a_line_without_end_costs_little_memory(tmp_path: Path) -> None:
             file.write(b"x" * (1 << 20))
     script = (
         "import resource, sys\n"
-        "from alfred_db.inputs.knowledge_files import read_qdrant\n"
+        "from alfred_db.interchange.knowledge import read_qdrant\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: list(read_qdrant(sys.argv[1]))\n"
         "except Exception as error: print(error)\n"

@@ -59,7 +59,11 @@ def values_of_the_package() -> Iterator[type[Any]]:
     """Each public class that holds values: no repository, no database, nothing that has a connection."""
     seen: set[type[Any]] = set()
     for module in pkgutil.walk_packages(alfred_db.__path__, "alfred_db."):
-        if any(part.startswith("_") for part in module.name.split(".")) or "migrations" in module.name:
+        if (
+            any(part.startswith("_") for part in module.name.split("."))
+            or ".migrations" in module.name
+            or ".shapes" in module.name
+        ):
             continue
         for name, found in vars(importlib.import_module(module.name)).items():
             if not inspect.isclass(found) or not found.__module__.startswith("alfred_db.") or found in seen:

@@ -16,10 +16,10 @@ from sqlalchemy import Column, MetaData, Table, literal, select
 from sqlalchemy.dialects.postgresql import psycopg
 
 from alfred_db import Memory
-from alfred_db._vector_formats import pack, unpack
 from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
 from alfred_db.models import Base
 from alfred_db.types import Bit, EnumText, HalfVector, SparseVector, Vector
+from alfred_db.vectors.formats import pack, unpack
 
 DIALECT = psycopg.dialect()
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

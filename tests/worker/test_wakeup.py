@@ -16,7 +16,7 @@ from alfred_db import (
     TaskStatus,
     Worker,
 )
-from alfred_db.wakeup import channel_of
+from alfred_db.engine.notifications import channel_of
 from alfred_db.worker import _loop
 
 from .at_work import (

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from ...errors import LeaseLost, NotFoundError
+from ...execution._async.base import AsyncRepository
 from ...models import Agent, AgentStatus
 from ...queries import agents as queries
-from ...queries._shared import as_page
-from ...results import Page
-from .base import AsyncRepository
+from ...queries.shapes.paging import as_page
+from ...values import Page
 
 
 class AsyncAgentRepository(AsyncRepository):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 
+from ...execution._async.base import AsyncRepository
 from ...models import User
 from ...queries import auth as queries
-from ...queries._shared import as_page
-from ...results import Page
-from .base import AsyncRepository
+from ...queries.shapes.paging import as_page
+from ...values import Page
 
 
 class AsyncUserRepository(AsyncRepository):

@@ -12,7 +12,8 @@ from sqlalchemy import null
 
 from ...checks import within
 from ...errors import InvalidInputError, NotFoundError, shown
-from ...inputs.catalog import BROKER_SECTIONS, entries, exported
+from ...execution._async.base import AsyncRepository
+from ...interchange.catalog import BROKER_SECTIONS, entries, exported
 from ...models import (
     Base,
     BrokerModel,
@@ -24,11 +25,10 @@ from ...models import (
     ModelSnapshot,
 )
 from ...queries import broker as queries
-from ...queries._functions import func
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.broker import Offer
-from .base import AsyncRepository
+from ...queries.shapes.functions import func
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.broker import Offer
 
 M = TypeVar("M", bound=Base)
 

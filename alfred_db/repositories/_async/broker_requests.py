@@ -11,15 +11,15 @@ from sqlalchemy import Row, inspect
 from ...checks import check_names, check_objects, plain_text
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
-from ...inputs.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
+from ...execution._async.copy import copy_rows
+from ...execution._async.partitions import AsyncPartitions
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.broker import Usage, UsageKey
-from .copy import copy_rows
-from .partitions import AsyncPartitions
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.broker import Usage, UsageKey
+from ...values.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 
 
 class AsyncBrokerRequestRepository(AsyncPartitions):

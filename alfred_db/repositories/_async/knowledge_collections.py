@@ -16,20 +16,20 @@ from ...errors import (
     shown,
     translated,
 )
+from ...execution._async.base import AsyncRepository
+from ...execution._async.copy import table_name
+from ...execution._async.driver import bind_of, fetch_rows
+from ...execution._async.search import set_local
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
 from ...queries import knowledge_collections as queries
 from ...queries import knowledge_points as points
-from ...queries._knowledge import partition, partition_if, table
-from ...queries._search import Partition
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.knowledge import CollectionInfo
-from .base import AsyncRepository
-from .copy import table_name
-from .direct import bind_of, fetch_rows
-from .search import set_local
+from ...queries.shapes.knowledge import partition, partition_if, table
+from ...queries.shapes.paging import as_page
+from ...queries.shapes.vector_search import Partition
+from ...values import Page
+from ...values.knowledge import CollectionInfo
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"

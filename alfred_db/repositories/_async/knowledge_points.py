@@ -12,18 +12,18 @@ from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaDat
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import InvalidInputError, shown, translated
-from ...inputs.knowledge_files import ExportWriter, batches, read_export, read_qdrant
+from ...execution._async.bulk import LARGE
+from ...execution._async.copy import copy_rows, table_name
+from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
-from ...queries import _bulk as bulk
 from ...queries import knowledge_collections as collections
 from ...queries import knowledge_points as queries
-from ...queries._filters import Where
-from ...queries._knowledge import POINTS, chosen, json_of, rows_of, table
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.knowledge import FacetCount, PointId, spellings
-from .bulk import LARGE
-from .copy import copy_rows, table_name
+from ...queries.shapes import bulk as bulk
+from ...queries.shapes.filters import Where
+from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.knowledge import FacetCount, PointId, spellings
 from .knowledge_collections import AsyncKnowledgeCollections
 
 BATCH = 1_000

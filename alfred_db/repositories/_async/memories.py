@@ -8,24 +8,25 @@ from typing import Any
 
 from ...checks import check_values, within
 from ...errors import InvalidInputError, NotFoundError
+from ...execution._async.driver import affected
+from ...execution._async.paging import AsyncPagedRepository
+from ...execution._async.search import candidates, hybrid_search, search
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
-from ...queries._filters import Where, expression
-from ...queries._memories import MAX_IMPORTANCE, content_hash, lasting, seconds
-from ...queries._shared import as_page
-from ...queries._words import Match
-from ...results import Page
-from ...results.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
-from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
-from ...types import VectorLike
-from .direct import affected
-from .memories_consolidate import consolidate
-from .memories_many import remember_many
-from .memories_recall import recall
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
+from ...queries.shapes.paging import as_page
+from ...queries.shapes.words import Match
+from ...search.params import SearchParams, Weights
+from ...search.results import Candidates, Hit, SearchResult
+from ...values import Page
+from ...values.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
+from ...vectors.formats import VectorLike
 from .memory_banks import id_of, unknown_bank
-from .pages import AsyncPagedRepository
-from .search import candidates, hybrid_search, search
+from .memory_batches import remember_many
+from .memory_consolidation import consolidate
+from .memory_recall import recall
 
 HALF_LIFE = timedelta(days=30)
 """After so long without use a memory counts half as recent."""

@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import check_values
 from ...errors import InvalidInputError, NotFoundError
+from ...execution._async.base import AsyncRepository
+from ...execution._async.copy import table_name
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memory_banks as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.memories import BankSummary
-from .base import AsyncRepository
-from .copy import table_name
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.memories import BankSummary
 
 
 class AsyncMemoryBankRepository(AsyncRepository):

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from ...checks import check_text, within
 from ...errors import InvalidInputError
+from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import fetch
 from ...models import ProcessedMessage
 from ...queries import messages as queries
-from .base import AsyncRepository
-from .direct import fetch
 
 MAX_KEY_BYTES = 2000
 """What an entry of an index holds for certain."""

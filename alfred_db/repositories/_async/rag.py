@@ -7,14 +7,14 @@ from typing import Any
 
 from ...checks import check_text, within
 from ...errors import NotFoundError
+from ...execution._async.base import AsyncRepository
 from ...models import RagQuery, RagSession
 from ...queries import rag as queries
-from ...queries._filters import Where
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.rag import Context, packed
-from ...types import VectorLike
-from .base import AsyncRepository
+from ...queries.shapes.filters import Where
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.rag import Context, packed
+from ...vectors.formats import VectorLike
 from .documents import AsyncDocumentRepository
 
 MAX_CHARS = 10_000_000

@@ -9,12 +9,12 @@ from typing import Any
 
 from ...checks import plain_text, within
 from ...errors import InvalidTransition, LeaseLost, NotFoundError
+from ...execution._async.base import PAUSES, AsyncRepository
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
-from ...queries._shared import MAX_LIMIT, as_page
-from ...results import Page
-from ...results.scheduler import ClaimedExecution, HeldExecution
-from .base import PAUSES, AsyncRepository
+from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...values import Page
+from ...values.scheduler import ClaimedExecution, HeldExecution
 
 _YEAR = 366 * 86400
 

@@ -10,19 +10,20 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from ...checks import within
+from ...engine.notifications import FILED
 from ...errors import ConflictError, InvalidTransition, NotFoundError
-from ...inputs.tasks import FILED, as_text, at, columns_of, firsts, keys_at, named
+from ...execution._async.copy import copy_rows
+from ...execution._async.driver import driver_of, fetch
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...models.tasks import DEFAULT_QUEUE
 from ...queries import tasks as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.tasks import NewTask
-from .copy import copy_rows
-from .direct import driver_of, fetch
-from .tasks_held import AsyncHeldTasks
-from .tasks_upkeep import MAX_BATCH, AsyncTaskUpkeep
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
+from ...values.tasks import NewTask
+from .task_leases import AsyncHeldTasks
+from .task_maintenance import MAX_BATCH, AsyncTaskUpkeep
 
 COPIED = 1000
 """More tasks than this are filed by COPY."""

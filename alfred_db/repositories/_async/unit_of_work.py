@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ...types import Matrix
+from ...execution._async.matrix import fetch_matrix
+from ...vectors.formats import Matrix
 from .agents import AsyncAgentRepository
 from .auth import AsyncUserRepository
 from .broker import AsyncBrokerCatalogRepository
@@ -18,7 +19,6 @@ from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
 from .events import AsyncEventRepository
 from .knowledge import AsyncKnowledgeRepository
-from .matrix import fetch_matrix
 from .memories import AsyncMemoryRepository
 from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ...checks import aware, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
+from ...execution._async.base import AsyncRepository
 from ...models import (
     TestCase,
     TestCaseStatus,
@@ -19,10 +20,9 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries._shared import MAX_LIMIT, as_page
-from ...results import Page
-from ...results.validation import Regression
-from .base import AsyncRepository
+from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...values import Page
+from ...values.validation import Regression
 
 Figure: TypeAlias = Decimal | float
 """A number that the database keeps to four places and below a million."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from ...checks import json_text, plain_text, within
 from ...errors import InvalidInputError, LeaseLost
+from ...execution._async.base import PAUSES, AsyncRepository
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
-from ...queries._shared import MAX_LIMIT
-from ...results.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
-from .base import PAUSES, AsyncRepository
+from ...queries.shapes.paging import MAX_LIMIT
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, HeldWorkflow
 
 _YEAR = 366 * 86400
 

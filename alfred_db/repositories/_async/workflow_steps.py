@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, cast
 
 from ...checks import json_text, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
+from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import fetch
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
-from ...results.workflows import MAX_JSON_BYTES, WaitResult
-from .base import AsyncRepository
-from .direct import fetch
+from ...values.workflows import MAX_JSON_BYTES, WaitResult
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2

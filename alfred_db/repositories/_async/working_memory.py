@@ -9,17 +9,18 @@ from typing import Any
 
 from ...checks import check_text, check_values, one_of, within
 from ...errors import InvalidInputError, NotFoundError
+from ...execution._async.paging import AsyncPagedRepository
+from ...execution._async.search import candidates, search
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
-from ...queries._filters import Where, expression
-from ...queries._memories import lasting
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.working_memory import SweptMemory
-from ...search import Candidates, SearchParams, SearchResult
-from ...types import VectorLike
-from .pages import AsyncPagedRepository
-from .search import candidates, search
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.memories import lasting
+from ...queries.shapes.paging import as_page
+from ...search.params import SearchParams
+from ...search.results import Candidates, SearchResult
+from ...values import Page
+from ...values.working_memory import SweptMemory
+from ...vectors.formats import VectorLike
 
 
 class AsyncWorkingMemoryRepository(AsyncPagedRepository):

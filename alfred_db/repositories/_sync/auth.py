@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import uuid
 
+from ...execution._sync.base import Repository
 from ...models import User
 from ...queries import auth as queries
-from ...queries._shared import as_page
-from ...results import Page
-from .base import Repository
+from ...queries.shapes.paging import as_page
+from ...values import Page
 
 
 class UserRepository(Repository):

@@ -8,15 +8,15 @@ from typing import Any
 
 from ...checks import check_text, one_of, within
 from ...errors import InvalidInputError, shown, translated
+from ...execution._sync.base import Repository
+from ...execution._sync.bulk import add_many
 from ...models import Conversation, MessageRole
 from ...queries import conversations as queries
 from ...queries import memory_banks
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.conversations import NewMessage, SessionSummary
-from ...search import Hit
-from .base import Repository
-from .bulk import add_many
+from ...queries.shapes.paging import as_page
+from ...search.results import Hit
+from ...values import Page
+from ...values.conversations import NewMessage, SessionSummary
 from .memory_banks import lock_key
 
 FEW = 1_000

@@ -8,19 +8,20 @@ from typing import Any
 
 from ...checks import check_values
 from ...errors import NotFoundError
+from ...execution._sync.bulk import Progress, add_many
+from ...execution._sync.paging import PagedRepository
+from ...execution._sync.search import candidates, hybrid_search, search, search_many
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
-from ...queries._bulk import OnConflict
-from ...queries._filters import Where
-from ...queries._shared import as_page
-from ...queries._words import Match
-from ...results import Page
-from ...search import Candidates, Hit, SearchParams, SearchResult, Weights
-from ...types import VectorLike
-from .bulk import Progress, add_many
-from .pages import PagedRepository
-from .search import candidates, hybrid_search, search, search_many
+from ...queries.shapes.bulk import OnConflict
+from ...queries.shapes.filters import Where
+from ...queries.shapes.paging import as_page
+from ...queries.shapes.words import Match
+from ...search.params import SearchParams, Weights
+from ...search.results import Candidates, Hit, SearchResult
+from ...values import Page
+from ...vectors.formats import VectorLike
 
 _columns = table_of(Document).c
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from ...checks import check_word, within
 from ...errors import InvalidInputError, NotFoundError
+from ...execution._sync.base import Repository
+from ...execution._sync.driver import fetch_rows
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.entities import Direction, Neighbour, Node, Path, Subgraph
-from .base import Repository
-from .direct import fetch_rows
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.entities import Direction, Neighbour, Node, Path, Subgraph
 
 MAX_DEPTH = 10
 """The farthest that a walk goes."""

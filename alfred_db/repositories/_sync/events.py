@@ -11,14 +11,14 @@ from sqlalchemy import CursorResult
 
 from ...checks import as_cursor, aware, check_text, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
+from ...execution._sync.copy import copy_rows, reserve_ids
+from ...execution._sync.partitions import Partitions
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...queries import events as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.events import ConsumerLag, EventPosition, Horizon, NewEvent
-from .copy import copy_rows, reserve_ids
-from .partitions import Partitions
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.events import ConsumerLag, EventPosition, Horizon, NewEvent
 
 COPIED = 1000
 """More events than this are published by COPY."""

@@ -12,17 +12,18 @@ import numpy.typing as npt
 
 from ...checks import within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
+from ...execution._sync.search import score, search, search_many
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
-from ...queries._filters import Where
-from ...queries._knowledge import ids_of
-from ...queries._payload_paths import values_at
-from ...queries._search import MAX_LIMIT, Partition
-from ...results.knowledge import PointGroup, PointId
-from ...search import Hit, SearchParams, SearchResult
-from ...types import Embedding, VectorLike
+from ...queries.shapes.filters import Where
+from ...queries.shapes.knowledge import ids_of
+from ...queries.shapes.payload_paths import values_at
+from ...queries.shapes.vector_search import MAX_LIMIT, Partition
+from ...search.params import SearchParams
+from ...search.results import Hit, SearchResult
+from ...values.knowledge import PointGroup, PointId
+from ...vectors.formats import Embedding, VectorLike
 from .knowledge_points import KnowledgePoints
-from .search import score, search, search_many
 
 
 class KnowledgeRepository(KnowledgePoints):

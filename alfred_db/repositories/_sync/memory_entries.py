@@ -10,16 +10,17 @@ from typing import Any
 
 from ...checks import within
 from ...errors import NotFoundError
+from ...execution._sync.paging import PagedRepository
+from ...execution._sync.search import candidates, hybrid_search, search
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
-from ...queries._filters import Where, expression
-from ...queries._shared import as_page
-from ...queries._words import Match
-from ...results import Page
-from ...search import Candidates, SearchParams, SearchResult, Weights
-from ...types import VectorLike
-from .pages import PagedRepository
-from .search import candidates, hybrid_search, search
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.paging import as_page
+from ...queries.shapes.words import Match
+from ...search.params import SearchParams, Weights
+from ...search.results import Candidates, SearchResult
+from ...values import Page
+from ...vectors.formats import VectorLike
 
 
 class MemoryEntryRepository(PagedRepository):

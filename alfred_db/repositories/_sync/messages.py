@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from ...checks import check_text, within
 from ...errors import InvalidInputError
+from ...execution._sync.base import Repository
+from ...execution._sync.driver import fetch
 from ...models import ProcessedMessage
 from ...queries import messages as queries
-from .base import Repository
-from .direct import fetch
 
 MAX_KEY_BYTES = 2000
 """What an entry of an index holds for certain."""

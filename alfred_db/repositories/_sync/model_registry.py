@@ -13,14 +13,14 @@ from sqlalchemy.dialects.postgresql import Insert
 
 from ...checks import aware, check_values, within
 from ...errors import InvalidInputError, NotFoundError, shown, translated
-from ...inputs.catalog import endpoints as checked_endpoints
-from ...inputs.catalog import entries, exported
+from ...execution._sync.base import Repository
+from ...interchange.catalog import endpoints as checked_endpoints
+from ...interchange.catalog import entries, exported
 from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.model_registry import EndpointSpec, ScoredModel
-from .base import Repository
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.model_registry import EndpointSpec, ScoredModel
 
 MAX_RANKED = 1000
 

@@ -15,9 +15,9 @@ from ...cron import Plan, Slot
 from ...errors import ConflictError, NotFoundError, shown
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
-from ...queries._shared import MAX_LIMIT, as_page
-from ...results import Page
-from ...results.scheduler import InvalidSchedule, ScheduleOutcome, Tick
+from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...values import Page
+from ...values.scheduler import InvalidSchedule, ScheduleOutcome, Tick
 from .scheduler_executions import Executions
 
 _Planned = list[tuple[ScheduledTask, Plan]]

@@ -11,11 +11,11 @@ from weakref import WeakSet
 from sqlalchemy import Engine
 
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, shown
+from ...execution._sync.base import Repository
 from ...models import Bucket, StorageObject, WorkingMemory
 from ...queries import storage as queries
-from ...queries._shared import as_page
-from ...results import Page
-from .base import Repository
+from ...queries.shapes.paging import as_page
+from ...values import Page
 
 _own: WeakSet[Engine] = WeakSet()
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
-from ...types import Matrix
+from ...execution._sync.matrix import fetch_matrix
+from ...vectors.formats import Matrix
 from .agents import AgentRepository
 from .auth import UserRepository
 from .broker import BrokerCatalogRepository
@@ -19,7 +20,6 @@ from .documents import DocumentRepository
 from .entities import EntityRepository
 from .events import EventRepository
 from .knowledge import KnowledgeRepository
-from .matrix import fetch_matrix
 from .memories import MemoryRepository
 from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from ...checks import aware, plain_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
+from ...execution._sync.base import Repository
 from ...models import (
     TestCase,
     TestCaseStatus,
@@ -20,10 +21,9 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries._shared import MAX_LIMIT, as_page
-from ...results import Page
-from ...results.validation import Regression
-from .base import Repository
+from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...values import Page
+from ...values.validation import Regression
 
 Figure: TypeAlias = Decimal | float
 """A number that the database keeps to four places and below a million."""

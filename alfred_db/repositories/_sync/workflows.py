@@ -10,9 +10,9 @@ from ...checks import json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
-from ...queries._shared import as_page
-from ...results import Page
-from ...results.workflows import MAX_JSON_BYTES, WaitingVersion
+from ...queries.shapes.paging import as_page
+from ...values import Page
+from ...values.workflows import MAX_JSON_BYTES, WaitingVersion
 from .workflow_executions import WorkflowExecutions
 from .workflow_steps import WorkflowSteps
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from unit.examples import Call, call
 
 from alfred_db import KnowledgeDistance, KnowledgePoint, qdrant_filter
-from alfred_db.filters import Filter, eq, size
-from alfred_db.queries._knowledge import partition, with_ids
+from alfred_db.queries.shapes.knowledge import partition, with_ids
+from alfred_db.search.filters import Filter, eq, size
 
 COLLECTION = "collection-4711"
 IDS = ["point-4711", 4712]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unit.examples import Call, call
 
-from alfred_db.results.rag import Source
+from alfred_db.values.rag import Source
 
 SOURCES = (Source(4711, "title-4711", 0.4711, 1, 4711), Source(4712, None, None, 2, 4712))
 

@@ -1,0 +1,1 @@
+"""Connections: the pool, sessions, units of work, notifications."""

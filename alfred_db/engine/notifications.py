@@ -1,0 +1,203 @@
+"""Telling workers that there is work: NOTIFY after the commit, several at a time, and LISTEN beside the polling.
+
+Workers poll; a notification only makes them poll sooner, so that losing one costs nothing but time. A transaction that
+notifies takes a lock of the whole server for its commit, which is why no transaction of the library's does: a `Notifier`
+collects what was committed, and tells it on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import URL, event
+from sqlalchemy.dialects.postgresql import psycopg as dialect
+from sqlalchemy.orm import Session, sessionmaker
+
+from ..errors import translated
+from .pool import connect_args
+
+__all__ = ["FILED", "Listener", "Notifier", "channel_of"]
+
+FILED = "alfred_db.tasks_filed"
+"""What the `info` of a session has when tasks were enqueued in its transaction."""
+
+GATHER = 0.01
+"""Seconds that a notification waits for others to go with."""
+
+LAST_MOMENT = 5.0
+"""Seconds that closing waits for the last notification."""
+
+LIVENESS = 30.0
+"""Seconds between two questions whether a silent connection is alive."""
+
+GLANCE = 0.5
+"""Seconds within which a listener sees that it is to stop."""
+
+LISTENER = "alfred-db listener"
+OVERDUE = ", {} overdue"
+
+_log = logging.getLogger(__name__)
+
+
+def channel_of(schema: str | None) -> str:
+    """The channel that tells of the tenant's tasks; at most 63 bytes, as the server wants it."""
+    if schema is None:
+        return "alfred_db_tasks"
+    if len(schema.encode()) > 40:
+        schema = hashlib.sha256(schema.encode()).hexdigest()[:40]
+    return f"alfred_db_tasks_{schema}"
+
+
+class Notifier:
+    """Notifies a channel a moment after it was asked to, on a connection of its own and in a thread of its own.
+
+    Both begin when they are first needed. What cannot be told is dropped.
+    """
+
+    def __init__(self, url: URL, channel: str) -> None:
+        self._url = url
+        self._channel = channel
+        self._asked = False
+        self._stopped = False
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def notify(self) -> None:
+        """Have the channel notified soon. Takes no time, and never fails."""
+        self._asked = True
+        self._wake.set()
+        if self._thread is None or not self._thread.is_alive():  # a forked process has none
+            self._start()
+
+    def after_commits(self, sessions: type[Session] | sessionmaker[Session]) -> None:
+        """Notify whenever one of these sessions has committed tasks that it filed."""
+
+        def committed(session: Session) -> None:
+            # A savepoint that is released is not committed.
+            if session.get_nested_transaction() is None and session.info.pop(FILED, False):
+                self.notify()
+
+        event.listen(sessions, "after_commit", committed)
+
+    def close(self) -> None:
+        """Tell what was asked for, and end the thread and the connection; a later `notify` begins them anew."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=LAST_MOMENT)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._stopped = False
+                self._thread = threading.Thread(target=self._run, name="alfred-db notifier", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        connection: psycopg.Connection | None = None
+        while self._asked or not self._stopped:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._stopped:
+                time.sleep(GATHER)
+            if self._asked:
+                self._asked = False
+                connection = self._tell(connection)
+        if connection is not None:
+            connection.close()
+
+    def _tell(self, connection: psycopg.Connection | None) -> psycopg.Connection | None:
+        """Notify; gives the connection to use next time."""
+        try:
+            connection = connection or _connect(self._url, "alfred-db notifier")
+            connection.execute("SELECT pg_catalog.pg_notify(%s, '')", [self._channel])
+        except psycopg.Error as error:
+            with suppress(Exception):  # of a filter or a handler of the application's log
+                _log.debug("could not notify %s: %s", self._channel, error)
+            if connection is not None:
+                connection.close()
+            return None
+        return connection
+
+
+class Listener:
+    """Calls `woken` whenever the channel is notified, and whenever it may have been while the connection was down.
+
+    Its `application_name` says how many handlers of its worker are `overdue`: `queue_health` reads it there, where it
+    goes with the process that it is about.
+    """
+
+    def __init__(
+        self, url: URL, channel: str, woken: Callable[[], None], *, overdue: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._url = url
+        self._channel = channel
+        self._woken = woken
+        self._overdue = overdue
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alfred-db listener", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the thread end, within a second unless it is just connecting."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait for that."""
+        self._thread.join(timeout=2 * GLANCE)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            try:
+                with _connect(self._url, LISTENER) as connection:
+                    connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
+                    failures = 0
+                    self._listen(connection)
+            except psycopg.Error as error:
+                with suppress(Exception):  # of a filter or a handler of the application's log
+                    level = logging.WARNING if failures == 1 else logging.DEBUG
+                    _log.log(level, "not listening on %s, polling only: %s", self._channel, _reason(error))
+                failures += 1
+                self._stopped.wait(random.uniform(0.5, 1) * min(30, 0.1 * 2 ** min(failures, 10)))
+
+    def _listen(self, connection: psycopg.Connection) -> None:
+        self._woken()  # what was filed before LISTEN notified nobody
+        asked = time.monotonic()
+        said = 0
+        while not self._stopped.is_set():
+            for _ in connection.notifies(timeout=GLANCE, stop_after=1):
+                self._woken()
+            if (overdue := self._overdue()) != said:
+                name = LISTENER + (OVERDUE.format(overdue) if overdue else "")
+                connection.execute(SQL("SET application_name = {}").format(name))
+                said = overdue
+            if time.monotonic() - asked > LIVENESS:
+                connection.execute("SELECT 1")
+                asked = time.monotonic()
+
+
+def _connect(url: URL, application_name: str) -> psycopg.Connection:
+    """An autocommit connection of nobody's pool."""
+    options: dict[str, Any] = dialect.dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
+    return psycopg.connect(
+        **options, **connect_args(url, application_name), autocommit=True, prepare_threshold=None
+    )
+
+
+def _reason(error: psycopg.Error) -> str:
+    try:
+        with translated():
+            raise error
+    except Exception as ours:
+        return str(ours)

@@ -1,0 +1,406 @@
+"""What every connection of the library is opened with, how it is kept, and an engine for a few statements."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.pq import TransactionStatus
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+
+from ..errors import ConfigurationError, failed_transaction, mark_lost
+from ..server.databases import VERSION_TABLES, not_utf8
+from ..types import bind_text
+
+__all__ = [
+    "RELIED_ON",
+    "check_before_use",
+    "check_pooled",
+    "connect_args",
+    "end_interrupted",
+    "left_unused",
+    "needs_ping",
+    "passing_engine",
+    "prepare_connections",
+    "refuse_client_encoding",
+    "refuse_failed_commits",
+    "refuse_tenant_in_path",
+    "reset_after_use",
+    "sees_latest",
+    "shares_sessions",
+    "used_again",
+]
+
+_USED = "alfred_db_used"
+_SEES_LATEST = "alfred_db_sees_latest"
+
+TRUSTED_SECONDS = 5.0
+"""A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
+
+
+RELIED_ON: Mapping[str, str] = {
+    "DateStyle": "ISO",  # the driver reads dates and times in no other
+    "IntervalStyle": "postgres",
+    "standard_conforming_strings": "on",  # a backslash in a literal is a backslash
+    "extra_float_digits": "1",  # fewer round what is read
+    "array_nulls": "on",  # else a NULL in an array is stored as the text NULL
+    "transform_null_equals": "off",
+    "gin_fuzzy_search_limit": "0",  # a limit leaves rows out at random
+    "quote_all_identifiers": "off",  # definitions from the catalog are compared
+    "exit_on_error": "off",  # a savepoint could not be rolled back
+}
+"""The settings that change what statements mean, with the values that the library relies on: its connections set them."""
+
+_ODD = f"""
+    FROM (VALUES {", ".join(f"('{name}', '{value}')" for name, value in RELIED_ON.items())}) AS relied (name, value)
+    WHERE pg_catalog.current_setting(name, true) <> value AND (name <> 'DateStyle' OR pg_catalog.current_setting(name) NOT LIKE 'ISO%')
+"""
+
+
+def connect_args(url: URL, application_name: str) -> dict[str, Any]:
+    """libpq's parameters that the URL leaves open: SQLAlchemy would let these win over the URL.
+
+    The encoding is always UTF-8, whatever the URL, the environment, the role or the database say: COPY sends it.
+    """
+    defaults: dict[str, Any] = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "application_name": application_name,
+    }
+    left_open = {name: value for name, value in defaults.items() if name not in url.query}
+    return {**left_open, "client_encoding": "UTF8"}
+
+
+def passing_engine(url: URL, application_name: str, *, any_encoding: bool = False) -> Engine:
+    """An engine that keeps no connection and prepares no statement: right for migrations and for one look.
+
+    A database in another encoding than UTF-8 is refused, except with `any_encoding`.
+    """
+    arguments = {**connect_args(url, application_name), "prepare_threshold": None}
+    engine = create_engine(
+        url, poolclass=NullPool, hide_parameters=True, connect_args=arguments, use_native_hstore=False
+    )
+    bind_text(engine.dialect)
+
+    def prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        if not any_encoding:
+            _refuse_encoding(dbapi_connection, record)
+        _ask(dbapi_connection, f"SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}")
+
+    event.listen(engine, "connect", prepare)
+    return engine
+
+
+def reset_after_use(engine: Engine) -> None:
+    """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
+
+    def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
+        # It may be detached from the pool, or have been left unused before.
+        if record is not None and _USED not in record.info:
+            left_unused(record.info)
+        driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
+        if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            dbapi_connection.rollback()
+
+    event.listen(engine, "reset", reset)
+
+
+def check_before_use(engine: Engine) -> None:
+    """Replace pooled connections that the server or the network has closed, as SQLAlchemy's pre-ping does.
+
+    A ping is a round trip for each transaction. A server that stops or ends a connection closes the socket, which
+    can be seen without one; only what vanished in silence cannot, and that takes longer than `TRUSTED_SECONDS`.
+    """
+
+    def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
+        try:
+            if needs_ping(record.info, record.driver_connection):
+                engine.dialect.do_ping(dbapi_connection)
+            used_again(record.info)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkout", check)
+
+
+def refuse_failed_commits(engine: Engine) -> None:
+    """Raise InvalidTransition where a transaction that has failed is committed, or a savepoint released in it.
+
+    The server answers COMMIT by rolling back, and neither the driver nor SQLAlchemy says so.
+    """
+
+    def refuse(connection: Connection, *_: Any) -> None:
+        driver: Any = connection.connection.driver_connection
+        if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise failed_transaction()
+
+    event.listen(engine, "commit", refuse)
+    event.listen(engine, "release_savepoint", refuse)
+
+
+def end_interrupted(engine: Engine) -> None:
+    """Close a connection that an exception has left in the middle of a statement, and note which errors undo all.
+
+    The driver ends the statement for a cancelled task and for KeyboardInterrupt only; whatever else a signal handler
+    raises would leave it running, and the next statement would be refused.
+    """
+
+    def look(context: ExceptionContext) -> None:
+        driver: Any = None
+        with suppress(AttributeError, InvalidRequestError):  # it never connected, or is closed
+            driver = context.connection and context.connection.connection.driver_connection
+        if driver is None:
+            return
+        if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            with suppress(Exception):
+                driver.cancel()
+            driver.pgconn.finish()
+            context.is_disconnect = True
+        if driver.closed and context.statement is not None and not driver.autocommit:
+            mark_lost(context.original_exception, context.parameters)
+
+    event.listen(engine, "handle_error", look)
+
+
+def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, default_tenant: bool) -> None:
+    """Set new connections up in one round trip, once they are open: poolers pass on little of what is asked before.
+
+    They set what the library relies on, end a transaction that idles for `idle_in_transaction`, find `vector` where an
+    administrator put it, and note what their transactions see. Raises ConfigurationError in front of a transaction
+    pooler, and for the default tenant when the search_path finds another tenant's tables.
+    """
+    known_own = False
+
+    def prepare(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal known_own
+        _refuse_encoding(dbapi_connection, record)
+        driver: Any = record.driver_connection
+        with _closed_on_error(dbapi_connection):
+            announced = driver.info.backend_pid
+            found = _ask(dbapi_connection, _prepare(announced, idle_in_transaction))
+            if found[0] != announced:  # something stands in between, and nothing was set
+                if not known_own:
+                    _refuse_shared_sessions(engine, dbapi_connection)
+                    known_own = True
+                found = _ask(dbapi_connection, _prepare(found[0], idle_in_transaction))
+            _, isolation, search_path, tenant, _ = found
+            if default_tenant:
+                refuse_tenant_in_path(tenant)
+            if search_path is not None:
+                _ask(dbapi_connection, f"SET search_path = {search_path}")
+        record.info[_SEES_LATEST] = isolation == "read committed"
+
+    event.listen(engine, "connect", prepare)
+
+
+_TENANT_IN_PATH = f"""(
+    SELECT CASE WHEN tenant THEN schema END FROM ({VERSION_TABLES}) AS versions
+    WHERE place IS NOT NULL ORDER BY place LIMIT 1
+)"""
+
+
+def _prepare(pid: int, idle_in_transaction: str | None) -> str:
+    """The statement that sets a session up, if it is the one of that pid, and says what it is like."""
+    idle = "" if idle_in_transaction is None else f"idle_in_transaction_session_timeout={idle_in_transaction}"
+    name, _, value = idle.partition("=")
+    setting = f", pg_catalog.set_config('{name}', '{value}', false)" if idle else ""
+    # Whatever is compared has the same type on both sides: an operator that somebody has planted would fit no better.
+    return f"""
+        SELECT
+            pg_catalog.pg_backend_pid(),
+            pg_catalog.current_setting('default_transaction_isolation'),
+            (
+                SELECT pg_catalog.current_setting('search_path') || ', ' || pg_catalog.quote_ident(CAST(nspname AS text))
+                FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+                WHERE extname = 'vector' AND nspname <> ALL (pg_catalog.current_schemas(true))
+            ),
+            {_TENANT_IN_PATH},
+            CASE WHEN pg_catalog.pg_backend_pid() = {pid} THEN CAST(
+                ROW ((SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}){setting}) AS text
+            ) END
+    """
+
+
+@contextmanager
+def _closed_on_error(dbapi_connection: Any) -> Generator[None]:
+    """SQLAlchemy would leave to the garbage collector what fails while it is set up."""
+    try:
+        yield
+    except BaseException:
+        dbapi_connection.close()
+        raise
+
+
+def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
+    """Have new connections to a transaction pooler checked: what they set would stay with others' sessions.
+
+    What a server reports when it connects, a pooler keeps for each client, so that it can be set; it costs nothing to
+    see. The rest is looked at once, by the first connection. Raises ConfigurationError as `prepare_connections` does.
+    """
+    looked = False
+
+    def check(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal looked
+        _refuse_encoding(dbapi_connection, record)
+        driver: Any = record.driver_connection
+        for name in ("DateStyle", "IntervalStyle", "standard_conforming_strings"):
+            found = driver.info.parameter_status(name)
+            if found is not None and not found.startswith(RELIED_ON[name]):
+                _ask(dbapi_connection, f"SET {name} = {RELIED_ON[name]}")
+        if not looked:
+            odd, tenant = _ask(
+                dbapi_connection,
+                f"SELECT (SELECT pg_catalog.string_agg(name, ', ') {_ODD}), {_TENANT_IN_PATH}",
+            )
+            if default_tenant:
+                with _closed_on_error(dbapi_connection):
+                    refuse_tenant_in_path(tenant)
+            if odd:
+                dbapi_connection.close()
+                raise ConfigurationError(
+                    f"{odd}: the server's sessions have another value than alfred-db relies on, and behind a transaction"
+                    " pooler it cannot be set; set it for the role, as `alfred-db doctor` says"
+                )
+            looked = True
+
+    event.listen(engine, "connect", check)
+
+
+def refuse_tenant_in_path(tenant: str | None) -> None:
+    """Raise ConfigurationError if the search_path finds first what belongs to a named tenant."""
+    if tenant is not None:
+        raise ConfigurationError(
+            f"search_path: it finds the tables of the tenant {tenant!r} where the default tenant's are meant; set it to the"
+            f" default tenant's schema for this role, database or URL, or name the tenant (schema={tenant!r}, --schema)"
+        )
+
+
+def _refuse_shared_sessions(engine: Engine, dbapi_connection: Any) -> None:
+    def ask() -> int:
+        return int(_ask(dbapi_connection, "SELECT pg_catalog.pg_backend_pid()")[0])
+
+    @contextmanager
+    def hold() -> Generator[int | None]:
+        arguments, options = engine.dialect.create_connect_args(engine.url)
+        with closing(psycopg.connect(*arguments, **options)) as other:
+            yield _pid_within(other.pgconn, _PATIENCE)
+
+    if shares_sessions(ask, hold):
+        raise ConfigurationError(
+            'this connection goes through a transaction pooler; say so by Database(..., pooler="transaction")'
+        )
+
+
+def shares_sessions(
+    ask: Callable[[], int], hold: Callable[[], AbstractContextManager[int | None]], *, direct: bool = False
+) -> bool:
+    """Whether a pooler hands the sessions of the server from one transaction to the next.
+
+    `ask` asks one connection for its pid in a transaction of its own, `hold` keeps a transaction open on another one,
+    and returns its pid, or None if the pooler had no session for it.
+    A session that is one's own has the same pid each time, and nobody else has it. Where something stands in between,
+    other clients may make that look so by chance: then it is asked again and again.
+    """
+    first = ask()
+    for _ in range(1 if direct else _ROUNDS):
+        if ask() != first:
+            return True
+        with hold() as other:
+            if other is None:  # the pooler keeps a session for the first one, though that does nothing
+                return False
+            if other == first or ask() != first:
+                return True
+    return False
+
+
+_ROUNDS = 8
+_PATIENCE = 3.0
+
+
+def _pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
+    """Begin a transaction and ask for the pid; a pooler without a free session would let this wait for minutes."""
+    connection.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
+    deadline = time.monotonic() + seconds
+    while connection.is_busy():
+        select.select([connection.socket], [], [], 0.1)
+        connection.consume_input()
+        if time.monotonic() > deadline:
+            return None
+    pid: bytes | None = None
+    while (result := connection.get_result()) is not None:
+        pid = result.get_value(0, 0) if result.ntuples else pid
+    return None if pid is None else int(pid)
+
+
+def _ask(dbapi_connection: Any, statement: str) -> Any:
+    """The first row of a statement outside of a transaction: BEGIN and COMMIT would be round trips of their own."""
+    cursor = dbapi_connection.cursor()
+    dbapi_connection.autocommit = True
+    try:
+        cursor.execute(statement)
+        return None if cursor.description is None else cursor.fetchone()
+    finally:
+        cursor.close()
+        if not dbapi_connection.closed:
+            dbapi_connection.autocommit = False
+
+
+def _refuse_encoding(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    driver: Any = record.driver_connection
+    encoding = driver.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        name = driver.info.dbname
+        dbapi_connection.close()
+        raise ConfigurationError(not_utf8(name, encoding))
+
+
+def refuse_client_encoding(driver: Any) -> None:
+    """Raise ConfigurationError unless the driver's connection speaks UTF-8: a binary COPY is read as its encoding says."""
+    encoding = driver.info.encoding
+    if encoding != "utf-8":
+        raise ConfigurationError(
+            f"the connection's client_encoding is {encoding}, and bulk writes need UTF8; make the engine with"
+            " connect_args={'client_encoding': 'utf8'}"
+        )
+
+
+def sees_latest(info: dict[Any, Any]) -> bool:
+    """Whether each statement of a transaction sees what was committed when it started, and not when the first did."""
+    seen: bool = info.get(_SEES_LATEST, False)
+    return seen
+
+
+def left_unused(info: dict[Any, Any]) -> None:
+    """Note in the `info` of a connection that it is not in use from now on."""
+    info[_USED] = time.monotonic()
+
+
+def used_again(info: dict[Any, Any]) -> None:
+    """Note that it is."""
+    info.pop(_USED, None)
+
+
+def needs_ping(info: dict[Any, Any], driver: Any) -> bool:
+    """Whether the other side may have closed the connection while it was not in use."""
+    used: float | None = info.get(_USED)
+    if used is None:  # it was opened just now
+        return False
+    return time.monotonic() - used > TRUSTED_SECONDS or _has_input(driver.fileno())
+
+
+def _has_input(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,1 @@
+"""How statements run, as they are written."""

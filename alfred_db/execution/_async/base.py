@@ -1,0 +1,67 @@
+"""How a repository talks to its session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import isfunction
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy import Row, Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import TypedReturnsRows
+
+from ...errors import translated
+from ...queries.shapes.functions import func
+from ..arguments import checked
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PAUSES = (0.0, 0.02, 0.05, 0.1)
+"""Seconds before each try of a call for several rows at those that other transactions have locked. Between them it waits
+for no lock, which would be out of the order of the keys, and could end in a deadlock."""
+
+# Rows that the session already holds are brought up to date; a write does not search the session for them.
+_OPTIONS = {"populate_existing": True, "synchronize_session": False}
+
+
+class AsyncRepository:
+    """Runs statements in the caller's session and transaction; opens, commits and closes nothing."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def __init_subclass__(cls) -> None:
+        """Have each public method check its arguments by its signature."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if not name.startswith("_") and isfunction(method):
+                setattr(cls, name, checked(method))
+
+    async def _first(self, statement: Select[T]) -> T | None:
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+
+    async def _all(self, statement: Select[T]) -> Sequence[T]:
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).all()
+
+    async def _write(
+        self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
+    ) -> T | None:
+        """Run a statement with RETURNING of one thing: that thing, or None when no row was written."""
+        with translated():
+            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+
+    async def _rows(
+        self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[*Ts]]:
+        """Run a statement that gives rows of several columns, or writes several rows."""
+        with translated():
+            return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+
+    async def _pause(self, seconds: float) -> None:
+        """Let other transactions end."""
+        with translated():
+            await self._session.execute(select(func.pg_sleep(seconds)))

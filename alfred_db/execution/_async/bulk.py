@@ -1,0 +1,170 @@
+"""Bulk writes of models: by COPY, in the caller's transaction, with the ids in the order of the input."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import le
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...checks import check_names, check_objects, check_word
+from ...errors import InvalidInputError, shown, translated
+from ...models import Base
+from ...models.base import table_of
+from ...queries.shapes import bulk as queries
+from ...queries.shapes.bulk import OnConflict
+from ...vectors.formats import Matrix
+from ...vectors.types import Vector
+from .copy import copy_rows, reserve_ids, table_name
+
+Progress = Callable[[int, int], None]
+"""Called with the rows that were sent so far, and all."""
+
+LARGE = 10_000
+"""From so many rows on a load is followed by ANALYZE."""
+
+REPORTED = 1_000
+
+
+async def add_many(
+    session: AsyncSession,
+    model: type[Base],
+    rows: Sequence[Mapping[str, Any] | Base],
+    *,
+    vectors: Mapping[str, Sequence[Any]] | None = None,
+    key: str | None = None,
+    on_conflict: OnConflict = "error",
+    progress: Progress | None = None,
+) -> list[Any]:
+    """Write rows (mappings by attribute, or models); gives their ids in order.
+
+    `vectors` holds whole columns, such as the embeddings. `key` is the unique attribute by which a known row
+    is recognised when `on_conflict` is `ignore` or `update`; of rows that share a key the last one counts.
+    Rows that do not differ are not rewritten.
+    """
+    check_word("on_conflict", on_conflict, OnConflict)
+    if not rows:
+        return []
+    table = table_of(model)
+    columns, values = _transposed(model, rows, vectors or {})
+    identity = table.c.id
+    if isinstance(identity.type, BigInteger):
+        ids: Sequence[Any] = await reserve_ids(session, table, len(rows))
+    else:
+        ids = [uuid.uuid4() for _ in rows]
+    with translated():
+        if on_conflict == "error" or key is None:
+            copied, given = [identity, *columns], [ids, *values]
+            order = None if key is None else _key_order(columns, values, inspect(model).columns[key])
+            if order is not None:
+                given = [_reordered(column, order) for column in given]
+            reported = _reported(zip(*map(_packed, copied, given), strict=True), len(rows), progress)
+            try:
+                await copy_rows(session, table, copied, reported)
+            except InvalidInputError as error:
+                raise type(error)(_as_given(str(error), order)) from None
+            written = list(ids)
+        else:
+            written = await _merge(
+                session, table, columns, values, ids, inspect(model).columns[key], on_conflict, progress
+            )
+        if len(rows) >= LARGE:
+            await session.execute(queries.analyze(table_name(session, table)))
+    return written
+
+
+async def _merge(
+    session: AsyncSession,
+    table: Table,
+    columns: Sequence[Column[Any]],
+    values: Sequence[Sequence[Any]],
+    ids: Sequence[Any],
+    key: Column[Any],
+    on_conflict: OnConflict,
+    progress: Progress | None,
+) -> list[Any]:
+    if key not in columns:
+        raise InvalidInputError(
+            f"{table.name}: on_conflict={shown(on_conflict)} needs {key.name!r} in each row"
+        )
+    keys = values[list(columns).index(key)]
+    last = {value: place for place, value in enumerate(keys) if value is not None}
+    kept = [place for place, value in enumerate(keys) if value is None or last[value] == place]
+    stage = f"alfred_stage_{uuid.uuid4().hex[:12]}"
+    staged = [table.c.id, *columns]
+    await session.execute(queries.create_stage(stage, table_name(session, table), staged))
+    rows = ((place, ids[place], *(column[place] for column in values)) for place in kept)
+    order: Column[Any] = Column(queries.ORDER, BigInteger)
+    target = Table(stage, MetaData(), schema="pg_temp")
+    await copy_rows(session, target, [order, *staged], _reported(rows, len(kept), progress))
+    await session.execute(queries.merge(table, stage, staged, [key], on_conflict))
+    found = dict(zip(kept, await session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
+    return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
+
+
+def _transposed(
+    model: type[Base], rows: Sequence[Mapping[str, Any] | Base], vectors: Mapping[str, Sequence[Any]]
+) -> tuple[list[Column[Any]], list[Sequence[Any]]]:
+    """The columns that the rows name, and the values of each."""
+    mapped = {name: column for name, column in inspect(model).columns.items() if name != "id"}
+    given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
+    names = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
+    check_names(model, names)
+    for name, column in vectors.items():
+        if len(column) != len(rows):
+            raise InvalidInputError(
+                f"{model.__name__}.{name}: expected {len(rows)} values, one a row, got {len(column)}"
+            )
+    chosen = [name for name in mapped if name in names]
+    values = [vectors[name] if name in vectors else [row.get(name) for row in given] for name in chosen]
+    for name, column in zip(chosen, values, strict=True):
+        check_objects(model, name, column)
+    return [mapped[name] for name in chosen], values
+
+
+def _key_order(
+    columns: Sequence[Column[Any]], values: Sequence[Sequence[Any]], key: Column[Any]
+) -> Sequence[int] | None:
+    """The order of the keys, in which two loads of the same rows do not deadlock; None if the rows have it, or no key."""
+    keys: Sequence[Any] = values[list(columns).index(key)] if key in columns else ()
+    try:
+        if all(map(le, keys, islice(keys, 1, None))):
+            return None
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    except TypeError:  # some rows have no key, or one that is refused when it is packed
+        return sorted(range(len(keys)), key=lambda place: str(keys[place]))
+
+
+def _reordered(column: Any, order: Sequence[int]) -> Any:
+    if isinstance(column, np.ndarray):
+        return cast("Matrix", column)[order]
+    return [column[place] for place in order]
+
+
+def _as_given(message: str, order: Sequence[int] | None) -> str:
+    """The message with the place of the row in the caller's order."""
+    if order is None:
+        return message
+    return re.sub(r"^row (\d+)", lambda found: f"row {order[int(found[1])]}", message)
+
+
+def _packed(column: Column[Any], values: Any) -> Iterable[Any]:
+    """The values; a matrix is packed by blocks, which takes a tenth of the time."""
+    if not isinstance(column.type, Vector) or not isinstance(values, np.ndarray):
+        return cast("Sequence[Any]", values)
+    matrix = cast("Matrix", values)
+    return column.type.packed(matrix) if matrix.ndim == 2 else matrix
+
+
+def _reported(rows: Any, total: int, progress: Progress | None) -> Iterator[Any]:
+    done = 0
+    for done, row in enumerate(rows, start=1):
+        yield row
+        if progress is not None and (done % REPORTED == 0 or done == total):
+            progress(done, total)

@@ -1,0 +1,202 @@
+"""Statements of the hot paths, run by the driver itself inside the session's transaction.
+
+SQLAlchemy compiles them, once; running them through it would cost the client more than the rest of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, TypeVarTuple
+
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Dialect, Engine, Row, Select
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.engine import result_tuple
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.types import TypeEngine
+
+from ...engine.session import DirectSession, take
+from ...errors import mark_lost, translated
+from ...types import bind_text
+
+DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+bind_text(DIALECT)
+_DRIVER = "alfred_db driver"
+
+CANCEL_SECONDS = 2.0
+"""How long the server may take to be told that a statement should end."""
+
+Ts = TypeVarTuple("Ts")
+
+
+async def fetch(
+    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]
+) -> Sequence[tuple[Any, ...]]:
+    """The rows of a statement that a cached function of `queries` built, with all its parameters named.
+
+    Values go and come as the driver has them, so the types must be such as psycopg knows.
+    """
+    with translated():
+        rows: list[tuple[Any, ...]] = await (await _run(session, statement, parameters)).fetchall()
+        return rows
+
+
+async def affected(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> int:
+    """The number of rows that such a statement writes."""
+    with translated():
+        number: int = (await _run(session, statement, parameters)).rowcount
+        return number
+
+
+async def fetch_rows(
+    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
+) -> Sequence[Row[*Ts]]:
+    """The rows, with names, of such a SELECT, whose columns may be of any type; say so if it `locks` rows.
+
+    Where nothing has begun the transaction yet, a SELECT that locks nothing does not begin it either.
+    """
+    with translated():
+        constants, binding = _binding(statement)
+        bound = {name: process(parameters[name]) for name, process in binding}
+        cursor = await _run(session, statement, {**constants, **parameters, **bound}, begin=locks)
+        result = cursor.pgresult  # the description would make an object of each column
+        type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
+        row_of: Any = _row_of(statement, tuple(type_codes))
+        return [row_of(row) for row in await cursor.fetchall()]
+
+
+async def driver_of(session: AsyncSession) -> Any:
+    """The driver's own connection, in the session's transaction."""
+    own = session.sync_session
+    if isinstance(own, DirectSession) and own.direct:
+        taken = own.take_kept()
+        if taken is None:
+            taken = await session.run_sync(take)
+        return taken.driver_connection
+    # A savepoint begins when its transaction is first asked for the connection.
+    transaction = own.get_nested_transaction() or own.get_transaction()
+    known, driver = session.info.get(_DRIVER, (None, None))
+    if transaction is None or transaction is not known or driver.closed:
+        connection: Any = await session.connection()
+        driver = connection.sync_connection.connection.driver_connection
+        session.info[_DRIVER] = own.get_nested_transaction() or own.get_transaction(), driver
+    return driver
+
+
+async def settle(
+    session: AsyncSession,
+    driver: Any,
+    error: BaseException,
+    parameters: Any = (),
+    *,
+    undone: bool = True,
+    closing: bool = False,
+) -> None:
+    """After an error in the driver's hands: close a connection that it has left in the middle of a statement, or any.
+
+    SQLAlchemy is told of one that is closed: it would roll it back, and fail again. `undone` says that nothing of the
+    transaction remains when the connection is lost.
+    """
+    if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        with suppress(Exception):  # the socket alone would not end a statement that waits for a lock
+            await driver.cancel_safe(timeout=CANCEL_SECONDS)
+        closing = True
+    if closing:
+        await driver.close()
+    if not driver.closed:
+        return
+    if undone:
+        mark_lost(error, parameters)
+    own = session.sync_session
+    if not (isinstance(own, DirectSession) and own.direct):
+        await (await session.connection()).invalidate()
+
+
+def transaction_of(session: AsyncSession) -> object:
+    """What stands for the session's transaction as long as it lasts."""
+    own = session.sync_session
+    return (own.driver_transaction if isinstance(own, DirectSession) else None) or own.get_transaction()
+
+
+def bind_of(session: AsyncSession) -> Engine | Connection:
+    """What the session was given to run on; to ask a `DirectSession` would join it to SQLAlchemy."""
+    return session.sync_session.bind or session.get_bind()
+
+
+async def _run(
+    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any], *, begin: bool = True
+) -> Any:
+    own = session.sync_session
+    direct = isinstance(own, DirectSession) and own.direct
+    if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
+        await session.flush()
+    options: Mapping[str, Any] = bind_of(session).get_execution_options()
+    tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
+    driver = await driver_of(session)
+    alone = not begin and isinstance(own, DirectSession) and own.reads_alone
+    try:
+        if alone:
+            await driver.set_autocommit(True)
+        return await driver.execute(_text(statement, tuple(tenant.items())), parameters)
+    except BaseException as error:
+        await settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
+        raise
+    finally:
+        if alone:
+            await _end_autocommit(driver)
+
+
+async def _end_autocommit(driver: Any) -> None:
+    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+        await driver.set_autocommit(False)
+    else:
+        await driver.close()  # what comes next must not run outside of a transaction
+
+
+@lru_cache(maxsize=2048)
+def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None], ...]) -> str:
+    options: dict[str, Any] = {}
+    if tenant:
+        options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
+    return str(statement.compile(dialect=DIALECT, **options))
+
+
+@lru_cache(maxsize=2048)
+def _binding(
+    statement: Select[*tuple[Any, ...]],
+) -> tuple[Mapping[str, Any], Sequence[tuple[str, Callable[[Any], Any]]]]:
+    """The parameters that the statement itself gives, and what is done to the others, by their names."""
+    constants: dict[str, Any] = {}
+    binding: list[tuple[str, Callable[[Any], Any]]] = []
+    for name, bound in statement.compile(dialect=DIALECT).binds.items():
+        process = _implemented(bound.type).bind_processor(DIALECT)
+        if not bound.required:
+            constants[name] = bound.effective_value if process is None else process(bound.effective_value)
+        elif process is not None:
+            binding.append((name, process))
+    return constants, binding
+
+
+@lru_cache(maxsize=2048)
+def _row_of(
+    statement: Select[*tuple[Any, ...]], type_codes: tuple[int, ...]
+) -> Callable[[Sequence[Any]], Row[Any]]:
+    """What makes a row of the driver's values."""
+    columns = statement.selected_columns
+    named = result_tuple([str(column.key) for column in columns])
+    processes = [
+        _implemented(column.type).result_processor(DIALECT, type_code)
+        for column, type_code in zip(columns, type_codes, strict=True)
+    ]
+    if not any(processes):
+        return named
+    return lambda row: named(
+        [value if process is None else process(value) for process, value in zip(processes, row, strict=True)]
+    )
+
+
+def _implemented(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    return type_.dialect_impl(DIALECT)

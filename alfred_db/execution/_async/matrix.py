@@ -1,0 +1,54 @@
+"""Whole matrices of vectors, read by the driver in binary and turned into an array at once."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from psycopg.pq import Format
+from sqlalchemy import ColumnElement, LargeBinary, Select, type_coerce
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import InvalidInputError, translated
+from ...vectors.formats import Matrix, unpack_all
+from ...vectors.types import HalfVector, Vector
+from .driver import driver_of
+
+T = TypeVar("T")
+
+
+async def fetch_matrix(session: AsyncSession, statement: Select[T, Any]) -> tuple[list[T], Matrix]:
+    """The keys and the vectors that a SELECT of these two gives; see `AsyncUnitOfWork.fetch_matrix`."""
+    raw, type_ = _raw(statement)
+    with translated():
+        driver = await driver_of(session)
+        factory = driver.cursor_factory
+
+        def in_binary(*arguments: Any, **options: Any) -> Any:
+            cursor = factory(*arguments, **options)
+            cursor.format = Format.BINARY
+            return cursor
+
+        if session.autoflush:
+            await session.flush()
+        connection: Any = await session.connection()
+        driver.cursor_factory = in_binary
+        try:
+            result = await connection.execute(raw)
+        finally:
+            driver.cursor_factory = factory
+        # As the driver has them: rows of SQLAlchemy's own take as long to make as to fetch.
+        keys, data = zip(*result.cursor.fetchall(), strict=True) if result.rowcount else ((), ())
+        result.close()
+    return list(keys), unpack_all(data, type_.dim, half=isinstance(type_, HalfVector))
+
+
+def _raw(statement: Select[Any, Any]) -> tuple[Select[Any, Any], Vector | HalfVector]:
+    """The statement with its vectors as the server has them, and their type."""
+    columns: list[ColumnElement[Any]] = list(statement.selected_columns)
+    if len(columns) != 2 or not isinstance(columns[1].type, Vector | HalfVector):
+        raise InvalidInputError(
+            "statement: expected a SELECT of a key and a vector, such as select(Document.id, Document.embedding)"
+        )
+    key, vector = columns
+    raw: Any = statement.with_only_columns(key, type_coerce(vector, LargeBinary)).where(vector.is_not(None))
+    return raw, columns[1].type

@@ -1,0 +1,55 @@
+"""Search results page by page: the nearest are found once, and their rows are read as they are asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any, ClassVar, NamedTuple
+
+from sqlalchemy import Double
+
+from ...checks import cursor_values, within
+from ...models import Base
+from ...queries.shapes import vector_search as queries
+from ...queries.shapes.paging import as_page
+from ...search.results import Candidates, Hit
+from ...values import Page
+from .base import AsyncRepository
+
+MOST = 1000
+"""As many candidates as the index gives at most."""
+
+
+_DISTANCE: Double[float] = Double()
+
+
+class _Place(NamedTuple):
+    distance: float
+    id: Any
+
+
+class AsyncPagedRepository(AsyncRepository):
+    """A repository whose searches can be read page by page."""
+
+    _model: ClassVar[type[Base]]
+
+    async def page(self, candidates: Candidates, *, after: str | None = None, limit: int = 10) -> Page[Hit]:
+        """The rows of the next candidates, the nearest first; `after` is `next` of the page before.
+
+        Rows that are gone or no longer match are left out, so a page can be shorter than `limit` though others
+        follow. `after` also fits other candidates of the same question.
+        """
+        within("limit", limit, 1, MOST)
+        places = list(map(_Place, candidates.distances, candidates.ids))
+        start = 0 if after is None else bisect_right(places, self._place(after))
+        page = as_page(places[start : start + limit + 1], _Place._fields, limit)
+        ids = [place.id for place in page]
+        found = await self._rows(queries.rows_of(self._model, ids, candidates.where)) if ids else ()
+        key = queries.key_of(self._model).name
+        rows = {getattr(row, key): row for row in found}
+        hits = [
+            Hit(rows[place.id], place.distance, 1.0 - place.distance) for place in page if place.id in rows
+        ]
+        return Page(hits, page.next)
+
+    def _place(self, after: str) -> _Place:
+        return _Place(*cursor_values(after, [_DISTANCE, queries.key_of(self._model).type]))

@@ -1,0 +1,166 @@
+"""Upkeep of a table that is partitioned by month: the coming months are made, the old ones detached or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import Row
+from sqlalchemy.sql.selectable import TextualSelect
+
+from ...checks import within
+from ...config import command
+from ...errors import (
+    ConflictError,
+    ExtensionMissingError,
+    NotFoundError,
+    SchemaOutdatedError,
+    shown,
+    translated,
+)
+from ...models import Base
+from ...models.base import table_of
+from ...queries.shapes import partitions as queries
+from ...values.partitions import Partition
+from .base import AsyncRepository
+from .copy import table_name
+
+MAX_MONTHS = 1200
+
+
+class AsyncPartitions(AsyncRepository):
+    """What a repository of such a table inherits. Upkeep needs the table's owner, and one caller waits for the other."""
+
+    _partitioned: ClassVar[type[Base]]
+    _read_by: ClassVar[type[Base] | None] = None
+    """The consumers who have to have read a partition before it goes."""
+
+    async def partitions(self) -> Sequence[Partition]:
+        """All partitions, the oldest first and the default one, which takes what no other one does, last."""
+        rows = await self._read(queries.partitions(self._table))
+        return [Partition(*row) for row in rows]
+
+    async def due_partitions(self, months_ahead: int = 3) -> Sequence[str]:
+        """The names of the partitions that `make_partitions` would make."""
+        within("months_ahead", months_ahead, 0, MAX_MONTHS)
+        return [row[0] for row in await self._read(queries.due(self._table, months_ahead))]
+
+    async def make_partitions(self, months_ahead: int = 3) -> int:
+        """Make what is missing of this month and those after it; gives their number.
+
+        Rows of those months that are in the default partition move over.
+        """
+        within("months_ahead", months_ahead, 0, MAX_MONTHS)
+        return int((await self._read(queries.make(self._table, months_ahead)))[0][0])
+
+    async def old_partitions(self, keep_months: int) -> Sequence[Partition]:
+        """The partitions older than the `keep_months` months before this one; never the default one."""
+        within("keep_months", keep_months, 0, MAX_MONTHS)
+        rows = await self._read(queries.old(self._table, keep_months))
+        return [Partition(*row) for row in rows]
+
+    async def detach_partition(self, name: str, *, drop: bool = False) -> None:
+        """Take a partition, by its `Partition.name`, out of the table, which it outlives; or `drop` it with its rows.
+
+        Locks the table until the transaction ends; gives up after five seconds with a ConflictError. Raises
+        NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError
+        that names them while consumers have still to read events of it.
+        """
+        await self._lock()
+        with translated():
+            await self._require_partition(name)
+            async with self._session.begin_nested():
+                await self._refuse_readers(name)
+                await self._session.execute(queries.detach(self._table, name))
+                await self._refuse_readers(name)  # of what was committed until the table was locked
+            if drop:
+                await self._session.execute(queries.drop(name))
+
+    async def partition_readers(self, name: str) -> Sequence[str]:
+        """The consumers, by name, that have still to read events of a partition."""
+        await self._require_partition(name)
+        try:
+            return await self._readers(name)
+        except SchemaOutdatedError:  # dropped meanwhile
+            raise self._no_partition(name) from None
+
+    async def _readers(self, name: str) -> Sequence[str]:
+        consumers = self._consumers
+        if consumers is None:
+            return []
+        return [row[0] for row in await self._read(queries.readers(consumers, name))]
+
+    async def _refuse_readers(self, name: str) -> None:
+        if waiting := await self._readers(name):
+            raise ConflictError(
+                f"{name}: has events that are still to be read by {', '.join(map(repr, waiting))}; let them catch"
+                " up, or `seek` or `unsubscribe` those that are not wanted"
+            )
+
+    async def _require_partition(self, name: str) -> None:
+        if not any(part.name == name and not part.is_default for part in await self.partitions()):
+            raise self._no_partition(name)
+
+    def _no_partition(self, name: str) -> NotFoundError:
+        return NotFoundError(f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them")
+
+    async def count_default(self) -> int:
+        """How many rows are in the default partition, because their month has no partition; reads all of it."""
+        for part in await self.partitions():
+            if part.is_default:
+                return int((await self._read(queries.count(part.name)))[0][0])
+        return 0
+
+    async def schedule_maintenance(
+        self,
+        *,
+        months_ahead: int = 3,
+        keep_months: int | None = None,
+        drop: bool = False,
+        schedule: str = "17 3 * * *",
+    ) -> int:
+        """Have pg_cron do the upkeep, by default each night; gives the job's number. Scheduling again replaces it.
+
+        Raises ExtensionMissingError where this database has no pg_cron.
+        """
+        within("months_ahead", months_ahead, 0, MAX_MONTHS)
+        within("keep_months", keep_months or 0, 0, MAX_MONTHS)
+        await self._require_cron()
+        await self._lock()
+        command = queries.upkeep(
+            self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
+        )
+        return int((await self._read(queries.schedule(self._table, schedule, command)))[0][0])
+
+    async def unschedule_maintenance(self) -> bool:
+        """Take the job away; says whether there was one."""
+        await self._require_cron()
+        await self._lock()
+        return bool(await self._read(queries.unschedule(self._table)))
+
+    async def _lock(self) -> None:
+        """Keep other upkeep away until the transaction ends."""
+        with translated():
+            for statement in queries.lock(self._table):
+                await self._session.execute(statement)
+
+    async def _require_cron(self) -> None:
+        if not (await self._read(queries.cron_installed()))[0][0]:
+            engine = self._session.get_bind().engine
+            mapping: dict[str | None, str] = engine.get_execution_options().get("schema_translate_map") or {}
+            raise ExtensionMissingError(
+                f"pg_cron is not installed in this database: have cron run {command('maintain', engine.url, mapping.get(None))}"
+                " once a night instead, or CREATE EXTENSION pg_cron in the database that cron.database_name names"
+            )
+
+    async def _read(self, statement: TextualSelect) -> Sequence[Row[*tuple[Any, ...]]]:
+        with translated():
+            return (await self._session.execute(statement)).all()
+
+    @property
+    def _table(self) -> str:
+        return table_name(self._session, table_of(self._partitioned))
+
+    @property
+    def _consumers(self) -> str | None:
+        return None if self._read_by is None else table_name(self._session, table_of(self._read_by))

@@ -1,0 +1,372 @@
+"""Vector search in the session's own transaction: which way, with which settings, and what came of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import ColumnElement, Engine, Row
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...checks import check_word
+from ...errors import ConfigurationError, translated
+from ...models import Base
+from ...models.base import table_of
+from ...queries.shapes import hybrid_search as hybrid
+from ...queries.shapes import vector_search as queries
+from ...queries.shapes.explain import Explain
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.vector_search import Partition
+from ...queries.shapes.words import Match
+from ...queries.shapes.words import parameters as words
+from ...search.params import MAX_EF_SEARCH, SearchParams, Weights
+from ...search.results import Candidates, Hit, SearchPath, SearchResult
+from ...vectors.formats import VectorLike
+from .copy import table_name
+from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
+
+FEW = 20_000
+"""Up to so many matches are compared one by one, if they are also a small part of the table."""
+
+CHEAP = 1_500_000
+"""Up to so many numbers in the vectors of all matches these are compared anyway: that takes less than an index scan
+takes to find out that they are far from the query."""
+
+SMALL_PART = 0.1
+"""Below this part of the table an index scan visits too many rows that do not match."""
+
+SAMPLED_PAGES = 100
+ESTIMATES_LAST = 60.0
+"""Seconds for which the estimated matches of a filter are kept."""
+
+# A plan made for any value of a filter's parameters would not know how few rows match these, or in which partition.
+OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
+
+AT_ONCE = 1_000
+"""Vectors in one statement of a search for several."""
+
+MAX_VISITED = 20_000
+"""How many rows an iterative scan visits at most, unless told otherwise; pgvector's own default."""
+
+DEFAULTS = {
+    "hnsw.ef_search": "40",
+    "hnsw.iterative_scan": "off",
+    "hnsw.max_scan_tuples": str(MAX_VISITED),
+}
+
+_estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
+
+_citus: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
+"""Whether the database of an engine has Citus, asked once."""
+
+
+async def search(
+    session: AsyncSession,
+    model: type[Base],
+    embedding: VectorLike,
+    *,
+    limit: int = 10,
+    where: Where | None = None,
+    params: SearchParams = SearchParams(),
+    partition: Partition | None = None,
+    explain: bool = False,
+) -> SearchResult:
+    """The rows nearest to `embedding`; as many as `limit` whenever so many match."""
+    condition = expression(model, where)
+    parameters = {"embedding": embedding, **(partition.parameters if partition else {})}
+    with translated():
+        exact, path, settings = await _way(session, model, limit, condition, params, partition)
+        await set_local(session, settings)
+        if path is SearchPath.HNSW and params.max_distance is None:
+            statement = queries.nearest(model, limit, None if partition is None else partition.where)
+            rows = await fetch_rows(session, statement, parameters)
+        else:
+            statement = queries.nearest_within(
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=exact,
+                partition=partition,
+            )
+            rows = (await session.execute(statement, parameters)).all()
+        if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
+            # The index gave up before it had enough: nothing that matches may be missing, so look at all.
+            statement = queries.nearest_within(
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=True,
+                partition=partition,
+            )
+            rows, path = (await session.execute(statement, parameters)).all(), SearchPath.EXACT
+        lines = await session.scalars(Explain(statement), parameters) if explain else ()
+    operator = None if partition is None else partition.operator
+    truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
+    return SearchResult(
+        [hit(row, operator) for row in rows],
+        path,
+        truncated,
+        len(rows),
+        _without_vectors("\n".join(lines)) or None,
+    )
+
+
+async def search_many(
+    session: AsyncSession,
+    model: type[Base],
+    embeddings: Sequence[VectorLike],
+    *,
+    limit: int = 10,
+    where: Where | None = None,
+    params: SearchParams = SearchParams(),
+    partition: Partition | None = None,
+) -> list[list[Hit]]:
+    """The nearest rows of each vector, by the index; up to `AT_ONCE` in one round trip."""
+    found: list[list[Hit]] = [[] for _ in embeddings]
+    if not len(embeddings):
+        return found
+    with translated():
+        settings = scan_settings(limit, params, iterative=where is not None)
+        await set_local(session, settings if partition is None else {**settings, **OWN_PLAN})
+        condition = expression(model, where)
+        operator = None if partition is None else partition.operator
+        for start in range(0, len(embeddings), AT_ONCE):
+            some = embeddings[start : start + AT_ONCE]
+            statement = queries.nearest_each(model, some, limit, condition, partition)
+            for row in await session.execute(statement, partition.parameters if partition else {}):
+                number: int = row.query
+                found[start + number].append(hit(row, operator))
+    return found
+
+
+async def candidates(
+    session: AsyncSession,
+    model: type[Base],
+    embedding: VectorLike,
+    *,
+    limit: int,
+    where: Where | None = None,
+    params: SearchParams = SearchParams(),
+) -> Candidates:
+    """What a search with so large a limit finds, without the rows."""
+    condition = expression(model, where)
+    with translated():
+        exact, path, settings = await _way(session, model, limit, condition, params, None)
+        await set_local(session, settings)
+        rows: Sequence[Row[Any]] = ()
+        for compare_all in (exact, True):
+            statement = queries.nearest_within(
+                model,
+                limit,
+                condition,
+                max_distance=params.max_distance,
+                exact=compare_all,
+                only_keys=True,
+            )
+            rows = (await session.execute(statement, {"embedding": embedding})).all()
+            if path is not SearchPath.HNSW_ITERATIVE or len(rows) == limit or params.exact is not None:
+                break
+            path = SearchPath.EXACT
+    nearest = sorted((row.distance, row[0]) for row in rows)
+    return Candidates(
+        [key for _, key in nearest],
+        [distance for distance, _ in nearest],
+        path,
+        len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None,
+        condition,
+    )
+
+
+async def hybrid_search(
+    session: AsyncSession,
+    model: type[Base],
+    text: str,
+    embedding: VectorLike,
+    *,
+    tsvector: ColumnElement[Any],
+    trigram: ColumnElement[str] | None = None,
+    limit: int = 10,
+    candidates: int = 50,
+    where: Where | None = None,
+    weights: Weights = Weights(),
+    language: str = "english",
+    match: Match = "any",
+) -> SearchResult:
+    """The best rows by meaning and by word, and by spelling where `trigram` is a column; one statement."""
+    check_word("match", match, Match)
+    parameters: dict[str, Any] = {
+        "embedding": embedding,
+        "language": language,
+        **words(text, match),
+        "vector_weight": weights.vector,
+        "text_weight": weights.text,
+    }
+    if trigram is not None:
+        parameters |= {"text": text, "trigram_weight": weights.trigram}
+    condition = expression(model, where)
+    with translated():
+        await set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
+        if condition is None:
+            statement = hybrid.hybrid(
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match
+            )
+            rows = await fetch_rows(session, statement, parameters)
+        else:
+            statement = hybrid.hybrid_where(
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
+            )
+            rows = (await session.execute(statement, parameters)).all()
+    path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
+    return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
+
+
+def _fused_hit(row: Row[Any]) -> Hit:
+    places: dict[str, int | None] = {
+        name: getattr(row, f"{name}_place", None) for name in ("vector", "text", "trigram")
+    }
+    return Hit(
+        row, row.distance, row.score, {name: place for name, place in places.items() if place is not None}
+    )
+
+
+def hit(row: Row[Any], operator: str | None = None) -> Hit:
+    """A hit of a row whose last column is the distance: the cosine distance, unless another operator gave it."""
+    distance = row[-1]
+    return Hit(row, distance, score(distance, operator))
+
+
+def score(distance: float, operator: str | None) -> float:
+    """The larger, the better."""
+    return 1.0 - distance if operator is None else -distance
+
+
+def _without_vectors(plan: str) -> str:
+    return re.sub(r"'\[[^']*\]'", "$1", plan)
+
+
+async def _way(
+    session: AsyncSession,
+    model: type[Base],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    params: SearchParams,
+    partition: Partition | None,
+) -> tuple[bool, SearchPath, dict[str, str]]:
+    exact = True if partition is not None and partition.operator else params.exact
+    part, visited = 1.0, MAX_VISITED
+    if exact is None and where is not None:
+        matches, rows = await estimate(session, model, where, partition)
+        part = matches / max(rows, 1.0)
+        cheap = CHEAP / queries.dimensions(model)
+        exact = matches <= max(cheap, limit, min(FEW, rows * SMALL_PART))
+        visited = int(min(matches, MAX_VISITED))
+    if exact:
+        return True, SearchPath.EXACT, {**_timeout(params), **(OWN_PLAN if partition is not None else {})}
+    iterative = where is not None
+    path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
+    settings = scan_settings(limit, params, iterative=iterative, part=part)
+    if params.max_scan_tuples is None:
+        # After so many it takes no longer to compare all that match than to go on.
+        settings["hnsw.max_scan_tuples"] = str(visited)
+    return False, path, settings
+
+
+def scan_settings(
+    limit: int, params: SearchParams, *, iterative: bool, part: float = SMALL_PART
+) -> dict[str, str]:
+    """What the index scan is set to, where a filter leaves `part` of the rows.
+
+    Twenty candidates for each hit, and up to thirty where few pass the filter, keep the recall above 0.98.
+    """
+    wanted = int(limit * max(20, 4.5 / max(part, 0.15))) if iterative else 2 * limit
+    ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
+    settings = {
+        **DEFAULTS,
+        "hnsw.ef_search": str(int(ef_search)),
+        "hnsw.iterative_scan": "relaxed_order" if iterative or limit > ef_search else "off",
+        **_timeout(params),
+    }
+    if params.max_scan_tuples is not None:
+        settings["hnsw.max_scan_tuples"] = str(int(params.max_scan_tuples))
+    if iterative:
+        settings |= OWN_PLAN
+    return settings
+
+
+def _timeout(params: SearchParams) -> dict[str, str]:
+    return {} if params.timeout is None else {"statement_timeout": str(int(params.timeout * 1000))}
+
+
+async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
+    """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
+    info, transaction = session.info, transaction_of(session)
+    savepoint = session.sync_session.get_nested_transaction()
+    known: Mapping[str, str] = DEFAULTS
+    if transaction is not None and info.get("alfred_db_transaction") is transaction:
+        # A savepoint that was left may have taken its settings along.
+        known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
+    changed = {name: value for name, value in wanted.items() if known.get(name) != value}
+    if not changed:
+        return
+    if await _on_citus(session) and "citus.propagate_set_commands" not in known:
+        # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
+        changed = {"citus.propagate_set_commands": "local", **changed}
+    driver = await driver_of(session)
+    if driver.autocommit:
+        raise ConfigurationError(
+            "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
+            " without that isolation level"
+        )
+    await driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
+    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction_of(session), savepoint
+    info["alfred_db_settings"] = {**known, **changed}
+
+
+async def _on_citus(session: AsyncSession) -> bool:
+    engine = bind_of(session).engine
+    if engine not in _citus:
+        _citus[engine] = bool(await session.scalar(queries.extension("citus")))
+    return _citus[engine]
+
+
+def _value(value: str) -> str:
+    """A setting's value as a literal: all of them are numbers or words of this module."""
+    if not value.replace("_", "").isalnum():
+        raise ValueError(value)
+    return f"'{value}'"
+
+
+async def estimate(
+    session: AsyncSession,
+    model: type[Base],
+    where: ColumnElement[bool],
+    partition: Partition | None = None,
+) -> tuple[float, float]:
+    """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
+    name = table_name(session, table_of(model) if partition is None else partition.table)
+    engine = bind_of(session).engine
+    key = (name, *_text(where))
+    kept = _estimates.setdefault(engine, {})
+    if key in kept and kept[key][2] > time.monotonic():
+        return kept[key][:2]
+    rows, pages = (await session.execute(queries.table_size(name))).one()
+    percent = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
+    statement = queries.sample(model, where, percent, None if partition is None else partition.where)
+    seen, matching = (await session.execute(statement, partition.parameters if partition else {})).one()
+    total = max(float(rows), float(seen))
+    if len(kept) > 1000:
+        kept.clear()
+    kept[key] = (total * matching / seen if seen else 0.0, total, time.monotonic() + ESTIMATES_LAST)
+    return kept[key][:2]
+
+
+@lru_cache
+def _text(where: ColumnElement[bool]) -> tuple[str, str]:
+    compiled = where.compile(dialect=DIALECT)
+    return str(compiled), repr(compiled.params)

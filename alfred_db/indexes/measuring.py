@@ -1,0 +1,276 @@
+"""How much of the truth a vector index finds: the library's own search against a comparison of all rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    inspect,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.orm import Mapper, Session
+
+from ..checks import within
+from ..config import command
+from ..errors import InvalidInputError, NotFoundError, SchemaDriftError, translated
+from ..execution._sync.search import scan_settings, search, set_local
+from ..models import Base, KnowledgeCollection, KnowledgePoint
+from ..models.base import table_of
+from ..models.knowledge import partition_name
+from ..queries.shapes.functions import func
+from ..queries.shapes.knowledge import partition
+from ..queries.shapes.vector_search import Partition, distance, literal_limit, vector_index
+from ..search.params import SearchParams
+from .catalog import mapping_of, models, require, status
+from .results import EfRecall, IndexState, RecallReport
+
+__all__ = ["EF", "recall"]
+
+EF = (10, 20, 40, 80, 160, 320)
+"""Values of hnsw.ef_search to try; 40 is the least that a search uses."""
+
+
+def recall(
+    engine: Engine,
+    table: type[Base] | str,
+    *,
+    schema: str | None = None,
+    target: float = 0.95,
+    k: int = 10,
+    samples: int = 200,
+    ef: Sequence[int] = EF,
+) -> RecallReport:
+    """Measure what part of the k truly nearest a search finds, and how fast, at each hnsw.ef_search.
+
+    `table` is a model, its table, or a partition of it: knowledge is searched one collection at a time. The
+    queries are stored vectors, the same ones each time for the same rows; vectors unlike the stored ones are
+    harder to search for. Each is compared with the exact answer within one read-only snapshot. Raises
+    InvalidInputError, NotFoundError when there are fewer than two vectors, and SchemaDriftError when the index
+    is missing or invalid.
+    """
+    _check(target, k, samples, ef)
+    with translated(), _own_connection(engine, schema) as connection:
+        with connection.begin():
+            found = [one for one in status(connection, schema) if one.state is not IndexState.LEFTOVER]
+            name = table if isinstance(table, str) else str(getattr(table, "__tablename__", table))
+            subject = _subject(connection, name, {one.table for one in found if one.parent})
+        known = vector_index(subject.model).name
+        (index,) = (one for one in found if one.table == subject.name and known in (one.name, one.parent))
+        require(index, IndexState.VALID)
+        results = _measure(connection, subject, k, samples, sorted(set(ef)), index.name)
+    if not results:
+        raise NotFoundError(
+            f"table {subject.name}: holds fewer than two vectors, so there is nothing to measure"
+        )
+    return RecallReport(
+        subject.name,
+        index.name,
+        target,
+        k,
+        len(results),
+        _median([one.exact for one in results]),
+        tuple(_by_ef(ef, [one.found[ef] for one in results]) for ef in results[0].found),
+    )
+
+
+@contextmanager
+def _own_connection(engine: Engine, schema: str | None) -> Generator[Connection]:
+    """A connection for read-only snapshots. Plans made for this measurement are nobody else's, nor the reverse."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(
+            isolation_level="REPEATABLE READ",
+            postgresql_readonly=True,
+            schema_translate_map=mapping_of(schema, engine.get_execution_options()),
+        )
+        try:
+            with connection.begin():
+                connection.execute(text("DISCARD PLANS"))
+            yield connection
+        finally:
+            connection.invalidate()
+
+
+def _by_ef(ef: int, found: Sequence[tuple[float, float]]) -> EfRecall:
+    parts = [part for part, _ in found]
+    return EfRecall(ef, fmean(parts), min(parts), _median([seconds for _, seconds in found]))
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return 1000 * median(seconds)
+
+
+def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
+    if not 0 < target <= 1:
+        raise InvalidInputError(f"target: expected more than 0, at most 1, got {target}")
+    within("k", k, 2, 1000)
+    within("samples", samples, 1, 100_000)
+    if not ef:
+        raise InvalidInputError("ef: expected at least one value of hnsw.ef_search, such as 40")
+    for one in ef:
+        within("ef", one, 1, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is searched: a table, or one partition of it."""
+
+    model: type[Base]
+    partition: Partition | None = None
+
+    @property
+    def name(self) -> str:
+        return table_of(self.model).name if self.partition is None else self.partition.table.name
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return {} if self.partition is None else self.partition.parameters
+
+    @property
+    def keys(self) -> tuple[ColumnElement[Any], ...]:
+        mapper: Mapper[Any] = inspect(self.model)
+        return tuple(mapper.primary_key)
+
+    def key(self, row: Row[Any]) -> tuple[Any, ...]:
+        return tuple(getattr(row, str(key.key)) for key in self.keys)
+
+
+def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subject:
+    """What the name stands for; raises InvalidInputError for any but a table, or a partition, with an index."""
+    known = {name: model for model in models().values() for name in (model.__tablename__, _full_name(model))}
+    model = known.get(table)
+    if model is KnowledgePoint:
+        raise InvalidInputError(
+            f"table {table}: is searched one collection at a time; name one of {', '.join(sorted(partitions))}"
+        )
+    if model is not None:
+        return _Subject(model)
+    rows = connection.execute(select(KnowledgeCollection.name, KnowledgeCollection.distance)).all()
+    collections = {partition_name(row.name): row for row in rows}
+    if table not in collections or table not in partitions:
+        expected = ", ".join(
+            [*(name for name in models() if known[name] is not KnowledgePoint), *sorted(partitions)]
+        )
+        raise InvalidInputError(f"table {table[:80]!r}: has no vector index; expected one of {expected}")
+    name, compared = collections[table]
+    found = partition(name, compared)
+    if found.operator is not None:
+        raise InvalidInputError(
+            f"table {table}: its collection compares by {compared}, for which there is no index; all of its searches"
+            " are exact"
+        )
+    return _Subject(KnowledgePoint, found)
+
+
+def _full_name(model: type[Base]) -> str:
+    return table_of(model).fullname
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What the searches for one stored vector gave."""
+
+    exact: float
+    """Seconds that the comparison of all rows took."""
+    found: Mapping[int, tuple[float, float]]
+    """By ef_search: the part of the truly nearest that was found, and the seconds that it took."""
+
+
+def _measure(
+    connection: Connection, subject: _Subject, k: int, samples: int, ef: Sequence[int], index: str
+) -> list[_Sample]:
+    """One result a sample; `connection` begins read-only transactions with one snapshot each, and has none open."""
+    results: list[_Sample] = []
+    with Session(connection) as session:
+        with session.begin():
+            chosen = session.execute(_sample(subject, samples), subject.parameters).all()
+        for row in chosen[:1]:
+            with session.begin():
+                _require_index(session, subject, row.embedding, k, index)
+        for number, row in enumerate(chosen):
+            # Each takes its turn as the first, for which the processor's caches hold the least.
+            turn = number % len(ef)
+            with session.begin():
+                result = _compare(session, subject, row, k, [*ef[turn:], *ef[:turn]])
+            if result is not None:
+                results.append(result)
+    return results
+
+
+def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Sequence[int]) -> _Sample | None:
+    """The row itself, which is among its nearest, does not count; None when nothing else is there."""
+    own, started = subject.key(row), time.perf_counter()
+    nearest = session.execute(_exact(subject, k), {**subject.parameters, "embedding": row.embedding}).all()
+    exact = time.perf_counter() - started
+    wanted = [one.distance for one in nearest if subject.key(one) != own][: k - 1]
+    if not wanted:
+        return None
+    found: dict[int, tuple[float, float]] = {}
+    for one in ef:
+        rows, seconds = _search(session, subject, row.embedding, k, one)
+        others = [hit.distance for hit in rows if subject.key(hit) != own]
+        # What is as near as the farthest that counts is as good: rows may have the same distance.
+        good = sum(distance <= wanted[-1] for distance in others)
+        found[one] = min(good, len(wanted)) / len(wanted), seconds
+    return _Sample(exact, dict(sorted(found.items())))
+
+
+def _search(
+    session: Session, subject: _Subject, embedding: Any, k: int, ef: int
+) -> tuple[list[Row[Any]], float]:
+    params = SearchParams(exact=False, ef_search=ef)
+    # Set ahead of the search, which then has nothing to set, so that its time is that of the query.
+    settings = {**scan_settings(k, params, iterative=False), "enable_seqscan": "off"}
+    if subject.partition is not None:
+        settings["plan_cache_mode"] = "force_custom_plan"
+    set_local(session, settings)
+    started = time.perf_counter()
+    found = search(session, subject.model, embedding, limit=k, params=params, partition=subject.partition)
+    return [hit.row for hit in found], time.perf_counter() - started
+
+
+def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, index: str) -> None:
+    """Raise SchemaDriftError when the planner passes the index by, so that all would seem to be found."""
+    set_local(session, {"enable_seqscan": "off"})
+    params, where = SearchParams(exact=False), subject.partition
+    found = search(session, subject.model, embedding, limit=k, params=params, partition=where, explain=True)
+    if "Index Scan using" not in (found.plan or ""):
+        bind = session.get_bind()
+        homes = mapping_of(None, bind.get_execution_options())
+        compare = command("check", bind.engine.url, homes.get(None))
+        raise SchemaDriftError(
+            f"index {index}: the server does not use it for a search; compare it with the models ({compare})"
+        )
+
+
+def _exact(subject: _Subject, k: int) -> Select[*tuple[Any, ...]]:
+    """The nearest by a comparison of all rows: no index has the order of a sum."""
+    found = distance(subject.model)
+    statement = select(*subject.keys, found.label("distance")).where(_has_vector(subject))
+    return statement.order_by(found + literal_column("0::float8")).limit(literal_limit(k))
+
+
+def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:
+    """Rows by chance, but the same ones each time; no vectors but theirs are read."""
+    keys = subject.keys
+    shuffled = func.hashtextextended(func.concat_ws("/", *keys), 0)
+    some = select(*keys).where(_has_vector(subject)).order_by(shuffled, *keys).limit(samples).subquery()
+    same = and_(*(key == one for key, one in zip(keys, some.c, strict=True)))
+    return select(*keys, vector_index(subject.model).column.label("embedding")).join(some, same)
+
+
+def _has_vector(subject: _Subject) -> ColumnElement[bool]:
+    there = vector_index(subject.model).column.is_not(None)
+    return there if subject.partition is None else and_(there, subject.partition.where)

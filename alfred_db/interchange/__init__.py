@@ -1,0 +1,1 @@
+"""Files and foreign formats, in and out."""

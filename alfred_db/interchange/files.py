@@ -1,0 +1,100 @@
+"""Files from outside, read with bounded memory; what is wrong with one names the file and the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from ..checks import kind
+from ..errors import InvalidInputError
+from ..vectors.formats import Matrix
+
+__all__ = ["MAX_FILE", "MAX_LINE", "binary_lines", "json_object", "limited", "matrix", "numbered", "utf8"]
+
+MAX_LINE = 32 << 20
+"""Bytes of a line of JSON lines: about 1,500 points of 1,536 dimensions."""
+
+MAX_FILE = 64 << 20
+"""Bytes of a file that is read as a whole."""
+
+
+def binary_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, of which the longest is the most that is in memory; raises InvalidInputError."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise InvalidInputError(_too_long(f"{path}, line {number}"))
+                yield line
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def numbered(lines: Iterable[object], name: str) -> Iterator[tuple[str, str | bytes]]:
+    """Lines that are not blank, each after its name for a message; raises InvalidInputError."""
+    for number, line in enumerate(lines, start=1):
+        where = f"{name}line {number}"
+        if not isinstance(line, str | bytes):
+            raise InvalidInputError(f"{where}: expected a line of text, got {kind(line)}")
+        if len(line) > MAX_LINE:
+            raise InvalidInputError(_too_long(where))
+        if line.strip():
+            yield where, line
+
+
+def json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a text; raises InvalidInputError."""
+    try:
+        found: Any = json.loads(text)
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{where}: not JSON (expected UTF-8 text, got other bytes)") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{where}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{where}: expected an object, got {kind(found)}")
+    return cast("dict[str, Any]", found)
+
+
+def limited(file: BinaryIO, name: str) -> bytes:
+    """All of a file, of at most MAX_FILE bytes; raises InvalidInputError."""
+    found = file.read(MAX_FILE + 1)
+    if len(found) > MAX_FILE:
+        raise InvalidInputError(f"{name}: has more than {MAX_FILE:,} bytes; split it")
+    return found
+
+
+def utf8(content: bytes, name: str) -> str:
+    """The text of a file; raises InvalidInputError, which names the line that is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidInputError(f"{name}, line {line}: expected UTF-8 text, got other bytes") from None
+
+
+def matrix(path: Path) -> Matrix:
+    """The vectors of a .npy file, a row each, mapped: what is read is what a batch needs. Raises InvalidInputError."""
+    try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise ValueError("it is no .npy file")
+        found: Any = np.load(path, mmap_mode="r")
+    except Exception as error:  # numpy reads the head as Python, and raises what that raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidInputError(f"{path}: no array of vectors ({reason}); export again") from None
+    array = cast("Matrix", found)
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise InvalidInputError(
+            f"{path}: expected floats in two dimensions, a vector a row, got {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+def _too_long(where: str) -> str:
+    return f"{where}: has more than {MAX_LINE:,} bytes; write fewer points to a line"

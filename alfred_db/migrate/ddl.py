@@ -1,0 +1,136 @@
+"""The text of statements that make and drop schema objects, shared by the revisions and their runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..models.base import MADE_HERE
+from ..sql import literal, quoted
+
+__all__ = [
+    "Look",
+    "create_schema",
+    "drop_schema",
+    "name_tables_with_rows",
+    "refuse_rows",
+    "search_path",
+    "trigger",
+]
+
+
+def search_path(names: Sequence[str]) -> str:
+    """Set the search_path for this transaction; a temporary table never stands for one of ours."""
+    return f"SET LOCAL search_path = {', '.join([*(quoted(name) for name in names), 'pg_temp'])}"
+
+
+def create_schema(name: str) -> str:
+    """Make a schema unless it is there, whoever owns it; `IF NOT EXISTS` would want the right to make it."""
+    return f"""
+        DO $$ BEGIN
+            IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {literal(name)}) THEN
+                CREATE SCHEMA {quoted(name)};
+                COMMENT ON SCHEMA {quoted(name)} IS '{MADE_HERE}';
+            END IF;
+        END $$
+    """
+
+
+def drop_schema(name: str) -> str:
+    """Drop a schema that this library made, if nothing else has moved in."""
+    return f"""
+        DO $$ BEGIN
+            IF EXISTS (
+                SELECT FROM pg_catalog.pg_namespace
+                WHERE nspname = {literal(name)} AND pg_catalog.obj_description(oid, 'pg_namespace') = '{MADE_HERE}'
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = CAST('pg_catalog.pg_namespace'::regclass AS oid) AND refobjid = pg_namespace.oid)
+            ) THEN
+                DROP SCHEMA {quoted(name)};
+            END IF;
+        END $$
+    """
+
+
+def trigger(table: str) -> str:
+    """Have raw SQL keep `updated_at`; a statement that sets it itself does not pay for the function."""
+    return (
+        f"CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table} FOR EACH ROW"
+        " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()"
+    )
+
+
+def refuse_rows(table: str, name: str, condition: str = "true", what: str = "") -> str:
+    """The part of a DO block that goes no further when a table holds rows; `name` is how the message names it.
+
+    The lock comes first, as nobody else sees a row of a transaction that has not committed. `condition` says which rows
+    count, and `what` these are.
+    """
+    rows, loss = f"rows {what}" if what else "rows", "forget" if what else "destroy"
+    return (
+        f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; {_lift_policies(table)}"
+        f" IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
+        f" {literal(f'table {name} holds {rows}, which this downgrade would {loss}')}; END IF; {_force_policies(table)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A table that a downgrade drops, or drops a column of, and which of its rows are in the way."""
+
+    table: str
+    name: str
+    """For people."""
+    condition: str = "true"
+    what: str = ""
+    only_if_made_here: bool = False
+
+
+def name_tables_with_rows(looks: Sequence[Look]) -> str:
+    """A DO block that fails with the names of all tables whose rows are in the way; to be rolled back.
+
+    It waits for those who write, so that their rows are seen, and not for those who read.
+    """
+    return f"""DO $look$
+        DECLARE
+            holding text[] := ARRAY[]::text[];
+        BEGIN{"".join(_look(look) for look in looks)}
+            IF pg_catalog.cardinality(holding) > 0 THEN
+                RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE = pg_catalog.format(
+                    CASE pg_catalog.cardinality(holding) WHEN 1 THEN 'table %s holds rows' ELSE 'tables %s hold rows' END
+                    || ', which this downgrade would destroy',
+                    pg_catalog.array_to_string(holding, ', ')
+                );
+            END IF;
+        END
+        $look$"""
+
+
+def _look(look: Look) -> str:
+    found = f"to_regclass({literal(look.table)})"
+    made_here = f" AND obj_description({found}, 'pg_class') = '{MADE_HERE}'" if look.only_if_made_here else ""
+    holds = f"{look.name} ({look.what})" if look.what else look.name
+    return f"""
+            IF {found} IS NOT NULL{made_here} THEN
+                LOCK TABLE {look.table} IN SHARE MODE;
+                {_lift_policies(look.table)}
+                IF EXISTS (SELECT FROM {look.table} WHERE {look.condition}) THEN
+                    holding := holding || {literal(holds)}::text;
+                END IF;
+            END IF;"""
+
+
+def _lift_policies(table: str) -> str:
+    """Have no policy hide rows, not even one that is forced on the owner; for the rest of the transaction."""
+    return (
+        f"IF (SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = CAST({literal(table)}::regclass AS oid))"
+        f" THEN ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;"
+        f" PERFORM pg_catalog.set_config('alfred_db.forced', {literal(table)}, true); END IF;"
+        " PERFORM pg_catalog.set_config('row_security', 'off', true);"
+    )
+
+
+def _force_policies(table: str) -> str:
+    return (
+        f"IF pg_catalog.current_setting('alfred_db.forced', true) = {literal(table)} THEN"
+        f" ALTER TABLE {table} FORCE ROW LEVEL SECURITY; END IF; PERFORM pg_catalog.set_config('row_security', 'on', true);"
+    )

@@ -1,0 +1,290 @@
+"""What env.py runs: one command of Alembic, whichever door it came through."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Any
+
+from sqlalchemy import Connection, exc, text
+
+from ..config import command, migration_url, tenant_schema
+from ..engine.pool import passing_engine
+from ..errors import AlfredDBError, ConflictError, MigrationLockTimeout, SchemaTooNewError, translated
+from ..server.databases import VERSION_TABLE, mark_version_table
+from ..sql import qualified
+from . import autogenerate, operations, preflight
+from .ddl import create_schema, drop_schema, search_path
+from .lock import locked
+from .version import current, home
+
+__all__ = ["run"]
+
+TRIES = 10
+"""How often a revision that could not get its locks is tried."""
+
+_RETRIED = frozenset({"55P03", "40P01", "40001"})
+_log = logging.getLogger("alfred_db")
+
+
+def run() -> None:
+    """Carry out the command that Alembic was given; called by env.py alone."""
+    from alembic import context
+    from alembic.util import CommandError
+
+    from_alembic = context.config.cmd_opts is not None
+    if from_alembic and not logging.getLogger().handlers:
+        for name in ("alembic.runtime.migration", "alfred_db"):
+            logging.getLogger(name).addHandler(logging.StreamHandler())
+            logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        with translated():
+            _run_offline() if context.is_offline_mode() else _run_online()
+    except AlfredDBError as error:
+        if from_alembic:
+            raise CommandError(str(error)) from error
+        raise
+
+
+def _run_offline() -> None:
+    from alembic import context
+
+    schema = _schema()
+    # The style of the parameters decides whether each `%` in the text is doubled.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        on_version_apply=_mark_offline,
+        **_settings(schema),
+    )
+    if schema is not None:
+        context.execute(create_schema(schema))
+    _settle_offline(schema)
+    _look_offline()
+    with context.begin_transaction():
+        context.run_migrations()
+    if _destination() == "base":
+        context.execute(f"DROP TABLE {qualified(schema, VERSION_TABLE)}")
+        if schema is not None:
+            context.execute(drop_schema(schema))
+
+
+def _look_offline() -> None:
+    """Begin the script of a downgrade with a look at all that it would drop; the transaction changes nothing."""
+    from alembic import context
+
+    migration: Any = context.get_context()
+    steps = migration._migrations_fn(migration.get_current_heads(), migration)
+    look = operations.look_for_rows([step.migration_fn for step in steps if not step.is_upgrade])
+    if look is not None:
+        migration.impl.emit_begin()
+        migration.impl.static_output(f"{look};")
+        migration.impl.static_output("ROLLBACK;")
+
+
+def _mark_offline(ctx: Any, step: Any, *_: Any, **__: Any) -> None:
+    if step.is_upgrade and not step.source_revision_ids:
+        schema = _schema()
+        ctx.execute(mark_version_table(schema, tenant=schema is not None))
+
+
+_FIND_EXTENSIONS = """
+    DO $$ BEGIN
+        PERFORM pg_catalog.set_config(
+            'search_path', pg_catalog.concat_ws(', ', NULLIF(pg_catalog.current_setting('search_path'), ''), pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(CAST(nspname AS text)), ', ')), true
+        )
+        FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+        WHERE extname IN ('vector', 'pg_trgm') AND nspname <> ALL (pg_catalog.current_schemas(true));
+    END $$
+"""
+
+
+def _settle_offline(schema: str | None) -> None:
+    """Have each transaction of the script set up what it needs, so that none is left in the session that runs it."""
+    from alembic import context
+
+    impl: Any = context.get_context().impl
+    emit_begin = impl.emit_begin
+
+    def begin() -> None:
+        emit_begin()
+        impl.static_output(f"SET LOCAL lock_timeout = '{preflight.TABLE_LOCK_TIMEOUT}';")
+        if schema is not None:
+            impl.static_output(search_path([schema, "public", "extensions"]) + ";")
+        impl.static_output(_FIND_EXTENSIONS.strip() + ";")
+
+    impl.emit_begin = begin
+
+
+def _run_online() -> None:
+    from alembic import context
+
+    schema = _schema()
+    url = migration_url(context.config.attributes.get("url"))
+    destination = _destination()
+    engine = passing_engine(url, "alfred-db migration")
+    with engine.connect() as connection:
+        if schema is not None:
+            preflight.refuse_default(connection, schema)
+        at = home(connection) if schema is None else schema
+        context.config.attributes["home"] = at
+        context.config.attributes["path"] = connection.scalar(
+            text("SELECT pg_catalog.current_schemas(false)")
+        )
+        preflight.settle(connection)
+        done = _is_at(connection, at, destination)
+        connection.rollback()
+        if destination is None:
+            _configure(connection, schema, at)
+            with context.begin_transaction():
+                context.run_migrations()
+        if destination is None or done:
+            return
+        with locked(engine, schema, beside=connection):
+            if not _is_at(connection, at, destination):
+                preflight.prepare(connection, schema, at)
+                _run_with_retries(connection, schema, at)
+            if destination == "base":
+                _leave_no_trace(connection, schema, at)
+
+
+def _schema() -> str | None:
+    from .operations import option
+
+    schema = option("schema")
+    return None if schema is None else tenant_schema(schema)
+
+
+def _destination() -> str | None:
+    """The revision aimed at, `base` included; None for a command that only reads."""
+    from alembic import context
+
+    try:
+        return context.get_revision_argument() or "base"  # type: ignore[return-value]
+    except KeyError:
+        return None
+
+
+def _settings(schema: str | None, at: str | None = None) -> dict[str, Any]:
+    return {
+        **autogenerate.settings(schema, at),
+        "version_table": VERSION_TABLE,
+        "version_table_schema": schema or at,
+        "transaction_per_migration": True,
+    }
+
+
+def _configure(connection: Connection, schema: str | None, at: str | None = None) -> Any:
+    from alembic import context
+
+    context.configure(connection=connection, **_settings(schema, at))
+    return context.get_context()
+
+
+def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
+    """The fast path; refuses a database that a newer version of the library has upgraded."""
+    from alembic import context
+
+    found = current(connection, schema)
+    if found is not None and found not in {step.revision for step in context.script.walk_revisions()}:
+        raise SchemaTooNewError(
+            f"the database is at revision {found!r}, which this version of alfred-db does not know:"
+            " upgrade alfred-db, or connect to another database"
+        )
+    return (found or "base") == destination
+
+
+def _steps(connection: Connection, migration: Any) -> list[Any]:
+    found = list(migration._migrations_fn(migration.get_current_heads(), migration))
+    connection.rollback()
+    return found
+
+
+def _run(connection: Connection, migration: Any, schema: str | None, at: str | None) -> None:
+    from alembic import context
+
+    steps = _steps(connection, migration)
+    undone = [step.migration_fn for step in steps if not step.is_upgrade]
+    if undone:
+        if schema is None:
+            _refuse_to_leave_tenants(connection, undone, at)
+        if (look := operations.look_for_rows(undone)) is not None:
+            connection.execute(text(look))
+            connection.rollback()
+    elif steps:
+        with connection.begin():
+            migration._ensure_version_table()
+            if connection.scalar(text(_UNMARKED), {"table": qualified(at, VERSION_TABLE)}):
+                connection.execute(text(mark_version_table(at, tenant=schema is not None)))
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+_UNMARKED = "SELECT pg_catalog.obj_description(pg_catalog.to_regclass(:table), 'pg_class') IS NULL"
+
+
+def _refuse_to_leave_tenants(connection: Connection, undone: list[Any], at: str | None) -> None:
+    """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
+    if any(getattr(step, "shared", False) for step in undone) and (
+        tenants := connection.scalars(
+            text(_TENANTS), {"table": VERSION_TABLE, "own": qualified(at, VERSION_TABLE)}
+        ).all()
+    ):
+        raise ConflictError(
+            f"tenants of this database need what would be removed: {', '.join(tenants)}; remove each of them first"
+            f" ({command('downgrade base', connection.engine.url, tenants[0])})"
+        )
+    connection.rollback()
+
+
+_TENANTS = """
+    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = :table AND relkind = 'r' AND pg_class.oid IS DISTINCT FROM CAST(pg_catalog.to_regclass(:own) AS oid)
+    ORDER BY nspname
+"""
+
+
+def _run_with_retries(connection: Connection, schema: str | None, at: str | None) -> None:
+    """A revision that cannot get a lock in time steps back, so that others go on, and is tried again."""
+    migration = _configure(connection, schema, at)
+    for attempt in range(1, TRIES + 1):
+        try:
+            _run(connection, migration, schema, at)
+            return
+        except exc.DBAPIError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) not in _RETRIED:
+                raise
+            if attempt == TRIES:
+                raise MigrationLockTimeout(
+                    f"a table stayed locked in {TRIES} tries; end the transactions that hold it"
+                    f" ({_oldest_transactions(connection)}) and upgrade again",
+                    retryable=True,
+                ) from error
+            delay = min(5.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.0)
+            _log.info("a table is locked by others; trying again in %.1f s (%d of %d)", delay, attempt, TRIES)
+            time.sleep(delay)
+
+
+def _oldest_transactions(connection: Connection) -> str:
+    rows = connection.execute(
+        text(
+            "SELECT pid, application_name FROM pg_catalog.pg_stat_activity"
+            " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()"
+            " ORDER BY xact_start LIMIT 3"
+        )
+    ).all()
+    return (
+        ", ".join(f"pid {row.pid} {row.application_name}".strip() for row in rows)
+        or "none is visible to this role"
+    )
+
+
+def _leave_no_trace(connection: Connection, schema: str | None, at: str | None) -> None:
+    """What Alembic itself would leave behind: the version table, and the tenant's schema if it is empty."""
+    connection.execute(text(f"DROP TABLE IF EXISTS {qualified(at, VERSION_TABLE)}"))
+    if schema is not None:
+        connection.execute(text(drop_schema(schema)))
+    connection.commit()

@@ -1,0 +1,131 @@
+"""Before anything is changed: whether the revisions can run here, and how their transactions are set up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+
+from ..errors import ConfigurationError, SchemaDriftError
+from ..models import Base
+from ..models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
+from ..server import requirements
+from ..server.databases import VERSION_TABLE, VERSION_TABLES
+from ..sql import qualified, quoted
+from .ddl import create_schema, search_path
+from .verify import require_shared
+from .version import current
+
+__all__ = ["TABLE_LOCK_TIMEOUT", "prepare", "refuse_default", "settle"]
+
+TABLE_LOCK_TIMEOUT = "2s"
+"""How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
+
+# When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.
+_NOTICE_DEATH = """
+    DO $$ BEGIN
+        PERFORM pg_catalog.set_config('client_connection_check_interval', '2s', true);
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END $$
+"""
+
+
+_VECTORS_HOME = """
+    SELECT nspname FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+    WHERE extname = 'vector'
+"""
+
+
+def settle(connection: Connection) -> None:
+    """Have each transaction of a connection find nothing but what is in pg_catalog, and leave nothing in the session.
+
+    What somebody has put into another schema of the search_path is not taken for PostgreSQL's own: the revisions, and
+    what compares, name the schemas of the rest. The connection may be a pooler's, and the process may be killed: what
+    is set ends with the transaction.
+    """
+    home = connection.scalar(text(_VECTORS_HOME))
+    connection.rollback()
+    dialect: Any = connection.dialect
+    dialect.default_schema_name = "pg_catalog"
+    known = dialect.ischema_names
+    dialect.ischema_names = {
+        **known,
+        **{f"{home}.{name}": known[name] for name in ("vector", "halfvec", "sparsevec") if name in known},
+    }
+    local = (search_path(["pg_catalog"]), f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'", _NOTICE_DEATH)
+
+    def begin(beginning: Connection) -> None:
+        driver: Any = beginning.connection.driver_connection
+        if driver.autocommit:  # there is no transaction, as for an index that is built CONCURRENTLY
+            return
+        for statement in local:
+            beginning.exec_driver_sql(statement)
+
+    event.listen(connection, "begin", begin)
+
+
+def prepare(connection: Connection, schema: str | None, home: str | None) -> None:
+    """Check, before anything is changed, that the revisions can run; make a tenant's schema."""
+    connection.execute(
+        text("SET LOCAL search_path = DEFAULT")
+    )  # the role's, which is one of the things to check
+    facts = requirements.probe(connection)
+    requirements.require(facts)
+    if schema is None:
+        requirements.require_rights(facts, (*SHARED_SCHEMAS, *TENANT_SCHEMAS))
+        _require_others(connection, facts, home)
+    else:
+        require_shared(connection)
+        connection.execute(text(create_schema(schema)))
+    _refuse_strangers(connection, schema, home)
+    connection.commit()
+
+
+def refuse_default(connection: Connection, schema: str) -> None:
+    """The default tenant's schema would pass for a tenant's: the version table is the same."""
+    whole = connection.scalar(
+        text(f"SELECT tenant FROM ({VERSION_TABLES}) AS versions WHERE schema = :schema"), {"schema": schema}
+    )
+    if whole is False and (current(connection, schema) or "") >= "alfred_0016":
+        raise ConfigurationError(
+            f"schema {schema!r} holds the default tenant: leave the schema out, or name another"
+        )
+
+
+def _require_others(connection: Connection, facts: requirements.Facts, home: str | None) -> None:
+    """A schema of another service is filled by that service; what is missing there cannot be made without its leave."""
+    if (current(connection, home) or "") >= "alfred_0005":
+        return
+    for name in requirements.OTHERS_TABLES:
+        schema = facts.schema(name.partition(".")[0])
+        if schema is not None and not schema.may_create and name not in facts.shared_tables:
+            raise ConfigurationError(
+                f"table {name}: it is missing, and its schema belongs to the role {quoted(schema.owner)}; have the service"
+                f" of that role make it first, or run: GRANT USAGE, CREATE ON SCHEMA {quoted(schema.name)}"
+                f" TO {quoted(facts.role)};"
+            )
+
+
+def _refuse_strangers(connection: Connection, schema: str | None, home: str | None) -> None:
+    """A table of ours without a version row was made by something else: adopting it blindly would lose columns."""
+    if current(connection, schema or home) is not None:
+        return
+    if schema is None:
+        # What another service may own is made only where it is missing.
+        tables = [table for table in Base.metadata.sorted_tables if table.schema not in ("auth", "storage")]
+        # Elsewhere in the search_path, another application may have a table of the same name.
+        names = [qualified(table.schema or home, table.name) for table in tables]
+    else:
+        tables = [table for table in Base.metadata.sorted_tables if table.schema not in SHARED_SCHEMAS]
+        names = [qualified(schema, table.name) for table in tables]
+    found = connection.scalars(
+        text(
+            "SELECT name FROM pg_catalog.unnest(CAST(:names AS text[])) AS name WHERE pg_catalog.to_regclass(name) IS NOT NULL"
+        ),
+        {"names": names},
+    ).all()
+    if found:
+        raise SchemaDriftError(
+            f"{', '.join(found)}: the database has these tables but no {VERSION_TABLE}, so something else made them;"
+            " move them aside (ALTER TABLE ... SET SCHEMA ...), upgrade, and copy their rows over"
+        )

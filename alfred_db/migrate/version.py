@@ -1,0 +1,100 @@
+"""The revisions that this library knows, and the one that a database is at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, text
+
+from ..engine.pool import refuse_tenant_in_path
+from ..errors import ConfigurationError
+from ..server.databases import VERSION_TABLE, VERSION_TABLES
+from ..sql import qualified
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One step of the schema's history."""
+
+    id: str
+    summary: str
+
+
+def location() -> Path:
+    """The folder of the revisions: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    for folder in (package / "migrations", package.parent / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise ConfigurationError(
+        f"no revisions found in {package / 'migrations'}: the installation is incomplete; install alfred-db again"
+    )
+
+
+def alembic_config(url: str | URL | None = None, **options: Any) -> Config:
+    """The configuration of Alembic for a run on this database."""
+    from alembic.config import Config
+
+    config = Config(attributes={"url": url, **options})
+    config.set_main_option("script_location", str(location()).replace("%", "%%"))
+    return config
+
+
+def scripts() -> ScriptDirectory:
+    """The folder of the revisions, as Alembic reads it."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(alembic_config())
+
+
+def head() -> str:
+    """The newest revision that this version of the library knows."""
+    found = scripts().get_current_head()
+    assert found is not None
+    return found
+
+
+def history() -> list[Revision]:
+    """All revisions, oldest first."""
+    steps = list(scripts().walk_revisions())
+    return [Revision(step.revision, step.doc.splitlines()[0]) for step in reversed(steps)]
+
+
+def current(connection: Connection, schema: str | None = None) -> str | None:
+    """The revision that the database is at; None before the first."""
+    table = qualified(schema if schema is not None else home(connection), VERSION_TABLE)
+    if connection.scalar(text("SELECT pg_catalog.to_regclass(:table)"), {"table": table}) is None:
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))
+    return found
+
+
+def home(connection: Connection) -> str | None:
+    """The schema of the default tenant's unqualified tables: where they are, or where they would be created.
+
+    None if this role may use no schema of its search_path. Raises ConfigurationError when the search_path finds
+    another tenant's tables first, or not the schema where the default tenant is.
+    """
+    # One that is neither in the path nor the default tenant's says nothing about it, and there may be thousands.
+    found = connection.execute(
+        text(
+            f"SELECT * FROM ({VERSION_TABLES}) AS versions WHERE place IS NOT NULL OR NOT tenant ORDER BY place"
+        )
+    ).all()
+    if not found:
+        schema: str | None = connection.scalar(text("SELECT pg_catalog.current_schema()"))
+        return schema
+    first = found[0]
+    refuse_tenant_in_path(first.schema if first.place is not None and first.tenant else None)
+    if first.place is None:
+        raise ConfigurationError(
+            f"search_path: the default tenant is in the schema {first.schema!r}, which it does not hold; add that schema to"
+            " it for this role, database or URL"
+        )
+    return str(first.schema)

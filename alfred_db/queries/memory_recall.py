@@ -1,0 +1,105 @@
+"""Recall: the statement that finds memories by meaning and orders them by similarity, importance and recency."""
+
+from __future__ import annotations
+
+import typing
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Double,
+    Select,
+    bindparam,
+    cast,
+    extract,
+    literal_column,
+    select,
+)
+
+from ..models import Memory
+from .shapes.functions import func
+from .shapes.memories import alive
+from .shapes.vector_search import columns_of, distance, literal_limit
+
+FULL_IMPORTANCE = 10
+"""The importance from which on a memory counts in full, as on the scale of 1 to 10 that models are asked for."""
+
+_ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", Double)
+
+
+@lru_cache(maxsize=512)
+def recall(limit: int, candidates: int) -> Select[Any]:
+    """The best of the nearest `candidates`, with what shows whether others can be better.
+
+    score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), similarity being
+    1 - distance and at least 0, importance a tenth of the column and at most 1, age the time since the last use.
+    That is relevance, importance and recency as in Park et al., Generative Agents (2023), section 4.1, here as a
+    product: a memory that means something else is not found however important it is, and both factors are at
+    most 1, so that a memory farther away than all candidates scores at most `bound`: the similarity of the
+    farthest candidate times the factor of the greatest importance in the table, its age taken as 0.
+
+    Run it with `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in seconds, `now` or None.
+    """
+    found = distance(Memory).label("distance")
+    inner = select(*columns_of(Memory), found).where(*_REMEMBERED).order_by(found)
+    near = inner.limit(literal_limit(candidates)).subquery("candidates")
+    most = select(func.max(Memory.importance)).scalar_subquery()
+    bound = _similarity(func.max(near.c.distance).over()) * _importance(most)
+    score = _score(near.c.distance, near.c.importance, near.c.last_accessed, near.c.created_at)
+    statement: Any = (
+        select(near, score.label("score"), bound.label("bound"), func.count().over().label("compared"))
+        .order_by(score.desc(), near.c.id)
+        .limit(literal_limit(limit))
+    )
+    return typing.cast("Select[Any]", statement)
+
+
+@lru_cache(maxsize=512)
+def recall_exactly(limit: int) -> Select[Any]:
+    """The best of the whole bank: all of it is counted and sorted, so what that takes along is narrow."""
+    found = distance(Memory).label("distance")
+    used = (Memory.importance, Memory.last_accessed, Memory.created_at)
+    # The OFFSET keeps the planner from working the distance out wherever it is named.
+    each = select(Memory.id, found, *used).where(*_REMEMBERED).offset(literal_column("0")).subquery("each")
+    score = _score(each.c.distance, each.c.importance, each.c.last_accessed, each.c.created_at).label("score")
+    best = (
+        select(each.c.id, each.c.distance, score, func.count().over().label("compared"))
+        .order_by(score.desc(), each.c.id)
+        .limit(literal_limit(limit))
+        .subquery("best")
+    )
+    statement: Any = (
+        select(*columns_of(Memory), best.c.distance, best.c.score, best.c.compared)
+        .join(best, best.c.id == Memory.id)
+        .order_by(best.c.score.desc(), best.c.id)
+    )
+    return typing.cast("Select[Any]", statement)
+
+
+_REMEMBERED = (Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory))
+
+
+def _score(distance_: Any, importance: Any, last_accessed: Any, created_at: Any) -> ColumnElement[float]:
+    recency = _recency(func.coalesce(last_accessed, created_at))
+    return _similarity(distance_) * _importance(importance) * recency
+
+
+def _similarity(distance: ColumnElement[Any]) -> ColumnElement[float]:
+    return func.greatest(_ONE - distance, _ZERO)
+
+
+def _importance(importance: Any) -> ColumnElement[float]:
+    weight = bindparam("importance_weight", type_=Double)
+    full = cast(func.least(func.greatest(importance, 0), FULL_IMPORTANCE), Double) / float(FULL_IMPORTANCE)
+    return _ONE - weight + weight * full
+
+
+def _recency(used: Any) -> ColumnElement[float]:
+    weight = bindparam("recency_weight", type_=Double)
+    now = func.coalesce(bindparam("now", type_=DateTime(timezone=True)), func.statement_timestamp())
+    halvings = cast(extract("epoch", now - used), Double) / bindparam("half_life", type_=Double)
+    # A power beyond the range of a double is an error; what was used in the future is as good as new.
+    exponent = func.least(func.greatest(halvings, _ZERO), literal_column("1000::float8", Double))
+    return _ONE - weight + weight * func.power(literal_column("2::float8", Double), -exponent)

@@ -1,0 +1,1 @@
+"""Parts of statements that the queries of several nouns share."""

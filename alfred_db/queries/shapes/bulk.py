@@ -1,0 +1,79 @@
+"""Statements of a bulk write: rows are copied into a staging table, and merged from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Column, Insert, Select, Table, TextClause, collate, column, or_, select, table, text
+from sqlalchemy.dialects.postgresql import insert
+
+from ...types import Text
+from .functions import func
+
+OnConflict = Literal["error", "ignore", "update"]
+
+ORDER = "alfred_ord"
+"""The staging table's column that keeps the order of the input."""
+
+
+def create_stage(stage: str, target: str, columns: Sequence[Column[Any]]) -> TextClause:
+    """A temporary table with these columns of the target, gone at the end of the transaction."""
+    names = ", ".join(f'"{part.name}"' for part in columns)
+    return text(
+        f'CREATE TEMPORARY TABLE "{stage}" ON COMMIT DROP AS'
+        f" SELECT CAST(0 AS bigint) AS {ORDER}, {names} FROM {target} WITH NO DATA"
+    )
+
+
+def merge(
+    target: Table, stage: str, columns: Sequence[Column[Any]], key: Sequence[Column[Any]], action: OnConflict
+) -> Insert:
+    """Move the staged rows over; a row whose key is known replaces what differs, or is passed over.
+
+    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    """
+    keys = {part.name for part in key}
+    staged = _staged(stage, columns)
+    names = [part.name for part in columns]
+    in_order = [
+        collate(staged.c[part.name], "C") if isinstance(part.type, Text) else staged.c[part.name]
+        for part in key
+        if part.name in staged.c
+    ]
+    statement = insert(target).from_select(
+        names,
+        select(*(staged.c[name] for name in names)).order_by(*in_order, staged.c[ORDER]),
+        include_defaults=False,
+    )
+    changing = [part for part in columns if part.name not in keys and not part.primary_key]
+    if action == "ignore" or not changing:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    new: dict[str, Any] = {part.name: statement.excluded[part.name] for part in changing}
+    if "updated_at" in target.c:
+        new["updated_at"] = statement.excluded["updated_at"]
+    return statement.on_conflict_do_update(
+        index_elements=key,
+        set_=new,
+        where=or_(*(part.is_distinct_from(statement.excluded[part.name]) for part in changing)),
+    )
+
+
+def merged_ids(target: Table, stage: str, columns: Sequence[Column[Any]], key: Column[Any]) -> Select[Any]:
+    """The id of each staged row, in the order of the input: the known row's where its key was known."""
+    staged = _staged(stage, columns)
+    identity = target.c.id
+    return (
+        select(func.coalesce(identity, staged.c.id))
+        .select_from(staged.outerjoin(target, key == staged.c[key.name]))
+        .order_by(staged.c[ORDER])
+    )
+
+
+def analyze(target: str) -> TextClause:
+    """Have the planner know what a load has changed, unless somebody else is doing it."""
+    return text(f"ANALYZE (SKIP_LOCKED) {target}")
+
+
+def _staged(stage: str, columns: Sequence[Column[Any]]) -> Any:
+    return table(stage, column(ORDER), *(column(part.name, part.type) for part in columns), schema="pg_temp")

@@ -1,0 +1,140 @@
+"""Hybrid search: by meaning, by word and by spelling, fused by rank in one statement.
+
+Reciprocal rank fusion: each leg gives a row weight / (60 + its place in the leg), and the sums decide
+(Cormack, Clarke and Büttcher, SIGIR 2009).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Double,
+    Integer,
+    Label,
+    bindparam,
+    cast,
+    literal,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
+
+from ...models import Base
+from ...models.base import table_of
+from ...types import Text
+from .functions import func
+from .vector_search import AnySelect, columns_of, distance, has_vector, literal_limit
+from .words import Match, bound_language, tsquery
+
+K = 60
+"""The constant of the fusion: how much a leg's first places stand out."""
+
+DIVIDED_BY_LENGTH = 2
+"""Normalisation of ts_rank: a word counts for more in a short text."""
+
+
+@lru_cache(maxsize=256)
+def hybrid(
+    model: type[Base],
+    tsvector: ColumnElement[Any],
+    trigram: ColumnElement[str] | None,
+    *,
+    limit: int,
+    candidates: int,
+    match: Match,
+) -> AnySelect:
+    """The best rows of all legs; run it with the parameters that `parameters` gives.
+
+    A row that only one leg found has NULL for its place in the others.
+    """
+    return _fused(model, tsvector, trigram, limit, candidates, match, None)
+
+
+def hybrid_where(
+    model: type[Base],
+    tsvector: ColumnElement[Any],
+    trigram: ColumnElement[str] | None,
+    *,
+    limit: int,
+    candidates: int,
+    match: Match,
+    where: ColumnElement[bool],
+) -> AnySelect:
+    """The same among the rows that match a filter."""
+    return _fused(model, tsvector, trigram, limit, candidates, match, where)
+
+
+def _fused(
+    model: type[Base],
+    tsvector: ColumnElement[Any],
+    trigram: ColumnElement[str] | None,
+    limit: int,
+    candidates: int,
+    match: Match,
+    where: ColumnElement[bool] | None,
+) -> AnySelect:
+    identity = table_of(model).c.id
+    most = literal_limit(candidates)
+
+    def leg(
+        name: str, best: Label[Any], condition: ColumnElement[bool] | None, *, nearest: bool = False
+    ) -> CTE:
+        order = best if nearest else best.desc()
+        found = select(identity, best).order_by(order).limit(most)
+        for part in (condition, where):
+            found = found if part is None else found.where(part)
+        inner = found.subquery()
+        place = func.row_number().over(order_by=(inner.c[1] if nearest else inner.c[1].desc(), inner.c.id))
+        return select(inner, place.label("place")).cte(name).prefix_with("MATERIALIZED")
+
+    query = select(tsquery(bound_language(), match).label("query")).cte("words").prefix_with("MATERIALIZED")
+    asked = select(query.c.query).scalar_subquery()
+    text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
+    legs = {
+        "vector": leg("by_vector", distance(model).label("distance"), has_vector(model), nearest=True),
+        "text": leg("by_text", text_rank.label("rank"), tsvector.op("@@")(asked)),
+    }
+    if trigram is not None:
+        spelled = bindparam("text", type_=Text)
+        similar = func.similarity(trigram, spelled).label("similarity")
+        legs["trigram"] = leg("by_trigram", similar, trigram.op("%")(spelled))
+
+    def share(name: str) -> AnySelect:
+        part = legs[name]
+        weight = bindparam(f"{name}_weight", type_=Double)
+        places = [
+            (part.c.place if name == other else cast(null(), Integer)).label(f"{other}_place")
+            for other in legs
+        ]
+        near = part.c.distance if name == "vector" else cast(null(), Double)
+        return select(
+            part.c.id,
+            near.label("distance"),
+            (weight / cast(literal(K) + part.c.place, Double)).label("share"),
+            *places,
+        )
+
+    shares = union_all(*(share(name) for name in legs)).subquery()
+    fused = (
+        select(
+            shares.c.id,
+            func.max(shares.c.distance).label("distance"),
+            func.sum(shares.c.share).label("score"),
+            *(func.max(shares.c[f"{name}_place"]).label(f"{name}_place") for name in legs),
+        )
+        .group_by(shares.c.id)
+        .order_by(func.sum(shares.c.share).desc(), shares.c.id)
+        .limit(literal_limit(limit))
+        .subquery()
+    )
+    statement: AnySelect = (
+        select(*columns_of(model), *(part for part in fused.c if part.name != "id"))
+        .join_from(fused, table_of(model), identity == fused.c.id)
+        .order_by(fused.c.score.desc(), fused.c.id)
+    )
+    return statement

@@ -1,0 +1,81 @@
+"""Shapes that recur in the statements: time intervals, locked rows, keyset pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    CollectionAggregate,
+    ColumnElement,
+    Double,
+    Integer,
+    SQLColumnExpression,
+    any_,
+    cast,
+    literal,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import TypeEngine
+
+from ...errors import InvalidInputError
+from ...types import Text
+from .functions import func
+
+
+def interval(seconds: float) -> timedelta:
+    """So many seconds; raises InvalidInputError for more than a timedelta can hold."""
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise InvalidInputError("seconds: expected fewer, a timedelta cannot hold so many") from None
+
+
+def seconds_ago(seconds: float) -> ColumnElement[Any]:
+    """The database's time, `seconds` before the statement began."""
+    return func.statement_timestamp() - interval(seconds)
+
+
+def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[Any]:
+    """The database's time, `seconds` after the statement began; those of a column not in SET or WHERE."""
+    if isinstance(seconds, int | float):
+        return func.statement_timestamp() + interval(seconds)
+    return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def lease_of(lease: ColumnElement[Any], claimed_for: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The seconds of a lease: those that are given, else those of the claim; 60 where an earlier version claimed."""
+    return func.coalesce(lease, claimed_for, literal_column("60", Double))
+
+
+def jsonb(text: str | None) -> ColumnElement[Any]:
+    """A JSON text as jsonb; None is NULL."""
+    return cast(literal(text, Text), JSONB)
+
+
+def constant(member: StrEnum) -> ColumnElement[str]:
+    """A member, written into the statement: a partial index serves no parameter that is only known later."""
+    return literal_column(f"'{member.value}'")
+
+
+def number(value: int) -> ColumnElement[int]:
+    """A LIMIT, written into the statement: the plan of a prepared one takes a parameter for a tenth of the rows."""
+    return literal_column(str(int(value)), Integer)
+
+
+def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
+    """The rows that a CTE of their keys has locked, of which nothing has to be asked again.
+
+    Looked up by an array: where the statistics are of a time without such rows, a join would compare each with each.
+    """
+    return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
+
+
+def any_of(values: Iterable[Any], type_: TypeEngine[Any]) -> CollectionAggregate[Any]:
+    """What a column is compared with to be one of these; one parameter, however many they are."""
+    return any_(literal(list(values), ARRAY(type_)))

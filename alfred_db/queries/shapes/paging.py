@@ -1,0 +1,45 @@
+"""Keyset pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
+from ...checks import as_cursor, cursor_values
+from ...errors import InvalidInputError
+from ...values import Page
+
+T = TypeVar("T")
+
+
+MAX_LIMIT = 1000
+
+
+def page(
+    statement: Select[T],
+    key: Sequence[InstrumentedAttribute[Any]],
+    *,
+    after: str | None,
+    limit: int,
+    newest_first: bool = False,
+) -> Select[T]:
+    """One page in the order of `key`, which must be unique; reads one row more to know whether another follows."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
+    order = [column.desc() for column in key] if newest_first else key
+    if after is not None:
+        types = [column.type for column in key]
+        last = tuple_(*cursor_values(after, types), types=types)
+        statement = statement.where(tuple_(*key) < last if newest_first else tuple_(*key) > last)
+    return statement.order_by(*order).limit(limit + 1)
+
+
+def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:
+    """The page that `page` asked for; `key` names the attributes that it was ordered by."""
+    if len(rows) <= limit:
+        return Page(rows, None)
+    last = rows[limit - 1]
+    return Page(rows[:limit], as_cursor([getattr(last, name) for name in key]))

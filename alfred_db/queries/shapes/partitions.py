@@ -1,0 +1,194 @@
+"""Statements about the monthly partitions of a table; `parent` and `part` are names, quoted as they must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer, TextClause, text
+from sqlalchemy.sql.selectable import TextualSelect
+from sqlalchemy.types import TypeEngine
+
+from ...types import Text
+
+LOCK_TIMEOUT = "5s"
+"""How long an ALTER TABLE waits: everybody else's statements queue behind it."""
+
+_PARTITIONS = r"""
+    SELECT
+        pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+        bounds[1]::timestamptz AS starts_at,
+        bounds[2]::timestamptz AS ends_at,
+        c.reltuples::bigint AS rows,
+        size
+    FROM pg_catalog.pg_inherits AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
+    CROSS JOIN LATERAL pg_catalog.regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
+    CROSS JOIN LATERAL pg_catalog.pg_total_relation_size(c.oid) AS size
+    WHERE i.inhparent = CAST(pg_catalog.to_regclass({parent}) AS oid)
+        AND bound IS NOT NULL AND size IS NOT NULL /* as of what was dropped since the statement began */
+"""
+
+_OLD = (
+    _PARTITIONS
+    + """
+        AND bounds[2]::timestamptz
+            <= (pg_catalog.date_trunc('month', pg_catalog.now() AT TIME ZONE 'UTC')
+                - pg_catalog.make_interval(months => {keep})) AT TIME ZONE 'UTC'
+"""
+)
+
+_READERS = """
+    SELECT name FROM {consumers} AS c WHERE EXISTS (
+        SELECT FROM {part} AS e WHERE e.topic = ANY (c.topics) AND (e.tx, e.id) > (c.tx, c.event_id)
+    )
+"""
+
+_COLUMNS: dict[str, TypeEngine[Any]] = {
+    "name": Text(),
+    "starts_at": DateTime(timezone=True),
+    "ends_at": DateTime(timezone=True),
+    "rows": BigInteger(),
+    "size": BigInteger(),
+}
+
+
+def partitions(parent: str) -> TextualSelect:
+    """All of them, the oldest first and the default one last."""
+    return _bound(_PARTITIONS, parent=parent).columns(**_COLUMNS)
+
+
+def old(parent: str, keep: int) -> TextualSelect:
+    """Those that ended `keep` months before this one began, or earlier, the oldest first."""
+    return _bound(_OLD, parent=parent, keep=keep).columns(**_COLUMNS)
+
+
+def _bound(sql: str, **values: str | int) -> TextClause:
+    # `::` and `=>` are no parameters; a literal colon before a word would be.
+    statement = sql.format(parent="CAST(:parent AS text)", keep="CAST(:keep AS integer)")
+    return text(statement + " ORDER BY starts_at NULLS LAST").bindparams(**values)
+
+
+def readers(consumers: str, part: str) -> TextualSelect:
+    """The names of the consumers that have still to read rows of a partition."""
+    return _named(_READERS.format(consumers="{}", part="{}") + " ORDER BY name", consumers, part).columns(
+        name=Text()
+    )
+
+
+def due(parent: str, months: int) -> TextualSelect:
+    """The names of those that `make` would make."""
+    return (
+        text("""
+            SELECT part
+            FROM pg_catalog.pg_class AS c
+            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+            CROSS JOIN pg_catalog.generate_series(0, CAST(:months AS integer)) AS ahead
+            CROSS JOIN LATERAL pg_catalog.format('%I.%I', n.nspname, CAST(c.relname AS text) || pg_catalog.to_char(
+                pg_catalog.date_trunc('month', pg_catalog.now() AT TIME ZONE 'UTC') + pg_catalog.make_interval(months => ahead), '_YYYY_MM'
+            )) AS part
+            WHERE c.oid = CAST(pg_catalog.to_regclass(CAST(:parent AS text)) AS oid) AND pg_catalog.to_regclass(part) IS NULL
+            ORDER BY ahead
+        """)
+        .bindparams(parent=parent, months=months)
+        .columns(part=Text())
+    )
+
+
+def make(parent: str, months: int) -> TextualSelect:
+    """Make those of this month and the `months` after it; rows of theirs leave the default partition."""
+    return (
+        text(
+            "SELECT extensions.make_month_partitions(CAST(:parent AS regclass), CAST(:months AS integer)) AS made"
+        )
+        .bindparams(parent=parent, months=months)
+        .columns(made=Integer())
+    )
+
+
+def lock(parent: str) -> list[TextClause]:
+    """Keep other upkeep away until the end of the transaction; readers and writers go on."""
+    return [
+        text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"),
+        _named("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", parent),
+    ]
+
+
+def detach(parent: str, part: str) -> TextClause:
+    """Detach a partition; its table stays."""
+    return _named("ALTER TABLE {} DETACH PARTITION {}", parent, part)
+
+
+def drop(part: str) -> TextClause:
+    """Drop the table of a detached partition."""
+    return _named("DROP TABLE {}", part)
+
+
+def count(part: str) -> TextualSelect:
+    """The number of rows of a partition."""
+    return _named("SELECT pg_catalog.count(*) AS rows FROM {}", part).columns(rows=BigInteger())
+
+
+def _named(sql: str, *names: str) -> TextClause:
+    return text(sql.format(*(name.replace(":", r"\:") for name in names)))
+
+
+# pg_cron
+
+
+def cron_installed() -> TextualSelect:
+    """Whether the database has pg_cron."""
+    return text(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_cron') AS installed"
+    ).columns(installed=Boolean())
+
+
+def schedule(parent: str, schedule: str, command: str) -> TextualSelect:
+    """Create the job that keeps up the partitions of a table; one of the same name is replaced."""
+    return (
+        text("SELECT cron.schedule(:name, :schedule, :command) AS job")
+        .bindparams(name=_job(parent), schedule=schedule, command=command)
+        .columns(job=BigInteger())
+    )
+
+
+def unschedule(parent: str) -> TextualSelect:
+    """Remove the job that keeps up the partitions of a table."""
+    return (
+        text("SELECT cron.unschedule(jobid) AS gone FROM cron.job WHERE jobname = :name")
+        .bindparams(name=_job(parent))
+        .columns(gone=Boolean())
+    )
+
+
+def _job(parent: str) -> str:
+    return f"alfred-db maintain {parent}"
+
+
+def upkeep(
+    parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool, consumers: str | None = None
+) -> str:
+    """The SQL of a job: what `make`, `old`, `readers`, `detach` and `drop` do."""
+    table = _quoted(parent)
+    made = f"SELECT extensions.make_month_partitions({table}, {months_ahead:d})"
+    if keep_months is None:
+        return made
+    before = after = ""
+    if consumers is not None:
+        first, last = _READERS.format(consumers=consumers, part="|").split("|")
+        waiting = f" EXECUTE {_quoted(f'SELECT EXISTS ({first}')} || part || {_quoted(f'{last})')} INTO kept;"
+        before = f"{waiting} CONTINUE WHEN kept;"
+        after = f"{waiting} IF kept THEN RAISE EXCEPTION '%', part || ' has events that are still to be read'; END IF;"
+    if dropped:
+        after += " EXECUTE 'DROP TABLE ' || part;"
+    found = _OLD.format(parent=table, keep=f"{keep_months:d}")
+    return (
+        f"{made}; DO $upkeep$ DECLARE part text; kept boolean; BEGIN SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
+        f" FOR part IN SELECT name FROM ({found}) AS found LOOP{before}"
+        f" EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;{after} END LOOP; END $upkeep$"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

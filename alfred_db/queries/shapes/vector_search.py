@@ -1,0 +1,275 @@
+"""Nearest neighbours: the statements of every vector search.
+
+A candidate query reads one table, orders by the index's exact expression, and carries a literal LIMIT: that is
+what the planner needs to use the index, also after a statement was prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Float,
+    FromClause,
+    Index,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    cast,
+    column,
+    inspect,
+    literal,
+    literal_column,
+    or_,
+    select,
+    table,
+    true,
+    values,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, OID, TSVECTOR
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.util import ClauseAdapter
+
+from ...errors import InvalidInputError
+from ...models import Base
+from ...models.base import table_of
+from ...vectors.distances import OPERATORS
+from ...vectors.formats import VectorLike
+from ...vectors.types import VectorType
+from .functions import func
+
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+"""A SELECT whose columns depend on the model."""
+
+MAX_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """The vector index of a model, as its table declares it: the one description that searches, plan tests and the
+    commands about vectors go by."""
+
+    name: str
+    index: Index
+    """What declares it, and makes it."""
+    column: Column[Any]
+    """What it is about; rows that have NULL there are not in it."""
+    expression: ColumnElement[Any]
+    """What it holds, and a search must repeat: the column, or a copy such as one in half precision."""
+    operator: str
+    """How it compares."""
+    m: int
+    ef_construction: int
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The one partition of a model's table that a search reads; its statistics are what counts."""
+
+    table: Table
+    """Its name."""
+    where: ColumnElement[bool]
+    """What leads the planner to it: no filter, as all of its rows match."""
+    parameters: Mapping[str, Any]
+    """The parameters of `where`."""
+    operator: str | None = None
+    """How its rows are compared where not as the index does it: then all of them are."""
+
+
+@lru_cache
+def vector_index(model: type[Base]) -> VectorIndex:
+    """The model's only vector index of all rows; raises LookupError when it has none, or several.
+
+    An index of half-precision copies takes half the memory; declare it after the model:
+    `Index("idx", cast(Model.embedding, HalfVector(384)).label("half"), postgresql_using="hnsw",
+    postgresql_ops={"half": "halfvec_cosine_ops"})`.
+    """
+    found = [
+        index
+        for index in table_of(model).indexes
+        if index.dialect_options["postgresql"]["using"] == "hnsw"
+        and index.dialect_options["postgresql"]["where"] is None
+    ]
+    if len(found) != 1:
+        raise LookupError(
+            f"{model.__name__} has {len(found) or 'no'} vector indexes of all rows; one is needed"
+        )
+    (index,) = found
+    options = index.dialect_options["postgresql"]
+    indexed: Any = index.expressions[0]
+    column: Column[Any] = index.columns[0]
+    ops: str = options["ops"][indexed.name]
+    return VectorIndex(
+        str(index.name),
+        index,
+        column,
+        column if indexed is column else indexed.element,
+        OPERATORS[ops.split("_")[1]],
+        int(options["with"].get("m", 16)),
+        int(options["with"].get("ef_construction", 64)),
+    )
+
+
+def dimensions(model: type[Base]) -> int:
+    """How long the vectors are; an index holds only such as are all as long."""
+    type_ = vector_index(model).expression.type
+    assert isinstance(type_, VectorType)
+    assert type_.dim
+    return type_.dim
+
+
+def has_vector(model: type[Base]) -> ColumnElement[bool]:
+    """Leaves out rows without a vector: the index does not hold them, but a scan of the table would give them."""
+    return vector_index(model).column.is_not(None)
+
+
+@lru_cache
+def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
+    """What a hit shows: the columns under the names of their attributes, without vectors and text indexes."""
+    mapper: Mapper[Any] = inspect(model)
+    return tuple(
+        attribute.columns[0].label(attribute.key)
+        for attribute in mapper.column_attrs
+        if not isinstance(attribute.columns[0].type, VectorType | TSVECTOR)
+    )
+
+
+@lru_cache
+def key_of(model: type[Base]) -> ColumnElement[Any]:
+    """The primary key, which has one column, under the name of its attribute."""
+    (key,) = inspect(model).primary_key
+    return key.label(inspect(model).get_property_by_column(key).key)
+
+
+def rows_of(model: type[Base], ids: Sequence[Any], where: ColumnElement[bool] | None) -> AnySelect:
+    """What a hit shows of the rows of these ids that match, in no order."""
+    (key,) = inspect(model).primary_key
+    statement = select(*columns_of(model)).where(key == literal(list(ids), ARRAY(key.type)).any_())
+    return statement if where is None else statement.where(where)
+
+
+def extension(name: str) -> Select[bool]:
+    """Whether an extension is installed."""
+    return select(select(_extension.c.extname).where(_extension.c.extname == name).exists())
+
+
+@lru_cache
+def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
+    """The distance to the bound vector `embedding`; without an `operator`, in the form that the index serves."""
+    index = vector_index(model)
+    parameter = bindparam("embedding", type_=index.expression.type)
+    return index.expression.op(operator or index.operator, return_type=Float())(parameter)
+
+
+@lru_cache(maxsize=512)
+def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
+    """The nearest rows by the index; run it with the parameter `embedding`, and those of the partition."""
+    found = distance(model).label("distance")
+    statement = select(*columns_of(model), found).where(has_vector(model))
+    statement = statement.order_by(found).limit(literal_limit(limit))
+    return statement if partition is None else statement.where(partition)
+
+
+def nearest_within(
+    model: type[Base],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    *,
+    max_distance: float | None,
+    exact: bool,
+    partition: Partition | None = None,
+    only_keys: bool = False,
+) -> AnySelect:
+    """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
+
+    The inner part is what the planner may not rearrange. In an exact search its OFFSET keeps the index away, and
+    rows pass through to the sort, which holds only the nearest. In an approximate one it is materialised, which
+    keeps the threshold from prolonging the scan; and sorted again, as an iterative scan gives rows only roughly in
+    order.
+    """
+    columns = (key_of(model),) if only_keys else columns_of(model)
+    found = distance(model, None if partition is None else partition.operator).label("distance")
+    inner = select(*columns, found).where(has_vector(model))
+    if partition is not None:
+        inner = inner.where(partition.where)
+    if where is not None:
+        inner = inner.where(where)
+    candidates: FromClause
+    if exact:
+        candidates = inner.offset(literal_column("0")).subquery("candidates")
+    else:
+        nearest = inner.order_by(found).limit(literal_limit(limit))
+        candidates = nearest.cte("candidates").prefix_with("MATERIALIZED")
+    statement = select(candidates)
+    if max_distance is not None:
+        statement = statement.where(candidates.c.distance <= max_distance)
+    # "+ 0": from PostgreSQL 17 on the planner would take the order of the scan for the order asked for.
+    return statement.order_by(candidates.c.distance + literal_column("0::float8")).limit(literal_limit(limit))
+
+
+def nearest_each(
+    model: type[Base],
+    embeddings: Sequence[VectorLike],
+    limit: int,
+    where: ColumnElement[bool] | None,
+    partition: Partition | None = None,
+) -> AnySelect:
+    """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
+    index = vector_index(model)
+    given = values(column("query", Integer), column("embedding", index.expression.type), name="queries").data(
+        list(enumerate(embeddings))
+    )
+    operator = (None if partition is None else partition.operator) or index.operator
+    found = index.expression.op(operator, return_type=Float())(given.c.embedding).label("distance")
+    inner = select(*columns_of(model), found).where(has_vector(model))
+    inner = inner.order_by(found).limit(literal_limit(limit))
+    if partition is not None:
+        inner = inner.where(partition.where)
+    if where is not None:
+        inner = inner.where(where)
+    hits = inner.lateral("hits")
+    found_each: AnySelect = select(given.c.query, hits).join(hits, true())
+    return found_each.order_by(given.c.query, hits.c.distance)
+
+
+def sample(
+    model: type[Base],
+    where: ColumnElement[bool],
+    percent: float,
+    partition: ColumnElement[bool] | None = None,
+) -> Select[int, int]:
+    """How many of some sampled rows match; whole pages are read, about `percent` of the table."""
+    sampled = table_of(model).tablesample(func.system(percent), name="sampled")
+    moved = ClauseAdapter(sampled)
+    statement = select(func.count(), func.count().filter(moved.traverse(where))).select_from(sampled)
+    return statement if partition is None else statement.where(moved.traverse(partition))
+
+
+def table_size(name: str) -> Select[float, int]:
+    """Rows and pages of a table or of all its partitions, as the last ANALYZE or VACUUM counted them."""
+    oid = cast(func.to_regclass(name), OID)
+    partitions = select(_inherits.c.inhrelid).where(_inherits.c.inhparent == oid)
+    return select(
+        func.coalesce(func.sum(func.greatest(_class.c.reltuples, 0)), 0.0, type_=Double()),
+        func.coalesce(func.sum(_class.c.relpages), 0, type_=BigInteger()),
+    ).where(_class.c.relkind == literal_column("'r'"), or_(_class.c.oid == oid, _class.c.oid.in_(partitions)))
+
+
+_extension = table("pg_extension", column("extname"), schema="pg_catalog")
+_class = table("pg_class", *map(column, ("oid", "relkind", "reltuples", "relpages")), schema="pg_catalog")
+_inherits = table("pg_inherits", column("inhrelid"), column("inhparent"), schema="pg_catalog")
+
+
+def literal_limit(limit: int) -> ColumnElement[int]:
+    """The limit as text of the statement: with a parameter there a prepared statement may lose its index."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
+    return literal_column(str(int(limit)), Integer)

@@ -1,0 +1,208 @@
+"""The statement that claims tasks: by queue, by intent, by both or by neither, each from an index of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Double,
+    FromClause,
+    Integer,
+    Interval,
+    Select,
+    Uuid,
+    bindparam,
+    cast,
+    column,
+    literal_column,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from ..models import Task, TaskStatus
+from ..models.base import table_of
+from ..types import Text
+from .shapes.functions import func
+from .shapes.literals import constant, number
+
+__all__ = ["ISOLATION", "claim", "isolation", "ready"]
+
+ISOLATION = "read committed"
+"""Elsewhere two workers that meet would fail instead of passing each other by."""
+
+INDEXED = 398
+"""The characters of an intent that the indexes tell apart from a longer one; if it is looked for alone, a few more."""
+
+_t = table_of(Task).c
+_pending = _t.status == constant(TaskStatus.PENDING)
+_one = literal_column("1", Integer)
+_second = literal_column("interval '1 second'", Interval)
+_now = func.statement_timestamp
+_isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
+
+
+def isolation() -> Select[str]:
+    return select(_isolation)
+
+
+def ready(
+    each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()
+) -> Select[*tuple[Any, ...]]:
+    """At most `each` of every priority of the tasks that can be claimed, most urgent and longest waiting first.
+
+    One range of the index for each priority, from 5 down to 1, which future tasks are not part of. The order is
+    that of the nested loop, which LATERAL enforces; a LIMIT ends it before it comes to the less urgent ones.
+    """
+    level = _levels()
+    found = _waiting(each, _t.priority == level.c.priority, *conditions, beside=[level], lock=lock, also=also)
+    return select(*found.c).select_from(level.join(found, true()))
+
+
+@cache
+def claim(
+    limit: int, *, by_queue: bool, by_intent: bool, by_agent: bool, single: bool = False, long: bool = False
+) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Take tasks.
+
+    Parameters: `worker`, `token`, the interval `lease`, and `queues`, `intents` and `assigned_to` as asked for; `single`
+    says that there is one queue or intent, or one of each, `long` that an intent
+    is longer than `INDEXED` characters. Rows: the fields of `ClaimedTask` up to `lease_expires_at`, and
+    the queue, in no order. `assigned_to` is not part of an index: a claim reads past the tasks of others.
+    """
+    filters: list[ColumnElement[bool]] = []
+    if long:
+        filters.append(_t.intent == func.any(bindparam("intents", type_=ARRAY(Text))))
+    if by_agent:
+        filters.append(_t.assigned_to == bindparam("assigned_to", type_=Text))
+    deadline = (_now() + cast(_t.timeout_seconds, Double) * _second).label("deadline")
+    if by_queue or by_intent:
+        kinds = _kinds(by_queue=by_queue, by_intent=by_intent)
+        found = _ready_of(kinds, limit, *filters, also=[deadline], single=single)
+    else:
+        found = ready(limit, *filters, lock=True, also=[deadline])
+    claimed = (
+        found.where(_isolation == literal_column(f"'{ISOLATION}'", Text))
+        .limit(number(limit))
+        .cte("claimed")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(table_of(Task))
+        .where(_t.id == claimed.c.id)
+        .values(
+            status=constant(TaskStatus.PROCESSING),
+            worker_id=bindparam("worker", type_=Text),
+            lease_token=bindparam("token", type_=Uuid),
+            claim_seq=_t.claim_seq + _one,
+            lease_expires_at=_now() + bindparam("lease", type_=INTERVAL),
+            attempt_started_at=_now(),
+            attempt_deadline_at=claimed.c.deadline,
+            started_at=func.least(_t.started_at, _now()),
+        )
+        .returning(
+            _t.id,
+            _t.task_id,
+            _t.intent,
+            _t.content,
+            _t.metadata,
+            _t.priority,
+            _t.created_by,
+            _t.assigned_to,
+            _t.parent_task_id,
+            _t.available_at,
+            _t.retry_count,
+            _t.crash_count,
+            _t.max_retries,
+            _t.attempt_deadline_at,
+            _t.claim_seq,
+            _t.lease_token,
+            _t.lease_expires_at,
+            _t.queue,
+        )
+    )
+
+
+def _levels() -> Any:
+    """The priorities, the most urgent first."""
+    levels = func.generate_series(*(number(value) for value in (5, 1, -1)))
+    return levels.table_valued(column("priority", Integer)).render_derived("level")
+
+
+def _waiting(
+    each: int,
+    *conditions: ColumnElement[bool],
+    beside: Sequence[FromClause],
+    lock: bool,
+    also: Sequence[Any],
+    name: str = "waiting",
+) -> Any:
+    """At most `each` of the tasks that can be claimed, the longest waiting first; `beside` is what they depend on."""
+    waiting = (
+        select(_t.id, *also)
+        .where(_pending, *conditions, _t.available_at <= _now())
+        .order_by(_t.available_at, _t.id)
+        .limit(number(each))
+        .correlate(*beside)
+    )
+    if lock:
+        waiting = waiting.with_for_update(key_share=True, skip_locked=True)
+    return waiting.lateral(name)
+
+
+def _ready_of(
+    kinds: FromClause, each: int, *conditions: ColumnElement[bool], also: Sequence[Any], single: bool
+) -> Select[*tuple[Any, ...]]:
+    """The same of some kinds alone: one range of their index for each kind and priority.
+
+    Within a priority the kind whose first task has waited longest comes first, so that none starves the others.
+    """
+    level = _levels()
+    if single:
+        mine = _of_kind(kinds, level)
+        found = _waiting(each, *mine, *conditions, beside=[level, kinds], lock=True, also=also)
+        return select(*found.c).select_from(level.join(kinds, true()).join(found, true()))
+    age = [_t.available_at]
+    mine = _of_kind(kinds, level)
+    head = _waiting(1, *mine, *conditions, beside=[level, kinds], lock=False, also=age, name="head")
+    heads = (
+        select(*kinds.c).select_from(kinds.join(head, true())).order_by(head.c.available_at, head.c.id)
+    ).lateral("heads")
+    mine = _of_kind(heads, level)
+    found = _waiting(each, *mine, *conditions, beside=[level, heads], lock=True, also=also)
+    return select(*found.c).select_from(level.join(heads, true()).join(found, true()))
+
+
+def _of_kind(kind: FromClause, level: FromClause) -> list[ColumnElement[bool]]:
+    """Which tasks are of a kind and a priority, in the words of the index that serves this and no other question."""
+    urgent = -_t.priority == -level.c.priority
+    if "intent" not in kind.c:
+        return [_t.queue == kind.c.queue, urgent]
+    if "queue" not in kind.c:
+        return [_left(_t.intent, 400) == _left(kind.c.intent, 400), urgent]
+    return [_left(_t.queue, 200) == kind.c.queue, _left(_t.intent, 399) == _left(kind.c.intent, 399), urgent]
+
+
+def _left(text: ColumnElement[str], length: int) -> ColumnElement[str]:
+    return func.left(text, number(length), type_=Text)
+
+
+def _kinds(*, by_queue: bool, by_intent: bool) -> Any:
+    """The queues, the intents, or the pairs of both."""
+    queues, intents = _given("queue", "queues"), _given("intent", "intents")
+    if not (by_queue and by_intent):
+        return queues if by_queue else intents
+    pairs = select(queues.c.queue, intents.c.intent).select_from(queues.join(intents, true()))
+    return pairs.subquery("kinds")
+
+
+def _given(name: str, parameter: str) -> Any:
+    # A sub-select hides how many there are: else each call would be planned anew, for that number.
+    values = func.unnest(select(bindparam(parameter, type_=ARRAY(Text))).scalar_subquery())
+    return values.table_valued(column(name, Text)).render_derived(parameter)

@@ -1,0 +1,171 @@
+"""Statements that keep the queue in order: ageing, purging, and a look at its health."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    Double,
+    Select,
+    cast,
+    column,
+    extract,
+    literal,
+    select,
+    table,
+    update,
+)
+from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
+
+from ..checks import one_of
+from ..models import Task, TaskStatus
+from ..models.base import table_of
+from ..types import Text
+from .shapes import trees
+from .shapes.functions import func
+from .shapes.literals import among, constant, number, seconds_ago
+from .task_claims import ready
+
+COUNTED = 10_000
+"""How far `health` counts."""
+
+FINAL = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+_t = table_of(Task).c
+_pending = _t.status == constant(TaskStatus.PENDING)
+_processing = _t.status == constant(TaskStatus.PROCESSING)
+_now = func.statement_timestamp
+
+
+def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
+    """Raise by one level what has waited at its priority for so many seconds."""
+    waited = (
+        _pending,
+        _t.priority < 5,
+        _t.available_at <= seconds_ago(after),
+        _t.updated_at <= seconds_ago(after),
+    )
+    waiting = (
+        select(_t.id)
+        .where(*waited)
+        .limit(number(limit))
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("waiting")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(table_of(Task)).where(among(_t.id, waiting)).values(priority=_t.priority + 1).returning(_t.id)
+    )
+
+
+def purge(
+    older_than: float, *, status: TaskStatus | None, queue: str | None = None, limit: int
+) -> ReturningDelete[uuid.UUID]:
+    """Delete tasks that ended so many seconds ago, the oldest first, and no parent before its children.
+
+    Their results go too.
+    """
+
+    def over(task: Any) -> list[ColumnElement[bool]]:
+        final = [
+            task.status.in_([constant(status) for status in FINAL]),
+            _ended_at(task) < seconds_ago(older_than),
+        ]
+        if status is not None:
+            final.append(task.status == constant(one_of(TaskStatus, status)))
+        if queue is not None:
+            final.append(task.queue == queue)
+        return final
+
+    return trees.purge(table_of(Task), ["parent_task_id"], over, _ended_at(_t), limit=limit)
+
+
+def _ended_at(task: Any) -> ColumnElement[Any]:
+    return func.coalesce(task.completed_at, task.failed_at, task.cancelled_at)
+
+
+def health(table_name: str) -> Select[*tuple[Any, ...]]:
+    """The fields of `QueueHealth` but for the snapshot's."""
+    first = ready(1, lock=False, also=[_t.available_at]).subquery("first")
+    statistics = table("pg_stat_user_tables", column("n_dead_tup"), column("relid"), schema="pg_catalog")
+    return select(
+        _counted(ready(COUNTED, lock=False)),
+        select(_age(func.min(first.c.available_at))).scalar_subquery(),
+        _counted(select(_t.id).where(_processing)),
+        _counted(select(_t.id).where(_processing, _t.lease_expires_at <= _now())),
+        _counted(select(_t.id).where(_t.status == constant(TaskStatus.FAILED))),
+        select(func.coalesce(func.max(statistics.c.n_dead_tup), 0))
+        .where(statistics.c.relid == cast(func.to_regclass(table_name), OID))
+        .scalar_subquery(),
+    )
+
+
+def oldest_snapshot() -> Select[float, int, str]:
+    """Age, process and application of the oldest transaction that holds a snapshot in this database."""
+    names = ("pid", "application_name", "xact_start", "backend_xmin", "datname")
+    columns: list[ColumnClause[Any]] = [column(name) for name in names]
+    activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
+    return (
+        select(_age(activity.xact_start), activity.pid, activity.application_name)
+        .where(
+            activity.backend_xmin.is_not(None),
+            activity.xact_start.is_not(None),
+            activity.datname == func.current_database(),
+            activity.pid != func.pg_backend_pid(),
+        )
+        .order_by(activity.xact_start)
+        .limit(1)
+    )
+
+
+def waiting(
+    queues: Sequence[str] | None, intents: Sequence[str], assigned_to: str | None, *, limit: int
+) -> Select[uuid.UUID]:
+    """The keys of the tasks that a claim with these filters comes to first; nothing else of them is read."""
+    filters = [
+        _pending,
+        _t.available_at <= _now(),
+        _t.intent == func.any(literal(list(intents), ARRAY(Text))),
+    ]
+    if queues is not None:
+        filters.append(_t.queue == func.any(literal(list(queues), ARRAY(Text))))
+    if assigned_to is not None:
+        filters.append(_t.assigned_to == assigned_to)
+    return select(_t.id).where(*filters).order_by(_t.priority.desc(), _t.available_at, _t.id).limit(limit)
+
+
+def set_aside(id: uuid.UUID, *, code: str, message: str) -> ReturningUpdate[uuid.UUID]:
+    """Have a task that waits fail without having been claimed."""
+    return (
+        update(table_of(Task))
+        .where(_t.id == id, _pending)
+        .values(status=constant(TaskStatus.FAILED), failed_at=_now(), error_code=code, error_message=message)
+        .returning(_t.id)
+    )
+
+
+def overdue_handlers() -> Select[int]:
+    """How many handlers of workers of this database go on though they were to end: their listeners' names say it."""
+    names = ("application_name", "datname")
+    columns: list[ColumnClause[Any]] = [column(name, Text) for name in names]
+    activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
+    told = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
+    return select(cast(func.coalesce(func.sum(cast(told, BigInteger)), 0), BigInteger)).where(
+        activity.datname == func.current_database()
+    )
+
+
+def _age(time: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(extract("epoch", _now() - time), Double)
+
+
+def _counted(found: Select[Any]) -> ColumnElement[int]:
+    rows = found.limit(number(COUNTED)).subquery()
+    return select(func.count()).select_from(rows).scalar_subquery()

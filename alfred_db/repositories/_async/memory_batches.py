@@ -1,0 +1,225 @@
+"""Many memories at once: remembered without duplicates, and consolidated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...checks import within
+from ...errors import InvalidInputError, shown, translated
+from ...execution._async.search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from ...models import Memory
+from ...models.base import table_of
+from ...queries import memories as queries
+from ...queries import memory_banks
+from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting
+from ...search.params import SearchParams
+from ...values.memories import NewMemory, Outcome, Remembered
+from ...vectors.formats import Embedding, VectorLike, unpack
+from ...vectors.types import Vector
+from .memory_banks import lock_key, unknown_bank
+from .memory_recall import COMPARED
+
+AT_ONCE = 500
+"""Memories in one statement."""
+
+EFFORT = SearchParams(ef_search=100)
+
+_vector = cast("Vector", table_of(Memory).c.embedding.type)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What is told of one text."""
+
+    values: dict[str, Any]
+    vector: Embedding | None
+    ttl: timedelta | None
+
+
+async def remember_many(
+    session: AsyncSession,
+    bank_id: int,
+    memories: Sequence[NewMemory],
+    embeddings: Sequence[VectorLike] | None,
+    near: float | None,
+) -> list[Remembered]:
+    """Store each text once, and count what is told again or means nearly the same."""
+    if near is not None:
+        within("near", near, 0, 2)
+    hashes, told = _by_text(memories, embeddings)
+    if not told:
+        return []
+    with translated():
+        if near is not None:
+            # Two who tell nearly the same at once would not see each other's.
+            await session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
+        now = await session.scalar(memory_banks.hold(bank_id, for_removal=False))
+        if now is None:
+            raise unknown_bank(bank_id)
+        merged: dict[bytes, int | bytes] = {}
+        if near is not None:
+            merged = await _merged_in_bank(session, bank_id, told, near)
+            merged |= _merged_in_batch(told, set(merged), near)
+            await _count_in(session, told, merged)
+        new = sorted(text for text in told if text not in merged)
+        stored = await _store(session, bank_id, [told[text] for text in new], now)
+    return _outcomes(hashes, told, merged, stored)
+
+
+def _by_text(
+    memories: Sequence[NewMemory], embeddings: Sequence[VectorLike] | None
+) -> tuple[list[bytes], dict[bytes, _Told]]:
+    """The hash of each memory, and what is told of each text: the last counts, and the greatest importance."""
+    if embeddings is not None and len(embeddings) != len(memories):
+        raise InvalidInputError(f"embeddings: expected {len(memories)}, one a memory, got {len(embeddings)}")
+    hashes: list[bytes] = []
+    told: dict[bytes, _Told] = {}
+    for place, memory in enumerate(memories):
+        try:
+            this = _told(memory, None if embeddings is None else embeddings[place])
+        except InvalidInputError as error:
+            raise type(error)(f"memory {place}: {error}") from None
+        text = this.values["content_hash"]
+        hashes.append(text)
+        if (before := told.get(text)) is not None:
+            _count(this, before)
+            for name in ("embedding", "metadata", "embedding_model"):
+                if this.values[name] is None:
+                    this.values[name] = before.values[name]
+            this.vector = before.vector if this.vector is None else this.vector
+            this.ttl = None if this.ttl is None or before.ttl is None else max(this.ttl, before.ttl)
+        told[text] = this
+    return hashes, told
+
+
+def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
+    unknown = sorted(set(memory) - set(NewMemory.__annotations__))
+    if unknown or "content" not in memory:
+        expected = ", ".join(NewMemory.__annotations__)
+        raise InvalidInputError(
+            f"expected `content` and some of {expected}, got {', '.join(map(shown, sorted(memory)[:5])) or 'nothing'}"
+        )
+    importance = memory.get("importance", 1)
+    within("importance", importance, 1, MAX_IMPORTANCE)
+    given = memory.get("embedding") if embedding is None else embedding
+    vector = None if given is None else unpack(_vector.pack(given))
+    metadata = memory.get("metadata")
+    values = {
+        "content": memory["content"],
+        "content_hash": content_hash(memory["content"]),
+        "embedding": vector,
+        "importance": importance,
+        "metadata": None if metadata is None else dict(metadata),
+        "embedding_model": memory.get("embedding_model"),
+        "seen_count": 1,
+    }
+    return _Told(values, vector, lasting(memory.get("ttl")))
+
+
+def _count(one: _Told, other: _Told) -> None:
+    """Let `one` count what `other` counted."""
+    one.values["seen_count"] += other.values["seen_count"]
+    one.values["importance"] = max(one.values["importance"], other.values["importance"])
+
+
+async def _merged_in_bank(
+    session: AsyncSession, bank_id: int, told: Mapping[bytes, _Told], near: float
+) -> dict[bytes, int | bytes]:
+    """The memory of the bank that each new text means nearly the same as."""
+    known = set(await session.scalars(queries.known(bank_id, list(told))))
+    new = [text for text, one in told.items() if one.vector is not None and text not in known]
+    matches, rows = await estimate(session, Memory, queries.in_bank(bank_id))
+    exact = matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+    await set_local(session, scan_settings(1, EFFORT, iterative=True))
+    found: dict[bytes, int | bytes] = {}
+    for start in range(0, len(new), AT_ONCE):
+        some = new[start : start + AT_ONCE]
+        vectors = [told[text].values["embedding"] for text in some]
+        statement = queries.nearest_each(bank_id, vectors, limit=1, exact=exact)
+        for row in await session.execute(statement):
+            if row.distance <= near:
+                found[some[row.place]] = row.id
+    return found
+
+
+def _merged_in_batch(told: Mapping[bytes, _Told], taken: set[bytes], near: float) -> dict[bytes, int | bytes]:
+    """The text before it in the batch that each text means nearly the same as, if that stays itself."""
+    merged: dict[bytes, int | bytes] = {}
+    kept: list[bytes] = []
+    vectors = np.empty((len(told), _vector.dim or 0), dtype=np.float32)
+    for text, one in told.items():
+        if one.vector is None or text in taken:
+            continue
+        unit = one.vector / np.linalg.norm(one.vector)
+        similarities = vectors[: len(kept)] @ unit
+        best = int(similarities.argmax()) if kept else -1
+        if kept and 1.0 - float(similarities[best]) <= near:
+            merged[text] = kept[best]
+        else:
+            vectors[len(kept)] = unit
+            kept.append(text)
+    return merged
+
+
+async def _count_in(
+    session: AsyncSession, told: Mapping[bytes, _Told], merged: Mapping[bytes, int | bytes]
+) -> None:
+    """Count what is merged where it goes: in the batch, or in the bank."""
+    into: dict[int, _Told] = {}
+    for text, target in merged.items():
+        if isinstance(target, bytes):
+            _count(told[target], told[text])
+        elif target in into:
+            _count(into[target], told[text])
+        else:
+            into[target] = _Told({**told[text].values}, None, None)
+    if into:
+        await session.execute(queries.hold(list(into)))
+        await session.execute(
+            queries.count_in(),
+            [
+                {"into": target, "more": one.values["seen_count"], "weight": one.values["importance"]}
+                for target, one in into.items()
+            ],
+        )
+
+
+async def _store(
+    session: AsyncSession, bank_id: int, told: Iterable[_Told], now: datetime
+) -> dict[bytes, tuple[int, int]]:
+    """The id and the count of each text; in the order of their hashes, so that two who do it cannot deadlock."""
+    common = {"memory_bank_id": bank_id, "updated_at": now}
+    rows = [
+        {**one.values, **common, "expires_at": None if one.ttl is None else now + one.ttl} for one in told
+    ]
+    if not rows:
+        return {}
+    stored = await session.execute(queries.remember_many(), rows)
+    return {row.content_hash: (row.id, row.seen_count) for row in stored}
+
+
+def _outcomes(
+    hashes: Sequence[bytes],
+    told: Mapping[bytes, _Told],
+    merged: Mapping[bytes, int | bytes],
+    stored: Mapping[bytes, tuple[int, int]],
+) -> list[Remembered]:
+    outcomes: list[Remembered] = []
+    first: set[bytes] = set()
+    for text in hashes:
+        target = merged.get(text, text)
+        memory_id, count = (target, 0) if isinstance(target, int) else stored[target]
+        outcome = Outcome.SEEN
+        if text in merged:
+            outcome = Outcome.MERGED
+        elif text not in first and count == told[text].values["seen_count"]:
+            outcome = Outcome.STORED
+        first.add(text)
+        outcomes.append(Remembered(memory_id, outcome))
+    return outcomes

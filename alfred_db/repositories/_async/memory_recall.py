@@ -1,0 +1,93 @@
+"""Recall: how many candidates to take, and when the whole bank must be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...errors import translated
+from ...execution._async.driver import fetch_rows
+from ...execution._async.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
+from ...models import Memory
+from ...queries import memory_recall as queries
+from ...queries.memories import in_bank
+from ...search.params import MAX_EF_SEARCH, SearchParams
+from ...search.results import Hit, SearchPath
+from ...values.memories import RecallResult, RecallWeights
+from ...vectors.formats import VectorLike
+
+FIRST, MOST = 50, 1000
+"""How many candidates are taken at first, and at most; with five for each hit wanted if that is more."""
+
+COMPARED = 2_000
+"""Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
+
+KEPT, EFFORT = 500, 5
+"""How many candidates the index keeps at least, and for each one taken: what it misses is not recalled."""
+
+WHOLE = 100_000
+"""Up to so many memories a bank is compared whole when no number of candidates was enough."""
+
+
+async def recall(
+    session: AsyncSession,
+    bank_id: int,
+    embedding: VectorLike,
+    *,
+    limit: int,
+    half_life: float,
+    weights: RecallWeights,
+    now: datetime | None,
+    exact: bool | None,
+) -> RecallResult:
+    """Double the candidates until no other memory can be better, then compare the whole bank if it is not too large."""
+    parameters = {
+        "bank": bank_id,
+        "embedding": embedding,
+        "importance_weight": weights.importance,
+        "recency_weight": weights.recency,
+        "half_life": half_life,
+        "now": now,
+    }
+    with translated():
+        matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
+        small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+        part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
+        while not (exact or small):
+            found = await _nearest(session, limit, candidates, part, parameters)
+            compared = found[0].compared if found else 0
+            certified = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
+            last = candidates == MOST or compared < candidates
+            if certified or (last and (exact is False or matches > WHOLE)):
+                return _result(found, SearchPath.HNSW_ITERATIVE, certified)
+            if last:
+                break
+            candidates = min(2 * candidates, MOST)
+        found = await fetch_rows(session, queries.recall_exactly(limit), parameters)
+    return _result(found, SearchPath.EXACT, True)
+
+
+async def _nearest(
+    session: AsyncSession, limit: int, candidates: int, part: float, parameters: dict[str, Any]
+) -> Sequence[Row[Any]]:
+    """The best of the nearest `candidates` of a bank that has `part` of all memories."""
+    kept = min(max(KEPT, EFFORT * candidates), MAX_EF_SEARCH)
+    params = SearchParams(ef_search=kept)
+    found: Sequence[Row[Any]] = ()
+    # A scan that can be read on takes longer, and what the index gives at once is enough for a large bank.
+    for iterative in (False, True) if kept * part >= 2 * candidates else (True,):
+        settings = scan_settings(candidates, params, iterative=iterative)
+        await set_local(session, {**settings, **OWN_PLAN})
+        found = await fetch_rows(session, queries.recall(limit, candidates), parameters)
+        if found and found[0].compared == candidates:
+            break
+    return found
+
+
+def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:
+    hits = [Hit(row, row.distance, row.score) for row in rows]
+    return RecallResult(hits, path, certified, rows[0].compared if rows else 0)

@@ -1,0 +1,90 @@
+"""What memories are told with, and what they give back when it is more than a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypedDict
+
+from ..errors import InvalidInputError
+from ..search.results import Hit, SearchPath
+from ..vectors.formats import VectorLike
+
+__all__ = ["BankSummary", "NewMemory", "Outcome", "RecallResult", "RecallWeights", "Remembered"]
+
+
+class NewMemory(TypedDict, total=False):
+    """One thing to remember, as `remember` takes it; only `content` must be there."""
+
+    content: str
+    embedding: VectorLike | None
+    importance: int
+    metadata: Mapping[str, Any] | None
+    ttl: timedelta | None
+    embedding_model: str | None
+
+
+class Outcome(StrEnum):
+    """What became of something that was told."""
+
+    STORED = "stored"
+    """It is a new memory."""
+    SEEN = "seen"
+    """The bank held, or the batch had, the same text: that memory counts it."""
+    MERGED = "merged"
+    """A memory means nearly the same: that memory counts it and keeps its own text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The memory that now stands for what was told."""
+
+    id: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RecallWeights:
+    """How much of its score a memory can lose, from 0 (nothing) to 1 (all of it): a fifth, as in Hindsight."""
+
+    importance: float = 0.2
+    """To its unimportance: what a memory of importance 0 would lose; one of 10 or more loses nothing."""
+    recency: float = 0.2
+    """To its age: what a memory loses that was not used for ever; after one half-life it is half of that."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("importance", self.importance), ("recency", self.recency)):
+            if not 0 <= value <= 1:
+                raise InvalidInputError(f"weights.{name}: expected 0 to 1, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class RecallResult:
+    """The memories with the best score, best first."""
+
+    hits: Sequence[Hit]
+    path: SearchPath
+    certified: bool
+    """Whether no memory of the bank can have a better score, up to neighbours that the index itself misses."""
+    candidates: int
+    """Memories that were compared in the last step."""
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+@dataclass(frozen=True, slots=True)
+class BankSummary:
+    """A bank, and how much is in it."""
+
+    id: int
+    name: str
+    description: str | None
+    created_at: datetime
+    memories: int
+    """Memories that have not expired."""

@@ -1,0 +1,190 @@
+"""Tasks on their way into the database: what `enqueue` and `enqueue_many` were given, checked and made complete."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from array import array
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import NoneType
+from typing import Any
+
+from ..checks import aware, check_text, json_text, to_json, within
+from ..errors import InvalidInputError, shown
+from ..models.tasks import DEFAULT_QUEUE
+from .tasks import NewTask
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "MAX_KEY_BYTES",
+    "MAX_QUEUE_BYTES",
+    "MAX_SECONDS",
+    "as_text",
+    "at",
+    "columns_of",
+    "firsts",
+    "keys_at",
+    "named",
+    "new_ids",
+]
+
+MAX_JSON_BYTES = 64 << 20
+MAX_KEY_BYTES = 2000
+"""What an entry of an index holds for certain."""
+MAX_QUEUE_BYTES = 200
+"""The length that the index of claims by intent holds."""
+MAX_SECONDS = 100 * 366 * 86400
+MAX_INTEGER = 2**31 - 1
+
+_DEFAULTS: Mapping[str, Any] = {
+    "content": None,
+    "priority": 1,
+    "created_by": None,
+    "assigned_to": None,
+    "parent_task_id": None,
+    "max_retries": 3,
+    "timeout_seconds": 300,
+    "metadata": None,
+    "available_at": None,
+    "delay": 0.0,
+    "dedupe_key": None,
+    "queue": DEFAULT_QUEUE,
+}
+
+
+def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]:
+    """The values of each attribute; only of those that a task has, or of `every` one. Raises InvalidInputError."""
+    names = set[str]().union(*tasks)
+    unknown = names - set(_DEFAULTS) - {"intent", "task_id"}
+    if unknown:
+        expected = ", ".join(("intent", "task_id", *_DEFAULTS))
+        raise InvalidInputError(
+            f"task: {', '.join(sorted(map(shown, unknown))[:5])}: no such key; expected some of {expected}"
+        )
+    ids = new_ids(len(tasks))
+    given = (task.get("task_id") for task in tasks)
+    keys = [None if isinstance(key, str) and not key else key for key in given]
+    columns: dict[str, list[Any]] = {
+        "id": ids,
+        "task_id": [str(id) if key is None else key for key, id in zip(keys, ids, strict=True)],
+        "intent": [task.get("intent", "") for task in tasks],
+    }
+    for name, default in _DEFAULTS.items():
+        if every or name in names:
+            columns[name] = [task.get(name, default) for task in tasks]
+    _check({**columns, "task_id": [key for key in keys if key is not None]})
+    # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
+    check = every or named(tasks)
+    for name in ("content", "metadata"):
+        if name in columns:
+            columns[name] = [_json(name, place, value, check) for place, value in enumerate(columns[name])]
+    if "metadata" in columns:
+        columns["metadata_"] = columns.pop("metadata")
+    if "delay" in columns:
+        columns["delay"] = [timedelta(seconds=value) for value in columns["delay"]]
+    return columns
+
+
+def named(tasks: Sequence[NewTask]) -> bool:
+    """Whether a task has a key that another can have too."""
+    return any("task_id" in task or "dedupe_key" in task for task in tasks)
+
+
+def at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
+    """Of each column the values at these places, in their order."""
+    return {name: [column[place] for place in places] for name, column in columns.items()}
+
+
+def keys_at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> list[tuple[str, str | None]]:
+    """The `task_id` and the `dedupe_key` of the tasks at these places."""
+    deduplicated = columns.get("dedupe_key")
+    return [(columns["task_id"][place], deduplicated[place] if deduplicated else None) for place in places]
+
+
+def firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Sequence[int]:
+    """The places without those whose `task_id` or `dedupe_key` an earlier one has.
+
+    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    """
+    seen: set[tuple[str, str]] = set()
+    kept: list[tuple[str, str, int]] = []
+    for place, (task_id, key) in zip(places, keys_at(columns, places), strict=True):
+        own = {("task_id", task_id)} if key is None else {("task_id", task_id), ("dedupe_key", key)}
+        if seen.isdisjoint(own):
+            kept.append((key or "", task_id, place))
+            seen |= own
+    return [place for _, _, place in sorted(kept)]
+
+
+def as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """The columns with JSON as text, which an array can hold."""
+    return {
+        name: [to_json(value) for value in column] if name in {"content", "metadata_"} else column
+        for name, column in columns.items()
+    }
+
+
+def new_ids(count: int) -> list[uuid.UUID]:
+    """Ids as uuid version 7: tasks that are filed together are claimed in the order of these."""
+    # Milliseconds and 12 bits of a fraction, counted on from the clock; the other 62 bits are random.
+    first = time.time_ns() * 4096 // 1_000_000
+    noise = array("Q", os.urandom(8 * count))
+    return [
+        uuid.UUID(int=(tick >> 12) << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62 | random >> 2)
+        for tick, random in enumerate(noise, first)
+    ]
+
+
+_WORDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("intent", "task_id", "created_by", "assigned_to", "dedupe_key", "queue"), (str, "text")),
+    **dict.fromkeys(("priority", "max_retries", "timeout_seconds"), (int, "a whole number")),
+    "delay": ((int, float), "a number"),
+    "available_at": (datetime, "a datetime"),
+    "parent_task_id": (uuid.UUID, "the `id` of a task, a UUID"),
+}
+
+
+def _check(columns: Mapping[str, Sequence[Any]]) -> None:
+    for name, (kinds, word) in _WORDS.items():
+        # A row of another type may not even have a hash.
+        found: set[type] = set(map(type, columns.get(name, ())))
+        for one in found:
+            if one is bool or not (
+                issubclass(one, kinds) or (one is NoneType and _DEFAULTS.get(name, "") is None)
+            ):
+                got = "None" if one is NoneType else one.__name__
+                raise InvalidInputError(f"{name}: expected {word}, got {got}")
+    for name, most in (("intent", 1 << 20), ("created_by", 1 << 20), ("assigned_to", 1 << 20)):
+        for text in set(columns.get(name, ())) - {None}:
+            check_text(name, text, most)
+    for queue in set(columns.get("queue", ())):
+        check_text("queue", queue, MAX_QUEUE_BYTES)
+    for name in ("task_id", "dedupe_key"):
+        for text in columns.get(name, ()):
+            if text is not None:
+                check_text(name, text, MAX_KEY_BYTES)
+    for name, low, high in (
+        ("priority", 1, 5),
+        ("max_retries", 0, MAX_INTEGER),
+        ("timeout_seconds", 1, MAX_INTEGER),
+    ):
+        for number in set(columns.get(name, ())):
+            within(name, number, low, high)
+    for delay in set(columns.get("delay", ())):
+        within("delay", delay, 0, MAX_SECONDS)
+    for at in set(columns.get("available_at", ())) - {None}:
+        aware("available_at", at)
+
+
+def _json(name: str, place: int, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"task {place}: {name}: expected a mapping, got {type(value).__name__}")
+        value = dict(value)
+    if check:
+        json_text(f"task {place}: {name}", value, MAX_JSON_BYTES)
+    return value

@@ -1,0 +1,240 @@
+"""The workers of both colours: how handlers are started, and what a worker may be told."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from ..database import AsyncDatabase, Database
+from ..errors import ConfigurationError
+from ..values.tasks import Backoff, ClaimedTask, NewResult
+from ._lease import AsyncLease, Lease
+from ._loop import End, Loop, Settings
+from ._outcome import Ended, raised, returned
+
+__all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
+
+Handler = Callable[[ClaimedTask, Lease], Sequence[NewResult] | None]
+"""Does a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
+
+AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewResult] | None]]
+"""The same for asyncio. It is cancelled when its task is to be cancelled or its lease is lost."""
+
+H = TypeVar("H", bound=Callable[..., object])
+
+
+class Worker:
+    """Does the tasks of some intents, each by the handler of its intent, in threads of its own.
+
+    It takes them from the queues of `queues`, from all by default, and does those of the agent `assigned_to` alone.
+    At most `concurrency` at once, and it claims no more than that. `lease` is the seconds after which others take the
+    tasks of a worker that fell silent; `grace` those that running tasks may have when it is stopped; `poll` the longest
+    time between two looks; `upkeep` that between two sweeps for tasks of vanished workers and for due slots of
+    schedules, unless `schedules` is False. It opens connections of its own to the database of `db`: three in a pool,
+    and one that listens.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        handlers: Mapping[str, Handler],
+        *,
+        concurrency: int = 4,
+        lease: float = 60.0,
+        grace: float = 25.0,
+        poll: float = 5.0,
+        upkeep: float = 5.0,
+        schedules: bool = True,
+        queues: Sequence[str] | None = None,
+        assigned_to: str | None = None,
+        backoff: Backoff = Backoff(),
+    ) -> None:
+        self._handlers = _checked(handlers, asynchronous=False)
+        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
+        self._concurrency = concurrency
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._loop = Loop(db, list(handlers), self._start, settings)
+
+    @property
+    def name(self) -> str:
+        """What its tasks have as `worker_id`: new for each worker."""
+        return self._loop.worker
+
+    def run(self, *, drain: bool = False, signals: bool = True) -> None:
+        """Work until it is stopped; with `drain`, until nothing can be claimed and nothing runs.
+
+        With `signals`, and in the main thread, SIGINT and SIGTERM stop it, and a second one stops it at once. A lost
+        database is waited for. Raises what no waiting mends, such as SchemaOutdatedError.
+        """
+        for _ in range(self._concurrency):
+            threading.Thread(target=self._serve, name="alfred-db handler", daemon=True).start()
+        try:
+            with _stopped_by_signals(self._loop, signals):
+                self._loop.run(drain=drain)
+        finally:
+            for _ in range(self._concurrency):
+                self._todo.put(None)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Have `run` claim no more, and return when the running tasks have ended or been given back.
+
+        They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
+        """
+        self._loop.stop(at_once=at_once)
+
+    def _start(self, task: ClaimedTask, end: End) -> Lease:
+        lease = Lease(task)
+        self._todo.put(lambda: end(self._ended(task, lease)))
+        return lease
+
+    def _serve(self) -> None:
+        while (work := self._todo.get()) is not None:
+            work()
+
+    def _ended(self, task: ClaimedTask, lease: Lease) -> Ended:
+        try:
+            value = self._handlers[task.intent](task, lease)
+        except BaseException as error:
+            return raised(lease, error)
+        return returned(lease, value)
+
+
+class AsyncWorker:
+    """The same for asyncio: handlers are tasks of the event loop that `run` is awaited in.
+
+    Everything else is done in threads: a handler that blocks the event loop holds up the others, but no heartbeat.
+    """
+
+    def __init__(
+        self,
+        db: AsyncDatabase,
+        handlers: Mapping[str, AsyncHandler],
+        *,
+        concurrency: int = 4,
+        lease: float = 60.0,
+        grace: float = 25.0,
+        poll: float = 5.0,
+        upkeep: float = 5.0,
+        schedules: bool = True,
+        queues: Sequence[str] | None = None,
+        assigned_to: str | None = None,
+        backoff: Backoff = Backoff(),
+    ) -> None:
+        self._handlers = _checked(handlers, asynchronous=True)
+        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
+        self._events: asyncio.AbstractEventLoop | None = None
+        self._running: set[asyncio.Task[Ended]] = set()
+        self._loop = Loop(db, list(handlers), self._start, settings)
+
+    @property
+    def name(self) -> str:
+        """What its tasks have as `worker_id`: new for each worker."""
+        return self._loop.worker
+
+    async def run(self, *, drain: bool = False, signals: bool = True) -> None:
+        """Work until it is stopped; with `drain`, until nothing can be claimed and nothing runs.
+
+        With `signals`, and in the main thread, SIGINT and SIGTERM stop it, and a second one stops it at once; so does
+        cancelling the task that awaits it. A lost database is waited for. Raises what no waiting mends, such as
+        SchemaOutdatedError.
+        """
+        self._events = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "alfred-db worker") as executor, _stopped_by_signals(self._loop, signals):
+            done = self._events.run_in_executor(executor, lambda: self._loop.run(drain=drain))
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError:
+                self.stop(at_once=True)
+                await done
+                raise
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Have `run` claim no more, and return when the running tasks have ended or been given back.
+
+        They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
+        """
+        self._loop.stop(at_once=at_once)
+
+    def _start(self, task: ClaimedTask, end: End) -> AsyncLease:
+        events = self._events
+        assert events is not None
+        lease = AsyncLease(task)
+        events.call_soon_threadsafe(self._begin, events, lease, end)
+        return lease
+
+    def _begin(self, events: asyncio.AbstractEventLoop, lease: AsyncLease, end: End) -> None:
+        def interrupt() -> None:
+            events.call_soon_threadsafe(running.cancel)
+
+        def ended(done: asyncio.Task[Ended]) -> None:
+            self._running.discard(done)
+            # Cancelled before it began, or what it ended with.
+            end(raised(lease, asyncio.CancelledError()) if done.cancelled() else done.result())
+
+        handling = self._handle(lease)
+        try:
+            running = events.create_task(handling)
+        except BaseException as error:  # of a task factory of the application
+            handling.close()
+            end(raised(lease, error))
+            return
+        self._running.add(running)
+        running.add_done_callback(ended)
+        lease.interruptible(interrupt)
+
+    async def _handle(self, lease: AsyncLease) -> Ended:
+        """Never raises: SystemExit and KeyboardInterrupt would end the event loop."""
+        try:
+            value = await self._handlers[lease.task.intent](lease.task, lease)
+        except BaseException as error:
+            return raised(lease, error)
+        return returned(lease, value)
+
+
+def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
+    """The handlers, if they are of the worker's colour. Raises ConfigurationError."""
+    if not handlers:
+        raise ConfigurationError("worker: there are no handlers; give a mapping from intents to functions")
+    for intent, handler in handlers.items():
+        if not callable(handler):
+            raise ConfigurationError(
+                f"worker: the handler of {intent!r} is {type(handler).__name__}; give a function of (task, lease)"
+            )
+        if is_asynchronous(handler) != asynchronous:
+            other = "Worker" if asynchronous else "AsyncWorker"
+            raise ConfigurationError(
+                f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; give it to {other}"
+            )
+    return dict(handlers)
+
+
+def is_asynchronous(handler: Callable[..., object]) -> bool:
+    """Whether it is for an AsyncWorker: a coroutine function, or an object whose call is one."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+@contextmanager
+def _stopped_by_signals(loop: Loop, wanted: bool) -> Generator[None]:
+    """Have signals stop the loop. A handler of Python's own is right for asyncio too: it only fills a queue, and runs
+    while the event loop is blocked."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        loop.stop(at_once=loop.stopping)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import corpus
+import numpy as np
+import pytest
+from plans import Explain
+from sqlalchemy import URL, text
+
+from alfred_db import AsyncDatabase
+from alfred_db.errors import InvalidInputError
+from alfred_db.queries import memory_recall as queries
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async import memory_recall
+from alfred_db.repositories._async.memories import AsyncMemoryRepository
+from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
+from alfred_db.search import SearchPath
+from alfred_db.values.memories import RecallWeights
+
+NOW, HALF_LIFE = corpus.NOW, corpus.HALF_LIFE
+TOP = 10
+
+
+def blend(similarities: np.ndarray, weights: RecallWeights) -> np.ndarray:
+    """The score of each memory, written down a second time."""
+    importance = 1 - weights.importance * (1 - corpus.importances() / 10)
+    recency = 1 - weights.recency * (1 - 2.0 ** -corpus.ages())
+    blended: np.ndarray = np.maximum(similarities, 0) * importance * recency
+    return blended
+
+
+@pytest.fixture
+async def uow(glosses_url: URL, schema: str | None) -> AsyncIterator[AsyncUnitOfWork]:
+    """A unit of work on the glosses, rolled back at the end."""
+    async with AsyncDatabase(glosses_url, schema=schema) as database, database.session() as session:
+        yield AsyncUnitOfWork(session)
+
+
+@pytest.fixture
+async def bank(uow: AsyncUnitOfWork) -> int:
+    """The only bank."""
+    return (await AsyncMemoryBankRepository(uow.session).get_or_create("glosses")).id
+
+
+@pytest.mark.parametrize(("exact", "least"), [(None, 0.99), (False, 0.97)], ids=["default", "by the index"])
+async def test_recall_is_the_exact_blend_on_real_data(
+    uow: AsyncUnitOfWork, bank: int, exact: bool | None, least: float
+) -> None:
+    # The index is built with random levels and misses a few of the true neighbours, which no certificate sees.
+    memories = AsyncMemoryRepository(uow.session)
+    vectors, questions = corpus.vectors()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    first = (await memories.list(bank, limit=1)).items[0].id
+    equal = certified = 0
+    for question in questions:
+        scores = blend(unit @ (question / np.linalg.norm(question)), RecallWeights())
+        expected = np.sort(scores)[::-1][:TOP]
+        found = await memories.recall(bank, question, half_life=HALF_LIFE, now=NOW, exact=exact)
+        given = [hit.score for hit in found]
+        assert given == pytest.approx([scores[hit.row.id - first] for hit in found], abs=1e-4)
+        assert found.path is (SearchPath.EXACT if exact is None else SearchPath.HNSW_ITERATIVE)
+        equal += bool(np.allclose(given, expected, atol=1e-5))
+        certified += found.certified
+    print(f"\nequal to the exact blend: {equal} of {len(questions)}; certified: {certified}")
+    assert len(questions) == 300
+    assert equal / len(questions) >= least
+    assert certified / len(questions) >= 0.99
+
+
+async def test_a_small_bank_is_compared_whole(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    vectors, questions = corpus.vectors()
+    found = await memories.recall(bank, questions[0], half_life=HALF_LIFE, now=NOW)
+    assert (found.path, found.certified, found.candidates) == (SearchPath.EXACT, True, len(vectors))
+    assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    "weights", [RecallWeights(1, 1), RecallWeights(0, 1), RecallWeights(1, 0), RecallWeights(0, 0)]
+)
+async def test_the_certificate_holds_for_any_weights(
+    uow: AsyncUnitOfWork, bank: int, weights: RecallWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the index the candidates are the true nearest: then what is certified must be right every time.
+    monkeypatch.setattr(memory_recall, "FIRST", 20)
+    await uow.session.execute(text("SET LOCAL enable_indexscan = off"))
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    certified = 0
+    for question in questions[:40]:
+        wanted = await memories.recall(
+            bank, question, half_life=HALF_LIFE, now=NOW, weights=weights, exact=True
+        )
+        found = await memories.recall(
+            bank, question, half_life=HALF_LIFE, now=NOW, weights=weights, exact=False
+        )
+        certified += found.certified
+        if found.certified:
+            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted])
+            assert found.candidates < wanted.candidates
+    assert certified >= 30
+
+
+async def test_candidates_are_doubled_until_they_suffice(
+    uow: AsyncUnitOfWork, bank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_recall, "FIRST", 25)
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    wanted = {
+        (
+            await memories.recall(bank, question, limit=1, now=NOW, weights=RecallWeights(1, 1), exact=False)
+        ).candidates
+        for question in questions[:60]
+    }
+    assert len(wanted) > 1
+    assert wanted <= {25, 50, 100, 200, 400, 800, 1000}
+
+
+async def test_what_cannot_be_certified_is_compared_whole(
+    uow: AsyncUnitOfWork, bank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_recall, "MOST", 10)
+    monkeypatch.setattr(memory_recall, "COMPARED", 0)
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    found = await memories.recall(bank, questions[0], now=NOW)
+    assert (found.path, found.certified, found.candidates) == (SearchPath.EXACT, True, 2000)
+    never = await memories.recall(bank, questions[0], now=NOW, exact=False)
+    assert (never.path, never.certified, never.candidates) == (SearchPath.HNSW_ITERATIVE, False, 10)
+    monkeypatch.setattr(memory_recall, "WHOLE", 100)
+    large = await memories.recall(bank, questions[0], now=NOW)
+    assert (large.path, large.certified) == (SearchPath.HNSW_ITERATIVE, False)
+
+
+async def test_a_bank_with_fewer_memories_than_wanted_gives_them_all(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    few = await AsyncMemoryBankRepository(uow.session).get_or_create("few")
+    _, questions = corpus.vectors()
+    for number in range(3):
+        await memories.remember(few, f"{number}", embedding=questions[number])
+    found = await memories.recall(few, questions[0])
+    assert (len(found), found.certified, found.candidates) == (3, True, 3)
+    forced = await memories.recall(few, questions[0], exact=False)
+    assert not forced.certified
+    empty = await AsyncMemoryBankRepository(uow.session).get_or_create("empty")
+    nothing = await memories.recall(empty, questions[0])
+    assert (len(nothing), nothing.certified, nothing.candidates) == (0, True, 0)
+
+
+async def test_the_vector_index_serves_the_recall(uow: AsyncUnitOfWork, bank: int) -> None:
+    memories = AsyncMemoryRepository(uow.session)
+    _, questions = corpus.vectors()
+    for question in questions[:12]:  # the driver prepares what it has run five times
+        found = await memories.recall(bank, question, now=NOW, exact=False)
+        assert len(found) == TOP
+    parameters = {
+        "bank": bank,
+        "embedding": questions[0],
+        "importance_weight": 0.3,
+        "recency_weight": 0.3,
+        "half_life": 86400.0,
+        "now": None,
+    }
+    plan = "\n".join(await uow.session.scalars(Explain(queries.recall(TOP, 200)), parameters))
+    assert "Index Scan using idx_memories_embedding" in plan
+    assert "Seq Scan" not in plan
+
+
+async def test_a_weight_is_a_part_of_the_score() -> None:
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidInputError, match=r"weights\.importance: expected 0 to 1"):
+            RecallWeights(importance=wrong)
+        with pytest.raises(InvalidInputError, match=r"weights\.recency: expected 0 to 1"):
+            RecallWeights(recency=wrong)
+
+
+async def test_a_failed_recall_leaves_no_setting_behind(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        memories = AsyncMemoryRepository(uow.session)
+        bank = await AsyncMemoryBankRepository(uow.session).get_or_create("bank")
+        await memories.remember(bank, "x", embedding=[1.0] * 384)
+        await memories.recall(bank, [1.0] * 384, exact=False)
+    async with committed.session() as session:
+        assert await session.scalar(text("SHOW plan_cache_mode")) == "auto"

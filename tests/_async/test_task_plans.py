@@ -1,0 +1,299 @@
+"""What the server makes of the statements, on an empty, a middling and a large queue."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import ClauseElement
+
+from alfred_db import AsyncDatabase
+from alfred_db.queries import task_claims as claims
+from alfred_db.queries import task_leases as held
+from alfred_db.queries import task_maintenance as upkeep
+from alfred_db.queries import tasks as filed
+from alfred_db.repositories._async.tasks import AsyncTaskRepository
+
+FILL = """
+    INSERT INTO {table} (task_id, intent, priority, status, available_at, created_at, completed_at, failed_at,
+        lease_token, lease_expires_at, attempt_deadline_at, parent_task_id, queue)
+    SELECT gen_random_uuid()::text, 'intent-' || n % 7, 1 + n % 5, status,
+        now() + CASE WHEN n % 10 < 3 AND status = 'pending' THEN interval '1 day' ELSE n * interval '-1 ms' END,
+        now() - n * interval '1 s',
+        CASE status WHEN 'completed' THEN now() - n * interval '1 s' END,
+        CASE status WHEN 'failed' THEN now() - n * interval '1 s' END,
+        gen_random_uuid(),
+        CASE status WHEN 'processing' THEN now() + (n % 3 - 1) * interval '1 hour' END,
+        CASE status WHEN 'processing' THEN now() + interval '1 hour' END,
+        CASE WHEN n % 50 = 0 THEN (SELECT id FROM {table} WHERE task_id = 'whole-' || n / 50 % 200) END,
+        'queue-' || n % 11
+    FROM generate_series(1, :size) AS n,
+        LATERAL (SELECT CASE WHEN n % 100 < 60 THEN 'pending' WHEN n % 100 < 97 THEN 'completed'
+            WHEN n % 100 < 99 THEN 'failed' WHEN n % 1000 < 100 THEN 'processing' ELSE 'completed' END AS status) AS s
+"""
+"""60 in 100 wait, three in ten of these for tomorrow; 38 in 100 are over; 2 failed; one in 1000 runs."""
+
+WHOLES = """
+    INSERT INTO {table} (task_id, intent, available_at)
+    SELECT 'whole-' || n, 'whole', now() + interval '1 day' FROM generate_series(0, 199) AS n
+"""
+"""Tasks that one in 50 of the others is a part of."""
+
+CLAIM = {
+    "worker": "w",
+    "token": uuid.uuid4(),
+    "lease": timedelta(seconds=60),
+    "queues": ["queue-1", "queue-2"],
+    "intents": ["intent-1", "intent-2"],
+}
+KINDS: list[tuple[dict[str, bool], str]] = [
+    ({"by_queue": by_queue, "by_intent": by_intent, "single": single}, f"idx_tasks_ready_{index}")
+    for by_queue, by_intent, index in (
+        (True, False, "queue"),
+        (False, True, "intent"),
+        (True, True, "queue_intent"),
+    )
+    for single in (True, False)
+]
+"""What can be claimed besides just anything, and the index that serves it."""
+BACKOFF = {"base": 1.0, "cap": 9.0, "jitter": 0.1}
+
+
+async def fill(database: AsyncDatabase, size: int, *, analyze: bool = True) -> None:
+    """Replace the tasks by so many."""
+    table = "tasks" if database.schema is None else f"{database.schema}.tasks"
+    async with database.session() as session:
+        await session.execute(text(f"TRUNCATE {table} CASCADE"))
+        await session.execute(text(WHOLES.format(table=table)))
+        await session.execute(text(FILL.format(table=table)), {"size": size})
+        if analyze:
+            await session.execute(text(f"ANALYZE {table}"))
+        await session.commit()
+
+
+async def plan_of(
+    session: AsyncSession,
+    statement: ClauseElement,
+    parameters: Mapping[str, Any],
+    *,
+    schema: str | None,
+    explain: str = "EXPLAIN",
+) -> str:
+    translation: dict[str, Any] = {}
+    if schema is not None:
+        translation = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    compiled = statement.compile(dialect=psycopg.dialect(), **translation)
+    connection = await session.connection()
+    found = await connection.exec_driver_sql(f"{explain} {compiled}", {**compiled.params, **parameters})
+    return "\n".join(found.scalars())
+
+
+async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> None:
+    for size in (0, 10_000, 300_000) if committed.schema is None else (0, 10_000):
+        await fill(committed, size, analyze=size > 0)
+        async with committed.session() as session:
+            for limit in (1, 10, 500):
+                plan = await plan_of(
+                    session,
+                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),
+                    CLAIM,
+                    schema=committed.schema,
+                )
+                _assert_claims_in_order(plan)
+                for kinds, index in KINDS:
+                    plan = await plan_of(
+                        session, claims.claim(limit, by_agent=False, **kinds), CLAIM, schema=committed.schema
+                    )
+                    _assert_claims_of_kinds_in_order(plan, index)
+            if size == 0:
+                continue
+            indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
+                "idx_tasks_running": (held.reap(500), BACKOFF),
+                "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
+                "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
+                "idx_tasks_ready": (upkeep.health("tasks"), {}),
+                "pk_tasks": (filed.list_(after=None, limit=100), {}),
+                "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
+                "uq_tasks_task_id": (filed.standing("t", "k"), {}),
+                "(pk_tasks|idx_tasks_running)": (
+                    held.complete(),
+                    {"id": uuid.uuid4(), "token": uuid.uuid4()},
+                ),
+                "(pk_tasks|idx_tasks_running) ": (
+                    held.heartbeat_many(),
+                    {
+                        "ids": [uuid.uuid4()] * 100,
+                        "tokens": [uuid.uuid4()] * 100,
+                        "lease": timedelta(seconds=1),
+                    },
+                ),
+            }
+            for index, (statement, parameters) in indexes.items():
+                plan = await plan_of(session, statement, parameters, schema=committed.schema)
+                assert re.search(index.strip(), plan), (size, plan)
+                assert not re.search(r"Seq Scan on (\w+\.)?tasks", plan), (size, plan)
+
+
+def _assert_claims_in_order(plan: str) -> None:
+    """The loop over the levels is the outer one, and reads each of them from the index in order.
+
+    That they are claimed in order of urgency rests on this, so it is more than speed.
+    """
+    claim = plan[plan.index("CTE claimed") : plan.index("\n  ->")]
+    loop = claim[claim.index("Nested Loop") :]
+    level, waiting = loop.index("Function Scan on generate_series level"), loop.index("LockRows")
+    assert level < waiting, plan
+    assert "Index Scan using idx_tasks_ready" in loop[waiting:], plan
+    assert "Index Cond: ((priority = level.priority) AND (available_at <=" in loop[waiting:], plan
+    assert "Sort" not in claim, plan
+    assert "Hash" not in claim, plan
+
+
+def _assert_claims_of_kinds_in_order(plan: str, index: str) -> None:
+    """The same; each level and kind is one range of the index of this claim, whatever the size and the statistics."""
+    claim = plan[plan.index("CTE claimed") : plan.index("\n  ->")]
+    loop = claim[claim.index("Nested Loop") :]
+    waiting = loop.index("LockRows")
+    assert "Function Scan on generate_series level" in loop[:waiting], plan
+    scans = re.findall(r"Scan using (\w+) on", claim)
+    assert set(scans) == {index}, plan
+    assert claim.count("((- priority) = (- level.priority)) AND (available_at <=") == len(scans), plan
+    assert "Sort" not in loop[waiting:], plan
+    assert not re.search("Hash|Bitmap|Seq Scan", claim), plan
+
+
+async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
+    committed: AsyncDatabase,
+) -> None:
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    filing = (
+        f"INSERT INTO {table} (task_id, intent, queue)"
+        " SELECT gen_random_uuid()::text, {intent}, {queue} FROM generate_series(1, {size}) AS n"
+    )
+    times = (
+        ("'intent-1'", "'queue-1'", 3_000),  # all of one kind
+        ("'x'", "'x'", 3_000),  # none of those that are asked for
+        ("'x' || n", "'x' || n", 3_000),  # of very many kinds
+    )
+    async with committed.session() as session:
+        for intent, queue, size in times:
+            await session.execute(text(f"TRUNCATE {table} CASCADE"))
+            await session.execute(text(filing.format(intent=intent, queue=queue, size=size)))
+            await session.execute(text(f"ANALYZE {table}"))
+            for kinds, index in KINDS:
+                statement = claims.claim(1, by_agent=False, **kinds)
+                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)
+                _assert_claims_of_kinds_in_order(plan, index)
+            await session.execute(text(f"TRUNCATE {table} CASCADE"))
+            for other, elsewhere in (("'other'", "'queue-1'"), ("'intent-1'", "'other'")):
+                await session.execute(text(filing.format(intent=other, queue=elsewhere, size=10_000)))
+            await session.execute(text(filing.format(intent="'intent-1'", queue="'queue-1'", size=10)))
+            statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
+            plan = await plan_of(
+                session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
+            )
+            claim = plan[plan.index("CTE claimed") :]
+            pages = re.search(r"Buffers: shared hit=(\d+)", claim)
+            assert pages is not None
+            assert int(pages[1]) < 200, plan
+            assert re.search(r"rows=1(\.00)? loops=1", claim), plan
+            _assert_claims_of_kinds_in_order(plan, "idx_tasks_ready_queue_intent")
+        await session.rollback()
+
+
+async def test_claims_are_in_order_and_disjoint_whatever_the_statistics_say(committed: AsyncDatabase) -> None:
+    await fill(committed, 3_000, analyze=False)
+    async with committed.session() as session:
+        tasks = AsyncTaskRepository(session)
+        seen: list[int] = []
+        ids: set[uuid.UUID] = set()
+        while batch := await tasks.claim(worker="w", limit=70):
+            assert len(batch) <= 70
+            seen += [task.priority for task in batch]
+            ids |= {task.id for task in batch}
+        assert len(ids) == len(seen) == 3_000 * 6 // 10 * 7 // 10
+        assert seen == sorted(seen, reverse=True)
+
+
+async def test_statistics_of_an_idle_hour_do_no_harm(committed: AsyncDatabase) -> None:
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    size, some = 4_000, 400
+    async with committed.session() as session:
+        await session.execute(text(f"TRUNCATE {table} CASCADE"))
+        filing = text(
+            f"INSERT INTO {table} (task_id, intent) SELECT gen_random_uuid()::text, 'x' FROM generate_series(1, :size)"
+        )
+        await session.execute(filing, {"size": size})
+        await session.execute(text(f"ANALYZE {table}"))
+        token = uuid.uuid4()
+        holding = text(
+            f"UPDATE {table} SET status = 'processing', lease_token = :token, attempt_deadline_at = now(),"
+            " lease_expires_at = now() - interval '1 s' RETURNING id"
+        )
+        held_ids = (await session.scalars(holding, {"token": token})).all()
+        mine = {"ids": held_ids[:some], "tokens": [token] * some}
+        statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
+            "heartbeat_many": (held.heartbeat_many(), {**mine, "lease": timedelta(seconds=-1)}),
+            "reap": (held.reap(some), BACKOFF),
+            "complete_many": (held.complete_many(), mine),
+        }
+        for name, (statement, parameters) in statements.items():
+            savepoint = await session.begin_nested()
+            plan = await plan_of(
+                session, statement, parameters, schema=committed.schema, explain="EXPLAIN (ANALYZE)"
+            )
+            await savepoint.rollback()
+            compared = [int(rows) for rows in re.findall(r"Rows Removed by Join Filter: (\d+)", plan)]
+            assert sum(compared) < size, (name, plan)
+            assert re.search(rf"Update on .*actual .* rows={some}\b", plan), (name, plan)
+
+
+async def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: AsyncDatabase) -> None:
+    await fill(committed, 0, analyze=False)
+    async with committed.session() as session:
+        table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+        for priority, delay in ((5, "1 day"), (1, "0")):
+            await session.execute(
+                text(
+                    f"INSERT INTO {table} (task_id, intent, priority, available_at)"
+                    f" SELECT gen_random_uuid()::text, 'x', {priority}, now() + interval '{delay}'"
+                    " FROM generate_series(1, :size)"
+                ),
+                {"size": 60_000 if priority == 5 else 1_000},
+            )
+        await session.execute(text(f"ANALYZE {table}"))
+        statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
+        plan = await plan_of(
+            session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
+        )
+        pages = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", plan)
+        claim = max(int(hit or 0) + int(read or 0) for hit, read in pages)
+        assert claim < 500, "all that it read and wrote, for ten tasks"
+        assert (await AsyncTaskRepository(session).queue_health()).ready == 990
+
+
+@pytest.mark.parametrize(
+    "table", ["tasks", "scheduler_executions", "workflow_executions", "processed_messages"]
+)
+async def test_the_storage_suits_a_queue(db: AsyncDatabase, table: str) -> None:
+    async with db.session() as session:
+        options = await session.scalar(
+            text("SELECT reloptions FROM pg_class WHERE oid = to_regclass(:name)"),
+            {"name": table if db.schema is None else f"{db.schema}.{table}"},
+        )
+    expected = {
+        "autovacuum_vacuum_scale_factor=0.01",
+        "autovacuum_vacuum_threshold=1000",
+        "autovacuum_vacuum_cost_delay=0",
+    }
+    if table != "processed_messages":  # which is not written twice
+        expected.add("fillfactor=70")
+    assert options is not None
+    assert expected <= set(options)

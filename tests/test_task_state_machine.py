@@ -1,0 +1,313 @@
+"""The life of tasks between three workers, a reaper and callers who cancel, against a model of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import URL, func, select, text, update
+
+from alfred_db import Database, Task, TaskStatus
+from alfred_db.errors import InvalidTransition, LeaseLost
+from alfred_db.repositories._sync.tasks import TaskRepository
+from alfred_db.values.tasks import Backoff, ClaimedTask
+
+PENDING, PROCESSING = TaskStatus.PENDING, TaskStatus.PROCESSING
+COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+
+AT_ONCE = Backoff(base=0, cap=0, jitter=0)
+WORKERS = st.integers(0, 2)
+ANY = st.integers(0, 1000)
+QUEUES = st.sampled_from(["default", "other"])
+
+
+@dataclass
+class Expected:
+    """What a task should be."""
+
+    priority: int
+    max_retries: int
+    queue: str = "default"
+    status: TaskStatus = PENDING
+    retry_count: int = 0
+    crash_count: int = 0
+    claim_seq: int = 0
+    token: uuid.UUID | None = None
+    cancelling: bool = False
+    late: str | None = None
+    """Why a reaper would take it."""
+    tokens: set[uuid.UUID] = field(default_factory=set)
+
+    def ends(self, *, crash: bool = False, retry: bool = True) -> TaskStatus:
+        """An attempt ends unfinished."""
+        left = retry and self.retry_count + self.crash_count < self.max_retries
+        self.status = CANCELLED if self.cancelling else PENDING if left else FAILED
+        if crash:
+            self.crash_count += 1
+        elif self.status is PENDING:
+            self.retry_count += 1
+        self.late = None
+        return self.status
+
+
+class Life(RuleBasedStateMachine):
+    def __init__(self, db: Database) -> None:
+        super().__init__()
+        self.db = db
+        self.tasks: dict[uuid.UUID, Expected] = {}
+        self.parents: dict[uuid.UUID, uuid.UUID | None] = {}
+        self.held: list[list[ClaimedTask]] = [[], [], []]
+        """Every claim of each worker, lost ones too."""
+
+    def run(self, work: Callable[[TaskRepository], object]) -> object:
+        with self.db.begin() as uow:
+            return work(TaskRepository(uow.session))
+
+    def one(self, worker: int, place: int) -> tuple[ClaimedTask, Expected, bool]:
+        """A claim of the worker, in two of three cases one that holds; its task, and whether it does."""
+        mine = self.held[worker] or [claim for claims in self.held for claim in claims]
+        holding = [claim for claim in mine if self.holds(claim)]
+        chosen = holding if holding and place % 3 else mine
+        claim = chosen[place // 3 % len(chosen)]
+        return claim, self.tasks[claim.id], self.holds(claim)
+
+    def holds(self, claim: ClaimedTask) -> bool:
+        task = self.tasks[claim.id]
+        return task.status is PROCESSING and task.token == claim.lease_token
+
+    def any_task(self, place: int) -> tuple[uuid.UUID, Expected]:
+        return list(self.tasks.items())[place % len(self.tasks)]
+
+    def claimed_before(self) -> bool:
+        return any(self.held)
+
+    @initialize()
+    def empty(self) -> None:
+        with self.db.begin() as uow:
+            uow.session.execute(text("TRUNCATE tasks CASCADE"))
+
+    @precondition(lambda self: len(self.tasks) < 5)
+    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2), queue=QUEUES, parent=ANY)
+    def enqueue(self, priority: int, max_retries: int, queue: str, parent: int) -> None:
+        above = self.any_task(parent) if self.tasks and parent % 2 else None
+        if above is not None and self.takes_no_children(above[0]):
+            id = above[0]
+            assert self.refused(lambda tasks: tasks.enqueue("x", parent_task_id=id))
+            return
+        with self.db.begin() as uow:
+            task, created = TaskRepository(uow.session).enqueue(
+                "x",
+                priority=priority,
+                max_retries=max_retries,
+                queue=queue,
+                parent_task_id=None if above is None else above[0],
+            )
+            assert created
+            self.tasks[task.id] = Expected(priority, max_retries, queue)
+            self.parents[task.id] = None if above is None else above[0]
+
+    def takes_no_children(self, id: uuid.UUID | None) -> bool:
+        """Whether it is cancelled or is to be, or has ended otherwise as a part of one that is."""
+        while id is not None:
+            task = self.tasks[id]
+            if task.status is CANCELLED or (task.status in (PENDING, PROCESSING) and task.cancelling):
+                return True
+            if task.status in (PENDING, PROCESSING):
+                return False
+            id = self.parents[id]
+        return False
+
+    @rule(worker=WORKERS, limit=st.integers(1, 4), queue=st.none() | QUEUES)
+    def claim(self, worker: int, limit: int, queue: str | None) -> None:
+        waiting = sorted(
+            (
+                task.priority
+                for task in self.tasks.values()
+                if task.status is PENDING and queue in (None, task.queue)
+            ),
+            reverse=True,
+        )
+        with self.db.begin() as uow:
+            claims = TaskRepository(uow.session).claim(
+                worker=f"w-{worker}", limit=limit, queues=None if queue is None else [queue]
+            )
+        assert [claim.priority for claim in claims] == waiting[:limit]
+        for claim in claims:
+            task = self.tasks[claim.id]
+            assert task.status is PENDING, "one holder"
+            assert claim.lease_token not in task.tokens
+            assert claim.attempt == task.retry_count + task.crash_count + 1
+            task.status, task.token = PROCESSING, claim.lease_token
+            task.tokens.add(claim.lease_token)
+            task.claim_seq += 1
+            assert claim.claim_seq == task.claim_seq
+            assert claim.queue == task.queue
+        self.held[worker] += claims
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY)
+    def heartbeat(self, worker: int, place: int) -> None:
+        claim, task, holds = self.one(worker, place)
+        kept = self.run(lambda tasks: tasks.heartbeat_many([claim]))
+        assert [each.cancel_requested for each in kept] == [task.cancelling] * holds  # type: ignore[attr-defined]
+        if holds and task.late == "lease":
+            task.late = None
+
+    @precondition(lambda self: len(self.tasks) > 1 and any(self.held))
+    @rule(place=ANY)
+    def beat_beside_a_locked_row(self, place: int) -> None:
+        """All that are held are kept, and those that nobody has locked are extended."""
+        holding = [claim for claims in self.held for claim in claims if self.holds(claim)]
+        if not holding or any(self.tasks[claim.id].late for claim in holding):
+            return
+        locked = holding[place % len(holding)].id
+        with self.db.session() as session:
+            session.execute(select(Task.id).where(Task.id == locked).with_for_update(key_share=True))
+            kept = self.run(lambda tasks: tasks.heartbeat_many(holding, lease=300))
+            assert [claim.id for claim in kept] == [claim.id for claim in holding]  # type: ignore[attr-defined]
+            assert [claim.lease == 300 for claim in kept] == [claim.id != locked for claim in holding]  # type: ignore[attr-defined]
+            session.rollback()
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY)
+    def complete(self, worker: int, place: int) -> None:
+        claim, task, holds = self.one(worker, place)
+        if holds:
+            task.status, task.late = COMPLETED, None
+        repeated = task.status is COMPLETED and task.token == claim.lease_token
+        self.expect(repeated, lambda tasks: tasks.complete(claim))
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY, retry=st.booleans())
+    def fail(self, worker: int, place: int, retry: bool) -> None:
+        claim, task, holds = self.one(worker, place)
+        if holds:
+            task.ends(retry=retry)
+        mine = task.status in (PENDING, FAILED, CANCELLED) and task.token == claim.lease_token
+        found = self.expect(mine, lambda tasks: tasks.fail(claim, "no", retry=retry, backoff=AT_ONCE))
+        assert found is (task.status if mine else None)
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY)
+    def release(self, worker: int, place: int) -> None:
+        claim, task, holds = self.one(worker, place)
+        if holds:
+            task.status, task.late = CANCELLED if task.cancelling else PENDING, None
+        mine = task.status in (PENDING, CANCELLED) and task.token == claim.lease_token
+        found = self.expect(mine, lambda tasks: tasks.release(claim))
+        assert found is (task.status if mine else None)
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY, what=st.sampled_from(["lease", "timeout"]), reap=st.booleans())
+    def time_passes(self, worker: int, place: int, what: str, reap: bool) -> None:
+        claim, task, holds = self.one(worker, place)
+        if not holds or task.late is not None:
+            return
+        task.late = what
+        past = func.statement_timestamp() - text("interval '1 second'")
+        values = {"lease_expires_at": past} if what == "lease" else {"attempt_deadline_at": past}
+        with self.db.begin() as uow:
+            uow.session.execute(update(Task).where(Task.id == claim.id).values(**values))
+        if reap:
+            self.reap()
+
+    @precondition(lambda self: any(task.late for task in self.tasks.values()))
+    @rule()
+    def reap(self) -> None:
+        late = {id: task for id, task in self.tasks.items() if task.late is not None}
+        expected = {id: task.ends(crash=task.late == "lease") for id, task in late.items()}
+        for task in late.values():
+            task.token = None
+        assert self.run(lambda tasks: tasks.reap(backoff=AT_ONCE)) == expected
+
+    @precondition(lambda self: self.tasks)
+    @rule(place=ANY)
+    def cancel(self, place: int) -> None:
+        id, task = self.any_task(place)
+        tree = {id}
+        while grown := {child for child, parent in self.parents.items() if parent in tree} - tree:
+            tree |= grown
+        live = {one: self.tasks[one] for one in tree if self.tasks[one].status in (PENDING, PROCESSING)}
+        expected = {}
+        for one, found in live.items():
+            if found.status is PENDING:
+                found.status = CANCELLED
+            else:
+                found.cancelling = True
+            expected[one] = found.status
+        if live:
+            assert self.run(lambda tasks: tasks.cancel(id)) == expected
+        else:
+            refused = self.refused(lambda tasks: tasks.cancel(id))
+            assert refused is (task.status is not CANCELLED)
+
+    @precondition(lambda self: self.tasks)
+    @rule(place=ANY)
+    def requeue(self, place: int) -> None:
+        id, task = self.any_task(place)
+        if self.refused(lambda tasks: tasks.requeue(id)):
+            assert task.status not in (FAILED, CANCELLED)
+            return
+        assert task.status in (FAILED, CANCELLED)
+        task.status, task.token, task.cancelling = PENDING, None, False
+        task.retry_count = task.crash_count = 0
+
+    def expect(self, holds: bool, work: Callable[[TaskRepository], object]) -> object:
+        """What it gives, or None if it is refused: it must be unless the worker `holds` the task."""
+        try:
+            found = self.run(work)
+        except LeaseLost:
+            assert not holds
+            return None
+        assert holds
+        return found
+
+    def refused(self, work: Callable[[TaskRepository], object]) -> bool:
+        try:
+            self.run(work)
+        except InvalidTransition:
+            return True
+        return False
+
+    @invariant()
+    def the_database_is_as_expected(self) -> None:
+        with self.db.begin() as uow:
+            rows = {row.id: row for row in TaskRepository(uow.session).list(limit=1000)}
+        assert rows.keys() == self.tasks.keys()
+        for id, task in self.tasks.items():
+            row = rows[id]
+            assert (row.status, row.lease_token) == (task.status, task.token)
+            assert (row.retry_count, row.crash_count) == (task.retry_count, task.crash_count)
+            assert (row.claim_seq, row.priority) == (task.claim_seq, task.priority)
+            assert (row.lease_expires_at is not None) is (task.status is PROCESSING)
+            assert (row.attempt_deadline_at is not None) is (task.status is PROCESSING)
+            assert row.retry_count + row.crash_count <= row.max_retries + 1
+            ends = (row.completed_at, row.failed_at, row.cancelled_at)
+            assert [end is not None for end in ends] == [
+                task.status is status for status in (COMPLETED, FAILED, CANCELLED)
+            ]
+
+
+def test_the_life_of_tasks(database_url: URL) -> None:
+    with Database(database_url) as db:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            lambda: Life(db),
+            settings=settings(
+                max_examples=100,
+                stateful_step_count=50,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
