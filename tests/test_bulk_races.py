@@ -1,15 +1,19 @@
 """Two calls that write the same rows, given in another order: they wait for each other, and neither deadlocks.
 
-Which methods take several rows is read from their signatures; CALLS has a call of each that writes.
+Which methods take several rows is read from their signatures; CALLS has a call of each that writes. Which rows go with
+others is read from the foreign keys.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import typing
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +21,8 @@ import pytest
 from injection.signatures import hints, methods, repositories
 from sqlalchemy import URL, text
 
-from alfred_db import Database
-from alfred_db.errors import AlfredDBError, ConflictError
+from alfred_db import Base, Database
+from alfred_db.errors import AlfredDBError, ConflictError, NotFoundError
 from alfred_db.repositories import UnitOfWork
 
 ROUNDS = 200 if os.environ.get("ALFRED_DB_FAULTS") else 5
@@ -290,3 +294,108 @@ def test_ids_and_errors_are_in_the_order_of_the_caller(races: Database) -> None:
     for on_conflict in ("error", "update"):
         with races.begin() as uow, pytest.raises(AlfredDBError, match=r"^row 2: "):
             uow.documents.add_many(rows, on_conflict=on_conflict)  # type: ignore[arg-type]
+
+
+# Rows that go with another row, and calls that meet at them
+
+
+@dataclass
+class Meeting:
+    """Two calls that lock the same rows: made for each round, and run at once."""
+
+    prepare: Callable[[UnitOfWork, int], tuple[Callable[[UnitOfWork], Any], Callable[[UnitOfWork], Any]]]
+
+
+def nodes(uow: UnitOfWork, number: int) -> Any:
+    one, other = (uow.entities.upsert_node("race", f"{number} {end}").id for end in "ab")
+    for place in range(40):
+        uow.entities.upsert_edge(*((one, other) if place % 2 else (other, one)), f"{place}")
+    return lambda u: u.entities.delete_node(one), lambda u: u.entities.delete_node(other)
+
+
+def dropped_collection(uow: UnitOfWork, number: int) -> Any:
+    name, other = f"dropped {number}", f"kept {number}"
+    for each in (name, other):
+        uow.knowledge.create_collection(each)
+    aliases = [f"{number:03} {place:02}" for place in range(20)]
+    for alias in reversed(aliases):  # the index of the collections has them in this order
+        uow.knowledge.set_aliases({alias: name})
+    moved = {alias: name if place == 10 else other for place, alias in enumerate(aliases)}
+
+    def move(u: UnitOfWork) -> None:
+        with suppress(NotFoundError):
+            u.knowledge.set_aliases(moved)
+
+    return lambda u: u.knowledge.drop_collection(name), move
+
+
+def emptied_bank(uow: UnitOfWork, number: int) -> Any:
+    bank = uow.memory_banks.get_or_create(f"emptied {number}").id
+    rows = uow.memories.remember_many(bank, [{"content": name} for name in names(range(50))])
+    ids = [row.id for row in rows]
+    for start in range(50, 0, -10):  # written anew, so that they are stored in another order
+        values = {"metadata_": {"k": "x" * 200}}
+        for id in reversed(ids[start - 10 : start]):
+            uow.memories.update(id, values)
+    return lambda u: u.memory_banks.delete(bank), lambda u: u.memories.touch(ids)
+
+
+MEETINGS: Mapping[str, Meeting] = {
+    "entity.entity_edge": Meeting(nodes),
+    "knowledge_aliases": Meeting(dropped_collection),
+    "memories": Meeting(emptied_bank),
+}
+"""By the table whose rows both calls lock."""
+
+ONE_WAY = {
+    "brk_registry.hosted_model_price": "no method removes a hosted model",
+    "brk_tracking.broker_request": "no method removes a hosted model",
+    "model_registry.model_capabilities": "whoever writes them holds their model",
+    "model_registry.model_endpoints": "whoever writes them holds their model",
+    "rag_query_documents": "a document's own are locked in order; no method removes a query",
+    "task_results": "written once, with the end of their task",
+    "test_results": "no method removes a run",
+    "workflow_events": "written once",
+    "workflow_steps": "written once",
+}
+"""Tables whose rows go with others, and why no two calls meet at them."""
+
+
+def test_every_table_whose_rows_go_with_others_is_tried() -> None:
+    tables = Base.metadata.tables.values()
+    cascading = {table.fullname for table in tables for key in table.foreign_keys if key.ondelete}
+    assert cascading <= MEETINGS.keys() | ONE_WAY.keys()
+    assert not MEETINGS.keys() & ONE_WAY.keys()
+    assert ONE_WAY.keys() <= cascading
+
+
+SLOWLY = """
+    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_sleep(0.003);
+        IF TG_OP = 'DELETE' THEN RETURN OLD; ELSE RETURN NEW; END IF;
+    END $$;
+    CREATE TRIGGER slowly BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION slowly();
+"""
+"""So that a call is in the middle of the rows when the other begins."""
+
+
+@pytest.mark.parametrize("table", MEETINGS)
+def test_calls_that_meet_at_the_rows_of_others_do_not_deadlock(races: Database, table: str) -> None:
+    prepared = []
+    for number in range(3):
+        with races.begin() as uow:
+            prepared.append(MEETINGS[table].prepare(uow, number))
+    with races.begin() as uow:
+        uow.session.execute(text(SLOWLY.format(table=table)))
+    try:
+        for number, calls in enumerate(prepared):
+
+            def run(uow: UnitOfWork, order: Sequence[int], calls: Any = calls) -> None:
+                time.sleep(0.03 * order[0])
+                calls[order[0]](uow)
+
+            error = together(races, run, (0, 1))
+            assert error is None, f"round {number}: {error}"
+    finally:
+        with races.begin() as uow:
+            uow.session.execute(text("DROP FUNCTION slowly CASCADE"))

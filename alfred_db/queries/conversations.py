@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import Conversation, MessageRole
 from .shapes.functions import func
 from .shapes.hybrid_search import DIVIDED_BY_LENGTH
-from .shapes.literals import among, seconds_ago
+from .shapes.literals import among, in_order, seconds_ago
 from .shapes.paging import page
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
 from .shapes.words import parameters, tsquery
@@ -92,7 +92,8 @@ def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
 
 
 def delete_session(session_id: str) -> ReturningDelete[int]:
-    return delete(Conversation).where(Conversation.session_id == session_id).returning(Conversation.id)
+    held = in_order(Conversation.id, Conversation.session_id == session_id)
+    return delete(Conversation).where(among(Conversation.id, held)).returning(Conversation.id)
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:

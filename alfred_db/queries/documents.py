@@ -10,6 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Document
+from ..models.base import table_of
+from .shapes import cascades
 from .shapes.functions import func
 from .shapes.paging import page
 
@@ -46,7 +48,8 @@ def change(document_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Docum
 
 
 def remove(document_id: int) -> ReturningDelete[int]:
-    return delete(Document).where(Document.id == document_id).returning(Document.id)
+    held = cascades.held(table_of(Document), document_id)
+    return delete(Document).where(Document.id == document_id, *held).returning(Document.id)
 
 
 def list_(*, after: str | None, limit: int) -> Select[Document]:

@@ -39,6 +39,7 @@ from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
 from ..types import Text
 from ..values.entities import Direction
+from .shapes import cascades
 from .shapes.functions import func
 from .shapes.literals import any_of
 from .shapes.paging import page
@@ -99,9 +100,15 @@ def list_nodes(
     return page(statement, [EntityNode.node_type, EntityNode.key], after=after, limit=limit)
 
 
+def hold_node(node_id: uuid.UUID) -> Select[uuid.UUID]:
+    """Lock the node for its removal: who is about to state a fact of it waits."""
+    return select(EntityNode.id).where(EntityNode.id == node_id).with_for_update()
+
+
 def delete_node(node_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
     """Its edges go with it, by their foreign keys."""
-    return delete(EntityNode).where(EntityNode.id == node_id).returning(EntityNode.id)
+    held = cascades.held(table_of(EntityNode), node_id)
+    return delete(EntityNode).where(EntityNode.id == node_id, *held).returning(EntityNode.id)
 
 
 # Facts

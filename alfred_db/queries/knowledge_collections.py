@@ -29,6 +29,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
 from .shapes.functions import func
+from .shapes.literals import in_order, number
 from .shapes.paging import page
 
 Ts = TypeVarTuple("Ts")
@@ -114,9 +115,14 @@ def drop_partition(partition: str) -> TextClause:
 
 
 def drop(name: str) -> ReturningDelete[str]:
+    """Its aliases go with it, locked in the order in which `set_aliases` writes them."""
+    held = in_order(KnowledgeAlias.alias, KnowledgeAlias.collection == name)
     return (
         delete(KnowledgeCollection)
-        .where(KnowledgeCollection.name == name)
+        .where(
+            KnowledgeCollection.name == name,
+            select(func.count()).select_from(held).scalar_subquery() >= number(0),
+        )
         .returning(KnowledgeCollection.name)
     )
 
@@ -141,12 +147,17 @@ def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
         .render_derived()
     )
     same = aliased(KnowledgeCollection)
-    found = (
-        select(wanted.c.alias, KnowledgeCollection.name, func.now())
+    # Locked before any alias is written, as whoever drops a collection locks it first and its aliases then.
+    held = (
+        select(wanted.c.alias, KnowledgeCollection.name)
         .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
         .where(~select(same.name).where(same.name == wanted.c.alias).exists())
-        .order_by(wanted.c.alias)
+        .order_by(KnowledgeCollection.name)
+        .with_for_update(read=True, key_share=True, of=KnowledgeCollection)
+        .cte("held")
+        .prefix_with("MATERIALIZED")
     )
+    found = select(held.c.alias, held.c.name, func.now()).order_by(held.c.alias)
     statement = insert(KnowledgeAlias).from_select(
         ["alias", "collection", "updated_at"], found, include_defaults=False
     )

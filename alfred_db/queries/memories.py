@@ -38,7 +38,7 @@ from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..vectors.formats import VectorLike
 from .shapes.functions import func
-from .shapes.literals import among, any_of
+from .shapes.literals import among, any_of, in_order
 from .shapes.memories import alive, expired, later
 from .shapes.paging import page
 from .shapes.vector_search import literal_limit
@@ -134,7 +134,9 @@ def change(memory_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Memory]
 
 
 def remove(memory_ids: Sequence[int]) -> ReturningDelete[int]:
-    return delete(Memory).where(_one_of(memory_ids)).returning(Memory.id)
+    return (
+        delete(Memory).where(among(Memory.id, in_order(Memory.id, _one_of(memory_ids)))).returning(Memory.id)
+    )
 
 
 def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:

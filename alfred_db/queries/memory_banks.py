@@ -12,6 +12,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
 from .shapes.functions import func
+from .shapes.literals import among, in_order
 from .shapes.memories import alive
 from .shapes.paging import page
 
@@ -49,7 +50,8 @@ def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
 
 
 def empty(bank_id: int) -> ReturningDelete[int]:
-    return delete(Memory).where(Memory.memory_bank_id == bank_id).returning(Memory.id)
+    held = in_order(Memory.id, Memory.memory_bank_id == bank_id)
+    return delete(Memory).where(among(Memory.id, held)).returning(Memory.id)
 
 
 def remove(bank_id: int) -> ReturningDelete[int]:

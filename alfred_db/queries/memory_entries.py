@@ -15,7 +15,7 @@ from ..models import MemoryEntry
 from ..models.base import table_of
 from ..vectors.formats import VectorLike
 from .shapes.functions import func
-from .shapes.literals import among
+from .shapes.literals import among, in_order
 from .shapes.memories import alive, content_hash, expired, lasting, later
 from .shapes.paging import page
 
@@ -76,7 +76,8 @@ def remove(entry_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
 
 
 def empty(namespace: str) -> ReturningDelete[uuid.UUID]:
-    return delete(MemoryEntry).where(MemoryEntry.namespace == namespace).returning(MemoryEntry.id)
+    held = in_order(MemoryEntry.id, MemoryEntry.namespace == namespace)
+    return delete(MemoryEntry).where(among(MemoryEntry.id, held)).returning(MemoryEntry.id)
 
 
 def list_(namespace: str, *, after: str | None, limit: int) -> Select[MemoryEntry]:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
 from ...errors import InvalidInputError
@@ -74,6 +75,12 @@ def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
     Looked up by an array: where the statistics are of a time without such rows, a join would compare each with each.
     """
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
+
+
+def in_order(key: InstrumentedAttribute[Any], *conditions: ColumnElement[bool]) -> CTE:
+    """The keys of the rows to be written, locked in their order: two calls wait for each other, and do not deadlock."""
+    rows = select(key).where(*conditions).order_by(key).with_for_update()
+    return rows.cte("held").prefix_with("MATERIALIZED")
 
 
 def any_of(values: Iterable[Any], type_: TypeEngine[Any]) -> CollectionAggregate[Any]:

@@ -73,7 +73,8 @@ class AsyncEntityRepository(AsyncRepository):
 
     async def delete_node(self, node_id: uuid.UUID) -> None:
         """Remove the node and every edge it has, in either direction; raises NotFoundError."""
-        if await self._write(queries.delete_node(node_id)) is None:
+        held = await self._first(queries.hold_node(node_id))
+        if held is None or await self._write(queries.delete_node(node_id)) is None:
             raise NotFoundError(f"node {node_id}: there is none; it may have been deleted already")
 
     async def upsert_edge(

@@ -74,7 +74,8 @@ class EntityRepository(Repository):
 
     def delete_node(self, node_id: uuid.UUID) -> None:
         """Remove the node and every edge it has, in either direction; raises NotFoundError."""
-        if self._write(queries.delete_node(node_id)) is None:
+        held = self._first(queries.hold_node(node_id))
+        if held is None or self._write(queries.delete_node(node_id)) is None:
             raise NotFoundError(f"node {node_id}: there is none; it may have been deleted already")
 
     def upsert_edge(

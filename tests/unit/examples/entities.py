@@ -23,6 +23,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(node_type=None, properties={}, **PAGE),
         call(node_type="type-4711", properties=PROPERTIES, after="WyJhLTQ3MTEiLCJrLTQ3MTEiXQ==", limit=471),
     ],
+    "hold_node": [call(NODE)],
     "delete_node": [call(NODE)],
     "upsert_edge": [
         call(NODE, OTHER, "type-4711", weight=4711.5, properties=PROPERTIES, valid_from=None, valid_to=None),

@@ -1,0 +1,46 @@
+"""Deleting a row with the rows that its foreign keys take along, when these belong to others too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Table, or_, select
+
+from .functions import func
+from .literals import number
+
+
+def held(parent: Table, key: Any) -> list[ColumnElement[bool]]:
+    """Conditions of a DELETE of the row with this key: they lock what goes with it, in the order of the keys.
+
+    ON DELETE CASCADE and SET NULL lock rows in the order of an index. Two parents of the same rows that are deleted at
+    once would do so in the orders of two indexes, and deadlock.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    for child, links in _shared(parent):
+        order = child.primary_key.columns
+        locked = (
+            select(*order)
+            .where(or_(*(link == key for link in links)))
+            .order_by(*order)
+            .with_for_update()
+            .cte(f"held_{child.name}")
+            .prefix_with("MATERIALIZED")
+        )
+        # Always true; the server computes it, and so locks the rows, before it comes to the row that is deleted.
+        conditions.append(select(func.count()).select_from(locked).scalar_subquery() >= number(0))
+    return conditions
+
+
+@cache
+def _shared(parent: Table) -> Sequence[tuple[Table, Sequence[Column[Any]]]]:
+    """The tables whose rows go with a row of this one and with another row, and their columns that refer to it."""
+    found: list[tuple[Table, Sequence[Column[Any]]]] = []
+    for child in parent.metadata.tables.values():
+        cascading = [key for key in child.foreign_keys if key.ondelete]
+        links = [key.parent for key in cascading if key.column.table is parent]
+        if links and len(cascading) > 1:
+            found.append((child, sorted(links, key=lambda link: str(link.name))))
+    return found
