@@ -33,6 +33,7 @@ check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python tools/unasync.py --check
+	$(BIN)/python tools/layout.py --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -45,7 +46,8 @@ fmt: .venv/test.stamp ## format, and fix what can be fixed
 gen: .venv/test.stamp ## generate the sync half from the async half
 	$(BIN)/python tools/unasync.py
 
-docs: .venv/docs.stamp ## build the documentation into site/
+docs: .venv/docs.stamp ## draw the layout page, and build the documentation into site/
+	$(BIN)/python tools/layout.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/bench.stamp ## measure against the alternatives
