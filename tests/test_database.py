@@ -367,9 +367,10 @@ def test_a_tenant_that_is_not_there_says_what_to_run(migrated_url: URL) -> None:
 
 def test_several_hosts_are_tried_in_turn(migrated_url: URL) -> None:
     """The first has no server; libpq goes on to the second."""
-    address = migrated_url.query["host"]
+    address = migrated_url.query.get("host") or migrated_url.host
     port = migrated_url.port or migrated_url.query.get("port") or 5432
-    url = migrated_url.set(port=None).update_query_dict({"host": f"/nowhere,{address}", "port": f"1,{port}"})
+    url = migrated_url.set(host="", port=None)
+    url = url.update_query_dict({"host": f"/nowhere,{address}", "port": f"1,{port}"})
     with Database(url) as database:
         assert agents(database) == []
 
