@@ -485,6 +485,8 @@ class _Translation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            return
         if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
             raise ConfigurationError(
                 f"the connection's client_encoding ({error.encoding}) cannot hold a text; make the engine with"

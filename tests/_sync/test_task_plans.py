@@ -55,7 +55,7 @@ CLAIM = {
     "intents": ["intent-1", "intent-2"],
 }
 KINDS: list[tuple[dict[str, bool], str]] = [
-    ({"by_queue": by_queue, "by_intent": by_intent, "single": single}, f"idx_tasks_ready_{index}")
+    ({"by_queue": by_queue, "by_intent": by_intent, "single": single}, f"idx_tasks_waiting_{index}")
     for by_queue, by_intent, index in (
         (True, False, "queue"),
         (False, True, "intent"),
@@ -205,7 +205,7 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
             assert pages is not None
             assert int(pages[1]) < 200, plan
             assert re.search(r"rows=1(\.00)? loops=1", claim), plan
-            _assert_claims_of_kinds_in_order(plan, "idx_tasks_ready_queue_intent")
+            _assert_claims_of_kinds_in_order(plan, "idx_tasks_waiting_queue_intent")
         session.rollback()
 
 

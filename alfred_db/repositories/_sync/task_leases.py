@@ -58,24 +58,23 @@ class HeldTasks(Repository):
         within("limit", limit, 1, MAX_CLAIM)
         within("lease", lease, 0.001, MAX_SECONDS)
         check_text("worker", worker)
-        kinds = {"queues": _names("queues", queues), "intents": _names("intents", intents)}
-        given = {name: names for name, names in kinds.items() if names is not None}
-        statement = claims.claim(
-            limit,
-            by_queue="queues" in given,
-            by_intent="intents" in given,
-            by_agent=assigned_to is not None,
-            single=all(len(names) == 1 for names in given.values()),
-            long=any(len(intent) > claims.INDEXED for intent in given.get("intents", ())),
-        )
         parameters: dict[str, Any] = {
             "worker": worker,
             "token": uuid.uuid4(),
             "lease": timedelta(seconds=lease),
-            **given,
         }
+        single = True
+        if queues is not None:
+            parameters["queues"] = names = _names("queues", queues)
+            single = len(names) == 1
+        if intents is not None:
+            parameters["intents"] = names = _names("intents", intents)
+            single = single and len(names) == 1
         if assigned_to is not None:
             parameters["assigned_to"] = assigned_to
+        statement = claims.claim(
+            limit, queues is not None, intents is not None, assigned_to is not None, single
+        )
         until = time.monotonic() + lease
         rows = fetch(self._session, statement, parameters)
         if not rows:
@@ -280,10 +279,10 @@ class HeldTasks(Repository):
             )
 
 
-def _names(argument: str, names: Sequence[str] | None) -> list[str] | None:
+def _names(argument: str, names: Sequence[str]) -> list[str]:
     if isinstance(names, str):
         raise InvalidInputError(f"{argument}: expected a sequence of names, got one name; put it in a list")
-    return None if names is None else list(dict.fromkeys(names))
+    return list(dict.fromkeys(names))
 
 
 def _array(ids: Iterable[uuid.UUID]) -> str:
