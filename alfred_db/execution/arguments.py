@@ -78,36 +78,39 @@ _PLAIN: Mapping[Any, str] = {
 }
 
 
-def checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method behind a door that raises InvalidInputError for an argument of a wrong type."""
-    doors: list[Callable[..., None]] = []
+def checked(owner: type, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method behind a door that raises InvalidInputError for an argument of a wrong type.
+
+    What is returned makes the door when it is first called, and puts that into its own place in the class.
+    """
+    doors: list[Callable[..., Any]] = []
+
+    def made() -> Callable[..., Any]:
+        if not doors:
+            doors.append(wraps(method)(_door(method)))
+            if vars(owner).get(name) is first:  # nobody has put something else there
+                setattr(owner, name, doors[0])
+        return doors[0]
 
     if inspect.iscoroutinefunction(method):
 
         @wraps(method)
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            for door in doors or _made(doors, method):
-                door(*args, **kwargs)
-            return await cast("Awaitable[Any]", method(*args, **kwargs))
+            return await cast("Awaitable[Any]", made()(*args, **kwargs))
 
-        return awaited
+        first: Callable[..., Any] = awaited
+    else:
 
-    @wraps(method)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        for door in doors or _made(doors, method):
-            door(*args, **kwargs)
-        return method(*args, **kwargs)
+        @wraps(method)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return made()(*args, **kwargs)
 
-    return called
+        first = called
+    return first
 
 
-def _made(doors: list[Callable[..., None]], method: Callable[..., Any]) -> list[Callable[..., None]]:
-    doors[:] = [_door(method)]
-    return doors
-
-
-def _door(method: Callable[..., Any]) -> Callable[..., None]:
-    """A function of the method's parameters that checks them."""
+def _door(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the method's parameters that checks them, and calls it."""
     try:
         hints = typing.get_type_hints(method)
     except NameError:  # a subclass elsewhere, whose types are known to a type checker only
@@ -116,23 +119,28 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
         "_type": type,
         "_vectors": frozenset({list, ndarray}),
         "_is_suspicious": _is_suspicious,
+        "_method": method,
     }
     cleaned = {*FROM_OUTSIDE, "code"} if method.__name__ == "fail" else FROM_OUTSIDE
     heads: list[str] = []
+    passed: list[str] = []
     tests: list[str] = []
     keyword_only = False
     for number, (name, parameter) in enumerate(inspect.signature(method).parameters.items()):
         default = "" if parameter.default is parameter.empty else "=None"
         if parameter.kind is parameter.VAR_POSITIONAL:
             heads.append(f"*{name}")
+            passed.append(f"*{name}")
             keyword_only = True
         elif parameter.kind is parameter.VAR_KEYWORD:
             heads.append(f"**{name}")
+            passed.append(f"**{name}")
         else:
             if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
                 heads.append("*")
                 keyword_only = True
             heads.append(name + default)
+            passed.append(f"{name}={name}" if keyword_only else name)
         if name in hints and parameter.kind is not parameter.VAR_KEYWORD:
             hint = hints[name]
             if parameter.kind is parameter.VAR_POSITIONAL:
@@ -145,13 +153,17 @@ def _door(method: Callable[..., Any]) -> Callable[..., None]:
                 scope[f"_default{number}"] = parameter.default
                 suspicion = f"if {name} is not _default{number}: "
             tests.append(f"    {suspicion}_check{number}({name})")
-    source = "\n".join([f"def {method.__name__}({', '.join(heads)}):", *(tests or ["    pass"])])
-    exec(source, scope)
+    begin, end = ("async ", "await ") if inspect.iscoroutinefunction(method) else ("", "")
+    source = [
+        f"{begin}def {method.__name__}({', '.join(heads)}):",
+        *tests,
+        f"    return {end}_method({', '.join(passed)})",
+    ]
+    exec("\n".join(source), scope)
     door: Any = scope[method.__name__]
-    door.__qualname__ = method.__qualname__
     door.__defaults__ = method.__defaults__
     door.__kwdefaults__ = method.__kwdefaults__
-    return cast("Callable[..., None]", door)
+    return cast("Callable[..., Any]", door)
 
 
 def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:

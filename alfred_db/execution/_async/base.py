@@ -37,7 +37,7 @@ class AsyncRepository:
         super().__init_subclass__()
         for name, method in list(vars(cls).items()):
             if not name.startswith("_") and isfunction(method):
-                setattr(cls, name, checked(method))
+                setattr(cls, name, checked(cls, name, method))
 
     async def _first(self, statement: Select[T]) -> T | None:
         with translated():

@@ -132,7 +132,7 @@ def _run(
 ) -> Any:
     own = session
     direct = isinstance(own, DirectSession) and own.direct
-    if not direct and own.autoflush and (own.new or own.dirty or own.deleted):
+    if not direct and own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
         session.flush()
     options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}

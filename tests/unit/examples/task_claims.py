@@ -13,7 +13,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(471, Task.intent == "intent-4711", lock=True, also=[Task.priority]),
     ],
     "claim": [
-        call(471, by_queue=by_queue, by_intent=by_intent, by_agent=by_agent, single=single, long=by_intent)
+        call(471, by_queue=by_queue, by_intent=by_intent, by_agent=by_agent, single=single)
         for by_queue in (False, True)
         for by_intent in (False, True)
         for by_agent in (False, True)

@@ -1,0 +1,71 @@
+"""The door before a repository's methods."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alfred_db import InvalidInputError
+from alfred_db.inputs.arguments import checked
+
+
+class Plain:
+    def method(self, name: str, *more: int, limit: int = 5, **rest: Any) -> tuple[Any, ...]:
+        return name, more, limit, rest
+
+
+class Awaited:
+    async def method(self, name: str, *, limit: int = 5) -> tuple[Any, ...]:
+        return name, limit
+
+
+def guarded(owner: type) -> Callable[..., Any]:
+    """A subclass whose method is behind the door, which is not made yet."""
+    made = type(owner.__name__, (owner,), {})
+    first = checked(made, "method", vars(owner)["method"])
+    setattr(made, "method", first)  # noqa: B010
+    return made
+
+
+def test_the_door_takes_the_place_of_what_made_it() -> None:
+    guard = guarded(Plain)
+    first = vars(guard)["method"]
+    kept = guard().method
+    assert guard().method("a", 1, 2, limit=3, other=4) == ("a", (1, 2), 3, {"other": 4})
+    door = vars(guard)["method"]
+    assert door is not first
+    assert guard().method("a") == kept("a") == ("a", (), 5, {})
+    assert vars(guard)["method"] is door, "made once"
+    assert inspect.signature(door) == inspect.signature(Plain.method)
+    for call in (kept, guard().method):
+        for arguments, options in (((1,), {}), (("a", "b"), {}), (("a",), {"limit": "x"})):
+            with pytest.raises(InvalidInputError):
+                call(*arguments, **options)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'name'"):
+        guard().method()
+
+
+def test_a_door_does_not_take_the_place_of_something_else() -> None:
+    guard = guarded(Plain)
+    kept = guard().method
+
+    def other(self: object) -> str:
+        return "other"
+
+    setattr(guard, "method", other)  # noqa: B010
+    assert kept("a") == ("a", (), 5, {})
+    assert guard().method() == "other"
+
+
+def test_a_coroutine_stays_one() -> None:
+    guard = guarded(Awaited)
+    for _ in range(2):
+        assert inspect.iscoroutinefunction(vars(guard)["method"])
+        assert asyncio.run(guard().method("a", limit=2)) == ("a", 2)
+        waiting = guard().method(1)
+        with pytest.raises(InvalidInputError):
+            asyncio.run(waiting)
