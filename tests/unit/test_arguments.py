@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alfred_db import InvalidInputError
-from alfred_db.inputs.arguments import checked
+from alfred_db.execution.arguments import checked
 
 
 class Plain:
