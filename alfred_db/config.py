@@ -57,17 +57,17 @@ def migration_url(url: str | URL | None = None) -> URL:
     return database_url((os.environ.get("ALFRED_DB_MIGRATION_URL") or None) if url is None else url)
 
 
-def command(action: str, url: URL, schema: str | None = None) -> str:
-    """The command line `alfred-db <action>`, in backticks, that acts on the database of `url` wherever it is typed.
+def command(action: str, url: URL, schema: str | None = None, *options: str) -> str:
+    """The command line `alfred-db <action> <options>`, in backticks, that acts on the database of `url` wherever it is typed.
 
     The database is named unless the environment does so; without its password, which libpq finds where it always does.
     """
-    words = ["alfred-db", *action.split()]
+    words = ["alfred-db", *action.split(), *map(shlex.quote, options)]
     if not _named_by_environment(url):
         words += ["--url", shlex.quote(_without_password(url).render_as_string())]
     if schema is not None:
         words += ["--schema", shlex.quote(schema)]
-    given_away = url.password is not None and "--url" in words
+    given_away = "--url" in words and _has_secret(url)
     return f"`{' '.join(words)}`{' (its password in PGPASSWORD or a passfile)' if given_away else ''}"
 
 
@@ -84,7 +84,11 @@ def _named_by_environment(url: URL) -> bool:
 
 
 def _without_password(url: URL) -> URL:
-    return url._replace(drivername="postgresql", password=None)
+    return url.difference_update_query(_SECRET_PARAMETERS)._replace(drivername="postgresql", password=None)
+
+
+def _has_secret(url: URL) -> bool:
+    return url.password is not None or any(name in url.query for name in _SECRET_PARAMETERS)
 
 
 def tenant_schema(name: str) -> str:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -161,7 +162,7 @@ _TRY_IN_A_SAVEPOINT = (
     " `with uow.session.begin_nested()`"
 )
 
-_UPGRADE = "call upgrade() of this Database, or `alfred-db upgrade` with its --url and --schema"
+_UPGRADE = "upgrade its schema, as `upgrade` of a Database with this URL and schema does"
 
 _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23503": (ConflictError, "check that the referenced row exists and nothing refers to a row you delete"),
@@ -291,6 +292,18 @@ _MARK = "alfred_db_mark"
 _MOST_BYTES = (1 << 30) - (1 << 16)
 
 
+_COMMAND = "alfred_db_upgrade"
+
+
+def note_upgrade(error: BaseException, command: Callable[[], str]) -> None:
+    """Note the command that upgrades the database where an error has come up, for the advice about it.
+
+    It is asked for only where the error is that a table, column or schema is missing.
+    """
+    if isinstance(error, psycopg.Error) and _BY_SQLSTATE.get(error.sqlstate or "", ("", ""))[1] is _UPGRADE:
+        setattr(error, _COMMAND, command())
+
+
 def failed_transaction() -> InvalidTransition:
     """What is raised where the server would answer COMMIT by rolling back, without an error."""
     return InvalidTransition(f"a statement of this transaction has failed, so that {_TRY_IN_A_SAVEPOINT}")
@@ -362,6 +375,8 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if found is None:
         return None
     kind, advice = found
+    if (command := getattr(original, _COMMAND, None)) is not None:
+        advice = f"run {command}"
     return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE or mark == "lost")
 
 

@@ -22,6 +22,7 @@ from alfred_db import Database, Event
 from alfred_db.cli import Commands
 from alfred_db.cli.catalog import catalog
 from alfred_db.cli.maintain import maintain
+from alfred_db.config import command
 from alfred_db.errors import InvalidInputError
 from alfred_db.interchange.catalog import seed
 from alfred_db.repositories import UnitOfWork
@@ -145,7 +146,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(run: Run) -> None:
 def test_a_database_without_the_tables_is_one_line(empty_url: URL) -> None:
     done = on(empty_url)("catalog", "load")
     assert done.exit_code == 2
-    assert "`alfred-db upgrade` with its --url" in done.stderr
+    assert f"run {command('upgrade', empty_url)}" in done.stderr
 
 
 # maintain

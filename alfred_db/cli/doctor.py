@@ -90,7 +90,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
             external=[name for name in SHARED_SCHEMAS if requirements.external(facts, name)],
             warnings=[
                 *requirements.warnings(facts),
-                *_functions(connection),
+                *_functions(connection, quoted(facts.database)),
                 *_settings(connection, facts),
                 *([] if errors else _rows(connection, schema)),
             ],
@@ -156,14 +156,14 @@ def _events(connection: Connection) -> list[str]:
     ]
 
 
-def _functions(connection: Connection) -> list[str]:
+def _functions(connection: Connection, database: str) -> list[str]:
     """What raw SQL may miss: a dump of a database with uuid-ossp is restored without its function elsewhere."""
     lost = "SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities') IS NOT NULL AND pg_catalog.to_regprocedure(:name) IS NULL"
     name = "extensions.uuid_generate_v4()"
     if not connection.scalar(text(lost), {"name": name}):
         return []
     return [
-        f"{name} is missing: nothing of alfred-db calls it; for raw SQL that does, run CREATE FUNCTION {name}"
+        f"{name} is missing: nothing of alfred-db calls it; for raw SQL that does, run in {database}: CREATE FUNCTION {name}"
         " RETURNS uuid LANGUAGE sql AS 'SELECT pg_catalog.gen_random_uuid()';"
     ]
 

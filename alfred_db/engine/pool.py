@@ -16,7 +16,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-from ..errors import ConfigurationError, failed_transaction, mark_lost
+from ..config import command
+from ..errors import ConfigurationError, failed_transaction, mark_lost, note_upgrade
 from ..server.databases import VERSION_TABLES, not_utf8
 from ..types import bind_text
 
@@ -27,6 +28,7 @@ __all__ = [
     "connect_args",
     "end_interrupted",
     "left_unused",
+    "name_upgrade",
     "needs_ping",
     "passing_engine",
     "prepare_connections",
@@ -97,8 +99,24 @@ def passing_engine(url: URL, application_name: str, *, any_encoding: bool = Fals
             _refuse_encoding(dbapi_connection, record)
         _ask(dbapi_connection, f"SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}")
 
+    def look(context: ExceptionContext) -> None:
+        name_upgrade(context.original_exception, engine)
+
     event.listen(engine, "connect", prepare)
+    event.listen(engine, "handle_error", look)
     return engine
+
+
+def name_upgrade(error: BaseException, engine: Engine) -> None:
+    """Have the advice about an error name the command that upgrades the engine's database and tenant."""
+    note_upgrade(error, lambda: command("upgrade", engine.url, _tenant(engine)))
+
+
+def _tenant(engine: Engine) -> str | None:
+    tenants: Mapping[str | None, str | None] = (
+        engine.get_execution_options().get("schema_translate_map") or {}
+    )
+    return tenants.get(None)
 
 
 def reset_after_use(engine: Engine) -> None:
@@ -156,6 +174,7 @@ def end_interrupted(engine: Engine) -> None:
     """
 
     def look(context: ExceptionContext) -> None:
+        name_upgrade(context.original_exception, engine)
         driver: Any = None
         with suppress(AttributeError, InvalidRequestError):  # it never connected, or is closed
             driver = context.connection and context.connection.connection.driver_connection
@@ -269,7 +288,7 @@ def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
                 dbapi_connection.close()
                 raise ConfigurationError(
                     f"{odd}: the server's sessions have another value than alfred-db relies on, and behind a transaction"
-                    " pooler it cannot be set; set it for the role, as `alfred-db doctor` says"
+                    f" pooler it cannot be set; set it for the role, as {command('doctor', engine.url, _tenant(engine))} says"
                 )
             looked = True
 

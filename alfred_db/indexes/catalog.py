@@ -48,7 +48,7 @@ def status(connection: Connection, schema: str | None = None) -> list[IndexStatu
             raise SchemaOutdatedError(f"table {name} does not exist: run {run}")
         for row in own:
             if row.name is not None:
-                rebuild = command(f"vectors rebuild --index {row.name}", connection.engine.url, schema)
+                rebuild = command("vectors rebuild", connection.engine.url, schema, "--index", row.name)
                 found.append(_status(row, facts, faults, rebuild))
         for home in dict.fromkeys((row.schema, row.table) for row in own if row.table is not None):
             here = [row for row in own if (row.schema, row.table) == home]

@@ -75,6 +75,7 @@ def recall(
         raise NotFoundError(
             f"table {subject.name}: holds fewer than two vectors, so there is nothing to measure"
         )
+    tenant = schema or mapping_of(None, engine.get_execution_options()).get(None)
     return RecallReport(
         subject.name,
         index.name,
@@ -83,6 +84,7 @@ def recall(
         len(results),
         _median([one.exact for one in results]),
         tuple(_by_ef(ef, [one.found[ef] for one in results]) for ef in results[0].found),
+        command("vectors rebuild", engine.url, tenant, "--index", index.name),
     )
 
 

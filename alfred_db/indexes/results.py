@@ -117,6 +117,8 @@ class RecallReport:
     exact_milliseconds: float
     """Median time of a comparison of all rows."""
     measured: tuple[EfRecall, ...]
+    rebuild: str
+    """The command that rebuilds the index, in backticks."""
 
     @property
     def ef(self) -> int | None:
@@ -140,6 +142,6 @@ class RecallReport:
         if self.ef is None:
             verdict = (
                 f"no ef_search up to {self.measured[-1].ef} meets {self.target:g}: try larger ones, or rebuild"
-                f" the index (`alfred-db vectors rebuild --index {self.index}`)"
+                f" the index ({self.rebuild})"
             )
         return "\n".join([*lines, verdict])

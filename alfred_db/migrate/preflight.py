@@ -101,7 +101,7 @@ def _require_others(connection: Connection, facts: requirements.Facts, home: str
         if schema is not None and not schema.may_create and name not in facts.shared_tables:
             raise ConfigurationError(
                 f"table {name}: it is missing, and its schema belongs to the role {quoted(schema.owner)}; have the service"
-                f" of that role make it first, or run: GRANT USAGE, CREATE ON SCHEMA {quoted(schema.name)}"
+                f" of that role make it first, or run in {quoted(facts.database)}: GRANT USAGE, CREATE ON SCHEMA {quoted(schema.name)}"
                 f" TO {quoted(facts.role)};"
             )
 

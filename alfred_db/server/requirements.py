@@ -119,7 +119,8 @@ def require(facts: Facts) -> None:
         if status.schema is not None and not status.usable:
             raise ConfigurationError(
                 f"the role {quoted(facts.role)} may not use the schema of the extension {extension.name!r};"
-                f" its owner or a superuser runs: GRANT USAGE ON SCHEMA {quoted(status.schema)} TO {quoted(facts.role)};"
+                f" its owner or a superuser runs in {quoted(facts.database)}: GRANT USAGE ON SCHEMA {quoted(status.schema)} TO"
+                f" {quoted(facts.role)};"
             )
 
 
@@ -183,7 +184,7 @@ def warnings(facts: Facts) -> list[str]:
             found.append(f"{extension.name} is not installed: {extension.without}")
     found += [
         f"schema {quoted(schema)}: {role} may create in it, and so put functions and operators where the SQL of others finds"
-        f" them in the place of PostgreSQL's own; its owner runs: REVOKE CREATE ON SCHEMA {quoted(schema)} FROM {role};"
+        f" them in the place of PostgreSQL's own; its owner runs in {quoted(facts.database)}: REVOKE CREATE ON SCHEMA {quoted(schema)} FROM {role};"
         for schema, role in facts.creators
     ]
     return found

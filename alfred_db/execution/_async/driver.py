@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
+from ...engine.pool import name_upgrade
 from ...engine.session import DirectSession, take
 from ...errors import mark_lost, translated
 from ...types import bind_text
@@ -100,6 +101,7 @@ async def settle(
     SQLAlchemy is told of one that is closed: it would roll it back, and fail again. `undone` says that nothing of the
     transaction remains when the connection is lost.
     """
+    name_upgrade(error, bind_of(session).engine)
     if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
         with suppress(Exception):  # the socket alone would not end a statement that waits for a lock
             await driver.cancel_safe(timeout=CANCEL_SECONDS)
