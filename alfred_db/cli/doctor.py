@@ -234,7 +234,7 @@ def _extensions(connection: Connection, facts: requirements.Facts) -> list[dict[
         connection.scalar(text("SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities')"))
         is not None
     ):
-        rows = connection.execute(text("SELECT name, provided_by FROM requirements.alfred_db_capabilities"))
+        rows = connection.execute(text("SELECT name, provided_by FROM extensions.alfred_db_capabilities"))
         chosen = {row.name: row.provided_by for row in rows}
     instead = {extension.name: extension.without for extension in requirements.EXTENSIONS}
     return [

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import click
@@ -15,10 +16,11 @@ from click.testing import CliRunner
 from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.orm import Session
 
-from alfred_db import AsyncDatabase, Database, migrate, vectors
+from alfred_db import AsyncDatabase, Database, migrate
 from alfred_db.cli import main
 from alfred_db.config import _SECRET_PARAMETERS, command, parse_url
 from alfred_db.errors import AlfredDBError, SchemaOutdatedError
+from alfred_db.indexes import recall
 from alfred_db.repositories import UnitOfWork
 
 from .catalog import HEAD, REVISIONS, alembic, own_url, python, run, version
@@ -131,11 +133,12 @@ if PACKAGE.name == "migrate":
     PACKAGE = PACKAGE.parent
 
 
+@cache
 def sources() -> list[tuple[str, ast.Module]]:
     return [
         (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
         for path in sorted(PACKAGE.rglob("*.py"))
-        if "migrations" not in path.parts
+        if "migrations" not in path.parts and "_sync" not in path.parts
     ]
 
 
@@ -291,7 +294,7 @@ async def test_what_an_error_of_the_server_advises_upgrades_the_database(
 def test_an_engine_of_the_users_own_is_advised_in_words(database_url: URL) -> None:
     run(database_url, "DROP TABLE public.processed_messages CASCADE")
     with create_engine(database_url, poolclass=NullPool).connect() as connection:
-        said = missing_table(lambda: UnitOfWork(Session(connection)).messages.first_time("m"))
+        said = missing_table(lambda: UnitOfWork(Session(connection)).messages.get("m"))
     assert "`upgrade` of a Database with this URL and schema" in said
 
 
@@ -305,7 +308,7 @@ def test_what_recall_advises_rebuilds_the_index(
             uow.documents.add_many(
                 [{"content": str(number), "embedding": [1.0, number] + [0.0] * 382} for number in range(50)]
             )
-        report = vectors.recall(db.engine, "documents", samples=2, ef=[10])  # of the engine's own tenant
+        report = recall(db.engine, "documents", samples=2, ef=[10])  # of the engine's own tenant
     said = replace(report, target=2.0).as_text()
     assert own_url(database_url) in said or database_url.database in said
     assert ("--schema acme" in said) is (schema is not None)
@@ -330,11 +333,10 @@ def test_no_warning_of_another_library_greets_the_user(tmp_path: Path) -> None:
     code = (
         "import warnings; warnings.simplefilter('always'); from alfred_db import embedded; embedded.status()"
     )
-    for runtime in ("/nonexistent", str(tmp_path), ""):
-        for home in (str(tmp_path), "/proc", ""):
-            process = python(code, HOME=home, XDG_RUNTIME_DIR=runtime, ALFRED_DB_HOME="")
-            output, _ = process.communicate(timeout=60)
-            assert "Warning" not in output
+    for runtime, home in (("/nonexistent", "/proc"), (str(tmp_path), str(tmp_path)), ("", "")):
+        process = python(code, HOME=home, XDG_RUNTIME_DIR=runtime, ALFRED_DB_HOME="")
+        output, _ = process.communicate(timeout=60)
+        assert "Warning" not in output
     # It comes with the import.
     for name, tree in sources():
         for node in ast.walk(tree):
