@@ -1,4 +1,4 @@
-"""The one validator of what callers give: numbers, texts, words, times, JSON, attributes and cursors."""
+"""The one validator of arguments: numbers, text, times, JSON, names and cursors."""
 
 from __future__ import annotations
 

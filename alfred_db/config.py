@@ -1,4 +1,4 @@
-"""Where the database is: from an argument, the environment, or the embedded server."""
+"""Where the database is: an argument, the environment, or the embedded server."""
 
 from __future__ import annotations
 

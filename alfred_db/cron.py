@@ -1,4 +1,4 @@
-"""Cron expressions: when a schedule has its slots, and which of them are run after a downtime.
+"""Cron expressions: the slots of a schedule, and which are run after a downtime.
 
 An expression has five fields: minute, hour, day of month, month, day of week; or it is one of @yearly, @annually,
 @monthly, @weekly, @daily, @midnight and @hourly. It is read in an IANA time zone, as Debian's cron reads it:

@@ -1,4 +1,4 @@
-"""The database: an engine, its sessions, and the unit of work; one class for each colour."""
+"""The entry: `Database` and `AsyncDatabase`, their sessions and units of work."""
 
 from __future__ import annotations
 

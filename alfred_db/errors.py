@@ -1,4 +1,4 @@
-"""Every error that alfred-db raises on purpose: one class per decision a caller can make.
+"""Every error that alfred-db raises on purpose, one class for each decision of a caller.
 
 AlfredDBError
 ├─ ConfigurationError            no URL, bad URL, missing libpq or extra

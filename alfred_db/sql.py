@@ -1,4 +1,4 @@
-"""Quoting: names and texts as SQL has them."""
+"""Quoting of identifiers and literals."""
 
 from __future__ import annotations
 

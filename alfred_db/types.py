@@ -1,4 +1,4 @@
-"""Column types: vectors in pgvector's binary formats, text columns that are enums in Python, transaction ids."""
+"""Column types: vectors, text columns that are enums in Python, transaction ids."""
 
 from __future__ import annotations
 

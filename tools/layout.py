@@ -102,7 +102,7 @@ def picture() -> str:
     ]
     for room, y in place.items():
         name = room + ("/" if is_folder(room) else ".py")
-        words = html.escape(summary(file_of(room)), quote=False)
+        words = html.escape(summary(file_of(room)).replace("`", ""), quote=False)
         parts += [
             f'<rect x="10" y="{y - 12}" width="{NAMES - 20}" height="24" rx="5" fill="#eef3fa" stroke="#4a6fa5"/>',
             f'<text x="20" y="{y + 5}" font-weight="bold" fill="#1d3557">{name}</text>',

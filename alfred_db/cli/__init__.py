@@ -1,4 +1,4 @@
-"""The command `alfred-db`: thin; the work is done where the library does it too."""
+"""The command `alfred-db`: a thin layer over the library."""
 
 from __future__ import annotations
 

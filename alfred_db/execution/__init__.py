@@ -1,1 +1,1 @@
-"""How a statement runs: `_async` is written by hand; `_sync` is generated from it by tools/unasync.py."""
+"""How a statement is sent: driver path, COPY, bulk, vector search, paging."""

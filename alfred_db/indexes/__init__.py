@@ -1,4 +1,4 @@
-"""Care of the vector indexes: their state, rebuilding them beside running work, and how much of the truth they find.
+"""Care of the vector indexes: their state, recall, and rebuilding beside running work.
 
 with db.engine.connect() as connection:
     for index in status(connection): ...      # reads the catalog only

@@ -1,4 +1,4 @@
-"""Migrations: where the revisions live, and how they are run safely whoever starts them.
+"""Migrations: where the revisions live, and how they are run safely.
 
 Every door (plain `alembic`, `alfred-db upgrade`, `Database.upgrade()`) leads to alfred_db/migrate/env.py, so all share
 one lock, one fast path and one set of time limits. Alembic is imported only when something is to be migrated.

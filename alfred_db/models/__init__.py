@@ -1,4 +1,4 @@
-"""What is stored: one module a noun. Importing this package makes the metadata complete."""
+"""What is stored: the tables. Importing this package completes the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks: the repositories. `_async` is written by hand; `_sync` is generated from it by tools/unasync.py."""
+"""Who asks: the repositories, written in `_async` and generated in `_sync`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What repositories give back when it is more than a row: one module a noun."""
+"""What calls take and return, where it is more than a row."""
 
 from __future__ import annotations
 

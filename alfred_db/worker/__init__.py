@@ -1,4 +1,4 @@
-"""Workers: they claim tasks, hand them to the caller's handlers, keep the leases, and end the tasks.
+"""Workers: claim tasks, run the caller's handlers, keep the leases, settle the tasks.
 
 def summarise(task: ClaimedTask, lease: Lease) -> list[NewResult] | None: ...
 
