@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from alfred_db import Database
 from alfred_db.repositories import EntityRepository
-from alfred_db.values.entities import Neighbour
+from alfred_db.values.entities import GraphNeighbour
 
 NODES, EDGES = 100_000, 500_000
 CALLS = 300
@@ -110,5 +110,5 @@ def neighbours_by_hand(raw: psycopg.Connection, node: uuid.UUID) -> list[tuple[A
     return raw.execute(BY_HAND, {"node": node, "depth": 3, "cap": 100, "limit": 1000}).fetchall()
 
 
-def neighbours_of(entities: EntityRepository, node: uuid.UUID) -> Sequence[Neighbour]:
+def neighbours_of(entities: EntityRepository, node: uuid.UUID) -> Sequence[GraphNeighbour]:
     return entities.neighbours(node, depth=3, fan_out=100, limit=1000)

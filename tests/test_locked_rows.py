@@ -18,7 +18,7 @@ from alfred_db import (
     ClaimedTask,
     Database,
     Lease,
-    NewResult,
+    NewTaskResult,
     ScheduledExecution,
     Task,
     TaskFailed,
@@ -174,7 +174,7 @@ def test_a_locked_task_neither_stalls_a_worker_nor_has_others_run_twice(db: Data
     attempts = Counter[str]()
     begun = threading.Barrier(4)
 
-    def handler(task: ClaimedTask, lease: Lease) -> list[NewResult] | None:
+    def handler(task: ClaimedTask, lease: Lease) -> list[NewTaskResult] | None:
         attempts[task.task_id] += 1
         if task.task_id != "late":
             begun.wait(20)

@@ -39,7 +39,7 @@ from alfred_db.errors import AlfredDBError, DatabaseUnavailable, InvalidFilter, 
 from alfred_db.models import Base
 from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.repositories import UnitOfWork
-from alfred_db.search.filters import Condition, Filter, eq, in_
+from alfred_db.search.filters import Filter, FilterCondition, eq, in_
 from alfred_db.types import EnumText, VectorType
 
 MANY = 70_000
@@ -229,4 +229,4 @@ def test_more_conditions_than_parameters_are_refused_as_input(uow: UnitOfWork) -
     with pytest.raises(InvalidInputError, match="65,535"):
         uow.documents.search(vector(384), where=Document.external_id.in_(map(str, range(MANY))))
     with pytest.raises(InvalidFilter, match="array"):
-        compile_filter(Document, Filter(must=[Condition("title", "in", "abc")]))
+        compile_filter(Document, Filter(must=[FilterCondition("title", "in", "abc")]))

@@ -12,7 +12,7 @@ from alfred_db import AsyncDatabase
 from alfred_db.errors import NotFoundError
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
-from alfred_db.values.memories import Outcome
+from alfred_db.values.memories import MemoryOutcome
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ async def test_two_who_tell_the_same_make_one_memory(committed: AsyncDatabase) -
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
 
-    async def tell() -> Outcome:
+    async def tell() -> MemoryOutcome:
         async with committed.begin() as uow:
             told = await AsyncMemoryRepository(uow.session).remember(bank, "the same")
             await asyncio.sleep(0.05)
             return told.outcome
 
     outcomes = await asyncio.gather(tell(), tell(), tell())
-    assert sorted(outcomes) == [Outcome.SEEN, Outcome.SEEN, Outcome.STORED]
+    assert sorted(outcomes) == [MemoryOutcome.SEEN, MemoryOutcome.SEEN, MemoryOutcome.STORED]
     async with committed.begin() as uow:
         (memory,) = await AsyncMemoryRepository(uow.session).list(bank)
         assert memory.seen_count == 3
@@ -70,7 +70,7 @@ async def test_two_who_tell_nearly_the_same_make_one_memory(committed: AsyncData
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
 
-    async def tell(content: str, second: float) -> Outcome:
+    async def tell(content: str, second: float) -> MemoryOutcome:
         async with committed.begin() as uow:
             (told,) = await AsyncMemoryRepository(uow.session).remember_many(
                 bank, [{"content": content, "embedding": [1.0, second, *[0.0] * 382]}], near=0.08
@@ -79,7 +79,7 @@ async def test_two_who_tell_nearly_the_same_make_one_memory(committed: AsyncData
             return told.outcome
 
     outcomes = await asyncio.gather(tell("a", 0.0), tell("b", 0.1))
-    assert sorted(outcomes) == [Outcome.MERGED, Outcome.STORED]
+    assert sorted(outcomes) == [MemoryOutcome.MERGED, MemoryOutcome.STORED]
 
 
 async def test_two_who_touch_in_opposite_order_do_not_deadlock(committed: AsyncDatabase) -> None:

@@ -21,12 +21,12 @@ from sqlalchemy import URL, func, select, text, update
 from alfred_db import Database, Task, TaskStatus
 from alfred_db.errors import InvalidTransition, LeaseLost
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.values.tasks import Backoff, ClaimedTask
+from alfred_db.values.tasks import ClaimedTask, TaskBackoff
 
 PENDING, PROCESSING = TaskStatus.PENDING, TaskStatus.PROCESSING
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
-AT_ONCE = Backoff(base=0, cap=0, jitter=0)
+AT_ONCE = TaskBackoff(base=0, cap=0, jitter=0)
 WORKERS = st.integers(0, 2)
 ANY = st.integers(0, 1000)
 QUEUES = st.sampled_from(["default", "other"])

@@ -37,7 +37,7 @@ from ..models import (
     HostedModelPrice,
     HostingProvider,
 )
-from ..values.broker import UsageKey
+from ..values.broker import TokenUsageKey
 from .shapes.functions import func
 from .shapes.literals import any_of
 from .shapes.paging import page
@@ -189,7 +189,7 @@ def usage(
     *,
     since: datetime,
     until: datetime,
-    by: Collection[UsageKey],
+    by: Collection[TokenUsageKey],
     timezone: str,
     model: str | None,
     provider: str | None,
@@ -201,7 +201,7 @@ def usage(
     asked = ((call.model, model), (call.provider, provider), (call.agent_name, agent_name))
     conditions += [column == value for column, value in asked if value is not None]
     day = func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True))
-    keys: dict[UsageKey, ColumnElement[Any]] = {
+    keys: dict[TokenUsageKey, ColumnElement[Any]] = {
         "model": call.model.expression,
         "provider": call.provider.expression,
         "agent": call.agent_name.expression,

@@ -38,7 +38,7 @@ from sqlalchemy.sql.selectable import LateralFromClause, Subquery
 from ..models import EntityEdge, EntityNode
 from ..models.base import table_of
 from ..types import Text
-from ..values.entities import Direction
+from ..values.entities import EdgeDirection
 from .shapes import cascades
 from .shapes.functions import func
 from .shapes.literals import any_of
@@ -183,7 +183,7 @@ def delete_edge(edge_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
 def facts(
     node_id: uuid.UUID,
     *,
-    direction: Direction,
+    direction: EdgeDirection,
     edge_types: Sequence[str] | None,
     as_of: datetime | None,
     known_at: datetime | None,
@@ -231,11 +231,11 @@ def _holds(
 
 # Walks. Their statements are made once for each shape; what they are run with are these parameters.
 
-_REVERSED: Mapping[Direction, Direction] = {"out": "in", "in": "out", "both": "both"}
+_REVERSED: Mapping[EdgeDirection, EdgeDirection] = {"out": "in", "in": "out", "both": "both"}
 
 
 def neighbours(
-    direction: Direction, *, typed: bool, dated: bool
+    direction: EdgeDirection, *, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
     """The nodes around `start`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
 
@@ -245,7 +245,7 @@ def neighbours(
     return _neighbours(direction, typed, dated)
 
 
-def subgraph(direction: Direction, *, typed: bool, dated: bool) -> Select[Any, Any, Any]:
+def subgraph(direction: EdgeDirection, *, typed: bool, dated: bool) -> Select[Any, Any, Any]:
     """The nodes of `start` and those around them, and the edges between all these: a node or an edge in each row.
 
     In each row too: whether there are more nodes than `limit`. One statement, so that all are of one moment.
@@ -254,7 +254,7 @@ def subgraph(direction: Direction, *, typed: bool, dated: bool) -> Select[Any, A
     return _subgraph(direction, typed, dated)
 
 
-def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
+def shortest_path(direction: EdgeDirection, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
     """The nodes of a shortest way from `source` to `target`, each with the edge to the next; the last has none.
 
     Parameters: source, target, ahead, back; edge_types if `typed`; as_of if `dated`. Two walks meet in the middle:
@@ -263,7 +263,7 @@ def shortest_path(direction: Direction, *, typed: bool, dated: bool) -> Select[E
     return _shortest_path(direction, typed, dated)
 
 
-def _around(given: ColumnElement[Any], direction: Direction, *, typed: bool, dated: bool) -> Subquery:
+def _around(given: ColumnElement[Any], direction: EdgeDirection, *, typed: bool, dated: bool) -> Subquery:
     """Each node that the walk comes to, and the start, with its depth and the last edge of the way there."""
     start = select(
         EntityNode.id.label("node_id"),
@@ -292,7 +292,7 @@ def _around(given: ColumnElement[Any], direction: Direction, *, typed: bool, dat
 
 @lru_cache
 def _neighbours(
-    direction: Direction, typed: bool, dated: bool
+    direction: EdgeDirection, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
     # Not an array, as of `_subgraph`: a plan for any array costs so much more that each call would be planned anew.
     first = _around(bindparam("start", type_=Uuid), direction, typed=typed, dated=dated)
@@ -321,7 +321,7 @@ def _neighbours(
 
 
 @lru_cache
-def _subgraph(direction: Direction, typed: bool, dated: bool) -> Select[Any, Any, Any]:
+def _subgraph(direction: EdgeDirection, typed: bool, dated: bool) -> Select[Any, Any, Any]:
     start, limit = bindparam("start", type_=_IDS), bindparam("limit", type_=Integer)
     first = _around(any_(start), direction, typed=typed, dated=dated)
     near = (
@@ -361,7 +361,7 @@ def _subgraph(direction: Direction, typed: bool, dated: bool) -> Select[Any, Any
 
 
 @lru_cache
-def _shortest_path(direction: Direction, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
+def _shortest_path(direction: EdgeDirection, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
     ahead = _trail("ahead", "source", direction, typed=typed, dated=dated)
     back = _trail("back", "target", _REVERSED[direction], typed=typed, dated=dated)
     best = (
@@ -389,7 +389,7 @@ def _shortest_path(direction: Direction, typed: bool, dated: bool) -> Select[Ent
     )
 
 
-def _trail(name: str, end: str, direction: Direction, *, typed: bool, dated: bool) -> CTE:
+def _trail(name: str, end: str, direction: EdgeDirection, *, typed: bool, dated: bool) -> CTE:
     """A walk that remembers its way; `ahead` in the order it was gone, `back` in that in which it is to be gone."""
     forwards = name == "ahead"
     nothing = cast(array[uuid.UUID]([]), _IDS)
@@ -423,7 +423,9 @@ def _trail(name: str, end: str, direction: Direction, *, typed: bool, dated: boo
     return walk.union_all(select(level.c.node_id, level.c.depth, level.c.nodes, level.c.edges))
 
 
-def _step(walk: CTE, direction: Direction, *, typed: bool, dated: bool, capped: bool) -> LateralFromClause:
+def _step(
+    walk: CTE, direction: EdgeDirection, *, typed: bool, dated: bool, capped: bool
+) -> LateralFromClause:
     """The edges that leave a row of the walk, and where they lead; the strongest first where they are capped."""
     time = bindparam("as_of", type_=DateTime(timezone=True)) if dated else None
 

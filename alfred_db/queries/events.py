@@ -151,7 +151,7 @@ def first_written(topics: Sequence[str], since: datetime) -> Select[int, int]:
 
 
 def lags() -> Select[*tuple[Any, ...]]:
-    """The fields of `ConsumerLag`, by name."""
+    """The fields of `EventConsumerLag`, by name."""
     after = _c.tx, _c.event_id
     written = [_e.created_at >= func.coalesce(_c.since, literal("-infinity", DateTime(timezone=True)))]
     wanted = _topics(_c.topics)
@@ -176,7 +176,7 @@ def lags() -> Select[*tuple[Any, ...]]:
 
 
 def holder() -> CompoundSelect[*tuple[Any, ...]]:
-    """The fields of `Horizon`, and how many transactions ago it began: the oldest of the whole server."""
+    """The fields of `EventHorizon`, and how many transactions ago it began: the oldest of the whole server."""
     activity = _catalog("pg_stat_activity", "xact_start", "pid", "application_name", "datname", "backend_xid")
     prepared = _catalog("pg_prepared_xacts", "prepared", "gid", "database", "transaction")
     return (

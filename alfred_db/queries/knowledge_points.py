@@ -27,7 +27,7 @@ from sqlalchemy.orm import undefer
 from ..errors import InvalidInputError
 from ..models import KnowledgePoint
 from ..types import Text
-from ..values.knowledge import PointId
+from ..values.knowledge import KnowledgePointId
 from ..vectors.formats import Embedding
 from .shapes.filters import Where, expression
 from .shapes.functions import func
@@ -47,11 +47,13 @@ def _of(collection: str) -> ColumnElement[bool]:
     return KnowledgePoint.collection == collection
 
 
-def retrieve(collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> Select[KnowledgePoint]:
+def retrieve(
+    collection: str, ids: Sequence[KnowledgePointId], *, with_vectors: bool
+) -> Select[KnowledgePoint]:
     return _entities(collection, with_vectors).where(with_ids(ids))
 
 
-def vectors(collection: str, ids: Sequence[PointId]) -> Select[str, Embedding | None]:
+def vectors(collection: str, ids: Sequence[KnowledgePointId]) -> Select[str, Embedding | None]:
     return select(KnowledgePoint.id, KnowledgePoint.embedding).where(_of(collection), with_ids(ids))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import Document, RagQuery, RagQueryDocument, RagSession
 from ..models.base import table_of
-from ..values.rag import Source
+from ..values.rag import RagSource
 from .shapes.functions import func
 from .shapes.paging import page
 
@@ -48,7 +48,7 @@ def record(
     context_used: str | None,
     response: str | None,
     metadata: Mapping[str, Any] | None,
-    sources: Sequence[Source],
+    sources: Sequence[RagSource],
 ) -> Select[RagQuery]:
     """Store a query and the documents that it used, without those deleted since; no row without the session."""
     types: Mapping[str, Any] = {name: _queries.c[name].type for name in RECORDED}

@@ -170,7 +170,7 @@ def by_key(idempotency_key: str) -> Select[WorkflowExecution, str]:
 
 
 def waiting(workflow_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
-    """How many executions of other versions than these wait, by version, as `WaitingVersion`."""
+    """How many executions of other versions than these wait, by version, as `WaitingWorkflowVersion`."""
     return (
         select(Workflow.id, Workflow.name, Workflow.version, func.count())
         .join(WorkflowExecution, WorkflowExecution.workflow_id == Workflow.id)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from .filters import Condition, Filter, contains, eq, exists, in_, range_, size
-from .params import SearchParams, Weights
-from .results import Candidates, Hit, SearchPath, SearchResult
+from .filters import Filter, FilterCondition, contains, eq, exists, in_, range_, size
+from .params import SearchParams, SearchWeights
+from .results import Hit, SearchCandidates, SearchPath, SearchResult
 
 __all__ = [
-    "Candidates",
-    "Condition",
     "Filter",
+    "FilterCondition",
     "Hit",
+    "SearchCandidates",
     "SearchParams",
     "SearchPath",
     "SearchResult",
-    "Weights",
+    "SearchWeights",
     "contains",
     "eq",
     "exists",

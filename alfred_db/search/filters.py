@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ..errors import InvalidFilter, shown
 
-__all__ = ["Condition", "Filter", "contains", "eq", "exists", "in_", "range_", "size"]
+__all__ = ["Filter", "FilterCondition", "contains", "eq", "exists", "in_", "range_", "size"]
 
 OPERATORS = ("eq", "in", "range", "contains", "exists", "size", "qdrant")
 GROUPS = ("must", "should", "must_not")
@@ -25,7 +25,7 @@ MAX_CONDITIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class FilterCondition:
     """One test of one field: a column, or a path into a JSON column such as `metadata.author.name`."""
 
     field: str
@@ -37,9 +37,9 @@ class Condition:
 class Filter:
     """All of `must`, at least `min_should` of `should` if there are any, none of `must_not`."""
 
-    must: Sequence[Condition | Filter] = ()
-    should: Sequence[Condition | Filter] = ()
-    must_not: Sequence[Condition | Filter] = ()
+    must: Sequence[FilterCondition | Filter] = ()
+    should: Sequence[FilterCondition | Filter] = ()
+    must_not: Sequence[FilterCondition | Filter] = ()
     min_should: int = 1
 
     @classmethod
@@ -63,38 +63,38 @@ class Filter:
         return groups if self.min_should == 1 else {**groups, "min_should": self.min_should}
 
 
-def eq(field: str, value: Any) -> Condition:
+def eq(field: str, value: Any) -> FilterCondition:
     """The field is this value; an array or object as a whole, so use `contains` for a part of one."""
-    return Condition(field, "eq", value)
+    return FilterCondition(field, "eq", value)
 
 
-def in_(field: str, values: Sequence[Any]) -> Condition:
+def in_(field: str, values: Sequence[Any]) -> FilterCondition:
     """The field is one of these values, each as `eq` compares it."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidFilter(
             f"in_: {shown(field)}: expected a sequence of values, got {type(values).__name__}; put it into a list"
         )
-    return Condition(field, "in", list(values))
+    return FilterCondition(field, "in", list(values))
 
 
-def range_(field: str, **bounds: float | str) -> Condition:
+def range_(field: str, **bounds: float | str) -> FilterCondition:
     """The field lies within `gt`, `gte`, `lt`, `lte`; numbers among numbers, text (such as ISO times) among text."""
-    return Condition(field, "range", dict(bounds))
+    return FilterCondition(field, "range", dict(bounds))
 
 
-def contains(field: str, value: Any) -> Condition:
+def contains(field: str, value: Any) -> FilterCondition:
     """The JSON array or object of the field contains this element, or these keys and values."""
-    return Condition(field, "contains", value)
+    return FilterCondition(field, "contains", value)
 
 
-def exists(field: str) -> Condition:
+def exists(field: str) -> FilterCondition:
     """The field is there and not NULL."""
-    return Condition(field, "exists", True)
+    return FilterCondition(field, "exists", True)
 
 
-def size(field: str, **bounds: float) -> Condition:
+def size(field: str, **bounds: float) -> FilterCondition:
     """How many elements the JSON array of the field has; none where it is missing or null, else one."""
-    return Condition(field, "size", dict(bounds))
+    return FilterCondition(field, "size", dict(bounds))
 
 
 def _filter(data: Any, where: str, depth: int) -> Filter:
@@ -106,7 +106,7 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
     least = given.get("min_should", 1)
     if least.__class__ is not int or least < 1:
         raise InvalidFilter(f"{where}.min_should: expected a whole number from 1, got {shown(least)}")
-    groups: dict[str, list[Condition | Filter]] = {}
+    groups: dict[str, list[FilterCondition | Filter]] = {}
     for name, parts in given.items():
         if name == "min_should":
             continue
@@ -116,11 +116,11 @@ def _filter(data: Any, where: str, depth: int) -> Filter:
     return Filter(**groups, min_should=least)
 
 
-def _part(data: Any, where: str, depth: int) -> Condition | Filter:
+def _part(data: Any, where: str, depth: int) -> FilterCondition | Filter:
     given = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {"field": None})
     if "field" not in given:
         return _filter(given, where, depth + 1)
     operators = [name for name in OPERATORS if name in given]
     if len(operators) != 1 or len(given) != 2 or not isinstance(given["field"], str):
         raise InvalidFilter(f"{where}: expected a field and one of {', '.join(OPERATORS)}")
-    return Condition(given["field"], operators[0], given[operators[0]])
+    return FilterCondition(given["field"], operators[0], given[operators[0]])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidInputError
 
-__all__ = ["MAX_EF_SEARCH", "SearchParams", "Weights"]
+__all__ = ["MAX_EF_SEARCH", "SearchParams", "SearchWeights"]
 
 
 MAX_EF_SEARCH = 1000
@@ -35,7 +35,7 @@ class SearchParams:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class SearchWeights:
     """How much each leg of a hybrid search counts; 0 leaves its finds without influence."""
 
     vector: float = 1.0

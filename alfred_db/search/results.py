@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Row
 from sqlalchemy.ext import serializer
 
-__all__ = ["Candidates", "Hit", "SearchPath", "SearchResult"]
+__all__ = ["Hit", "SearchCandidates", "SearchPath", "SearchResult"]
 
 _EXPRESSIONS: Any = serializer
 
@@ -65,7 +65,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class SearchCandidates:
     """What a search found, by id and distance only: asked once, then read page by page."""
 
     ids: Sequence[Any]
@@ -89,8 +89,8 @@ class Candidates:
 
 def _candidates(
     ids: Sequence[Any], distances: Sequence[float], path: SearchPath, truncated: bool, where: bytes | None
-) -> Candidates:
+) -> SearchCandidates:
     from ..models import Base
 
     condition = None if where is None else _EXPRESSIONS.loads(where, Base.metadata)
-    return Candidates(ids, distances, path, truncated, condition)
+    return SearchCandidates(ids, distances, path, truncated, condition)

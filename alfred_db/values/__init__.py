@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
-from .broker import Offer, Usage, UsageKey
-from .conversations import NewMessage, SessionSummary
-from .entities import Direction, Neighbour, Node, Path, Subgraph
-from .events import ConsumerLag, EventPosition, Horizon, NewEvent
-from .knowledge import CollectionInfo, FacetCount, PointGroup, PointId
-from .memories import BankSummary, NewMemory, Outcome, RecallResult, RecallWeights, Remembered
-from .model_registry import EndpointSpec, ScoredModel
+from .broker import ModelOffer, TokenUsage, TokenUsageKey
+from .conversations import ConversationSummary, NewMessage
+from .entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
+from .events import EventConsumerLag, EventHorizon, EventPosition, NewEvent
+from .knowledge import KnowledgeCollectionInfo, KnowledgeFacetCount, KnowledgePointGroup, KnowledgePointId
+from .memories import (
+    MemoryBankSummary,
+    MemoryOutcome,
+    MemoryRecallResult,
+    MemoryRecallWeights,
+    NewMemory,
+    RememberedMemory,
+)
+from .model_registry import ModelEndpointSpec, ScoredModel
 from .page import Page
-from .partitions import Partition
-from .rag import Context, Source
-from .scheduler import ClaimedExecution, HeldExecution, InvalidSchedule, ScheduleOutcome, Tick
-from .tasks import Backoff, ClaimedTask, NewResult, NewTask, QueueHealth
-from .validation import Regression
-from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingVersion, WaitResult
-from .working_memory import SweptMemory
+from .partitions import MonthlyPartition
+from .rag import RagContext, RagSource
+from .scheduler import ClaimedExecution, HeldExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
+from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff
+from .validation import ValidationRegression
+from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
+from .working_memory import SweptWorkingMemory
 
 __all__ = [
-    "Backoff",
-    "BankSummary",
     "ClaimedExecution",
     "ClaimedTask",
     "ClaimedWorkflow",
-    "CollectionInfo",
-    "ConsumerLag",
-    "Context",
-    "Direction",
-    "EndpointSpec",
+    "ConversationSummary",
+    "EdgeDirection",
+    "EventConsumerLag",
+    "EventHorizon",
     "EventPosition",
-    "FacetCount",
+    "GraphNeighbour",
+    "GraphNode",
+    "GraphPath",
     "HeldExecution",
     "HeldWorkflow",
-    "Horizon",
-    "InvalidSchedule",
-    "Neighbour",
+    "KnowledgeCollectionInfo",
+    "KnowledgeFacetCount",
+    "KnowledgePointGroup",
+    "KnowledgePointId",
+    "MemoryBankSummary",
+    "MemoryOutcome",
+    "MemoryRecallResult",
+    "MemoryRecallWeights",
+    "ModelEndpointSpec",
+    "ModelOffer",
+    "MonthlyPartition",
     "NewEvent",
     "NewMemory",
     "NewMessage",
-    "NewResult",
     "NewTask",
-    "Node",
-    "Offer",
-    "Outcome",
+    "NewTaskResult",
     "Page",
-    "Partition",
-    "Path",
-    "PointGroup",
-    "PointId",
     "QueueHealth",
-    "RecallResult",
-    "RecallWeights",
-    "Regression",
-    "Remembered",
+    "RagContext",
+    "RagSource",
+    "RememberedMemory",
     "ScheduleOutcome",
+    "ScheduleProblem",
+    "SchedulerTick",
     "ScoredModel",
-    "SessionSummary",
-    "Source",
     "Subgraph",
-    "SweptMemory",
-    "Tick",
-    "Usage",
-    "UsageKey",
-    "WaitResult",
-    "WaitingVersion",
+    "SweptWorkingMemory",
+    "TaskBackoff",
+    "TokenUsage",
+    "TokenUsageKey",
+    "ValidationRegression",
+    "WaitingWorkflowVersion",
+    "WorkflowWaitResult",
 ]

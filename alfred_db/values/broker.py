@@ -9,14 +9,14 @@ from typing import Literal, TypeAlias
 
 from ..models import BrokerModel, HostedModel, HostedModelPrice, HostingProvider, ModelFamily
 
-__all__ = ["Offer", "Usage", "UsageKey"]
+__all__ = ["ModelOffer", "TokenUsage", "TokenUsageKey"]
 
-UsageKey: TypeAlias = Literal["model", "provider", "agent", "day"]
+TokenUsageKey: TypeAlias = Literal["model", "provider", "agent", "day"]
 """What a roll-up of usage can be by."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ModelOffer:
     """A model at a provider, and what it costs there."""
 
     hosted_model: HostedModel
@@ -28,7 +28,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Requests of one group, added up. What they were not grouped by is None."""
 
     model: str | None

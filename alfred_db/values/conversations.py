@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 from ..models import MessageRole
 
-__all__ = ["NewMessage", "SessionSummary"]
+__all__ = ["ConversationSummary", "NewMessage"]
 
 
 class NewMessage(TypedDict):
@@ -21,7 +21,7 @@ class NewMessage(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionSummary:
+class ConversationSummary:
     """A session, and how much was said in it."""
 
     id: int

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..models import EntityEdge, EntityNode
 
-__all__ = ["Direction", "Neighbour", "Node", "Path", "Subgraph"]
+__all__ = ["EdgeDirection", "GraphNeighbour", "GraphNode", "GraphPath", "Subgraph"]
 
-Direction: TypeAlias = Literal["out", "in", "both"]
+EdgeDirection: TypeAlias = Literal["out", "in", "both"]
 """Which edges are followed: from source to target, from target to source, or both ways."""
 
 
-class Node(NamedTuple):
+class GraphNode(NamedTuple):
     """What a walk says of a node: values, which no session keeps; `get_node` gives the row."""
 
     id: uuid.UUID
@@ -27,10 +27,10 @@ class Node(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class GraphNeighbour:
     """A node that can be reached, by the fewest edges."""
 
-    node: Node
+    node: GraphNode
     depth: int
     """How many edges away it is; 1 is next door."""
     via: uuid.UUID
@@ -40,7 +40,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class GraphPath:
     """A way from one node to another; `edges[i]` joins `nodes[i]` and `nodes[i + 1]`."""
 
     nodes: Sequence[EntityNode]

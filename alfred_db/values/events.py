@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
-__all__ = ["ConsumerLag", "EventPosition", "Horizon", "NewEvent"]
+__all__ = ["EventConsumerLag", "EventHorizon", "EventPosition", "NewEvent"]
 
 EventPosition: TypeAlias = Literal["beginning", "now"] | datetime | int
 """Where to read from: the oldest event that is kept, what commits from now on, a time, or the `id` of an event."""
@@ -23,7 +23,7 @@ class NewEvent(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerLag:
+class EventConsumerLag:
     """A consumer, and how far behind it is."""
 
     name: str
@@ -37,7 +37,7 @@ class ConsumerLag:
 
 
 @dataclass(frozen=True, slots=True)
-class Horizon:
+class EventHorizon:
     """The oldest open transaction that has written: events of it and of later ones are read when it has ended."""
 
     age: float | None

@@ -12,14 +12,20 @@ from ..errors import InvalidInputError, shown
 from ..models import KnowledgeCollection
 from ..search.results import Hit
 
-__all__ = ["CollectionInfo", "FacetCount", "PointGroup", "PointId", "point_id"]
+__all__ = [
+    "KnowledgeCollectionInfo",
+    "KnowledgeFacetCount",
+    "KnowledgePointGroup",
+    "KnowledgePointId",
+    "point_id",
+]
 
-PointId: TypeAlias = str | int | uuid.UUID
+KnowledgePointId: TypeAlias = str | int | uuid.UUID
 """What a point is called by; kept and given back as text, so that 42 and "42" are the same point."""
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionInfo:
+class KnowledgeCollectionInfo:
     """A collection, and what is in it."""
 
     collection: KnowledgeCollection
@@ -31,7 +37,7 @@ class CollectionInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class FacetCount:
+class KnowledgeFacetCount:
     """A value that a payload key has, and how many points have it there."""
 
     value: str | float | bool
@@ -39,7 +45,7 @@ class FacetCount:
 
 
 @dataclass(frozen=True, slots=True)
-class PointGroup:
+class KnowledgePointGroup:
     """The nearest points that share a value of a payload key, nearest first."""
 
     value: str | float | bool

@@ -12,7 +12,14 @@ from ..errors import InvalidInputError
 from ..search.results import Hit, SearchPath
 from ..vectors.formats import VectorLike
 
-__all__ = ["BankSummary", "NewMemory", "Outcome", "RecallResult", "RecallWeights", "Remembered"]
+__all__ = [
+    "MemoryBankSummary",
+    "MemoryOutcome",
+    "MemoryRecallResult",
+    "MemoryRecallWeights",
+    "NewMemory",
+    "RememberedMemory",
+]
 
 
 class NewMemory(TypedDict, total=False):
@@ -26,7 +33,7 @@ class NewMemory(TypedDict, total=False):
     embedding_model: str | None
 
 
-class Outcome(StrEnum):
+class MemoryOutcome(StrEnum):
     """What became of something that was told."""
 
     STORED = "stored"
@@ -38,15 +45,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RememberedMemory:
     """The memory that now stands for what was told."""
 
     id: int
-    outcome: Outcome
+    outcome: MemoryOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class RecallWeights:
+class MemoryRecallWeights:
     """How much of its score a memory can lose, from 0 (nothing) to 1 (all of it): a fifth, as in Hindsight."""
 
     importance: float = 0.2
@@ -61,7 +68,7 @@ class RecallWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class RecallResult:
+class MemoryRecallResult:
     """The memories with the best score, best first."""
 
     hits: Sequence[Hit]
@@ -79,7 +86,7 @@ class RecallResult:
 
 
 @dataclass(frozen=True, slots=True)
-class BankSummary:
+class MemoryBankSummary:
     """A bank, and how much is in it."""
 
     id: int

@@ -8,10 +8,10 @@ from typing import Any, NotRequired, TypedDict
 
 from ..models import RegistryModel
 
-__all__ = ["EndpointSpec", "ScoredModel"]
+__all__ = ["ModelEndpointSpec", "ScoredModel"]
 
 
-class EndpointSpec(TypedDict):
+class ModelEndpointSpec(TypedDict):
     """A place where a model is reached, to be registered with it: a plain mapping."""
 
     endpoint_type: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["Partition"]
+__all__ = ["MonthlyPartition"]
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
+class MonthlyPartition:
     """A part of a table that is partitioned by month."""
 
     name: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..search.results import Hit
 
-__all__ = ["Context", "Source"]
+__all__ = ["RagContext", "RagSource"]
 
 SEPARATOR = "\n\n"
 
@@ -16,7 +16,7 @@ LONGEST_WORD = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RagSource:
     """A document in a context."""
 
     document_id: int
@@ -30,23 +30,23 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class RagContext:
     """Documents as one text: each is `[rank] title`, a line break and the content; an empty line parts them."""
 
     text: str
-    sources: tuple[Source, ...]
+    sources: tuple[RagSource, ...]
     truncated: bool
     """Whether a document was cut or left out because the text would have been too long."""
 
 
-def packed(hits: Sequence[Hit], max_chars: int) -> Context:
+def packed(hits: Sequence[Hit], max_chars: int) -> RagContext:
     """The documents, the best first, in at most `max_chars` characters.
 
     Those that fit are whole; the first that does not is cut after a word, and the rest are left out, however
     short. Documents without text are passed over.
     """
     text, truncated = "", False
-    sources: list[Source] = []
+    sources: list[RagSource] = []
     for rank, hit in enumerate(hits, start=1):
         parts = [(part or "").strip() for part in (hit.row.title, hit.row.content)]
         body = "\n".join(part for part in parts if part)
@@ -56,11 +56,11 @@ def packed(hits: Sequence[Hit], max_chars: int) -> Context:
         taken = _cut(body, max_chars - len(text) - len(start))
         if taken:
             text += start + taken
-            sources.append(Source(hit.row.id, hit.row.title, hit.distance, rank, len(taken)))
+            sources.append(RagSource(hit.row.id, hit.row.title, hit.distance, rank, len(taken)))
         if len(taken) < len(body):
             truncated = True
             break
-    return Context(text, tuple(sources), truncated)
+    return RagContext(text, tuple(sources), truncated)
 
 
 def _cut(text: str, room: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-__all__ = ["ClaimedExecution", "HeldExecution", "InvalidSchedule", "ScheduleOutcome", "Tick"]
+__all__ = ["ClaimedExecution", "HeldExecution", "ScheduleOutcome", "ScheduleProblem", "SchedulerTick"]
 
 
 class ScheduleOutcome(StrEnum):
@@ -24,7 +24,7 @@ class ScheduleOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class InvalidSchedule:
+class ScheduleProblem:
     """A task whose next slot cannot be computed; it is passed by until its schedule or time zone is corrected."""
 
     task_id: int
@@ -32,7 +32,7 @@ class InvalidSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class SchedulerTick:
     """What one call of `tick` did."""
 
     now: datetime | None
@@ -41,7 +41,7 @@ class Tick:
     """Ids of the executions that can now be claimed."""
     skipped: int
     """How many slots are not run: those that the misfire policy drops, and those that overlap."""
-    invalid: Sequence[InvalidSchedule]
+    invalid: Sequence[ScheduleProblem]
     """Tasks filed by other means than this library, or that need a time zone that this machine lacks."""
     full: bool
     """Whether `limit` was reached: more may be due, so call again at once."""

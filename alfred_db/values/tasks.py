@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InvalidInputError
 
-__all__ = ["Backoff", "ClaimedTask", "NewResult", "NewTask", "QueueHealth"]
+__all__ = ["ClaimedTask", "NewTask", "NewTaskResult", "QueueHealth", "TaskBackoff"]
 
 
 class NewTask(TypedDict):
@@ -34,7 +34,7 @@ class NewTask(TypedDict):
     metadata: NotRequired[Mapping[str, Any] | None]
 
 
-class NewResult(TypedDict):
+class NewTaskResult(TypedDict):
     """One result that `complete` stores."""
 
     result_type: str
@@ -43,7 +43,7 @@ class NewResult(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Backoff:
+class TaskBackoff:
     """How long a failed task waits: `base * 2 ** attempts` seconds, at most `cap`, give or take `jitter` of it."""
 
     base: float = 5.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["Regression"]
+__all__ = ["ValidationRegression"]
 
 
 @dataclass(frozen=True, slots=True)
-class Regression:
+class ValidationRegression:
     """One metric of one case, in a run and in the baseline."""
 
     metric: str

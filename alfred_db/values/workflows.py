@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["MAX_JSON_BYTES", "ClaimedWorkflow", "HeldWorkflow", "WaitResult", "WaitingVersion"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "ClaimedWorkflow",
+    "HeldWorkflow",
+    "WaitingWorkflowVersion",
+    "WorkflowWaitResult",
+]
 
 MAX_JSON_BYTES = 1 << 20
 """How long a definition, an input, an output or a payload may be as JSON; larger ones go by reference."""
@@ -49,7 +55,7 @@ class HeldWorkflow:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitResult:
+class WorkflowWaitResult:
     """How a wait for an event ended."""
 
     received: bool
@@ -59,7 +65,7 @@ class WaitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingVersion:
+class WaitingWorkflowVersion:
     """Executions that wait for a worker that can run their version."""
 
     workflow_id: int

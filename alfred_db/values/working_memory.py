@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-__all__ = ["SweptMemory"]
+__all__ = ["SweptWorkingMemory"]
 
 
 @dataclass(frozen=True, slots=True)
-class SweptMemory:
+class SweptWorkingMemory:
     """A record that was removed, and where its blob is, if it had one."""
 
     id: uuid.UUID

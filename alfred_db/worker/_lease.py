@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import LeaseLost
 from ..repositories import AsyncUnitOfWork, UnitOfWork
-from ..values.tasks import ClaimedTask, NewResult
+from ..values.tasks import ClaimedTask, NewTaskResult
 
 __all__ = ["AnyLease", "AsyncLease", "Lease", "TaskFailed"]
 
@@ -128,7 +128,7 @@ class AnyLease:
 class Lease(AnyLease):
     """The lease of a task that a handler works on."""
 
-    def complete(self, uow: UnitOfWork, results: Sequence[NewResult] = ()) -> None:
+    def complete(self, uow: UnitOfWork, results: Sequence[NewTaskResult] = ()) -> None:
         """Complete the task in the handler's own transaction, whose effects then happen exactly once.
 
         Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because
@@ -141,7 +141,7 @@ class Lease(AnyLease):
 class AsyncLease(AnyLease):
     """The lease of a task that an asynchronous handler works on."""
 
-    async def complete(self, uow: AsyncUnitOfWork, results: Sequence[NewResult] = ()) -> None:
+    async def complete(self, uow: AsyncUnitOfWork, results: Sequence[NewTaskResult] = ()) -> None:
         """Complete the task in the handler's own transaction, whose effects then happen exactly once.
 
         Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because

@@ -18,7 +18,7 @@ from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.notifications import Listener, channel_of
 from ..errors import ConfigurationError
-from ..values.tasks import Backoff, ClaimedTask
+from ..values.tasks import ClaimedTask, TaskBackoff
 from ._lease import AnyLease
 from ._log import tell
 from ._outcome import Ended, failed
@@ -63,7 +63,7 @@ class Settings:
     schedules: bool
     queues: Sequence[str] | None
     assigned_to: str | None
-    backoff: Backoff
+    backoff: TaskBackoff
 
     def __post_init__(self) -> None:
         within("concurrency", self.concurrency, 1, 10_000)

@@ -17,7 +17,7 @@ from ..checks import check_text, json_text, plain_text
 from ..errors import InvalidInputError, LeaseLost, conceal
 from ..queries.task_leases import HANDLER, TIMEOUT
 from ..values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
-from ..values.tasks import NewResult
+from ..values.tasks import NewTaskResult
 from ._lease import AnyLease, TaskFailed
 
 __all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]
@@ -48,7 +48,7 @@ class Ended(NamedTuple):
     """A handler that returned or raised."""
 
     lease: AnyLease
-    results: Sequence[NewResult] = ()
+    results: Sequence[NewTaskResult] = ()
     failure: Failure | None = None
     error: BaseException | None = None
     """What the log shows the traceback of."""
@@ -157,7 +157,7 @@ def _delay(delay: object) -> float | None:
     return None if math.isnan(seconds) else min(max(seconds, 0.0), float(MAX_SECONDS))
 
 
-def _results(value: object) -> list[NewResult]:
+def _results(value: object) -> list[NewTaskResult]:
     """What a handler returned, if it is what a handler may return, as objects of the worker's own."""
     several = isinstance(value, list | tuple)
     return [
@@ -165,9 +165,9 @@ def _results(value: object) -> list[NewResult]:
     ]
 
 
-def _result(result: object, kind: str) -> NewResult:
+def _result(result: object, kind: str) -> NewTaskResult:
     keys = set(cast("Mapping[str, Any]", result)) if isinstance(result, Mapping) else set[str]()
-    if not {"result_type", "content"} <= keys <= set(NewResult.__annotations__):
+    if not {"result_type", "content"} <= keys <= set(NewTaskResult.__annotations__):
         raise InvalidInputError(
             f"the handler returned {kind}: expected None, or a list of results, each with the"
             " keys result_type, content and perhaps metadata"

@@ -12,7 +12,7 @@ from sqlalchemy import exc, text
 from ..database import Database
 from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, LeaseLost
 from ..repositories import TaskRepository, UnitOfWork
-from ..values.tasks import Backoff
+from ..values.tasks import TaskBackoff
 from ._lease import AnyLease, TaskFailed
 from ._log import tell
 from ._outcome import RESULT, Ended, Failure, described, failed
@@ -25,7 +25,7 @@ LOCK_TIMEOUT = "200ms"
 UNTOLD = failed("the handler raised an error that cannot be stored; the worker's log has it")
 
 
-def settled(db: Database, ended: list[Ended], backoff: Backoff) -> Iterator[AnyLease]:
+def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[AnyLease]:
     """End the tasks, and gives the lease of each one as it is ended and taken out of the list.
 
     After an error of the database, which leaves open whether a commit went through, call it again with the same
@@ -71,7 +71,7 @@ def is_transient(error: Exception) -> bool:
     )
 
 
-def _settle(db: Database, one: Ended, backoff: Backoff) -> None:
+def _settle(db: Database, one: Ended, backoff: TaskBackoff) -> None:
     """End one task. Raises only what is transient: what cannot be stored fails the attempt, in the end without words."""
     try:
         with db.begin() as uow:
@@ -112,7 +112,7 @@ def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
     return completed
 
 
-def _write(tasks: TaskRepository, one: Ended, backoff: Backoff) -> str | None:
+def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str | None:
     """End the task; gives what is to be told about it."""
     lease, failure = one.lease, one.failure
     if failure is None:

@@ -15,17 +15,17 @@ from typing import TypeVar
 
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
-from ..values.tasks import Backoff, ClaimedTask, NewResult
+from ..values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 from ._lease import AsyncLease, Lease
 from ._loop import End, Loop, Settings
 from ._outcome import Ended, raised, returned
 
 __all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
 
-Handler = Callable[[ClaimedTask, Lease], Sequence[NewResult] | None]
+Handler = Callable[[ClaimedTask, Lease], Sequence[NewTaskResult] | None]
 """Does a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
 
-AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewResult] | None]]
+AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewTaskResult] | None]]
 """The same for asyncio. It is cancelled when its task is to be cancelled or its lease is lost."""
 
 H = TypeVar("H", bound=Callable[..., object])
@@ -55,7 +55,7 @@ class Worker:
         schedules: bool = True,
         queues: Sequence[str] | None = None,
         assigned_to: str | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: TaskBackoff = TaskBackoff(),
     ) -> None:
         self._handlers = _checked(handlers, asynchronous=False)
         settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
@@ -126,7 +126,7 @@ class AsyncWorker:
         schedules: bool = True,
         queues: Sequence[str] | None = None,
         assigned_to: str | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: TaskBackoff = TaskBackoff(),
     ) -> None:
         self._handlers = _checked(handlers, asynchronous=True)
         settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)

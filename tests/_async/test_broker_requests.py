@@ -20,7 +20,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.broker import AsyncBrokerCatalogRepository
 from alfred_db.repositories._async.broker_requests import AsyncBrokerRequestRepository
-from alfred_db.values.broker import UsageKey
+from alfred_db.values.broker import TokenUsageKey
 
 HOSTILE = "'; DROP TABLE brk_tracking.broker_request; -- \" % %s :name :: \\ 日本 🜚"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -427,7 +427,7 @@ async def test_usage_is_added_up_by_what_is_asked_for(requests: AsyncBrokerReque
     await log(requests, second, model="b", provider="q", status="pending")
     end = datetime(2025, 3, 3, tzinfo=UTC)
 
-    async def sums(*by: UsageKey, **asked: Any) -> list[tuple[object, ...]]:
+    async def sums(*by: TokenUsageKey, **asked: Any) -> list[tuple[object, ...]]:
         found = await requests.usage(asked.pop("since", first), asked.pop("until", end), by=by, **asked)
         return [
             (*(getattr(one, key) for key in by), one.currency, one.requests, one.cost, one.prompt_tokens)

@@ -14,7 +14,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.entities import AsyncEntityRepository
-from alfred_db.values.entities import Direction, Node
+from alfred_db.values.entities import EdgeDirection, GraphNode
 
 YEAR = [datetime(2000 + number, 1, 1, tzinfo=UTC) for number in range(30)]
 
@@ -32,7 +32,7 @@ async def graph(entities: AsyncEntityRepository, edges: str) -> dict[str, uuid.U
     return nodes
 
 
-def keys(nodes: Iterable[EntityNode | Node]) -> str:
+def keys(nodes: Iterable[EntityNode | GraphNode]) -> str:
     return "".join(node.key for node in nodes)
 
 
@@ -245,7 +245,7 @@ async def test_a_fact_about_nothing_is_refused(entities: AsyncEntityRepository) 
     ],
 )
 async def test_neighbours_by_the_fewest_edges(
-    entities: AsyncEntityRepository, direction: Direction, depth: int, found: str
+    entities: AsyncEntityRepository, direction: EdgeDirection, depth: int, found: str
 ) -> None:
     nodes = await graph(entities, "aa ab ac bd cd bc de ea fa")
     near = await entities.neighbours(nodes["a"], depth=depth, direction=direction)
@@ -325,7 +325,7 @@ async def test_a_dense_graph_is_walked_level_by_level(
     ],
 )
 async def test_the_shortest_path(
-    entities: AsyncEntityRepository, edges: str, direction: Direction, longest: int, expected: str
+    entities: AsyncEntityRepository, edges: str, direction: EdgeDirection, longest: int, expected: str
 ) -> None:
     nodes = await graph(entities, f"{edges} aa dd")
     path = await entities.shortest_path(nodes["a"], nodes["d"], max_depth=longest, direction=direction)

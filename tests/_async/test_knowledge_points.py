@@ -15,7 +15,7 @@ from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import knowledge_points
 from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
 from alfred_db.search.filters import Filter, contains, eq, exists, in_, range_, size
-from alfred_db.values.knowledge import FacetCount
+from alfred_db.values.knowledge import KnowledgeFacetCount
 
 LEGAL, SOCIAL = "legal-knowledge", "social-knowledge"
 VECTORS = np.random.default_rng(5).normal(size=(60, 1536)).astype(np.float32)
@@ -232,27 +232,30 @@ async def test_pages_cover_everything_once(filled: AsyncKnowledgeRepository) -> 
 
 
 async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> None:
-    assert await filled.facet(LEGAL, "lang") == [FacetCount(name, 4) for name in ("de", "en", "fr")]
-    assert await filled.facet(LEGAL, "doc.name", limit=2) == [FacetCount("d0", 5), FacetCount("d1", 5)]
-    assert (await filled.facet(LEGAL, "tags"))[0] == FacetCount("all", 12)
-    assert await filled.facet(LEGAL, "even") == [FacetCount(False, 6), FacetCount(True, 6)]
-    assert await filled.facet(LEGAL, "number", where=Filter(must=[range_("payload.number", gte=11)])) == [
-        FacetCount(11, 1)
+    assert await filled.facet(LEGAL, "lang") == [KnowledgeFacetCount(name, 4) for name in ("de", "en", "fr")]
+    assert await filled.facet(LEGAL, "doc.name", limit=2) == [
+        KnowledgeFacetCount("d0", 5),
+        KnowledgeFacetCount("d1", 5),
     ]
-    assert await filled.facet(LEGAL, "note") == [FacetCount("x", 2)]
+    assert (await filled.facet(LEGAL, "tags"))[0] == KnowledgeFacetCount("all", 12)
+    assert await filled.facet(LEGAL, "even") == [KnowledgeFacetCount(False, 6), KnowledgeFacetCount(True, 6)]
+    assert await filled.facet(LEGAL, "number", where=Filter(must=[range_("payload.number", gte=11)])) == [
+        KnowledgeFacetCount(11, 1)
+    ]
+    assert await filled.facet(LEGAL, "note") == [KnowledgeFacetCount("x", 2)]
     assert await filled.facet(LEGAL, "doc") == []
     assert await filled.facet(LEGAL, '"\'; --"."%s"') == []
-    assert await filled.facet(LEGAL, "doc.parts[].part", limit=1) == [FacetCount(0, 1)]
+    assert await filled.facet(LEGAL, "doc.parts[].part", limit=1) == [KnowledgeFacetCount(0, 1)]
     await filled.upsert(
         LEGAL, [{"id": "mixed", "payload": {"even": [1, 1.0, True, "b", "B", "b", None, {}]}}]
     )
     assert await filled.facet(LEGAL, "even") == [
-        FacetCount(True, 7),
-        FacetCount(False, 6),
-        FacetCount(1, 1),
-        FacetCount(1.0, 1),
-        FacetCount("B", 1),
-        FacetCount("b", 1),
+        KnowledgeFacetCount(True, 7),
+        KnowledgeFacetCount(False, 6),
+        KnowledgeFacetCount(1, 1),
+        KnowledgeFacetCount(1.0, 1),
+        KnowledgeFacetCount("B", 1),
+        KnowledgeFacetCount("b", 1),
     ]
 
 

@@ -18,7 +18,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
-from alfred_db.values.memories import NewMemory, Outcome
+from alfred_db.values.memories import MemoryOutcome, NewMemory
 
 UNIT = [1.0, *[0.0] * 383]
 OTHER = [0.0, 1.0, *[0.0] * 382]
@@ -51,7 +51,7 @@ async def test_a_memory_is_stored_and_found(memories: AsyncMemoryRepository, ban
         bank, "It's 5 o'clock", embedding=UNIT, importance=3, metadata={"a": 1}, embedding_model="m"
     )
     memory = await memories.get(stored.id)
-    assert stored.outcome is Outcome.STORED
+    assert stored.outcome is MemoryOutcome.STORED
     assert memory is not None
     assert (
         memory.content,
@@ -80,7 +80,7 @@ async def test_a_text_that_is_known_is_counted(memories: AsyncMemoryRepository, 
         bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1}
     )
     again = await memories.remember(bank, " the user\nlikes tea ", importance=2)
-    assert (again.id, again.outcome) == (first.id, Outcome.SEEN)
+    assert (again.id, again.outcome) == (first.id, MemoryOutcome.SEEN)
     memory = await memories.get(first.id)
     assert memory is not None
     assert (memory.content, memory.importance, memory.seen_count) == (" the user\nlikes tea ", 3, 2)
@@ -90,14 +90,14 @@ async def test_a_text_that_is_known_is_counted(memories: AsyncMemoryRepository, 
     assert memory is not None
     assert (memory.importance, memory.seen_count, memory.metadata_) == (7, 3, {})
     assert [hit.distance for hit in await memories.search(bank, OTHER)] == [0]
-    assert (await memories.remember(bank, "The user likes coffee")).outcome is Outcome.STORED
+    assert (await memories.remember(bank, "The user likes coffee")).outcome is MemoryOutcome.STORED
 
 
 async def test_another_bank_may_hold_the_same_text(memories: AsyncMemoryRepository, bank: int) -> None:
     other = await AsyncMemoryBankRepository(memories._session).get_or_create("other")
     first, second = await memories.remember(bank, "same"), await memories.remember(other, "same")
     assert first.id != second.id
-    assert second.outcome is Outcome.STORED
+    assert second.outcome is MemoryOutcome.STORED
     assert [memory.id for memory in await memories.list(other)] == [second.id]
 
 
@@ -134,7 +134,7 @@ async def test_what_has_expired_is_not_there(memories: AsyncMemoryRepository, ba
     with pytest.raises(NotFoundError, match=f"memory {gone.id}: does not exist, or has expired"):
         await memories.update(gone.id, {"importance": 2})
     (told,) = await memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
-    assert told.outcome is Outcome.STORED
+    assert told.outcome is MemoryOutcome.STORED
     assert await memories.sweep() == 1
     assert await memories.sweep() == 0
     assert await texts(memories, bank) == ["kept", "near"]
@@ -164,7 +164,12 @@ async def test_many_are_told_in_order(memories: AsyncMemoryRepository, bank: int
         {"content": "A "},
     ]
     outcomes = await memories.remember_many(bank, told, embeddings=[UNIT, OTHER, NEARLY, OTHER])
-    assert [one.outcome for one in outcomes] == [Outcome.STORED, Outcome.SEEN, Outcome.STORED, Outcome.SEEN]
+    assert [one.outcome for one in outcomes] == [
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
+    ]
     assert outcomes[1].id == known.id
     assert outcomes[0].id == outcomes[3].id
     stored = {memory.id: memory for memory in await memories.list(bank)}
@@ -195,11 +200,11 @@ async def test_near_duplicates_are_merged(memories: AsyncMemoryRepository, bank:
     ]
     outcomes = await memories.remember_many(bank, told, near=0.08)
     assert [one.outcome for one in outcomes] == [
-        Outcome.MERGED,
-        Outcome.STORED,
-        Outcome.MERGED,
-        Outcome.STORED,
-        Outcome.SEEN,
+        MemoryOutcome.MERGED,
+        MemoryOutcome.STORED,
+        MemoryOutcome.MERGED,
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
     ]
     assert [outcomes[0].id, outcomes[2].id, outcomes[4].id] == [known.id, outcomes[1].id, known.id]
     stored = {memory.id: memory for memory in await memories.list(bank)}
@@ -209,7 +214,7 @@ async def test_near_duplicates_are_merged(memories: AsyncMemoryRepository, bank:
         ("without a vector", 1, 1),
     }
     apart = await memories.remember_many(bank, [{"content": "near", "embedding": NEARLY}], near=0.01)
-    assert apart[0].outcome is Outcome.STORED
+    assert apart[0].outcome is MemoryOutcome.STORED
 
 
 async def test_a_change_names_attributes(memories: AsyncMemoryRepository, bank: int) -> None:
@@ -222,7 +227,7 @@ async def test_a_change_names_attributes(memories: AsyncMemoryRepository, bank: 
     assert len(await memories.search(bank, UNIT)) == 0
     await memories.update(stored.id, {"content": "newer", "embedding": OTHER})
     assert len(await memories.search(bank, UNIT)) == 1
-    assert (await memories.remember(bank, "old")).outcome is Outcome.STORED
+    assert (await memories.remember(bank, "old")).outcome is MemoryOutcome.STORED
     assert (await memories.remember(bank, "NEWER")).id == stored.id
 
 
@@ -415,7 +420,7 @@ async def test_a_refused_memory_leaves_the_transaction_usable(
 ) -> None:
     with pytest.raises(NotFoundError):
         await memories.remember(bank + 999, "x")
-    assert (await memories.remember(bank, "x")).outcome is Outcome.STORED
+    assert (await memories.remember(bank, "x")).outcome is MemoryOutcome.STORED
 
 
 async def test_touches_stay_on_their_pages(committed: AsyncDatabase) -> None:

@@ -16,13 +16,13 @@ from alfred_db.repositories._async import memory_recall
 from alfred_db.repositories._async.memories import AsyncMemoryRepository
 from alfred_db.repositories._async.memory_banks import AsyncMemoryBankRepository
 from alfred_db.search import SearchPath
-from alfred_db.values.memories import RecallWeights
+from alfred_db.values.memories import MemoryRecallWeights
 
 NOW, HALF_LIFE = corpus.NOW, corpus.HALF_LIFE
 TOP = 10
 
 
-def blend(similarities: np.ndarray, weights: RecallWeights) -> np.ndarray:
+def blend(similarities: np.ndarray, weights: MemoryRecallWeights) -> np.ndarray:
     """The score of each memory, written down a second time."""
     importance = 1 - weights.importance * (1 - corpus.importances() / 10)
     recency = 1 - weights.recency * (1 - 2.0 ** -corpus.ages())
@@ -54,7 +54,7 @@ async def test_recall_is_the_exact_blend_on_real_data(
     first = (await memories.list(bank, limit=1)).items[0].id
     equal = certified = 0
     for question in questions:
-        scores = blend(unit @ (question / np.linalg.norm(question)), RecallWeights())
+        scores = blend(unit @ (question / np.linalg.norm(question)), MemoryRecallWeights())
         expected = np.sort(scores)[::-1][:TOP]
         found = await memories.recall(bank, question, half_life=HALF_LIFE, now=NOW, exact=exact)
         given = [hit.score for hit in found]
@@ -77,10 +77,16 @@ async def test_a_small_bank_is_compared_whole(uow: AsyncUnitOfWork, bank: int) -
 
 
 @pytest.mark.parametrize(
-    "weights", [RecallWeights(1, 1), RecallWeights(0, 1), RecallWeights(1, 0), RecallWeights(0, 0)]
+    "weights",
+    [
+        MemoryRecallWeights(1, 1),
+        MemoryRecallWeights(0, 1),
+        MemoryRecallWeights(1, 0),
+        MemoryRecallWeights(0, 0),
+    ],
 )
 async def test_the_certificate_holds_for_any_weights(
-    uow: AsyncUnitOfWork, bank: int, weights: RecallWeights, monkeypatch: pytest.MonkeyPatch
+    uow: AsyncUnitOfWork, bank: int, weights: MemoryRecallWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the index the candidates are the true nearest: then what is certified must be right every time.
     monkeypatch.setattr(memory_recall, "FIRST", 20)
@@ -110,7 +116,9 @@ async def test_candidates_are_doubled_until_they_suffice(
     _, questions = corpus.vectors()
     wanted = {
         (
-            await memories.recall(bank, question, limit=1, now=NOW, weights=RecallWeights(1, 1), exact=False)
+            await memories.recall(
+                bank, question, limit=1, now=NOW, weights=MemoryRecallWeights(1, 1), exact=False
+            )
         ).candidates
         for question in questions[:60]
     }
@@ -171,9 +179,9 @@ async def test_the_vector_index_serves_the_recall(uow: AsyncUnitOfWork, bank: in
 async def test_a_weight_is_a_part_of_the_score() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(InvalidInputError, match=r"weights\.importance: expected 0 to 1"):
-            RecallWeights(importance=wrong)
+            MemoryRecallWeights(importance=wrong)
         with pytest.raises(InvalidInputError, match=r"weights\.recency: expected 0 to 1"):
-            RecallWeights(recency=wrong)
+            MemoryRecallWeights(recency=wrong)
 
 
 async def test_a_failed_recall_leaves_no_setting_behind(committed: AsyncDatabase) -> None:

@@ -14,7 +14,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import model_registry as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.model_registry import AsyncModelRegistryRepository
-from alfred_db.values.model_registry import EndpointSpec
+from alfred_db.values.model_registry import ModelEndpointSpec
 
 HOSTILE = "'; DROP TABLE model_registry.models; -- \" % %s :name :: \\ 日本 🜚"
 
@@ -30,7 +30,7 @@ async def add(
     *,
     provider: str = "openai",
     model_type: str = "chat",
-    endpoints: list[EndpointSpec] | None = None,
+    endpoints: list[ModelEndpointSpec] | None = None,
     **scores: float,
 ) -> RegistryModel:
     return await registry.register(
@@ -43,8 +43,8 @@ async def add(
     )
 
 
-REST: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a", "auth_type": "bearer"}
-GRPC: EndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
+REST: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a", "auth_type": "bearer"}
+GRPC: ModelEndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
 
 
 async def test_one_call_files_model_endpoints_and_capabilities(
@@ -207,7 +207,7 @@ async def test_models_are_listed_by_provider_and_type_a_page_at_a_time(
 async def test_an_endpoint_is_selected_in_the_order_of_preference(
     registry: AsyncModelRegistryRepository,
 ) -> None:
-    other: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b", "auth_type": "api-key"}
+    other: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b", "auth_type": "api-key"}
     await add(registry, "m", endpoints=[GRPC, REST, other])
     assert (await registry.select_endpoint("m")).endpoint_type == "grpc"
     assert (await registry.select_endpoint("m", endpoint_type="rest")).endpoint_url == "https://a"
@@ -306,7 +306,7 @@ async def test_hostile_text_is_stored_and_never_run(
 
 
 async def test_of_two_who_register_at_once_one_waits_for_the_other(committed: AsyncDatabase) -> None:
-    other: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b"}
+    other: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b"}
     async with committed.session() as one, committed.session() as two:
         await add(AsyncModelRegistryRepository(one), "m", endpoints=[REST, GRPC], chat=1, tools=1)
         await two.execute(text("SET LOCAL lock_timeout = '100ms'"))

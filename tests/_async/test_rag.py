@@ -19,7 +19,7 @@ from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.repositories._async.rag import AsyncRagRepository
 from alfred_db.search import Hit
-from alfred_db.values.rag import Context, Source, packed
+from alfred_db.values.rag import RagContext, RagSource, packed
 
 UNIT = [*[0.0] * 383, 1.0]
 OTHER = [*[0.0] * 382, 0.6, 0.8]
@@ -117,7 +117,7 @@ async def test_a_document_without_a_vector_is_found_by_word(
 ) -> None:
     stored = await documents.add("An owl.")
     context = await rag.build_context(UNIT, "owls")
-    assert context.sources == (Source(stored.id, None, None, 1, 7),)
+    assert context.sources == (RagSource(stored.id, None, None, 1, 7),)
     query = await rag.record(await rag.open("s"), "owls?", context=context)
     (recorded,) = await rag.history(query.session_id or 0)
     assert [document.distance for document in recorded.documents] == [None]
@@ -190,18 +190,18 @@ async def test_a_context_of_the_callers_own_is_checked(
     rag: AsyncRagRepository, documents: AsyncDocumentRepository
 ) -> None:
     session, document = await rag.open("s"), (await documents.add("x")).id
-    good = Source(document, None, None, 1, 1)
+    good = RagSource(document, None, None, 1, 1)
     for sources, error in (
         ((good, good), ConflictError),
-        ((Source(document, None, None, 0, 1),), InvalidInputError),
-        ((Source(document, None, None, 2**40, 1),), InvalidInputError),
+        ((RagSource(document, None, None, 0, 1),), InvalidInputError),
+        ((RagSource(document, None, None, 2**40, 1),), InvalidInputError),
     ):
         savepoint = await rag._session.begin_nested()
         with pytest.raises(error):
-            await rag.record(session, "?", context=Context("x", sources, False))
+            await rag.record(session, "?", context=RagContext("x", sources, False))
         await savepoint.rollback()
-    unknown = Source(document + 1, None, None, 2, 1)
-    await rag.record(session, "?", context=Context("x", (good, unknown), False))
+    unknown = RagSource(document + 1, None, None, 2, 1)
+    await rag.record(session, "?", context=RagContext("x", (good, unknown), False))
     (query,) = await rag.history(session)
     assert [used.document_id for used in query.documents] == [document]
 
@@ -355,7 +355,7 @@ async def test_an_open_session_makes_nobody_wait(committed: AsyncDatabase) -> No
     async with committed.begin() as uow:
         session = (await AsyncRagRepository(uow.session).open("s")).id
         document = (await AsyncDocumentRepository(uow.session).add("x", embedding=UNIT)).id
-    context = Context("x", (Source(document, None, 0.0, 1, 1),), False)
+    context = RagContext("x", (RagSource(document, None, 0.0, 1, 1),), False)
     async with committed.session() as one, committed.session() as other:
         for caller in (one, other):
             await caller.execute(text("SET LOCAL lock_timeout = '1s'"))
@@ -374,7 +374,7 @@ async def test_a_source_that_is_being_deleted_is_waited_for(committed: AsyncData
     async with committed.begin() as uow:
         session = (await AsyncRagRepository(uow.session).open("s")).id
         document = (await AsyncDocumentRepository(uow.session).add("x", embedding=UNIT)).id
-    context = Context("x", (Source(document, None, 0.0, 1, 1),), False)
+    context = RagContext("x", (RagSource(document, None, 0.0, 1, 1),), False)
     async with committed.session() as one, committed.session() as other:
         await AsyncDocumentRepository(one).delete(document)
         await other.execute(text("SET LOCAL lock_timeout = '100ms'"))

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import URL, delete, event, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from alfred_db import AsyncDatabase, Candidates, Document, Memory, WorkingMemory
+from alfred_db import AsyncDatabase, Document, Memory, SearchCandidates, WorkingMemory
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
@@ -32,7 +32,7 @@ def library(session: AsyncSession) -> AsyncDocumentRepository:
     return AsyncDocumentRepository(session)
 
 
-async def read(repository: Any, candidates: Candidates, limit: int) -> list[list[Hit]]:
+async def read(repository: Any, candidates: SearchCandidates, limit: int) -> list[list[Hit]]:
     """All pages."""
     pages: list[list[Hit]] = []
     after = None

@@ -15,7 +15,7 @@ from alfred_db import AsyncDatabase, TaskStatus
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidInputError, LeaseLost
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
-from alfred_db.values.tasks import Backoff, NewTask
+from alfred_db.values.tasks import NewTask, TaskBackoff
 
 
 @pytest.fixture
@@ -421,7 +421,7 @@ async def test_the_wait_doubles_up_to_a_cap(
 async def test_the_wait_is_the_callers_to_say(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     before = await ago(tasks._session, 0)
-    await tasks.fail(held, "no", backoff=Backoff(base=1000, cap=100, jitter=0))
+    await tasks.fail(held, "no", backoff=TaskBackoff(base=1000, cap=100, jitter=0))
     wait = (await found(tasks, held.id)).available_at - before
     assert timedelta(seconds=100) <= wait < timedelta(seconds=102)
     held = await reclaimed(tasks)
@@ -430,15 +430,15 @@ async def test_the_wait_is_the_callers_to_say(tasks: AsyncTaskRepository) -> Non
     await tasks.fail(held, "no", delay=50)
     wait = (await found(tasks, held.id)).available_at - await ago(tasks._session, 0)
     assert timedelta(seconds=48) < wait <= timedelta(seconds=50)
-    huge = Backoff(base=1e8, cap=1e8, jitter=1)
+    huge = TaskBackoff(base=1e8, cap=1e8, jitter=1)
     await set_columns(tasks._session, held.id, max_retries=10)
     await tasks.fail(await reclaimed(tasks), "no", backoff=huge)
     with pytest.raises(InvalidInputError, match="delay: expected 0 to"):
         await tasks.fail(held, "no", delay=-1)
-    with pytest.raises(InvalidInputError, match=r"Backoff\.jitter: expected 0 to 1, got 2"):
-        Backoff(jitter=2)
-    with pytest.raises(InvalidInputError, match=r"Backoff\.base: expected 0 to"):
-        Backoff(base=float("nan"))
+    with pytest.raises(InvalidInputError, match=r"TaskBackoff\.jitter: expected 0 to 1, got 2"):
+        TaskBackoff(jitter=2)
+    with pytest.raises(InvalidInputError, match=r"TaskBackoff\.base: expected 0 to"):
+        TaskBackoff(base=float("nan"))
     with pytest.raises(InvalidInputError, match="code: expected 1 to"):
         await tasks.fail(held, "no", code="")
 

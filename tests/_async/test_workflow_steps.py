@@ -20,7 +20,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
-from alfred_db.values.workflows import ClaimedWorkflow, WaitResult
+from alfred_db.values.workflows import ClaimedWorkflow, WorkflowWaitResult
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ async def test_an_event_that_came_before_the_wait_counts(workflows: AsyncWorkflo
     key = (held.id, held.lease_token)
     for _ in range(2):
         result = await workflows.wait_for(*key, "paid", step_key="wait", seq=0, timeout=60)
-        assert result == WaitResult(received=True, payload=1)
+        assert result == WorkflowWaitResult(received=True, payload=1)
     assert (await row(workflows, held.id)).status is RUNNING
 
 
@@ -307,7 +307,7 @@ async def test_an_event_ends_the_wait(workflows: AsyncWorkflowRepository) -> Non
     held = await next_claim(workflows, held)
     for _ in range(2):
         result = await workflows.wait_for(held.id, held.lease_token, "paid", step_key="wait", seq=0)
-        assert result == WaitResult(received=True, payload={"amount": 5})
+        assert result == WorkflowWaitResult(received=True, payload={"amount": 5})
     assert [event.name for event in await workflows.events(held.id)] == ["other", "paid"]
 
 
@@ -315,7 +315,7 @@ async def test_a_wait_ends_when_its_time_is_up(workflows: AsyncWorkflowRepositor
     held = await claimed(workflows)
     wait = {"step_key": "wait", "seq": 0, "timeout": 60.0}
 
-    async def wait_again(held: ClaimedWorkflow) -> WaitResult | None:
+    async def wait_again(held: ClaimedWorkflow) -> WorkflowWaitResult | None:
         return await workflows.wait_for(held.id, held.lease_token, "paid", **wait)  # type: ignore[arg-type]
 
     assert await wait_again(held) is None
@@ -329,11 +329,11 @@ async def test_a_wait_ends_when_its_time_is_up(workflows: AsyncWorkflowRepositor
     await expire(workflows._session, held.id, "available_at")
     await expire(workflows._session, held.id, "wait_deadline_at")
     held = await again(workflows, await next_claim(workflows, held))
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
+    assert await wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     assert await workflows.deliver(held.id, "paid", 1) is True
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
+    assert await wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     held = await again(workflows, held)
-    assert await wait_again(held) == WaitResult(received=False, payload=None)
+    assert await wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     assert (await row(workflows, held.id)).wait_deadline_at is None
 
 

@@ -21,7 +21,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
-from alfred_db.values.broker import UsageKey
+from alfred_db.values.broker import TokenUsageKey
 
 HOSTILE = "'; DROP TABLE brk_tracking.broker_request; -- \" % %s :name :: \\ 日本 🜚"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -428,7 +428,7 @@ def test_usage_is_added_up_by_what_is_asked_for(requests: BrokerRequestRepositor
     log(requests, second, model="b", provider="q", status="pending")
     end = datetime(2025, 3, 3, tzinfo=UTC)
 
-    def sums(*by: UsageKey, **asked: Any) -> list[tuple[object, ...]]:
+    def sums(*by: TokenUsageKey, **asked: Any) -> list[tuple[object, ...]]:
         found = requests.usage(asked.pop("since", first), asked.pop("until", end), by=by, **asked)
         return [
             (*(getattr(one, key) for key in by), one.currency, one.requests, one.cost, one.prompt_tokens)

@@ -15,7 +15,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.entities import EntityRepository
-from alfred_db.values.entities import Direction, Node
+from alfred_db.values.entities import EdgeDirection, GraphNode
 
 YEAR = [datetime(2000 + number, 1, 1, tzinfo=UTC) for number in range(30)]
 
@@ -33,7 +33,7 @@ def graph(entities: EntityRepository, edges: str) -> dict[str, uuid.UUID]:
     return nodes
 
 
-def keys(nodes: Iterable[EntityNode | Node]) -> str:
+def keys(nodes: Iterable[EntityNode | GraphNode]) -> str:
     return "".join(node.key for node in nodes)
 
 
@@ -246,7 +246,7 @@ def test_a_fact_about_nothing_is_refused(entities: EntityRepository) -> None:
     ],
 )
 def test_neighbours_by_the_fewest_edges(
-    entities: EntityRepository, direction: Direction, depth: int, found: str
+    entities: EntityRepository, direction: EdgeDirection, depth: int, found: str
 ) -> None:
     nodes = graph(entities, "aa ab ac bd cd bc de ea fa")
     near = entities.neighbours(nodes["a"], depth=depth, direction=direction)
@@ -326,7 +326,7 @@ def test_a_dense_graph_is_walked_level_by_level(
     ],
 )
 def test_the_shortest_path(
-    entities: EntityRepository, edges: str, direction: Direction, longest: int, expected: str
+    entities: EntityRepository, edges: str, direction: EdgeDirection, longest: int, expected: str
 ) -> None:
     nodes = graph(entities, f"{edges} aa dd")
     path = entities.shortest_path(nodes["a"], nodes["d"], max_depth=longest, direction=direction)

@@ -19,7 +19,7 @@ from alfred_db.errors import (
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.memories import MemoryRepository
 from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
-from alfred_db.values.memories import NewMemory, Outcome
+from alfred_db.values.memories import MemoryOutcome, NewMemory
 
 UNIT = [1.0, *[0.0] * 383]
 OTHER = [0.0, 1.0, *[0.0] * 382]
@@ -52,7 +52,7 @@ def test_a_memory_is_stored_and_found(memories: MemoryRepository, bank: int) -> 
         bank, "It's 5 o'clock", embedding=UNIT, importance=3, metadata={"a": 1}, embedding_model="m"
     )
     memory = memories.get(stored.id)
-    assert stored.outcome is Outcome.STORED
+    assert stored.outcome is MemoryOutcome.STORED
     assert memory is not None
     assert (
         memory.content,
@@ -81,7 +81,7 @@ def test_a_text_that_is_known_is_counted(memories: MemoryRepository, bank: int) 
         bank, "The  user likes Tea", embedding=UNIT, importance=3, metadata={"a": 1}
     )
     again = memories.remember(bank, " the user\nlikes tea ", importance=2)
-    assert (again.id, again.outcome) == (first.id, Outcome.SEEN)
+    assert (again.id, again.outcome) == (first.id, MemoryOutcome.SEEN)
     memory = memories.get(first.id)
     assert memory is not None
     assert (memory.content, memory.importance, memory.seen_count) == (" the user\nlikes tea ", 3, 2)
@@ -91,14 +91,14 @@ def test_a_text_that_is_known_is_counted(memories: MemoryRepository, bank: int) 
     assert memory is not None
     assert (memory.importance, memory.seen_count, memory.metadata_) == (7, 3, {})
     assert [hit.distance for hit in memories.search(bank, OTHER)] == [0]
-    assert (memories.remember(bank, "The user likes coffee")).outcome is Outcome.STORED
+    assert (memories.remember(bank, "The user likes coffee")).outcome is MemoryOutcome.STORED
 
 
 def test_another_bank_may_hold_the_same_text(memories: MemoryRepository, bank: int) -> None:
     other = MemoryBankRepository(memories._session).get_or_create("other")
     first, second = memories.remember(bank, "same"), memories.remember(other, "same")
     assert first.id != second.id
-    assert second.outcome is Outcome.STORED
+    assert second.outcome is MemoryOutcome.STORED
     assert [memory.id for memory in memories.list(other)] == [second.id]
 
 
@@ -135,7 +135,7 @@ def test_what_has_expired_is_not_there(memories: MemoryRepository, bank: int) ->
     with pytest.raises(NotFoundError, match=f"memory {gone.id}: does not exist, or has expired"):
         memories.update(gone.id, {"importance": 2})
     (told,) = memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
-    assert told.outcome is Outcome.STORED
+    assert told.outcome is MemoryOutcome.STORED
     assert memories.sweep() == 1
     assert memories.sweep() == 0
     assert texts(memories, bank) == ["kept", "near"]
@@ -165,7 +165,12 @@ def test_many_are_told_in_order(memories: MemoryRepository, bank: int) -> None:
         {"content": "A "},
     ]
     outcomes = memories.remember_many(bank, told, embeddings=[UNIT, OTHER, NEARLY, OTHER])
-    assert [one.outcome for one in outcomes] == [Outcome.STORED, Outcome.SEEN, Outcome.STORED, Outcome.SEEN]
+    assert [one.outcome for one in outcomes] == [
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
+    ]
     assert outcomes[1].id == known.id
     assert outcomes[0].id == outcomes[3].id
     stored = {memory.id: memory for memory in memories.list(bank)}
@@ -196,11 +201,11 @@ def test_near_duplicates_are_merged(memories: MemoryRepository, bank: int) -> No
     ]
     outcomes = memories.remember_many(bank, told, near=0.08)
     assert [one.outcome for one in outcomes] == [
-        Outcome.MERGED,
-        Outcome.STORED,
-        Outcome.MERGED,
-        Outcome.STORED,
-        Outcome.SEEN,
+        MemoryOutcome.MERGED,
+        MemoryOutcome.STORED,
+        MemoryOutcome.MERGED,
+        MemoryOutcome.STORED,
+        MemoryOutcome.SEEN,
     ]
     assert [outcomes[0].id, outcomes[2].id, outcomes[4].id] == [known.id, outcomes[1].id, known.id]
     stored = {memory.id: memory for memory in memories.list(bank)}
@@ -210,7 +215,7 @@ def test_near_duplicates_are_merged(memories: MemoryRepository, bank: int) -> No
         ("without a vector", 1, 1),
     }
     apart = memories.remember_many(bank, [{"content": "near", "embedding": NEARLY}], near=0.01)
-    assert apart[0].outcome is Outcome.STORED
+    assert apart[0].outcome is MemoryOutcome.STORED
 
 
 def test_a_change_names_attributes(memories: MemoryRepository, bank: int) -> None:
@@ -223,7 +228,7 @@ def test_a_change_names_attributes(memories: MemoryRepository, bank: int) -> Non
     assert len(memories.search(bank, UNIT)) == 0
     memories.update(stored.id, {"content": "newer", "embedding": OTHER})
     assert len(memories.search(bank, UNIT)) == 1
-    assert (memories.remember(bank, "old")).outcome is Outcome.STORED
+    assert (memories.remember(bank, "old")).outcome is MemoryOutcome.STORED
     assert (memories.remember(bank, "NEWER")).id == stored.id
 
 
@@ -416,7 +421,7 @@ def test_a_refused_memory_leaves_the_transaction_usable(
 ) -> None:
     with pytest.raises(NotFoundError):
         memories.remember(bank + 999, "x")
-    assert (memories.remember(bank, "x")).outcome is Outcome.STORED
+    assert (memories.remember(bank, "x")).outcome is MemoryOutcome.STORED
 
 
 def test_touches_stay_on_their_pages(committed: Database) -> None:

@@ -17,13 +17,13 @@ from alfred_db.repositories._sync import memory_recall
 from alfred_db.repositories._sync.memories import MemoryRepository
 from alfred_db.repositories._sync.memory_banks import MemoryBankRepository
 from alfred_db.search import SearchPath
-from alfred_db.values.memories import RecallWeights
+from alfred_db.values.memories import MemoryRecallWeights
 
 NOW, HALF_LIFE = corpus.NOW, corpus.HALF_LIFE
 TOP = 10
 
 
-def blend(similarities: np.ndarray, weights: RecallWeights) -> np.ndarray:
+def blend(similarities: np.ndarray, weights: MemoryRecallWeights) -> np.ndarray:
     """The score of each memory, written down a second time."""
     importance = 1 - weights.importance * (1 - corpus.importances() / 10)
     recency = 1 - weights.recency * (1 - 2.0 ** -corpus.ages())
@@ -55,7 +55,7 @@ def test_recall_is_the_exact_blend_on_real_data(
     first = (memories.list(bank, limit=1)).items[0].id
     equal = certified = 0
     for question in questions:
-        scores = blend(unit @ (question / np.linalg.norm(question)), RecallWeights())
+        scores = blend(unit @ (question / np.linalg.norm(question)), MemoryRecallWeights())
         expected = np.sort(scores)[::-1][:TOP]
         found = memories.recall(bank, question, half_life=HALF_LIFE, now=NOW, exact=exact)
         given = [hit.score for hit in found]
@@ -78,10 +78,16 @@ def test_a_small_bank_is_compared_whole(uow: UnitOfWork, bank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [RecallWeights(1, 1), RecallWeights(0, 1), RecallWeights(1, 0), RecallWeights(0, 0)]
+    "weights",
+    [
+        MemoryRecallWeights(1, 1),
+        MemoryRecallWeights(0, 1),
+        MemoryRecallWeights(1, 0),
+        MemoryRecallWeights(0, 0),
+    ],
 )
 def test_the_certificate_holds_for_any_weights(
-    uow: UnitOfWork, bank: int, weights: RecallWeights, monkeypatch: pytest.MonkeyPatch
+    uow: UnitOfWork, bank: int, weights: MemoryRecallWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the index the candidates are the true nearest: then what is certified must be right every time.
     monkeypatch.setattr(memory_recall, "FIRST", 20)
@@ -111,7 +117,9 @@ def test_candidates_are_doubled_until_they_suffice(
     _, questions = corpus.vectors()
     wanted = {
         (
-            memories.recall(bank, question, limit=1, now=NOW, weights=RecallWeights(1, 1), exact=False)
+            memories.recall(
+                bank, question, limit=1, now=NOW, weights=MemoryRecallWeights(1, 1), exact=False
+            )
         ).candidates
         for question in questions[:60]
     }
@@ -172,9 +180,9 @@ def test_the_vector_index_serves_the_recall(uow: UnitOfWork, bank: int) -> None:
 def test_a_weight_is_a_part_of_the_score() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(InvalidInputError, match=r"weights\.importance: expected 0 to 1"):
-            RecallWeights(importance=wrong)
+            MemoryRecallWeights(importance=wrong)
         with pytest.raises(InvalidInputError, match=r"weights\.recency: expected 0 to 1"):
-            RecallWeights(recency=wrong)
+            MemoryRecallWeights(recency=wrong)
 
 
 def test_a_failed_recall_leaves_no_setting_behind(committed: Database) -> None:

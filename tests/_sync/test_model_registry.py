@@ -15,7 +15,7 @@ from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import model_registry as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.model_registry import ModelRegistryRepository
-from alfred_db.values.model_registry import EndpointSpec
+from alfred_db.values.model_registry import ModelEndpointSpec
 
 HOSTILE = "'; DROP TABLE model_registry.models; -- \" % %s :name :: \\ 日本 🜚"
 
@@ -31,7 +31,7 @@ def add(
     *,
     provider: str = "openai",
     model_type: str = "chat",
-    endpoints: list[EndpointSpec] | None = None,
+    endpoints: list[ModelEndpointSpec] | None = None,
     **scores: float,
 ) -> RegistryModel:
     return registry.register(
@@ -44,8 +44,8 @@ def add(
     )
 
 
-REST: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a", "auth_type": "bearer"}
-GRPC: EndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
+REST: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a", "auth_type": "bearer"}
+GRPC: ModelEndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
 
 
 def test_one_call_files_model_endpoints_and_capabilities(
@@ -208,7 +208,7 @@ def test_models_are_listed_by_provider_and_type_a_page_at_a_time(
 def test_an_endpoint_is_selected_in_the_order_of_preference(
     registry: ModelRegistryRepository,
 ) -> None:
-    other: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b", "auth_type": "api-key"}
+    other: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b", "auth_type": "api-key"}
     add(registry, "m", endpoints=[GRPC, REST, other])
     assert (registry.select_endpoint("m")).endpoint_type == "grpc"
     assert (registry.select_endpoint("m", endpoint_type="rest")).endpoint_url == "https://a"
@@ -307,7 +307,7 @@ def test_hostile_text_is_stored_and_never_run(
 
 
 def test_of_two_who_register_at_once_one_waits_for_the_other(committed: Database) -> None:
-    other: EndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b"}
+    other: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://b"}
     with committed.session() as one, committed.session() as two:
         add(ModelRegistryRepository(one), "m", endpoints=[REST, GRPC], chat=1, tools=1)
         two.execute(text("SET LOCAL lock_timeout = '100ms'"))

@@ -20,7 +20,7 @@ from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.repositories._sync.rag import RagRepository
 from alfred_db.search import Hit
-from alfred_db.values.rag import Context, Source, packed
+from alfred_db.values.rag import RagContext, RagSource, packed
 
 UNIT = [*[0.0] * 383, 1.0]
 OTHER = [*[0.0] * 382, 0.6, 0.8]
@@ -118,7 +118,7 @@ def test_a_document_without_a_vector_is_found_by_word(
 ) -> None:
     stored = documents.add("An owl.")
     context = rag.build_context(UNIT, "owls")
-    assert context.sources == (Source(stored.id, None, None, 1, 7),)
+    assert context.sources == (RagSource(stored.id, None, None, 1, 7),)
     query = rag.record(rag.open("s"), "owls?", context=context)
     (recorded,) = rag.history(query.session_id or 0)
     assert [document.distance for document in recorded.documents] == [None]
@@ -191,18 +191,18 @@ def test_a_context_of_the_callers_own_is_checked(
     rag: RagRepository, documents: DocumentRepository
 ) -> None:
     session, document = rag.open("s"), (documents.add("x")).id
-    good = Source(document, None, None, 1, 1)
+    good = RagSource(document, None, None, 1, 1)
     for sources, error in (
         ((good, good), ConflictError),
-        ((Source(document, None, None, 0, 1),), InvalidInputError),
-        ((Source(document, None, None, 2**40, 1),), InvalidInputError),
+        ((RagSource(document, None, None, 0, 1),), InvalidInputError),
+        ((RagSource(document, None, None, 2**40, 1),), InvalidInputError),
     ):
         savepoint = rag._session.begin_nested()
         with pytest.raises(error):
-            rag.record(session, "?", context=Context("x", sources, False))
+            rag.record(session, "?", context=RagContext("x", sources, False))
         savepoint.rollback()
-    unknown = Source(document + 1, None, None, 2, 1)
-    rag.record(session, "?", context=Context("x", (good, unknown), False))
+    unknown = RagSource(document + 1, None, None, 2, 1)
+    rag.record(session, "?", context=RagContext("x", (good, unknown), False))
     (query,) = rag.history(session)
     assert [used.document_id for used in query.documents] == [document]
 
@@ -356,7 +356,7 @@ def test_an_open_session_makes_nobody_wait(committed: Database) -> None:
     with committed.begin() as uow:
         session = (RagRepository(uow.session).open("s")).id
         document = (DocumentRepository(uow.session).add("x", embedding=UNIT)).id
-    context = Context("x", (Source(document, None, 0.0, 1, 1),), False)
+    context = RagContext("x", (RagSource(document, None, 0.0, 1, 1),), False)
     with committed.session() as one, committed.session() as other:
         for caller in (one, other):
             caller.execute(text("SET LOCAL lock_timeout = '1s'"))
@@ -375,7 +375,7 @@ def test_a_source_that_is_being_deleted_is_waited_for(committed: Database) -> No
     with committed.begin() as uow:
         session = (RagRepository(uow.session).open("s")).id
         document = (DocumentRepository(uow.session).add("x", embedding=UNIT)).id
-    context = Context("x", (Source(document, None, 0.0, 1, 1),), False)
+    context = RagContext("x", (RagSource(document, None, 0.0, 1, 1),), False)
     with committed.session() as one, committed.session() as other:
         DocumentRepository(one).delete(document)
         other.execute(text("SET LOCAL lock_timeout = '100ms'"))

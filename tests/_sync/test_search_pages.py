@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import URL, delete, event, func, update
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, Candidates, Document, Memory, WorkingMemory
+from alfred_db import Database, Document, Memory, SearchCandidates, WorkingMemory
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.documents import DocumentRepository
@@ -33,7 +33,7 @@ def library(session: Session) -> DocumentRepository:
     return DocumentRepository(session)
 
 
-def read(repository: Any, candidates: Candidates, limit: int) -> list[list[Hit]]:
+def read(repository: Any, candidates: SearchCandidates, limit: int) -> list[list[Hit]]:
     """All pages."""
     pages: list[list[Hit]] = []
     after = None

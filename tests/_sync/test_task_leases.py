@@ -16,7 +16,7 @@ from alfred_db import Database, TaskStatus
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidInputError, LeaseLost
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.tasks import TaskRepository
-from alfred_db.values.tasks import Backoff, NewTask
+from alfred_db.values.tasks import NewTask, TaskBackoff
 
 
 @pytest.fixture
@@ -422,7 +422,7 @@ def test_the_wait_doubles_up_to_a_cap(
 def test_the_wait_is_the_callers_to_say(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     before = ago(tasks._session, 0)
-    tasks.fail(held, "no", backoff=Backoff(base=1000, cap=100, jitter=0))
+    tasks.fail(held, "no", backoff=TaskBackoff(base=1000, cap=100, jitter=0))
     wait = (found(tasks, held.id)).available_at - before
     assert timedelta(seconds=100) <= wait < timedelta(seconds=102)
     held = reclaimed(tasks)
@@ -431,15 +431,15 @@ def test_the_wait_is_the_callers_to_say(tasks: TaskRepository) -> None:
     tasks.fail(held, "no", delay=50)
     wait = (found(tasks, held.id)).available_at - ago(tasks._session, 0)
     assert timedelta(seconds=48) < wait <= timedelta(seconds=50)
-    huge = Backoff(base=1e8, cap=1e8, jitter=1)
+    huge = TaskBackoff(base=1e8, cap=1e8, jitter=1)
     set_columns(tasks._session, held.id, max_retries=10)
     tasks.fail(reclaimed(tasks), "no", backoff=huge)
     with pytest.raises(InvalidInputError, match="delay: expected 0 to"):
         tasks.fail(held, "no", delay=-1)
-    with pytest.raises(InvalidInputError, match=r"Backoff\.jitter: expected 0 to 1, got 2"):
-        Backoff(jitter=2)
-    with pytest.raises(InvalidInputError, match=r"Backoff\.base: expected 0 to"):
-        Backoff(base=float("nan"))
+    with pytest.raises(InvalidInputError, match=r"TaskBackoff\.jitter: expected 0 to 1, got 2"):
+        TaskBackoff(jitter=2)
+    with pytest.raises(InvalidInputError, match=r"TaskBackoff\.base: expected 0 to"):
+        TaskBackoff(base=float("nan"))
     with pytest.raises(InvalidInputError, match="code: expected 1 to"):
         tasks.fail(held, "no", code="")
 

@@ -21,7 +21,7 @@ from alfred_db.errors import (
 )
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.workflows import WorkflowRepository
-from alfred_db.values.workflows import ClaimedWorkflow, WaitResult
+from alfred_db.values.workflows import ClaimedWorkflow, WorkflowWaitResult
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_an_event_that_came_before_the_wait_counts(workflows: WorkflowRepository
     key = (held.id, held.lease_token)
     for _ in range(2):
         result = workflows.wait_for(*key, "paid", step_key="wait", seq=0, timeout=60)
-        assert result == WaitResult(received=True, payload=1)
+        assert result == WorkflowWaitResult(received=True, payload=1)
     assert (row(workflows, held.id)).status is RUNNING
 
 
@@ -308,7 +308,7 @@ def test_an_event_ends_the_wait(workflows: WorkflowRepository) -> None:
     held = next_claim(workflows, held)
     for _ in range(2):
         result = workflows.wait_for(held.id, held.lease_token, "paid", step_key="wait", seq=0)
-        assert result == WaitResult(received=True, payload={"amount": 5})
+        assert result == WorkflowWaitResult(received=True, payload={"amount": 5})
     assert [event.name for event in workflows.events(held.id)] == ["other", "paid"]
 
 
@@ -316,7 +316,7 @@ def test_a_wait_ends_when_its_time_is_up(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
     wait = {"step_key": "wait", "seq": 0, "timeout": 60.0}
 
-    def wait_again(held: ClaimedWorkflow) -> WaitResult | None:
+    def wait_again(held: ClaimedWorkflow) -> WorkflowWaitResult | None:
         return workflows.wait_for(held.id, held.lease_token, "paid", **wait)  # type: ignore[arg-type]
 
     assert wait_again(held) is None
@@ -330,11 +330,11 @@ def test_a_wait_ends_when_its_time_is_up(workflows: WorkflowRepository) -> None:
     expire(workflows._session, held.id, "available_at")
     expire(workflows._session, held.id, "wait_deadline_at")
     held = again(workflows, next_claim(workflows, held))
-    assert wait_again(held) == WaitResult(received=False, payload=None)
+    assert wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     assert workflows.deliver(held.id, "paid", 1) is True
-    assert wait_again(held) == WaitResult(received=False, payload=None)
+    assert wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     held = again(workflows, held)
-    assert wait_again(held) == WaitResult(received=False, payload=None)
+    assert wait_again(held) == WorkflowWaitResult(received=False, payload=None)
     assert (row(workflows, held.id)).wait_deadline_at is None
 
 

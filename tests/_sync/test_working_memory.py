@@ -23,7 +23,7 @@ from alfred_db.queries import working_memory as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.working_memory import WorkingMemoryRepository
 from alfred_db.search import SearchParams, SearchPath
-from alfred_db.values.working_memory import SweptMemory
+from alfred_db.values.working_memory import SweptWorkingMemory
 
 UNIT = [1.0, *[0.0] * 1535]
 OTHER = [0.0, 1.0, *[0.0] * 1534]
@@ -178,7 +178,7 @@ def test_a_sweep_tells_where_the_blobs_are(memory: WorkingMemoryRepository) -> N
     memory.set_status(blob.id, "deleted")
     batches = [memory.sweep(3) for _ in range(3)]
     assert [len(batch) for batch in batches] == [3, 2, 0]
-    assert batches[1][1] == SweptMemory(blob.id, "s3", "a/1")  # the last that expired
+    assert batches[1][1] == SweptWorkingMemory(blob.id, "s3", "a/1")  # the last that expired
     assert {(swept.provider, swept.blob_key) for swept in batches[0]} == {(None, None)}
     assert names(memory) == [stays.name]
     for wrong in (0, 100_001):
@@ -283,7 +283,7 @@ def test_hostile_text_is_data(memory: WorkingMemoryRepository, value: str) -> No
     assert (changed.content, changed.metadata_) == (value * 2, {"v": value})
     memory.set_blob(record.id, provider=short, blob_key=short)
     memory.set_status(record.id, "deleted")
-    assert memory.sweep() == [SweptMemory(record.id, short, short)]
+    assert memory.sweep() == [SweptWorkingMemory(record.id, short, short)]
 
 
 def test_the_vector_index_serves_a_search_in_use(committed: Database) -> None:

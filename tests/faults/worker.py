@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from ledger import ATTEMPT, EFFECT
 
-from alfred_db import Backoff, ClaimedTask, Database, LeaseLost
+from alfred_db import ClaimedTask, Database, LeaseLost, TaskBackoff
 from alfred_db.errors import ConflictError, DatabaseUnavailable, translated
 from alfred_db.repositories import UnitOfWork
 
@@ -38,7 +38,7 @@ class Worker:
     ) -> None:
         self._db = Database(url, pool_size=4, application_name=worker)
         self._name, self._lease, self._limit, self._reap = worker, lease, limit, reap
-        self._backoff = Backoff(0.05, 0.2, 0.5)
+        self._backoff = TaskBackoff(0.05, 0.2, 0.5)
         self._held: dict[uuid.UUID, ClaimedTask] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()

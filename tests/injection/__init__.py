@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from alfred_db.search.filters import Condition, Filter
-from alfred_db.values.rag import Context
+from alfred_db.search.filters import Filter, FilterCondition
+from alfred_db.values.rag import RagContext
 
 from .ground import Ground
 
@@ -87,7 +87,7 @@ class Lines:
         return iter([json.dumps(self.content)])
 
 
-_WALKED = (Condition, Context, Filter, Lines, Returns)
+_WALKED = (FilterCondition, RagContext, Filter, Lines, Returns)
 
 
 def paths(value: Any, path: Path = ()) -> Iterator[Path]:
@@ -123,7 +123,7 @@ def replaced(value: Any, path: Path, new: Any) -> Any:
         changed[int(first)] = replaced(value[int(first)], tuple(rest), new)
         return changed
     inner = getattr(value, str(first))
-    if isinstance(value, Condition) and first == "field" and "." in inner:
+    if isinstance(value, FilterCondition) and first == "field" and "." in inner:
         inner = _Field(inner)
     return replace(value, **{str(first): replaced(inner, tuple(rest), new)})
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from alfred_db.search import Candidates, SearchPath
+from alfred_db.search import SearchCandidates, SearchPath
 from alfred_db.search.filters import Filter, contains, eq, exists, in_, range_, size
-from alfred_db.values.rag import Context
+from alfred_db.values.rag import RagContext
 
 from . import JSON, Lines, Returns, Specimens
 from .ground import vector
@@ -40,8 +40,8 @@ EVERY_OPERATOR = Filter(
 _METADATA = Filter(must=[eq("metadata.k", "v")])
 
 
-def _found(id: object) -> Candidates:
-    return Candidates([id], [0.0], SearchPath.EXACT, False)
+def _found(id: object) -> SearchCandidates:
+    return SearchCandidates([id], [0.0], SearchPath.EXACT, False)
 
 
 SPECIMENS: Specimens = {
@@ -145,7 +145,7 @@ SPECIMENS: Specimens = {
     "rag.record": lambda g: {
         "session": g.rag_session,
         "query_text": "q",
-        "context": Context("text", (), False),
+        "context": RagContext("text", (), False),
         "response": "r",
         "metadata": JSON,
     },

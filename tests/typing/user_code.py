@@ -27,7 +27,6 @@ from alfred_db import (
     Base,
     Bit,
     Bits,
-    Candidates,
     ClaimedTask,
     Database,
     DatabaseUnavailable,
@@ -38,8 +37,9 @@ from alfred_db import (
     Matrix,
     Memory,
     MemoryBank,
-    NewResult,
+    NewTaskResult,
     Page,
+    SearchCandidates,
     SparseVector,
     Task,
     TaskFailed,
@@ -108,7 +108,7 @@ async def async_work(url: str | None = None) -> None:
 
 
 def workers(db: Database, other: AsyncDatabase) -> tuple[Worker, AsyncWorker]:
-    def plain(task: ClaimedTask, lease: Lease) -> list[NewResult]:
+    def plain(task: ClaimedTask, lease: Lease) -> list[NewTaskResult]:
         assert_type(lease.time_left, float)
         assert_type(lease.lost, bool)
         with db.begin() as uow:
@@ -161,7 +161,7 @@ def vectors(session: Session, vector: VectorLike) -> None:
     assert_type(ids, list[int])
     assert_type(matrix, Matrix)
     candidates = uow.documents.candidates(vector, limit=200)
-    assert_type(candidates, Candidates)
+    assert_type(candidates, SearchCandidates)
     hits = uow.documents.page(candidates, after=None, limit=20)
     assert_type(hits, Page[Hit])
     note = session.get_one(Note, 1)
@@ -172,7 +172,7 @@ def vectors(session: Session, vector: VectorLike) -> None:
 async def async_vectors(session: AsyncSession, vector: VectorLike) -> None:
     uow = AsyncUnitOfWork(session)
     assert_type(await uow.fetch_matrix(select(Note.id, Note.half)), tuple[list[int], Matrix])
-    assert_type(await uow.memories.candidates(1, vector), Candidates)
+    assert_type(await uow.memories.candidates(1, vector), SearchCandidates)
 
 
 class Note(Base):

@@ -15,21 +15,21 @@ from alfred_db import (
     AsyncDatabase,
     AsyncLease,
     AsyncWorker,
-    Backoff,
     ClaimedTask,
     Database,
-    NewResult,
+    NewTaskResult,
     Task,
+    TaskBackoff,
     TaskStatus,
     Worker,
 )
 from alfred_db.worker._lease import AnyLease
 
-AT_ONCE = Backoff(0, 0, 0)
+AT_ONCE = TaskBackoff(0, 0, 0)
 QUICK: dict[str, Any] = {"poll": 0.2, "upkeep": 0.2, "grace": 20.0, "backoff": AT_ONCE}
 
 
-Work = Callable[[ClaimedTask, AnyLease], Sequence[NewResult] | None]
+Work = Callable[[ClaimedTask, AnyLease], Sequence[NewTaskResult] | None]
 
 
 class Colour:
@@ -51,7 +51,7 @@ class Colour:
 
 
 def in_thread(work: Work) -> Callable[[ClaimedTask, AsyncLease], Any]:
-    async def handler(task: ClaimedTask, lease: AsyncLease) -> Sequence[NewResult] | None:
+    async def handler(task: ClaimedTask, lease: AsyncLease) -> Sequence[NewTaskResult] | None:
         return await asyncio.to_thread(work, task, lease)
 
     return handler

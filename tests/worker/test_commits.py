@@ -16,7 +16,7 @@ from alfred_db import (
     ClaimedTask,
     Database,
     Lease,
-    NewResult,
+    NewTaskResult,
     TaskStatus,
     Worker,
 )
@@ -97,7 +97,7 @@ def test_a_commit_of_unknown_outcome_is_repeated_with_the_same_token(
     """The reply to COMMIT is lost: once after a completion, once after a failure."""
     lost = {"complete": 0, "fail": 0}
 
-    def answer(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def answer(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         if task.task_id == "bad" and task.attempt == 1:
             raise ValueError("at first")
         return [{"result_type": "x", "content": {}}]

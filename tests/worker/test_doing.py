@@ -20,7 +20,7 @@ from alfred_db import (
     AsyncWorker,
     ClaimedTask,
     Database,
-    NewResult,
+    NewTaskResult,
     TaskFailed,
     TaskStatus,
     Worker,
@@ -37,7 +37,7 @@ from .at_work import QUICK, Colour, count, eventually, file, nothing, sql, statu
 def test_tasks_are_done_the_most_urgent_first_and_their_results_kept(colour: Colour, db: Database) -> None:
     done: list[int] = []
 
-    def note(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def note(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         done.append(task.priority)
         return [{"result_type": "priority", "content": {"was": task.priority}}]
 
@@ -266,7 +266,7 @@ def survives_a_restart(colour: Colour, db: Database, folder: Path) -> None:
     begun = threading.Semaphore(0)
     over = threading.Event()
 
-    def slow(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def slow(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         begun.release()
         over.wait(60)
         return [{"result_type": "x", "content": {}}]

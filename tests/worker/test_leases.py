@@ -14,7 +14,7 @@ from alfred_db import (
     AsyncWorker,
     ClaimedTask,
     Database,
-    NewResult,
+    NewTaskResult,
     Worker,
 )
 from alfred_db.errors import LeaseLost
@@ -58,7 +58,7 @@ def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
     begun, over = threading.Event(), threading.Event()
     seen: list[bool] = []
 
-    def stopped(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def stopped(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         begun.set()
         assert over.wait(30)
         seen.append(lease.lost)
@@ -66,7 +66,7 @@ def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
             lease.check()
         return [{"result_type": "by", "content": {"name": "first"}}]
 
-    def second(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def second(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         return [{"result_type": "by", "content": {"name": "second"}}]
 
     filed = file(db)
@@ -91,7 +91,7 @@ def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
     attempts: list[int] = []
     over = threading.Event()
 
-    def slow(task: ClaimedTask, lease: AnyLease) -> list[NewResult]:
+    def slow(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         attempts.append(task.attempt)
         if task.attempt == 1:
             assert over.wait(30)

@@ -11,7 +11,7 @@ from ...checks import cursor_values, within
 from ...models import Base
 from ...queries.shapes import vector_search as queries
 from ...queries.shapes.paging import as_page
-from ...search.results import Candidates, Hit
+from ...search.results import Hit, SearchCandidates
 from ...values import Page
 from .base import AsyncRepository
 
@@ -32,7 +32,9 @@ class AsyncPagedRepository(AsyncRepository):
 
     _model: ClassVar[type[Base]]
 
-    async def page(self, candidates: Candidates, *, after: str | None = None, limit: int = 10) -> Page[Hit]:
+    async def page(
+        self, candidates: SearchCandidates, *, after: str | None = None, limit: int = 10
+    ) -> Page[Hit]:
         """The rows of the next candidates, the nearest first; `after` is `next` of the page before.
 
         Rows that are gone or no longer match are left out, so a page can be shorter than `limit` though others

@@ -23,8 +23,8 @@ from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.vector_search import Partition
 from ...queries.shapes.words import Match
 from ...queries.shapes.words import parameters as words
-from ...search.params import MAX_EF_SEARCH, SearchParams, Weights
-from ...search.results import Candidates, Hit, SearchPath, SearchResult
+from ...search.params import MAX_EF_SEARCH, SearchParams, SearchWeights
+from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import VectorLike
 from .copy import table_name
 from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
@@ -153,7 +153,7 @@ async def candidates(
     limit: int,
     where: Where | None = None,
     params: SearchParams = SearchParams(),
-) -> Candidates:
+) -> SearchCandidates:
     """What a search with so large a limit finds, without the rows."""
     condition = expression(model, where)
     with translated():
@@ -174,7 +174,7 @@ async def candidates(
                 break
             path = SearchPath.EXACT
     nearest = sorted((row.distance, row[0]) for row in rows)
-    return Candidates(
+    return SearchCandidates(
         [key for _, key in nearest],
         [distance for distance, _ in nearest],
         path,
@@ -194,7 +194,7 @@ async def hybrid_search(
     limit: int = 10,
     candidates: int = 50,
     where: Where | None = None,
-    weights: Weights = Weights(),
+    weights: SearchWeights = SearchWeights(),
     language: str = "english",
     match: Match = "any",
 ) -> SearchResult:

@@ -12,7 +12,7 @@ from ...checks import cursor_values, within
 from ...models import Base
 from ...queries.shapes import vector_search as queries
 from ...queries.shapes.paging import as_page
-from ...search.results import Candidates, Hit
+from ...search.results import Hit, SearchCandidates
 from ...values import Page
 from .base import Repository
 
@@ -33,7 +33,9 @@ class PagedRepository(Repository):
 
     _model: ClassVar[type[Base]]
 
-    def page(self, candidates: Candidates, *, after: str | None = None, limit: int = 10) -> Page[Hit]:
+    def page(
+        self, candidates: SearchCandidates, *, after: str | None = None, limit: int = 10
+    ) -> Page[Hit]:
         """The rows of the next candidates, the nearest first; `after` is `next` of the page before.
 
         Rows that are gone or no longer match are left out, so a page can be shorter than `limit` though others

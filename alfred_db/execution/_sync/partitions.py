@@ -22,7 +22,7 @@ from ...errors import (
 from ...models import Base
 from ...models.base import table_of
 from ...queries.shapes import partitions as queries
-from ...values.partitions import Partition
+from ...values.partitions import MonthlyPartition
 from .base import Repository
 from .copy import table_name
 
@@ -36,10 +36,10 @@ class Partitions(Repository):
     _read_by: ClassVar[type[Base] | None] = None
     """The consumers who have to have read a partition before it goes."""
 
-    def partitions(self) -> Sequence[Partition]:
+    def partitions(self) -> Sequence[MonthlyPartition]:
         """All partitions, the oldest first and the default one, which takes what no other one does, last."""
         rows = self._read(queries.partitions(self._table))
-        return [Partition(*row) for row in rows]
+        return [MonthlyPartition(*row) for row in rows]
 
     def due_partitions(self, months_ahead: int = 3) -> Sequence[str]:
         """The names of the partitions that `make_partitions` would make."""
@@ -54,14 +54,14 @@ class Partitions(Repository):
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         return int((self._read(queries.make(self._table, months_ahead)))[0][0])
 
-    def old_partitions(self, keep_months: int) -> Sequence[Partition]:
+    def old_partitions(self, keep_months: int) -> Sequence[MonthlyPartition]:
         """The partitions older than the `keep_months` months before this one; never the default one."""
         within("keep_months", keep_months, 0, MAX_MONTHS)
         rows = self._read(queries.old(self._table, keep_months))
-        return [Partition(*row) for row in rows]
+        return [MonthlyPartition(*row) for row in rows]
 
     def detach_partition(self, name: str, *, drop: bool = False) -> None:
-        """Take a partition, by its `Partition.name`, out of the table, which it outlives; or `drop` it with its rows.
+        """Take a partition, by its `MonthlyPartition.name`, out of the table, which it outlives; or `drop` it with its rows.
 
         Locks the table until the transaction ends; gives up after five seconds with a ConflictError. Raises
         NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError

@@ -8,19 +8,21 @@ from typing import cast
 from sqlalchemy import ColumnElement, and_, case, false, not_, or_, true
 
 from ...errors import InvalidFilter
-from ...search.filters import Condition, Filter
+from ...search.filters import Filter, FilterCondition
 from .functions import func
 
 MAX_PARTS = 10_000
 """Conditions of one filter; a statement has at most 65,535 parameters."""
 
 
-def combined(where: Filter, condition: Callable[[Condition], ColumnElement[bool]]) -> ColumnElement[bool]:
+def combined(
+    where: Filter, condition: Callable[[FilterCondition], ColumnElement[bool]]
+) -> ColumnElement[bool]:
     """The filter, with the expression of each of its conditions."""
     for name in ("must", "should", "must_not"):
         group: object = getattr(where, name)
         if not isinstance(group, list | tuple) or not all(
-            isinstance(one, Condition | Filter) for one in cast("list[object]", group)
+            isinstance(one, FilterCondition | Filter) for one in cast("list[object]", group)
         ):
             raise InvalidFilter(f"filter: {name}: expected a sequence of conditions and filters")
     if len(where.must) + len(where.should) + len(where.must_not) > MAX_PARTS:
@@ -28,7 +30,7 @@ def combined(where: Filter, condition: Callable[[Condition], ColumnElement[bool]
             f"filter: more than {MAX_PARTS:,} conditions; give the values of one field as `in`"
         )
 
-    def part(one: Condition | Filter) -> ColumnElement[bool]:
+    def part(one: FilterCondition | Filter) -> ColumnElement[bool]:
         return combined(one, condition) if isinstance(one, Filter) else condition(one)
 
     parts = [part(one) for one in where.must]

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from ...checks import aware, check_column, finite, json_text, storable, whole
 from ...errors import InvalidFilter, InvalidInputError, shown
 from ...models import Base
-from ...search.filters import BOUNDS, Condition, Filter
+from ...search.filters import BOUNDS, Filter, FilterCondition
 from ...types import EnumText, Text
 from ...vectors.types import VectorType
 from .filter_groups import combined
@@ -60,7 +60,7 @@ def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
     return combined(where, partial(_condition, model))
 
 
-def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
+def _condition(model: type[Base], condition: FilterCondition) -> ColumnElement[bool]:
     try:
         storable("filter: the field", condition.field)
     except InvalidInputError as error:
@@ -82,7 +82,7 @@ def _condition(model: type[Base], condition: Condition) -> ColumnElement[bool]:
     return _plain(column, condition)
 
 
-def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+def _plain(column: ColumnElement[Any], condition: FilterCondition) -> ColumnElement[bool]:
     value = condition.value
     match condition.operator:
         case "exists":
@@ -106,7 +106,7 @@ def _plain(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bo
             )
 
 
-def _json(column: ColumnElement[Any], path: list[str], condition: Condition) -> ColumnElement[bool]:
+def _json(column: ColumnElement[Any], path: list[str], condition: FilterCondition) -> ColumnElement[bool]:
     value = condition.value
     if condition.operator == "qdrant" and not path:
         return matching(column, value)
@@ -181,14 +181,14 @@ def _nested(path: list[str], value: Any) -> Any:
     return value
 
 
-def _items(condition: Condition) -> Sequence[Any]:
+def _items(condition: FilterCondition) -> Sequence[Any]:
     if condition.value.__class__ not in (list, tuple):
         raise InvalidFilter(f"filter: `in` of {shown(condition.field)} expects an array")
     values: Sequence[Any] = condition.value
     return values
 
 
-def _one_of(column: ColumnElement[Any], condition: Condition) -> CollectionAggregate[Any]:
+def _one_of(column: ColumnElement[Any], condition: FilterCondition) -> CollectionAggregate[Any]:
     """The values of `in`, as one array of the column's own type."""
     type_: Any = column.type
     plain: Any = type_
@@ -207,13 +207,13 @@ def _one_of(column: ColumnElement[Any], condition: Condition) -> CollectionAggre
     return any_of(items, plain)
 
 
-def _number(condition: Condition, value: Any) -> ColumnElement[float]:
+def _number(condition: FilterCondition, value: Any) -> ColumnElement[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidFilter(f"filter: the bounds of the size of {shown(condition.field)} must be numbers")
     return literal(value, Double)
 
 
-def _bounds(condition: Condition) -> list[tuple[str, Any]]:
+def _bounds(condition: FilterCondition) -> list[tuple[str, Any]]:
     value: dict[str, Any] = condition.value if condition.value.__class__ is dict else {}
     if not value or not value.keys() <= set(BOUNDS):
         raise InvalidFilter(
@@ -222,7 +222,7 @@ def _bounds(condition: Condition) -> list[tuple[str, Any]]:
     return list(value.items())
 
 
-def _checked(column: ColumnElement[Any], condition: Condition, value: Any) -> Any:
+def _checked(column: ColumnElement[Any], condition: FilterCondition, value: Any) -> Any:
     """The value in the column's own kind, so that a wrong one is told before the server sees it."""
     type_ = column.type
     where = f"filter: {shown(condition.field)}"

@@ -17,7 +17,7 @@ from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, Kn
 from ...models.base import table_of
 from ...models.knowledge import partition_name
 from ...types import Text
-from ...values.knowledge import PointId, is_array, is_object, point_id, spellings
+from ...values.knowledge import KnowledgePointId, is_array, is_object, point_id, spellings
 from .filters import Where, expression
 from .vector_search import Partition
 
@@ -73,7 +73,7 @@ def table(collection: str) -> Table:
     return Table(partition_name(collection), MetaData())
 
 
-def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[bool]:
+def chosen(ids: Sequence[KnowledgePointId] | None, where: Where | None) -> ColumnElement[bool]:
     """The points that a call means: those of the ids, or those that match."""
     if (ids is None) == (where is None):
         raise InvalidInputError("expected either ids or where; `where=Filter()` means every point")
@@ -81,7 +81,7 @@ def chosen(ids: Sequence[PointId] | None, where: Where | None) -> ColumnElement[
     return with_ids(() if ids is None else ids) if condition is None else condition
 
 
-def with_ids(ids: Sequence[PointId]) -> ColumnElement[bool]:
+def with_ids(ids: Sequence[KnowledgePointId]) -> ColumnElement[bool]:
     """The points of these ids."""
     ids_of(ids)
     return POINTS.c.id == literal(spellings(ids), ARRAY(Text)).any_()

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, cast, false, literal, not_, or_, sel
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ...errors import InvalidFilter, InvalidInputError
-from ...search.filters import BOUNDS, GROUPS, MAX_CONDITIONS, MAX_DEPTH, Condition, Filter, in_
+from ...search.filters import BOUNDS, GROUPS, MAX_CONDITIONS, MAX_DEPTH, Filter, FilterCondition, in_
 from ...types import Text
 from ...values.knowledge import is_array, is_object, spellings
 from . import payload_paths as paths
@@ -32,7 +32,7 @@ def read(data: Any, where: str = "filter", depth: int = 0) -> Filter:
     if depth > MAX_DEPTH:
         raise InvalidFilter(f"{where}: more than {MAX_DEPTH} filters inside one another; flatten it")
     given = _given(data, where)
-    groups: dict[str, list[Condition | Filter]] = {}
+    groups: dict[str, list[FilterCondition | Filter]] = {}
     for name in given:
         if name not in (*GROUPS, "min_should"):
             raise InvalidFilter(
@@ -53,13 +53,13 @@ def read(data: Any, where: str = "filter", depth: int = 0) -> Filter:
     return Filter(groups["must"], groups["should"], groups["must_not"])
 
 
-def _parts(several: Any, where: str, depth: int) -> list[Condition | Filter]:
+def _parts(several: Any, where: str, depth: int) -> list[FilterCondition | Filter]:
     if not is_array(several) or len(several) > MAX_CONDITIONS:
         raise InvalidFilter(f"{where}: expected an array of at most {MAX_CONDITIONS} conditions")
     return [_part(part, f"{where}[{number}]", depth) for number, part in enumerate(several)]
 
 
-def _part(data: Any, where: str, depth: int) -> Condition | Filter:
+def _part(data: Any, where: str, depth: int) -> FilterCondition | Filter:
     given = _given(data, where)
     if not given or given.keys() & {*GROUPS, "min_should"}:
         return read(given, where, depth + 1)
@@ -68,7 +68,7 @@ def _part(data: Any, where: str, depth: int) -> Condition | Filter:
     if given.keys() & {"key", "nested", "is_null", "is_empty"}:
         plain = _plain(given)
         matching(literal({}, JSONB), plain, where, depth)
-        return Condition("payload", "qdrant", plain)
+        return FilterCondition("payload", "qdrant", plain)
     raise InvalidFilter(
         f"{where}: {', '.join(sorted(map(str, given)))[:60]!r} is not supported; expected key, has_id, is_null,"
         " is_empty, nested or a filter"
@@ -123,7 +123,7 @@ def _nested(
     rows, element = paths.elements(array)
     inside = read(given["filter"], f"{where}.nested.filter", depth + 1)
 
-    def condition(one: Condition) -> ColumnElement[bool]:
+    def condition(one: FilterCondition) -> ColumnElement[bool]:
         if one.operator == "in" and not one.value:
             return false()
         if one.operator != "qdrant":

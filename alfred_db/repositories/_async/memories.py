@@ -18,10 +18,16 @@ from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
-from ...search.params import SearchParams, Weights
-from ...search.results import Candidates, Hit, SearchResult
+from ...search.params import SearchParams, SearchWeights
+from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
-from ...values.memories import NewMemory, Outcome, RecallResult, RecallWeights, Remembered
+from ...values.memories import (
+    MemoryOutcome,
+    MemoryRecallResult,
+    MemoryRecallWeights,
+    NewMemory,
+    RememberedMemory,
+)
 from ...vectors.formats import VectorLike
 from .memory_banks import id_of, unknown_bank
 from .memory_batches import remember_many
@@ -50,7 +56,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
-    ) -> Remembered:
+    ) -> RememberedMemory:
         """Store a memory; a text that the bank has, but for case and white space, is counted and not stored twice.
 
         Of what is told again the newest text, vector and metadata stay, the greatest importance, and the later
@@ -70,7 +76,9 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         rows = await self._rows(queries.remember(), parameters)
         if not rows:
             raise unknown_bank(id_of(bank))
-        return Remembered(rows[0].id, Outcome.STORED if rows[0].seen_count == 1 else Outcome.SEEN)
+        return RememberedMemory(
+            rows[0].id, MemoryOutcome.STORED if rows[0].seen_count == 1 else MemoryOutcome.SEEN
+        )
 
     async def remember_many(
         self,
@@ -79,7 +87,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         *,
         embeddings: Sequence[VectorLike] | None = None,
         near: float | None = None,
-    ) -> Sequence[Remembered]:
+    ) -> Sequence[RememberedMemory]:
         """Store several; gives what became of each, in order. `embeddings` is their vectors as one column.
 
         With `near`, such as 0.08, one that has no more than this cosine distance to a memory of the bank or to
@@ -137,7 +145,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Candidates:
+    ) -> SearchCandidates:
         """The bank's memories nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
         condition = queries.in_bank(id_of(bank))
         if (given := expression(Memory, where)) is not None:
@@ -155,7 +163,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        weights: Weights = Weights(),
+        weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult:
         """The bank's best memories by meaning and by English word, fused by rank."""
@@ -180,10 +188,10 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         *,
         limit: int = 10,
         half_life: timedelta = HALF_LIFE,
-        weights: RecallWeights = RecallWeights(),
+        weights: MemoryRecallWeights = MemoryRecallWeights(),
         now: datetime | None = None,
         exact: bool | None = None,
-    ) -> RecallResult:
+    ) -> MemoryRecallResult:
         """The bank's best memories by similarity x importance x recency; it touches nothing.
 
         score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), age being

@@ -17,7 +17,7 @@ from ...models.base import table_of
 from ...queries import memory_banks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.memories import BankSummary
+from ...values.memories import MemoryBankSummary
 
 
 class AsyncMemoryBankRepository(AsyncRepository):
@@ -69,11 +69,14 @@ class AsyncMemoryBankRepository(AsyncRepository):
         await self._write(queries.remove(bank_id))
         return len(memories)
 
-    async def list(self, *, after: str | None = None, limit: int = 100) -> Page[BankSummary]:
+    async def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:
         """The banks by id with the number of their memories, a page at a time."""
         rows = await self._rows(queries.list_(after=after, limit=limit))
         return as_page(
-            [BankSummary(row.id, row.name, row.description, row.created_at, row.memories) for row in rows],
+            [
+                MemoryBankSummary(row.id, row.name, row.description, row.created_at, row.memories)
+                for row in rows
+            ],
             queries.LIST_KEY,
             limit,
         )

@@ -19,7 +19,7 @@ from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.model_registry import EndpointSpec, ScoredModel
+from ...values.model_registry import ModelEndpointSpec, ScoredModel
 
 MAX_RANKED = 1000
 
@@ -36,7 +36,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         model_type: str,
         version: str | None = None,
         description: str | None = None,
-        endpoints: Sequence[EndpointSpec] | None = None,
+        endpoints: Sequence[ModelEndpointSpec] | None = None,
         capabilities: Mapping[str, float] | None = None,
     ) -> RegistryModel:
         """File the model, or bring a known one up to date; one that was deprecated stays so.
@@ -171,7 +171,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
     async def _register(
         self,
         values: Mapping[str, Any],
-        endpoints: Sequence[EndpointSpec] | None,
+        endpoints: Sequence[ModelEndpointSpec] | None,
         capabilities: Mapping[str, float] | None,
     ) -> RegistryModel:
         specs = None if endpoints is None else checked_endpoints(endpoints)

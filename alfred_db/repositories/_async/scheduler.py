@@ -16,11 +16,11 @@ from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, Schedule
 from ...queries import scheduler as queries
 from ...queries.shapes.paging import MAX_LIMIT, as_page
 from ...values import Page
-from ...values.scheduler import InvalidSchedule, ScheduleOutcome, Tick
+from ...values.scheduler import ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .scheduler_executions import AsyncExecutions
 
 _Planned = list[tuple[ScheduledTask, Plan]]
-_Invalid = list[InvalidSchedule]
+_Invalid = list[ScheduleProblem]
 
 _YEAR = 366 * 86400
 _LIMITS = {
@@ -189,7 +189,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
             return []
         return cron.next_runs(task.schedule, task.timezone, after=now, count=count)
 
-    async def tick(self, *, limit: int = 100) -> Tick:
+    async def tick(self, *, limit: int = 100) -> SchedulerTick:
         """File the executions of at most `limit` tasks whose slot has come, and move the tasks on to their next.
 
         Any number of schedulers may call it at once: one task is one scheduler's until its transaction ends, and
@@ -211,7 +211,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
                     [plan.next_run_at for _, plan in planned],
                 )
             )
-        return Tick(
+        return SchedulerTick(
             now=now,
             filed=filed,
             skipped=overlapped + sum(plan.dropped for _, plan in planned),
@@ -271,7 +271,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
                 try:
                     plans.append((task, cron.plan(task, now)))
                 except Exception as error:  # whatever it was: the other tasks have their slots
-                    invalid.append(InvalidSchedule(task.id, str(error)))
+                    invalid.append(ScheduleProblem(task.id, str(error)))
             if len(rows) < asked:
                 break
         return plans, time

@@ -22,7 +22,7 @@ from ...models import (
 from ...queries import validation as queries
 from ...queries.shapes.paging import MAX_LIMIT, as_page
 from ...values import Page
-from ...values.validation import Regression
+from ...values.validation import ValidationRegression
 
 Figure: TypeAlias = Decimal | float
 """A number that the database keeps to four places and below a million."""
@@ -186,7 +186,7 @@ class AsyncValidationRepository(AsyncRepository):
 
     async def regression(
         self, run_id: int, *, baseline_id: int | None = None, tolerance: Figure = 0
-    ) -> Sequence[Regression]:
+    ) -> Sequence[ValidationRegression]:
         """Each figure of the baseline beside that of the run, the last where there are several; see `worse`.
 
         `baseline_id` is a run of the same suite, by default the suite's baseline. A change of at most `tolerance` is
@@ -212,7 +212,7 @@ class AsyncValidationRepository(AsyncRepository):
                 )
         rows = await self._rows(queries.compare(run_id, baseline.id))
         return [
-            Regression(
+            ValidationRegression(
                 metric=metric,
                 case_id=case_id,
                 case=case,

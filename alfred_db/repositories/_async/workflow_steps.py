@@ -14,7 +14,7 @@ from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
-from ...values.workflows import MAX_JSON_BYTES, WaitResult
+from ...values.workflows import MAX_JSON_BYTES, WorkflowWaitResult
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
@@ -134,7 +134,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         step_key: str,
         seq: int,
         timeout: float | None = None,
-    ) -> WaitResult | None:
+    ) -> WorkflowWaitResult | None:
         """How the wait for an event ended; None gives the execution up until the event or the timeout comes.
 
         `timeout` is in seconds from the first call; None waits for ever. An event that came before the wait
@@ -216,14 +216,14 @@ class AsyncWorkflowSteps(AsyncRepository):
         return _Found(bool(held), bool(given_up), cancel, None)
 
 
-def _waited(execution_id: int, step_key: str, output: Any) -> WaitResult:
+def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult:
     """What the step of a wait has stored; raises ConflictError for the output of another kind of step."""
     if not isinstance(output, dict) or set(cast("dict[str, Any]", output)) != {"received", "payload"}:
         raise ConflictError(
             f"workflow execution {execution_id}: step {shown(step_key)} was not a wait for an event; run the code that"
             " began it, or fork it to a new version"
         )
-    return WaitResult(**cast("dict[str, Any]", output))
+    return WorkflowWaitResult(**cast("dict[str, Any]", output))
 
 
 def _cancelling(execution_id: int) -> InvalidTransition:

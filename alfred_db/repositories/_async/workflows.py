@@ -11,7 +11,7 @@ from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, Work
 from ...queries import workflows as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.workflows import MAX_JSON_BYTES, WaitingVersion
+from ...values.workflows import MAX_JSON_BYTES, WaitingWorkflowVersion
 from .workflow_executions import AsyncWorkflowExecutions
 from .workflow_steps import AsyncWorkflowSteps
 
@@ -183,9 +183,9 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             statuses |= {row[0]: row[1] for row in tree}
         return {id: found[id] for id in sorted(found)}
 
-    async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingVersion]:
+    async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingWorkflowVersion]:
         """Which other versions than these have executions that wait for a worker, and how many."""
-        return [WaitingVersion(*row) for row in await self._rows(queries.waiting(workflow_ids))]
+        return [WaitingWorkflowVersion(*row) for row in await self._rows(queries.waiting(workflow_ids))]
 
     async def get_by_key(self, idempotency_key: str) -> WorkflowExecution | None:
         """The execution of that key."""

@@ -17,9 +17,9 @@ from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.memories import lasting
 from ...queries.shapes.paging import as_page
 from ...search.params import SearchParams
-from ...search.results import Candidates, SearchResult
+from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
-from ...values.working_memory import SweptMemory
+from ...values.working_memory import SweptWorkingMemory
 from ...vectors.formats import VectorLike
 
 
@@ -126,7 +126,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Candidates:
+    ) -> SearchCandidates:
         """The active records nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
         condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
         if (given := expression(WorkingMemory, where)) is not None:
@@ -135,7 +135,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
             self._session, WorkingMemory, embedding, limit=limit, where=condition, params=params
         )
 
-    async def sweep(self, limit: int = 1000) -> Sequence[SweptMemory]:
+    async def sweep(self, limit: int = 1000) -> Sequence[SweptWorkingMemory]:
         """Remove at most `limit` deleted or expired records; gives them with the places of their blobs.
 
         Delete those blobs before you commit, where `uow.storage.list_references` knows of no other record: if that
@@ -143,7 +143,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         `expires_at` to be swept.
         """
         within("limit", limit, 1, 100_000)
-        return [SweptMemory(*row) for row in await self._rows(queries.sweep(limit))]
+        return [SweptWorkingMemory(*row) for row in await self._rows(queries.sweep(limit))]
 
     async def list(
         self,

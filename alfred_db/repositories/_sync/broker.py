@@ -29,7 +29,7 @@ from ...queries import broker as queries
 from ...queries.shapes.functions import func
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.broker import Offer
+from ...values.broker import ModelOffer
 
 M = TypeVar("M", bound=Base)
 
@@ -257,7 +257,7 @@ class BrokerCatalogRepository(Repository):
         inactive: bool = False,
         at: datetime | None = None,
         limit: int = 1000,
-    ) -> Sequence[Offer]:
+    ) -> Sequence[ModelOffer]:
         """Which hosted models are what is asked for, on which provider, at which price; by model, then provider.
 
         The price is the one that holds `at` that time, or now. `inactive` gives those too that take no requests.
@@ -275,7 +275,7 @@ class BrokerCatalogRepository(Repository):
                 limit=limit,
             )
         )
-        return [Offer(*row) for row in rows]
+        return [ModelOffer(*row) for row in rows]
 
     def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
         """The whole catalog as a document for `import_catalog`, of plain JSON values."""

@@ -19,7 +19,7 @@ from ...models.base import table_of
 from ...queries import broker_requests as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.broker import Usage, UsageKey
+from ...values.broker import TokenUsage, TokenUsageKey
 from ...values.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 
 
@@ -192,12 +192,12 @@ class BrokerRequestRepository(Partitions):
         since: datetime,
         until: datetime,
         *,
-        by: Collection[UsageKey] = ("model", "provider"),
+        by: Collection[TokenUsageKey] = ("model", "provider"),
         timezone: str = "UTC",
         model: str | None = None,
         provider: str | None = None,
         agent_name: str | None = None,
-    ) -> Sequence[Usage]:
+    ) -> Sequence[TokenUsage]:
         """Requests from `since` until before `until`, added up by any of model, provider, agent and day.
 
         Currencies are never added up; days are those of `timezone`. Only the months asked for are read.
@@ -240,13 +240,13 @@ def _zone(name: str) -> tzinfo:
 def _check_usage(since: datetime, until: datetime, by: Collection[str]) -> None:
     if _zoned("since", since) >= _zoned("until", until):
         raise InvalidInputError(f"since {since} is not before until {until}")
-    unknown = sorted(map(shown, set(by) - set(get_args(UsageKey))))
+    unknown = sorted(map(shown, set(by) - set(get_args(TokenUsageKey))))
     if unknown:
         raise InvalidInputError(
-            f"by: {', '.join(unknown[:5])}: expected some of {', '.join(get_args(UsageKey))}"
+            f"by: {', '.join(unknown[:5])}: expected some of {', '.join(get_args(TokenUsageKey))}"
         )
 
 
-def _usage(row: Row[*tuple[Any, ...]], zone: tzinfo) -> Usage:
+def _usage(row: Row[*tuple[Any, ...]], zone: tzinfo) -> TokenUsage:
     model, provider, agent, day, *sums = row
-    return Usage(model, provider, agent, None if day is None else day.astimezone(zone).date(), *sums)
+    return TokenUsage(model, provider, agent, None if day is None else day.astimezone(zone).date(), *sums)

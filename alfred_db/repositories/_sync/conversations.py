@@ -16,7 +16,7 @@ from ...queries import memory_banks
 from ...queries.shapes.paging import as_page
 from ...search.results import Hit
 from ...values import Page
-from ...values.conversations import NewMessage, SessionSummary
+from ...values.conversations import ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
 FEW = 1_000
@@ -77,13 +77,13 @@ class ConversationRepository(Repository):
         within("n", n, 1, 1000)
         return (self._all(queries.last(session_id, n)))[::-1]
 
-    def sessions(self, *, after: str | None = None, limit: int = 100) -> Page[SessionSummary]:
+    def sessions(self, *, after: str | None = None, limit: int = 100) -> Page[ConversationSummary]:
         """The sessions, the one with the newest message first, a page at a time.
 
         A session that goes on while you page moves to the front, where the pages to come no longer look.
         """
         rows = self._rows(queries.sessions(after=after, limit=limit))
-        found = [SessionSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
+        found = [ConversationSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
         return as_page(found, queries.LIST_KEY, limit)
 
     def search(self, text: str, *, session_id: str | None = None, limit: int = 10) -> Sequence[Hit]:

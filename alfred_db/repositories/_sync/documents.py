@@ -18,8 +18,8 @@ from ...queries.shapes.bulk import OnConflict
 from ...queries.shapes.filters import Where
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
-from ...search.params import SearchParams, Weights
-from ...search.results import Candidates, Hit, SearchResult
+from ...search.params import SearchParams, SearchWeights
+from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
 from ...vectors.formats import VectorLike
 
@@ -116,7 +116,7 @@ class DocumentRepository(PagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Candidates:
+    ) -> SearchCandidates:
         """The documents nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
         return candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
 
@@ -138,7 +138,7 @@ class DocumentRepository(PagedRepository):
         *,
         limit: int = 10,
         where: Where | None = None,
-        weights: Weights = Weights(),
+        weights: SearchWeights = SearchWeights(),
         language: str = "english",
         match: Match = "any",
         by_spelling: bool = False,

@@ -17,7 +17,7 @@ from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.entities import Direction, Neighbour, Node, Path, Subgraph
+from ...values.entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
 
 MAX_DEPTH = 10
 """The farthest that a walk goes."""
@@ -142,7 +142,7 @@ class EntityRepository(Repository):
         self,
         node_id: uuid.UUID,
         *,
-        direction: Direction = "both",
+        direction: EdgeDirection = "both",
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
         known_at: datetime | None = None,
@@ -150,7 +150,7 @@ class EntityRepository(Repository):
         limit: int = 100,
     ) -> Page[EntityEdge]:
         """The edges of a node that held at `as_of`, a page at a time; `known_at` is what the database said then."""
-        check_word("direction", direction, Direction)
+        check_word("direction", direction, EdgeDirection)
         _check_zone("as_of", as_of)
         _check_zone("known_at", known_at)
         rows = self._all(
@@ -184,12 +184,12 @@ class EntityRepository(Repository):
         node_id: uuid.UUID,
         *,
         depth: int = 1,
-        direction: Direction = "out",
+        direction: EdgeDirection = "out",
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
         fan_out: int = 100,
         limit: int = 1_000,
-    ) -> Sequence[Neighbour]:
+    ) -> Sequence[GraphNeighbour]:
         """The nodes within `depth` edges, nearest first, each once and without the node itself.
 
         Of each node the `fan_out` edges of greatest weight are followed, in each direction.
@@ -200,7 +200,7 @@ class EntityRepository(Repository):
         within("limit", limit, 1, MAX_NODES)
         parameters |= {"start": node_id, "depth": depth, "cap": fan_out, "limit": limit}
         rows = fetch_rows(self._session, queries.neighbours(direction, **statement), parameters)
-        return [Neighbour(Node._make(row[:6]), *row[6:]) for row in rows]
+        return [GraphNeighbour(GraphNode._make(row[:6]), *row[6:]) for row in rows]
 
     def shortest_path(
         self,
@@ -208,24 +208,24 @@ class EntityRepository(Repository):
         target_id: uuid.UUID,
         *,
         max_depth: int = 6,
-        direction: Direction = "out",
+        direction: EdgeDirection = "out",
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
-    ) -> Path | None:
+    ) -> GraphPath | None:
         """A way of the fewest edges, whatever their weights; None when there is none of at most `max_depth`."""
         statement, parameters = _walk(direction, edge_types, as_of)
         within("max_depth", max_depth, 1, MAX_DEPTH)
         parameters |= {"source": source_id, "target": target_id}
         parameters |= {"ahead": (max_depth + 1) // 2, "back": max_depth // 2}
         rows = self._rows(queries.shortest_path(direction, **statement), parameters)
-        return Path([node for node, _ in rows], [edge for _, edge in rows[:-1]]) if rows else None
+        return GraphPath([node for node, _ in rows], [edge for _, edge in rows[:-1]]) if rows else None
 
     def subgraph(
         self,
         node_ids: Sequence[uuid.UUID],
         *,
         depth: int = 1,
-        direction: Direction = "both",
+        direction: EdgeDirection = "both",
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
         fan_out: int = 100,
@@ -250,10 +250,10 @@ class EntityRepository(Repository):
 
 
 def _walk(
-    direction: Direction, edge_types: Sequence[str] | None, as_of: datetime | None
+    direction: EdgeDirection, edge_types: Sequence[str] | None, as_of: datetime | None
 ) -> tuple[dict[str, bool], dict[str, Any]]:
     """The shape of a walk's statement, and the parameters that this shape has."""
-    check_word("direction", direction, Direction)
+    check_word("direction", direction, EdgeDirection)
     _check_zone("as_of", as_of)
     parameters: dict[str, Any] = {}
     if edge_types is not None:

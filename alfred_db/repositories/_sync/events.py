@@ -18,7 +18,7 @@ from ...models.base import table_of
 from ...queries import events as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.events import ConsumerLag, EventPosition, Horizon, NewEvent
+from ...values.events import EventConsumerLag, EventHorizon, EventPosition, NewEvent
 
 COPIED = 1000
 """More events than this are published by COPY."""
@@ -176,15 +176,15 @@ class EventRepository(Partitions):
         topics = (self._locked(consumer)).topics
         return self._change(consumer, self._place(to, topics))
 
-    def consumers(self) -> Sequence[ConsumerLag]:
+    def consumers(self) -> Sequence[EventConsumerLag]:
         """All consumers by name, and how far behind they are."""
-        return [ConsumerLag(*row) for row in self._rows(queries.lags())]
+        return [EventConsumerLag(*row) for row in self._rows(queries.lags())]
 
-    def horizon(self) -> Horizon | None:
+    def horizon(self) -> EventHorizon | None:
         """What holds readers back: the oldest open transaction that has written, other than this one."""
         with translated():
             found = (self._session.execute(queries.holder())).first()
-        return None if found is None else Horizon(*found[:4])
+        return None if found is None else EventHorizon(*found[:4])
 
     def after_restore(self) -> int:
         """Make the log readable on a server that it was restored on from a dump.

@@ -21,7 +21,7 @@ from ...queries.shapes.payload_paths import values_at
 from ...queries.shapes.vector_search import MAX_LIMIT, Partition
 from ...search.params import SearchParams
 from ...search.results import Hit, SearchResult
-from ...values.knowledge import PointGroup, PointId
+from ...values.knowledge import KnowledgePointGroup, KnowledgePointId
 from ...vectors.formats import Embedding, VectorLike
 from .knowledge_points import KnowledgePoints
 
@@ -90,7 +90,7 @@ class KnowledgeRepository(KnowledgePoints):
         size: int = 3,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Sequence[PointGroup]:
+    ) -> Sequence[KnowledgePointGroup]:
         """The nearest points of each of the nearest groups, at most `size` of each.
 
         `group_by` is a path into the payload, such as `author.name` or `parts[].kind`. A point with an array there is
@@ -104,7 +104,7 @@ class KnowledgeRepository(KnowledgePoints):
         near = _grouped(found.hits, group_by)[:groups]
         full = len(near) == groups and all(len(group) >= size for group in near)
         if full or (len(found) < fetched and not found.truncated):
-            return [PointGroup(group.value, group.hits[:size]) for group in near]
+            return [KnowledgePointGroup(group.value, group.hits[:size]) for group in near]
         statement = queries.best_of_groups(
             group_by,
             partition,
@@ -122,8 +122,8 @@ class KnowledgeRepository(KnowledgePoints):
     def recommend(
         self,
         collection: str,
-        positive: Sequence[PointId],
-        negative: Sequence[PointId] = (),
+        positive: Sequence[KnowledgePointId],
+        negative: Sequence[KnowledgePointId] = (),
         *,
         limit: int = 10,
         where: Where | None = None,
@@ -171,7 +171,7 @@ class KnowledgeRepository(KnowledgePoints):
         )
 
 
-def _grouped(hits: Iterable[Hit], key: str) -> list[PointGroup]:
+def _grouped(hits: Iterable[Hit], key: str) -> list[KnowledgePointGroup]:
     """The hits by what their payload holds there, the group with the nearest first."""
     return _groups((value, found) for found in hits for value in _unique(values_at(found.row.payload, key)))
 
@@ -180,11 +180,11 @@ def _unique(values: Iterable[Any]) -> Iterable[Any]:
     return {_key(value): value for value in values if isinstance(value, str | int | float)}.values()
 
 
-def _groups(members: Iterable[tuple[Any, Hit]]) -> list[PointGroup]:
+def _groups(members: Iterable[tuple[Any, Hit]]) -> list[KnowledgePointGroup]:
     groups: dict[Any, tuple[Any, list[Hit]]] = {}
     for value, found in members:
         groups.setdefault(_key(value), (value, []))[1].append(found)
-    return [PointGroup(value, hits) for value, hits in groups.values()]
+    return [KnowledgePointGroup(value, hits) for value, hits in groups.values()]
 
 
 def _key(value: Any) -> tuple[bool, Any]:

@@ -30,7 +30,7 @@ from ...queries.shapes.knowledge import partition, partition_if, table
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.vector_search import Partition
 from ...values import Page
-from ...values.knowledge import CollectionInfo
+from ...values.knowledge import KnowledgeCollectionInfo
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
@@ -161,12 +161,12 @@ class KnowledgeCollections(Repository):
         except ConfigurationError as error:
             raise _not_the_owner(name, error) from error
 
-    def describe_collection(self, name: str) -> CollectionInfo:
+    def describe_collection(self, name: str) -> KnowledgeCollectionInfo:
         """A collection of that name or alias, with the number of its points; raises NotFoundError."""
         collection = self._collection(name)
         aliases = self._all(queries.aliases(collection.name))
         count = self._first(points.count(collection.name, None))
-        return CollectionInfo(
+        return KnowledgeCollectionInfo(
             collection, [alias.alias for alias in aliases], count or 0, partition_name(collection.name)
         )
 

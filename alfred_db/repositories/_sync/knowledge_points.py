@@ -24,7 +24,7 @@ from ...queries.shapes.filters import Where
 from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.knowledge import FacetCount, PointId, spellings
+from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, spellings
 from .knowledge_collections import KnowledgeCollections
 
 BATCH = 1_000
@@ -75,7 +75,7 @@ class KnowledgePoints(KnowledgeCollections):
             self._session.execute(bulk.analyze(own))
 
     def retrieve(
-        self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
+        self, collection: str, ids: Sequence[KnowledgePointId], *, with_vectors: bool = False
     ) -> Sequence[KnowledgePoint]:
         """The points of these ids, in their order; unknown ids are left out."""
         name = self._name(collection)
@@ -84,7 +84,7 @@ class KnowledgePoints(KnowledgeCollections):
         return [known[one] for one in spellings(ids) if one in known]
 
     def delete(
-        self, collection: str, *, ids: Sequence[PointId] | None = None, where: Where | None = None
+        self, collection: str, *, ids: Sequence[KnowledgePointId] | None = None, where: Where | None = None
     ) -> int:
         """Remove the points of these ids, or those that match; gives their number."""
         which = chosen(ids, where)
@@ -95,7 +95,7 @@ class KnowledgePoints(KnowledgeCollections):
         collection: str,
         payload: Mapping[str, Any],
         *,
-        ids: Sequence[PointId] | None = None,
+        ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
         """Set these keys of the payload and keep the others; gives how many points that has changed."""
@@ -107,7 +107,7 @@ class KnowledgePoints(KnowledgeCollections):
         collection: str,
         payload: Mapping[str, Any],
         *,
-        ids: Sequence[PointId] | None = None,
+        ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
         """Replace the whole payload; gives how many points that has changed."""
@@ -119,7 +119,7 @@ class KnowledgePoints(KnowledgeCollections):
         collection: str,
         keys: Sequence[str],
         *,
-        ids: Sequence[PointId] | None = None,
+        ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
         """Remove these keys of the payload, top-level ones; gives how many points that has changed."""
@@ -148,13 +148,13 @@ class KnowledgePoints(KnowledgeCollections):
 
     def facet(
         self, collection: str, key: str, *, where: Where | None = None, limit: int = 10
-    ) -> Sequence[FacetCount]:
+    ) -> Sequence[KnowledgeFacetCount]:
         """The values at a path into the payload, such as `author.name` or `parts[].kind`, the most frequent first.
 
         Each element of an array counts as a value, once for each point; objects and nulls do not.
         """
         rows = self._rows(queries.facet(self._name(collection), key, where=where, limit=limit))
-        return [FacetCount(*row) for row in rows]
+        return [KnowledgeFacetCount(*row) for row in rows]
 
     def import_qdrant(
         self,

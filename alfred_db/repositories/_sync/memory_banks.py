@@ -18,7 +18,7 @@ from ...models.base import table_of
 from ...queries import memory_banks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.memories import BankSummary
+from ...values.memories import MemoryBankSummary
 
 
 class MemoryBankRepository(Repository):
@@ -70,11 +70,14 @@ class MemoryBankRepository(Repository):
         self._write(queries.remove(bank_id))
         return len(memories)
 
-    def list(self, *, after: str | None = None, limit: int = 100) -> Page[BankSummary]:
+    def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:
         """The banks by id with the number of their memories, a page at a time."""
         rows = self._rows(queries.list_(after=after, limit=limit))
         return as_page(
-            [BankSummary(row.id, row.name, row.description, row.created_at, row.memories) for row in rows],
+            [
+                MemoryBankSummary(row.id, row.name, row.description, row.created_at, row.memories)
+                for row in rows
+            ],
             queries.LIST_KEY,
             limit,
         )

@@ -20,7 +20,7 @@ from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting
 from ...search.params import SearchParams
-from ...values.memories import NewMemory, Outcome, Remembered
+from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
 from ...vectors.formats import Embedding, VectorLike, unpack
 from ...vectors.types import Vector
 from .memory_banks import lock_key, unknown_bank
@@ -49,7 +49,7 @@ def remember_many(
     memories: Sequence[NewMemory],
     embeddings: Sequence[VectorLike] | None,
     near: float | None,
-) -> list[Remembered]:
+) -> list[RememberedMemory]:
     """Store each text once, and count what is told again or means nearly the same."""
     if near is not None:
         within("near", near, 0, 2)
@@ -210,17 +210,17 @@ def _outcomes(
     told: Mapping[bytes, _Told],
     merged: Mapping[bytes, int | bytes],
     stored: Mapping[bytes, tuple[int, int]],
-) -> list[Remembered]:
-    outcomes: list[Remembered] = []
+) -> list[RememberedMemory]:
+    outcomes: list[RememberedMemory] = []
     first: set[bytes] = set()
     for text in hashes:
         target = merged.get(text, text)
         memory_id, count = (target, 0) if isinstance(target, int) else stored[target]
-        outcome = Outcome.SEEN
+        outcome = MemoryOutcome.SEEN
         if text in merged:
-            outcome = Outcome.MERGED
+            outcome = MemoryOutcome.MERGED
         elif text not in first and count == told[text].values["seen_count"]:
-            outcome = Outcome.STORED
+            outcome = MemoryOutcome.STORED
         first.add(text)
-        outcomes.append(Remembered(memory_id, outcome))
+        outcomes.append(RememberedMemory(memory_id, outcome))
     return outcomes

@@ -17,8 +17,8 @@ from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
-from ...search.params import SearchParams, Weights
-from ...search.results import Candidates, SearchResult
+from ...search.params import SearchParams, SearchWeights
+from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
 from ...vectors.formats import VectorLike
 
@@ -104,7 +104,7 @@ class MemoryEntryRepository(PagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Candidates:
+    ) -> SearchCandidates:
         """The entries nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
@@ -120,7 +120,7 @@ class MemoryEntryRepository(PagedRepository):
         embedding: VectorLike,
         *,
         limit: int = 10,
-        weights: Weights = Weights(),
+        weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult:
         """The best entries of a namespace by meaning and by English word, fused by rank."""

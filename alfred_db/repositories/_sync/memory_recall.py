@@ -18,7 +18,7 @@ from ...queries import memory_recall as queries
 from ...queries.memories import in_bank
 from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchPath
-from ...values.memories import RecallResult, RecallWeights
+from ...values.memories import MemoryRecallResult, MemoryRecallWeights
 from ...vectors.formats import VectorLike
 
 FIRST, MOST = 50, 1000
@@ -41,10 +41,10 @@ def recall(
     *,
     limit: int,
     half_life: float,
-    weights: RecallWeights,
+    weights: MemoryRecallWeights,
     now: datetime | None,
     exact: bool | None,
-) -> RecallResult:
+) -> MemoryRecallResult:
     """Double the candidates until no other memory can be better, then compare the whole bank if it is not too large."""
     parameters = {
         "bank": bank_id,
@@ -89,6 +89,6 @@ def _nearest(
     return found
 
 
-def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> RecallResult:
+def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> MemoryRecallResult:
     hits = [Hit(row, row.distance, row.score) for row in rows]
-    return RecallResult(hits, path, certified, rows[0].compared if rows else 0)
+    return MemoryRecallResult(hits, path, certified, rows[0].compared if rows else 0)

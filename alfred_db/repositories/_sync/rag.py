@@ -14,7 +14,7 @@ from ...queries import rag as queries
 from ...queries.shapes.filters import Where
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.rag import Context, packed
+from ...values.rag import RagContext, packed
 from ...vectors.formats import VectorLike
 from .documents import DocumentRepository
 
@@ -42,7 +42,7 @@ class RagRepository(Repository):
         limit: int = 5,
         max_chars: int = 4000,
         where: Where | None = None,
-    ) -> Context:
+    ) -> RagContext:
         """The documents nearest to a vector of 384 dimensions, as one text of at most `max_chars` characters.
 
         With `text` they are also looked for by word, those of its first 10,000 characters. The best come first,
@@ -62,7 +62,7 @@ class RagRepository(Repository):
         session: RagSession | int,
         query_text: str,
         *,
-        context: Context | None = None,
+        context: RagContext | None = None,
         response: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> RagQuery:

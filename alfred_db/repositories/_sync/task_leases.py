@@ -19,7 +19,7 @@ from ...queries import task_claims as claims
 from ...queries import task_leases as queries
 from ...queries import tasks as filed
 from ...values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
-from ...values.tasks import Backoff, ClaimedTask, NewResult
+from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 
 MAX_CLAIM = 500
 
@@ -134,7 +134,7 @@ class HeldTasks(Repository):
                 break
         return kept | left
 
-    def complete(self, task: ClaimedTask, results: Sequence[NewResult] = ()) -> bool:
+    def complete(self, task: ClaimedTask, results: Sequence[NewTaskResult] = ()) -> bool:
         """Finish the task and store its results; gives whether this call did so. Raises LeaseLost.
 
         To repeat it, as after a commit whose answer was lost, changes nothing and gives False. Effects on this
@@ -143,7 +143,7 @@ class HeldTasks(Repository):
         transaction, in AUTOCOMMIT.
         """
         for result in results:
-            if not {"result_type", "content"} <= set(result) <= set(NewResult.__annotations__):
+            if not {"result_type", "content"} <= set(result) <= set(NewTaskResult.__annotations__):
                 raise InvalidInputError("result: expected `result_type`, `content` and at most `metadata`")
             check_text("result_type", result["result_type"])
             json_text("content", result["content"], MAX_JSON_BYTES)
@@ -194,7 +194,7 @@ class HeldTasks(Repository):
         code: str = queries.HANDLER,
         retry: bool = True,
         delay: float | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: TaskBackoff = TaskBackoff(),
     ) -> TaskStatus:
         """End a failed attempt: `pending` again after the back-off while retries are left, else `failed`.
 
@@ -204,7 +204,7 @@ class HeldTasks(Repository):
         """
         if delay is not None:
             within("delay", delay, 0, MAX_SECONDS)
-            backoff = Backoff(delay, delay, 0)
+            backoff = TaskBackoff(delay, delay, 0)
         check_text("code", plain_text(code))
         parameters = {
             **_key(task),
@@ -238,7 +238,7 @@ class HeldTasks(Repository):
         self,
         *,
         limit: int = MAX_CLAIM,
-        backoff: Backoff = Backoff(),
+        backoff: TaskBackoff = TaskBackoff(),
     ) -> Mapping[uuid.UUID, TaskStatus]:
         """Take at most `limit` tasks from workers whose lease has expired or whose attempt exceeded its timeout.
 
@@ -301,7 +301,7 @@ def _key(task: ClaimedTask) -> dict[str, Any]:
     return {"id": task.id, "token": task.lease_token}
 
 
-def _stored(task: ClaimedTask, result: NewResult) -> dict[str, Any]:
+def _stored(task: ClaimedTask, result: NewTaskResult) -> dict[str, Any]:
     return {
         "task_id": task.id,
         "result_type": result["result_type"],

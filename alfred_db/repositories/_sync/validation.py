@@ -23,7 +23,7 @@ from ...models import (
 from ...queries import validation as queries
 from ...queries.shapes.paging import MAX_LIMIT, as_page
 from ...values import Page
-from ...values.validation import Regression
+from ...values.validation import ValidationRegression
 
 Figure: TypeAlias = Decimal | float
 """A number that the database keeps to four places and below a million."""
@@ -187,7 +187,7 @@ class ValidationRepository(Repository):
 
     def regression(
         self, run_id: int, *, baseline_id: int | None = None, tolerance: Figure = 0
-    ) -> Sequence[Regression]:
+    ) -> Sequence[ValidationRegression]:
         """Each figure of the baseline beside that of the run, the last where there are several; see `worse`.
 
         `baseline_id` is a run of the same suite, by default the suite's baseline. A change of at most `tolerance` is
@@ -213,7 +213,7 @@ class ValidationRepository(Repository):
                 )
         rows = self._rows(queries.compare(run_id, baseline.id))
         return [
-            Regression(
+            ValidationRegression(
                 metric=metric,
                 case_id=case_id,
                 case=case,

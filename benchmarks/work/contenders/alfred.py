@@ -23,11 +23,11 @@ from sqlalchemy.orm import Session
 from alfred_db import (
     AsyncDatabase,
     AsyncUnitOfWork,
-    Backoff,
     ClaimedTask,
     Database,
     Lease,
     NewTask,
+    TaskBackoff,
     UnitOfWork,
     Worker,
 )
@@ -193,7 +193,7 @@ def take_over(url: str, backoff: float) -> dict[str, Any]:
         worker.stop()
 
     with Database(url) as db:
-        again = Backoff(base=backoff)
+        again = TaskBackoff(base=backoff)
         worker = Worker(db, {"noop": noop}, lease=1, upkeep=1, poll=1, backoff=again)
         worker.run(signals=False)
     return {"started": started[0], "ran": ran}

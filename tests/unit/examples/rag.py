@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from unit.examples import Call, call
 
-from alfred_db.values.rag import Source
+from alfred_db.values.rag import RagSource
 
-SOURCES = (Source(4711, "title-4711", 0.4711, 1, 4711), Source(4712, None, None, 2, 4712))
+SOURCES = (RagSource(4711, "title-4711", 0.4711, 1, 4711), RagSource(4712, None, None, 2, 4712))
 
 EXAMPLES: dict[str, list[Call]] = {
     "get_session": [call("session-4711")],
