@@ -60,7 +60,7 @@ class TaskBackoff:
             ("jitter", self.jitter, 1),
         ):
             if not 0 <= value <= high:
-                raise InvalidInputError(f"Backoff.{name}: expected 0 to {high:,.0f}, got {value:,}")
+                raise InvalidInputError(f"TaskBackoff.{name}: expected 0 to {high:,.0f}, got {value:,}")
 
     def spread(self) -> float:
         """A factor from `1 - jitter` to `1 + jitter`."""
