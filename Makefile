@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SECONDS ?= 600
 WORKERS ?= 2
 
-.PHONY: help quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare build servers
+.PHONY: help quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -65,6 +65,9 @@ bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and
 
 bench-compare: .venv/bench.stamp ## fail when a ratio is worse by 5%; RUN=folder takes a finished run, ONLY="work vectors" some pages
 	$(BIN)/python benchmarks/figures.py --compare docs/benchmarks $(RUN) $(if $(ONLY),--only $(ONLY))
+
+released: .venv/test.stamp ## record the revisions of a release, which are never edited again
+	$(BIN)/python tools/released.py
 
 build: .venv/test.stamp ## build wheel and sdist into dist/
 	$(BIN)/python -m hatchling build

@@ -5,7 +5,7 @@ Lock impact: say which lock on which existing table, and for how long.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl, drop_tables
+from alfred_db.migrate.operations_v1 import ddl, drop_tables
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

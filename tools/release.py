@@ -1,4 +1,4 @@
-"""Check, before an upload, that a tag, the version, the changelog and what was built agree.
+"""Check, before an upload, that a tag, the version, the changelog, the recorded revisions and what was built agree.
 
 python tools/release.py v1.2.3
 """
@@ -22,6 +22,11 @@ def wrong(tag: str, root: Path = ROOT) -> Iterator[str]:
     changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changes, re.MULTILINE):
         yield f"CHANGELOG.md: it has no section `## [{version}] - <date>`; name what was unreleased so"
+    table = root / "tests/unit/released.txt"
+    recorded = table.read_text(encoding="utf-8").split() if table.is_file() else []
+    for path in sorted((root / "alembic/versions").glob("*.py")):
+        if f"alembic/versions/{path.name}" not in recorded:
+            yield f"{path.name}: it is not recorded as released; run `make released` and commit tests/unit/released.txt"
     wanted = {f"alfred_db-{version}-py3-none-any.whl", f"alfred_db-{version}.tar.gz"}
     built = {path.name for path in (root / "dist").glob("*")}
     if built != wanted:

@@ -8,7 +8,7 @@ Lock impact: none on tables.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import create_schemas, ddl, drop_schemas, shared
+from alfred_db.migrate.operations_v1 import create_schemas, ddl, drop_schemas, shared
 
 revision = "alfred_0001_extensions"
 down_revision = None

@@ -5,7 +5,7 @@ Lock impact: none.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import create_schemas, drop_schemas, shared
+from alfred_db.migrate.operations_v1 import create_schemas, drop_schemas, shared
 
 revision = "alfred_0002_shared_schemas"
 down_revision = "alfred_0001_extensions"

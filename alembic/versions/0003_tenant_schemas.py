@@ -5,7 +5,7 @@ Lock impact: none.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import create_schemas, drop_schemas, option
+from alfred_db.migrate.operations_v1 import create_schemas, drop_schemas, option
 
 revision = "alfred_0003_tenant_schemas"
 down_revision = "alfred_0002_shared_schemas"

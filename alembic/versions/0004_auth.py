@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only new ones are made.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import create_unless_exists, drop_if_made_here, shared, trigger_of
+from alfred_db.migrate.operations_v1 import create_unless_exists, drop_if_made_here, shared, trigger_of
 
 revision = "alfred_0004_auth"
 down_revision = "alfred_0003_tenant_schemas"

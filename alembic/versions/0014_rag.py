@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only new ones are made.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl, drop_tables, updated_by_trigger
+from alfred_db.migrate.operations_v1 import ddl, drop_tables, updated_by_trigger
 
 revision = "alfred_0014_rag"
 down_revision = "alfred_0013_conversations"

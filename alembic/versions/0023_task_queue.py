@@ -6,7 +6,7 @@ a table that holds tasks are built CONCURRENTLY, outside of a transaction: tasks
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import build_indexes, ddl, refuse_values
+from alfred_db.migrate.operations_v1 import build_indexes, ddl, refuse_values
 
 revision = "alfred_0023_task_queue"
 down_revision = "alfred_0022_events"

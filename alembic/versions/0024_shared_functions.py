@@ -7,8 +7,7 @@ Lock impact: `storage.objects`, where it is ours, is locked for a moment.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl, option
-from alfred_db.models.base import MADE_HERE
+from alfred_db.migrate.operations_v1 import MADE_HERE, ddl, option
 
 revision = "alfred_0024_shared_functions"
 down_revision = "alfred_0023_task_queue"

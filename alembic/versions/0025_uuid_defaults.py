@@ -7,7 +7,7 @@ Lock impact: each of the tables is locked for a moment; no row is touched.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl
+from alfred_db.migrate.operations_v1 import ddl
 
 revision = "alfred_0025_uuid_defaults"
 down_revision = "alfred_0024_shared_functions"

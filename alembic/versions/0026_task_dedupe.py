@@ -6,7 +6,7 @@ EXCLUSIVE lock.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import build_indexes, ddl
+from alfred_db.migrate.operations_v1 import build_indexes, ddl
 
 revision = "alfred_0026_task_dedupe"
 down_revision = "alfred_0025_uuid_defaults"

@@ -5,7 +5,7 @@ Lock impact: none on tables.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl, option
+from alfred_db.migrate.operations_v1 import ddl, option
 
 revision = "alfred_0027_partitions_path"
 down_revision = "alfred_0026_task_dedupe"

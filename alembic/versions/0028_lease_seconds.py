@@ -5,7 +5,7 @@ Lock impact: a short ACCESS EXCLUSIVE lock on each table, for a column without a
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import ddl
+from alfred_db.migrate.operations_v1 import ddl
 
 revision = "alfred_0028_lease_seconds"
 down_revision = "alfred_0027_partitions_path"

@@ -1,4 +1,4 @@
-"""The text of statements that make and drop schema objects, shared by the revisions and their runner."""
+"""The text of statements that create and drop schemas, and look for rows; the revisions have copies of their own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ __all__ = [
     "create_schema",
     "drop_schema",
     "name_tables_with_rows",
-    "refuse_rows",
     "search_path",
-    "trigger",
 ]
 
 
@@ -49,28 +47,6 @@ def drop_schema(name: str) -> str:
             END IF;
         END $$
     """
-
-
-def trigger(table: str) -> str:
-    """Have raw SQL keep `updated_at`; a statement that sets it itself does not pay for the function."""
-    return (
-        f"CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table} FOR EACH ROW"
-        " WHEN (NEW.updated_at = OLD.updated_at) EXECUTE FUNCTION extensions.set_updated_at()"
-    )
-
-
-def refuse_rows(table: str, name: str, condition: str = "true", what: str = "") -> str:
-    """The part of a DO block that goes no further when a table holds rows; `name` is how the message names it.
-
-    The lock comes first, as nobody else sees a row of a transaction that has not committed. `condition` says which rows
-    count, and `what` these are.
-    """
-    rows, loss = f"rows {what}" if what else "rows", "forget" if what else "destroy"
-    return (
-        f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; {_lift_policies(table)}"
-        f" IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN RAISE EXCEPTION USING ERRCODE = 'AD001', MESSAGE ="
-        f" {literal(f'table {name} holds {rows}, which this downgrade would {loss}')}; END IF; {_force_policies(table)}"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +102,4 @@ def _lift_policies(table: str) -> str:
         f" THEN ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;"
         f" PERFORM pg_catalog.set_config('alfred_db.forced', {literal(table)}, true); END IF;"
         " PERFORM pg_catalog.set_config('row_security', 'off', true);"
-    )
-
-
-def _force_policies(table: str) -> str:
-    return (
-        f"IF pg_catalog.current_setting('alfred_db.forced', true) = {literal(table)} THEN"
-        f" ALTER TABLE {table} FORCE ROW LEVEL SECURITY; END IF; PERFORM pg_catalog.set_config('row_security', 'on', true);"
     )

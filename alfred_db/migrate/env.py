@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, exc, text
 
@@ -14,10 +14,13 @@ from ..engine.pool import passing_engine
 from ..errors import AlfredDBError, ConflictError, MigrationLockTimeout, SchemaTooNewError, translated
 from ..server.databases import VERSION_TABLE, mark_version_table
 from ..sql import qualified
-from . import autogenerate, operations, preflight
+from . import autogenerate, preflight, rehearsal
 from .ddl import create_schema, drop_schema, search_path
 from .lock import locked
 from .version import current, home
+
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext, RevisionStep
 
 __all__ = ["run"]
 
@@ -75,9 +78,9 @@ def _look_offline() -> None:
     """Begin the script of a downgrade with a look at all that it would drop; the transaction changes nothing."""
     from alembic import context
 
-    migration: Any = context.get_context()
-    steps = migration._migrations_fn(migration.get_current_heads(), migration)
-    look = operations.look_for_rows([step.migration_fn for step in steps if not step.is_upgrade])
+    migration = context.get_context()
+    steps = _steps(migration, migration.get_current_heads())
+    look = rehearsal.look_for_rows([step.migration_fn for step in steps if not step.is_upgrade])
     if look is not None:
         migration.impl.emit_begin()
         migration.impl.static_output(f"{look};")
@@ -151,9 +154,7 @@ def _run_online() -> None:
 
 
 def _schema() -> str | None:
-    from .operations import option
-
-    schema = option("schema")
+    schema = rehearsal.option("schema")
     return None if schema is None else tenant_schema(schema)
 
 
@@ -176,7 +177,7 @@ def _settings(schema: str | None, at: str | None = None) -> dict[str, Any]:
     }
 
 
-def _configure(connection: Connection, schema: str | None, at: str | None = None) -> Any:
+def _configure(connection: Connection, schema: str | None, at: str | None = None) -> MigrationContext:
     from alembic import context
 
     context.configure(connection=connection, **_settings(schema, at))
@@ -196,26 +197,30 @@ def _is_at(connection: Connection, schema: str | None, destination: str | None) 
     return (found or "base") == destination
 
 
-def _steps(connection: Connection, migration: Any) -> list[Any]:
-    found = list(migration._migrations_fn(migration.get_current_heads(), migration))
-    connection.rollback()
-    return found
+def _steps(migration: MigrationContext, heads: tuple[str, ...]) -> list[RevisionStep]:
+    """What the command would run on a database at `heads`; `fn` is how it passes that to the migration context."""
+    return list(migration.opts["fn"](heads, migration))
 
 
-def _run(connection: Connection, migration: Any, schema: str | None, at: str | None) -> None:
+def _run(connection: Connection, migration: MigrationContext, schema: str | None, at: str | None) -> None:
     from alembic import context
 
-    steps = _steps(connection, migration)
+    heads = migration.get_current_heads()
+    steps = _steps(migration, heads)
+    connection.rollback()
     undone = [step.migration_fn for step in steps if not step.is_upgrade]
     if undone:
         if schema is None:
             _refuse_to_leave_tenants(connection, undone, at)
-        if (look := operations.look_for_rows(undone)) is not None:
+        if (look := rehearsal.look_for_rows(undone)) is not None:
             connection.execute(text(look))
             connection.rollback()
     elif steps:
         with connection.begin():
-            migration._ensure_version_table()
+            if not heads:
+                migration.stamp(
+                    context.script, "base"
+                )  # creates the version table, and finds no row to remove
             if connection.scalar(text(_UNMARKED), {"table": qualified(at, VERSION_TABLE)}):
                 connection.execute(text(mark_version_table(at, tenant=schema is not None)))
     with context.begin_transaction():

@@ -14,7 +14,7 @@ from ..server.databases import VERSION_TABLE, VERSION_TABLES
 from ..sql import qualified, quoted
 from .ddl import create_schema, search_path
 from .verify import require_shared
-from .version import current
+from .version import current, reached
 
 __all__ = ["TABLE_LOCK_TIMEOUT", "prepare", "refuse_default", "settle"]
 
@@ -86,7 +86,7 @@ def refuse_default(connection: Connection, schema: str) -> None:
     whole = connection.scalar(
         text(f"SELECT tenant FROM ({VERSION_TABLES}) AS versions WHERE schema = :schema"), {"schema": schema}
     )
-    if whole is False and (current(connection, schema) or "") >= "alfred_0016":
+    if whole is False and reached("alfred_0016_working_memory", current(connection, schema)):
         raise ConfigurationError(
             f"schema {schema!r} holds the default tenant: leave the schema out, or name another"
         )
@@ -94,7 +94,7 @@ def refuse_default(connection: Connection, schema: str) -> None:
 
 def _require_others(connection: Connection, facts: requirements.Facts, home: str | None) -> None:
     """A schema of another service is filled by that service; what is missing there cannot be made without its leave."""
-    if (current(connection, home) or "") >= "alfred_0005":
+    if reached("alfred_0005_storage", current(connection, home)):
         return
     for name in requirements.OTHERS_TABLES:
         schema = facts.schema(name.partition(".")[0])

@@ -317,10 +317,16 @@ def _listed(wrong: Sequence[Problem]) -> str:
 def _sources() -> dict[str, str]:
     """Revision id -> the text of its file, oldest first; read only when something is wrong or compared."""
     sources: dict[str, str] = {}
-    for path in sorted((migrate.location() / "versions").glob("*.py")):
-        source = path.read_text()
-        if (found := re.search(r'^revision = "(\w+)"', source, re.MULTILINE)) is not None:
-            sources[found.group(1)] = source
+    after: dict[str, tuple[str, str]] = {}
+    for path in (migrate.location() / "versions").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        ids = dict(re.findall(r'^(revision|down_revision) = "?(\w+)"?$', source, re.MULTILINE))
+        if "revision" in ids:
+            after[ids["down_revision"]] = ids["revision"], source
+    revision = "None"
+    while revision in after:
+        revision, source = after[revision]
+        sources[revision] = source
     return sources
 
 

@@ -66,6 +66,19 @@ def history() -> list[Revision]:
     return [Revision(step.revision, step.doc.splitlines()[0]) for step in reversed(steps)]
 
 
+def reached(revision: str, found: str | None) -> bool:
+    """Whether a database at the revision `found` has run `revision`, by ancestry: ids have no order.
+
+    One that this version does not know comes from a newer version, which has run all that this one knows.
+    """
+    if found is None:
+        return False
+    directory = scripts()
+    if found not in {step.revision for step in directory.walk_revisions()}:
+        return True
+    return revision in {step.revision for step in directory.iterate_revisions(found, "base")}
+
+
 def current(connection: Connection, schema: str | None = None) -> str | None:
     """The revision that the database is at; None before the first."""
     table = qualified(schema if schema is not None else home(connection), VERSION_TABLE)

@@ -337,6 +337,45 @@ def test_their_environment_can_run_our_revisions_first(empty_url: URL, tmp_path:
     assert scalar(empty_url, "SELECT to_regclass('tasks') IS NULL")
 
 
+SCRIPT_ENV = """
+from alembic import context
+
+context.configure(dialect_name="postgresql", literal_binds=True, transaction_per_migration=True)
+with context.begin_transaction():
+    context.run_migrations()
+"""
+SHOP = '''"""A step of theirs."""
+revision = "{id}"
+down_revision = {before!r}
+depends_on = "{ours}"
+
+
+def upgrade() -> None:
+    pass
+'''
+
+
+@pytest.mark.parametrize(
+    ("ours", "concurrently"), [("alfred_0022_events", True), ("alfred_0007_broker_catalog", False)]
+)
+def test_a_script_from_their_revision_builds_indexes_of_filled_tables_concurrently(
+    tmp_path: Path, ours: str, concurrently: bool
+) -> None:
+    """Whether ours made the table before is found by ancestry, whatever the id of theirs."""
+    their_environment(tmp_path, SCRIPT_ENV)
+    for id, before, depends_on in (("0d2f", None, ours), ("9c1e", "0d2f", HEAD)):
+        (tmp_path / "theirs" / "versions" / f"{id}.py").write_text(
+            SHOP.format(id=id, before=before, ours=depends_on)
+        )
+    (tmp_path / "alembic.ini").write_text(
+        COMBINED_CONFIGURATION["alembic.ini"].format(location=migrate.location())
+    )
+    script = succeed(alembic("upgrade", "0d2f:9c1e", "--sql", cwd=tmp_path))
+    assert ("CREATE TABLE tasks" in script) is not concurrently
+    assert ("CREATE INDEX CONCURRENTLY idx_tasks_ready_queue ON" in script) is concurrently
+    assert ("CREATE INDEX idx_tasks_ready_queue ON" in script) is not concurrently
+
+
 def test_plain_upgrade_after_the_combined_mode_is_refused(empty_url: URL, tmp_path: Path) -> None:
     """The two modes do not mix: our own version table is not there, but our tables are."""
     their_environment(tmp_path, COMBINED)

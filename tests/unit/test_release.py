@@ -1,4 +1,4 @@
-"""A release is refused unless the tag, the version, the changelog and what was built agree."""
+"""A release is refused unless the tag, the version, the changelog, the recorded revisions and what was built agree."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def test_what_was_built_earlier_is_refused(
     (project / "dist" / "alfred_db-1.2.2.tar.gz").touch()
     (message,) = wrong("v1.2.3", project)
     assert "alfred_db-1.2.2.tar.gz" in message
+
+
+def test_a_revision_that_is_not_recorded_is_refused(
+    wrong: Callable[[str, Path], Iterator[str]], project: Path
+) -> None:
+    for folder in ("alembic/versions", "tests/unit"):
+        (project / folder).mkdir(parents=True)
+    for name in ("0001_first", "0002_second"):
+        (project / "alembic" / "versions" / f"{name}.py").touch()
+    (project / "tests" / "unit" / "released.txt").write_text("12ab  alembic/versions/0001_first.py\n")
+    (message,) = wrong("v1.2.3", project)
+    assert message.startswith("0002_second.py: it is not recorded as released; run `make released`")
 
 
 def test_nothing_built_is_refused(wrong: Callable[[str, Path], Iterator[str]], tmp_path: Path) -> None:
