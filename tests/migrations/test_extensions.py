@@ -294,7 +294,7 @@ def test_vector_in_a_schema_that_the_role_may_not_use(connection: Connection, ap
     run(connection, *sql_in(error))
     with acting_as(app, connection):
         requirements.require(requirements.probe(connection))
-        run(connection, "SELECT '[1]'::requirements.vector")
+        run(connection, "SELECT '[1]'::extensions.vector")
 
 
 # Preloading
