@@ -6,7 +6,7 @@ and claimed meanwhile. To drop the old ones takes a short ACCESS EXCLUSIVE lock.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations import build_indexes, ddl
+from alfred_db.migrate.operations_v1 import build_indexes, ddl
 
 revision = "alfred_0029_task_kinds"
 down_revision = "alfred_0028_lease_seconds"
