@@ -126,7 +126,12 @@ class ConflictError(AlfredDBError):
 
 
 class LeaseLost(AlfredDBError):
-    """Somebody else holds this work now; stop and discard what was done for it."""
+    """The caller does not hold this work any more: stop, and discard what was done for it."""
+
+
+def lease_lost(what: str) -> LeaseLost:
+    """The error for work whose lease the caller does not hold, or not any more."""
+    return LeaseLost(f"{what}: lease lost: another worker may own it; stop, and discard what was done for it")
 
 
 class InvalidTransition(AlfredDBError):

@@ -53,13 +53,11 @@ class Ground:
             workflow = uow.workflows.activate(uow.workflows.define("race", {})[0].id).id
             for _ in range(ROWS):
                 uow.workflows.start("race")
-            runs = uow.workflows.claim("w", [workflow], limit=ROWS, lease=600.0)
-            self.runs, self.run_token = [run.id for run in runs], runs[0].lease_token
+            self.runs = uow.workflows.claim("w", [workflow], limit=ROWS, lease=600.0)
             job = uow.scheduler.create("race", "c", schedule_key="race")[0].id
             for _ in range(ROWS):
                 uow.scheduler.trigger(job)
-            executions = uow.scheduler.claim("w", limit=ROWS, lease=600.0)
-            self.executions, self.token = [one.id for one in executions], executions[0].lease_token
+            self.executions = uow.scheduler.claim("w", limit=ROWS, lease=600.0)
 
 
 def vector(dimensions: int) -> list[float]:
@@ -139,8 +137,8 @@ def calls(ground: Ground) -> Mapping[str, Given]:
         ),
         "tasks.heartbeat_many": lambda u, n: u.tasks.heartbeat_many(at(ground.tasks, n)),
         "tasks.complete_many": lambda u, n: u.tasks.complete_many(at(ground.tasks, n)),
-        "workflows.heartbeat": lambda u, n: u.workflows.heartbeat(at(ground.runs, n), ground.run_token),
-        "scheduler.heartbeat": lambda u, n: u.scheduler.heartbeat(at(ground.executions, n), ground.token),
+        "workflows.heartbeat_many": lambda u, n: u.workflows.heartbeat_many(at(ground.runs, n)),
+        "scheduler.heartbeat_many": lambda u, n: u.scheduler.heartbeat_many(at(ground.executions, n)),
         "conversations.append_many": lambda u, n: u.conversations.append_many(
             "race", [{"role": "user", "content": name} for name in names(n)]
         ),

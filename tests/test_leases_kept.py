@@ -39,10 +39,10 @@ def test_tasks_of_different_leases_keep_their_own(db: Database) -> None:
 
 
 CALLS: dict[str, Callable[[UnitOfWork, Any], object]] = {
-    "heartbeat": lambda uow, run: uow.workflows.heartbeat([run.id], run.lease_token),
-    "checkpoint": lambda uow, run: uow.workflows.checkpoint(run.id, run.lease_token, "a", 1, seq=0),
-    "replay": lambda uow, run: uow.workflows.replay(run.id, run.lease_token, "a", seq=0),
-    "wait_for": lambda uow, run: uow.workflows.wait_for(run.id, run.lease_token, "came", step_key="a", seq=0),
+    "heartbeat": lambda uow, run: uow.workflows.heartbeat(run),
+    "checkpoint": lambda uow, run: uow.workflows.checkpoint(run, "a", 1, seq=0),
+    "replay": lambda uow, run: uow.workflows.replay(run, "a", seq=0),
+    "wait_for": lambda uow, run: uow.workflows.wait_for(run, "came", step_key="a", seq=0),
 }
 
 
@@ -63,9 +63,9 @@ def test_workflows_keep_the_lease_of_the_claim(
             )
         call(uow, run)
         assert 0 < seconds_left(uow, WorkflowExecution, run.id) <= LEASE
-        uow.workflows.heartbeat([run.id], run.lease_token, lease=300)
+        uow.workflows.heartbeat(run, lease=300)
         assert seconds_left(uow, WorkflowExecution, run.id) > 200
-        uow.workflows.heartbeat([run.id], run.lease_token)
+        uow.workflows.heartbeat(run)
         assert seconds_left(uow, WorkflowExecution, run.id) <= LEASE
 
 
@@ -75,9 +75,9 @@ def test_a_later_claim_has_its_own_lease(db: Database) -> None:
         uow.workflows.activate(workflow.id)
         uow.workflows.start("w")
         (run,) = uow.workflows.claim("w", [workflow.id], lease=LEASE)
-        uow.workflows.release(run.id, run.lease_token)
+        uow.workflows.release(run)
         (run,) = uow.workflows.claim("w", [workflow.id], lease=500)
-        uow.workflows.heartbeat([run.id], run.lease_token)
+        uow.workflows.heartbeat(run)
         assert seconds_left(uow, WorkflowExecution, run.id) > 400
 
 
@@ -89,7 +89,7 @@ def test_schedules_keep_the_lease_of_the_claim(db: Database, call: str) -> None:
         uow.scheduler.tick()
         (run,) = uow.scheduler.claim("w", lease=LEASE)
         if call == "start":
-            uow.scheduler.start(run.id, run.lease_token)
+            uow.scheduler.start(run)
         else:
-            uow.scheduler.heartbeat([run.id], run.lease_token)
+            uow.scheduler.heartbeat(run)
         assert 0 < seconds_left(uow, ScheduledExecution, run.id) <= LEASE

@@ -72,9 +72,8 @@ def _executions(uow: UnitOfWork) -> tuple[list[Any], Beat]:
     uow.session.execute(text("UPDATE scheduler_tasks SET next_run_at = now() - interval '1 minute'"))
     uow.scheduler.tick()
     held = uow.scheduler.claim("w", limit=5)
-    ids, token = [one.id for one in held], held[0].lease_token
-    return ids, lambda uow: {
-        one.id: one.lease_expires_at for one in uow.scheduler.heartbeat(ids, token, lease=300)
+    return [one.id for one in held], lambda uow: {
+        one.id: one.lease_expires_at for one in uow.scheduler.heartbeat_many(held, lease=300)
     }
 
 
@@ -84,9 +83,8 @@ def _workflows(uow: UnitOfWork) -> tuple[list[Any], Beat]:
     for _ in range(5):
         uow.workflows.start("w")
     held = uow.workflows.claim("w", [workflow.id], limit=5)
-    ids, token = [one.id for one in held], held[0].lease_token
-    return ids, lambda uow: {
-        one.id: one.lease_expires_at for one in uow.workflows.heartbeat(ids, token, lease=300)
+    return [one.id for one in held], lambda uow: {
+        one.id: one.lease_expires_at for one in uow.workflows.heartbeat_many(held, lease=300)
     }
 
 

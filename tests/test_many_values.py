@@ -10,7 +10,6 @@ import typing
 import uuid
 from collections import abc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
-from alfred_db import ClaimedTask, Database, Document
+from alfred_db import ClaimedExecution, ClaimedTask, ClaimedWorkflow, Database, Document
 from alfred_db.errors import AlfredDBError, DatabaseUnavailable, InvalidFilter, InvalidInputError
 from alfred_db.models import Base
 from alfred_db.queries.shapes.filters import compile_filter
@@ -52,13 +51,17 @@ OTHERS: dict[str, Callable[[Ground], dict[str, Any]]] = {
     "entities.subgraph": lambda g: {},
     "knowledge.query_many": lambda g: {"collection": "ground", "limit": 1},
     "memories.touch": lambda g: {},
-    "scheduler.heartbeat": lambda g: {"lease_token": g.run_token},
+    "scheduler.heartbeat_many": lambda g: {},
     "tasks.complete_many": lambda g: {},
     "tasks.heartbeat_many": lambda g: {},
-    "workflows.heartbeat": lambda g: {"lease_token": g.run_token},
+    "workflows.heartbeat_many": lambda g: {},
     "workflows.waiting": lambda g: {},
 }
 """The other arguments of methods that have no text to be given in tests/injection/."""
+
+
+CLAIMED: dict[Any, str] = {ClaimedTask: "task", ClaimedExecution: "execution", ClaimedWorkflow: "run"}
+"""What is held, by the class of what `claim` returned."""
 
 
 def lists() -> Iterator[tuple[str, str, Any]]:
@@ -88,7 +91,7 @@ LISTS = {f"{method}, {parameter}": (method, parameter, element) for method, para
 def is_row(element: Any) -> bool:
     kinds = (element, *typing.get_args(element))
     return any(typing.is_typeddict(kind) or typing.get_origin(kind) is abc.Mapping for kind in kinds) or (
-        hasattr(element, "_fields")
+        hasattr(element, "_fields") and element not in CLAIMED
     )
 
 
@@ -101,10 +104,12 @@ def several(element: Any, ground: Ground, method: str, given: Any) -> Any:
     kinds = typing.get_args(element) or (element,)
     if is_vector(element):
         return np.tile(np.float32(vector(384 if "documents" in method else 1536)), (MANY, 1))
+    if element in CLAIMED:
+        one = getattr(ground, CLAIMED[element])
+        is_uuid = isinstance(one.id, uuid.UUID)
+        return [one._replace(id=uuid.UUID(int=number) if is_uuid else number) for number in range(MANY)]
     if is_row(element):
         return [varied(given[-1], number) for number in range(MANY)]
-    if ClaimedTask in kinds:
-        return [replace(ground.task, id=uuid.UUID(int=number)) for number in range(MANY)]
     if str in kinds:
         return [f"s{number}" for number in range(MANY)]
     if int in kinds:

@@ -196,6 +196,6 @@ class ScheduledExecution(Base):
     error_code: Mapped[str | None]
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the command's own; added."""
     lease_seconds: Mapped[float | None] = mapped_column(Double)
-    """How long its last claim was for; added, so that later calls of the holder keep that."""
+    """How long its last claim was for; added, an aid to people: the holder has it in what `claim` returned."""
 
     task: Mapped[ScheduledTask | None] = relationship(back_populates="executions")

@@ -194,7 +194,7 @@ class WorkflowExecution(Base):
     error_code: Mapped[str | None]
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the workflow's own; added."""
     lease_seconds: Mapped[float | None] = mapped_column(Double)
-    """How long its last claim was for; added, so that later calls of the holder keep that."""
+    """How long its last claim was for; added, an aid to people: the holder has it in what `claim` returned."""
 
     workflow: Mapped[Workflow | None] = relationship(back_populates="executions")
     parent: Mapped[WorkflowExecution | None] = relationship(

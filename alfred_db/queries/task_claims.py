@@ -15,7 +15,6 @@ from sqlalchemy import (
     Integer,
     Interval,
     Select,
-    Uuid,
     bindparam,
     cast,
     column,
@@ -24,14 +23,15 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..models import Task, TaskStatus
 from ..models.base import table_of
 from ..types import Text
+from .leases import taken
 from .shapes.functions import func
 from .shapes.literals import constant, number
+from .task_leases import TASKS
 
 __all__ = ["ISOLATION", "claim", "isolation", "ready"]
 
@@ -40,7 +40,6 @@ ISOLATION = "read committed"
 
 _t = table_of(Task).c
 _pending = _t.status == constant(TaskStatus.PENDING)
-_one = literal_column("1", Integer)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
 _isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
@@ -92,16 +91,7 @@ def claim(
     return (
         update(table_of(Task))
         .where(_t.id == claimed.c.id)
-        .values(
-            status=constant(TaskStatus.PROCESSING),
-            worker_id=bindparam("worker", type_=Text),
-            lease_token=bindparam("token", type_=Uuid),
-            claim_seq=_t.claim_seq + _one,
-            lease_expires_at=_now() + bindparam("lease", type_=INTERVAL),
-            attempt_started_at=_now(),
-            attempt_deadline_at=claimed.c.deadline,
-            started_at=func.least(_t.started_at, _now()),
-        )
+        .values(taken(TASKS, claimed.c.deadline))
         .returning(
             _t.id,
             _t.task_id,

@@ -259,6 +259,8 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     return (
         update(table_of(Task))
         .where(_t.id == live.c.id)
+        # What waits has no holder, so that it ends here. What runs is its holder's: only he, or a reaper, ends it,
+        # and both make it cancelled unless the work is done by then.
         .values(
             status=case((waits, constant(TaskStatus.CANCELLED)), else_=live.c.status),
             cancelled_at=case((waits, live.c.now)),

@@ -12,9 +12,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
-    Double,
     Integer,
-    Interval,
     Select,
     Update,
     Uuid,
@@ -29,49 +27,42 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, insert
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
+from .leases import given_up, held
 from .shapes.functions import func
-from .shapes.literals import constant, jsonb, lease_of
-from .workflow_executions import REACHED, held
+from .shapes.literals import jsonb
+from .workflow_executions import EXECUTIONS
 
 
 @cache
 def checkpoint(*, extending: bool) -> ReturningInsert[int]:
     """Store a finished step in one statement, if the lease is held and no step is in the way.
 
-    `extending` also writes the execution: its lease, how far it is, and the retries that a new step gives back. Without,
-    it is half the work for the server, and stores nothing when there is more to write than how far it is.
-    Parameters: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`, and
-    the `lease` in seconds, None for the claim's; without `extending` also the part of it that must be left, `fresh`.
+    `extending` also writes the execution: its lease, how far it is, and the retries that a new step returns. Without, it
+    is half the work for the server, and stores nothing when there is more to write than how far it is.
+    Parameters: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`; the
+    interval `lease` if `extending`, else the part of it that must be left, `fresh`.
     """
-    executions = table_of(WorkflowExecution).c
+    executions = EXECUTIONS.table.c
     token, number = bindparam("token", type_=Uuid), bindparam("number", type_=Integer)
-    held = (
-        executions.id == bindparam("execution", type_=BigInteger),
-        executions.status == constant(WorkflowExecutionStatus.RUNNING),
-        executions.lease_token == token,
-    )
+    mine = held(EXECUTIONS, bindparam("execution", type_=BigInteger), token)
     now, zero = func.statement_timestamp(), literal_column("0", Integer)
-    second = literal_column("interval '1 second'", Interval)
-    lease = lease_of(bindparam("lease", type_=Double), executions.lease_seconds)
     if extending:
-        mine = (
-            select(executions.id, (now + lease * second).label("expires"))
-            .where(*held)
-            .with_for_update(key_share=True)
-            .cte("mine")
-            .prefix_with("MATERIALIZED")
-        )
         own = (
-            update(table_of(WorkflowExecution))
-            .where(executions.id == mine.c.id)
-            .values(lease_expires_at=mine.c.expires, wait_deadline_at=null(), **_progress(executions, number))
+            update(EXECUTIONS.table)
+            .where(mine)
+            # The wait that this step ends is over, so that the next one has a deadline of its own.
+            .values(
+                lease_expires_at=now + bindparam("lease", type_=INTERVAL),
+                wait_deadline_at=null(),
+                **_progress(executions, number),
+            )
             .returning(executions.id)
             .cte("own")
         )
@@ -79,8 +70,8 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
         own = (
             select(executions.id)
             .where(
-                *held,
-                executions.lease_expires_at >= now + lease * bindparam("fresh", type_=Double) * second,
+                mine,
+                executions.lease_expires_at >= now + bindparam("fresh", type_=INTERVAL),
                 executions.retry_count == zero,
                 executions.crash_count == zero,
                 executions.wait_deadline_at.is_(None),
@@ -108,7 +99,7 @@ def sleep(
     """Store the sleep as a finished step and give the execution up until then, unless that step is there."""
     own = (
         select(WorkflowExecution.id)
-        .where(held(execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
+        .where(held(EXECUTIONS, execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
         .with_for_update(key_share=True)
         .cte("own")
         .prefix_with("MATERIALIZED")
@@ -135,7 +126,7 @@ def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> S
     """Whether the lease is held, given up by its holder, and to be cancelled; and the steps in this one's place."""
     return (
         select(
-            held(execution_id, token),
+            held(EXECUTIONS, execution_id, token),
             and_(
                 WorkflowExecution.lease_token == token,
                 WorkflowExecution.status == WorkflowExecutionStatus.PENDING,
@@ -170,7 +161,7 @@ def own(execution_id: int, token: uuid.UUID) -> Select[datetime | None, datetime
     """Lock an execution that is held: until when it waits already, and the database's time."""
     return (
         select(WorkflowExecution.wait_deadline_at, func.statement_timestamp())
-        .where(held(execution_id, token))
+        .where(held(EXECUTIONS, execution_id, token))
         .with_for_update(key_share=True)
     )
 
@@ -214,6 +205,7 @@ def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
             WorkflowExecution.status == WorkflowExecutionStatus.PENDING,
             WorkflowExecution.waiting_for == event,
         )
+        # It can be claimed from now on. Whoever runs it next finds the event, as its row was written before.
         .values(
             waiting_for=None,
             available_at=func.least(WorkflowExecution.available_at, func.statement_timestamp()),
@@ -257,14 +249,14 @@ def _progress(executions: ReadOnlyColumnCollection[str, Any], seq: ColumnElement
 
 
 def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> Update:
+    """Give the execution up until then. The token stays: a holder who repeats the call learns that he did so."""
     return (
         update(WorkflowExecution)
-        .where(held(execution_id, token))
+        .where(held(EXECUTIONS, execution_id, token))
         .values(
             status=WorkflowExecutionStatus.PENDING,
             available_at=available_at,
-            current_step=REACHED,
-            lease_expires_at=None,
-            attempt_deadline_at=None,
+            **EXECUTIONS.progress,
+            **given_up(),
         )
     )

@@ -215,6 +215,8 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
     return (
         update(WorkflowExecution)
         .where(WorkflowExecution.id == own.c.id)
+        # What waits has no holder, so that it ends here. What runs is its holder's: only he, or a reaper, ends it,
+        # and both make it cancelled unless the work is done by then.
         .values(
             status=case((waits, _cancelled), else_=WorkflowExecution.status),
             cancelled_at=case((waits, own.c.now), else_=null()),

@@ -19,10 +19,10 @@ from .model_registry import ModelEndpointSpec, ScoredModel
 from .page import Page
 from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
-from .scheduler import ClaimedExecution, HeldExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
+from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff
 from .validation import ValidationRegression
-from .workflows import ClaimedWorkflow, HeldWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
+from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
 from .working_memory import SweptWorkingMemory
 
 __all__ = [
@@ -37,8 +37,6 @@ __all__ = [
     "GraphNeighbour",
     "GraphNode",
     "GraphPath",
-    "HeldExecution",
-    "HeldWorkflow",
     "KnowledgeCollectionInfo",
     "KnowledgeFacetCount",
     "KnowledgePointGroup",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
-__all__ = ["ClaimedExecution", "HeldExecution", "ScheduleOutcome", "ScheduleProblem", "SchedulerTick"]
+__all__ = ["ClaimedExecution", "ScheduleOutcome", "ScheduleProblem", "SchedulerTick"]
 
 
 class ScheduleOutcome(StrEnum):
@@ -47,39 +49,45 @@ class SchedulerTick:
     """Whether `limit` was reached: more may be due, so call again at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedExecution:
-    """An execution that is the caller's until `lease_expires_at`; every write needs `id` and `lease_token`."""
+class ClaimedExecution(NamedTuple):
+    """An execution that is the caller's until `lease_expires_at`; pass it to whatever the caller does with it next."""
 
     id: int
     task_id: int
+    """The scheduled task that it is a slot of."""
     name: str
     command: str
     scheduled_at: datetime
     """The slot."""
     lease_token: uuid.UUID
+    """What every write of the holder is checked against."""
     claim_seq: int
     """Grows with each claim of the execution: a fence for systems outside the database."""
     lease_expires_at: datetime
+    """By the database's clock."""
     attempt_deadline_at: datetime
     """When the attempt has used up the task's `timeout`, by the database's clock."""
     retry_count: int
+    """Attempts that failed."""
     crash_count: int
+    """Attempts whose worker vanished."""
     max_retries: int
+    """How many of both are followed by another."""
     missed_slots: int
     """How many slots before this one were dropped."""
+    lease: float
+    """Seconds that were asked for, which a heartbeat asks for again."""
+    held_until: float
+    """The end of the lease on this process's own `time.monotonic()`, counted from before the claim was sent."""
+    cancel_requested: bool = False
+    """Whether its cancellation was asked for, as of the last heartbeat: stop, and end it by `fail`."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt at the slot this is, from 1."""
+        """Which attempt this is, from 1."""
         return self.retry_count + self.crash_count + 1
 
-
-@dataclass(frozen=True, slots=True)
-class HeldExecution:
-    """An execution that is still the caller's."""
-
-    id: int
-    lease_expires_at: datetime
-    cancel_requested_at: datetime | None
-    """When its cancellation was asked for: stop, and end it by `fail`."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the lease has run out without a heartbeat, told without the database: stop, others may have it."""
+        return time.monotonic() >= self.held_until

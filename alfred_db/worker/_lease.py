@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..errors import LeaseLost
+from ..errors import lease_lost, shown
 from ..repositories import AsyncUnitOfWork, UnitOfWork
 from ..values.tasks import ClaimedTask, NewTaskResult
 
@@ -116,9 +116,7 @@ class AnyLease:
 
     def _check_lost(self) -> None:
         if self.lost:
-            raise LeaseLost(
-                f"task {self.task.task_id[:80]!r}: its lease is lost; stop, and discard what was done"
-            )
+            raise lease_lost(f"task {shown(self.task.task_id)}")
 
     def _begin_to_complete(self) -> None:
         self._check_lost()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from ..checks import check_text, json_text, plain_text
 from ..errors import InvalidInputError, LeaseLost, conceal
-from ..queries.task_leases import HANDLER, TIMEOUT
+from ..queries.leases import HANDLER, TIMEOUT
 from ..values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
 from ..values.tasks import NewTaskResult
 from ._lease import AnyLease, TaskFailed
@@ -127,7 +127,7 @@ def _failure(lease: AnyLease, error: BaseException) -> Failure:
     """What an exception asks for. `issubclass`, as `isinstance` asks the exception for its `__class__`."""
     kind = type(error)
     if issubclass(kind, asyncio.CancelledError | LeaseLost) and lease.time_left <= 0:
-        return Failure("the attempt took longer than timeout_seconds", TIMEOUT)
+        return Failure("the attempt took longer than its timeout", TIMEOUT)
     if issubclass(kind, asyncio.CancelledError) and lease.cancel_requested:
         return Failure("its cancellation was asked for", CANCELLED, retry=False)
     if not issubclass(kind, TaskFailed):

@@ -28,6 +28,7 @@ from alfred_db.errors import (
     InvalidInputError,
     NotFoundError,
 )
+from alfred_db.queries import leases
 from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import AsyncUnitOfWork
@@ -186,7 +187,7 @@ async def test_hostile_text_is_stored_as_it_is(scheduler: AsyncSchedulerReposito
     await scheduler.trigger(task.id)
     (held,) = await scheduler.claim(HOSTILE)
     assert (held.name, held.command) == (HOSTILE, long)
-    await scheduler.finish(held.id, held.lease_token, output=long, error_output=HOSTILE)
+    await scheduler.complete(held, output=long, error_output=HOSTILE)
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
     assert (execution.output, execution.error_output, execution.worker_id) == (long, HOSTILE, HOSTILE)
@@ -484,7 +485,7 @@ async def test_what_must_not_overlap_is_skipped_while_one_is_live(
         await scheduler.trigger(task.id)
     (held,) = await scheduler.claim("w")
     assert (held.attempt, held.missed_slots) == (1, 0)
-    await scheduler.finish(held.id, held.lease_token)
+    await scheduler.complete(held)
     await scheduler.trigger(task.id)
 
 
@@ -572,11 +573,12 @@ async def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed
         assert (await AsyncSchedulerRepository(other).tick()).filed == []
 
 
+CLAIM = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60), "seconds": 60.0}
 PLANS: dict[str, Any] = {
     "idx_scheduler_tasks_due": queries.due(limit=100, after=None),
     "idx_scheduler_tasks_due ": queries.unscheduled(limit=100, after=None),
-    "idx_scheduler_executions_ready": executions.claim("w", uuid.uuid4(), limit=100, lease=60),
-    "idx_scheduler_executions_running": executions.reap(limit=100),
+    "idx_scheduler_executions_ready": executions.claim(limit=100),
+    "idx_scheduler_executions_running": leases.reap(executions.EXECUTIONS, 100),
     "idx_scheduler_executions_finished": executions.purge(3600, limit=100),
 }
 
@@ -593,7 +595,8 @@ async def test_the_hot_statements_have_their_index(
         await session.execute(text("SET LOCAL enable_seqscan = off"))
     for index, statement in PLANS.items():
         selected = statement if isinstance(statement, Select) else select(statement.cte().c.id)
-        plan = "\n".join(await session.scalars(Explain(selected)))
+        given = {name: CLAIM[name] for name in CLAIM.keys() & selected.compile().params.keys()}
+        plan = "\n".join(await session.scalars(Explain(selected), given))
         assert "Seq Scan on scheduler_" not in plan, plan
         assert rows == 0 or index.strip() in plan, plan
 

@@ -59,7 +59,7 @@ async def test_an_execution_is_claimed_run_and_finished(scheduler: AsyncSchedule
     assert execution.start_time == execution.attempt_started_at
     assert held.attempt_deadline_at - execution.attempt_started_at == timedelta(seconds=120)
     assert held.lease_expires_at - execution.attempt_started_at == timedelta(seconds=60)
-    status = await scheduler.finish(held.id, held.lease_token, output="done", error_output="warned")
+    status = await scheduler.complete(held, output="done", error_output="warned")
     assert status is ExecutionStatus.COMPLETED
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
@@ -71,19 +71,19 @@ async def test_an_execution_is_claimed_run_and_finished(scheduler: AsyncSchedule
 async def test_the_end_can_be_told_twice_but_not_by_another(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
     for _ in range(2):
-        assert await scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
-    with pytest.raises(LeaseLost, match=f"execution {held.id}: its lease is not yours"):
-        await scheduler.finish(held.id, uuid.uuid4())
+        assert await scheduler.complete(held) is ExecutionStatus.COMPLETED
+    with pytest.raises(LeaseLost, match=f"execution {held.id}: lease lost"):
+        await scheduler.complete(held._replace(lease_token=uuid.uuid4()))
     with pytest.raises(LeaseLost):
-        await scheduler.fail(held.id, held.lease_token, "late")
+        await scheduler.fail(held, "late")
     with pytest.raises(LeaseLost):
-        await scheduler.finish(0, held.lease_token)
+        await scheduler.complete(held._replace(id=0))
 
 
 async def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler, max_retries=1, retry_delay=60)
     for _ in range(2):
-        status = await scheduler.fail(held.id, held.lease_token, "boom", exit_code=3, output="half")
+        status = await scheduler.fail(held, "boom", exit_code=3, output="half")
         assert status is ExecutionStatus.PENDING
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
@@ -96,7 +96,7 @@ async def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: AsyncSc
     assert (second.id, second.attempt) == (held.id, 2)
     assert second.lease_token != held.lease_token
     assert second.claim_seq == held.claim_seq + 1
-    assert await scheduler.finish(second.id, second.lease_token, exit_code=4) is ExecutionStatus.FAILED
+    assert await scheduler.complete(second, exit_code=4) is ExecutionStatus.FAILED
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
     assert (execution.retry_count, execution.exit_code) == (1, 4)
@@ -111,10 +111,10 @@ async def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: AsyncSc
 async def test_so_many_attempts_are_made(scheduler: AsyncSchedulerRepository, max_retries: int) -> None:
     held = await claimed(scheduler, max_retries=max_retries, retry_delay=0)
     for _ in range(max_retries):
-        assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.PENDING
+        assert await scheduler.fail(held) is ExecutionStatus.PENDING
         (held,) = await scheduler.claim("w")
     assert held.attempt == max_retries + 1
-    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.FAILED
+    assert await scheduler.fail(held) is ExecutionStatus.FAILED
 
 
 async def test_a_worker_that_lost_its_lease_is_refused(scheduler: AsyncSchedulerRepository) -> None:
@@ -126,15 +126,15 @@ async def test_a_worker_that_lost_its_lease_is_refused(scheduler: AsyncScheduler
     assert (second.id, second.crash_count, second.retry_count, second.attempt) == (held.id, 1, 0, 2)
     for _ in range(2):
         with pytest.raises(LeaseLost):
-            await scheduler.finish(held.id, held.lease_token, output="stale")
+            await scheduler.complete(held, output="stale")
         with pytest.raises(LeaseLost):
-            await scheduler.fail(held.id, held.lease_token)
+            await scheduler.fail(held)
         with pytest.raises(LeaseLost):
-            await scheduler.start(held.id, held.lease_token)
+            await scheduler.start(held)
         with pytest.raises(LeaseLost):
-            await scheduler.release(held.id, held.lease_token)
-        assert await scheduler.heartbeat([held.id], held.lease_token) == []
-    assert await scheduler.finish(second.id, second.lease_token, output="fresh") is ExecutionStatus.COMPLETED
+            await scheduler.release(held)
+        assert await scheduler.heartbeat_many([held]) == []
+    assert await scheduler.complete(second, output="fresh") is ExecutionStatus.COMPLETED
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
     assert execution.output == "fresh"
@@ -143,7 +143,7 @@ async def test_a_worker_that_lost_its_lease_is_refused(scheduler: AsyncScheduler
 async def test_a_timeout_ends_an_attempt_that_still_beats(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler, max_retries=1, retry_delay=0)
     await expire(scheduler._session, held.id, "attempt_deadline_at")
-    await scheduler.heartbeat([held.id], held.lease_token)
+    await scheduler.heartbeat(held)
     assert await scheduler.reap() == {held.id: ExecutionStatus.PENDING}
     execution = await scheduler.get_execution(held.id)
     assert execution is not None
@@ -169,8 +169,8 @@ async def test_what_kills_its_worker_each_time_ends_failed(scheduler: AsyncSched
 async def test_the_attempt_can_be_counted_from_its_start(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler, timeout=120)
     await expire(scheduler._session, held.id, "attempt_deadline_at")
-    deadline = await scheduler.start(held.id, held.lease_token)
-    assert deadline > held.attempt_deadline_at
+    started = await scheduler.start(held)
+    assert started.attempt_deadline_at > held.attempt_deadline_at
     assert await scheduler.reap() == {}
 
 
@@ -179,14 +179,17 @@ async def test_a_heartbeat_extends_what_is_held(scheduler: AsyncSchedulerReposit
     for _ in range(3):
         await scheduler.trigger(task.id)
     held = await scheduler.claim("w", limit=3, lease=10)
-    token = held[0].lease_token
-    await scheduler.finish(held[2].id, token)
-    ids = [claim.id for claim in reversed(held)]
-    beat = await scheduler.heartbeat([*ids, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[1].id]
+    await scheduler.complete(held[2])
+    beat = await scheduler.heartbeat_many([*reversed(held), held[0]._replace(id=0)], lease=100)
+    assert [found.id for found in beat] == [held[1].id, held[0].id]
     assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert [found.cancel_requested_at for found in beat] == [None, None]
-    assert await scheduler.heartbeat([], token) == []
+    assert all(found.held_until > held[0].held_until for found in beat)
+    assert [(found.lease, found.cancel_requested, found.is_over) for found in beat] == [
+        (100, False, False)
+    ] * 2
+    assert await scheduler.heartbeat_many([]) == []
+    with pytest.raises(LeaseLost):
+        await scheduler.heartbeat(held[2])
 
 
 async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
@@ -194,7 +197,7 @@ async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
         held = await claimed(AsyncSchedulerRepository(uow.session))
     for _ in range(20):
         async with committed.begin() as uow:
-            assert await AsyncSchedulerRepository(uow.session).heartbeat([held.id], held.lease_token)
+            assert await AsyncSchedulerRepository(uow.session).heartbeat(held)
             await uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     await committed.close()  # a session reports its statistics at its end at the latest
     name = "scheduler_executions" if committed.schema is None else f"{committed.schema}.scheduler_executions"
@@ -209,13 +212,14 @@ async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
 
 async def test_what_is_released_can_be_claimed_at_once(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
-    assert await scheduler.release(held.id, held.lease_token) is ExecutionStatus.PENDING
+    assert await scheduler.release(held) is ExecutionStatus.PENDING
+    assert await scheduler.release(held) is ExecutionStatus.PENDING, "to repeat it changes nothing"
     (again,) = await scheduler.claim("w")
     assert (again.id, again.attempt) == (held.id, 1)
     with pytest.raises(LeaseLost):
-        await scheduler.release(held.id, held.lease_token)
+        await scheduler.release(held)
     await scheduler.cancel(again.id)
-    assert await scheduler.release(again.id, again.lease_token) is ExecutionStatus.CANCELLED
+    assert await scheduler.release(again) is ExecutionStatus.CANCELLED
 
 
 async def test_an_execution_that_waits_is_cancelled_at_once(scheduler: AsyncSchedulerRepository) -> None:
@@ -231,14 +235,13 @@ async def test_an_execution_that_waits_is_cancelled_at_once(scheduler: AsyncSche
 async def test_the_holder_of_a_cancelled_execution_is_told(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
     assert await scheduler.cancel(held.id) is ExecutionStatus.RUNNING
-    (beat,) = await scheduler.heartbeat([held.id], held.lease_token)
-    asked = beat.cancel_requested_at
-    assert asked is not None
+    assert (await scheduler.heartbeat(held)).cancel_requested
+    asked = (await scheduler.get_execution(held.id)).cancel_requested_at  # type: ignore[union-attr]
     assert await scheduler.cancel(held.id) is ExecutionStatus.RUNNING
-    (beat,) = await scheduler.heartbeat([held.id], held.lease_token)
-    assert beat.cancel_requested_at == asked
-    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
-    assert await scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
+    assert (await scheduler.heartbeat(held)).cancel_requested
+    assert (await scheduler.get_execution(held.id)).cancel_requested_at == asked  # type: ignore[union-attr]
+    assert await scheduler.fail(held) is ExecutionStatus.CANCELLED
+    assert await scheduler.fail(held) is ExecutionStatus.CANCELLED
     assert await scheduler.claim("w") == []
 
 
@@ -254,7 +257,7 @@ async def test_a_cancelled_execution_whose_worker_vanished_is_cancelled(
 async def test_who_finished_first_is_not_cancelled(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
     await scheduler.cancel(held.id)
-    assert await scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
+    assert await scheduler.complete(held) is ExecutionStatus.COMPLETED
     with pytest.raises(InvalidTransition, match="is completed and cannot be cancelled"):
         await scheduler.cancel(held.id)
 
@@ -311,7 +314,7 @@ async def test_old_executions_are_purged_and_live_ones_are_not(scheduler: AsyncS
     for _ in range(4):
         await scheduler.trigger(task.id)
     for held in await scheduler.claim("w", limit=3):
-        await scheduler.finish(held.id, held.lease_token)
+        await scheduler.complete(held)
     assert await scheduler.purge(older_than=3600) == 0
     await scheduler._session.execute(
         update(ScheduledExecution)

@@ -341,7 +341,7 @@ async def test_a_lost_lease_is_refused_in_every_write(tasks: AsyncTaskRepository
             lambda task: tasks.fail(task, "no"),
             lambda task: tasks.complete_many([task, task]),
         ):
-            with pytest.raises(LeaseLost, match="its lease is not yours any more; stop"):
+            with pytest.raises(LeaseLost, match="lease lost: another worker may own it; stop"):
                 await write(lost)
         assert await tasks.heartbeat_many([lost, lost]) == []
     row = await found(tasks, lost.id)

@@ -15,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import AsyncDatabase
+from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
-from alfred_db.queries import task_leases as held
 from alfred_db.queries import task_maintenance as upkeep
 from alfred_db.queries import tasks as filed
+from alfred_db.queries.task_leases import TASKS
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
 
 FILL = """
@@ -115,7 +116,7 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-                "idx_tasks_running": (held.reap(500), BACKOFF),
+                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
                 "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
@@ -123,11 +124,11 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
                 "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
                 "uq_tasks_task_id": (filed.standing("t", "k"), {}),
                 "(pk_tasks|idx_tasks_running)": (
-                    held.complete(),
+                    held.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},
                 ),
                 "(pk_tasks|idx_tasks_running) ": (
-                    held.heartbeat_many(),
+                    held.heartbeat(TASKS),
                     {
                         "ids": [uuid.uuid4()] * 100,
                         "tokens": [uuid.uuid4()] * 100,
@@ -240,9 +241,9 @@ async def test_statistics_of_an_idle_hour_do_no_harm(committed: AsyncDatabase) -
         held_ids = (await session.scalars(holding, {"token": token})).all()
         mine = {"ids": held_ids[:some], "tokens": [token] * some}
         statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-            "heartbeat_many": (held.heartbeat_many(), {**mine, "lease": timedelta(seconds=-1)}),
-            "reap": (held.reap(some), BACKOFF),
-            "complete_many": (held.complete_many(), mine),
+            "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),
+            "reap": (held.reap(TASKS, some), BACKOFF),
+            "complete_many": (held.complete_many(TASKS), mine),
         }
         for name, (statement, parameters) in statements.items():
             savepoint = await session.begin_nested()

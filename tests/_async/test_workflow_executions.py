@@ -46,16 +46,16 @@ async def test_an_execution_is_claimed_run_and_completed(workflows: AsyncWorkflo
     assert held.attempt_deadline_at - found.attempt_started_at == timedelta(seconds=100)
     assert await workflows.claim("w", [held.workflow_id]) == []
     for _ in range(2):
-        await workflows.complete(held.id, held.lease_token, ["done"])
+        await workflows.complete(held, ["done"])
     found = await row(workflows, held.id)
     assert (found.status, found.output_data) == (WorkflowExecutionStatus.COMPLETED, ["done"])
     assert found.completed_at is not None
-    with pytest.raises(LeaseLost, match="its lease is not yours"):
-        await workflows.complete(held.id, uuid.uuid4())
+    with pytest.raises(LeaseLost, match="lease lost"):
+        await workflows.complete(held._replace(lease_token=uuid.uuid4()))
     with pytest.raises(LeaseLost):
-        await workflows.fail(held.id, held.lease_token, "late")
+        await workflows.fail(held, "late")
     with pytest.raises(LeaseLost):
-        await workflows.complete(0, held.lease_token)
+        await workflows.complete(held._replace(id=0))
 
 
 async def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: AsyncWorkflowRepository) -> None:
@@ -109,12 +109,18 @@ async def test_a_heartbeat_extends_what_is_held(workflows: AsyncWorkflowReposito
     for _ in range(3):
         await workflows.start("ingest")
     held = await workflows.claim("w", [workflow.id], limit=3, lease=10)
-    token = held[0].lease_token
-    await workflows.complete(held[1].id, token)
-    beat = await workflows.heartbeat([held[2].id, held[1].id, held[0].id, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[2].id]
+    assert await workflows.complete(held[1]) is True
+    assert await workflows.complete(held[1]) is False, "an earlier call did it"
+    beat = await workflows.heartbeat_many([*reversed(held), held[0]._replace(id=0)], lease=100)
+    assert [found.id for found in beat] == [held[2].id, held[0].id]
     assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert await workflows.heartbeat([held[0].id], uuid.uuid4()) == []
+    assert all(found.held_until > held[0].held_until for found in beat)
+    assert [(found.lease, found.cancel_requested, found.is_over) for found in beat] == [
+        (100, False, False)
+    ] * 2
+    assert await workflows.heartbeat_many([held[0]._replace(lease_token=uuid.uuid4())]) == []
+    with pytest.raises(LeaseLost):
+        await workflows.heartbeat(held[1])
 
 
 async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
@@ -122,7 +128,7 @@ async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
         held = await claimed(AsyncWorkflowRepository(uow.session))
     for _ in range(20):
         async with committed.begin() as uow:
-            assert await AsyncWorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
+            assert await AsyncWorkflowRepository(uow.session).heartbeat(held)
             await uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     await committed.close()  # a session reports its statistics at its end at the latest
     name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
@@ -138,7 +144,7 @@ async def test_heartbeats_stay_on_their_page(committed: AsyncDatabase) -> None:
 async def test_a_failed_attempt_is_made_again_later(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows, max_retries=2)
     for _ in range(2):
-        assert await workflows.fail(held.id, held.lease_token, "boom") is PENDING
+        assert await workflows.fail(held, "boom") is PENDING
     found = await row(workflows, held.id)
     assert (found.retry_count, found.error_message, found.error_code) == (1, "boom", "handler")
     assert timedelta(0) < found.available_at - datetime.now(UTC) < timedelta(seconds=3)
@@ -146,9 +152,9 @@ async def test_a_failed_attempt_is_made_again_later(workflows: AsyncWorkflowRepo
     await expire(workflows._session, held.id, "available_at")
     held = await next_claim(workflows, held)
     assert held.retry_count == 1
-    assert await workflows.fail(held.id, held.lease_token, "boom", delay=0, code="mine") is PENDING
+    assert await workflows.fail(held, "boom", delay=0, code="mine") is PENDING
     held = await next_claim(workflows, held)
-    assert await workflows.fail(held.id, held.lease_token, "boom") is WorkflowExecutionStatus.FAILED
+    assert await workflows.fail(held, "boom") is WorkflowExecutionStatus.FAILED
     found = await row(workflows, held.id)
     assert found.failed_at is not None
     assert (found.retry_count, found.completed_at) == (2, None)
@@ -156,17 +162,17 @@ async def test_a_failed_attempt_is_made_again_later(workflows: AsyncWorkflowRepo
 
 async def test_a_failure_can_be_final(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    status = await workflows.fail(held.id, held.lease_token, "boom", retry=False)
+    status = await workflows.fail(held, "boom", retry=False)
     assert status is WorkflowExecutionStatus.FAILED
     with pytest.raises(InvalidInputError, match="delay: expected"):
-        await workflows.fail(held.id, held.lease_token, "boom", delay=-1)
+        await workflows.fail(held, "boom", delay=-1)
 
 
 async def test_the_back_off_grows_and_is_bounded(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows, max_retries=1000)
     for retries, low, high in ((0, 0.8, 2), (3, 7, 10), (500, 260, 340)):
         await set_columns(workflows._session, held.id, retry_count=retries)
-        await workflows.fail(held.id, held.lease_token, "boom")
+        await workflows.fail(held, "boom")
         delay = (await row(workflows, held.id)).available_at - datetime.now(UTC)
         assert low - 0.5 < delay.total_seconds() < high
         await expire(workflows._session, held.id, "available_at")
@@ -186,7 +192,7 @@ async def test_what_kills_its_worker_each_time_ends_failed(workflows: AsyncWorkf
 async def test_a_timeout_ends_an_attempt_that_still_beats(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows, timeout_seconds=10)
     await expire(workflows._session, held.id, "attempt_deadline_at")
-    await workflows.heartbeat([held.id], held.lease_token)
+    await workflows.heartbeat(held)
     assert await workflows.reap() == {held.id: PENDING}
     found = await row(workflows, held.id)
     assert (found.error_code, found.retry_count, found.crash_count) == ("timeout", 1, 0)
@@ -195,8 +201,16 @@ async def test_a_timeout_ends_an_attempt_that_still_beats(workflows: AsyncWorkfl
 
 async def test_what_is_released_can_be_claimed_at_once(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    assert await workflows.release(held.id, held.lease_token) is PENDING
+    before = await row(workflows, held.id)
+    place = before.available_at
+    for _ in range(2):  # to repeat it changes nothing
+        assert await workflows.release(held) is PENDING
+    assert (await row(workflows, held.id)).available_at == place
     held = await next_claim(workflows, held)
-    assert (held.retry_count, held.crash_count) == (0, 0)
+    assert (held.retry_count, held.crash_count, held.attempt) == (0, 0, 1)
+    assert await workflows.release(held, delay=60) is PENDING
+    assert await workflows.claim("w", [held.workflow_id]) == []
+    await expire(workflows._session, held.id, "available_at")
+    held = await next_claim(workflows, held)
     await workflows.cancel(held.id)
-    assert await workflows.release(held.id, held.lease_token) is CANCELLED
+    assert await workflows.release(held) is CANCELLED

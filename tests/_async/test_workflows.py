@@ -34,8 +34,8 @@ from alfred_db.errors import (
     InvalidTransition,
     NotFoundError,
 )
+from alfred_db.queries import leases, workflow_steps
 from alfred_db.queries import workflow_executions as executions
-from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.workflows import AsyncWorkflowRepository
@@ -165,10 +165,10 @@ async def test_hostile_text_is_stored_as_it_is(workflows: AsyncWorkflowRepositor
     started, _ = await workflows.start(HOSTILE, value, idempotency_key=HOSTILE)
     (held,) = await workflows.claim(HOSTILE, [workflow.id])
     assert (held.id, held.name, held.definition, held.input) == (started.id, HOSTILE, value, value)
-    stored = await workflows.checkpoint(held.id, held.lease_token, HOSTILE, value, seq=0, name=HOSTILE)
+    stored = await workflows.checkpoint(held, HOSTILE, value, seq=0, name=HOSTILE)
     assert stored == value
     assert await workflows.deliver(held.id, HOSTILE, value)
-    await workflows.complete(held.id, held.lease_token, value)
+    await workflows.complete(held, value)
     assert (await row(workflows, held.id)).output_data == value
     (event,) = await workflows.events(held.id)
     assert event.payload == value
@@ -187,15 +187,14 @@ async def test_what_is_no_json_or_too_long_is_refused(
     workflows: AsyncWorkflowRepository, value: dict[str, Any]
 ) -> None:
     held = await claimed(workflows)
-    key = (held.id, held.lease_token)
     with pytest.raises(InvalidInputError, match="definition: "):
         await workflows.define("ingest", value)
     with pytest.raises(InvalidInputError, match="input: "):
         await workflows.start("ingest", value)
     with pytest.raises(InvalidInputError, match="output: "):
-        await workflows.checkpoint(*key, "a", value, seq=0)
+        await workflows.checkpoint(held, "a", value, seq=0)
     with pytest.raises(InvalidInputError, match="output: "):
-        await workflows.complete(*key, value)
+        await workflows.complete(held, value)
     with pytest.raises(InvalidInputError, match="payload: "):
         await workflows.deliver(held.id, "e", value)
     assert await workflows.steps(held.id) == []
@@ -207,7 +206,7 @@ async def test_json_that_the_database_cannot_hold_is_refused(
 ) -> None:
     held = await claimed(workflows)
     with pytest.raises(InvalidInputError):
-        await workflows.checkpoint(held.id, held.lease_token, "a", value, seq=0)
+        await workflows.checkpoint(held, "a", value, seq=0)
 
 
 async def family(workflows: AsyncWorkflowRepository) -> list[int]:
@@ -226,17 +225,16 @@ async def test_cancelling_reaches_all_that_was_started(workflows: AsyncWorkflowR
     assert [child.id for child in await workflows.children(parent)] == [one, two]
     held = await workflows.claim("w", [workflow.id], limit=2)
     assert [claim.id for claim in held] == [parent, one]
-    await workflows.complete(one, held[1].lease_token)
+    await workflows.complete(held[1])
     locked = await workflows._session.scalars(queries.tree(parent))
     assert locked.all() == [parent, one, two, three]
     cancelled = await workflows.cancel(parent)
     assert list(cancelled.items()) == [(parent, RUNNING), (two, CANCELLED), (three, CANCELLED)]
     assert (await row(workflows, stranger)).status is PENDING
     assert (await row(workflows, one)).status is WorkflowExecutionStatus.COMPLETED
-    (beat,) = await workflows.heartbeat([parent], held[0].lease_token)
-    assert beat.cancel_requested_at is not None
+    assert (await workflows.heartbeat(held[0])).cancel_requested
     assert await workflows.cancel(parent) == {parent: RUNNING}
-    assert await workflows.fail(parent, held[0].lease_token, "stopped") is CANCELLED
+    assert await workflows.fail(held[0], "stopped") is CANCELLED
     assert await workflows.cancel(parent) == {}
     found = await row(workflows, parent)
     assert found.cancelled_at is not None
@@ -245,26 +243,25 @@ async def test_cancelling_reaches_all_that_was_started(workflows: AsyncWorkflowR
 
 async def test_a_cancelled_execution_begins_no_step(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    key = (held.id, held.lease_token)
-    await workflows.checkpoint(*key, "fetch", 1, seq=0)
+    await workflows.checkpoint(held, "fetch", 1, seq=0)
     await workflows.cancel(held.id)
-    assert await workflows.replay(*key, "fetch", seq=0) is not None
+    assert await workflows.replay(held, "fetch", seq=0) is not None
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        await workflows.replay(*key, "sum", seq=1)
+        await workflows.replay(held, "sum", seq=1)
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        await workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=1)
+        await workflows.sleep_until(held, datetime.now(UTC), step_key="nap", seq=1)
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        await workflows.wait_for(*key, "e", step_key="wait", seq=1)
+        await workflows.wait_for(held, "e", step_key="wait", seq=1)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
         await workflows.start("ingest", parent_id=held.id)
-    assert await workflows.checkpoint(*key, "sum", 2, seq=1) == 2  # a step that was under way is kept
+    assert await workflows.checkpoint(held, "sum", 2, seq=1) == 2  # a step that was under way is kept
     await expire(workflows._session, held.id)
     assert await workflows.reap() == {held.id: CANCELLED}
 
 
 async def test_what_sleeps_or_waits_is_cancelled_at_once(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    await workflows.wait_for(held.id, held.lease_token, "e", step_key="wait", seq=0)
+    await workflows.wait_for(held, "e", step_key="wait", seq=0)
     assert await workflows.cancel(held.id) == {held.id: CANCELLED}
     found = await row(workflows, held.id)
     assert (found.waiting_for, found.status) == (None, CANCELLED)
@@ -273,7 +270,7 @@ async def test_what_sleeps_or_waits_is_cancelled_at_once(workflows: AsyncWorkflo
 
 async def test_what_has_ended_is_not_cancelled(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows)
-    await workflows.complete(held.id, held.lease_token)
+    await workflows.complete(held)
     with pytest.raises(InvalidTransition, match="is completed and cannot be cancelled"):
         await workflows.cancel(held.id)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
@@ -286,11 +283,10 @@ async def test_what_has_ended_is_not_cancelled(workflows: AsyncWorkflowRepositor
 
 async def test_a_fork_takes_the_first_steps_over(workflows: AsyncWorkflowRepository) -> None:
     held = await claimed(workflows, max_retries=7, timeout_seconds=9)
-    key = (held.id, held.lease_token)
     for seq, step in enumerate(("fetch", "sum", "report")):
-        await workflows.checkpoint(*key, step, seq, seq=seq)
+        await workflows.checkpoint(held, step, seq, seq=seq)
     await workflows.deliver(held.id, "paid", 1)
-    await workflows.fail(*key, "boom", retry=False)
+    await workflows.fail(held, "boom", retry=False)
     fork, created = await workflows.fork(held.id, 2, idempotency_key="f")
     assert created
     assert (fork.forked_from_id, fork.forked_from_seq, fork.current_step) == (held.id, 2, 2)
@@ -307,9 +303,9 @@ async def test_a_fork_takes_the_first_steps_over(workflows: AsyncWorkflowReposit
         await workflows.fork(held.id, 1, idempotency_key="f")
     (found,) = await workflows.claim("w", [held.workflow_id])
     assert found.id == fork.id
-    step = await workflows.replay(found.id, found.lease_token, "sum", seq=1)
+    step = await workflows.replay(found, "sum", seq=1)
     assert step is not None
-    assert await workflows.checkpoint(found.id, found.lease_token, "report", 9, seq=2) == 9
+    assert await workflows.checkpoint(found, "report", 9, seq=2) == 9
     assert [step.output for step in await workflows.steps(held.id)] == [0, 1, 2]
 
 
@@ -355,8 +351,8 @@ async def test_old_executions_are_purged_from_the_leaves(workflows: AsyncWorkflo
     child, _ = await workflows.start("ingest", parent_id=parent.id)
     live, _ = await workflows.start("ingest")
     for held in await workflows.claim("w", [workflow.id], limit=2):
-        await workflows.checkpoint(held.id, held.lease_token, "a", seq=0)
-        await workflows.complete(held.id, held.lease_token)
+        await workflows.checkpoint(held, "a", seq=0)
+        await workflows.complete(held)
         await set_columns(workflows._session, held.id, completed_at=func.now() - timedelta(hours=2))
     assert await workflows.purge(older_than=3 * 3600) == 0
     assert await workflows.purge(older_than=3600, limit=1) == 1
@@ -385,11 +381,16 @@ async def test_the_hot_statements_have_their_index(
     if rows == 0:  # an empty table is read as a whole unless that is forbidden
         await session.execute(text("SET LOCAL enable_seqscan = off"))
     token = uuid.uuid4()
+    claim = {"worker": "w", "token": token, "lease": timedelta(seconds=60), "seconds": 60.0}
+    parameters = {**claim, "base": 1.0, "cap": 300.0, "jitter": 0.1}
     plans: dict[str, Any] = {
-        "idx_workflow_executions_ready": executions.claim("w", token, ids[:3], limit=10, lease=60),
-        "idx_workflow_executions_running": executions.reap(limit=100, jitter=1.0),
+        "idx_workflow_executions_ready": executions.claim(ids[:3], limit=10),
+        "idx_workflow_executions_running": leases.reap(executions.EXECUTIONS, 100),
         "idx_workflow_executions_finished": queries.purge(3600, limit=100),
-        "Index Cond: (id = '1'::bigint)": executions.complete(1, token, None),
+        "Index Cond: (id = '1'::bigint)": update(WorkflowExecution)
+        .where(leases.held(executions.EXECUTIONS, 1, token))
+        .values(executions.EXECUTIONS.progress)
+        .returning(WorkflowExecution.id),
         "Index Cond: (id = '1'::bigint) ": workflow_steps.sleep(
             1, token, "a", seq=1, until=datetime.now(UTC)
         ),
@@ -398,7 +399,8 @@ async def test_the_hot_statements_have_their_index(
         selected = (
             statement if isinstance(statement, Select) else select(func.count()).select_from(statement.cte())
         )
-        plan = "\n".join(await session.scalars(Explain(selected)))
+        given = {name: parameters[name] for name in parameters.keys() & selected.compile().params.keys()}
+        plan = "\n".join(await session.scalars(Explain(selected), given))
         assert "Seq Scan on workflow_" not in plan, plan
         assert rows == 0 or index.strip() in plan, plan
 

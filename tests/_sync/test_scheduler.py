@@ -29,6 +29,7 @@ from alfred_db.errors import (
     InvalidInputError,
     NotFoundError,
 )
+from alfred_db.queries import leases
 from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import UnitOfWork
@@ -187,7 +188,7 @@ def test_hostile_text_is_stored_as_it_is(scheduler: SchedulerRepository) -> None
     scheduler.trigger(task.id)
     (held,) = scheduler.claim(HOSTILE)
     assert (held.name, held.command) == (HOSTILE, long)
-    scheduler.finish(held.id, held.lease_token, output=long, error_output=HOSTILE)
+    scheduler.complete(held, output=long, error_output=HOSTILE)
     execution = scheduler.get_execution(held.id)
     assert execution is not None
     assert (execution.output, execution.error_output, execution.worker_id) == (long, HOSTILE, HOSTILE)
@@ -485,7 +486,7 @@ def test_what_must_not_overlap_is_skipped_while_one_is_live(
         scheduler.trigger(task.id)
     (held,) = scheduler.claim("w")
     assert (held.attempt, held.missed_slots) == (1, 0)
-    scheduler.finish(held.id, held.lease_token)
+    scheduler.complete(held)
     scheduler.trigger(task.id)
 
 
@@ -573,11 +574,12 @@ def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed: Data
         assert (SchedulerRepository(other).tick()).filed == []
 
 
+CLAIM = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60), "seconds": 60.0}
 PLANS: dict[str, Any] = {
     "idx_scheduler_tasks_due": queries.due(limit=100, after=None),
     "idx_scheduler_tasks_due ": queries.unscheduled(limit=100, after=None),
-    "idx_scheduler_executions_ready": executions.claim("w", uuid.uuid4(), limit=100, lease=60),
-    "idx_scheduler_executions_running": executions.reap(limit=100),
+    "idx_scheduler_executions_ready": executions.claim(limit=100),
+    "idx_scheduler_executions_running": leases.reap(executions.EXECUTIONS, 100),
     "idx_scheduler_executions_finished": executions.purge(3600, limit=100),
 }
 
@@ -594,7 +596,8 @@ def test_the_hot_statements_have_their_index(
         session.execute(text("SET LOCAL enable_seqscan = off"))
     for index, statement in PLANS.items():
         selected = statement if isinstance(statement, Select) else select(statement.cte().c.id)
-        plan = "\n".join(session.scalars(Explain(selected)))
+        given = {name: CLAIM[name] for name in CLAIM.keys() & selected.compile().params.keys()}
+        plan = "\n".join(session.scalars(Explain(selected), given))
         assert "Seq Scan on scheduler_" not in plan, plan
         assert rows == 0 or index.strip() in plan, plan
 

@@ -60,7 +60,7 @@ def test_an_execution_is_claimed_run_and_finished(scheduler: SchedulerRepository
     assert execution.start_time == execution.attempt_started_at
     assert held.attempt_deadline_at - execution.attempt_started_at == timedelta(seconds=120)
     assert held.lease_expires_at - execution.attempt_started_at == timedelta(seconds=60)
-    status = scheduler.finish(held.id, held.lease_token, output="done", error_output="warned")
+    status = scheduler.complete(held, output="done", error_output="warned")
     assert status is ExecutionStatus.COMPLETED
     execution = scheduler.get_execution(held.id)
     assert execution is not None
@@ -72,19 +72,19 @@ def test_an_execution_is_claimed_run_and_finished(scheduler: SchedulerRepository
 def test_the_end_can_be_told_twice_but_not_by_another(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     for _ in range(2):
-        assert scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
-    with pytest.raises(LeaseLost, match=f"execution {held.id}: its lease is not yours"):
-        scheduler.finish(held.id, uuid.uuid4())
+        assert scheduler.complete(held) is ExecutionStatus.COMPLETED
+    with pytest.raises(LeaseLost, match=f"execution {held.id}: lease lost"):
+        scheduler.complete(held._replace(lease_token=uuid.uuid4()))
     with pytest.raises(LeaseLost):
-        scheduler.fail(held.id, held.lease_token, "late")
+        scheduler.fail(held, "late")
     with pytest.raises(LeaseLost):
-        scheduler.finish(0, held.lease_token)
+        scheduler.complete(held._replace(id=0))
 
 
 def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler, max_retries=1, retry_delay=60)
     for _ in range(2):
-        status = scheduler.fail(held.id, held.lease_token, "boom", exit_code=3, output="half")
+        status = scheduler.fail(held, "boom", exit_code=3, output="half")
         assert status is ExecutionStatus.PENDING
     execution = scheduler.get_execution(held.id)
     assert execution is not None
@@ -97,7 +97,7 @@ def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: SchedulerRepo
     assert (second.id, second.attempt) == (held.id, 2)
     assert second.lease_token != held.lease_token
     assert second.claim_seq == held.claim_seq + 1
-    assert scheduler.finish(second.id, second.lease_token, exit_code=4) is ExecutionStatus.FAILED
+    assert scheduler.complete(second, exit_code=4) is ExecutionStatus.FAILED
     execution = scheduler.get_execution(held.id)
     assert execution is not None
     assert (execution.retry_count, execution.exit_code) == (1, 4)
@@ -112,10 +112,10 @@ def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: SchedulerRepo
 def test_so_many_attempts_are_made(scheduler: SchedulerRepository, max_retries: int) -> None:
     held = claimed(scheduler, max_retries=max_retries, retry_delay=0)
     for _ in range(max_retries):
-        assert scheduler.fail(held.id, held.lease_token) is ExecutionStatus.PENDING
+        assert scheduler.fail(held) is ExecutionStatus.PENDING
         (held,) = scheduler.claim("w")
     assert held.attempt == max_retries + 1
-    assert scheduler.fail(held.id, held.lease_token) is ExecutionStatus.FAILED
+    assert scheduler.fail(held) is ExecutionStatus.FAILED
 
 
 def test_a_worker_that_lost_its_lease_is_refused(scheduler: SchedulerRepository) -> None:
@@ -127,15 +127,15 @@ def test_a_worker_that_lost_its_lease_is_refused(scheduler: SchedulerRepository)
     assert (second.id, second.crash_count, second.retry_count, second.attempt) == (held.id, 1, 0, 2)
     for _ in range(2):
         with pytest.raises(LeaseLost):
-            scheduler.finish(held.id, held.lease_token, output="stale")
+            scheduler.complete(held, output="stale")
         with pytest.raises(LeaseLost):
-            scheduler.fail(held.id, held.lease_token)
+            scheduler.fail(held)
         with pytest.raises(LeaseLost):
-            scheduler.start(held.id, held.lease_token)
+            scheduler.start(held)
         with pytest.raises(LeaseLost):
-            scheduler.release(held.id, held.lease_token)
-        assert scheduler.heartbeat([held.id], held.lease_token) == []
-    assert scheduler.finish(second.id, second.lease_token, output="fresh") is ExecutionStatus.COMPLETED
+            scheduler.release(held)
+        assert scheduler.heartbeat_many([held]) == []
+    assert scheduler.complete(second, output="fresh") is ExecutionStatus.COMPLETED
     execution = scheduler.get_execution(held.id)
     assert execution is not None
     assert execution.output == "fresh"
@@ -144,7 +144,7 @@ def test_a_worker_that_lost_its_lease_is_refused(scheduler: SchedulerRepository)
 def test_a_timeout_ends_an_attempt_that_still_beats(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler, max_retries=1, retry_delay=0)
     expire(scheduler._session, held.id, "attempt_deadline_at")
-    scheduler.heartbeat([held.id], held.lease_token)
+    scheduler.heartbeat(held)
     assert scheduler.reap() == {held.id: ExecutionStatus.PENDING}
     execution = scheduler.get_execution(held.id)
     assert execution is not None
@@ -170,8 +170,8 @@ def test_what_kills_its_worker_each_time_ends_failed(scheduler: SchedulerReposit
 def test_the_attempt_can_be_counted_from_its_start(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler, timeout=120)
     expire(scheduler._session, held.id, "attempt_deadline_at")
-    deadline = scheduler.start(held.id, held.lease_token)
-    assert deadline > held.attempt_deadline_at
+    started = scheduler.start(held)
+    assert started.attempt_deadline_at > held.attempt_deadline_at
     assert scheduler.reap() == {}
 
 
@@ -180,14 +180,17 @@ def test_a_heartbeat_extends_what_is_held(scheduler: SchedulerRepository) -> Non
     for _ in range(3):
         scheduler.trigger(task.id)
     held = scheduler.claim("w", limit=3, lease=10)
-    token = held[0].lease_token
-    scheduler.finish(held[2].id, token)
-    ids = [claim.id for claim in reversed(held)]
-    beat = scheduler.heartbeat([*ids, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[1].id]
+    scheduler.complete(held[2])
+    beat = scheduler.heartbeat_many([*reversed(held), held[0]._replace(id=0)], lease=100)
+    assert [found.id for found in beat] == [held[1].id, held[0].id]
     assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert [found.cancel_requested_at for found in beat] == [None, None]
-    assert scheduler.heartbeat([], token) == []
+    assert all(found.held_until > held[0].held_until for found in beat)
+    assert [(found.lease, found.cancel_requested, found.is_over) for found in beat] == [
+        (100, False, False)
+    ] * 2
+    assert scheduler.heartbeat_many([]) == []
+    with pytest.raises(LeaseLost):
+        scheduler.heartbeat(held[2])
 
 
 def test_heartbeats_stay_on_their_page(committed: Database) -> None:
@@ -195,7 +198,7 @@ def test_heartbeats_stay_on_their_page(committed: Database) -> None:
         held = claimed(SchedulerRepository(uow.session))
     for _ in range(20):
         with committed.begin() as uow:
-            assert SchedulerRepository(uow.session).heartbeat([held.id], held.lease_token)
+            assert SchedulerRepository(uow.session).heartbeat(held)
             uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     committed.close()  # a session reports its statistics at its end at the latest
     name = "scheduler_executions" if committed.schema is None else f"{committed.schema}.scheduler_executions"
@@ -210,13 +213,14 @@ def test_heartbeats_stay_on_their_page(committed: Database) -> None:
 
 def test_what_is_released_can_be_claimed_at_once(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
-    assert scheduler.release(held.id, held.lease_token) is ExecutionStatus.PENDING
+    assert scheduler.release(held) is ExecutionStatus.PENDING
+    assert scheduler.release(held) is ExecutionStatus.PENDING, "to repeat it changes nothing"
     (again,) = scheduler.claim("w")
     assert (again.id, again.attempt) == (held.id, 1)
     with pytest.raises(LeaseLost):
-        scheduler.release(held.id, held.lease_token)
+        scheduler.release(held)
     scheduler.cancel(again.id)
-    assert scheduler.release(again.id, again.lease_token) is ExecutionStatus.CANCELLED
+    assert scheduler.release(again) is ExecutionStatus.CANCELLED
 
 
 def test_an_execution_that_waits_is_cancelled_at_once(scheduler: SchedulerRepository) -> None:
@@ -232,14 +236,13 @@ def test_an_execution_that_waits_is_cancelled_at_once(scheduler: SchedulerReposi
 def test_the_holder_of_a_cancelled_execution_is_told(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     assert scheduler.cancel(held.id) is ExecutionStatus.RUNNING
-    (beat,) = scheduler.heartbeat([held.id], held.lease_token)
-    asked = beat.cancel_requested_at
-    assert asked is not None
+    assert (scheduler.heartbeat(held)).cancel_requested
+    asked = (scheduler.get_execution(held.id)).cancel_requested_at  # type: ignore[union-attr]
     assert scheduler.cancel(held.id) is ExecutionStatus.RUNNING
-    (beat,) = scheduler.heartbeat([held.id], held.lease_token)
-    assert beat.cancel_requested_at == asked
-    assert scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
-    assert scheduler.fail(held.id, held.lease_token) is ExecutionStatus.CANCELLED
+    assert (scheduler.heartbeat(held)).cancel_requested
+    assert (scheduler.get_execution(held.id)).cancel_requested_at == asked  # type: ignore[union-attr]
+    assert scheduler.fail(held) is ExecutionStatus.CANCELLED
+    assert scheduler.fail(held) is ExecutionStatus.CANCELLED
     assert scheduler.claim("w") == []
 
 
@@ -255,7 +258,7 @@ def test_a_cancelled_execution_whose_worker_vanished_is_cancelled(
 def test_who_finished_first_is_not_cancelled(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     scheduler.cancel(held.id)
-    assert scheduler.finish(held.id, held.lease_token) is ExecutionStatus.COMPLETED
+    assert scheduler.complete(held) is ExecutionStatus.COMPLETED
     with pytest.raises(InvalidTransition, match="is completed and cannot be cancelled"):
         scheduler.cancel(held.id)
 
@@ -312,7 +315,7 @@ def test_old_executions_are_purged_and_live_ones_are_not(scheduler: SchedulerRep
     for _ in range(4):
         scheduler.trigger(task.id)
     for held in scheduler.claim("w", limit=3):
-        scheduler.finish(held.id, held.lease_token)
+        scheduler.complete(held)
     assert scheduler.purge(older_than=3600) == 0
     scheduler._session.execute(
         update(ScheduledExecution)

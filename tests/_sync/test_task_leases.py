@@ -342,7 +342,7 @@ def test_a_lost_lease_is_refused_in_every_write(tasks: TaskRepository) -> None:
             lambda task: tasks.fail(task, "no"),
             lambda task: tasks.complete_many([task, task]),
         ):
-            with pytest.raises(LeaseLost, match="its lease is not yours any more; stop"):
+            with pytest.raises(LeaseLost, match="lease lost: another worker may own it; stop"):
                 write(lost)
         assert tasks.heartbeat_many([lost, lost]) == []
     row = found(tasks, lost.id)

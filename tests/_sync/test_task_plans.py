@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import Database
+from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
-from alfred_db.queries import task_leases as held
 from alfred_db.queries import task_maintenance as upkeep
 from alfred_db.queries import tasks as filed
+from alfred_db.queries.task_leases import TASKS
 from alfred_db.repositories._sync.tasks import TaskRepository
 
 FILL = """
@@ -116,7 +117,7 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-                "idx_tasks_running": (held.reap(500), BACKOFF),
+                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
                 "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
@@ -124,11 +125,11 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
                 "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
                 "uq_tasks_task_id": (filed.standing("t", "k"), {}),
                 "(pk_tasks|idx_tasks_running)": (
-                    held.complete(),
+                    held.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},
                 ),
                 "(pk_tasks|idx_tasks_running) ": (
-                    held.heartbeat_many(),
+                    held.heartbeat(TASKS),
                     {
                         "ids": [uuid.uuid4()] * 100,
                         "tokens": [uuid.uuid4()] * 100,
@@ -241,9 +242,9 @@ def test_statistics_of_an_idle_hour_do_no_harm(committed: Database) -> None:
         held_ids = (session.scalars(holding, {"token": token})).all()
         mine = {"ids": held_ids[:some], "tokens": [token] * some}
         statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-            "heartbeat_many": (held.heartbeat_many(), {**mine, "lease": timedelta(seconds=-1)}),
-            "reap": (held.reap(some), BACKOFF),
-            "complete_many": (held.complete_many(), mine),
+            "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),
+            "reap": (held.reap(TASKS, some), BACKOFF),
+            "complete_many": (held.complete_many(TASKS), mine),
         }
         for name, (statement, parameters) in statements.items():
             savepoint = session.begin_nested()

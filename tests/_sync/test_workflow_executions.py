@@ -47,16 +47,16 @@ def test_an_execution_is_claimed_run_and_completed(workflows: WorkflowRepository
     assert held.attempt_deadline_at - found.attempt_started_at == timedelta(seconds=100)
     assert workflows.claim("w", [held.workflow_id]) == []
     for _ in range(2):
-        workflows.complete(held.id, held.lease_token, ["done"])
+        workflows.complete(held, ["done"])
     found = row(workflows, held.id)
     assert (found.status, found.output_data) == (WorkflowExecutionStatus.COMPLETED, ["done"])
     assert found.completed_at is not None
-    with pytest.raises(LeaseLost, match="its lease is not yours"):
-        workflows.complete(held.id, uuid.uuid4())
+    with pytest.raises(LeaseLost, match="lease lost"):
+        workflows.complete(held._replace(lease_token=uuid.uuid4()))
     with pytest.raises(LeaseLost):
-        workflows.fail(held.id, held.lease_token, "late")
+        workflows.fail(held, "late")
     with pytest.raises(LeaseLost):
-        workflows.complete(0, held.lease_token)
+        workflows.complete(held._replace(id=0))
 
 
 def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: WorkflowRepository) -> None:
@@ -110,12 +110,18 @@ def test_a_heartbeat_extends_what_is_held(workflows: WorkflowRepository) -> None
     for _ in range(3):
         workflows.start("ingest")
     held = workflows.claim("w", [workflow.id], limit=3, lease=10)
-    token = held[0].lease_token
-    workflows.complete(held[1].id, token)
-    beat = workflows.heartbeat([held[2].id, held[1].id, held[0].id, 0], token, lease=100)
-    assert [found.id for found in beat] == [held[0].id, held[2].id]
+    assert workflows.complete(held[1]) is True
+    assert workflows.complete(held[1]) is False, "an earlier call did it"
+    beat = workflows.heartbeat_many([*reversed(held), held[0]._replace(id=0)], lease=100)
+    assert [found.id for found in beat] == [held[2].id, held[0].id]
     assert all(found.lease_expires_at > held[0].lease_expires_at for found in beat)
-    assert workflows.heartbeat([held[0].id], uuid.uuid4()) == []
+    assert all(found.held_until > held[0].held_until for found in beat)
+    assert [(found.lease, found.cancel_requested, found.is_over) for found in beat] == [
+        (100, False, False)
+    ] * 2
+    assert workflows.heartbeat_many([held[0]._replace(lease_token=uuid.uuid4())]) == []
+    with pytest.raises(LeaseLost):
+        workflows.heartbeat(held[1])
 
 
 def test_heartbeats_stay_on_their_page(committed: Database) -> None:
@@ -123,7 +129,7 @@ def test_heartbeats_stay_on_their_page(committed: Database) -> None:
         held = claimed(WorkflowRepository(uow.session))
     for _ in range(20):
         with committed.begin() as uow:
-            assert WorkflowRepository(uow.session).heartbeat([held.id], held.lease_token)
+            assert WorkflowRepository(uow.session).heartbeat(held)
             uow.session.execute(text("SELECT pg_stat_force_next_flush()"))
     committed.close()  # a session reports its statistics at its end at the latest
     name = "workflow_executions" if committed.schema is None else f"{committed.schema}.workflow_executions"
@@ -139,7 +145,7 @@ def test_heartbeats_stay_on_their_page(committed: Database) -> None:
 def test_a_failed_attempt_is_made_again_later(workflows: WorkflowRepository) -> None:
     held = claimed(workflows, max_retries=2)
     for _ in range(2):
-        assert workflows.fail(held.id, held.lease_token, "boom") is PENDING
+        assert workflows.fail(held, "boom") is PENDING
     found = row(workflows, held.id)
     assert (found.retry_count, found.error_message, found.error_code) == (1, "boom", "handler")
     assert timedelta(0) < found.available_at - datetime.now(UTC) < timedelta(seconds=3)
@@ -147,9 +153,9 @@ def test_a_failed_attempt_is_made_again_later(workflows: WorkflowRepository) -> 
     expire(workflows._session, held.id, "available_at")
     held = next_claim(workflows, held)
     assert held.retry_count == 1
-    assert workflows.fail(held.id, held.lease_token, "boom", delay=0, code="mine") is PENDING
+    assert workflows.fail(held, "boom", delay=0, code="mine") is PENDING
     held = next_claim(workflows, held)
-    assert workflows.fail(held.id, held.lease_token, "boom") is WorkflowExecutionStatus.FAILED
+    assert workflows.fail(held, "boom") is WorkflowExecutionStatus.FAILED
     found = row(workflows, held.id)
     assert found.failed_at is not None
     assert (found.retry_count, found.completed_at) == (2, None)
@@ -157,17 +163,17 @@ def test_a_failed_attempt_is_made_again_later(workflows: WorkflowRepository) -> 
 
 def test_a_failure_can_be_final(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    status = workflows.fail(held.id, held.lease_token, "boom", retry=False)
+    status = workflows.fail(held, "boom", retry=False)
     assert status is WorkflowExecutionStatus.FAILED
     with pytest.raises(InvalidInputError, match="delay: expected"):
-        workflows.fail(held.id, held.lease_token, "boom", delay=-1)
+        workflows.fail(held, "boom", delay=-1)
 
 
 def test_the_back_off_grows_and_is_bounded(workflows: WorkflowRepository) -> None:
     held = claimed(workflows, max_retries=1000)
     for retries, low, high in ((0, 0.8, 2), (3, 7, 10), (500, 260, 340)):
         set_columns(workflows._session, held.id, retry_count=retries)
-        workflows.fail(held.id, held.lease_token, "boom")
+        workflows.fail(held, "boom")
         delay = (row(workflows, held.id)).available_at - datetime.now(UTC)
         assert low - 0.5 < delay.total_seconds() < high
         expire(workflows._session, held.id, "available_at")
@@ -187,7 +193,7 @@ def test_what_kills_its_worker_each_time_ends_failed(workflows: WorkflowReposito
 def test_a_timeout_ends_an_attempt_that_still_beats(workflows: WorkflowRepository) -> None:
     held = claimed(workflows, timeout_seconds=10)
     expire(workflows._session, held.id, "attempt_deadline_at")
-    workflows.heartbeat([held.id], held.lease_token)
+    workflows.heartbeat(held)
     assert workflows.reap() == {held.id: PENDING}
     found = row(workflows, held.id)
     assert (found.error_code, found.retry_count, found.crash_count) == ("timeout", 1, 0)
@@ -196,8 +202,16 @@ def test_a_timeout_ends_an_attempt_that_still_beats(workflows: WorkflowRepositor
 
 def test_what_is_released_can_be_claimed_at_once(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    assert workflows.release(held.id, held.lease_token) is PENDING
+    before = row(workflows, held.id)
+    place = before.available_at
+    for _ in range(2):  # to repeat it changes nothing
+        assert workflows.release(held) is PENDING
+    assert (row(workflows, held.id)).available_at == place
     held = next_claim(workflows, held)
-    assert (held.retry_count, held.crash_count) == (0, 0)
+    assert (held.retry_count, held.crash_count, held.attempt) == (0, 0, 1)
+    assert workflows.release(held, delay=60) is PENDING
+    assert workflows.claim("w", [held.workflow_id]) == []
+    expire(workflows._session, held.id, "available_at")
+    held = next_claim(workflows, held)
     workflows.cancel(held.id)
-    assert workflows.release(held.id, held.lease_token) is CANCELLED
+    assert workflows.release(held) is CANCELLED

@@ -31,12 +31,11 @@ def workflows(uow: UnitOfWork) -> WorkflowRepository:
 
 def test_a_checkpoint_is_stored_once(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    assert workflows.checkpoint(*key, "fetch", {"rows": (1, 2)}, seq=0) == {"rows": [1, 2]}
-    assert workflows.checkpoint(*key, "fetch", {"rows": [9]}, seq=0) == {"rows": [1, 2]}
-    assert workflows.checkpoint(*key, "empty", seq=1) is None
+    assert workflows.checkpoint(held, "fetch", {"rows": (1, 2)}, seq=0) == {"rows": [1, 2]}
+    assert workflows.checkpoint(held, "fetch", {"rows": [9]}, seq=0) == {"rows": [1, 2]}
+    assert workflows.checkpoint(held, "empty", seq=1) is None
     began = datetime.now(UTC)
-    assert workflows.checkpoint(*key, "bad", seq=2, error="no", attempt=3, started_at=began) is None
+    assert workflows.checkpoint(held, "bad", seq=2, error="no", attempt=3, started_at=began) is None
     fetch, empty, bad = workflows.steps(held.id)
     assert (fetch.step_key, fetch.seq, fetch.name, fetch.attempt) == ("fetch", 0, "fetch", 1)
     assert (fetch.output, fetch.error, fetch.lease_token) == ({"rows": [1, 2]}, None, held.lease_token)
@@ -47,7 +46,7 @@ def test_a_checkpoint_keeps_the_lease(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
     first = held.lease_expires_at
     for seq, (lease, least) in enumerate([(66, 0), (67, 6), (67, 6), (1000, 900), (60, 900)]):
-        workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq, lease=lease)
+        workflows.checkpoint(held, f"s{seq}", seq=seq, lease=lease)
         found = (row(workflows, held.id)).lease_expires_at
         assert found is not None
         assert timedelta(seconds=least) <= found - first < timedelta(seconds=least + 60)
@@ -56,14 +55,14 @@ def test_a_checkpoint_keeps_the_lease(workflows: WorkflowRepository) -> None:
 
 def test_a_run_that_gets_further_has_all_its_retries_again(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
+    workflows.checkpoint(held, "fetch", seq=0)
     held = again(workflows, held)
-    workflows.fail(held.id, held.lease_token, "boom", delay=0)
+    workflows.fail(held, "boom", delay=0)
     held = next_claim(workflows, held)
-    workflows.checkpoint(held.id, held.lease_token, "fetch", seq=0)
+    workflows.checkpoint(held, "fetch", seq=0)
     found = row(workflows, held.id)
     assert (found.crash_count, found.retry_count) == (1, 1), "that step was there"
-    workflows.checkpoint(held.id, held.lease_token, "sum", seq=1)
+    workflows.checkpoint(held, "sum", seq=1)
     found = row(workflows, held.id)
     assert (found.crash_count, found.retry_count, found.current_step) == (0, 0, 2)
 
@@ -71,52 +70,51 @@ def test_a_run_that_gets_further_has_all_its_retries_again(workflows: WorkflowRe
 @pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
 def test_every_other_write_tells_how_far_it_is(workflows: WorkflowRepository, write: str) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
     for seq in range(2):
-        workflows.checkpoint(*key, f"s{seq}", seq=seq)
+        workflows.checkpoint(held, f"s{seq}", seq=seq)
     reached = 2
     match write:
         case "heartbeat":
-            workflows.heartbeat([held.id], held.lease_token)
+            workflows.heartbeat(held)
         case "wait":
-            workflows.wait_for(*key, "paid", step_key="wait", seq=2)
+            workflows.wait_for(held, "paid", step_key="wait", seq=2)
         case "sleep":
-            workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=2)
+            workflows.sleep_until(held, datetime.now(UTC), step_key="nap", seq=2)
             reached = 3
         case "release":
-            workflows.release(*key)
+            workflows.release(held)
         case "fail":
-            workflows.fail(*key, "boom")
+            workflows.fail(held, "boom")
         case "reap":
             expire(workflows._session, held.id)
             workflows.reap()
         case _:
-            workflows.complete(*key)
+            workflows.complete(held)
     assert (row(workflows, held.id)).current_step == reached
 
 
 def test_a_finished_step_is_replayed(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    assert workflows.replay(held.id, held.lease_token, "fetch", seq=0) is None
-    workflows.checkpoint(held.id, held.lease_token, "fetch", 5, seq=0, name="Fetch")
+    assert workflows.replay(held, "fetch", seq=0) is None
+    workflows.checkpoint(held, "fetch", 5, seq=0, name="Fetch")
     held = again(workflows, held)
-    step = workflows.replay(held.id, held.lease_token, "fetch", seq=0, name="Fetch")
+    step = workflows.replay(held, "fetch", seq=0, name="Fetch")
     assert step is not None
     assert step.output == 5
-    assert workflows.checkpoint(held.id, held.lease_token, "fetch", 6, seq=0, name="Fetch") == 5
-    assert workflows.replay(held.id, held.lease_token, "sum", seq=1) is None
+    assert workflows.checkpoint(held, "fetch", 6, seq=0, name="Fetch") == 5
+    assert workflows.replay(held, "sum", seq=1) is None
 
 
 def run(workflows: WorkflowRepository, held: ClaimedWorkflow, ran: list[str], until: int) -> None:
     """Run the steps of the definition, and stop before the checkpoint of the one numbered `until`."""
     for seq, step in enumerate(DEFINITION["steps"]):
-        if workflows.replay(held.id, held.lease_token, step, seq=seq) is not None:
+        if workflows.replay(held, step, seq=seq) is not None:
             continue
         ran.append(step)
         if seq == until:
             return
-        workflows.checkpoint(held.id, held.lease_token, step, f"{step} done", seq=seq)
-    workflows.complete(held.id, held.lease_token, "all done")
+        workflows.checkpoint(held, step, f"{step} done", seq=seq)
+    workflows.complete(held, "all done")
 
 
 def test_after_a_crash_at_any_boundary_no_finished_step_runs_again(
@@ -143,11 +141,11 @@ def test_a_crash_after_each_of_many_steps_uses_no_retries_up(
 ) -> None:
     held = claimed(workflows, max_retries=1)
     for seq in range(10):
-        workflows.checkpoint(held.id, held.lease_token, f"s{seq}", seq=seq)
+        workflows.checkpoint(held, f"s{seq}", seq=seq)
         held = again(workflows, held)
         assert held.crash_count == 1
         for done in range(seq + 1):
-            workflows.checkpoint(held.id, held.lease_token, f"s{done}", seq=done)
+            workflows.checkpoint(held, f"s{done}", seq=done)
     assert (row(workflows, held.id)).crash_count == 1
 
 
@@ -160,17 +158,17 @@ def test_a_step_that_was_another_one_is_an_error(
     workflows: WorkflowRepository, key: str, seq: int, name: str
 ) -> None:
     held = claimed(workflows)
-    workflows.checkpoint(held.id, held.lease_token, "charge", 1, seq=0)
-    workflows.checkpoint(held.id, held.lease_token, "ship", 2, seq=1)
+    workflows.checkpoint(held, "charge", 1, seq=0)
+    workflows.checkpoint(held, "ship", 2, seq=1)
     held = again(workflows, held)
     with pytest.raises(ConflictError, match=r"step \d was '(charge|ship)' .* fork it to a new version"):
-        workflows.replay(held.id, held.lease_token, key, seq=seq, name=name)
+        workflows.replay(held, key, seq=seq, name=name)
     with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.checkpoint(held.id, held.lease_token, key, 3, seq=seq, name=name)
+        workflows.checkpoint(held, key, 3, seq=seq, name=name)
     with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.wait_for(held.id, held.lease_token, "e", step_key=f"{key}!", seq=seq)
+        workflows.wait_for(held, "e", step_key=f"{key}!", seq=seq)
     with pytest.raises(ConflictError, match=r"step \d was"):
-        workflows.sleep_until(held.id, held.lease_token, datetime.now(UTC), step_key=f"{key}!", seq=seq)
+        workflows.sleep_until(held, datetime.now(UTC), step_key=f"{key}!", seq=seq)
     assert [step.output for step in workflows.steps(held.id)] == [1, 2]
 
 
@@ -179,39 +177,38 @@ def test_a_wait_in_the_place_of_another_step_is_an_error(
     workflows: WorkflowRepository, output: Any
 ) -> None:
     held = claimed(workflows)
-    workflows.checkpoint(held.id, held.lease_token, "approval", output, seq=0)
+    workflows.checkpoint(held, "approval", output, seq=0)
     held = again(workflows, held)
     with pytest.raises(ConflictError, match="step 'approval' was not a wait for an event"):
-        workflows.wait_for(held.id, held.lease_token, "approval", step_key="approval", seq=0)
+        workflows.wait_for(held, "approval", step_key="approval", seq=0)
 
 
 def test_a_runner_that_lost_its_lease_is_refused(workflows: WorkflowRepository) -> None:
     first = claimed(workflows)
-    key = (first.id, first.lease_token)
-    workflows.checkpoint(*key, "fetch", "first", seq=0)
+    workflows.checkpoint(first, "fetch", "first", seq=0)
     second = again(workflows, first)
-    workflows.checkpoint(second.id, second.lease_token, "sum", "second", seq=1)
+    workflows.checkpoint(second, "sum", "second", seq=1)
     for step, seq in (("sum", 1), ("report", 2)):
-        with pytest.raises(LeaseLost, match=f"workflow execution {first.id}: its lease is not yours"):
-            workflows.checkpoint(*key, step, "second", seq=seq)
+        with pytest.raises(LeaseLost, match=f"workflow execution {first.id}: lease lost"):
+            workflows.checkpoint(first, step, "second", seq=seq)
         with pytest.raises(LeaseLost):
-            workflows.sleep_until(*key, datetime.now(UTC), step_key=step, seq=seq)
+            workflows.sleep_until(first, datetime.now(UTC), step_key=step, seq=seq)
         with pytest.raises(LeaseLost):
-            workflows.wait_for(*key, "e", step_key=step, seq=seq)
+            workflows.wait_for(first, "e", step_key=step, seq=seq)
     for step, seq in (("fetch", 0), ("sum", 1), ("report", 2)):
         with pytest.raises(LeaseLost):
-            workflows.replay(*key, step, seq=seq)
+            workflows.replay(first, step, seq=seq)
     with pytest.raises(LeaseLost):
-        workflows.complete(*key, "stale")
+        workflows.complete(first, "stale")
     with pytest.raises(LeaseLost):
-        workflows.fail(*key, "stale")
+        workflows.fail(first, "stale")
     with pytest.raises(LeaseLost):
-        workflows.release(*key)
-    assert workflows.heartbeat([first.id], first.lease_token) == []
-    assert workflows.checkpoint(*key, "fetch", "first", seq=0) == "first"  # it wrote that one itself
+        workflows.release(first)
+    assert workflows.heartbeat_many([first]) == []
+    assert workflows.checkpoint(first, "fetch", "first", seq=0) == "first"  # it wrote that one itself
     assert [step.output for step in workflows.steps(first.id)] == ["first", "second"]
     with pytest.raises(LeaseLost):
-        workflows.checkpoint(0, first.lease_token, "a", seq=0)
+        workflows.checkpoint(first._replace(id=0), "a", seq=0)
 
 
 def test_of_two_runners_at_once_the_one_with_the_lease_writes(committed: Database) -> None:
@@ -221,12 +218,12 @@ def test_of_two_runners_at_once_the_one_with_the_lease_writes(committed: Databas
         second = again(WorkflowRepository(uow.session), first)
     with committed.session() as a, committed.session() as b:
         stale, fresh = WorkflowRepository(a), WorkflowRepository(b)
-        assert fresh.checkpoint(second.id, second.lease_token, "fetch", "b", seq=0) == "b"
+        assert fresh.checkpoint(second, "fetch", "b", seq=0) == "b"
         with pytest.raises(LeaseLost):
-            stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
+            stale.checkpoint(first, "fetch", "a", seq=0)
         b.commit()
         with pytest.raises(LeaseLost):
-            stale.checkpoint(first.id, first.lease_token, "fetch", "a", seq=0)
+            stale.checkpoint(first, "fetch", "a", seq=0)
     with committed.begin() as uow:
         steps = WorkflowRepository(uow.session).steps(first.id)
         assert [step.output for step in steps] == ["b"]
@@ -238,7 +235,7 @@ def test_a_step_and_its_effects_are_one_transaction(committed: Database) -> None
     with committed.session() as session:
         workflows = WorkflowRepository(session)
         workflows.define("effect", {})
-        workflows.checkpoint(held.id, held.lease_token, "fetch", 1, seq=0)
+        workflows.checkpoint(held, "fetch", 1, seq=0)
         session.rollback()
     with committed.begin() as uow:
         workflows = WorkflowRepository(uow.session)
@@ -250,54 +247,52 @@ def test_a_step_and_its_effects_are_one_transaction(committed: Database) -> None
 def test_the_number_of_a_step_is_checked(
     workflows: WorkflowRepository, seq: int, attempt: int
 ) -> None:
+    held = claimed(workflows)
     with pytest.raises(InvalidInputError, match=r"(seq|attempt): expected"):
-        workflows.checkpoint(1, uuid.uuid4(), "a", seq=seq, attempt=attempt)
+        workflows.checkpoint(held, "a", seq=seq, attempt=attempt)
 
 
 def test_a_key_that_no_index_can_hold_is_refused(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
     long = uuid.uuid4().hex + "".join(chr(0x4E00 + number % 20_000) for number in range(20_000))
     with pytest.raises(InvalidInputError):
-        workflows.checkpoint(held.id, held.lease_token, long, seq=0)
+        workflows.checkpoint(held, long, seq=0)
 
 
 def test_an_execution_sleeps_until_its_time(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
     until = datetime.now(UTC) + timedelta(hours=1)
     for _ in range(2):
-        assert workflows.sleep_until(*key, until, step_key="nap", seq=0) is True
+        assert workflows.sleep_until(held, until, step_key="nap", seq=0) is True
     found = row(workflows, held.id)
     assert (found.status, found.available_at, found.lease_expires_at) == (PENDING, until, None)
     with pytest.raises(LeaseLost):
-        workflows.checkpoint(*key, "a", seq=1)
+        workflows.checkpoint(held, "a", seq=1)
     assert workflows.claim("w", [held.workflow_id]) == []
     expire(workflows._session, held.id, "available_at")
     held = next_claim(workflows, held)
-    slept = workflows.sleep_until(held.id, held.lease_token, until, step_key="nap", seq=0)
+    slept = workflows.sleep_until(held, until, step_key="nap", seq=0)
     assert slept is False
     (step,) = workflows.steps(held.id)
     assert (step.output, held.current_step) == (until.isoformat(), 1)
     with pytest.raises(InvalidInputError, match="until: a time without time zone"):
-        workflows.sleep_until(*key, datetime(2030, 1, 1), step_key="nap", seq=1)
+        workflows.sleep_until(held, datetime(2030, 1, 1), step_key="nap", seq=1)
 
 
 def test_an_event_that_came_before_the_wait_counts(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
     assert workflows.deliver(held.id, "paid", 1) is True
     assert workflows.deliver(held.id, "paid", 2) is False
-    key = (held.id, held.lease_token)
     for _ in range(2):
-        result = workflows.wait_for(*key, "paid", step_key="wait", seq=0, timeout=60)
+        result = workflows.wait_for(held, "paid", step_key="wait", seq=0, timeout=60)
         assert result == WorkflowWaitResult(received=True, payload=1)
     assert (row(workflows, held.id)).status is RUNNING
 
 
 def test_an_event_ends_the_wait(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
     for _ in range(2):
-        assert workflows.wait_for(*key, "paid", step_key="wait", seq=0) is None
+        assert workflows.wait_for(held, "paid", step_key="wait", seq=0) is None
     found = row(workflows, held.id)
     assert (found.status, found.waiting_for, found.wait_deadline_at) == (PENDING, "paid", None)
     assert workflows.claim("w", [held.workflow_id]) == []
@@ -307,7 +302,7 @@ def test_an_event_ends_the_wait(workflows: WorkflowRepository) -> None:
     assert workflows.deliver(held.id, "paid", {"amount": 6}) is False
     held = next_claim(workflows, held)
     for _ in range(2):
-        result = workflows.wait_for(held.id, held.lease_token, "paid", step_key="wait", seq=0)
+        result = workflows.wait_for(held, "paid", step_key="wait", seq=0)
         assert result == WorkflowWaitResult(received=True, payload={"amount": 5})
     assert [event.name for event in workflows.events(held.id)] == ["other", "paid"]
 
@@ -317,7 +312,7 @@ def test_a_wait_ends_when_its_time_is_up(workflows: WorkflowRepository) -> None:
     wait = {"step_key": "wait", "seq": 0, "timeout": 60.0}
 
     def wait_again(held: ClaimedWorkflow) -> WorkflowWaitResult | None:
-        return workflows.wait_for(held.id, held.lease_token, "paid", **wait)  # type: ignore[arg-type]
+        return workflows.wait_for(held, "paid", **wait)  # type: ignore[arg-type]
 
     assert wait_again(held) is None
     deadline = (row(workflows, held.id)).wait_deadline_at
@@ -341,7 +336,7 @@ def test_a_wait_ends_when_its_time_is_up(workflows: WorkflowRepository) -> None:
 def test_what_has_ended_takes_no_more_events(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
     workflows.deliver(held.id, "paid", 1)
-    workflows.complete(held.id, held.lease_token)
+    workflows.complete(held)
     assert workflows.deliver(held.id, "paid", 1) is False
     with pytest.raises(InvalidTransition, match="is completed and takes no more events"):
         workflows.deliver(held.id, "other")

@@ -35,8 +35,8 @@ from alfred_db.errors import (
     InvalidTransition,
     NotFoundError,
 )
+from alfred_db.queries import leases, workflow_steps
 from alfred_db.queries import workflow_executions as executions
-from alfred_db.queries import workflow_steps
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.workflows import WorkflowRepository
@@ -166,10 +166,10 @@ def test_hostile_text_is_stored_as_it_is(workflows: WorkflowRepository) -> None:
     started, _ = workflows.start(HOSTILE, value, idempotency_key=HOSTILE)
     (held,) = workflows.claim(HOSTILE, [workflow.id])
     assert (held.id, held.name, held.definition, held.input) == (started.id, HOSTILE, value, value)
-    stored = workflows.checkpoint(held.id, held.lease_token, HOSTILE, value, seq=0, name=HOSTILE)
+    stored = workflows.checkpoint(held, HOSTILE, value, seq=0, name=HOSTILE)
     assert stored == value
     assert workflows.deliver(held.id, HOSTILE, value)
-    workflows.complete(held.id, held.lease_token, value)
+    workflows.complete(held, value)
     assert (row(workflows, held.id)).output_data == value
     (event,) = workflows.events(held.id)
     assert event.payload == value
@@ -188,15 +188,14 @@ def test_what_is_no_json_or_too_long_is_refused(
     workflows: WorkflowRepository, value: dict[str, Any]
 ) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
     with pytest.raises(InvalidInputError, match="definition: "):
         workflows.define("ingest", value)
     with pytest.raises(InvalidInputError, match="input: "):
         workflows.start("ingest", value)
     with pytest.raises(InvalidInputError, match="output: "):
-        workflows.checkpoint(*key, "a", value, seq=0)
+        workflows.checkpoint(held, "a", value, seq=0)
     with pytest.raises(InvalidInputError, match="output: "):
-        workflows.complete(*key, value)
+        workflows.complete(held, value)
     with pytest.raises(InvalidInputError, match="payload: "):
         workflows.deliver(held.id, "e", value)
     assert workflows.steps(held.id) == []
@@ -208,7 +207,7 @@ def test_json_that_the_database_cannot_hold_is_refused(
 ) -> None:
     held = claimed(workflows)
     with pytest.raises(InvalidInputError):
-        workflows.checkpoint(held.id, held.lease_token, "a", value, seq=0)
+        workflows.checkpoint(held, "a", value, seq=0)
 
 
 def family(workflows: WorkflowRepository) -> list[int]:
@@ -227,17 +226,16 @@ def test_cancelling_reaches_all_that_was_started(workflows: WorkflowRepository) 
     assert [child.id for child in workflows.children(parent)] == [one, two]
     held = workflows.claim("w", [workflow.id], limit=2)
     assert [claim.id for claim in held] == [parent, one]
-    workflows.complete(one, held[1].lease_token)
+    workflows.complete(held[1])
     locked = workflows._session.scalars(queries.tree(parent))
     assert locked.all() == [parent, one, two, three]
     cancelled = workflows.cancel(parent)
     assert list(cancelled.items()) == [(parent, RUNNING), (two, CANCELLED), (three, CANCELLED)]
     assert (row(workflows, stranger)).status is PENDING
     assert (row(workflows, one)).status is WorkflowExecutionStatus.COMPLETED
-    (beat,) = workflows.heartbeat([parent], held[0].lease_token)
-    assert beat.cancel_requested_at is not None
+    assert (workflows.heartbeat(held[0])).cancel_requested
     assert workflows.cancel(parent) == {parent: RUNNING}
-    assert workflows.fail(parent, held[0].lease_token, "stopped") is CANCELLED
+    assert workflows.fail(held[0], "stopped") is CANCELLED
     assert workflows.cancel(parent) == {}
     found = row(workflows, parent)
     assert found.cancelled_at is not None
@@ -246,26 +244,25 @@ def test_cancelling_reaches_all_that_was_started(workflows: WorkflowRepository) 
 
 def test_a_cancelled_execution_begins_no_step(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    key = (held.id, held.lease_token)
-    workflows.checkpoint(*key, "fetch", 1, seq=0)
+    workflows.checkpoint(held, "fetch", 1, seq=0)
     workflows.cancel(held.id)
-    assert workflows.replay(*key, "fetch", seq=0) is not None
+    assert workflows.replay(held, "fetch", seq=0) is not None
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        workflows.replay(*key, "sum", seq=1)
+        workflows.replay(held, "sum", seq=1)
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        workflows.sleep_until(*key, datetime.now(UTC), step_key="nap", seq=1)
+        workflows.sleep_until(held, datetime.now(UTC), step_key="nap", seq=1)
     with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
-        workflows.wait_for(*key, "e", step_key="wait", seq=1)
+        workflows.wait_for(held, "e", step_key="wait", seq=1)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
         workflows.start("ingest", parent_id=held.id)
-    assert workflows.checkpoint(*key, "sum", 2, seq=1) == 2  # a step that was under way is kept
+    assert workflows.checkpoint(held, "sum", 2, seq=1) == 2  # a step that was under way is kept
     expire(workflows._session, held.id)
     assert workflows.reap() == {held.id: CANCELLED}
 
 
 def test_what_sleeps_or_waits_is_cancelled_at_once(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    workflows.wait_for(held.id, held.lease_token, "e", step_key="wait", seq=0)
+    workflows.wait_for(held, "e", step_key="wait", seq=0)
     assert workflows.cancel(held.id) == {held.id: CANCELLED}
     found = row(workflows, held.id)
     assert (found.waiting_for, found.status) == (None, CANCELLED)
@@ -274,7 +271,7 @@ def test_what_sleeps_or_waits_is_cancelled_at_once(workflows: WorkflowRepository
 
 def test_what_has_ended_is_not_cancelled(workflows: WorkflowRepository) -> None:
     held = claimed(workflows)
-    workflows.complete(held.id, held.lease_token)
+    workflows.complete(held)
     with pytest.raises(InvalidTransition, match="is completed and cannot be cancelled"):
         workflows.cancel(held.id)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
@@ -287,11 +284,10 @@ def test_what_has_ended_is_not_cancelled(workflows: WorkflowRepository) -> None:
 
 def test_a_fork_takes_the_first_steps_over(workflows: WorkflowRepository) -> None:
     held = claimed(workflows, max_retries=7, timeout_seconds=9)
-    key = (held.id, held.lease_token)
     for seq, step in enumerate(("fetch", "sum", "report")):
-        workflows.checkpoint(*key, step, seq, seq=seq)
+        workflows.checkpoint(held, step, seq, seq=seq)
     workflows.deliver(held.id, "paid", 1)
-    workflows.fail(*key, "boom", retry=False)
+    workflows.fail(held, "boom", retry=False)
     fork, created = workflows.fork(held.id, 2, idempotency_key="f")
     assert created
     assert (fork.forked_from_id, fork.forked_from_seq, fork.current_step) == (held.id, 2, 2)
@@ -308,9 +304,9 @@ def test_a_fork_takes_the_first_steps_over(workflows: WorkflowRepository) -> Non
         workflows.fork(held.id, 1, idempotency_key="f")
     (found,) = workflows.claim("w", [held.workflow_id])
     assert found.id == fork.id
-    step = workflows.replay(found.id, found.lease_token, "sum", seq=1)
+    step = workflows.replay(found, "sum", seq=1)
     assert step is not None
-    assert workflows.checkpoint(found.id, found.lease_token, "report", 9, seq=2) == 9
+    assert workflows.checkpoint(found, "report", 9, seq=2) == 9
     assert [step.output for step in workflows.steps(held.id)] == [0, 1, 2]
 
 
@@ -356,8 +352,8 @@ def test_old_executions_are_purged_from_the_leaves(workflows: WorkflowRepository
     child, _ = workflows.start("ingest", parent_id=parent.id)
     live, _ = workflows.start("ingest")
     for held in workflows.claim("w", [workflow.id], limit=2):
-        workflows.checkpoint(held.id, held.lease_token, "a", seq=0)
-        workflows.complete(held.id, held.lease_token)
+        workflows.checkpoint(held, "a", seq=0)
+        workflows.complete(held)
         set_columns(workflows._session, held.id, completed_at=func.now() - timedelta(hours=2))
     assert workflows.purge(older_than=3 * 3600) == 0
     assert workflows.purge(older_than=3600, limit=1) == 1
@@ -386,11 +382,16 @@ def test_the_hot_statements_have_their_index(
     if rows == 0:  # an empty table is read as a whole unless that is forbidden
         session.execute(text("SET LOCAL enable_seqscan = off"))
     token = uuid.uuid4()
+    claim = {"worker": "w", "token": token, "lease": timedelta(seconds=60), "seconds": 60.0}
+    parameters = {**claim, "base": 1.0, "cap": 300.0, "jitter": 0.1}
     plans: dict[str, Any] = {
-        "idx_workflow_executions_ready": executions.claim("w", token, ids[:3], limit=10, lease=60),
-        "idx_workflow_executions_running": executions.reap(limit=100, jitter=1.0),
+        "idx_workflow_executions_ready": executions.claim(ids[:3], limit=10),
+        "idx_workflow_executions_running": leases.reap(executions.EXECUTIONS, 100),
         "idx_workflow_executions_finished": queries.purge(3600, limit=100),
-        "Index Cond: (id = '1'::bigint)": executions.complete(1, token, None),
+        "Index Cond: (id = '1'::bigint)": update(WorkflowExecution)
+        .where(leases.held(executions.EXECUTIONS, 1, token))
+        .values(executions.EXECUTIONS.progress)
+        .returning(WorkflowExecution.id),
         "Index Cond: (id = '1'::bigint) ": workflow_steps.sleep(
             1, token, "a", seq=1, until=datetime.now(UTC)
         ),
@@ -399,7 +400,8 @@ def test_the_hot_statements_have_their_index(
         selected = (
             statement if isinstance(statement, Select) else select(func.count()).select_from(statement.cte())
         )
-        plan = "\n".join(session.scalars(Explain(selected)))
+        given = {name: parameters[name] for name in parameters.keys() & selected.compile().params.keys()}
+        plan = "\n".join(session.scalars(Explain(selected), given))
         assert "Seq Scan on workflow_" not in plan, plan
         assert rows == 0 or index.strip() in plan, plan
 

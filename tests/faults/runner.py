@@ -27,7 +27,6 @@ def main(url: str, workflow_id: int, steps: list[str], seq: int | None = None, a
         with db.begin() as uow:
             claims = uow.workflows.claim("runner", [workflow_id], lease=60)
         for held in claims:
-            key = held.id, held.lease_token
             for number, step in enumerate(steps):
                 row = {
                     "id": f"00000000-0000-0000-0000-{number:012}",
@@ -35,18 +34,18 @@ def main(url: str, workflow_id: int, steps: list[str], seq: int | None = None, a
                     "worker": step,
                 }
                 with db.begin() as uow:
-                    if uow.workflows.replay(*key, step, seq=number) is not None:
+                    if uow.workflows.replay(held, step, seq=number) is not None:
                         continue
                     uow.session.execute(ATTEMPT, row)
                 point(number, "begun")
                 with db.begin() as uow:
                     uow.session.execute(EFFECT, row)
-                    uow.workflows.checkpoint(*key, step, f"{step} done", seq=number)
+                    uow.workflows.checkpoint(held, step, f"{step} done", seq=number)
                     uow.session.flush()
                     point(number, "before commit")
                 point(number, "after commit")
             with db.begin() as uow:
-                uow.workflows.complete(*key, "all done")
+                uow.workflows.complete(held, "all done")
     print("completed", len(claims), flush=True)
 
 

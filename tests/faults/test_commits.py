@@ -225,7 +225,7 @@ def test_finishing_an_execution(db: Database, cut: Any) -> None:
         task, _ = uow.scheduler.create("n", "c", None)
         uow.scheduler.trigger(task.id)
         (held,) = uow.scheduler.claim("w")
-    status = cut(lambda uow: uow.scheduler.finish(held.id, held.lease_token, output="out"))
+    status = cut(lambda uow: uow.scheduler.complete(held, output="out"))
     assert status == "completed"
 
 
@@ -236,20 +236,19 @@ def test_a_workflow_from_start_to_end(db: Database, cut: Any) -> None:
     assert created is (cut.way != "after")
     with db.begin() as uow:
         (held,) = uow.workflows.claim("w", [version.id])
-    key = held.id, held.lease_token
     assert held.id == started.id
 
     def step(uow: UnitOfWork) -> str:
-        finished = uow.workflows.replay(*key, "a", seq=0)
+        finished = uow.workflows.replay(held, "a", seq=0)
         if finished is not None:
             return f"taken over: {finished.output}"
         uow.tasks.enqueue("effect of the step")
-        stored: str = uow.workflows.checkpoint(*key, "a", "out", seq=0)
+        stored: str = uow.workflows.checkpoint(held, "a", "out", seq=0)
         return stored
 
     assert cut(step) == ("taken over: out" if cut.way == "after" else "out")
     assert the_task(db).intent == "effect of the step"
-    cut(lambda uow: uow.workflows.complete(*key, "all"))
+    cut(lambda uow: uow.workflows.complete(held, "all"))
     with db.begin() as uow:
         execution = uow.workflows.get_execution(held.id)
         assert execution is not None

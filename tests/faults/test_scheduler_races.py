@@ -72,7 +72,7 @@ def run_until_idle(db: Database) -> list[int]:
             return ran
         for held in claims:
             with db.begin() as uow:
-                SchedulerRepository(uow.session).finish(held.id, held.lease_token, output="done")
+                SchedulerRepository(uow.session).complete(held, output="done")
             ran.append(held.id)
 
 

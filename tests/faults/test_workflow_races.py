@@ -67,11 +67,10 @@ def test_an_event_and_its_wait_do_not_miss_each_other(db: Database, workflow_id:
         start(db)
         held = claim(db, workflow_id)
         assert held is not None
-        key = held.id, held.lease_token
         waited, delivered = together(
             db,
-            lambda workflows, key=key: workflows.wait_for(*key, "paid", step_key="wait", seq=0),
-            lambda workflows, key=key: workflows.deliver(key[0], "paid", 1),
+            lambda workflows, held=held: workflows.wait_for(held, "paid", step_key="wait", seq=0),
+            lambda workflows, held=held: workflows.deliver(held.id, "paid", 1),
         )
         assert delivered.result() is True
         outcome = "came" if waited.result() is not None else "woken"
@@ -79,13 +78,12 @@ def test_an_event_and_its_wait_do_not_miss_each_other(db: Database, workflow_id:
         if outcome == "woken":
             held = claim(db, workflow_id)
             assert held is not None
-            key = held.id, held.lease_token
             result = call(
-                db, lambda workflows, key=key: workflows.wait_for(*key, "paid", step_key="wait", seq=0)
+                db, lambda workflows, held=held: workflows.wait_for(held, "paid", step_key="wait", seq=0)
             )
             assert result is not None
             assert result.payload == 1
-        call(db, lambda workflows, key=key: workflows.complete(*key))
+        call(db, lambda workflows, held=held: workflows.complete(held))
     assert outcomes <= {"came", "woken"}
 
 
@@ -128,10 +126,9 @@ def test_a_step_is_not_stored_when_its_execution_is_just_given_up(db: Database, 
     start(db)
     held = claim(db, workflow_id)
     assert held is not None
-    key = held.id, held.lease_token
     with db.session() as session, ThreadPoolExecutor(1) as pool:
-        WorkflowRepository(session).release(*key)
-        step = pool.submit(call, db, lambda workflows: workflows.checkpoint(*key, "a", 1, seq=0))
+        WorkflowRepository(session).release(held)
+        step = pool.submit(call, db, lambda workflows: workflows.checkpoint(held, "a", 1, seq=0))
         time.sleep(0.3)
         assert not step.done()
         session.commit()
@@ -177,9 +174,8 @@ def test_workers_run_each_execution_once(db: Database, workflow_id: int) -> None
     def run(_: int) -> list[int]:
         ran: list[int] = []
         while (held := claim(db, workflow_id)) is not None:
-            key = held.id, held.lease_token
-            call(db, lambda workflows, key=key: workflows.checkpoint(*key, "a", 1, seq=0))
-            call(db, lambda workflows, key=key: workflows.complete(*key))
+            call(db, lambda workflows, held=held: workflows.checkpoint(held, "a", 1, seq=0))
+            call(db, lambda workflows, held=held: workflows.complete(held))
             ran.append(held.id)
         return ran
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from alfred_db import ClaimedTask
+from alfred_db import ClaimedExecution, ClaimedTask, ClaimedWorkflow
 from alfred_db.repositories import UnitOfWork
 
 LONG = 86_400.0
@@ -46,12 +46,10 @@ class Ground:
     months: str
     """A partition of the events."""
     scheduled: int
-    execution: int
-    execution_token: uuid.UUID
+    execution: ClaimedExecution
     workflow: int
-    run: int
+    run: ClaimedWorkflow
     """A claimed execution of the workflow, with an event `came`."""
-    run_token: uuid.UUID
     suite: int
     case: int
     test_run: int
@@ -88,15 +86,15 @@ def _work(uow: UnitOfWork, made: dict[str, Any]) -> None:
     uow.scheduler.trigger(scheduled)
     (execution,) = uow.scheduler.claim("w", lease=LONG)
     uow.scheduler.trigger(scheduled)
-    made |= {"scheduled": scheduled, "execution": execution.id, "execution_token": execution.lease_token}
+    made |= {"scheduled": scheduled, "execution": execution}
     workflow = uow.workflows.activate(uow.workflows.define("ground", {"k": "v"})[0].id).id
     uow.workflows.start("ground")
     (run,) = uow.workflows.claim("w", [workflow], lease=LONG)
-    uow.workflows.fail(run.id, run.lease_token, "once", delay=0)
+    uow.workflows.fail(run, "once", delay=0)
     (run,) = uow.workflows.claim("w", [workflow], lease=LONG)  # tried again: a step is written into it, too
     uow.workflows.deliver(run.id, "came", 1)
     uow.workflows.start("ground", idempotency_key="ground")
-    made |= {"workflow": workflow, "run": run.id, "run_token": run.lease_token}
+    made |= {"workflow": workflow, "run": run}
 
 
 def _memory(uow: UnitOfWork, made: dict[str, Any]) -> None:

@@ -34,12 +34,17 @@ CRON = "the default server has no pg_cron; tests/test_cli_catalog.py gives the v
 FILES = "a path of the file system, not of the database"
 
 EXEMPT = {
-    ("tasks", "complete", "task"): HELD,
-    ("tasks", "complete_many", "tasks"): HELD,
-    ("tasks", "fail", "task"): HELD,
-    ("tasks", "heartbeat", "task"): HELD,
-    ("tasks", "heartbeat_many", "tasks"): HELD,
-    ("tasks", "release", "task"): HELD,
+    ("tasks", "complete_many", "claimed"): HELD,
+    **{
+        (noun, method, "claimed"): HELD
+        for noun in ("tasks", "scheduler", "workflows")
+        for method in ("complete", "fail", "heartbeat", "heartbeat_many", "release")
+    },
+    ("scheduler", "start", "claimed"): HELD,
+    **{
+        ("workflows", method, "claimed"): HELD
+        for method in ("checkpoint", "replay", "sleep_until", "wait_for")
+    },
     ("knowledge", "export_to", "folder"): FILES,
     ("knowledge", "import_from", "folder"): FILES,
     ("documents", "page", "candidates"): FOUND,

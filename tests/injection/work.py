@@ -27,14 +27,14 @@ SPECIMENS: Specimens = {
         "assigned_to": "a",
     },
     "tasks.complete": lambda g: {
-        "task": g.task,
+        "claimed": g.task,
         "results": [{"result_type": "r", "content": JSON, "metadata": JSON}],
     },
     "tasks.count": lambda g: {"queue": "q", "intent": "i", "assigned_to": "a"},
     "tasks.enqueue": lambda g: _TASK,
     "tasks.enqueue_many": lambda g: {"tasks": [_TASK]},
     "tasks.enqueue_many, by COPY": lambda g: {"tasks": [*[{"intent": "i"}] * 1000, _TASK]},
-    "tasks.fail": lambda g: {"task": g.task, "error": "e", "code": "c"},
+    "tasks.fail": lambda g: {"claimed": g.task, "error": "e", "code": "c"},
     "tasks.get_by_task_id": lambda g: {"task_id": "ground"},
     "tasks.list": lambda g: {"queue": "default", "intent": "ground", "assigned_to": "a"},
     "tasks.purge": lambda g: {"older_than": 0, "queue": "q"},
@@ -68,7 +68,8 @@ SPECIMENS: Specimens = {
         "configuration": JSON,
     },
     "agents.set_status": lambda g: {"agent_id": g.agent, "status": "active"},
-    "scheduler.claim": lambda g: {"worker_id": "w"},
+    "scheduler.claim": lambda g: {"worker": "w"},
+    "scheduler.complete": lambda g: {"claimed": g.execution, "error_output": "e", "output": "o"},
     "scheduler.create": lambda g: {
         "name": "n",
         "command": "c",
@@ -76,8 +77,7 @@ SPECIMENS: Specimens = {
         "timezone": "UTC",
         "schedule_key": "new",
     },
-    "scheduler.fail": lambda g: {**_attempt(g), "error_output": "e", "code": "c", "output": "o"},
-    "scheduler.finish": lambda g: {**_attempt(g), "error_output": "e", "output": "o"},
+    "scheduler.fail": lambda g: {"claimed": g.execution, "error": "e", "code": "c", "output": "o"},
     "scheduler.get_by_key": lambda g: {"schedule_key": "ground"},
     "scheduler.history": lambda g: {"task_id": g.scheduled},
     "scheduler.list": lambda g: {},
@@ -89,32 +89,24 @@ SPECIMENS: Specimens = {
         "timezone": "UTC",
     },
     "workflows.checkpoint": lambda g: {
-        **_run(g),
+        "claimed": g.run,
         "step_key": "s",
         "output": JSON,
         "seq": 0,
         "name": "n",
         "error": "e",
     },
-    "workflows.claim": lambda g: {"worker_id": "w", "workflow_ids": [g.workflow]},
-    "workflows.complete": lambda g: {**_run(g), "output": JSON},
+    "workflows.claim": lambda g: {"worker": "w", "workflow_ids": [g.workflow]},
+    "workflows.complete": lambda g: {"claimed": g.run, "output": JSON},
     "workflows.define": lambda g: {"name": "new", "definition": JSON, "created_by": "c"},
-    "workflows.deliver": lambda g: {"execution_id": g.run, "name": "e", "payload": JSON},
-    "workflows.fail": lambda g: {**_run(g), "error": "e", "code": "c"},
-    "workflows.fork": lambda g: {"execution_id": g.run, "from_seq": 0, "idempotency_key": "new"},
+    "workflows.deliver": lambda g: {"execution_id": g.run.id, "name": "e", "payload": JSON},
+    "workflows.fail": lambda g: {"claimed": g.run, "error": "e", "code": "c"},
+    "workflows.fork": lambda g: {"execution_id": g.run.id, "from_seq": 0, "idempotency_key": "new"},
     "workflows.get_by_key": lambda g: {"idempotency_key": "ground"},
     "workflows.history": lambda g: {"name": "ground"},
-    "workflows.replay": lambda g: {**_run(g), "step_key": "s", "seq": 0, "name": "n"},
-    "workflows.sleep_until": lambda g: {**_run(g), "until": LATER, "step_key": "s", "seq": 0},
+    "workflows.replay": lambda g: {"claimed": g.run, "step_key": "s", "seq": 0, "name": "n"},
+    "workflows.sleep_until": lambda g: {"claimed": g.run, "until": LATER, "step_key": "s", "seq": 0},
     "workflows.start": lambda g: {"name": "ground", "input": JSON, "idempotency_key": "new"},
     "workflows.versions": lambda g: {"name": "ground"},
-    "workflows.wait_for": lambda g: {**_run(g), "event": "came", "step_key": "s", "seq": 0},
+    "workflows.wait_for": lambda g: {"claimed": g.run, "event": "came", "step_key": "s", "seq": 0},
 }
-
-
-def _attempt(g):
-    return {"execution_id": g.execution, "lease_token": g.execution_token}
-
-
-def _run(g):
-    return {"execution_id": g.run, "lease_token": g.run_token}

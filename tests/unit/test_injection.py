@@ -34,6 +34,7 @@ def ground() -> Any:
     """Made up: only where texts are is looked at."""
     made: dict[str, Any] = {"str": "x", "int": 1, "Path": Path(), "uuid.UUID": uuid.UUID(int=0)}
     made |= {"datetime": datetime.now(UTC), "ClaimedTask": SimpleNamespace(id=uuid.UUID(int=0))}
+    made |= dict.fromkeys(("ClaimedExecution", "ClaimedWorkflow"), SimpleNamespace(id=1))
     return Ground(**{name: made[str(kind)] for name, kind in Ground.__annotations__.items()})
 
 

@@ -62,7 +62,7 @@ def values_of_the_package() -> Iterator[type[Any]]:
         if (
             any(part.startswith("_") for part in module.name.split("."))
             or ".migrations" in module.name
-            or ".shapes" in module.name
+            or ".queries" in module.name
         ):
             continue
         for name, found in vars(importlib.import_module(module.name)).items():

@@ -333,8 +333,6 @@ PUBLIC = [
     "GraphNode",
     "GraphPath",
     "HalfVector",
-    "HeldExecution",
-    "HeldWorkflow",
     "Hit",
     "HostedModel",
     "HostedModelPrice",

@@ -6,21 +6,16 @@ from collections.abc import Mapping, Sequence
 from inspect import isfunction
 from typing import Any, TypeVar, TypeVarTuple
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ...errors import translated
-from ...queries.shapes.functions import func
 from ..arguments import checked
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-PAUSES = (0.0, 0.02, 0.05, 0.1)
-"""Seconds before each try of a call for several rows at those that other transactions have locked. Between them it waits
-for no lock, which would be out of the order of the keys, and could end in a deadlock."""
 
 # Rows that the session already holds are brought up to date; a write does not search the session for them.
 _OPTIONS = {"populate_existing": True, "synchronize_session": False}
@@ -60,8 +55,3 @@ class AsyncRepository:
         """Run a statement that gives rows of several columns, or writes several rows."""
         with translated():
             return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
-
-    async def _pause(self, seconds: float) -> None:
-        """Let other transactions end."""
-        with translated():
-            await self._session.execute(select(func.pg_sleep(seconds)))

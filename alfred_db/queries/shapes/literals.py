@@ -11,7 +11,6 @@ from sqlalchemy import (
     CTE,
     CollectionAggregate,
     ColumnElement,
-    Double,
     Integer,
     SQLColumnExpression,
     any_,
@@ -46,12 +45,8 @@ def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[An
     """The database's time, `seconds` after the statement began; those of a column not in SET or WHERE."""
     if isinstance(seconds, int | float):
         return func.statement_timestamp() + interval(seconds)
-    return func.statement_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
-def lease_of(lease: ColumnElement[Any], claimed_for: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The seconds of a lease: those that are given, else those of the claim; 60 where an earlier version claimed."""
-    return func.coalesce(lease, claimed_for, literal_column("60", Double))
+    nothing = [literal_column("0", Integer)] * 6
+    return func.statement_timestamp() + func.make_interval(*nothing, seconds)
 
 
 def jsonb(text: str | None) -> ColumnElement[Any]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 from ...checks import json_text, plain_text, within
-from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
+from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
+from ...execution._async.leases import lost
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
-from ...values.workflows import MAX_JSON_BYTES, WorkflowWaitResult
+from ...queries.workflow_executions import EXECUTIONS
+from ...values.task_columns import MAX_SECONDS
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
@@ -39,8 +41,7 @@ class AsyncWorkflowSteps(AsyncRepository):
 
     async def replay(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         step_key: str,
         *,
         seq: int,
@@ -52,17 +53,16 @@ class AsyncWorkflowSteps(AsyncRepository):
         execution is to be cancelled.
         """
         within("seq", seq, 0, _MOST)
-        found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        found = await self._stored(claimed, step_key, seq, name or step_key)
         if not found.held:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         if found.step is None and found.cancel:
-            raise _cancelling(execution_id)
+            raise _cancelling(claimed.id)
         return found.step
 
     async def checkpoint(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         step_key: str,
         output: Any = None,
         *,
@@ -83,11 +83,12 @@ class AsyncWorkflowSteps(AsyncRepository):
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
-        within("lease", 60.0 if lease is None else lease, 1, _YEAR)
+        seconds = claimed.lease if lease is None else lease
+        within("lease", seconds, 0.001, MAX_SECONDS)
         text = json_text("output", output, MAX_JSON_BYTES)
         parameters = {
-            "execution": execution_id,
-            "token": lease_token,
+            "execution": claimed.id,
+            "token": claimed.lease_token,
             "key": step_key,
             "number": seq,
             "label": name or step_key,
@@ -95,19 +96,19 @@ class AsyncWorkflowSteps(AsyncRepository):
             "failure": error and plain_text(error),
             "tries": attempt,
             "began": started_at,
-            "lease": lease,
-            "fresh": _FRESH,
+            "lease": timedelta(seconds=seconds),
+            "fresh": timedelta(seconds=seconds * _FRESH),
         }
         for extending in (False, True):
             if await fetch(self._session, queries.checkpoint(extending=extending), parameters):
                 return None if text is None else json.loads(text)
-        found = await self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        found = await self._stored(claimed, step_key, seq, name or step_key)
         if found.step is None:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         return found.step.output
 
     async def sleep_until(
-        self, execution_id: int, lease_token: uuid.UUID, until: datetime, *, step_key: str, seq: int
+        self, claimed: ClaimedWorkflow, until: datetime, *, step_key: str, seq: int
     ) -> bool:
         """Give the execution up until then; True is that it sleeps and is not the caller's any more.
 
@@ -117,18 +118,17 @@ class AsyncWorkflowSteps(AsyncRepository):
         if until.tzinfo is None:
             raise InvalidInputError("until: a time without time zone; give one, such as datetime.now(UTC)")
         if await self._write(
-            queries.sleep(execution_id, lease_token, step_key, seq=seq, until=until.astimezone(UTC))
+            queries.sleep(claimed.id, claimed.lease_token, step_key, seq=seq, until=until.astimezone(UTC))
         ):
             return True
-        found = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        found = await self._stored(claimed, step_key, seq, step_key)
         if found.step is None:
-            raise _cancelling(execution_id) if found.held else _lost(execution_id)
+            raise _cancelling(claimed.id) if found.held else lost(EXECUTIONS, claimed)
         return found.given_up
 
     async def wait_for(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         event: str,
         *,
         step_key: str,
@@ -142,27 +142,27 @@ class AsyncWorkflowSteps(AsyncRepository):
         """
         within("seq", seq, 0, _MOST)
         within("timeout", timeout or 0, 0, _YEAR)
-        locked = await self._rows(queries.own(execution_id, lease_token))
-        found = await self._stored(execution_id, lease_token, step_key, seq, step_key)
+        locked = await self._rows(queries.own(claimed.id, claimed.lease_token))
+        found = await self._stored(claimed, step_key, seq, step_key)
         if found.step is not None:
-            return _waited(execution_id, step_key, found.step.output)
+            return _waited(claimed.id, step_key, found.step.output)
         if found.given_up:
             return None
         if found.cancel:
-            raise _cancelling(execution_id)
+            raise _cancelling(claimed.id)
         deadline, now = locked[0]
         if deadline is None and timeout is not None:
             deadline = now + timedelta(seconds=timeout)
-        came = await self._first(queries.event(execution_id, event))
+        came = await self._first(queries.event(claimed.id, event))
         if came is None and (deadline is None or now < deadline):
             until = deadline or _NEVER
             await self._write(
-                queries.wait(execution_id, lease_token, event, available_at=until, deadline=deadline)
+                queries.wait(claimed.id, claimed.lease_token, event, available_at=until, deadline=deadline)
             )
             return None
         result = {"received": came is not None, "payload": None if came is None else came.payload}
-        stored = await self.checkpoint(execution_id, lease_token, step_key, result, seq=seq)
-        return _waited(execution_id, step_key, stored)
+        stored = await self.checkpoint(claimed, step_key, result, seq=seq)
+        return _waited(claimed.id, step_key, stored)
 
     async def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and let it go on if it waits for it; False is that it has that event.
@@ -193,24 +193,22 @@ class AsyncWorkflowSteps(AsyncRepository):
         """The events that were sent to an execution, the earliest first."""
         return await self._all(queries.events(execution_id))
 
-    async def _stored(
-        self, execution_id: int, lease_token: uuid.UUID, step_key: str, seq: int, name: str
-    ) -> _Found:
+    async def _stored(self, claimed: ClaimedWorkflow, step_key: str, seq: int, name: str) -> _Found:
         """The step, if it is finished; raises LeaseLost unless the caller holds the execution or gave it up."""
-        rows = await self._rows(queries.stored(execution_id, lease_token, step_key, seq=seq))
+        rows = await self._rows(queries.stored(claimed.id, claimed.lease_token, step_key, seq=seq))
         if not rows:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         held, given_up, cancel, other = rows[0]
         for *_, step in rows:
             if step is None or (step.step_key, step.seq, step.name) != (step_key, seq, name):
                 continue
-            if held or step.lease_token == lease_token:
+            if held or step.lease_token == claimed.lease_token:
                 return _Found(bool(held), bool(given_up), cancel, step)
         if not held and not given_up:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         if other is not None:
             raise ConflictError(
-                f"workflow execution {execution_id}: step {other.seq} was {shown(other.step_key)} ({shown(other.name)}) and is"
+                f"workflow execution {claimed.id}: step {other.seq} was {shown(other.step_key)} ({shown(other.name)}) and is"
                 f" now step {seq}, {shown(step_key)} ({shown(name)}); run the code that began it, or fork it to a new version"
             )
         return _Found(bool(held), bool(given_up), cancel, None)
@@ -229,10 +227,4 @@ def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult
 def _cancelling(execution_id: int) -> InvalidTransition:
     return InvalidTransition(
         f"workflow execution {execution_id}: its cancellation was asked for; begin no further step, and call `fail`"
-    )
-
-
-def _lost(execution_id: int) -> LeaseLost:
-    return LeaseLost(
-        f"workflow execution {execution_id}: its lease is not yours any more; stop, and discard what was done for it"
     )

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-import uuid
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import timedelta
 
 from ...checks import plain_text, within
-from ...errors import InvalidTransition, LeaseLost, NotFoundError
-from ...execution._sync.base import PAUSES, Repository
+from ...errors import InvalidTransition, NotFoundError
+from ...execution._sync.base import Repository
+from ...execution._sync.driver import fetch
+from ...execution._sync.leases import Leases, lost, taking
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
+from ...queries.leases import HANDLER
 from ...queries.shapes.paging import MAX_LIMIT, as_page
 from ...values import Page
-from ...values.scheduler import ClaimedExecution, HeldExecution
+from ...values.scheduler import ClaimedExecution
+from ...values.task_columns import MAX_SECONDS
 
 _YEAR = 366 * 86400
 
@@ -23,121 +26,146 @@ _YEAR = 366 * 86400
 class Executions(Repository):
     """The part of the scheduler's repository that workers use."""
 
-    def claim(
-        self, worker_id: str, *, limit: int = 1, lease: float = 60.0
-    ) -> Sequence[ClaimedExecution]:
-        """Take at most `limit` executions that wait, the longest first; each is the worker's for `lease` seconds.
+    def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:
+        """Take at most `limit` executions that wait, the longest first, each for `lease` seconds.
 
         End the transaction before running them, and extend the lease by `heartbeat` every `lease / 3` or so.
+
+        Args:
+            worker: The name of the caller, an aid to people.
+            limit: The most executions that are taken, 1 to 1,000.
+            lease: Seconds until the executions can be taken from the caller.
         """
-        _check_claim(limit, lease)
-        rows = self._rows(queries.claim(worker_id, uuid.uuid4(), limit=limit, lease=lease))
+        within("limit", limit, 1, MAX_LIMIT)
+        parameters = {**taking(worker, lease), "seconds": lease}
+        until = time.monotonic() + lease
+        rows = self._rows(queries.claim(limit=limit), parameters)
         return sorted(
-            (ClaimedExecution(*row) for row in rows), key=lambda claimed: (claimed.scheduled_at, claimed.id)
+            (ClaimedExecution._make((*row, lease, until, False)) for row in rows),
+            key=lambda one: (one.scheduled_at, one.id),
         )
 
-    def start(
-        self, execution_id: int, lease_token: uuid.UUID, *, lease: float | None = None
-    ) -> datetime:
-        """Count the attempt's `timeout` from now and not from the claim; gives when it has passed.
+    def start(self, claimed: ClaimedExecution, *, lease: float | None = None) -> ClaimedExecution:
+        """Count the attempt's `timeout` from now and not from the claim, extend the lease, and return the new state.
 
-        For workers that claim several executions and run them one after another. `lease` is in seconds, by default
-        those of the claim. Raises LeaseLost.
+        For workers that claim several executions and run them one after another.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            lease: Seconds from now; by default as many as it was claimed for.
+
+        Raises:
+            LeaseLost: Do not run it.
         """
-        _check_claim(1, 60.0 if lease is None else lease)
-        deadline = self._write(queries.start(execution_id, lease_token, lease=lease))
-        if deadline is None:
-            raise _lost(execution_id)
-        return deadline
+        seconds = claimed.lease if lease is None else lease
+        within("lease", seconds, 0.001, MAX_SECONDS)
+        until = time.monotonic() + seconds
+        rows = fetch(
+            self._session,
+            queries.start(),
+            {"id": claimed.id, "token": claimed.lease_token, "lease": timedelta(seconds=seconds)},
+        )
+        if not rows:
+            raise lost(queries.EXECUTIONS, claimed)
+        deadline, expires = rows[0]
+        return claimed._replace(
+            lease=seconds, held_until=until, lease_expires_at=expires, attempt_deadline_at=deadline
+        )
 
-    def heartbeat(
-        self, execution_ids: Sequence[int], lease_token: uuid.UUID, *, lease: float | None = None
-    ) -> Sequence[HeldExecution]:
-        """Extend the leases of one claim and return those that are still held. Stop whatever is missing.
+    def heartbeat(self, claimed: ClaimedExecution, *, lease: float | None = None) -> ClaimedExecution:
+        """Extend the lease of an execution, and return its new state, whose `cancel_requested` says whether to stop.
 
-        `lease` is in seconds, by default those of the claim.
-        One that another transaction has locked is waited for a moment only, after the others: then it is given as it
-        is, its lease not extended and not lost either. Try again soon.
+        An execution that another transaction has locked is returned as it was: see `heartbeat_many`.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            lease: Seconds from now; by default as many as it was claimed for.
+
+        Raises:
+            LeaseLost: Stop, and discard what was done.
         """
-        _check_claim(1, 60.0 if lease is None else lease)
-        kept: dict[int, Sequence[Any]] = {}
-        left = list(execution_ids)
-        for pause in PAUSES:
-            if pause:
-                self._pause(pause)
-            rows = self._rows(queries.heartbeat(left, lease_token, lease=lease))
-            kept |= {row[0]: row for row in rows}
-            left = [id for id in left if id not in {row[0] for row in rows}]
-            locked = self._rows(queries.holding(left, lease_token)) if left else ()
-            kept |= {row[0]: row for row in locked}
-            left = [row[0] for row in locked]
-            if not left:
-                break
-        return sorted((HeldExecution(*row) for row in kept.values()), key=lambda held: held.id)
+        return self._leases.heartbeat(claimed, lease)
 
-    def finish(
+    def heartbeat_many(
+        self, claimed: Sequence[ClaimedExecution], *, lease: float | None = None
+    ) -> list[ClaimedExecution]:
+        """Extend the leases of several executions in one statement, and return the new state of those still held.
+
+        Stop whatever is missing, and what has `cancel_requested`. An execution that another transaction has locked is
+        waited for a moment only, after the others: then it is returned as it was, its lease not extended and not lost
+        either. Try again soon, and stop when its `is_over`.
+
+        Args:
+            claimed: The executions, as `claim` or the last heartbeat returned them.
+            lease: Seconds from now; by default as many as each was claimed for.
+        """
+        return self._leases.heartbeat_many(claimed, lease)
+
+    def complete(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedExecution,
+        output: str | None = None,
         *,
         exit_code: int = 0,
-        output: str | None = None,
         error_output: str | None = None,
     ) -> ExecutionStatus:
-        """End an attempt with what the command returned; any `exit_code` but 0 is a failure, as in `fail`.
+        """End an attempt with what the command returned, and return the status that follows.
 
-        Gives the status that follows. To repeat the call is safe. Raises LeaseLost.
+        To repeat it changes nothing.
+
+        Args:
+            claimed: The execution.
+            output: What the command wrote.
+            exit_code: Any other than 0 is a failure, as in `fail`.
+            error_output: What the command wrote as errors.
+
+        Raises:
+            LeaseLost: Discard what was done.
         """
         if exit_code != 0:
-            return self.fail(
-                execution_id, lease_token, error_output, exit_code=exit_code, output=output
-            )
-        status = self._write(
-            queries.finish(
-                execution_id,
-                lease_token,
-                output=output and plain_text(output),
-                error_output=error_output and plain_text(error_output),
-            )
+            return self.fail(claimed, error_output, exit_code=exit_code, output=output)
+        self._leases.complete(
+            claimed,
+            {"output": output and plain_text(output), "message": error_output and plain_text(error_output)},
         )
-        return status or self._done(execution_id, lease_token, {ExecutionStatus.COMPLETED})
+        return ExecutionStatus.COMPLETED
 
     def fail(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
-        error_output: str | None = None,
+        claimed: ClaimedExecution,
+        error: str | None = None,
         *,
-        code: str = "handler",
+        code: str = HANDLER,
         exit_code: int | None = None,
         output: str | None = None,
     ) -> ExecutionStatus:
-        """End a failed attempt: `pending` again after the task's delay while retries are left, else `failed`.
+        """End a failed attempt, and return the status of the execution; to repeat it changes nothing.
 
-        `cancelled` when that was asked for. To repeat the call is safe. Raises LeaseLost.
+        `pending` again after the task's delay while retries are left, else `failed`; `cancelled` if that was asked for.
+
+        Args:
+            claimed: The execution.
+            error: The text of the failure, or what the command wrote as errors; stored as `error_output`.
+            code: The kind of failure, in a word.
+            exit_code: What the command returned, if it did.
+            output: What the command wrote.
+
+        Raises:
+            LeaseLost: Discard what was done.
         """
-        status = self._write(
-            queries.fail(
-                execution_id,
-                lease_token,
-                code=plain_text(code),
-                exit_code=exit_code,
-                output=output and plain_text(output),
-                error_output=error_output and plain_text(error_output),
-            )
-        )
-        again = {ExecutionStatus.PENDING, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
-        return status or self._done(execution_id, lease_token, again)
+        values = {"exit_code": exit_code, "output": output and plain_text(output)}
+        return self._leases.fail(claimed, error, code, values)
 
-    def release(self, execution_id: int, lease_token: uuid.UUID) -> ExecutionStatus:
-        """Give an execution back at once, as at a shutdown; costs no retry. Gives `pending`, or `cancelled`.
+    def release(self, claimed: ClaimedExecution, *, delay: float = 0.0) -> ExecutionStatus:
+        """Return an execution unfinished, as at a shutdown, and return its status; to repeat it changes nothing.
 
-        Raises LeaseLost.
+        It costs no retry. The execution is `pending` and keeps its place, or waits `delay` seconds; `cancelled` if
+        that was asked for.
+
+        Raises:
+            LeaseLost: Discard what was done.
         """
-        status = self._write(queries.release(execution_id, lease_token))
-        if status is None:
-            raise _lost(execution_id)
-        return status
+        return self._leases.release(claimed, delay)
 
     def cancel(self, execution_id: int) -> ExecutionStatus:
         """Cancel an execution that waits; ask the holder of one that runs, which sees it in its heartbeats.
@@ -157,12 +185,12 @@ class Executions(Repository):
         return execution.status
 
     def reap(self, *, limit: int = 100) -> Mapping[int, ExecutionStatus]:
-        """Take at most `limit` executions from workers whose lease or timeout has passed; gives what they are now.
+        """Take at most `limit` executions from workers whose lease or timeout has passed; return what they are now.
 
         Any worker may call it, any number at once. A vanished worker counts against the retries like a failure.
         """
         within("limit", limit, 1, MAX_LIMIT)
-        return {row[0]: row[1] for row in self._rows(queries.reap(limit=limit))}
+        return self._leases.reap(limit)
 
     def get_execution(self, execution_id: int) -> ScheduledExecution | None:
         """The execution of that id."""
@@ -181,22 +209,6 @@ class Executions(Repository):
         within("older_than", older_than, 0, 100 * _YEAR)
         return len(self._rows(queries.purge(older_than, limit=limit)))
 
-    def _done(
-        self, execution_id: int, lease_token: uuid.UUID, statuses: set[ExecutionStatus]
-    ) -> ExecutionStatus:
-        """The status of an execution whose holder ends it a second time."""
-        execution = self.get_execution(execution_id)
-        if execution is None or execution.lease_token != lease_token or execution.status not in statuses:
-            raise _lost(execution_id)
-        return execution.status
-
-
-def _check_claim(limit: int, lease: float) -> None:
-    within("limit", limit, 1, MAX_LIMIT)
-    within("lease", lease, 1, _YEAR)
-
-
-def _lost(execution_id: int) -> LeaseLost:
-    return LeaseLost(
-        f"execution {execution_id}: its lease is not yours any more; stop, and discard what was done for it"
-    )
+    @property
+    def _leases(self) -> Leases[ClaimedExecution, ExecutionStatus]:
+        return Leases(self._session, queries.EXECUTIONS)

@@ -3,28 +3,25 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import check_text, json_text, plain_text, within
-from ...errors import ConfigurationError, InvalidInputError, LeaseLost, shown, translated
-from ...execution._sync.base import PAUSES, Repository
+from ...checks import check_text, json_text, within
+from ...errors import ConfigurationError, InvalidInputError, translated
+from ...execution._sync.base import Repository
 from ...execution._sync.driver import driver_of, fetch
+from ...execution._sync.leases import Leases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
-from ...queries import task_leases as queries
 from ...queries import tasks as filed
-from ...values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
+from ...queries.leases import HANDLER
+from ...queries.task_leases import TASKS
+from ...values.task_columns import MAX_JSON_BYTES
 from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 
 MAX_CLAIM = 500
-
-_COMPLETING = {TaskStatus.COMPLETED, TaskStatus.PROCESSING}
-_log = logging.getLogger("alfred_db")
 
 
 class HeldTasks(Repository):
@@ -32,8 +29,8 @@ class HeldTasks(Repository):
 
     def claim(
         self,
-        *,
         worker: str,
+        *,
         limit: int = 1,
         queues: Sequence[str] | None = None,
         intents: Sequence[str] | None = None,
@@ -56,13 +53,7 @@ class HeldTasks(Repository):
             ConfigurationError: The transaction is of another isolation level than READ COMMITTED.
         """
         within("limit", limit, 1, MAX_CLAIM)
-        within("lease", lease, 0.001, MAX_SECONDS)
-        check_text("worker", worker)
-        parameters: dict[str, Any] = {
-            "worker": worker,
-            "token": uuid.uuid4(),
-            "lease": timedelta(seconds=lease),
-        }
+        parameters: dict[str, Any] = taking(worker, lease)
         single = True
         if queues is not None:
             parameters["queues"] = names = _names("queues", queues)
@@ -84,63 +75,45 @@ class HeldTasks(Repository):
             tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
         return tasks
 
-    def heartbeat(self, task: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
-        """Keep the task for `lease` more seconds, by default as long as it was claimed for; gives its new state.
+    def heartbeat(self, claimed: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
+        """Extend the lease of a task, and return its new state, whose `cancel_requested` says whether to stop.
 
-        Its `cancel_requested` says whether to stop. It is given as it was when another transaction has locked it: see
-        `heartbeat_many`. Raises LeaseLost: stop, and discard what was done.
+        A task that another transaction has locked is returned as it was: see `heartbeat_many`.
+
+        Args:
+            claimed: The task, as `claim` or the last heartbeat returned it.
+            lease: Seconds from now; by default as many as it was claimed for.
+
+        Raises:
+            LeaseLost: Stop, and discard what was done.
         """
-        kept = self.heartbeat_many([task], lease=lease)
-        if not kept:
-            raise _lost(task)
-        return kept[0]
+        return self._leases.heartbeat(claimed, lease)
 
     def heartbeat_many(
-        self, tasks: Sequence[ClaimedTask], *, lease: float | None = None
+        self, claimed: Sequence[ClaimedTask], *, lease: float | None = None
     ) -> list[ClaimedTask]:
-        """Keep several tasks, in one statement; gives the new state of those that are still held.
+        """Extend the leases of several tasks in one statement, and return the new state of those that are still held.
 
-        Stop whatever is missing, and what has `cancel_requested`. By default each is kept as long as it was claimed
-        for. A task that another transaction has locked is waited for a moment only, after the others: then it is given
-        as it was, its lease not extended and not lost either. Try again soon, and stop when its `is_over`.
+        Stop whatever is missing, and what has `cancel_requested`. A task that another transaction has locked is waited
+        for a moment only, after the others: then it is returned as it was, its lease not extended and not lost either.
+        Try again soon, and stop when its `is_over`.
+
+        Args:
+            claimed: The tasks, as `claim` or the last heartbeat returned them.
+            lease: Seconds from now; by default as many as each was claimed for.
         """
-        kept: dict[uuid.UUID, ClaimedTask] = {}
-        for seconds in dict.fromkeys(task.lease if lease is None else lease for task in tasks):
-            within("lease", seconds, 0.001, MAX_SECONDS)
-            some = [task for task in tasks if lease is not None or task.lease == seconds]
-            kept |= self._extended(some, seconds)
-        return [kept[task.id] for task in tasks if task.id in kept]
+        return self._leases.heartbeat_many(claimed, lease)
 
-    def _extended(self, tasks: Sequence[ClaimedTask], seconds: float) -> dict[uuid.UUID, ClaimedTask]:
-        left, kept = {task.id: task for task in tasks}, dict[uuid.UUID, ClaimedTask]()
-        for pause in PAUSES:
-            if pause:
-                self._pause(pause)
-            end = time.monotonic() + seconds
-            parameters = {**_keys(left.values()), "lease": timedelta(seconds=seconds)}
-            for id, expires, cancelled in fetch(self._session, queries.heartbeat_many(), parameters):
-                kept[id] = left.pop(id)._replace(
-                    lease=seconds,
-                    held_until=end,
-                    lease_expires_at=expires,
-                    cancel_requested=cancelled is not None,
-                )
-            if left:
-                locked = {
-                    row[0] for row in fetch(self._session, queries.holding(), _keys(left.values()))
-                }
-                left = {id: task for id, task in left.items() if id in locked}
-            if not left:
-                break
-        return kept | left
+    def complete(self, claimed: ClaimedTask, results: Sequence[NewTaskResult] = ()) -> bool:
+        """Complete a task and store its results; return whether this call did so.
 
-    def complete(self, task: ClaimedTask, results: Sequence[NewTaskResult] = ()) -> bool:
-        """Finish the task and store its results; gives whether this call did so. Raises LeaseLost.
+        To repeat it, as after a commit whose answer was lost, changes nothing and returns False. Effects on this
+        database that the same transaction writes if it returned True happen exactly once; any others at least once.
+        A cancellation that was asked for comes too late.
 
-        To repeat it, as after a commit whose answer was lost, changes nothing and gives False. Effects on this
-        database that the same transaction writes if it gave True happen exactly once; any others at least once.
-        A cancellation that was asked for comes too late. Raises ConfigurationError when there are results and no
-        transaction, in AUTOCOMMIT.
+        Raises:
+            LeaseLost: Discard what was done.
+            ConfigurationError: There are results and no transaction, in AUTOCOMMIT.
         """
         for result in results:
             if not {"result_type", "content"} <= set(result) <= set(NewTaskResult.__annotations__):
@@ -150,89 +123,64 @@ class HeldTasks(Repository):
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
         if results:
             self._check_transaction()
-        if not fetch(self._session, queries.complete(), _key(task)):
-            self._repeated(task, {TaskStatus.COMPLETED})
+        if not self._leases.complete(claimed, {}):
             return False
         if results:
             with translated():
                 self._session.execute(
-                    filed.add_results(), [_stored(task, result) for result in results]
+                    filed.add_results(), [_stored(claimed, result) for result in results]
                 )
         return True
 
-    def complete_many(self, tasks: Sequence[ClaimedTask]) -> list[ClaimedTask]:
-        """Finish several tasks, in one statement; gives those that this call finished, and not an earlier one.
+    def complete_many(self, claimed: Sequence[ClaimedTask]) -> list[ClaimedTask]:
+        """Complete several tasks in one statement, and return those that this call completed, and not an earlier one.
 
         A task that another transaction has locked is waited for a moment only, after the others, and else left out: it
-        is still held, so that the call can be repeated with those that are left. Raises LeaseLost if one of them is not
-        held any more: roll back, and repeat it with those that `heartbeat_many` returns.
+        is still held, so that the call can be repeated with those that are left.
+
+        Raises:
+            LeaseLost: One of them is not held any more. Roll back, and repeat it with what `heartbeat_many` returns.
         """
-        if not tasks:
-            return []
-        done: set[uuid.UUID] = set()
-        left = list(tasks)
-        for pause in PAUSES:
-            if pause:
-                self._pause(pause)
-            done |= {row[0] for row in fetch(self._session, queries.complete_many(), _keys(left))}
-            left = [
-                task
-                for task in left
-                if task.id not in done and self._repeated(task, _COMPLETING) is not TaskStatus.COMPLETED
-            ]
-            if not left:
-                break
-        for task in left:
-            _log.warning("task %s: another transaction has locked it; it is not completed yet", task.id)
-        return [task for task in tasks if task.id in done]
+        return self._leases.complete_many(claimed)
 
     def fail(
         self,
-        task: ClaimedTask,
+        claimed: ClaimedTask,
         error: str,
         *,
-        code: str = queries.HANDLER,
+        code: str = HANDLER,
         retry: bool = True,
         delay: float | None = None,
         backoff: TaskBackoff = TaskBackoff(),
     ) -> TaskStatus:
-        """End a failed attempt: `pending` again after the back-off while retries are left, else `failed`.
+        """End a failed attempt, and return the status of the task; to repeat it changes nothing.
 
-        `delay` seconds replace the back-off; `retry=False` ends the task at once. `cancelled` when that was asked
-        for. Failures and crashes share the budget: `max_retries` of both are followed by another attempt. To
-        repeat it changes nothing. Raises LeaseLost.
+        `pending` again after the back-off while retries are left, else `failed`; `cancelled` if that was asked for.
+        Failures and crashes share the budget: `max_retries` of both are followed by another attempt.
+
+        Args:
+            claimed: The task.
+            error: The text of the failure.
+            code: The kind of failure, in a word.
+            retry: False ends the task at once.
+            delay: Seconds that replace the back-off.
+            backoff: How long the task waits for its next attempt.
+
+        Raises:
+            LeaseLost: Discard what was done.
         """
-        if delay is not None:
-            within("delay", delay, 0, MAX_SECONDS)
-            backoff = TaskBackoff(delay, delay, 0)
-        check_text("code", plain_text(code))
-        parameters = {
-            **_key(task),
-            "code": plain_text(code),
-            "message": plain_text(error),
-            "retry": retry,
-            "base": float(backoff.base),
-            "cap": float(backoff.cap),
-            "spread": backoff.spread(),
-        }
-        rows = fetch(self._session, queries.fail(), parameters)
-        if rows:
-            return TaskStatus(rows[0][0])
-        return self._repeated(task, {TaskStatus.PENDING, TaskStatus.FAILED, TaskStatus.CANCELLED})
+        return self._leases.fail(claimed, error, code, waiting(delay, backoff), retry=retry)
 
-    def release(self, task: ClaimedTask, *, delay: float = 0.0) -> TaskStatus:
-        """Give the task back, as at a shutdown: it costs no retry and keeps its place, or waits `delay` seconds.
+    def release(self, claimed: ClaimedTask, *, delay: float = 0.0) -> TaskStatus:
+        """Return a task unfinished, as at a shutdown, and return its status; to repeat it changes nothing.
 
-        Gives `pending`, or `cancelled` when that was asked for. To repeat it changes nothing. Raises LeaseLost.
+        It costs no retry. The task is `pending` and keeps its place, or waits `delay` seconds; `cancelled` if that
+        was asked for.
+
+        Raises:
+            LeaseLost: Discard what was done.
         """
-        within("delay", delay, 0, MAX_SECONDS)
-        parameters = _key(task)
-        if delay:
-            parameters["delay"] = timedelta(seconds=delay)
-        rows = fetch(self._session, queries.release(delayed=bool(delay)), parameters)
-        if rows:
-            return TaskStatus(rows[0][0])
-        return self._repeated(task, {TaskStatus.PENDING, TaskStatus.CANCELLED})
+        return self._leases.release(claimed, delay)
 
     def reap(
         self,
@@ -247,20 +195,11 @@ class HeldTasks(Repository):
         once. Call again at once when `limit` were found.
         """
         within("limit", limit, 1, MAX_CLAIM)
-        parameters = {
-            "base": float(backoff.base),
-            "cap": float(backoff.cap),
-            "jitter": float(backoff.jitter),
-        }
-        rows = fetch(self._session, queries.reap(limit), parameters)
-        return {row[0]: TaskStatus(row[1]) for row in rows}
+        return self._leases.reap(limit, backoff)
 
-    def _repeated(self, task: ClaimedTask, statuses: Collection[TaskStatus]) -> TaskStatus:
-        """The status of a task that its holder has ended before; to all others it is lost."""
-        found = self._first(filed.get(task.id))
-        if found is None or found.lease_token != task.lease_token or found.status not in statuses:
-            raise _lost(task)
-        return found.status
+    @property
+    def _leases(self) -> Leases[ClaimedTask, TaskStatus]:
+        return Leases(self._session, TASKS)
 
     def _check_transaction(self) -> None:
         with translated():
@@ -285,32 +224,10 @@ def _names(argument: str, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _array(ids: Iterable[uuid.UUID]) -> str:
-    """As the server reads an array; the driver would look in each of its texts for what is to be escaped."""
-    return f"{{{','.join([id.hex for id in ids])}}}"
-
-
-def _keys(tasks: Collection[ClaimedTask]) -> dict[str, Any]:
+def _stored(claimed: ClaimedTask, result: NewTaskResult) -> dict[str, Any]:
     return {
-        "ids": _array(task.id for task in tasks),
-        "tokens": _array(task.lease_token for task in tasks),
-    }
-
-
-def _key(task: ClaimedTask) -> dict[str, Any]:
-    return {"id": task.id, "token": task.lease_token}
-
-
-def _stored(task: ClaimedTask, result: NewTaskResult) -> dict[str, Any]:
-    return {
-        "task_id": task.id,
+        "task_id": claimed.id,
         "result_type": result["result_type"],
         "content": dict(result["content"]),
         "metadata": dict(result.get("metadata", {})),
     }
-
-
-def _lost(task: ClaimedTask) -> LeaseLost:
-    return LeaseLost(
-        f"task {shown(task.task_id)}: its lease is not yours any more; stop, and discard what was done for it"
-    )

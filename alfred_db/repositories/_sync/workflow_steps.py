@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 from ...checks import json_text, plain_text, within
-from ...errors import ConflictError, InvalidInputError, InvalidTransition, LeaseLost, NotFoundError, shown
+from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
+from ...execution._sync.leases import lost
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
-from ...values.workflows import MAX_JSON_BYTES, WorkflowWaitResult
+from ...queries.workflow_executions import EXECUTIONS
+from ...values.task_columns import MAX_SECONDS
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
 
 _YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
@@ -40,8 +42,7 @@ class WorkflowSteps(Repository):
 
     def replay(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         step_key: str,
         *,
         seq: int,
@@ -53,17 +54,16 @@ class WorkflowSteps(Repository):
         execution is to be cancelled.
         """
         within("seq", seq, 0, _MOST)
-        found = self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        found = self._stored(claimed, step_key, seq, name or step_key)
         if not found.held:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         if found.step is None and found.cancel:
-            raise _cancelling(execution_id)
+            raise _cancelling(claimed.id)
         return found.step
 
     def checkpoint(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         step_key: str,
         output: Any = None,
         *,
@@ -84,11 +84,12 @@ class WorkflowSteps(Repository):
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
-        within("lease", 60.0 if lease is None else lease, 1, _YEAR)
+        seconds = claimed.lease if lease is None else lease
+        within("lease", seconds, 0.001, MAX_SECONDS)
         text = json_text("output", output, MAX_JSON_BYTES)
         parameters = {
-            "execution": execution_id,
-            "token": lease_token,
+            "execution": claimed.id,
+            "token": claimed.lease_token,
             "key": step_key,
             "number": seq,
             "label": name or step_key,
@@ -96,19 +97,19 @@ class WorkflowSteps(Repository):
             "failure": error and plain_text(error),
             "tries": attempt,
             "began": started_at,
-            "lease": lease,
-            "fresh": _FRESH,
+            "lease": timedelta(seconds=seconds),
+            "fresh": timedelta(seconds=seconds * _FRESH),
         }
         for extending in (False, True):
             if fetch(self._session, queries.checkpoint(extending=extending), parameters):
                 return None if text is None else json.loads(text)
-        found = self._stored(execution_id, lease_token, step_key, seq, name or step_key)
+        found = self._stored(claimed, step_key, seq, name or step_key)
         if found.step is None:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         return found.step.output
 
     def sleep_until(
-        self, execution_id: int, lease_token: uuid.UUID, until: datetime, *, step_key: str, seq: int
+        self, claimed: ClaimedWorkflow, until: datetime, *, step_key: str, seq: int
     ) -> bool:
         """Give the execution up until then; True is that it sleeps and is not the caller's any more.
 
@@ -118,18 +119,17 @@ class WorkflowSteps(Repository):
         if until.tzinfo is None:
             raise InvalidInputError("until: a time without time zone; give one, such as datetime.now(UTC)")
         if self._write(
-            queries.sleep(execution_id, lease_token, step_key, seq=seq, until=until.astimezone(UTC))
+            queries.sleep(claimed.id, claimed.lease_token, step_key, seq=seq, until=until.astimezone(UTC))
         ):
             return True
-        found = self._stored(execution_id, lease_token, step_key, seq, step_key)
+        found = self._stored(claimed, step_key, seq, step_key)
         if found.step is None:
-            raise _cancelling(execution_id) if found.held else _lost(execution_id)
+            raise _cancelling(claimed.id) if found.held else lost(EXECUTIONS, claimed)
         return found.given_up
 
     def wait_for(
         self,
-        execution_id: int,
-        lease_token: uuid.UUID,
+        claimed: ClaimedWorkflow,
         event: str,
         *,
         step_key: str,
@@ -143,27 +143,27 @@ class WorkflowSteps(Repository):
         """
         within("seq", seq, 0, _MOST)
         within("timeout", timeout or 0, 0, _YEAR)
-        locked = self._rows(queries.own(execution_id, lease_token))
-        found = self._stored(execution_id, lease_token, step_key, seq, step_key)
+        locked = self._rows(queries.own(claimed.id, claimed.lease_token))
+        found = self._stored(claimed, step_key, seq, step_key)
         if found.step is not None:
-            return _waited(execution_id, step_key, found.step.output)
+            return _waited(claimed.id, step_key, found.step.output)
         if found.given_up:
             return None
         if found.cancel:
-            raise _cancelling(execution_id)
+            raise _cancelling(claimed.id)
         deadline, now = locked[0]
         if deadline is None and timeout is not None:
             deadline = now + timedelta(seconds=timeout)
-        came = self._first(queries.event(execution_id, event))
+        came = self._first(queries.event(claimed.id, event))
         if came is None and (deadline is None or now < deadline):
             until = deadline or _NEVER
             self._write(
-                queries.wait(execution_id, lease_token, event, available_at=until, deadline=deadline)
+                queries.wait(claimed.id, claimed.lease_token, event, available_at=until, deadline=deadline)
             )
             return None
         result = {"received": came is not None, "payload": None if came is None else came.payload}
-        stored = self.checkpoint(execution_id, lease_token, step_key, result, seq=seq)
-        return _waited(execution_id, step_key, stored)
+        stored = self.checkpoint(claimed, step_key, result, seq=seq)
+        return _waited(claimed.id, step_key, stored)
 
     def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and let it go on if it waits for it; False is that it has that event.
@@ -194,24 +194,22 @@ class WorkflowSteps(Repository):
         """The events that were sent to an execution, the earliest first."""
         return self._all(queries.events(execution_id))
 
-    def _stored(
-        self, execution_id: int, lease_token: uuid.UUID, step_key: str, seq: int, name: str
-    ) -> _Found:
+    def _stored(self, claimed: ClaimedWorkflow, step_key: str, seq: int, name: str) -> _Found:
         """The step, if it is finished; raises LeaseLost unless the caller holds the execution or gave it up."""
-        rows = self._rows(queries.stored(execution_id, lease_token, step_key, seq=seq))
+        rows = self._rows(queries.stored(claimed.id, claimed.lease_token, step_key, seq=seq))
         if not rows:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         held, given_up, cancel, other = rows[0]
         for *_, step in rows:
             if step is None or (step.step_key, step.seq, step.name) != (step_key, seq, name):
                 continue
-            if held or step.lease_token == lease_token:
+            if held or step.lease_token == claimed.lease_token:
                 return _Found(bool(held), bool(given_up), cancel, step)
         if not held and not given_up:
-            raise _lost(execution_id)
+            raise lost(EXECUTIONS, claimed)
         if other is not None:
             raise ConflictError(
-                f"workflow execution {execution_id}: step {other.seq} was {shown(other.step_key)} ({shown(other.name)}) and is"
+                f"workflow execution {claimed.id}: step {other.seq} was {shown(other.step_key)} ({shown(other.name)}) and is"
                 f" now step {seq}, {shown(step_key)} ({shown(name)}); run the code that began it, or fork it to a new version"
             )
         return _Found(bool(held), bool(given_up), cancel, None)
@@ -230,10 +228,4 @@ def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult
 def _cancelling(execution_id: int) -> InvalidTransition:
     return InvalidTransition(
         f"workflow execution {execution_id}: its cancellation was asked for; begin no further step, and call `fail`"
-    )
-
-
-def _lost(execution_id: int) -> LeaseLost:
-    return LeaseLost(
-        f"workflow execution {execution_id}: its lease is not yours any more; stop, and discard what was done for it"
     )

@@ -251,7 +251,7 @@ def steps(url: str, workflows: int, each: int, autocommit: bool) -> dict[str, An
             spent += time.perf_counter() - start
             cpu_spent += time.process_time() - cpu
             with db.begin() as uow:
-                uow.workflows.complete(execution.id, execution.lease_token)
+                uow.workflows.complete(execution)
     return {"seconds": spent, "cpu": cpu_spent, "ran": ran}
 
 
@@ -275,7 +275,7 @@ def resume(url: str, each: int) -> dict[str, Any]:
             (execution,) = uow.workflows.claim("second", known)
         _go_through(db.begin, execution, each, ran, 0)
         with db.begin() as uow:
-            uow.workflows.complete(execution.id, execution.lease_token)
+            uow.workflows.complete(execution)
     return {"seconds": time.perf_counter() - start, "ran": ran}
 
 
@@ -299,9 +299,7 @@ def _go_through(
             continue
         ran.append(first + seq)
         with unit() as uow:
-            uow.workflows.checkpoint(
-                execution.id, execution.lease_token, key, {"number": seq}, seq=seq, lease=lease
-            )
+            uow.workflows.checkpoint(execution, key, {"number": seq}, seq=seq, lease=lease)
 
 
 def _tasks(jobs: int) -> list[NewTask]:
