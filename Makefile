@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SECONDS ?= 600
 WORKERS ?= 2
 
-.PHONY: help quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
+.PHONY: help api quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,9 @@ fmt: .venv/test.stamp ## format, and fix what can be fixed
 
 gen: .venv/test.stamp ## generate the sync half from the async half
 	$(BIN)/python tools/unasync.py
+
+api: .venv/test.stamp ## write down the public names and their signatures
+	$(BIN)/python tools/api.py
 
 docs: .venv/docs.stamp ## draw the layout page, and build the documentation into site/
 	$(BIN)/python tools/layout.py

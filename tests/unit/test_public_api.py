@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -461,3 +463,15 @@ PUBLIC = [
     "max_inner_product",
     "qdrant_filter",
 ]
+
+
+def test_signatures_are_pinned() -> None:
+    """A changed signature shows in a diff: `make api` writes it down, and the CHANGELOG describes it."""
+    done = subprocess.run(
+        [sys.executable, "tools/api.py", "--check"],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
