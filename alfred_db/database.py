@@ -1,4 +1,4 @@
-"""The entry: `Database` and `AsyncDatabase`, their sessions and units of work."""
+"""The entry points: `Database` and `AsyncDatabase`, with their sessions and units of work."""
 
 from __future__ import annotations
 
@@ -46,16 +46,26 @@ __all__ = ["AsyncDatabase", "Database"]
 Pooler = Literal["transaction"]
 
 IDLE_IN_TRANSACTION_TIMEOUT = "60s"
-"""How long a transaction of ours may do nothing before the server ends it, and frees what it locks."""
+"""How long a transaction may idle before the server ends its session and releases its locks."""
 
 
 class Database:
     """One PostgreSQL database, or one tenant of it.
 
-    `url` is found as `alfred_db.config.database_url` says. `schema` names the tenant whose tables are meant.
-    `pooler="transaction"` is for PgBouncer and its like in transaction mode: no prepared statements and no
-    session state. `notify=True` tells idle workers of tasks just after the transaction that filed them, on a connection
-    of its own; without it they find them when they next look. Nothing connects before it is used.
+    Creating the object connects to nothing; the first use does.
+
+    Args:
+        url: The database; without it `alfred_db.config.database_url` looks for one.
+        schema: The tenant, by the name of its schema; None is the default tenant.
+        pooler: `"transaction"` behind PgBouncer or another pooler in transaction mode: statements are not
+            prepared, and no state is kept in the server's session.
+        pool_size: The number of connections that the pool keeps open.
+        application_name: The name of the connections in `pg_stat_activity`.
+        notify: Notify idle workers after a commit that enqueued tasks, through a separate connection. Without
+            it workers find new tasks when they next poll.
+
+    Raises:
+        ConfigurationError: No URL was found, or one of the arguments is wrong.
     """
 
     def __init__(
@@ -82,12 +92,12 @@ class Database:
         self._notifier = _notifier(self, self._sessions, self._units) if notify else None
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
-        """One transaction: committed at the end, rolled back on an exception."""
+        """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return Begun(self._units(), UnitOfWork)
 
     @contextmanager
     def session(self) -> Generator[Session]:
-        """A session of SQLAlchemy; what is not committed is rolled back at the end."""
+        """Open a plain SQLAlchemy session; roll back at the end what was not committed."""
         session = self._sessions()
         try:
             yield session
@@ -96,11 +106,18 @@ class Database:
                 session.close()
 
     def upgrade(self, revision: str = "head") -> None:
-        """Bring the schema to `revision`; on ALFRED_DB_MIGRATION_URL where that is set."""
+        """Migrate the schema to `revision`.
+
+        The migration connects to the URL in ALFRED_DB_MIGRATION_URL if that variable is set.
+        """
         migrate.upgrade(_migration_url(self.url), revision, schema=self.schema)
 
     def verify(self) -> None:
-        """Fail fast: raise a SchemaError, which says what to do, unless the live schema is what the models need."""
+        """Check that the live schema is the one that the models need.
+
+        Raises:
+            SchemaError: The schema is missing, outdated or different; the message names the command to run.
+        """
         with translated(), self.engine.connect() as connection:
             verify(connection, self.schema)
 
@@ -123,7 +140,7 @@ class Database:
 
 
 class AsyncDatabase:
-    """The same for asyncio; every session belongs to one task."""
+    """The `Database` for asyncio. Use each session in one asyncio task only."""
 
     def __init__(
         self,
@@ -148,12 +165,12 @@ class AsyncDatabase:
         self._notifier = _notifier(self, sessions, units) if notify else None
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
-        """One transaction: committed at the end, rolled back on an exception."""
+        """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return AsyncBegun(self._units(), AsyncUnitOfWork)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
-        """A session of SQLAlchemy; what is not committed is rolled back at the end."""
+        """Open a plain SQLAlchemy session; roll back at the end what was not committed."""
         session = self._sessions()
         try:
             yield session
@@ -161,11 +178,18 @@ class AsyncDatabase:
             await close_session(session)
 
     async def upgrade(self, revision: str = "head") -> None:
-        """Bring the schema to `revision`, in a thread; on ALFRED_DB_MIGRATION_URL where that is set."""
+        """Migrate the schema to `revision`, in a thread.
+
+        The migration connects to the URL in ALFRED_DB_MIGRATION_URL if that variable is set.
+        """
         await asyncio.to_thread(migrate.upgrade, _migration_url(self.url), revision, schema=self.schema)
 
     async def verify(self) -> None:
-        """Fail fast: raise a SchemaError, which says what to do, unless the live schema is what the models need."""
+        """Check that the live schema is the one that the models need.
+
+        Raises:
+            SchemaError: The schema is missing, outdated or different; the message names the command to run.
+        """
         with translated():
             async with self.engine.connect() as connection:
                 await connection.run_sync(verify, self.schema)
@@ -210,7 +234,7 @@ def _engine_options(
     arguments = connect_args(url, application_name)
     options: dict[str, Any] = {
         "hide_parameters": True,
-        "use_native_hstore": False,  # looked up by SQLAlchemy, with an operator of whatever schema has the best
+        "use_native_hstore": False,  # SQLAlchemy's query for it uses operators of any schema in the search_path
         "json_deserializer": from_json,
         "json_serializer": sent_json,
         "connect_args": arguments,
@@ -219,7 +243,8 @@ def _engine_options(
     if schema is not None:
         options["execution_options"] = {"schema_translate_map": schema_translate_map(schema)}
     if pooler == "transaction":
-        # The pooler hands each transaction another server session: it keeps the connections, and the state.
+        # Each transaction may run in another session of the server. The pooler keeps the connections, so
+        # this side keeps none, and prepares no statement that a later session would not have.
         return {**options, "poolclass": NullPool, "connect_args": {**arguments, "prepare_threshold": None}}
     return {
         **options,
@@ -230,8 +255,11 @@ def _engine_options(
 
 
 def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
-    """What an engine needs beyond its options: a child process must not share its sockets, `vector` must be found
-    where an administrator put it, and units of work leave a connection to one another."""
+    """Register what the engine needs beyond its options.
+
+    A child process must not use the parent's sockets. The type `vector` must be found in the schema where an
+    administrator created it. Units of work pass a connection on to the next one.
+    """
     kept = Kept(engine)
     engine_of, kept_of = weakref.ref(engine), weakref.ref(kept)
 
@@ -248,8 +276,8 @@ def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
     refuse_failed_commits(engine)
     end_interrupted(engine)
     if pooler is None:
-        given = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
-        timeout = None if "idle_in_transaction_session_timeout" in given else IDLE_IN_TRANSACTION_TIMEOUT
+        options = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
+        timeout = None if "idle_in_transaction_session_timeout" in options else IDLE_IN_TRANSACTION_TIMEOUT
         check_before_use(engine)
         prepare_connections(engine, idle_in_transaction=timeout, default_tenant=schema is None)
     else:

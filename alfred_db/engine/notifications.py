@@ -1,8 +1,8 @@
-"""Telling workers that there is work: NOTIFY after the commit, several at a time, and LISTEN beside the polling.
+"""Wake workers early: NOTIFY after a commit, in batches, and LISTEN beside the polling.
 
-Workers poll; a notification only makes them poll sooner, so that losing one costs nothing but time. A transaction that
-notifies takes a lock of the whole server for its commit, which is why no transaction of the library's does: a `Notifier`
-collects what was committed, and tells it on a connection of its own.
+Workers poll. A notification only makes them poll sooner, so a lost one costs time and nothing else. A
+transaction that notifies holds a lock of the whole server while it commits, so the library's transactions
+never do. A `Notifier` collects the commits and notifies on a separate connection.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .pool import connect_args
 __all__ = ["FILED", "Listener", "Notifier", "channel_of"]
 
 FILED = "alfred_db.tasks_filed"
-"""What the `info` of a session has when tasks were enqueued in its transaction."""
+"""The key that is in the `info` of a session once tasks were enqueued in its transaction."""
 
 GATHER = 0.01
-"""Seconds that a notification waits for others to go with."""
+"""Seconds to wait for further commits, so that one notification serves several."""
 
 LAST_MOMENT = 5.0
-"""Seconds that closing waits for the last notification."""
+"""Seconds that `close` waits for the last notification."""
 
 LIVENESS = 30.0
-"""Seconds between two questions whether a silent connection is alive."""
+"""Seconds between two checks that a silent connection is alive."""
 
 GLANCE = 0.5
-"""Seconds within which a listener sees that it is to stop."""
+"""Seconds within which a listener notices that it should stop."""
 
 LISTENER = "alfred-db listener"
 OVERDUE = ", {} overdue"
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 def channel_of(schema: str | None) -> str:
-    """The channel that tells of the tenant's tasks; at most 63 bytes, as the server wants it."""
+    """Return the name of the tenant's channel; at most 63 bytes, the server's limit."""
     if schema is None:
         return "alfred_db_tasks"
     if len(schema.encode()) > 40:
@@ -58,9 +58,9 @@ def channel_of(schema: str | None) -> str:
 
 
 class Notifier:
-    """Notifies a channel a moment after it was asked to, on a connection of its own and in a thread of its own.
+    """Notifies a channel shortly after each request, in a separate thread and on a separate connection.
 
-    Both begin when they are first needed. What cannot be told is dropped.
+    Both are created when they are first needed. A notification that cannot be sent is dropped.
     """
 
     def __init__(self, url: URL, channel: str) -> None:
@@ -73,24 +73,24 @@ class Notifier:
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
-        """Have the channel notified soon. Takes no time, and never fails."""
+        """Request a notification of the channel. Returns at once and never fails."""
         self._asked = True
         self._wake.set()
-        if self._thread is None or not self._thread.is_alive():  # a forked process has none
+        if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._start()
 
     def after_commits(self, sessions: type[Session] | sessionmaker[Session]) -> None:
-        """Notify whenever one of these sessions has committed tasks that it filed."""
+        """Notify whenever one of these sessions has committed tasks that it enqueued."""
 
         def committed(session: Session) -> None:
-            # A savepoint that is released is not committed.
+            # Releasing a savepoint commits nothing: the key stays until the transaction itself commits.
             if session.get_nested_transaction() is None and session.info.pop(FILED, False):
                 self.notify()
 
         event.listen(sessions, "after_commit", committed)
 
     def close(self) -> None:
-        """Tell what was asked for, and end the thread and the connection; a later `notify` begins them anew."""
+        """Send the pending notification and end the thread and the connection; a later `notify` starts them again."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
@@ -117,7 +117,7 @@ class Notifier:
             connection.close()
 
     def _tell(self, connection: psycopg.Connection | None) -> psycopg.Connection | None:
-        """Notify; gives the connection to use next time."""
+        """Notify the channel; return the connection to use next time."""
         try:
             connection = connection or _connect(self._url, "alfred-db notifier")
             connection.execute("SELECT pg_catalog.pg_notify(%s, '')", [self._channel])
@@ -131,10 +131,17 @@ class Notifier:
 
 
 class Listener:
-    """Calls `woken` whenever the channel is notified, and whenever it may have been while the connection was down.
+    """Calls `woken` for each notification of the channel, and after each interruption of the connection.
 
-    Its `application_name` says how many handlers of its worker are `overdue`: `queue_health` reads it there, where it
-    goes with the process that it is about.
+    While the connection was down, notifications may have been missed. The `application_name` of the
+    connection shows how many handlers of the worker are overdue, for `queue_health`; it ends with the process
+    that it describes.
+
+    Args:
+        url: The database.
+        channel: The channel, from `channel_of`.
+        woken: Called in the listener's thread.
+        overdue: Returns the number of overdue handlers.
     """
 
     def __init__(
@@ -149,11 +156,11 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, within a second unless it is just connecting."""
+        """Ask the thread to end: within a second, unless it is connecting."""
         self._stopped.set()
 
     def join(self) -> None:
-        """Wait for that."""
+        """Wait until the thread has ended, for at most twice `GLANCE`."""
         self._thread.join(timeout=2 * GLANCE)
 
     def _run(self) -> None:
@@ -172,7 +179,7 @@ class Listener:
                 self._stopped.wait(random.uniform(0.5, 1) * min(30, 0.1 * 2 ** min(failures, 10)))
 
     def _listen(self, connection: psycopg.Connection) -> None:
-        self._woken()  # what was filed before LISTEN notified nobody
+        self._woken()  # a task that was enqueued before LISTEN has notified nobody
         asked = time.monotonic()
         said = 0
         while not self._stopped.is_set():
@@ -188,7 +195,7 @@ class Listener:
 
 
 def _connect(url: URL, application_name: str) -> psycopg.Connection:
-    """An autocommit connection of nobody's pool."""
+    """Return an autocommit connection outside of any pool."""
     options: dict[str, Any] = dialect.dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
     return psycopg.connect(
         **options, **connect_args(url, application_name), autocommit=True, prepare_threshold=None

@@ -1,4 +1,4 @@
-"""What every connection of the library is opened with, how it is kept, and an engine for a few statements."""
+"""Connection parameters, the events of the pool, and an engine for a few statements."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _USED = "alfred_db_used"
 _SEES_LATEST = "alfred_db_sees_latest"
 
 TRUSTED_SECONDS = 5.0
-"""A pooled connection that was used so lately is not pinged, unless its socket has something to say."""
+"""A pooled connection that was used within this time is pinged only if its socket has input."""
 
 
 RELIED_ON: Mapping[str, str] = {
@@ -59,7 +59,7 @@ RELIED_ON: Mapping[str, str] = {
     "quote_all_identifiers": "off",  # definitions from the catalog are compared
     "exit_on_error": "off",  # a savepoint could not be rolled back
 }
-"""The settings that change what statements mean, with the values that the library relies on: its connections set them."""
+"""Settings that change what statements mean, with the values that the library sets on its connections."""
 
 _ODD = f"""
     FROM (VALUES {", ".join(f"('{name}', '{value}')" for name, value in RELIED_ON.items())}) AS relied (name, value)
@@ -68,9 +68,10 @@ _ODD = f"""
 
 
 def connect_args(url: URL, application_name: str) -> dict[str, Any]:
-    """libpq's parameters that the URL leaves open: SQLAlchemy would let these win over the URL.
+    """Return the libpq parameters that the URL leaves open; SQLAlchemy would let these override the URL.
 
-    The encoding is always UTF-8, whatever the URL, the environment, the role or the database say: COPY sends it.
+    The encoding is always UTF-8, whatever the URL, the environment, the role or the database set: COPY sends
+    UTF-8.
     """
     defaults: dict[str, Any] = {
         "connect_timeout": 10,
@@ -84,9 +85,12 @@ def connect_args(url: URL, application_name: str) -> dict[str, Any]:
 
 
 def passing_engine(url: URL, application_name: str, *, any_encoding: bool = False) -> Engine:
-    """An engine that keeps no connection and prepares no statement: right for migrations and for one look.
+    """Create an engine without a pool and without prepared statements, for migrations and single queries.
 
-    A database in another encoding than UTF-8 is refused, except with `any_encoding`.
+    Args:
+        url: The database.
+        application_name: The name of the connections in `pg_stat_activity`.
+        any_encoding: Accept a database whose encoding is not UTF-8.
     """
     arguments = {**connect_args(url, application_name), "prepare_threshold": None}
     engine = create_engine(
@@ -108,7 +112,7 @@ def passing_engine(url: URL, application_name: str, *, any_encoding: bool = Fals
 
 
 def name_upgrade(error: BaseException, engine: Engine) -> None:
-    """Have the advice about an error name the command that upgrades the engine's database and tenant."""
+    """Name the engine's database and tenant in the upgrade command that the error advises."""
     note_upgrade(error, lambda: command("upgrade", engine.url, _tenant(engine)))
 
 
@@ -120,10 +124,10 @@ def _tenant(engine: Engine) -> str | None:
 
 
 def reset_after_use(engine: Engine) -> None:
-    """Roll back what a pooled connection was left in; the pool's own reset would roll back what has ended, too."""
+    """Roll back a returned connection only if a transaction is open; the pool's own reset always rolls back."""
 
     def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
-        # It may be detached from the pool, or have been left unused before.
+        # The connection may be detached from the pool, or may have been recorded as unused before.
         if record is not None and _USED not in record.info:
             left_unused(record.info)
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
@@ -136,8 +140,9 @@ def reset_after_use(engine: Engine) -> None:
 def check_before_use(engine: Engine) -> None:
     """Replace pooled connections that the server or the network has closed, as SQLAlchemy's pre-ping does.
 
-    A ping is a round trip for each transaction. A server that stops or ends a connection closes the socket, which
-    can be seen without one; only what vanished in silence cannot, and that takes longer than `TRUSTED_SECONDS`.
+    A ping is one round trip for each transaction. A server that stops or ends a connection closes the socket,
+    which is visible without a ping. Only a connection that vanished silently is not visible;
+    `TRUSTED_SECONDS` is shorter than that takes.
     """
 
     def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
@@ -152,9 +157,9 @@ def check_before_use(engine: Engine) -> None:
 
 
 def refuse_failed_commits(engine: Engine) -> None:
-    """Raise InvalidTransition where a transaction that has failed is committed, or a savepoint released in it.
+    """Make a commit of a failed transaction, or a release of a savepoint in it, raise InvalidTransition.
 
-    The server answers COMMIT by rolling back, and neither the driver nor SQLAlchemy says so.
+    The server answers such a COMMIT by rolling back, and neither the driver nor SQLAlchemy reports it.
     """
 
     def refuse(connection: Connection, *_: Any) -> None:
@@ -167,10 +172,10 @@ def refuse_failed_commits(engine: Engine) -> None:
 
 
 def end_interrupted(engine: Engine) -> None:
-    """Close a connection that an exception has left in the middle of a statement, and note which errors undo all.
+    """Close a connection that an exception has left in the middle of a statement; mark errors that undo everything.
 
-    The driver ends the statement for a cancelled task and for KeyboardInterrupt only; whatever else a signal handler
-    raises would leave it running, and the next statement would be refused.
+    The driver ends the statement itself for a cancelled task and for KeyboardInterrupt. After any other
+    exception of a signal handler the statement would go on, and the next statement would be refused.
     """
 
     def look(context: ExceptionContext) -> None:
@@ -192,11 +197,16 @@ def end_interrupted(engine: Engine) -> None:
 
 
 def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, default_tenant: bool) -> None:
-    """Set new connections up in one round trip, once they are open: poolers pass on little of what is asked before.
+    """Set up each new connection in one round trip, after it has opened: poolers drop most startup parameters.
 
-    They set what the library relies on, end a transaction that idles for `idle_in_transaction`, find `vector` where an
-    administrator put it, and note what their transactions see. Raises ConfigurationError in front of a transaction
-    pooler, and for the default tenant when the search_path finds another tenant's tables.
+    The connection sets `RELIED_ON` and the time after which an idle transaction ends, adds the schema of
+    `vector` to its search_path, and records its isolation level. Connecting raises ConfigurationError behind
+    a transaction pooler.
+
+    Args:
+        engine: The engine whose connections are set up.
+        idle_in_transaction: The time after which the server ends an idle transaction; None keeps the setting.
+        default_tenant: Refuse a search_path that finds the tables of another tenant first.
     """
     known_own = False
 
@@ -207,7 +217,7 @@ def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, defa
         with _closed_on_error(dbapi_connection):
             announced = driver.info.backend_pid
             found = _ask(dbapi_connection, _prepare(announced, idle_in_transaction))
-            if found[0] != announced:  # something stands in between, and nothing was set
+            if found[0] != announced:  # a pooler is in between, and nothing was set
                 if not known_own:
                     _refuse_shared_sessions(engine, dbapi_connection)
                     known_own = True
@@ -229,11 +239,11 @@ _TENANT_IN_PATH = f"""(
 
 
 def _prepare(pid: int, idle_in_transaction: str | None) -> str:
-    """The statement that sets a session up, if it is the one of that pid, and says what it is like."""
+    """Return the statement that sets up the session with this pid and reads what it is like."""
     idle = "" if idle_in_transaction is None else f"idle_in_transaction_session_timeout={idle_in_transaction}"
     name, _, value = idle.partition("=")
     setting = f", pg_catalog.set_config('{name}', '{value}', false)" if idle else ""
-    # Whatever is compared has the same type on both sides: an operator that somebody has planted would fit no better.
+    # Both sides of each comparison have the same type, so that no operator of another schema is a better match.
     return f"""
         SELECT
             pg_catalog.pg_backend_pid(),
@@ -252,7 +262,7 @@ def _prepare(pid: int, idle_in_transaction: str | None) -> str:
 
 @contextmanager
 def _closed_on_error(dbapi_connection: Any) -> Generator[None]:
-    """SQLAlchemy would leave to the garbage collector what fails while it is set up."""
+    """Close a connection whose setup fails; SQLAlchemy would leave it to the garbage collector."""
     try:
         yield
     except BaseException:
@@ -261,10 +271,11 @@ def _closed_on_error(dbapi_connection: Any) -> Generator[None]:
 
 
 def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
-    """Have new connections to a transaction pooler checked: what they set would stay with others' sessions.
+    """Check new connections to a transaction pooler, which must not set anything in the shared sessions.
 
-    What a server reports when it connects, a pooler keeps for each client, so that it can be set; it costs nothing to
-    see. The rest is looked at once, by the first connection. Raises ConfigurationError as `prepare_connections` does.
+    A pooler keeps the parameters that a server reports at connect for each client, so these can be set. The
+    remaining settings are read once, by the first connection. Connecting raises ConfigurationError as with
+    `prepare_connections`.
     """
     looked = False
 
@@ -296,7 +307,11 @@ def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
 
 
 def refuse_tenant_in_path(tenant: str | None) -> None:
-    """Raise ConfigurationError if the search_path finds first what belongs to a named tenant."""
+    """Refuse a search_path that finds the tables of a named tenant first.
+
+    Raises:
+        ConfigurationError: `tenant` is not None.
+    """
     if tenant is not None:
         raise ConfigurationError(
             f"search_path: it finds the tables of the tenant {tenant!r} where the default tenant's are meant; set it to the"
@@ -316,26 +331,30 @@ def _refuse_shared_sessions(engine: Engine, dbapi_connection: Any) -> None:
 
     if shares_sessions(ask, hold):
         raise ConfigurationError(
-            'this connection goes through a transaction pooler; say so by Database(..., pooler="transaction")'
+            'this connection goes through a transaction pooler; use Database(..., pooler="transaction")'
         )
 
 
 def shares_sessions(
     ask: Callable[[], int], hold: Callable[[], AbstractContextManager[int | None]], *, direct: bool = False
 ) -> bool:
-    """Whether a pooler hands the sessions of the server from one transaction to the next.
+    """Return whether a pooler passes the server's sessions on from one transaction to the next.
 
-    `ask` asks one connection for its pid in a transaction of its own, `hold` keeps a transaction open on another one,
-    and returns its pid, or None if the pooler had no session for it.
-    A session that is one's own has the same pid each time, and nobody else has it. Where something stands in between,
-    other clients may make that look so by chance: then it is asked again and again.
+    A private session has the same pid each time, and no other connection has it. Behind a pooler other
+    clients may make that look so by chance, so the test is repeated.
+
+    Args:
+        ask: Returns the pid that one connection has in a separate transaction.
+        hold: Keeps a transaction open on another connection and returns its pid, or None if the pooler had no
+            session for it.
+        direct: Test once: nothing is known to be in between.
     """
     first = ask()
     for _ in range(1 if direct else _ROUNDS):
         if ask() != first:
             return True
         with hold() as other:
-            if other is None:  # the pooler keeps a session for the first one, though that does nothing
+            if other is None:  # the pooler reserves a session for the first connection, although it is idle
                 return False
             if other == first or ask() != first:
                 return True
@@ -347,7 +366,7 @@ _PATIENCE = 3.0
 
 
 def _pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
-    """Begin a transaction and ask for the pid; a pooler without a free session would let this wait for minutes."""
+    """Begin a transaction and return its pid; None after `seconds`, as a pooler may queue the client for minutes."""
     connection.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
     deadline = time.monotonic() + seconds
     while connection.is_busy():
@@ -362,7 +381,7 @@ def _pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
 
 
 def _ask(dbapi_connection: Any, statement: str) -> Any:
-    """The first row of a statement outside of a transaction: BEGIN and COMMIT would be round trips of their own."""
+    """Return the first row of a statement in autocommit: BEGIN and COMMIT would each be a round trip."""
     cursor = dbapi_connection.cursor()
     dbapi_connection.autocommit = True
     try:
@@ -384,7 +403,11 @@ def _refuse_encoding(dbapi_connection: Any, record: ConnectionPoolEntry) -> None
 
 
 def refuse_client_encoding(driver: Any) -> None:
-    """Raise ConfigurationError unless the driver's connection speaks UTF-8: a binary COPY is read as its encoding says."""
+    """Refuse a connection whose encoding is not UTF-8: the server decodes a binary COPY by it.
+
+    Raises:
+        ConfigurationError: The connection's client_encoding is another one.
+    """
     encoding = driver.info.encoding
     if encoding != "utf-8":
         raise ConfigurationError(
@@ -394,23 +417,23 @@ def refuse_client_encoding(driver: Any) -> None:
 
 
 def sees_latest(info: dict[Any, Any]) -> bool:
-    """Whether each statement of a transaction sees what was committed when it started, and not when the first did."""
+    """Return whether each statement of a transaction sees what was committed before that statement began."""
     seen: bool = info.get(_SEES_LATEST, False)
     return seen
 
 
 def left_unused(info: dict[Any, Any]) -> None:
-    """Note in the `info` of a connection that it is not in use from now on."""
+    """Record in the `info` of a connection since when it is unused."""
     info[_USED] = time.monotonic()
 
 
 def used_again(info: dict[Any, Any]) -> None:
-    """Note that it is."""
+    """Record that the connection is in use again."""
     info.pop(_USED, None)
 
 
 def needs_ping(info: dict[Any, Any], driver: Any) -> bool:
-    """Whether the other side may have closed the connection while it was not in use."""
+    """Return whether the other side may have closed the connection while it was unused."""
     used: float | None = info.get(_USED)
     if used is None:  # it was opened just now
         return False

@@ -1,4 +1,4 @@
-"""A session that leaves its connection to the driver until SQLAlchemy has something to do with it."""
+"""A session that leaves its connection to the driver until SQLAlchemy is needed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .pool import left_unused, needs_ping, sees_latest, used_again
 __all__ = ["KEPT", "DirectSession", "Kept", "has_begun", "refuse_failed", "take"]
 
 KEPT = "alfred_db kept"
-"""Under this name a session's `info` has the `Kept` of its engine."""
+"""The key in a session's `info` under which the `Kept` of its engine is stored."""
 
 KEPT_SECONDS = 60.0
-"""For so long units of work leave a connection to one another; then the pool sees it again, which replaces old ones."""
+"""How long units of work pass one connection on; then it returns to the pool, which replaces old ones."""
 
 _SINCE = "alfred_db kept since"
 
@@ -29,8 +29,9 @@ _SINCE = "alfred_db kept since"
 class Kept:
     """The connection that the last unit of work has left for the next one.
 
-    To give it to the pool and to take it again would cost the client as much as a statement does. It is one at most,
-    so that the pool has all others, and goes back there when the pool should look at it.
+    Returning a connection to the pool and checking it out again costs the client as much as a statement. At
+    most one connection is kept, so that the pool has all others. It returns to the pool when the pool should
+    check it.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -39,8 +40,9 @@ class Kept:
         event.listen(engine, "engine_disposed", self._close)
 
     def take(self) -> PoolProxiedConnection | None:
-        """The connection, unless the pool should look at it first."""
-        with suppress(IndexError):  # there is none, or another thread was faster
+        """Return the connection, unless none is kept or the pool should check it first."""
+        # `pop` and `append` of a deque are atomic: a connection is owned by one thread at a time.
+        with suppress(IndexError):  # none is kept, or another thread was faster
             kept = self._connections.pop()
             if not needs_ping(kept.info, kept.driver_connection):
                 used_again(kept.info)
@@ -49,7 +51,7 @@ class Kept:
         return None
 
     def keep(self, used: PoolProxiedConnection) -> bool:
-        """Keep the connection, unless there is one, or it is in a transaction."""
+        """Keep the connection, unless one is kept already or a transaction is open; return whether it is kept."""
         if self._connections or not self._pooled or has_begun(used):
             return False
         now = time.monotonic()
@@ -61,25 +63,26 @@ class Kept:
         return True
 
     def give_back(self) -> None:
-        """Give the connection to the pool."""
+        """Return the kept connection to the pool."""
         with suppress(IndexError):
             self._connections.pop().close()
 
     def forget(self) -> None:
-        """Leave the connection as it is: in a child process it is still that of the parent."""
+        """Drop the connection without closing it: in a child process it still belongs to the parent."""
         self._connections.clear()
 
     def _close(self, engine: Engine) -> None:
         with suppress(IndexError):
-            while True:  # there are two if two threads were at it at once
+            while True:  # two threads that kept a connection at the same time leave two
                 self._connections.pop().invalidate()
 
 
 class DirectSession(Session):
-    """A session for one unit of work on one engine, of which many are a statement or two that the driver runs.
+    """A session for one unit of work on one engine.
 
-    For these, a `Connection` and a transaction of SQLAlchemy would cost the client more than the statements do. The
-    connection is the pool's and the transaction the driver's either way: once something needs SQLAlchemy, it joins.
+    Many units of work are one or two statements that the driver runs. For these, SQLAlchemy's `Connection`
+    and transaction would cost the client more than the statements. The connection always comes from the pool
+    and the transaction is always the driver's: SQLAlchemy joins both when it is first needed.
     """
 
     _taken: PoolProxiedConnection | None = None
@@ -99,19 +102,22 @@ class DirectSession(Session):
 
     @property
     def driver_transaction(self) -> object | None:
-        """What stands for the driver's transaction as long as it lasts; the next one may have the same connection."""
+        """An object that identifies the driver's transaction; the next one may use the same connection."""
         if self._transaction_of_driver is None and self._taken is not None:
             self._transaction_of_driver = object()
         return self._transaction_of_driver
 
     @property
     def direct(self) -> bool:
-        """Whether SQLAlchemy has no part in the transaction so far, so that nothing can wait to be flushed either."""
+        """Whether SQLAlchemy has no part in the transaction so far, so that nothing can wait to be flushed."""
         return not super().in_transaction()
 
     @property
     def listeners(self) -> Any:
-        """Who listens to this session or to its class; an object of the session's own costs more than the pool."""
+        """The event listeners of this session or of its class.
+
+        The class shares one object, because one for each session costs more than the pool does.
+        """
         found = self.__dict__.get("dispatch") or type(self).__dict__.get("_listeners")
         if found is None:
             type(self)._listeners = found = type(self)().dispatch
@@ -119,26 +125,27 @@ class DirectSession(Session):
 
     @property
     def driver_commits(self) -> bool:
-        """Whether to commit is the driver's part alone."""
+        """Whether the driver alone commits: SQLAlchemy has not joined and no listener expects `before_commit`."""
         return self._taken is not None and self.direct and not self.listeners.before_commit
 
     @property
     def reads_alone(self) -> bool:
         """Whether a statement that only reads sees the same outside of the transaction, which has not begun.
 
-        It saves two of three round trips, and nothing idles in a transaction while its caller asks a model.
+        Reading outside saves two of three round trips, and the connection does not idle in a transaction
+        while the caller waits for a model.
         """
         taken = self._taken
         return taken is not None and self.direct and sees_latest(taken.info) and not has_begun(taken)
 
     def take_kept(self) -> PoolProxiedConnection | None:
-        """The connection, if it is taken already or the last unit of work has left one: nothing to wait for."""
+        """Return the connection if it is taken already or one is kept; never waits."""
         if self._taken is None:
             self._taken = self._kept.take()
         return self._taken
 
     def take(self) -> PoolProxiedConnection:
-        """The connection, taken from the pool unless that was done; the driver begins the transaction."""
+        """Return the connection, from the pool if none is taken yet; the driver begins the transaction."""
         if self.take_kept() is None:
             assert isinstance(self.bind, Engine)
             self._kept.give_back()
@@ -147,11 +154,11 @@ class DirectSession(Session):
         return self._taken
 
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun, in either way."""
+        """Return whether a transaction is open, SQLAlchemy's or the driver's alone."""
         return self._taken is not None or super().in_transaction()
 
     def get_bind(self, *arguments: Any, **options: Any) -> Engine | Connection:
-        """The engine; the connection once it is taken, which SQLAlchemy joins."""
+        """Return the engine, or the connection once it is taken, so that SQLAlchemy joins its transaction."""
         if self._taken is None:
             return super().get_bind(*arguments, **options)
         if self._joined is None:
@@ -160,7 +167,11 @@ class DirectSession(Session):
         return self._joined
 
     def commit(self) -> None:
-        """Commit; raises InvalidTransition where the server would roll back without a word."""
+        """Commit the transaction.
+
+        Raises:
+            InvalidTransition: A statement of the transaction has failed; the server would roll back silently.
+        """
         taken, direct = self._taken, self.driver_commits
         if taken is not None:
             refuse_failed(taken)
@@ -168,19 +179,21 @@ class DirectSession(Session):
             super().commit()
         try:
             if taken is not None and has_begun(taken):
-                taken.commit()  # even after SQLAlchemy, which has not joined if it found nothing to write
+                # Also after SQLAlchemy's commit: without anything to write it has not joined, and the
+                # driver's transaction is still open.
+                taken.commit()
         finally:
             self._release()
         if direct and self.listeners.after_commit:
             self.dispatch.after_commit(self)
 
     def rollback(self) -> None:
-        """Roll back, whoever began."""
+        """Roll back, whether SQLAlchemy or the driver began the transaction."""
         super().rollback()
         self._release()
 
     def close(self) -> None:
-        """Roll back what was not committed, and give the connection back."""
+        """Roll back what was not committed, and return the connection."""
         try:
             if not self.direct or self.identity_map:
                 super().close()
@@ -196,17 +209,21 @@ class DirectSession(Session):
         driver: Any = taken.driver_connection
         if driver.closed:
             taken.invalidate()
-        elif joined is not None or not self._kept.keep(taken):  # SQLAlchemy may have set it to something
+        elif joined is not None or not self._kept.keep(taken):  # SQLAlchemy may have changed its settings
             taken.close()
 
 
 def has_begun(taken: PoolProxiedConnection) -> bool:
-    """Whether the driver's transaction has begun, or nobody knows."""
+    """Return whether a transaction is open on the connection, or its state is unknown."""
     return _status(taken) != TransactionStatus.IDLE
 
 
 def refuse_failed(taken: PoolProxiedConnection) -> None:
-    """Raise if a statement of the transaction has failed: the server would answer COMMIT by rolling it back."""
+    """Refuse to commit a transaction in which a statement has failed.
+
+    Raises:
+        InvalidTransition: The server would answer COMMIT by rolling back.
+    """
     if _status(taken) == TransactionStatus.INERROR:
         raise failed_transaction()
 
@@ -218,6 +235,6 @@ def _status(taken: PoolProxiedConnection) -> int:
 
 
 def take(session: Session) -> PoolProxiedConnection:
-    """The same, for `AsyncSession.run_sync`."""
+    """Return the connection of a `DirectSession`; for `AsyncSession.run_sync`."""
     assert isinstance(session, DirectSession)
     return session.take()

@@ -1,7 +1,7 @@
-"""Arguments of repository methods, checked by the types of their signatures before a statement is made.
+"""Checks of the arguments of repository methods, by the types of their signatures, before a statement is built.
 
-`checked` puts a door before a method. The door's test of each argument is compiled from the signature when the method
-is first called: one comparison of a type for the usual value, and all else only where that fails.
+`checked` wraps a method. The check of each argument is compiled from the signature when the method is first
+called: one comparison of a type for the usual value, and the full check only where that fails.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from ..values.tasks import NewTask
 __all__ = ["FROM_OUTSIDE", "checked"]
 
 FROM_OUTSIDE = frozenset({"error", "error_code", "error_message", "error_output", "output", "result"})
-"""Texts that come from outside, such as the output of a command: they are cleaned and stored, and never refused.
+"""Texts from outside, such as the output of a command: they are cleaned and stored, never refused.
 
 So is the `code` of a method `fail`.
 """
 
 _ROWS_BY_COLUMN = (NewEvent, NewTask)
-"""Rows that come by the hundred thousand: their repositories check them column by column."""
+"""Rows that arrive by the hundred thousand; their repositories check them column by column."""
 
 _NO_JSON = frozenset({"capabilities", "document", "values", "vectors"})
 """Mappings of attributes or of sections, which their methods check."""
 
 _READ = frozenset({"schedule", "timezone"})
-"""Texts that their methods read, whatever they hold."""
+"""Texts that their methods parse, so that any content passes here."""
 
 _RANGED = frozenset({"delay", "older_than", "threshold", "value", "warning_margin"})
-"""Numbers of which their methods say the range, which has no infinity."""
+"""Numbers whose range, without infinity, is checked by their methods."""
 
 _POSITIONS = frozenset({"start", "to"})
-"""A time among other things, which is called a position."""
+"""Arguments that take a time among other types; messages call such a time a position."""
 
 _POINT_ID = (str, int, uuid.UUID)
 
@@ -79,16 +79,16 @@ _PLAIN: Mapping[Any, str] = {
 
 
 def checked(owner: type, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method behind a door that raises InvalidInputError for an argument of a wrong type.
+    """Return the method with a check of its arguments in front, which raises InvalidInputError for a wrong type.
 
-    What is returned makes the door when it is first called, and puts that into its own place in the class.
+    The first call compiles the check and replaces the returned function in the class.
     """
     doors: list[Callable[..., Any]] = []
 
     def made() -> Callable[..., Any]:
         if not doors:
             doors.append(wraps(method)(_door(method)))
-            if vars(owner).get(name) is first:  # nobody has put something else there
+            if vars(owner).get(name) is first:  # it was not replaced meanwhile
                 setattr(owner, name, doors[0])
         return doors[0]
 
@@ -110,10 +110,10 @@ def checked(owner: type, name: str, method: Callable[..., Any]) -> Callable[...,
 
 
 def _door(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A function with the method's parameters that checks them, and calls it."""
+    """Return a function with the method's parameters that checks them and calls the method."""
     try:
         hints = typing.get_type_hints(method)
-    except NameError:  # a subclass elsewhere, whose types are known to a type checker only
+    except NameError:  # a subclass of another package, whose types are imported for type checkers only
         hints = {}
     scope: dict[str, Any] = {
         "_type": type,
@@ -167,31 +167,31 @@ def _door(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:
-    """The condition, as source, under which an argument is looked at."""
+    """Return the condition, as source, under which an argument gets the full check."""
     kinds = _alternatives(hint)
     condition = ""
-    given = [one for one in kinds if one is not NoneType]
-    if str in given:
+    types = [one for one in kinds if one is not NoneType]
+    if str in types:
         condition = f"_type({name}) is not str or not {name}.isascii() or '\\0' in {name}"
-    elif int in given:
+    elif int in types:
         condition = f"_type({name}) is not int or not -{1 << 62} < {name} < {1 << 62}"
-    elif given == [float]:
+    elif types == [float]:
         condition = f"_type({name}) is not float"
         if name not in _RANGED:
             condition += f" or {name} - {name} != 0.0"
-    elif given == [bool]:
+    elif types == [bool]:
         condition = f"{name} is not True and {name} is not False"
-    elif any(map(_is_vector, given)):
-        condition = f"_type({name}) not in _vectors"  # a vector's column looks at the numbers
+    elif any(map(_is_vector, types)):
+        condition = f"_type({name}) not in _vectors"  # the column's type checks the numbers
     elif (
-        len(given) == 1
-        and isinstance(given[0], type)
-        and given[0] is not datetime
-        and given[0] is not Decimal
+        len(types) == 1
+        and isinstance(types[0], type)
+        and types[0] is not datetime
+        and types[0] is not Decimal
     ):
-        scope[f"_class_{name}"] = given[0]
+        scope[f"_class_{name}"] = types[0]
         condition = f"_type({name}) is not _class_{name}"
-    elif len(given) == 1 and _is_json(name, given[0]):
+    elif len(types) == 1 and _is_json(name, types[0]):
         condition = f"_type({name}) is not dict or _is_suspicious('{name}', {name})"
     if NoneType in kinds:
         condition = f"{name} is not None" + (f" and ({condition})" if condition else "")
@@ -208,7 +208,7 @@ def _is_json(name: str, hint: Any) -> bool:
 
 
 def _is_suspicious(name: str, value: dict[Any, Any]) -> bool:
-    """Check a mapping as JSON; whether it has other keys than text."""
+    """Check a mapping as JSON; return whether it has a key that is not text."""
     if value:
         json_text(name, value)
         for key in value:
@@ -218,12 +218,16 @@ def _is_suspicious(name: str, value: dict[Any, Any]) -> bool:
 
 
 def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
-    """Raise InvalidInputError, which names the argument, unless the value is of the type."""
+    """Check one value against a type.
+
+    Raises:
+        InvalidInputError: The value is of another type or out of range; the message names the argument.
+    """
     kinds = _alternatives(hint)
     found = next((one for one in kinds if _fits(one, value)), _MISSING)
     if found is _MISSING:
         if value is not None and any(_is_vector(one) for one in kinds):
-            return  # the vector's column says what is wrong
+            return  # the column's type reports what is wrong
         got = (
             "one; put it into a list" if isinstance(value, str) and any(map(_is_list, kinds)) else kind(value)
         )
@@ -241,7 +245,7 @@ def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
     elif typing.is_typeddict(found):
         known = _keys(found)
         for key, one in value.items():
-            if key in known:  # its method knows what must be there
+            if key in known:  # the method checks for unknown and missing keys
                 if one is None and NoneType not in _alternatives(known[key]):
                     raise InvalidInputError(
                         f"{name}.{key}: expected {expected(known[key])}, got None, and a null value cannot be stored"
@@ -252,7 +256,7 @@ def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
 
 
 def expected(hint: Any) -> str:
-    """A type in the words of a message."""
+    """Return a type in the words of a message."""
     words = dict.fromkeys(_word(one) for one in _alternatives(hint) if one is not NoneType)
     return " or ".join(words)
 
@@ -299,7 +303,7 @@ def _is_mapping(hint: Any) -> bool:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether the value is of the type, by its own class."""
+    """Return whether the value is of the type, by its class."""
     if isinstance(value, bool):
         return hint in (bool, Any)
     if hint is Any or hint is None:
@@ -338,7 +342,7 @@ def _lists(value: Any, origin: Any) -> bool:
 
 
 def _inside(name: str, value: Any, hint: Any) -> None:
-    """Check what a mapping or a list holds."""
+    """Check the content of a mapping or of a list."""
     arguments = typing.get_args(hint)
     if _is_mapping(hint) and arguments:
         if any(type(key) is not str for key in value):
@@ -348,7 +352,7 @@ def _inside(name: str, value: Any, hint: Any) -> None:
         if arguments[1] is not Any:
             for key, one in value.items():
                 storable(f"{name}, a key", key)
-                if arguments[1] is not float:  # a score, which its method names
+                if arguments[1] is not float:  # scores are checked by the method, which names them
                     check(f"{name}.*", one, arguments[1])
         elif value and _is_json(name, hint):
             json_text(name, dict(value))
@@ -359,11 +363,11 @@ def _inside(name: str, value: Any, hint: Any) -> None:
 def _elements(name: str, values: Any, hint: Any) -> None:
     kinds = _alternatives(hint)
     if name == "points" or kinds in ((float,), _POINT_ID) or any(_is_vector(one) for one in kinds):
-        return  # its column or its method looks at each, and says more of it
+        return  # the column or the method checks each element, and reports more about it
     if hint in _ROWS_BY_COLUMN:
         hint = Mapping
     usual = dict if hint is Mapping else hint
-    if set(map(type, values)) <= {usual}:  # one look at all of them
+    if set(map(type, values)) <= {usual}:  # one comparison for all elements
         if hint is str:
             text = "".join(values)
             if text.isascii() and "\0" not in text:
@@ -380,5 +384,5 @@ def _is_vector(hint: Any) -> bool:
 
 @cache
 def _keys(hint: Any) -> dict[str, Any]:
-    """The types of the keys of a TypedDict."""
+    """Return the types of the keys of a TypedDict."""
     return typing.get_type_hints(hint)

@@ -1,7 +1,7 @@
 """Rows in the binary format of COPY, packed by the types of their columns.
 
-Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; each value as its type's
-`send` function writes it.
+Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". Each value is written as the
+`send` function of its type writes it.
 """
 
 from __future__ import annotations
@@ -44,28 +44,37 @@ __all__ = ["HEADER", "TRAILER", "copy_statement", "pack_rows"]
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 BLOCK = 1 << 17
-"""Bytes that are sent at once, about."""
+"""Approximate number of bytes in a block."""
 FEW, MANY = 16, 1000
-"""Rows that are packed at once: the first, whose size is not known yet, and at most."""
+"""Rows in the first block, when their size is not known yet, and at most in any other."""
 
 _NULL = b"\xff\xff\xff\xff"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _length = struct.Struct(">i").pack
 _numeric = Transformer().get_dumper(Decimal(), PyFormat.BINARY)
-# What contains itself is too deep: a look for it would be half of the time.
+# A value that contains itself ends as a RecursionError; looking for cycles would take half of the time.
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def copy_statement(target: str, columns: Sequence[Column[Any]]) -> str:
-    """The COPY that takes what `pack_rows` gives; `target` is the table's name, quoted as it must be."""
+    """Return the COPY statement for the blocks of `pack_rows`; `target` is the table's quoted name."""
     names = ", ".join(f'"{column.name}"' for column in columns)
     return f"COPY {target} ({names}) FROM STDIN (FORMAT binary)"
 
 
 def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """Blocks of COPY's binary format; each row has a value for each column.
+    """Pack rows into blocks of COPY's binary format.
 
-    Raises InvalidInputError, which names row and column, before the block with the wrong value is given.
+    Args:
+        columns: The columns, in the order of the values of each row.
+        rows: One value for each column in each row.
+
+    Yields:
+        The header, blocks of rows, the trailer.
+
+    Raises:
+        InvalidInputError: A value does not fit its column; the message names row and column. No block with
+            the wrong value has been yielded.
     """
     packers = [_packer(column) for column in columns]
     start = struct.pack(">h", len(packers))
@@ -73,7 +82,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
     yield HEADER
     number, count = 0, FEW
     while some := list(islice(waiting, count)):
-        # Column by column, as a loop in C over each is half the time of one over rows.
+        # Column by column: a loop in C over each column takes half the time of a loop over rows.
         packed = [
             _pack(number, column, pack, values)
             for column, pack, values in zip(columns, packers, zip(*some, strict=True), strict=True)
@@ -88,7 +97,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
 def _pack(
     first: int, column: Column[Any], pack: Callable[[Any], bytes], values: Sequence[Any]
 ) -> list[bytes]:
-    """The values of one column, each after its length."""
+    """Pack the values of one column, each after its length."""
     packed: list[bytes] = []
     wrong = check_column(column.name, column.type, values)
     if wrong is not None:
@@ -141,7 +150,7 @@ def _json(value: Any) -> bytes:
     try:
         text = written_out(_encoder.encode(value))
     except RecursionError:
-        raise ValueError("it is too deep") from None
+        raise ValueError("it is nested too deeply") from None
     if has_nul(text):
         raise ValueError("PostgreSQL jsonb holds no NUL character")
     return b"\x01" + text.encode()
@@ -149,7 +158,7 @@ def _json(value: Any) -> bytes:
 
 def _timestamp(value: datetime) -> bytes:
     if value.tzinfo is None:
-        raise ValueError("a time without time zone; give one, such as datetime.now(UTC)")
+        raise ValueError("a time without time zone; pass one with it, such as datetime.now(UTC)")
     passed = value - _EPOCH
     return struct.pack(">q", (passed.days * 86400 + passed.seconds) * 1_000_000 + passed.microseconds)
 

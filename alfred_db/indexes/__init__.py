@@ -1,8 +1,8 @@
-"""Care of the vector indexes: their state, recall, and rebuilding beside running work.
+"""Maintenance of the vector indexes: their state, recall, and rebuilding beside running work.
 
 with db.engine.connect() as connection:
     for index in status(connection): ...      # reads the catalog only
-rebuild(db.engine)                             # what is invalid, or the one that is named
+rebuild(db.engine)                             # the invalid indexes, or the one that is named
 recall(db.engine, Document, target=0.95).ef    # smallest hnsw.ef_search that is good enough
 """
 

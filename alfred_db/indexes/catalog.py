@@ -1,4 +1,4 @@
-"""The vector indexes that the models have, and what the database has of them."""
+"""The vector indexes of the models, compared with the catalog of the database."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ _LEFT = re.compile(r"_cc(new|old)\d*")
 
 
 def status(connection: Connection, schema: str | None = None) -> list[IndexStatus]:
-    """Every vector index of the tenant `schema`, by default of the connection's own tenant.
+    """Return every vector index of a tenant.
 
-    Others on the same tables, and leftovers of rebuilds that failed, are listed too. Raises SchemaOutdatedError
-    when a table is missing.
+    Other vector indexes on the same tables, and leftovers of failed rebuilds, are included.
+
+    Args:
+        connection: A connection to the database.
+        schema: The tenant; by default that of the connection.
+
+    Raises:
+        SchemaOutdatedError: A table is missing.
     """
     mapping = mapping_of(schema, connection.get_execution_options())
     schema = schema or mapping.get(None)
@@ -67,7 +73,7 @@ def _status(row: Any, facts: requirements.Facts, faults: tuple[str, ...], rebuil
     elif not row.valid:
         state = IndexState.INVALID
         warnings = (f"invalid, so that no search uses it: {rebuild}", *faults)
-    # The coordinator of Citus holds no rows, and reads no index: the workers do.
+    # The coordinator of Citus holds no rows and reads no index: its workers do.
     elsewhere = facts.citus and row.rows <= 0
     return IndexStatus(
         row.name,
@@ -111,15 +117,19 @@ def _missing(schema: str, table: str, rows: float, model: type[Base], known: Vec
 
 
 def require(index: IndexStatus, *states: IndexState) -> None:
-    """Raise SchemaDriftError, with what to do, unless the index is in one of the states."""
+    """Check that the index is in one of the states.
+
+    Raises:
+        SchemaDriftError: It is in another state; the message names the command to run.
+    """
     if index.state not in states:
-        told = index.warnings[0] if index.warnings else f"is {index.state}: wait until it is built"
-        raise SchemaDriftError(f"index {index.name} on {index.schema}.{index.table}: {told}")
+        reason = index.warnings[0] if index.warnings else f"is {index.state}: wait until it is built"
+        raise SchemaDriftError(f"index {index.name} on {index.schema}.{index.table}: {reason}")
 
 
 @cache
 def models() -> dict[str, type[Base]]:
-    """The models with a vector index, by the names of their tables."""
+    """Return the models with a vector index, by the names of their tables."""
 
     def with_index() -> Iterator[type[Base]]:
         for mapper in Base.registry.mappers:
@@ -136,7 +146,7 @@ def models() -> dict[str, type[Base]]:
 
 
 def mapping_of(schema: str | None, options: Mapping[str, Any]) -> Mapping[str | None, str | None]:
-    """Where the tables of the tenant `schema` are, or else those of the engine's own tenant."""
+    """Return the schema translation of the tenant `schema`, or that in the engine's options."""
     if schema is not None:
         return schema_translate_map(tenant_schema(schema)) or {}
     return options.get("schema_translate_map") or {}

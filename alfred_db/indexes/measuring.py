@@ -1,4 +1,4 @@
-"""How much of the truth a vector index finds: the library's own search against a comparison of all rows."""
+"""The recall of a vector index: the library's search compared with an exact search."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .results import EfRecall, IndexState, RecallReport
 __all__ = ["EF", "recall"]
 
 EF = (10, 20, 40, 80, 160, 320)
-"""Values of hnsw.ef_search to try; 40 is the least that a search uses."""
+"""Values of hnsw.ef_search to measure; the least that a search uses is 40."""
 
 
 def recall(
@@ -53,13 +53,24 @@ def recall(
     samples: int = 200,
     ef: Sequence[int] = EF,
 ) -> RecallReport:
-    """Measure what part of the k truly nearest a search finds, and how fast, at each hnsw.ef_search.
+    """Measure the recall and the time of a search at each hnsw.ef_search.
 
-    `table` is a model, its table, or a partition of it: knowledge is searched one collection at a time. The
-    queries are stored vectors, the same ones each time for the same rows; vectors unlike the stored ones are
-    harder to search for. Each is compared with the exact answer within one read-only snapshot. Raises
-    InvalidInputError, NotFoundError when there are fewer than two vectors, and SchemaDriftError when the index
-    is missing or invalid.
+    The queries are stored vectors, the same ones each time for the same rows; vectors unlike the stored ones
+    are harder to search for. Each search is compared with the exact answer within one read-only snapshot.
+
+    Args:
+        engine: The engine of the database.
+        table: A model, its table, or a partition: knowledge is searched one collection at a time.
+        schema: The tenant; by default that of the engine.
+        target: The recall that `RecallReport.ef` must reach, more than 0 and at most 1.
+        k: The number of nearest rows that are compared, 2 to 1000.
+        samples: The number of queries.
+        ef: Values of hnsw.ef_search, each 1 to 1000.
+
+    Raises:
+        InvalidInputError: The table has no vector index, or an argument is out of range.
+        NotFoundError: The table holds fewer than two vectors.
+        SchemaDriftError: The index is missing or invalid.
     """
     _check(target, k, samples, ef)
     with translated(), _own_connection(engine, schema) as connection:
@@ -90,7 +101,7 @@ def recall(
 
 @contextmanager
 def _own_connection(engine: Engine, schema: str | None) -> Generator[Connection]:
-    """A connection for read-only snapshots. Plans made for this measurement are nobody else's, nor the reverse."""
+    """Open a connection for read-only snapshots that shares no plans with other work."""
     with engine.connect() as connection:
         connection = connection.execution_options(
             isolation_level="REPEATABLE READ",
@@ -127,7 +138,7 @@ def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is searched: a table, or one partition of it."""
+    """The table, or the partition of one, that is searched."""
 
     model: type[Base]
     partition: Partition | None = None
@@ -150,7 +161,11 @@ class _Subject:
 
 
 def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subject:
-    """What the name stands for; raises InvalidInputError for any but a table, or a partition, with an index."""
+    """Return the table or partition with this name.
+
+    Raises:
+        InvalidInputError: It is not a table or partition with a vector index.
+    """
     known = {name: model for model in models().values() for name in (model.__tablename__, _full_name(model))}
     model = known.get(table)
     if model is KnowledgePoint:
@@ -182,18 +197,21 @@ def _full_name(model: type[Base]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What the searches for one stored vector gave."""
+    """The results of the searches for one stored vector."""
 
     exact: float
-    """Seconds that the comparison of all rows took."""
+    """Seconds that the exact search took."""
     found: Mapping[int, tuple[float, float]]
-    """By ef_search: the part of the truly nearest that was found, and the seconds that it took."""
+    """Recall and seconds, by ef_search."""
 
 
 def _measure(
     connection: Connection, subject: _Subject, k: int, samples: int, ef: Sequence[int], index: str
 ) -> list[_Sample]:
-    """One result a sample; `connection` begins read-only transactions with one snapshot each, and has none open."""
+    """Return one result for each sample.
+
+    `connection` has no open transaction; each transaction that it begins is a read-only snapshot.
+    """
     results: list[_Sample] = []
     with Session(connection) as session:
         with session.begin():
@@ -202,7 +220,7 @@ def _measure(
             with session.begin():
                 _require_index(session, subject, row.embedding, k, index)
         for number, row in enumerate(chosen):
-            # Each takes its turn as the first, for which the processor's caches hold the least.
+            # Each ef_search comes first in turn, as the first search finds the coldest caches.
             turn = number % len(ef)
             with session.begin():
                 result = _compare(session, subject, row, k, [*ef[turn:], *ef[:turn]])
@@ -212,7 +230,7 @@ def _measure(
 
 
 def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Sequence[int]) -> _Sample | None:
-    """The row itself, which is among its nearest, does not count; None when nothing else is there."""
+    """Compare the searches for one row, which does not count itself; None without any other row."""
     own, started = subject.key(row), time.perf_counter()
     nearest = session.execute(_exact(subject, k), {**subject.parameters, "embedding": row.embedding}).all()
     exact = time.perf_counter() - started
@@ -223,7 +241,7 @@ def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Seq
     for one in ef:
         rows, seconds = _search(session, subject, row.embedding, k, one)
         others = [hit.distance for hit in rows if subject.key(hit) != own]
-        # What is as near as the farthest that counts is as good: rows may have the same distance.
+        # Rows may have the same distance: one as near as the farthest exact result counts as found.
         good = sum(distance <= wanted[-1] for distance in others)
         found[one] = min(good, len(wanted)) / len(wanted), seconds
     return _Sample(exact, dict(sorted(found.items())))
@@ -233,7 +251,7 @@ def _search(
     session: Session, subject: _Subject, embedding: Any, k: int, ef: int
 ) -> tuple[list[Row[Any]], float]:
     params = SearchParams(exact=False, ef_search=ef)
-    # Set ahead of the search, which then has nothing to set, so that its time is that of the query.
+    # Set before the search, so that its time is that of the query alone.
     settings = {**scan_settings(k, params, iterative=False), "enable_seqscan": "off"}
     if subject.partition is not None:
         settings["plan_cache_mode"] = "force_custom_plan"
@@ -244,7 +262,11 @@ def _search(
 
 
 def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, index: str) -> None:
-    """Raise SchemaDriftError when the planner passes the index by, so that all would seem to be found."""
+    """Check that the planner uses the index; with another plan the recall would always be 1.
+
+    Raises:
+        SchemaDriftError: It does not use the index.
+    """
     set_local(session, {"enable_seqscan": "off"})
     params, where = SearchParams(exact=False), subject.partition
     found = search(session, subject.model, embedding, limit=k, params=params, partition=where, explain=True)
@@ -258,14 +280,14 @@ def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, 
 
 
 def _exact(subject: _Subject, k: int) -> Select[*tuple[Any, ...]]:
-    """The nearest by a comparison of all rows: no index has the order of a sum."""
+    """Return the exact search: no index has the order of this sum, so all rows are compared."""
     found = distance(subject.model)
     statement = select(*subject.keys, found.label("distance")).where(_has_vector(subject))
     return statement.order_by(found + literal_column("0::float8")).limit(literal_limit(k))
 
 
 def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:
-    """Rows by chance, but the same ones each time; no vectors but theirs are read."""
+    """Return rows in a random but repeatable order; vectors are read of the chosen rows only."""
     keys = subject.keys
     shuffled = func.hashtextextended(func.concat_ws("/", *keys), 0)
     some = select(*keys).where(_has_vector(subject)).order_by(shuffled, *keys).limit(samples).subquery()

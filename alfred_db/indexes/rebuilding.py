@@ -1,4 +1,4 @@
-"""Rebuilding of indexes beside running work."""
+"""Rebuilding of vector indexes beside running work."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .results import IndexState, IndexStatus, Progress, Rebuilt
 __all__ = ["LOCK_TIMEOUT", "rebuild"]
 
 LOCK_TIMEOUT = 600.0
-"""Seconds that a rebuild waits for other transactions; it keeps nobody from reading or writing meanwhile."""
+"""Seconds that a rebuild waits for other transactions; reads and writes go on meanwhile."""
 
 POLLED_EVERY = 0.5
-"""Seconds between two looks at the progress of a rebuild."""
+"""Seconds between two reports of the progress."""
 
 
 def rebuild(
@@ -36,14 +36,28 @@ def rebuild(
     maintenance_work_mem: str | None = None,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> list[Rebuilt]:
-    """Build an index anew while others read and write, or, without a name, all that are invalid.
+    """Rebuild one index, or all invalid ones, while others read and write.
 
-    The index of a partitioned table is rebuilt partition by partition. What earlier attempts left behind is
-    dropped. `maintenance_work_mem` (such as "2GB") should hold the whole index: beyond it, building takes many
-    times as long. `progress` is called in another thread, twice a second. Needs the tables' owner and a direct
-    connection, not one through a transaction pooler. One rebuild of a tenant runs at a time. Raises ConflictError
-    when it had to wait longer than `lock_timeout` seconds for another or for other transactions, and
-    SchemaDriftError for an index that is missing.
+    The index of a partitioned table is rebuilt partition by partition. Leftovers of earlier attempts are
+    dropped. One rebuild of a tenant runs at a time.
+
+    Args:
+        engine: An engine of the tables' owner with a direct connection, not through a transaction pooler.
+        index: The name of an index; None rebuilds all that are invalid.
+        schema: The tenant; by default that of the engine.
+        progress: Called twice a second, in another thread.
+        maintenance_work_mem: A size such as "2GB" that should hold the whole index; with less, building takes
+            many times as long.
+        lock_timeout: Seconds to wait for another rebuild or for other transactions.
+
+    Returns:
+        What was done to each index, first the leftovers that were dropped.
+
+    Raises:
+        ConflictError: The wait took longer than `lock_timeout`.
+        SchemaDriftError: The index is missing.
+        InvalidInputError: No vector index has this name, or an argument is out of range.
+        ConfigurationError: The connection goes through a transaction pooler.
     """
     settings = {"lock_timeout": f"{_milliseconds(lock_timeout)}ms", "statement_timeout": "0"}
     if maintenance_work_mem is not None:
@@ -114,7 +128,10 @@ def _rebuild(
 
 @contextmanager
 def _two(engine: Engine) -> Generator[tuple[Connection, Connection]]:
-    """A connection that works, for good apart from the pool as it is given settings, and one that looks on."""
+    """Open a connection that works and one that watches.
+
+    The first is detached from the pool for good, as its settings are changed.
+    """
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     with autocommit.connect() as worker, autocommit.connect() as watcher:
         worker.detach()
@@ -131,9 +148,10 @@ def _two(engine: Engine) -> Generator[tuple[Connection, Connection]]:
 
 
 def _wait_for_others(worker: Connection, schema: str | None, seconds: float) -> None:
-    """One rebuild of a tenant at a time, until `worker` is closed: of one table, the server lets two deadlock.
+    """Wait until no other rebuild of the tenant runs: the server lets two of one table deadlock.
 
-    Polled, as one that waited inside the lock would hold the snapshot that the other one waits for.
+    The advisory lock belongs to the session of `worker` and ends with it. It is polled, as a statement that
+    waits for it would hold the snapshot that the other rebuild waits for.
     """
     tenant = schema or mapping_of(None, worker.get_execution_options()).get(None) or ""
     key = int.from_bytes(sha256(f"alfred_db_rebuild:{tenant}".encode()).digest()[:8], signed=True)

@@ -1,4 +1,4 @@
-"""What the care of vector indexes gives."""
+"""The results of the maintenance of vector indexes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ __all__ = ["EfRecall", "IndexState", "IndexStatus", "Progress", "Rebuilt", "Reca
 
 
 class IndexState(StrEnum):
-    """Whether an index is of use."""
+    """The states of a vector index."""
 
     VALID = "valid"
     INVALID = "invalid"
-    """It costs every write, and no search uses it."""
+    """Every write maintains it, and no search uses it."""
     BUILDING = "building"
-    """Somebody builds it now."""
+    """It is being built now."""
     LEFTOVER = "leftover"
-    """A rebuild that failed left it: it costs writes, and is of no use."""
+    """A failed rebuild has left it: it costs writes and is never used."""
     MISSING = "missing"
-    """The models have it, and the database does not."""
+    """The models define it, and the database does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexStatus:
-    """One vector index, of a table or of one partition. What is None is not known, as on Citus, or to nobody yet."""
+    """One vector index, of a table or of one partition.
+
+    None is an unknown value, as on Citus.
+    """
 
     name: str
     schema: str
     table: str
     state: IndexState
     parent: str | None
-    """The index of the partitioned table that it is a part of."""
+    """The index of the partitioned table to which this one is attached."""
     size: int | None
     """Bytes on disk."""
     rows: int | None
     """Rows of the table or partition, as the last ANALYZE or VACUUM counted them."""
     scans: int | None
-    """How often it was read since the statistics were reset."""
+    """The number of scans since the statistics were reset."""
     since: datetime | None
-    """When that was; None: never."""
+    """The time of that reset; None: never."""
     warnings: tuple[str, ...]
-    """What is wrong with it, and what to do about it."""
+    """Problems of the index, each with the command or statement that fixes it."""
 
     @property
     def valid(self) -> bool:
@@ -56,31 +59,31 @@ class IndexStatus:
         return self.valid and self.scans == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The status for programs."""
+        """Return the status as plain values, with a time as text."""
         since = None if self.since is None else self.since.isoformat()
         return {**asdict(self), "since": since, "valid": self.valid, "unused": self.unused}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the rebuild of one index has come."""
+    """The progress of the rebuild of one index."""
 
     index: str
     phase: str
-    """As in pg_stat_progress_create_index."""
+    """The phase, as in pg_stat_progress_create_index."""
     done: int
-    """Blocks of the table, in the phases that read it."""
+    """Blocks of the table read so far, in the phases that read it."""
     total: int
 
     @property
     def fraction(self) -> float | None:
-        """What part of this phase is done, from 0 to 1; None in a phase that does not count."""
+        """The part of this phase that is done, from 0 to 1; None in a phase that reports no blocks."""
         return self.done / self.total if self.total else None
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild did to one index."""
+    """The result of a rebuild for one index."""
 
     name: str
     schema: str
@@ -94,20 +97,20 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class EfRecall:
-    """What one value of hnsw.ef_search gave."""
+    """The measurement at one value of hnsw.ef_search."""
 
     ef: int
     recall: float
-    """Mean part of the truly nearest that was found, from 0 to 1."""
+    """Mean part of the nearest rows that was found, from 0 to 1."""
     worst: float
-    """The same for the sample with the least."""
+    """The lowest part that was found for any sample."""
     milliseconds: float
-    """Median of a search's time, as the caller sees it."""
+    """Median time of a search, as the caller sees it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecallReport:
-    """What was measured, by rising ef_search."""
+    """The measurements of a table, by rising ef_search."""
 
     table: str
     index: str
@@ -115,22 +118,22 @@ class RecallReport:
     k: int
     samples: int
     exact_milliseconds: float
-    """Median time of a comparison of all rows."""
+    """Median time of an exact search."""
     measured: tuple[EfRecall, ...]
     rebuild: str
     """The command that rebuilds the index, in backticks."""
 
     @property
     def ef(self) -> int | None:
-        """The smallest ef_search that meets the target; None: none of them does."""
+        """The smallest ef_search that meets the target; None if none does."""
         return next((one.ef for one in self.measured if one.recall >= self.target), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for programs."""
+        """Return the report as plain values."""
         return {**asdict(self), "ef": self.ef}
 
     def as_text(self) -> str:
-        """The report for people."""
+        """Return the report as a table for people."""
         lines = [
             f"{self.table}, {self.index}: recall@{self.k} of {self.samples} stored vectors",
             "ef_search  recall   worst       ms",

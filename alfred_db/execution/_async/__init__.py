@@ -1,1 +1,1 @@
-"""How statements run, as they are written."""
+"""How statements run; the sync half is generated from here."""

@@ -1,4 +1,4 @@
-"""How a repository talks to its session."""
+"""The base class of repositories: the statements that they run in their session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..arguments import checked
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# Rows that the session already holds are brought up to date; a write does not search the session for them.
+# Rows that the session already holds are refreshed; a write does not search the session for them.
 _OPTIONS = {"populate_existing": True, "synchronize_session": False}
 
 
@@ -28,7 +28,7 @@ class AsyncRepository:
         self._session = session
 
     def __init_subclass__(cls) -> None:
-        """Have each public method check its arguments by its signature."""
+        """Wrap each public method in a check of its arguments, compiled from its signature."""
         super().__init_subclass__()
         for name, method in list(vars(cls).items()):
             if not name.startswith("_") and isfunction(method):
@@ -45,13 +45,13 @@ class AsyncRepository:
     async def _write(
         self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
     ) -> T | None:
-        """Run a statement with RETURNING of one thing: that thing, or None when no row was written."""
+        """Run a statement that returns one value for a row; return the value, or None when no row was written."""
         with translated():
             return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
 
     async def _rows(
         self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
     ) -> Sequence[Row[*Ts]]:
-        """Run a statement that gives rows of several columns, or writes several rows."""
+        """Run a statement that returns rows of several columns, or that writes several rows."""
         with translated():
             return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()

@@ -1,4 +1,4 @@
-"""Bulk writes of models: by COPY, in the caller's transaction, with the ids in the order of the input."""
+"""Bulk writes of models by COPY, in the caller's transaction, which return the ids in the order of the input."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ...vectors.types import Vector
 from .copy import copy_rows, reserve_ids, table_name
 
 Progress = Callable[[int, int], None]
-"""Called with the rows that were sent so far, and all."""
+"""Called with the number of rows sent so far and the number of all rows."""
 
 LARGE = 10_000
-"""From so many rows on a load is followed by ANALYZE."""
+"""A load of at least this many rows is followed by ANALYZE."""
 
 REPORTED = 1_000
 
@@ -42,11 +42,26 @@ async def add_many(
     on_conflict: OnConflict = "error",
     progress: Progress | None = None,
 ) -> list[Any]:
-    """Write rows (mappings by attribute, or models); gives their ids in order.
+    """Write rows by COPY.
 
-    `vectors` holds whole columns, such as the embeddings. `key` is the unique attribute by which a known row
-    is recognised when `on_conflict` is `ignore` or `update`; of rows that share a key the last one counts.
-    Rows that do not differ are not rewritten.
+    Rows whose stored values are the same are not rewritten.
+
+    Args:
+        session: The session whose transaction is used.
+        model: The model of the table.
+        rows: Mappings by attribute, or instances of the model.
+        vectors: Whole columns by attribute, such as the embeddings, in the order of the rows.
+        key: The unique attribute that identifies a row when `on_conflict` is `ignore` or `update`. Of rows
+            with the same key the last one is stored.
+        on_conflict: What happens to a row whose key exists: an error, ignored, or updated.
+        progress: Called while the rows are sent.
+
+    Returns:
+        The id of each row, in the order of `rows`.
+
+    Raises:
+        InvalidInputError: A value does not fit its column; the message names row and column.
+        ConflictError: A key exists and `on_conflict` is `error`.
     """
     check_word("on_conflict", on_conflict, OnConflict)
     if not rows:
@@ -111,7 +126,7 @@ async def _merge(
 def _transposed(
     model: type[Base], rows: Sequence[Mapping[str, Any] | Base], vectors: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Column[Any]], list[Sequence[Any]]]:
-    """The columns that the rows name, and the values of each."""
+    """Return the columns that the rows name, and the values of each column."""
     mapped = {name: column for name, column in inspect(model).columns.items() if name != "id"}
     given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
     names = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
@@ -131,13 +146,16 @@ def _transposed(
 def _key_order(
     columns: Sequence[Column[Any]], values: Sequence[Sequence[Any]], key: Column[Any]
 ) -> Sequence[int] | None:
-    """The order of the keys, in which two loads of the same rows do not deadlock; None if the rows have it, or no key."""
+    """Return the order of the keys; None if the rows have it already.
+
+    Two loads of the same rows that lock in this order do not deadlock.
+    """
     keys: Sequence[Any] = values[list(columns).index(key)] if key in columns else ()
     try:
         if all(map(le, keys, islice(keys, 1, None))):
             return None
         return sorted(range(len(keys)), key=keys.__getitem__)
-    except TypeError:  # some rows have no key, or one that is refused when it is packed
+    except TypeError:  # some rows have no key, or a key that packing will refuse
         return sorted(range(len(keys)), key=lambda place: str(keys[place]))
 
 
@@ -148,14 +166,14 @@ def _reordered(column: Any, order: Sequence[int]) -> Any:
 
 
 def _as_given(message: str, order: Sequence[int] | None) -> str:
-    """The message with the place of the row in the caller's order."""
+    """Return the message with the row's number in the caller's order."""
     if order is None:
         return message
     return re.sub(r"^row (\d+)", lambda found: f"row {order[int(found[1])]}", message)
 
 
 def _packed(column: Column[Any], values: Any) -> Iterable[Any]:
-    """The values; a matrix is packed by blocks, which takes a tenth of the time."""
+    """Return the values; a matrix is packed in blocks, which takes a tenth of the time."""
     if not isinstance(column.type, Vector) or not isinstance(values, np.ndarray):
         return cast("Sequence[Any]", values)
     matrix = cast("Matrix", values)

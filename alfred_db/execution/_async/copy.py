@@ -1,4 +1,4 @@
-"""Bulk writes by COPY, inside the session's own transaction."""
+"""COPY inside the session's transaction, and the ids and table names that it needs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,24 @@ from .driver import driver_of, settle
 async def copy_rows(
     session: AsyncSession, table: Table, columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]
 ) -> int:
-    """COPY rows into a table of the session's tenant and return their number. Defaults fill the other columns.
+    """COPY rows into a table of the session's tenant.
 
-    What interrupts it, such as the cancellation of the task, closes the connection and goes on.
+    Columns that are not listed take their defaults. An interruption, such as a cancelled task, closes the
+    connection and is raised again.
+
+    Args:
+        session: The session whose transaction is used.
+        table: The table.
+        columns: The columns, in the order of the values of each row.
+        rows: One value for each column in each row.
+
+    Returns:
+        The number of rows.
     """
     interruption: BaseException | None = None
     with translated():
         try:
-            # The savepoint keeps the transaction's earlier work when a row is refused.
+            # The savepoint keeps the earlier work of the transaction when a row is refused.
             async with session.begin_nested():
                 statement = copy_statement(table_name(session, table), columns)
                 driver = await driver_of(session)
@@ -38,7 +48,8 @@ async def copy_rows(
                     await settle(session, driver, error, closing=interruption is not None)
                     raise
         except Exception:
-            if interruption is not None:  # what it leaves behind cannot be rolled back
+            # The connection is closed: rolling back to the savepoint fails too, and must not hide the cause.
+            if interruption is not None:
                 raise interruption from None
             raise
 
@@ -52,7 +63,7 @@ async def _copy(driver: Any, statement: str, blocks: Iterable[bytes]) -> int:
 
 
 async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequence[int]:
-    """The next `count` values of the table's identity: rows that are copied with them come back in order."""
+    """Return the next `count` values of the table's identity, for rows whose ids must follow their order."""
     with translated():
         sequence = func.pg_get_serial_sequence(table_name(session, table), "id")
         numbers = func.generate_series(1, count).table_valued("number")
@@ -60,7 +71,7 @@ async def reserve_ids(session: AsyncSession, table: Table, count: int) -> Sequen
 
 
 def table_name(session: AsyncSession, table: Table) -> str:
-    """The table's name where the session's tenant has it."""
+    """Return the qualified name of the table in the session's tenant."""
     options: Mapping[str, Any] = session.get_bind().get_execution_options()
     mapping: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)

@@ -1,6 +1,7 @@
 """Statements of the hot paths, run by the driver itself inside the session's transaction.
 
-SQLAlchemy compiles them, once; running them through it would cost the client more than the rest of the call.
+SQLAlchemy compiles each of them once. Running them through it would cost the client more than the rest of the
+call.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ bind_text(DIALECT)
 _DRIVER = "alfred_db driver"
 
 CANCEL_SECONDS = 2.0
-"""How long the server may take to be told that a statement should end."""
+"""How long to wait for the server to accept the cancellation of a statement."""
 
 Ts = TypeVarTuple("Ts")
 
@@ -36,9 +37,13 @@ Ts = TypeVarTuple("Ts")
 async def fetch(
     session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]
 ) -> Sequence[tuple[Any, ...]]:
-    """The rows of a statement that a cached function of `queries` built, with all its parameters named.
+    """Return the rows of a statement built by a cached function of `queries`.
 
-    Values go and come as the driver has them, so the types must be such as psycopg knows.
+    Args:
+        session: The session whose transaction is used.
+        statement: The statement.
+        parameters: All parameters of the statement. Values are passed to and returned by the driver
+            unchanged, so psycopg must know their types.
     """
     with translated():
         rows: list[tuple[Any, ...]] = await (await _run(session, statement, parameters)).fetchall()
@@ -46,7 +51,7 @@ async def fetch(
 
 
 async def affected(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> int:
-    """The number of rows that such a statement writes."""
+    """Return the number of rows that such a statement writes."""
     with translated():
         number: int = (await _run(session, statement, parameters)).rowcount
         return number
@@ -55,29 +60,35 @@ async def affected(session: AsyncSession, statement: ClauseElement, parameters: 
 async def fetch_rows(
     session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
 ) -> Sequence[Row[*Ts]]:
-    """The rows, with names, of such a SELECT, whose columns may be of any type; say so if it `locks` rows.
+    """Return named rows of such a SELECT, with columns of any type.
 
-    Where nothing has begun the transaction yet, a SELECT that locks nothing does not begin it either.
+    Args:
+        session: The session whose transaction is used.
+        statement: The SELECT.
+        parameters: The parameters that the statement does not define itself.
+        locks: Whether the SELECT locks rows. If not, and no transaction is open, it runs without beginning
+            one.
     """
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}
         cursor = await _run(session, statement, {**constants, **parameters, **bound}, begin=locks)
-        result = cursor.pgresult  # the description would make an object of each column
+        result = cursor.pgresult  # `description` would create an object for each column
         type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
         row_of: Any = _row_of(statement, tuple(type_codes))
         return [row_of(row) for row in await cursor.fetchall()]
 
 
 async def driver_of(session: AsyncSession) -> Any:
-    """The driver's own connection, in the session's transaction."""
+    """Return the driver's connection, in the session's transaction."""
     own = session.sync_session
     if isinstance(own, DirectSession) and own.direct:
         taken = own.take_kept()
         if taken is None:
             taken = await session.run_sync(take)
         return taken.driver_connection
-    # A savepoint begins when its transaction is first asked for the connection.
+    # SQLAlchemy sends SAVEPOINT when the nested transaction is first asked for its connection. So the driver's
+    # connection that is stored in the session belongs to one transaction or savepoint, and to no other.
     transaction = own.get_nested_transaction() or own.get_transaction()
     known, driver = session.info.get(_DRIVER, (None, None))
     if transaction is None or transaction is not known or driver.closed:
@@ -96,14 +107,21 @@ async def settle(
     undone: bool = True,
     closing: bool = False,
 ) -> None:
-    """After an error in the driver's hands: close a connection that it has left in the middle of a statement, or any.
+    """Clean up after an error in the driver: close a connection that is in the middle of a statement.
 
-    SQLAlchemy is told of one that is closed: it would roll it back, and fail again. `undone` says that nothing of the
-    transaction remains when the connection is lost.
+    SQLAlchemy is notified of a closed connection: otherwise it would roll back on it and fail again.
+
+    Args:
+        session: The session whose transaction was used.
+        driver: The driver's connection.
+        error: The error.
+        parameters: The parameters of the statement.
+        undone: Whether nothing of the transaction remains when the connection is lost.
+        closing: Close the connection in any case.
     """
     name_upgrade(error, bind_of(session).engine)
     if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
-        with suppress(Exception):  # the socket alone would not end a statement that waits for a lock
+        with suppress(Exception):  # closing the socket would not end a statement that waits for a lock
             await driver.cancel_safe(timeout=CANCEL_SECONDS)
         closing = True
     if closing:
@@ -118,13 +136,13 @@ async def settle(
 
 
 def transaction_of(session: AsyncSession) -> object:
-    """What stands for the session's transaction as long as it lasts."""
+    """Return an object that identifies the session's transaction as long as it lasts."""
     own = session.sync_session
     return (own.driver_transaction if isinstance(own, DirectSession) else None) or own.get_transaction()
 
 
 def bind_of(session: AsyncSession) -> Engine | Connection:
-    """What the session was given to run on; to ask a `DirectSession` would join it to SQLAlchemy."""
+    """Return the session's bind; `get_bind` of a `DirectSession` would join SQLAlchemy to its transaction."""
     return session.sync_session.bind or session.get_bind()
 
 
@@ -138,6 +156,8 @@ async def _run(
     options: Mapping[str, Any] = bind_of(session).get_execution_options()
     tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     driver = await driver_of(session)
+    # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
+    # and it ends before the connection is used for anything else.
     alone = not begin and isinstance(own, DirectSession) and own.reads_alone
     try:
         if alone:
@@ -155,7 +175,7 @@ async def _end_autocommit(driver: Any) -> None:
     if driver.pgconn.transaction_status == TransactionStatus.IDLE:
         await driver.set_autocommit(False)
     else:
-        await driver.close()  # what comes next must not run outside of a transaction
+        await driver.close()  # the next statement must not run outside of a transaction
 
 
 @lru_cache(maxsize=2048)
@@ -170,7 +190,7 @@ def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None],
 def _binding(
     statement: Select[*tuple[Any, ...]],
 ) -> tuple[Mapping[str, Any], Sequence[tuple[str, Callable[[Any], Any]]]]:
-    """The parameters that the statement itself gives, and what is done to the others, by their names."""
+    """Return the parameters that the statement defines, and the conversions of the others by name."""
     constants: dict[str, Any] = {}
     binding: list[tuple[str, Callable[[Any], Any]]] = []
     for name, bound in statement.compile(dialect=DIALECT).binds.items():
@@ -186,7 +206,7 @@ def _binding(
 def _row_of(
     statement: Select[*tuple[Any, ...]], type_codes: tuple[int, ...]
 ) -> Callable[[Sequence[Any]], Row[Any]]:
-    """What makes a row of the driver's values."""
+    """Return the function that converts the driver's values into a row."""
     columns = statement.selected_columns
     named = result_tuple([str(column.key) for column in columns])
     processes = [

@@ -1,4 +1,4 @@
-"""Whole matrices of vectors, read by the driver in binary and turned into an array at once."""
+"""Matrices of vectors: read by the driver in the binary format and converted into one array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 async def fetch_matrix(session: AsyncSession, statement: Select[T, Any]) -> tuple[list[T], Matrix]:
-    """The keys and the vectors that a SELECT of these two gives; see `AsyncUnitOfWork.fetch_matrix`."""
+    """Return the keys and the vectors that a SELECT of these two columns finds.
+
+    See `AsyncUnitOfWork.fetch_matrix`.
+    """
     raw, type_ = _raw(statement)
     with translated():
         driver = await driver_of(session)
@@ -36,14 +39,14 @@ async def fetch_matrix(session: AsyncSession, statement: Select[T, Any]) -> tupl
             result = await connection.execute(raw)
         finally:
             driver.cursor_factory = factory
-        # As the driver has them: rows of SQLAlchemy's own take as long to make as to fetch.
+        # The driver's tuples: creating SQLAlchemy's rows would take as long as fetching.
         keys, data = zip(*result.cursor.fetchall(), strict=True) if result.rowcount else ((), ())
         result.close()
     return list(keys), unpack_all(data, type_.dim, half=isinstance(type_, HalfVector))
 
 
 def _raw(statement: Select[Any, Any]) -> tuple[Select[Any, Any], Vector | HalfVector]:
-    """The statement with its vectors as the server has them, and their type."""
+    """Return the statement with its vectors in the server's binary format, and their type."""
     columns: list[ColumnElement[Any]] = list(statement.selected_columns)
     if len(columns) != 2 or not isinstance(columns[1].type, Vector | HalfVector):
         raise InvalidInputError(

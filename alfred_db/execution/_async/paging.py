@@ -1,4 +1,4 @@
-"""Search results page by page: the nearest are found once, and their rows are read as they are asked for."""
+"""Search results page by page: the nearest are found once, and their rows are read page by page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...values import Page
 from .base import AsyncRepository
 
 MOST = 1000
-"""As many candidates as the index gives at most."""
+"""The maximum number of candidates that the index returns."""
 
 
 _DISTANCE: Double[float] = Double()
@@ -35,10 +35,15 @@ class AsyncPagedRepository(AsyncRepository):
     async def page(
         self, candidates: SearchCandidates, *, after: str | None = None, limit: int = 10
     ) -> Page[Hit]:
-        """The rows of the next candidates, the nearest first; `after` is `next` of the page before.
+        """Return the rows of the next candidates, the nearest first.
 
-        Rows that are gone or no longer match are left out, so a page can be shorter than `limit` though others
-        follow. `after` also fits other candidates of the same question.
+        Rows that were deleted or no longer match are left out, so a page can be shorter than `limit` although
+        others follow.
+
+        Args:
+            candidates: The candidates of one search. `after` also fits those of a repeated search.
+            after: `next` of the previous page; None starts at the nearest.
+            limit: The maximum number of hits, 1 to 1000.
         """
         within("limit", limit, 1, MOST)
         places = list(map(_Place, candidates.distances, candidates.ids))

@@ -1,4 +1,4 @@
-"""Upkeep of a table that is partitioned by month: the coming months are made, the old ones detached or dropped."""
+"""Maintenance of a table that is partitioned by month: create coming partitions, detach or drop old ones."""
 
 from __future__ import annotations
 
@@ -29,42 +29,58 @@ MAX_MONTHS = 1200
 
 
 class AsyncPartitions(AsyncRepository):
-    """What a repository of such a table inherits. Upkeep needs the table's owner, and one caller waits for the other."""
+    """Base class of a repository whose table is partitioned by month.
+
+    Maintenance needs the owner of the table, and concurrent calls wait for each other.
+    """
 
     _partitioned: ClassVar[type[Base]]
     _read_by: ClassVar[type[Base] | None] = None
-    """The consumers who have to have read a partition before it goes."""
+    """The model of the consumers that must have read a partition before it is detached."""
 
     async def partitions(self) -> Sequence[MonthlyPartition]:
-        """All partitions, the oldest first and the default one, which takes what no other one does, last."""
+        """Return all partitions, the oldest first and the default partition last.
+
+        The default partition takes the rows of months that have no partition.
+        """
         rows = await self._read(queries.partitions(self._table))
         return [MonthlyPartition(*row) for row in rows]
 
     async def due_partitions(self, months_ahead: int = 3) -> Sequence[str]:
-        """The names of the partitions that `make_partitions` would make."""
+        """Return the names of the partitions that `make_partitions` would create."""
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         return [row[0] for row in await self._read(queries.due(self._table, months_ahead))]
 
     async def make_partitions(self, months_ahead: int = 3) -> int:
-        """Make what is missing of this month and those after it; gives their number.
+        """Create the missing partitions of this month and of the `months_ahead` months after it.
 
-        Rows of those months that are in the default partition move over.
+        Rows of those months that are in the default partition move to the new ones.
+
+        Returns:
+            The number of partitions created.
         """
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         return int((await self._read(queries.make(self._table, months_ahead)))[0][0])
 
     async def old_partitions(self, keep_months: int) -> Sequence[MonthlyPartition]:
-        """The partitions older than the `keep_months` months before this one; never the default one."""
+        """Return the partitions older than the `keep_months` months before this one, without the default one."""
         within("keep_months", keep_months, 0, MAX_MONTHS)
         rows = await self._read(queries.old(self._table, keep_months))
         return [MonthlyPartition(*row) for row in rows]
 
     async def detach_partition(self, name: str, *, drop: bool = False) -> None:
-        """Take a partition, by its `MonthlyPartition.name`, out of the table, which it outlives; or `drop` it with its rows.
+        """Detach a partition from the table, or drop it.
 
-        Locks the table until the transaction ends; gives up after five seconds with a ConflictError. Raises
-        NotFoundError for the default partition, and for what is no partition, or no longer one; and a ConflictError
-        that names them while consumers have still to read events of it.
+        Locks the table until the transaction ends.
+
+        Args:
+            name: The `MonthlyPartition.name`.
+            drop: Drop the partition with its rows; otherwise it remains as a table.
+
+        Raises:
+            NotFoundError: The name is that of the default partition, or not of a partition.
+            ConflictError: The lock was not available within five seconds, or consumers have not read all
+                events of the partition; the message names them.
         """
         await self._lock()
         with translated():
@@ -72,12 +88,17 @@ class AsyncPartitions(AsyncRepository):
             async with self._session.begin_nested():
                 await self._refuse_readers(name)
                 await self._session.execute(queries.detach(self._table, name))
-                await self._refuse_readers(name)  # of what was committed until the table was locked
+                # Events may have been committed until DETACH locked the table. From here on none can be.
+                await self._refuse_readers(name)
             if drop:
                 await self._session.execute(queries.drop(name))
 
     async def partition_readers(self, name: str) -> Sequence[str]:
-        """The consumers, by name, that have still to read events of a partition."""
+        """Return the names of the consumers that have not read all events of a partition.
+
+        Raises:
+            NotFoundError: There is no such partition.
+        """
         await self._require_partition(name)
         try:
             return await self._readers(name)
@@ -105,7 +126,7 @@ class AsyncPartitions(AsyncRepository):
         return NotFoundError(f"{shown(name)}: no monthly partition of {self._table}; `partitions` lists them")
 
     async def count_default(self) -> int:
-        """How many rows are in the default partition, because their month has no partition; reads all of it."""
+        """Return the number of rows in the default partition; reads all of it."""
         for part in await self.partitions():
             if part.is_default:
                 return int((await self._read(queries.count(part.name)))[0][0])
@@ -119,9 +140,19 @@ class AsyncPartitions(AsyncRepository):
         drop: bool = False,
         schedule: str = "17 3 * * *",
     ) -> int:
-        """Have pg_cron do the upkeep, by default each night; gives the job's number. Scheduling again replaces it.
+        """Schedule the maintenance with pg_cron, or replace the existing schedule.
 
-        Raises ExtensionMissingError where this database has no pg_cron.
+        Args:
+            months_ahead: Coming months that get a partition.
+            keep_months: Full months to keep before this one; None keeps all.
+            drop: Drop old partitions instead of detaching them.
+            schedule: The cron expression; by default each night.
+
+        Returns:
+            The id of the pg_cron job.
+
+        Raises:
+            ExtensionMissingError: This database has no pg_cron.
         """
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
         within("keep_months", keep_months or 0, 0, MAX_MONTHS)
@@ -133,13 +164,17 @@ class AsyncPartitions(AsyncRepository):
         return int((await self._read(queries.schedule(self._table, schedule, command)))[0][0])
 
     async def unschedule_maintenance(self) -> bool:
-        """Take the job away; says whether there was one."""
+        """Remove the pg_cron job of the maintenance; return whether it existed.
+
+        Raises:
+            ExtensionMissingError: This database has no pg_cron.
+        """
         await self._require_cron()
         await self._lock()
         return bool(await self._read(queries.unschedule(self._table)))
 
     async def _lock(self) -> None:
-        """Keep other upkeep away until the transaction ends."""
+        """Block concurrent maintenance until the transaction ends."""
         with translated():
             for statement in queries.lock(self._table):
                 await self._session.execute(statement)

@@ -1,4 +1,4 @@
-"""Vector search in the session's own transaction: which way, with which settings, and what came of it."""
+"""Vector search in the session's transaction: the choice of exact search or index, settings, and results."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ from .copy import table_name
 from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
 
 FEW = 20_000
-"""Up to so many matches are compared one by one, if they are also a small part of the table."""
+"""At most this many matches are compared one by one, if they are also a small part of the table."""
 
 CHEAP = 1_500_000
-"""Up to so many numbers in the vectors of all matches these are compared anyway: that takes less than an index scan
-takes to find out that they are far from the query."""
+"""Matches are always compared one by one if their vectors have at most this many numbers together.
+
+That takes less time than an index scan needs to find out that they are far from the query.
+"""
 
 SMALL_PART = 0.1
-"""Below this part of the table an index scan visits too many rows that do not match."""
+"""If a smaller part of the table matches, an index scan visits too many rows that do not."""
 
 SAMPLED_PAGES = 100
 ESTIMATES_LAST = 60.0
-"""Seconds for which the estimated matches of a filter are kept."""
+"""Seconds for which the estimated number of matches of a filter is kept."""
 
-# A plan made for any value of a filter's parameters would not know how few rows match these, or in which partition.
+# A generic plan would not know how few rows match these values of the parameters, or in which partition.
 OWN_PLAN = {"plan_cache_mode": "force_custom_plan"}
 
 AT_ONCE = 1_000
-"""Vectors in one statement of a search for several."""
+"""The number of vectors in one statement of a search for several."""
 
 MAX_VISITED = 20_000
-"""How many rows an iterative scan visits at most, unless told otherwise; pgvector's own default."""
+"""The default number of rows that an iterative scan visits at most; pgvector's own default."""
 
 DEFAULTS = {
     "hnsw.ef_search": "40",
@@ -61,7 +63,7 @@ DEFAULTS = {
 _estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
 
 _citus: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
-"""Whether the database of an engine has Citus, asked once."""
+"""Whether the database of an engine has Citus; queried once."""
 
 
 async def search(
@@ -75,7 +77,18 @@ async def search(
     partition: Partition | None = None,
     explain: bool = False,
 ) -> SearchResult:
-    """The rows nearest to `embedding`; as many as `limit` whenever so many match."""
+    """Return the rows nearest to `embedding`: `limit` of them whenever at least that many rows match.
+
+    Args:
+        session: The session whose transaction is used.
+        model: A model with a vector index.
+        embedding: The vector of the query.
+        limit: The maximum number of hits.
+        where: Only rows that match this filter.
+        params: Settings of the search.
+        partition: Search only this partition, with its distance.
+        explain: Add the plan of the statement to the result; the search runs twice.
+    """
     condition = expression(model, where)
     parameters = {"embedding": embedding, **(partition.parameters if partition else {})}
     with translated():
@@ -95,7 +108,7 @@ async def search(
             )
             rows = (await session.execute(statement, parameters)).all()
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
-            # The index gave up before it had enough: nothing that matches may be missing, so look at all.
+            # The scan ended before it had found enough. No matching row may be missing, so compare all.
             statement = queries.nearest_within(
                 model,
                 limit,
@@ -127,7 +140,7 @@ async def search_many(
     params: SearchParams = SearchParams(),
     partition: Partition | None = None,
 ) -> list[list[Hit]]:
-    """The nearest rows of each vector, by the index; up to `AT_ONCE` in one round trip."""
+    """Return the nearest rows of each vector, by the index; up to `AT_ONCE` vectors in one round trip."""
     found: list[list[Hit]] = [[] for _ in embeddings]
     if not len(embeddings):
         return found
@@ -154,7 +167,7 @@ async def candidates(
     where: Where | None = None,
     params: SearchParams = SearchParams(),
 ) -> SearchCandidates:
-    """What a search with so large a limit finds, without the rows."""
+    """Return the ids and distances of the nearest rows, for a large `limit`."""
     condition = expression(model, where)
     with translated():
         exact, path, settings = await _way(session, model, limit, condition, params, None)
@@ -198,7 +211,10 @@ async def hybrid_search(
     language: str = "english",
     match: Match = "any",
 ) -> SearchResult:
-    """The best rows by meaning and by word, and by spelling where `trigram` is a column; one statement."""
+    """Return the best rows by meaning and by word, fused by rank in one statement.
+
+    With `trigram`, a column, rows with a similar spelling in it are fused as a third list.
+    """
     check_word("match", match, Match)
     parameters: dict[str, Any] = {
         "embedding": embedding,
@@ -236,13 +252,13 @@ def _fused_hit(row: Row[Any]) -> Hit:
 
 
 def hit(row: Row[Any], operator: str | None = None) -> Hit:
-    """A hit of a row whose last column is the distance: the cosine distance, unless another operator gave it."""
+    """Return the hit of a row whose last column is the distance: cosine, or that of `operator`."""
     distance = row[-1]
     return Hit(row, distance, score(distance, operator))
 
 
 def score(distance: float, operator: str | None) -> float:
-    """The larger, the better."""
+    """Return the score of a distance; a larger one is better."""
     return 1.0 - distance if operator is None else -distance
 
 
@@ -272,7 +288,7 @@ async def _way(
     path = SearchPath.HNSW_ITERATIVE if iterative else SearchPath.HNSW
     settings = scan_settings(limit, params, iterative=iterative, part=part)
     if params.max_scan_tuples is None:
-        # After so many it takes no longer to compare all that match than to go on.
+        # Visiting more rows than this takes as long as comparing all matches.
         settings["hnsw.max_scan_tuples"] = str(visited)
     return False, path, settings
 
@@ -280,9 +296,10 @@ async def _way(
 def scan_settings(
     limit: int, params: SearchParams, *, iterative: bool, part: float = SMALL_PART
 ) -> dict[str, str]:
-    """What the index scan is set to, where a filter leaves `part` of the rows.
+    """Return the settings of an index scan with a filter that passes `part` of the rows.
 
-    Twenty candidates for each hit, and up to thirty where few pass the filter, keep the recall above 0.98.
+    Twenty candidates for each hit, and up to thirty where few rows pass the filter, keep the recall above
+    0.98.
     """
     wanted = int(limit * max(20, 4.5 / max(part, 0.15))) if iterative else 2 * limit
     ef_search = params.ef_search or min(max(40, wanted), MAX_EF_SEARCH)
@@ -304,18 +321,22 @@ def _timeout(params: SearchParams) -> dict[str, str]:
 
 
 async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
-    """Set what is not set so already in this transaction; literals, as Citus forwards no set_config."""
+    """Set what this transaction has not set yet, as literals: Citus forwards no set_config.
+
+    Raises:
+        ConfigurationError: The connection is in AUTOCOMMIT, where SET LOCAL has no effect.
+    """
     info, transaction = session.info, transaction_of(session)
     savepoint = session.sync_session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
     if transaction is not None and info.get("alfred_db_transaction") is transaction:
-        # A savepoint that was left may have taken its settings along.
+        # Rolling back to a savepoint also resets the settings made in it: outside of it they are unknown.
         known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
     if await _on_citus(session) and "citus.propagate_set_commands" not in known:
-        # Citus passes a SET LOCAL on to its workers only when told to, so this one comes first.
+        # Citus propagates SET LOCAL to its workers only with this setting, so it comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
     driver = await driver_of(session)
     if driver.autocommit:
@@ -336,7 +357,7 @@ async def _on_citus(session: AsyncSession) -> bool:
 
 
 def _value(value: str) -> str:
-    """A setting's value as a literal: all of them are numbers or words of this module."""
+    """Return a setting's value as a literal; all values are numbers or words of this module."""
     if not value.replace("_", "").isalnum():
         raise ValueError(value)
     return f"'{value}'"
@@ -348,7 +369,10 @@ async def estimate(
     where: ColumnElement[bool],
     partition: Partition | None = None,
 ) -> tuple[float, float]:
-    """About how many rows match, of how many; from a sample, as statistics know nothing of what JSON holds."""
+    """Return approximately how many rows match, and of how many; from a sample of the table.
+
+    The planner's statistics know nothing about the content of JSON.
+    """
     name = table_name(session, table_of(model) if partition is None else partition.table)
     engine = bind_of(session).engine
     key = (name, *_text(where))
