@@ -141,6 +141,8 @@ def next_runs(
 
 def due(expression: str, timezone: str, *, first: datetime, now: datetime) -> Due:
     """The slots from `first`, which is taken for one as it is stored, to `now`."""
+    aware("first", first)
+    aware("now", now)
     found: list[datetime] = [first.astimezone(UTC)]
     for slot in slots(expression, timezone, after=first):
         if slot > now:
@@ -159,6 +161,7 @@ def run(due: Due, now: datetime, *, policy: MisfirePolicy, grace_seconds: int, m
     Otherwise: `skip` runs those that are not missed; `latest` runs one, the last; `all` runs them all, but of the
     missed ones the last `max_catchup`.
     """
+    aware("now", now)
     oldest = now - timedelta(seconds=grace_seconds)
     missed = [slot for slot in due.slots if slot < oldest]
     on_time = due.slots[len(missed) :]
@@ -177,6 +180,7 @@ def plan(task: ScheduledTask, now: datetime) -> Plan:
 
     When the misfire policy runs no slot at all, one execution that is `skipped` stands for them in the history.
     """
+    aware("now", now)
     expression = task.schedule or ""
     if task.next_run_at is None:
         return Plan((), 0, first_slot(expression, task.timezone, after=now))

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+import alfred_db
 from alfred_db import migrate
 
 __all__ = ["CALLED", "leaning", "names", "plant"]
@@ -79,7 +80,7 @@ CALLED = "public.planted_calls"
 
 def names(connection: Connection) -> list[str]:
     """The functions of PostgreSQL whose names stand before a parenthesis in the sources of the library."""
-    package = Path(migrate.__file__).parent
+    package = Path(alfred_db.__file__).parent
     found = {
         name.lower()
         for folder in (package, migrate.location())

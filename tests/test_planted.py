@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
+import click
 import pytest
-from injection.ground import build
+from click.testing import CliRunner
+from injection.ground import Ground, build
 from injection.specimens import SPECIMENS
 from planted import CALLED, leaning, plant
 from servers import Servers
 from sqlalchemy import URL, NullPool, create_engine, text
+from worker.at_work import eventually, working
 
-from alfred_db import Database, migrate
-from alfred_db.cli import doctor
+from alfred_db import (
+    AsyncDatabase,
+    AsyncLease,
+    AsyncWorker,
+    ClaimedTask,
+    Database,
+    Lease,
+    NewResult,
+    TaskStatus,
+    Worker,
+    migrate,
+)
+from alfred_db.cli import main
+from alfred_db.cli.doctor import examine
 from alfred_db.config import parse_url
-from alfred_db.repositories import UnitOfWork
+from alfred_db.indexes import status
+from alfred_db.repositories import AsyncUnitOfWork, UnitOfWork
 
 LOW = f"alfred_low_{os.getpid()}"
 TENANTS = (None, "acme")
@@ -54,31 +72,186 @@ def test_a_superuser_who_migrates_and_looks_calls_nothing_of_theirs(planted: URL
         with Database(planted, schema=schema) as db:
             db.verify()
         migrate.check(planted, schema=schema)
-        report = doctor.examine(planted, schema)
+        report = examine(planted, schema)
         assert report.errors == []
         assert any(f'REVOKE CREATE ON SCHEMA "public" FROM {LOW}' in warning for warning in report.warnings)
     assert nothing_called(planted)
 
 
+@pytest.fixture(scope="module")
+def ground(planted: URL, tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, Ground]:
+    """The rows that the calls refer to, in each tenant."""
+    made: dict[str | None, Ground] = {}
+    for schema in TENANTS:
+        migrate.upgrade(planted, schema=schema)
+        with Database(planted, schema=schema) as db, db.begin() as uow:
+            made[schema] = build(uow, tmp_path_factory.mktemp("ground"))
+    return made
+
+
 @pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
 def test_no_call_of_a_repository_calls_anything_of_theirs(
-    planted: URL, schema: str | None, tmp_path: Path
+    planted: URL, ground: dict[str | None, Ground], schema: str | None
 ) -> None:
-    migrate.upgrade(planted, schema=schema)
     wrong: dict[str, str] = {}
-    with Database(planted, schema=schema) as db:
-        with db.begin() as uow:
-            ground = build(uow, tmp_path)
-        with db.session() as session:
-            uow = UnitOfWork(session)
-            for name, make in SPECIMENS.items():
-                noun, _, method = name.partition(",")[0].partition(".")
-                given = make(ground)
-                savepoint = session.begin_nested()
-                try:
-                    getattr(getattr(uow, noun), method)(*given.pop("names", ()), **given)
-                except Exception as error:
-                    wrong[name] = str(error)
-                savepoint.rollback()
+    with Database(planted, schema=schema) as db, db.session() as session:
+        uow = UnitOfWork(session)
+        for name, make in SPECIMENS.items():
+            noun, _, method = name.partition(",")[0].partition(".")
+            given = make(ground[schema])
+            savepoint = session.begin_nested()
+            try:
+                getattr(getattr(uow, noun), method)(*given.pop("names", ()), **given)
+            except Exception as error:
+                wrong[name] = str(error)
+            savepoint.rollback()
     assert not wrong
     assert nothing_called(planted)
+
+
+@pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
+async def test_nor_does_one_of_asyncio(
+    planted: URL, ground: dict[str | None, Ground], schema: str | None
+) -> None:
+    wrong: dict[str, str] = {}
+    async with AsyncDatabase(planted, schema=schema) as db:
+        await db.verify()
+        async with db.session() as session:
+            uow = AsyncUnitOfWork(session)
+            for name, make in SPECIMENS.items():
+                noun, _, method = name.partition(",")[0].partition(".")
+                given = make(ground[schema])
+                savepoint = await session.begin_nested()
+                try:
+                    await getattr(getattr(uow, noun), method)(*given.pop("names", ()), **given)
+                except Exception as error:
+                    wrong[name] = str(error)
+                await savepoint.rollback()
+    assert not wrong
+    assert nothing_called(planted)
+
+
+# Workers
+
+
+@pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_worker_calls_nothing_of_theirs(
+    planted: URL, ground: dict[str | None, Ground], schema: str | None, asynchronous: bool
+) -> None:
+    """It claims, keeps leases, fails, completes with results, reaps, files slots of schedules, and is notified."""
+    with Database(planted, schema=schema) as db:
+        with db.begin() as uow:
+            for content in ({}, {"fails": True}, {"late": True}):
+                uow.tasks.enqueue("planted", content, max_retries=0, timeout_seconds=1)
+            uow.scheduler.create("planted", "c", "* * * * *", schedule_key="planted")
+        worker: Any = (
+            AsyncWorker(AsyncDatabase(planted, schema=schema), {"planted": handle_async}, **QUICK)
+            if asynchronous
+            else Worker(db, {"planted": handle}, **QUICK)
+        )
+        with working(worker):
+            eventually(lambda: not left(db, "planted"))
+            with db.begin() as uow:
+                uow.tasks.enqueue("planted")  # a notification
+            eventually(lambda: not left(db, "planted"))
+            time.sleep(0.5)
+        with db.begin() as uow:
+            assert uow.tasks.count(intent="planted", status=TaskStatus.FAILED) >= 2
+            assert uow.tasks.purge(older_than=0) > 0
+    assert nothing_called(planted)
+
+
+QUICK: dict[str, Any] = {"lease": 0.6, "poll": 0.1, "upkeep": 0.2, "grace": 5.0}
+
+
+def left(db: Database, intent: str) -> int:
+    with db.begin() as uow:
+        waiting = uow.tasks.count(intent=intent, status=TaskStatus.PENDING)
+        return waiting + uow.tasks.count(intent=intent, status=TaskStatus.PROCESSING)
+
+
+def handle(task: ClaimedTask, lease: Lease) -> list[NewResult]:
+    if task.content.get("fails"):
+        raise ValueError("planted")
+    while task.content.get("late"):
+        lease.check()
+        time.sleep(0.05)
+    return [{"result_type": "t", "content": {}}]
+
+
+async def handle_async(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+    if task.content.get("fails"):
+        raise ValueError("planted")
+    while task.content.get("late"):
+        await asyncio.sleep(0.05)
+    return [{"result_type": "t", "content": {}}]
+
+
+# The commands
+
+
+def commands(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """All commands that take a database, by their words."""
+    for name, command in group.commands.items():
+        path = (*above, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, path)
+        elif any("--url" in parameter.opts for parameter in command.params):
+            yield " ".join(path), command
+
+
+COMMANDS = dict(commands(main))
+CALLS: dict[str, list[list[str]]] = {
+    "catalog export": [[]],
+    "catalog load": [[]],
+    "check": [[]],
+    "current": [[]],
+    "doctor": [[], ["--json"]],
+    "maintain": [["--dry-run"], [], ["--keep-months", "1", "--drop"]],
+    "schedule add": [["n", "c", "* * * * *", "--key", "k"], ["n", "c", "0 * * * *", "--key", "k"]],
+    "schedule list": [[], ["--json"]],
+    "schedule pause": [["ground"]],
+    "schedule preview": [["ground"]],
+    "schedule resume": [["ground"]],
+    "tasks cancel": [["ground"]],
+    "tasks health": [[], ["--json"]],
+    "tasks list": [[], ["--status", "pending", "--queue", "default", "--intent", "ground", "--json"]],
+    "tasks requeue": [["ground"], ["--failed", "--queue", "default"]],
+    "tasks show": [["ground"], ["ground", "--json"]],
+    "vectors rebuild": [[], ["--index", "{index}"]],
+    "vectors recall": [["--table", "documents", "--samples", "2", "--ef", "10"]],
+    "vectors status": [[], ["--json"]],
+    "worker": [["--app", "test_planted:HANDLERS", "--drain"]],
+    "downgrade": [["-1", "--yes", "--allow-data-loss"]],
+    "upgrade": [[]],
+}
+HANDLERS = {"planted": handle}
+
+
+def test_each_command_has_a_call() -> None:
+    assert sorted(CALLS) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
+def test_no_command_calls_anything_of_theirs(
+    planted: URL, ground: dict[str | None, Ground], schema: str | None
+) -> None:
+    with Database(planted, schema=schema) as db, db.engine.connect() as connection:
+        index = next(one.name for one in status(connection, schema) if one.table == "documents")
+    wrong: dict[str, str] = {}
+    for name, calls in CALLS.items():
+        tenant = ["--schema", schema] if schema and takes(COMMANDS[name], "--schema") else []
+        for call in calls:
+            words = [*name.split(), *(word.replace("{index}", index) for word in call), *tenant]
+            done = CliRunner().invoke(main, [*words, "--url", planted.render_as_string(hide_password=False)])
+            if done.exit_code not in (0, 1) or (
+                done.exception and not isinstance(done.exception, SystemExit)
+            ):
+                wrong[" ".join(words)] = f"{done.output} {done.exception}"
+    assert not wrong
+    assert nothing_called(planted)
+
+
+def takes(command: click.Command, option: str) -> bool:
+    return any(option in parameter.opts for parameter in command.params)

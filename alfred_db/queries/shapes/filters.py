@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 from typing import cast as cast_type
 
 from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
     CollectionAggregate,
     ColumnElement,
     DateTime,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     or_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.sql.visitors import iterate
 
 from ...checks import aware, check_column, finite, json_text, storable, whole
 from ...errors import InvalidFilter, InvalidInputError, shown
@@ -52,7 +55,30 @@ Where: TypeAlias = ColumnElement[bool] | Filter
 
 def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | None:
     """The expression of either form."""
-    return compile_filter(model, where) if isinstance(where, Filter) else where
+    if isinstance(where, Filter):
+        return compile_filter(model, where)
+    if isinstance(where, ClauseElement):
+        _refuse_naive(where)
+    return where
+
+
+def _refuse_naive(where: ClauseElement) -> None:
+    """Raise InvalidFilter for a time without time zone, which the server would read in the session's."""
+    for part in iterate(where):
+        if isinstance(part, BindParameter):
+            bound: Any = part.value
+            for value in (
+                bound if isinstance(bound, Sequence | Set) and not isinstance(bound, str) else (bound,)
+            ):
+                if isinstance(value, datetime):
+                    _aware("filter", value)
+
+
+def _aware(where: str, value: datetime) -> None:
+    try:
+        aware(where, value)
+    except InvalidInputError as error:
+        raise InvalidFilter(str(error)) from None
 
 
 def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
