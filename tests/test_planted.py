@@ -109,7 +109,7 @@ def test_no_call_of_a_repository_calls_anything_of_theirs(
     assert nothing_called(planted)
 
 
-@pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
+@pytest.mark.parametrize("schema", TENANTS[1:])
 async def test_nor_does_one_of_asyncio(
     planted: URL, ground: dict[str | None, Ground], schema: str | None
 ) -> None:
@@ -223,7 +223,7 @@ CALLS: dict[str, list[list[str]]] = {
     "vectors recall": [["--table", "documents", "--samples", "2", "--ef", "10"]],
     "vectors status": [[], ["--json"]],
     "worker": [["--app", "test_planted:HANDLERS", "--drain"]],
-    "downgrade": [["-1", "--yes", "--allow-data-loss"]],
+    "downgrade": [["--yes", "--allow-data-loss", "--", "-1"]],
     "upgrade": [[]],
 }
 HANDLERS = {"planted": handle}
@@ -233,18 +233,21 @@ def test_each_command_has_a_call() -> None:
     assert sorted(CALLS) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("schema", TENANTS, ids=lambda schema: schema or "public")
+@pytest.mark.parametrize("schema", TENANTS[:1], ids=["public"])
 def test_no_command_calls_anything_of_theirs(
     planted: URL, ground: dict[str | None, Ground], schema: str | None
 ) -> None:
     with Database(planted, schema=schema) as db, db.engine.connect() as connection:
         index = next(one.name for one in status(connection, schema) if one.table == "documents")
+        with db.begin() as uow:
+            uow.documents.add_many([{"content": "c", "embedding": [1.0, n] + [0.0] * 382} for n in range(3)])
     wrong: dict[str, str] = {}
     for name, calls in CALLS.items():
         tenant = ["--schema", schema] if schema and takes(COMMANDS[name], "--schema") else []
         for call in calls:
-            words = [*name.split(), *(word.replace("{index}", index) for word in call), *tenant]
-            done = CliRunner().invoke(main, [*words, "--url", planted.render_as_string(hide_password=False)])
+            options = [*tenant, "--url", planted.render_as_string(hide_password=False)]
+            words = [*name.split(), *options, *(word.replace("{index}", index) for word in call)]
+            done = CliRunner().invoke(main, words)
             if done.exit_code not in (0, 1) or (
                 done.exception and not isinstance(done.exception, SystemExit)
             ):

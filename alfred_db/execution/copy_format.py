@@ -136,7 +136,12 @@ def _packer(column: Column[Any]) -> Callable[[Any], bytes]:
             return str(value).encode()
 
         return member
-    return _PACKERS[next(known for known in type(type_).__mro__ if known in _PACKERS)]
+    known = next((known for known in type(type_).__mro__ if known in _PACKERS), None)
+    if known is None:
+        raise InvalidInputError(
+            f"{column.table.name}.{column.name}: COPY of {type_!r} is not supported; insert its rows instead"
+        )
+    return _PACKERS[known]
 
 
 def _text(value: str) -> bytes:

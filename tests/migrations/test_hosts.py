@@ -16,12 +16,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from click.testing import CliRunner
-from sqlalchemy import URL, MetaData
+from sqlalchemy import URL, ForeignKey, MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from alfred_db import AsyncDatabase, Database, migrate
+from alfred_db import AsyncDatabase, Database, Task, WorkingMemory, migrate
 from alfred_db.cli import main
 from alfred_db.config import command as command_line
-from alfred_db.errors import SchemaDriftError
+from alfred_db.errors import AlfredDBError, ConfigurationError, SchemaDriftError, translated
 
 from .catalog import (
     HEAD,
@@ -388,3 +389,61 @@ def test_plain_upgrade_after_the_combined_mode_is_refused(empty_url: URL, tmp_pa
         migrate.upgrade(empty_url)
     with engine_of(empty_url).connect() as connection:
         assert migrate.current(connection) is None
+
+
+# Tables of theirs that refer to ours
+
+
+def own_models(*, by_name: bool) -> MetaData:
+    class Own(DeclarativeBase):
+        pass
+
+    class Job(Own):
+        __tablename__ = "jobs"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        task_id = mapped_column(ForeignKey("tasks.id" if by_name else Task.id))
+        vector_id = mapped_column(ForeignKey(WorkingMemory.id))
+
+    return Own.metadata
+
+
+def test_a_foreign_key_to_a_column_of_ours_lives_with_every_door(database_url: URL) -> None:
+    metadata = own_models(by_name=False)
+    with engine_of(database_url).begin() as connection:
+        metadata.create_all(connection)
+        metadata.create_all(connection)  # finds it
+    with connected(database_url) as connection:
+        # Their autogenerate, as docs/howto/own-alembic.md has it.
+        filters = {"include_object": migrate.include_object, "include_name": migrate.include_name}
+        for options in (filters, {**filters, "include_schemas": True}):
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, metadata) == []
+    with Database(database_url) as db:
+        db.verify()
+        db.upgrade()
+        with db.begin() as uow:
+            task, _ = uow.tasks.enqueue("X", {})
+            uow.session.execute(metadata.tables["jobs"].insert().values(id=1, task_id=task.id))
+    migrate.check(database_url)
+    migrate.upgrade(database_url, schema="newco")
+    migrate.check(database_url, schema="newco")
+    assert CliRunner().invoke(main, ["doctor", "--url", own_url(database_url)]).exit_code in (0, 1)
+    for schema in ("acme", "newco"):
+        migrate.downgrade(database_url, "base", schema=schema)
+    with pytest.raises(AlfredDBError, match="jobs"):
+        migrate.downgrade(database_url, "base", allow_data_loss=True)
+    run(database_url, "DROP TABLE jobs")
+    migrate.downgrade(database_url, "base", allow_data_loss=True)
+
+
+def test_a_foreign_key_by_name_says_the_other_way_at_each_door_of_ours(database_url: URL) -> None:
+    metadata = own_models(by_name=True)
+    advice = r"ForeignKey\(Task.id\)"
+    with engine_of(database_url).connect() as connection:
+        with pytest.raises(ConfigurationError, match=advice), translated():
+            metadata.create_all(connection)
+        with pytest.raises(ConfigurationError, match=advice), translated():
+            compare_metadata(MigrationContext.configure(connection), metadata)
+    with Database(database_url) as db:
+        db.upgrade()  # which does not look at their models
+        db.verify()

@@ -6,14 +6,25 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from alfred_db import AsyncDatabase, AsyncLease, AsyncWorker, ClaimedTask, Database, TaskFailed, Worker
+from alfred_db import (
+    AsyncDatabase,
+    AsyncLease,
+    AsyncWorker,
+    ClaimedTask,
+    Database,
+    NewResult,
+    TaskFailed,
+    Worker,
+)
 from alfred_db.worker import _watch
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, eventually, file, nothing, sql, status, task, working
+from .at_work import QUICK, Colour, eventually, file, nothing, sql, status, task, working
 
 SELDOM = {**QUICK, "lease": 600.0, "upkeep": 600.0}
 """No heartbeat and no reaper comes in time to end anything."""
@@ -128,3 +139,131 @@ def test_what_ends_in_time_is_not_told_of(db: Database, caplog: pytest.LogCaptur
             eventually(lambda: {status(db, one) for one in done} == {"completed", "failed"})
             time.sleep(1.2)
     assert told(caplog) == []
+
+
+def test_a_timeout_longer_than_the_lease_is_kept_by_heartbeats(db: Database, colour: Colour) -> None:
+    options: dict[str, Any] = {**QUICK, "lease": 0.6}
+
+    def work(task: ClaimedTask, lease: AnyLease) -> None:
+        until = time.monotonic() + float(task.content["seconds"])
+        while time.monotonic() < until:
+            lease.check()
+            time.sleep(0.02)
+
+    done = file(db, content={"seconds": 1.5}, timeout_seconds=60, max_retries=0)
+    late = file(db, content={"seconds": 60}, timeout_seconds=2, max_retries=0)
+    with working(colour.worker(db, {"X": work}, **options)):
+        eventually(lambda: status(db, late) == "failed")
+        eventually(lambda: status(db, done) == "completed")
+    assert (task(db, late).error_code, task(db, late).crash_count) == ("timeout", 0)
+    assert task(db, done).crash_count == 0
+
+
+def test_each_of_several_is_ended_at_its_own_deadline(db: Database) -> None:
+    ended: dict[int, float] = {}
+
+    async def slow(task: ClaimedTask, lease: AsyncLease) -> None:
+        began = time.monotonic()
+        try:
+            await asyncio.sleep(120)
+        finally:
+            ended[task.content["after"]] = time.monotonic() - began
+
+    late = [file(db, timeout_seconds=after, content={"after": after}, max_retries=0) for after in (3, 1, 2)]
+    with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SELDOM)):
+        eventually(lambda: {status(db, one) for one in late} == {"failed"})
+    assert list(ended) == [1, 2, 3]
+    assert all(seconds > after - 0.5 for after, seconds in ended.items()), ended
+
+
+@pytest.mark.parametrize("blocks", ["a thread", "the event loop"])
+def test_the_leases_of_others_are_kept_beside_one_that_cannot_be_ended(db: Database, blocks: str) -> None:
+    options: dict[str, Any] = {**QUICK, "lease": 0.8}
+    over = threading.Event()
+    attempts: list[str] = []
+
+    def block(task: ClaimedTask, lease: AnyLease) -> None:
+        over.wait(60)
+
+    def keep(task: ClaimedTask, lease: AnyLease) -> None:
+        attempts.append(task.task_id)
+        time.sleep(2.5)
+
+    async def block_all(task: ClaimedTask, lease: AsyncLease) -> None:
+        block(task, lease)
+
+    async def keep_on(task: ClaimedTask, lease: AsyncLease) -> None:
+        await asyncio.to_thread(keep, task, lease)
+
+    others = [file(db, "KEPT") for _ in range(2)]
+    worker: Worker | AsyncWorker = (
+        Worker(db, {"X": block, "KEPT": keep}, concurrency=3, **options)
+        if blocks == "a thread"
+        else AsyncWorker(AsyncDatabase(db.url), {"X": block_all, "KEPT": keep_on}, concurrency=3, **options)
+    )
+    with working(worker):
+        eventually(lambda: len(attempts) == 2)
+        late = file(db, timeout_seconds=1, max_retries=0)
+        eventually(lambda: status(db, late) == "failed")  # by the reaper
+        time.sleep(1.5)
+        over.set()
+        eventually(lambda: {status(db, one) for one in others} == {"completed"})
+    assert len(attempts) == 2
+    assert {task(db, one).crash_count for one in others} == {0}
+
+
+def test_attempts_that_end_at_the_deadline_end_once(db: Database) -> None:
+    """What a handler stores for its task is there exactly if its task is completed, and no attempt meets the next."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+
+    async def close(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+        began = time.monotonic()
+        try:
+            await asyncio.sleep(lease.time_left + float(task.content["offset"]))
+        finally:
+            spans.setdefault(task.task_id, []).append((began, time.monotonic()))
+        return [{"result_type": "t", "content": {}}]
+
+    offsets = [number / 1000 for number in range(-6, 6)]
+    tasks = [file(db, timeout_seconds=1, max_retries=1, content={"offset": offset}) for offset in offsets]
+    with working(AsyncWorker(AsyncDatabase(db.url), {"X": close}, concurrency=len(tasks), **QUICK)):
+        eventually(lambda: {status(db, one) for one in tasks} <= {"completed", "failed"})
+    for one in tasks:
+        stored = sql(db, "SELECT count(*) FROM task_results WHERE task_id = :id", id=one.id)[0][0]
+        assert stored == (status(db, one) == "completed")
+        assert status(db, one) == "completed" or task(db, one).error_code == "timeout"
+        (_, first), *rest = sorted(spans[one.task_id])
+        assert len(rest) <= 1
+        assert all(began >= first for began, _ in rest)
+
+
+def test_a_result_that_comes_after_the_next_attempt_began_is_not_stored(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine that passes its cancellation over works on; what it returns then is nobody's."""
+    monkeypatch.setattr(_watch, "AGAIN", 60.0)
+    attempts = 0
+    second = asyncio.Event()
+
+    async def stubborn(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+        nonlocal attempts
+        attempts += 1
+        mine = attempts
+        if mine == 2:
+            second.set()
+            await asyncio.sleep(0.5)
+        else:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(120)
+            with suppress(asyncio.CancelledError):
+                await second.wait()
+        return [{"result_type": f"of attempt {mine}", "content": {}}]
+
+    late = file(db, timeout_seconds=1, max_retries=1)
+    with working(AsyncWorker(AsyncDatabase(db.url), {"X": stubborn}, concurrency=2, **QUICK)):
+        eventually(lambda: status(db, late) in ("completed", "failed"))
+        eventually(lambda: attempts == 2)
+        time.sleep(0.5)
+    stored = sql(db, "SELECT result_type FROM task_results WHERE task_id = :id", id=late.id)
+    assert stored == [("of attempt 2",)]
+    assert status(db, late) == "completed"
