@@ -376,6 +376,8 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         return InvalidInputError(
             "language: the server has no such text search configuration; see \\dF of psql"
         )
+    if original.sqlstate == "2BP01" and (detail := getattr(original.diag, "message_detail", None)):
+        text = f"{text} ({detail.splitlines()[0][:200]})"  # names of objects, and no values
     found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
     if found is None:
         return None

@@ -72,7 +72,7 @@ def columns(*models: type[Base]) -> Iterator[Column[Any]]:
 
 def test_every_column_that_a_method_copies_can_be_copied() -> None:
     for column in columns(*COPIED):
-        if column is not table_of(Event).c.tx:  # the server's own
+        if column.computed is None and column is not table_of(Event).c.tx:  # the server's own
             assert callable(_packer(column))
     refused = {column for column in columns() if isinstance(column.type, ARRAY)}
     assert not any(isinstance(column.type.item_type, VectorType) for column in refused)  # type: ignore[attr-defined]
