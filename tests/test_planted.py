@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
@@ -15,7 +16,13 @@ from injection.ground import Ground, build
 from injection.specimens import SPECIMENS
 from planted import CALLED, leaning, plant
 from servers import Servers
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, Connection, NullPool, TextClause, create_engine, text
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import NullType
+from unit.examples import Call
+from unit.test_queries import CALLS as CALLS_OF_QUERIES
+from unit.test_queries import statements_in
 from worker.at_work import eventually, working
 
 from alfred_db import (
@@ -35,6 +42,7 @@ from alfred_db.cli.doctor import examine
 from alfred_db.config import parse_url
 from alfred_db.indexes import status
 from alfred_db.repositories import AsyncUnitOfWork, UnitOfWork
+from alfred_db.types import bind_text
 
 LOW = f"alfred_low_{os.getpid()}"
 TENANTS = (None, "acme")
@@ -129,6 +137,69 @@ async def test_nor_does_one_of_asyncio(
                 await savepoint.rollback()
     assert not wrong
     assert nothing_called(planted)
+
+
+# Statements
+
+DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
+bind_text(DIALECT)  # as every engine of the library
+
+
+def as_functions(url: URL) -> tuple[dict[str, str], Connection]:
+    """Make each statement of `alfred_db.queries` the body of a function, which depends on all that it would call.
+
+    Gives the errors by the statements' names, and the connection, whose transaction has the functions.
+    """
+    connection = create_engine(url, poolclass=NullPool).connect()
+    connection.begin()
+    errors: dict[str, str] = {}
+    for number, (name, sql) in enumerate(statements()):
+        savepoint = connection.begin_nested()
+        try:
+            body = f"CREATE FUNCTION pg_temp.s{number}() RETURNS void LANGUAGE sql BEGIN ATOMIC {sql}; END"
+            connection.exec_driver_sql(body.replace("%", "%%"))
+        except SQLAlchemyError as error:
+            savepoint.rollback()
+            errors[f"{name} {number}"] = str(error)[:500]
+    return errors, connection
+
+
+def statements() -> Iterator[tuple[str, str]]:
+    for parameter in CALLS_OF_QUERIES:
+        function, example = cast("tuple[Callable[..., Any], Call]", parameter.values)
+        for statement in statements_in(function(*example.args, **example.kwargs)):
+            if not isinstance(statement, str | TextClause):
+                yield str(parameter.id), with_nulls(statement)
+
+
+def with_nulls(statement: Any) -> str:
+    """The statement with a NULL of its type for each parameter."""
+    compiled = statement.compile(dialect=DIALECT)
+
+    def null(found: re.Match[str]) -> str:
+        name = found.group(1)
+        type_ = compiled.binds[name].type if name in compiled.binds else NullType()
+        try:
+            kind = type_.dialect_impl(DIALECT).compile(DIALECT)
+        except Exception:  # of no type
+            return "NULL"
+        return "NULL" if kind == "NULL" else f"CAST(NULL AS {kind})"
+
+    sql = re.sub(r"__\[POSTCOMPILE_\w+\]", "NULL", str(compiled))
+    return re.sub(r"%\((\w+)\)s", null, sql).replace("%%", "%")
+
+
+def test_no_statement_means_anything_of_theirs(
+    planted: URL, ground: dict[str | None, Ground], migrated_url: URL
+) -> None:
+    usual, clean = as_functions(migrated_url)
+    clean.close()
+    found, connection = as_functions(planted)
+    with connection:
+        wrong = [f"{name}: {error}" for name, error in found.items() if name not in usual]
+        wrong += leaning(connection, LOW)
+    assert not wrong, "\n".join(wrong)
+    assert len(usual) < 40, "few statements are written with what no function can have"
 
 
 # Workers

@@ -129,8 +129,8 @@ def _price_then(request: type[BrokerRequest]) -> LateralFromClause:
 
 
 def _cost(price: Any, tokens: tuple[int, int, int]) -> ColumnElement[Any]:
-    """NUMERIC all the way, and so exact; NULL without a price."""
-    prompt, completion, cached = tokens
+    """NUMERIC all the way, and so exact, with operators of pg_catalog; NULL without a price."""
+    prompt, completion, cached = map(Decimal, tokens)
     total: ColumnElement[Any] = (
         price.input_price * (prompt - cached)
         + price.output_price * completion

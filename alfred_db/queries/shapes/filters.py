@@ -164,11 +164,12 @@ def _json(column: ColumnElement[Any], path: list[str], condition: FilterConditio
             return and_(func.jsonb_typeof(inside) == kinds.pop(), *compared)
         case "size":
             kind = func.jsonb_typeof(inside)
-            elements = case(
+            counted = case(
                 (kind == "array", func.jsonb_array_length(inside)),
                 (func.coalesce(kind, "null") == "null", 0),
                 else_=1,
             )
+            elements = cast(counted, Double)  # as the bounds: pg_catalog does not compare it with an integer
             return and_(
                 *(_COMPARE[bound](elements, _number(condition, limit)) for bound, limit in _bounds(condition))
             )

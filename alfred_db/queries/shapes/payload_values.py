@@ -93,7 +93,9 @@ def time_matches(
     seconds = days * 86400 + number(4) * 3600 + number(5) * 60 + number(6)
     seconds = seconds - case((parts[8] == "-", -offset), else_=offset)
     fraction = cast(func.rpad(func.left(func.coalesce(parts[7], ""), 6), 6, "0"), BigInteger)
-    is_so = and_(func.date_part("month", day) == number(2), compare(seconds * 1_000_000 + fraction))
+    is_so = and_(
+        cast(func.date_part("month", day), Integer) == number(2), compare(seconds * 1_000_000 + fraction)
+    )
     # CASE, as a date is made of the parts only where there are some.
     return select(1).select_from(rows).where(case((parts.is_not(None), is_so), else_=false())).exists()
 
@@ -162,15 +164,18 @@ def _degrees(value: ColumnElement[Any], name: str) -> ColumnElement[float]:
     return cast(func.round(cast(value[name], Numeric), 15), Double)
 
 
+_TWO = literal_column("float8 '2'", Double)  # pg_catalog divides no double precision by an integer
+
+
 def within_radius(
     value: ColumnElement[Any], latitude: float, longitude: float, radius: float
 ) -> ColumnElement[bool]:
     """Whether the value is a place less than `radius` metres away, by the haversine formula."""
     lat, lon = _degrees(value, "lat"), _degrees(value, "lon")
-    north = func.power(func.sin(func.radians(literal(latitude, Double) - lat) / 2), 2)
-    east = func.power(func.sin(func.radians(literal(longitude, Double) - lon) / 2), 2)
+    north = func.power(func.sin(func.radians(literal(latitude, Double) - lat) / _TWO), _TWO)
+    east = func.power(func.sin(func.radians(literal(longitude, Double) - lon) / _TWO), _TWO)
     part = north + func.cos(func.radians(lat)) * func.cos(func.radians(literal(latitude, Double))) * east
-    distance = 2 * EARTH * func.asin(func.sqrt(func.least(part, literal(1.0, Double))))
+    distance = literal(2.0 * EARTH, Double) * func.asin(func.sqrt(func.least(part, literal(1.0, Double))))
     return _place(value, distance < literal(radius, Double))
 
 
