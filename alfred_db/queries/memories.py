@@ -229,7 +229,9 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
 
 def _log2(number: Any) -> ColumnElement[float]:
     # With its type, as SQLAlchemy divides by a NUMERIC otherwise, and pg_catalog no double precision by one.
-    return func.ln(cast(number, Double), type_=Double) / func.ln(literal(2.0, Double), type_=Double)
+    return cast(
+        func.ln(cast(number, Double), type_=Double) / func.ln(literal(2.0, Double), type_=Double), Double
+    )
 
 
 def _epoch(time: Any) -> ColumnElement[float]:
