@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from typing import cast as cast_type
 
 from sqlalchemy import (
-    BindParameter,
     ClauseElement,
     CollectionAggregate,
     ColumnElement,
@@ -65,13 +64,11 @@ def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | 
 def _refuse_naive(where: ClauseElement) -> None:
     """Raise InvalidFilter for a time without time zone, which the server would read in the session's."""
     for part in iterate(where):
-        if isinstance(part, BindParameter):
-            bound: Any = part.value
-            for value in (
-                bound if isinstance(bound, Sequence | Set) and not isinstance(bound, str) else (bound,)
-            ):
-                if isinstance(value, datetime):
-                    _aware("filter", value)
+        bound: Any = getattr(part, "value", None)
+        values: Any = bound if isinstance(bound, list | tuple | set | frozenset) else (bound,)
+        for value in values:
+            if isinstance(value, datetime):
+                _aware("filter", value)
 
 
 def _aware(where: str, value: datetime) -> None:
