@@ -65,8 +65,8 @@ def _refuse_naive(where: ClauseElement) -> None:
     """Raise InvalidFilter for a time without time zone, which the server would read in the session's."""
     for part in iterate(where):
         bound: Any = getattr(part, "value", None)
-        values: Any = bound if isinstance(bound, list | tuple | set | frozenset) else (bound,)
-        for value in values:
+        several = bound.__class__ in (list, tuple, set, frozenset)
+        for value in bound if several else (bound,):
             if isinstance(value, datetime):
                 _aware("filter", value)
 
