@@ -32,7 +32,7 @@ from alfred_db import (
     ClaimedTask,
     Database,
     Lease,
-    NewResult,
+    NewTaskResult,
     TaskStatus,
     Worker,
     migrate,
@@ -242,7 +242,7 @@ def left(db: Database, intent: str) -> int:
         return waiting + uow.tasks.count(intent=intent, status=TaskStatus.PROCESSING)
 
 
-def handle(task: ClaimedTask, lease: Lease) -> list[NewResult]:
+def handle(task: ClaimedTask, lease: Lease) -> list[NewTaskResult]:
     if task.content.get("fails"):
         raise ValueError("planted")
     while task.content.get("late"):
@@ -251,7 +251,7 @@ def handle(task: ClaimedTask, lease: Lease) -> list[NewResult]:
     return [{"result_type": "t", "content": {}}]
 
 
-async def handle_async(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+async def handle_async(task: ClaimedTask, lease: AsyncLease) -> list[NewTaskResult]:
     if task.content.get("fails"):
         raise ValueError("planted")
     while task.content.get("late"):

@@ -17,7 +17,7 @@ from alfred_db import (
     AsyncWorker,
     ClaimedTask,
     Database,
-    NewResult,
+    NewTaskResult,
     TaskFailed,
     Worker,
 )
@@ -216,7 +216,7 @@ def test_attempts_that_end_at_the_deadline_end_once(db: Database) -> None:
     """What a handler stores for its task is there exactly if its task is completed, and no attempt meets the next."""
     spans: dict[str, list[tuple[float, float]]] = {}
 
-    async def close(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+    async def close(task: ClaimedTask, lease: AsyncLease) -> list[NewTaskResult]:
         began = time.monotonic()
         try:
             await asyncio.sleep(lease.time_left + float(task.content["offset"]))
@@ -245,7 +245,7 @@ def test_a_result_that_comes_after_the_next_attempt_began_is_not_stored(
     attempts = 0
     second = asyncio.Event()
 
-    async def stubborn(task: ClaimedTask, lease: AsyncLease) -> list[NewResult]:
+    async def stubborn(task: ClaimedTask, lease: AsyncLease) -> list[NewTaskResult]:
         nonlocal attempts
         attempts += 1
         mine = attempts
