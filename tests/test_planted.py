@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
 import click
@@ -145,7 +145,7 @@ DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)  # as every engine of the library
 
 
-def as_functions(url: URL) -> tuple[dict[str, str], Connection]:
+def as_functions(url: URL, without: Collection[str] = ()) -> tuple[dict[str, str], Connection]:
     """Make each statement of `alfred_db.queries` the body of a function, which depends on all that it would call.
 
     Gives the errors by the statements' names, and the connection, whose transaction has the functions.
@@ -154,6 +154,8 @@ def as_functions(url: URL) -> tuple[dict[str, str], Connection]:
     connection.begin()
     errors: dict[str, str] = {}
     for number, (name, sql) in enumerate(statements()):
+        if f"{name} {number}" in without:
+            continue
         savepoint = connection.begin_nested()
         try:
             body = f"CREATE FUNCTION pg_temp.s{number}() RETURNS void LANGUAGE sql BEGIN ATOMIC {sql}; END"
@@ -194,9 +196,9 @@ def test_no_statement_means_anything_of_theirs(
 ) -> None:
     usual, clean = as_functions(migrated_url)
     clean.close()
-    found, connection = as_functions(planted)
+    found, connection = as_functions(planted, usual)
     with connection:
-        wrong = [f"{name}: {error}" for name, error in found.items() if name not in usual]
+        wrong = [f"{name}: {error}" for name, error in found.items()]
         wrong += leaning(connection, LOW)
     assert not wrong, "\n".join(wrong)
     assert len(usual) < 40, "few statements are written with what no function can have"

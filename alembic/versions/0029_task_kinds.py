@@ -15,13 +15,13 @@ depends_on = None
 
 HASHED = {
     "idx_tasks_waiting_queue": (
-        "(hashtextextended(queue, 0), (- priority), available_at, id) WHERE status = 'pending'"
+        "(pg_catalog.hashtextextended(queue, 0), (- priority), available_at, id) WHERE status = 'pending'"
     ),
     "idx_tasks_waiting_intent": (
-        "(hashtextextended(intent, 0), (- priority), available_at, id) WHERE status = 'pending'"
+        "(pg_catalog.hashtextextended(intent, 0), (- priority), available_at, id) WHERE status = 'pending'"
     ),
     "idx_tasks_waiting_queue_intent": (
-        "(hashtextextended(intent, hashtextextended(queue, 0)), (- priority), available_at, id)"
+        "(pg_catalog.hashtextextended(intent, pg_catalog.hashtextextended(queue, 0)), (- priority), available_at, id)"
         " WHERE status = 'pending'"
     ),
 }

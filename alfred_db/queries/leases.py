@@ -73,7 +73,8 @@ HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
 S = TypeVar("S", bound=StrEnum)
 
 _zero, _one = literal_column("0", Integer), literal_column("1", Integer)
-_two = literal_column("float8 '2'", Double)
+# pg_catalog neither adds an integer to a double precision nor takes one from it.
+_once, _two = literal_column("float8 '1'", Double), literal_column("float8 '2'", Double)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
 _lease = bindparam("lease", type_=INTERVAL)
@@ -254,7 +255,7 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     """
     own = leased.table.c
     timed_out = own.attempt_deadline_at <= own.lease_expires_at
-    spread = _one + bindparam("jitter", type_=Double) * (_two * func.random(type_=Double) - _one)
+    spread = _once + bindparam("jitter", type_=Double) * (_two * func.random(type_=Double) - _once)
     over = func.least(own.lease_expires_at, own.attempt_deadline_at) <= _now()
     code = case((timed_out, _text(TIMEOUT)), else_=_text(LEASE_LOST))
     attempt = _attempt(leased, code=code, again=_retries_left(leased), retry_at=_retry_at(leased, spread))

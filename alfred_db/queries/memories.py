@@ -214,13 +214,13 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
     log2(importance) + last use / half-life orders memories as importance * 2^(-age / half-life) does, at any time.
     """
     used = func.coalesce(Memory.last_accessed, Memory.created_at)
-    life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(half_life, Double)
+    life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(float(half_life), Double)
     doomed = select(Memory.id).where(in_bank(bank_id))
     if keep is not None:
         doomed = doomed.order_by(life.desc(), Memory.id.desc()).offset(keep)
     if below is not None:
-        now = _epoch(func.statement_timestamp()) / literal(half_life, Double)
-        doomed = doomed.where(life < _log2(literal(below, Double)) + now)
+        now = _epoch(func.statement_timestamp()) / literal(float(half_life), Double)
+        doomed = doomed.where(life < _log2(literal(float(below), Double)) + now)
     # Locked in the order of the ids, as by all others, so that none waits for the other in a circle.
     chosen = doomed.cte("doomed").prefix_with("MATERIALIZED")
     held = select(Memory.id).where(among(Memory.id, chosen)).order_by(Memory.id).with_for_update()

@@ -221,11 +221,11 @@ def hybrid_search(
         "embedding": embedding,
         "language": language,
         **words(text, match),
-        "vector_weight": weights.vector,
-        "text_weight": weights.text,
+        "vector_weight": float(weights.vector),
+        "text_weight": float(weights.text),
     }
     if trigram is not None:
-        parameters |= {"text": text, "trigram_weight": weights.trigram}
+        parameters |= {"text": text, "trigram_weight": float(weights.trigram)}
     condition = expression(model, where)
     with translated():
         set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))

@@ -234,7 +234,10 @@ def _one_of(column: ColumnElement[Any], condition: FilterCondition) -> Collectio
 def _number(condition: FilterCondition, value: Any) -> ColumnElement[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidFilter(f"filter: the bounds of the size of {shown(condition.field)} must be numbers")
-    return literal(value, Double)
+    try:
+        return literal(float(value), Double)
+    except OverflowError:
+        raise InvalidFilter(f"filter: a bound of the size of {shown(condition.field)} is too large") from None
 
 
 def _bounds(condition: FilterCondition) -> list[tuple[str, Any]]:

@@ -172,11 +172,13 @@ def within_radius(
 ) -> ColumnElement[bool]:
     """Whether the value is a place less than `radius` metres away, by the haversine formula."""
     lat, lon = _degrees(value, "lat"), _degrees(value, "lon")
-    north = func.power(func.sin(func.radians(literal(latitude, Double) - lat) / _TWO), _TWO)
-    east = func.power(func.sin(func.radians(literal(longitude, Double) - lon) / _TWO), _TWO)
-    part = north + func.cos(func.radians(lat)) * func.cos(func.radians(literal(latitude, Double))) * east
+    north = func.power(func.sin(func.radians(literal(float(latitude), Double) - lat) / _TWO), _TWO)
+    east = func.power(func.sin(func.radians(literal(float(longitude), Double) - lon) / _TWO), _TWO)
+    part = (
+        north + func.cos(func.radians(lat)) * func.cos(func.radians(literal(float(latitude), Double))) * east
+    )
     distance = literal(2.0 * EARTH, Double) * func.asin(func.sqrt(func.least(part, literal(1.0, Double))))
-    return _place(value, distance < literal(radius, Double))
+    return _place(value, distance < literal(float(radius), Double))
 
 
 def within_box(
@@ -184,6 +186,8 @@ def within_box(
 ) -> ColumnElement[bool]:
     """Whether the value is a place inside the box, which crosses the date line where `left` is more than `right`."""
     lat, lon = _degrees(value, "lat"), _degrees(value, "lon")
-    after, before = lon > literal(left, Double), lon < literal(right, Double)
+    after, before = lon > literal(float(left), Double), lon < literal(float(right), Double)
     across = or_(after, before) if left > right else and_(after, before)
-    return _place(value, and_(lat < literal(top, Double), lat > literal(bottom, Double), across))
+    return _place(
+        value, and_(lat < literal(float(top), Double), lat > literal(float(bottom), Double), across)
+    )

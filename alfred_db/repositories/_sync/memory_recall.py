@@ -49,9 +49,9 @@ def recall(
     parameters = {
         "bank": bank_id,
         "embedding": embedding,
-        "importance_weight": weights.importance,
-        "recency_weight": weights.recency,
-        "half_life": half_life,
+        "importance_weight": float(weights.importance),
+        "recency_weight": float(weights.recency),
+        "half_life": float(half_life),
         "now": now,
     }
     with translated():
