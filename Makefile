@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SECONDS ?= 600
 WORKERS ?= 2
 
-.PHONY: help api quickstart test test-faults coverage check fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -19,8 +19,11 @@ quickstart: .venv/embedded.stamp ## install, migrate an embedded server, run the
 	$(BIN)/alembic upgrade head
 	$(BIN)/python examples/quickstart.py
 
-test: check servers ## lint, types, documentation, and the whole suite
-	$(BIN)/python -m pytest -p workers -n $(WORKERS) $(if $(ALFRED_DB_CI),-p skips)
+test: check servers ## lint, types, documentation, and the suite, with a sample of its generated half
+	$(BIN)/python -m pytest -p workers -n $(WORKERS) -p sample $(if $(ALFRED_DB_CI),-p skips)
+
+test-all: check servers ## the same with the whole suite, each half of it for both tenants
+	ALFRED_DB_TEST_ALL=1 $(BIN)/python -m pytest -p workers -n $(WORKERS) $(if $(ALFRED_DB_CI),-p skips)
 
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
@@ -35,8 +38,15 @@ check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/python tools/layout.py --check
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
+	@$(MAKE) --no-print-directory -j 2 pyright mypy pages
+
+pyright: .venv/test.stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+mypy: .venv/test.stamp
+	$(BIN)/mypy
+
+pages: .venv/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 fmt: .venv/test.stamp ## format, and fix what can be fixed

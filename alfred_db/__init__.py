@@ -421,6 +421,7 @@ __all__ = [
 
 _MODULES = (
     "errors",
+    "database",
     "types",
     "vectors.distances",
     "search",
@@ -428,9 +429,9 @@ _MODULES = (
     "models",
     "values",
     "repositories",
-    "database",
     "worker",
 )
+"""Where the names are looked for: those come first that import little."""
 
 
 def __getattr__(name: str) -> object:

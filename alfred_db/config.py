@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from .checks import encodable
 from .errors import AlfredDBError, ConfigurationError
-from .models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
+from .sql import SHARED_SCHEMAS, TENANT_SCHEMAS
 
 __all__ = ["command", "database_url", "migration_url", "parse_url", "tenant_schema"]
 

@@ -13,13 +13,12 @@ from contextlib import (
     contextmanager,
 )
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from . import migrate
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
 from .engine.notifications import Notifier, channel_of
@@ -36,10 +35,11 @@ from .engine.session import KEPT, DirectSession, Kept
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
 from .errors import translated
-from .migrate.verify import verify
-from .models.base import schema_translate_map
-from .repositories import AsyncUnitOfWork, UnitOfWork
+from .sql import schema_translate_map
 from .types import bind_text
+
+if TYPE_CHECKING:
+    from .repositories import AsyncUnitOfWork, UnitOfWork
 
 __all__ = ["AsyncDatabase", "Database"]
 
@@ -78,9 +78,12 @@ class Database:
         application_name: str = "alfred-db",
         notify: bool = False,
     ) -> None:
+        from .repositories import UnitOfWork
+
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
+        self._unit_of_work = UnitOfWork
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -93,7 +96,7 @@ class Database:
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return Begun(self._units(), UnitOfWork)
+        return Begun(self._units(), self._unit_of_work)
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -110,6 +113,8 @@ class Database:
 
         The migration connects to the URL in ALFRED_DB_MIGRATION_URL if that variable is set.
         """
+        from . import migrate
+
         migrate.upgrade(_migration_url(self.url), revision, schema=self.schema)
 
     def verify(self) -> None:
@@ -118,6 +123,8 @@ class Database:
         Raises:
             SchemaError: The schema is missing, outdated or different; the message names the command to run.
         """
+        from .migrate.verify import verify
+
         with translated(), self.engine.connect() as connection:
             verify(connection, self.schema)
 
@@ -152,9 +159,12 @@ class AsyncDatabase:
         application_name: str = "alfred-db",
         notify: bool = False,
     ) -> None:
+        from .repositories import AsyncUnitOfWork
+
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
+        self._unit_of_work = AsyncUnitOfWork
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -166,7 +176,7 @@ class AsyncDatabase:
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return AsyncBegun(self._units(), AsyncUnitOfWork)
+        return AsyncBegun(self._units(), self._unit_of_work)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
@@ -182,6 +192,8 @@ class AsyncDatabase:
 
         The migration connects to the URL in ALFRED_DB_MIGRATION_URL if that variable is set.
         """
+        from . import migrate
+
         await asyncio.to_thread(migrate.upgrade, _migration_url(self.url), revision, schema=self.schema)
 
     async def verify(self) -> None:
@@ -190,6 +202,8 @@ class AsyncDatabase:
         Raises:
             SchemaError: The schema is missing, outdated or different; the message names the command to run.
         """
+        from .migrate.verify import verify
+
         with translated():
             async with self.engine.connect() as connection:
                 await connection.run_sync(verify, self.schema)

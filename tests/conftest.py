@@ -74,6 +74,8 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
         url = servers[on]
         name = f"alfred_test_{os.getpid()}_{next(_numbers)}"
         copied = "" if template is None else f" TEMPLATE {template}"
+        if url not in servers.lasting:
+            copied += " STRATEGY FILE_COPY"  # in memory, to log each page takes longer than to copy the files
         _as_superuser(url, f"CREATE DATABASE {name}{copied}")
         made.append((url, name))
         return parse_url(url).set(database=name)

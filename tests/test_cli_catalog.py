@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from forked import Program
 from injection import HOSTILE
 from sqlalchemy import URL, Engine, event, text
 
@@ -278,24 +276,13 @@ def at_once(database: Database, lock: str, *commands: list[str]) -> list[tuple[i
     """Run the commands, each in a process, which go on together when all wait for the lock; status, stdout, stderr."""
     waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     address = database.url.render_as_string(hide_password=False)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with ExitStack() as stack:
         with database.engine.begin() as connection:
             connection.execute(text(f"LOCK TABLE {lock}"))
             running = [
-                stack.enter_context(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "alfred_db.cli", *command, "--url", address],
-                        env=environment,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        text=True,
-                    )
-                )
+                stack.enter_context(Program("-m", "alfred_db.cli", *command, "--url", address))
                 for command in commands
             ]
-            for process in running:
-                stack.callback(process.kill)
             deadline = time.monotonic() + 60
             while sql(database, f"SELECT count(*) FROM {waiting}") != [(len(commands),)]:
                 assert time.monotonic() < deadline, "they do not meet"

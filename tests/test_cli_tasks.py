@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from forked import Program
 from sqlalchemy import URL
 
 from alfred_db import Database, Task, TaskStatus
@@ -149,28 +148,10 @@ def test_a_module_that_cannot_import_another_shows_where(run: Run, app: str) -> 
 
 
 @contextmanager
-def process(db: Database, app: str, *options: str) -> Iterator[subprocess.Popen[str]]:
-    command = [
-        sys.executable,
-        "-m",
-        "alfred_db.cli",
-        "worker",
-        "--app",
-        app,
-        "--poll",
-        "0.3",
-        *options,
-        *where(db),
-    ]
-    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    running = subprocess.Popen(
-        command, env={**os.environ, **path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
+def process(db: Database, app: str, *options: str) -> Iterator[Program]:
+    command = ("-m", "alfred_db.cli", "worker", "--app", app, "--poll", "0.3", *options, *where(db))
+    with Program(*command, merged=True) as running:
         yield running
-    finally:
-        running.kill()
-        running.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ from xdist.scheduler import LoadFileScheduling
 TOGETHER = (
     r"tests/faults/",  # one server, which takes its time to be stopped and started
     r"test_search\w*\.py|tests/vectors/",  # large_url and library_url, which take long to fill
-    r"test_memories_recall\.py",  # glosses_url
+    r"test_memory_recall\.py",  # glosses_url
 )
 
 

@@ -11,6 +11,7 @@ from ..database import Database
 from ..interchange.catalog import read, seed, written
 from ..interchange.files import limited, utf8
 from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
+from .options import url_option
 
 __all__ = ["catalog"]
 
@@ -22,7 +23,7 @@ def catalog() -> None:
 
 @catalog.command()
 @click.argument("file", type=click.File("rb"), required=False)
-@click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
+@url_option
 def load(file: BinaryIO | None, url: str | None) -> None:
     """Load FILE (JSON; `-` for standard input), by default the one that comes with alfred-db.
 
@@ -41,7 +42,7 @@ def load(file: BinaryIO | None, url: str | None) -> None:
 
 @catalog.command()
 @click.argument("file", type=click.File("w", encoding="utf-8", atomic=True), default="-")
-@click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
+@url_option
 def export(file: TextIO, url: str | None) -> None:
     """Write both catalogs to FILE, by default to standard output, as `load` reads them."""
     with Database(database_url(url)) as database, database.begin() as uow:

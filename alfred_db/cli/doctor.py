@@ -15,11 +15,10 @@ from .. import cron, migrate
 from ..engine.pool import RELIED_ON, passing_engine
 from ..errors import AlfredDBError, shown, translated
 from ..migrate.verify import problems, verify
-from ..models.base import SHARED_SCHEMAS, schema_translate_map
 from ..queries import events, scheduler
 from ..queries.shapes.paging import MAX_LIMIT
 from ..server import requirements
-from ..sql import quoted
+from ..sql import SHARED_SCHEMAS, quoted, schema_translate_map
 
 __all__ = ["Report", "examine"]
 

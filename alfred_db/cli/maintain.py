@@ -9,6 +9,7 @@ from ..database import Database
 from ..errors import ConflictError, NotFoundError
 from ..execution._sync.partitions import Partitions
 from ..repositories import BrokerRequestRepository, EventRepository
+from .options import migration_url_option, schema_option
 
 __all__ = ["maintain"]
 
@@ -19,8 +20,8 @@ LOGS: dict[str, type[Partitions]] = {
 
 
 @click.command()
-@click.option("--url", help="Database URL; else ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL.")
-@click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+@migration_url_option
+@schema_option
 @click.option("--only", type=click.Choice(list(LOGS)), help="Look after one of the two logs.")
 @click.option("--months-ahead", default=3, show_default=True, help="Coming months to have partitions for.")
 @click.option("--keep-months", type=int, help="Detach what is older than so many months before this one.")

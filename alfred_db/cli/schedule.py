@@ -13,13 +13,10 @@ from ..database import Database
 from ..errors import NotFoundError
 from ..models import MisfirePolicy, OverlapPolicy
 from ..repositories import SchedulerRepository
+from .options import json_option, schema_option, url_option
 from .tasks import as_dict, table
 
 __all__ = ["schedule"]
-
-_url = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
-_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group()
@@ -30,9 +27,9 @@ def schedule() -> None:
 @schedule.command("list")
 @click.option("--limit", default=100, show_default=True, help="Rows of a page.")
 @click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
-@_url
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 def list_(limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool) -> None:
     """List scheduled tasks in the order in which they were added."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
@@ -73,8 +70,8 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
     help="Whether a slot is run while an earlier one still is.",
 )
 @click.option("--paused", is_flag=True, help="Run no slots until it is resumed.")
-@_url
-@_schema
+@url_option
+@schema_option
 def add(
     name: str,
     command: str,
@@ -111,8 +108,8 @@ def add(
 
 @schedule.command()
 @click.argument("task")
-@_url
-@_schema
+@url_option
+@schema_option
 def pause(task: str, url: str | None, schema: str | None) -> None:
     """Run no further slots of a task, not even one that is due."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
@@ -122,8 +119,8 @@ def pause(task: str, url: str | None, schema: str | None) -> None:
 
 @schedule.command()
 @click.argument("task")
-@_url
-@_schema
+@url_option
+@schema_option
 def resume(task: str, url: str | None, schema: str | None) -> None:
     """Go on with the first slot from now."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
@@ -137,9 +134,9 @@ def resume(task: str, url: str | None, schema: str | None) -> None:
 @click.option("--cron", "expression", metavar="CRON", help="Of this expression instead; needs no database.")
 @click.option("--timezone", default="UTC", show_default=True, help="The zone that CRON is read in.")
 @click.option("--count", default=5, show_default=True)
-@_url
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 def preview(
     task: str | None,
     expression: str | None,

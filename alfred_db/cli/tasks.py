@@ -18,12 +18,10 @@ from ..errors import NotFoundError
 from ..models import Task, TaskStatus
 from ..models.base import Base
 from ..repositories import TaskRepository
+from .options import json_option, schema_option, url_option
 
 __all__ = ["as_dict", "table", "tasks"]
 
-_url = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
-_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 _HIDDEN = ("lease_token",)
 """Whoever has it could write as the holder."""
@@ -41,9 +39,9 @@ def tasks() -> None:
 @click.option("--assigned-to", metavar="AGENT")
 @click.option("--limit", default=50, show_default=True, help="Rows of a page.")
 @click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
-@_url
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 def list_(
     status: str | None,
     queue: str | None,
@@ -77,9 +75,9 @@ def list_(
 
 @tasks.command()
 @click.argument("task")
-@_url
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Show a task and its results."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
@@ -102,8 +100,8 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
 @click.option("--queue", help="Of these, those of one queue.")
 @click.option("--intent", help="Of these, those of one intent.")
 @click.option("--limit", default=1000, show_default=True, help="At most so many of them.")
-@_url
-@_schema
+@url_option
+@schema_option
 def requeue(
     task: str | None,
     failed: bool,
@@ -128,8 +126,8 @@ def requeue(
 @tasks.command()
 @click.argument("task")
 @click.option("--children/--no-children", default=True, help="Whether its parts are cancelled, too.")
-@_url
-@_schema
+@url_option
+@schema_option
 def cancel(task: str, children: bool, url: str | None, schema: str | None) -> None:
     """Cancel a task; the worker of one that runs is asked to stop."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
@@ -139,9 +137,9 @@ def cancel(task: str, children: bool, url: str | None, schema: str | None) -> No
 
 
 @tasks.command()
-@_url
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 def health(url: str | None, schema: str | None, as_json: bool) -> None:
     """How the queue is doing. Exit status: 0 well, 1 leases have expired and nobody takes the tasks back."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:

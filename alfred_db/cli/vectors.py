@@ -13,12 +13,9 @@ from ..database import Database
 from ..engine.pool import passing_engine
 from ..errors import translated
 from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+from .options import json_option, migration_url_option, schema_option, url_option
 
 __all__ = ["vectors"]
-
-_URL = "Database URL; else ALFRED_DB_URL, DATABASE_URL."
-_schema = click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group()
@@ -27,9 +24,9 @@ def vectors() -> None:
 
 
 @vectors.command("status")
-@click.option("--url", help=_URL)
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 @click.pass_context
 def show(ctx: click.Context, url: str | None, schema: str | None, as_json: bool) -> None:
     """List the vector indexes. Exit status: 0 all are well, 1 one needs care."""
@@ -66,13 +63,13 @@ def _table(found: list[IndexStatus]) -> str:
 
 @vectors.command("rebuild")
 @click.option("--index", help="Its name, or that of a partitioned table's; default: all that are invalid.")
-@click.option("--url", help="Database URL; else ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL.")
-@_schema
+@migration_url_option
+@schema_option
 @click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
 @click.option(
     "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
 )
-@_json
+@json_option
 def build(
     index: str | None,
     url: str | None,
@@ -121,9 +118,9 @@ def _teller() -> Callable[[Progress], None]:
 @click.option("--k", default=10, show_default=True, help="How many nearest a search asks for.")
 @click.option("--samples", default=200, show_default=True, help="How many stored vectors to search for.")
 @click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
-@click.option("--url", help=_URL)
-@_schema
-@_json
+@url_option
+@schema_option
+@json_option
 @click.pass_context
 def find(
     ctx: click.Context,

@@ -17,6 +17,7 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..worker import AsyncWorker, Worker
 from ..worker.workers import is_asynchronous
+from .options import schema_option, url_option
 
 __all__ = ["handlers_of", "worker"]
 
@@ -49,8 +50,8 @@ __all__ = ["handlers_of", "worker"]
 )
 @click.option("--assigned-to", metavar="AGENT", help="Do this agent's tasks only.")
 @click.option("--drain", is_flag=True, help="End when no task is left that can be done now.")
-@click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
-@click.option("--schema", help="The tenant whose tables are meant; default: the unqualified ones.")
+@url_option
+@schema_option
 @click.option(
     "--pooler", type=click.Choice(["transaction"]), help="What stands before the server: polls only."
 )

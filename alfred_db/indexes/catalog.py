@@ -13,10 +13,10 @@ from sqlalchemy.schema import CreateIndex
 from ..config import command, tenant_schema
 from ..errors import SchemaDriftError, SchemaOutdatedError, translated
 from ..models import Base
-from ..models.base import schema_translate_map, table_of
+from ..models.base import table_of
 from ..queries.shapes.vector_search import VectorIndex, vector_index
 from ..server import requirements
-from ..sql import qualified, quoted
+from ..sql import qualified, quoted, schema_translate_map
 from .results import IndexState, IndexStatus
 
 __all__ = ["mapping_of", "models", "require", "status"]

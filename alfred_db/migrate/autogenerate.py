@@ -9,9 +9,9 @@ from sqlalchemy import MetaData
 from sqlalchemy.sql.schema import SchemaConst
 
 from ..models import Base
-from ..models.base import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
 from ..server.databases import VERSION_TABLE
 from ..server.probe import OTHERS
+from ..sql import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
 
 __all__ = ["include_name", "include_object", "is_ours", "moved_metadata", "settings", "tenant_metadata"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models.base import MADE_HERE
-from ..sql import literal, quoted
+from ..sql import MADE_HERE, literal, quoted
 
 __all__ = [
     "Look",

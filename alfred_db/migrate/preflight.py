@@ -8,10 +8,9 @@ from sqlalchemy import Connection, event, text
 
 from ..errors import ConfigurationError, SchemaDriftError
 from ..models import Base
-from ..models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
 from ..server import requirements
 from ..server.databases import VERSION_TABLE, VERSION_TABLES
-from ..sql import qualified, quoted
+from ..sql import SHARED_SCHEMAS, TENANT_SCHEMAS, qualified, quoted
 from .ddl import create_schema, search_path
 from .verify import require_shared
 from .version import current, reached

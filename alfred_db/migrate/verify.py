@@ -14,10 +14,9 @@ from .. import migrate
 from ..config import command
 from ..errors import SchemaDriftError, SchemaOutdatedError, SchemaTooNewError
 from ..models import Base
-from ..models.base import SHARED_SCHEMAS, schema_translate_map
 from ..models.functions import FUNCTIONS, OWN_FUNCTIONS
 from ..server import requirements
-from ..sql import qualified, quoted
+from ..sql import SHARED_SCHEMAS, qualified, quoted, schema_translate_map
 
 __all__ = ["Problem", "problems", "verify"]
 

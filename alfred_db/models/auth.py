@@ -10,7 +10,8 @@ from sqlalchemy import UniqueConstraint, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .base import MADE_HERE, Base, updated_by_trigger
+from ..sql import MADE_HERE
+from .base import Base, updated_by_trigger
 
 __all__ = ["User"]
 

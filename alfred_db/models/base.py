@@ -27,8 +27,6 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 from ..types import Text
 
 __all__ = [
-    "SHARED_SCHEMAS",
-    "TENANT_SCHEMAS",
     "Base",
     "BigIntId",
     "CreatedAt",
@@ -38,20 +36,10 @@ __all__ = [
     "after_create",
     "monthly_partitions",
     "one_of",
-    "schema_translate_map",
     "table_of",
     "trigram_index",
     "updated_by_trigger",
 ]
-
-SHARED_SCHEMAS = ("extensions", "auth", "storage", "model_registry", "brk_registry")
-"""Schemas of the catalogs that all tenants of a database share."""
-
-MADE_HERE = "made by alfred-db"
-"""The comment on a schema, table or function that a downgrade may drop; what others made carries none."""
-
-TENANT_SCHEMAS = ("wm", "entity", "brk_tracking")
-"""Schemas that belong to the default tenant; another tenant has their tables in its own schema."""
 
 
 class Base(DeclarativeBase):
@@ -139,8 +127,3 @@ def trigram_index(model: type[Base], column: str) -> None:
         "DO $$ BEGIN IF EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm') THEN"
         f" CREATE INDEX {name} ON %(fullname)s USING gin ({column} gin_trgm_ops); END IF; END $$",
     )
-
-
-def schema_translate_map(schema: str | None) -> dict[str | None, str | None] | None:
-    """Where the tables of the tenant `schema` are: all in that one schema; None is the default tenant."""
-    return None if schema is None else dict.fromkeys((None, *TENANT_SCHEMAS), schema)

@@ -12,8 +12,9 @@ from sqlalchemy import BigInteger, Computed, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from ..sql import MADE_HERE
 from ..types import Text
-from .base import MADE_HERE, Base, CreatedAt, UpdatedAt, UuidId, updated_by_trigger
+from .base import Base, CreatedAt, UpdatedAt, UuidId, updated_by_trigger
 
 __all__ = ["Bucket", "StorageObject"]
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..checks import cursor_values, within
 from ..models import Bucket, StorageObject, WorkingMemory
-from ..models.base import MADE_HERE
+from ..sql import MADE_HERE
 from .shapes.functions import func
 from .shapes.paging import MAX_LIMIT, page
 

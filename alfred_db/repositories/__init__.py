@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-from ._async import (
-    AsyncAgentRepository,
-    AsyncBrokerCatalogRepository,
-    AsyncBrokerRequestRepository,
-    AsyncConversationRepository,
-    AsyncDocumentRepository,
-    AsyncEntityRepository,
-    AsyncEventRepository,
-    AsyncKnowledgeRepository,
-    AsyncMemoryBankRepository,
-    AsyncMemoryEntryRepository,
-    AsyncMemoryRepository,
-    AsyncMessageRepository,
-    AsyncModelRegistryRepository,
-    AsyncRagRepository,
-    AsyncSchedulerRepository,
-    AsyncStorageRepository,
-    AsyncTaskRepository,
-    AsyncUnitOfWork,
-    AsyncUserRepository,
-    AsyncValidationRepository,
-    AsyncWorkflowRepository,
-    AsyncWorkingMemoryRepository,
-)
-from ._sync import (
-    AgentRepository,
-    BrokerCatalogRepository,
-    BrokerRequestRepository,
-    ConversationRepository,
-    DocumentRepository,
-    EntityRepository,
-    EventRepository,
-    KnowledgeRepository,
-    MemoryBankRepository,
-    MemoryEntryRepository,
-    MemoryRepository,
-    MessageRepository,
-    ModelRegistryRepository,
-    RagRepository,
-    SchedulerRepository,
-    StorageRepository,
-    TaskRepository,
-    UnitOfWork,
-    UserRepository,
-    ValidationRepository,
-    WorkflowRepository,
-    WorkingMemoryRepository,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._async import (
+        AsyncAgentRepository,
+        AsyncBrokerCatalogRepository,
+        AsyncBrokerRequestRepository,
+        AsyncConversationRepository,
+        AsyncDocumentRepository,
+        AsyncEntityRepository,
+        AsyncEventRepository,
+        AsyncKnowledgeRepository,
+        AsyncMemoryBankRepository,
+        AsyncMemoryEntryRepository,
+        AsyncMemoryRepository,
+        AsyncMessageRepository,
+        AsyncModelRegistryRepository,
+        AsyncRagRepository,
+        AsyncSchedulerRepository,
+        AsyncStorageRepository,
+        AsyncTaskRepository,
+        AsyncUnitOfWork,
+        AsyncUserRepository,
+        AsyncValidationRepository,
+        AsyncWorkflowRepository,
+        AsyncWorkingMemoryRepository,
+    )
+    from ._sync import (
+        AgentRepository,
+        BrokerCatalogRepository,
+        BrokerRequestRepository,
+        ConversationRepository,
+        DocumentRepository,
+        EntityRepository,
+        EventRepository,
+        KnowledgeRepository,
+        MemoryBankRepository,
+        MemoryEntryRepository,
+        MemoryRepository,
+        MessageRepository,
+        ModelRegistryRepository,
+        RagRepository,
+        SchedulerRepository,
+        StorageRepository,
+        TaskRepository,
+        UnitOfWork,
+        UserRepository,
+        ValidationRepository,
+        WorkflowRepository,
+        WorkingMemoryRepository,
+    )
 
 __all__ = [
     "AgentRepository",
@@ -97,3 +101,16 @@ __all__ = [
     "WorkflowRepository",
     "WorkingMemoryRepository",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the half that is asked for when it is asked for: a program mostly uses one of them."""
+    if name in __all__:
+        half = import_module("._async" if name.startswith("Async") else "._sync", __name__)
+        value = globals()[name] = getattr(half, name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.base import MADE_HERE
-from ..sql import qualified
+from ..sql import MADE_HERE, qualified
 
 __all__ = ["VERSION_TABLE", "VERSION_TABLES", "mark_version_table", "not_utf8"]
 

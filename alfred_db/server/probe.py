@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ..models import Base
-from ..models.base import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS
+from ..sql import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS
 from .platforms import GUIDES, ROLES, Guide, Platform, Signs, recognise
 
 __all__ = [

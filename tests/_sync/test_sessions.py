@@ -26,8 +26,8 @@ from alfred_db.engine import session as engine_session
 from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
 from alfred_db.execution._sync.driver import fetch_rows
-from alfred_db.models.base import schema_translate_map
 from alfred_db.repositories import MessageRepository, UnitOfWork
+from alfred_db.sql import schema_translate_map
 
 
 def direct(uow: UnitOfWork) -> bool:

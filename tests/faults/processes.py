@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
+from forked import Program
 from servers import free_port, place
 
 from alfred_db.embedded import system
@@ -129,28 +129,27 @@ class Process:
     """A Python program; what it prints can be waited for."""
 
     def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=HERE,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        given = {**os.environ, **(environment or {})}
+        self._process = Program(*command, cwd=HERE, env=given)
         self.lines: list[str] = []
         self._said = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        threading.Thread(target=self._pass_errors_on, daemon=True).start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._said:
                 self.lines.append(line.rstrip("\n"))
                 self._said.notify_all()
         with self._said:
             self._said.notify_all()
+
+    def _pass_errors_on(self) -> None:
+        assert self._process.stderr is not None
+        with suppress(ValueError):  # closed meanwhile
+            for line in self._process.stderr:
+                sys.stderr.write(line)
 
     def wait_for(self, pattern: str, seconds: float = SECONDS) -> str:
         """The first line that it prints, or has printed, that matches."""
@@ -189,8 +188,7 @@ class Process:
     def _end(self) -> int:
         code = self._process.wait(SECONDS)
         self._reader.join(SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.close()
         return code
 
 

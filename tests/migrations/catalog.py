@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
+from forked import Program
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, text
 
 from alfred_db import embedded, migrate
@@ -195,25 +197,21 @@ def alembic(
     *arguments: str, url: URL | None = None, cwd: Path = ROOT, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run plain `alembic` in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=cwd,
-        env=environment(url, **more),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return forked.run("-m", "alembic", *arguments, cwd=cwd, env=environment(url, **more))
 
 
-def python(code: str, url: URL | None = None, **more: str) -> subprocess.Popen[str]:
+def python(code: str, url: URL | None = None, **more: str) -> Program:
     """Start a Python process."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment(url, **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return Program("-c", code, env=environment(url, **more), merged=True)
+
+
+def fresh_python(code: str, url: URL | None = None, **more: str) -> str:
+    """What a Python process prints that has imported nothing before."""
+    command, given = [sys.executable, "-c", code], environment(url, **more)
+    done = subprocess.run(
+        command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
     )
+    return done.stdout
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from forked import Program
 from sqlalchemy import URL
 
 from alfred_db import AsyncDatabase, Database, migrate
@@ -25,6 +25,7 @@ from .catalog import (
     column,
     connected,
     engine_of,
+    fresh_python,
     python,
     run,
     scalar,
@@ -66,21 +67,20 @@ def sleepy_url(empty_url: URL) -> URL:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[URL], subprocess.Popen[str]]]:
+def start() -> Iterator[Callable[[URL], Program]]:
     """Starts processes that upgrade, and ends those that are left."""
-    made: list[subprocess.Popen[str]] = []
+    made: list[Program] = []
 
-    def begin(url: URL) -> subprocess.Popen[str]:
+    def begin(url: URL) -> Program:
         made.append(python(UPGRADE, url))
         return made[-1]
 
     yield begin
     for process in made:
-        process.kill()
-        process.communicate()
+        process.close()
 
 
-Start = Callable[[URL], subprocess.Popen[str]]
+Start = Callable[[URL], Program]
 
 
 def test_eight_processes_upgrade_one_fresh_database(empty_url: URL, start: Start) -> None:
@@ -306,9 +306,7 @@ assert after[1] == before[1]
 assert all(not now[1] and not now[3] for name, now in after[0].items() if name not in before[0])
 print("unchanged")
 """
-    process = python(code, empty_url)
-    output, _ = process.communicate(timeout=60)
-    assert output == "unchanged\n"
+    assert fresh_python(code, empty_url) == "unchanged\n"
 
 
 def test_a_service_may_upgrade_at_every_start(empty_url: URL) -> None:

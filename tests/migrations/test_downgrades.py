@@ -19,7 +19,7 @@ from alfred_db import migrate
 from alfred_db.cli import main
 from alfred_db.errors import ConflictError
 from alfred_db.models import Base
-from alfred_db.models.base import SHARED_SCHEMAS
+from alfred_db.sql import SHARED_SCHEMAS
 
 from .catalog import (
     HEAD,

@@ -12,9 +12,10 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 
 from alfred_db import Database, migrate
 from alfred_db.errors import ConfigurationError, ExtensionMissingError, ExtensionTooOldError
-from alfred_db.models.base import SHARED_SCHEMAS, TENANT_SCHEMAS, Base
+from alfred_db.models.base import Base
 from alfred_db.server import requirements
 from alfred_db.server.requirements import Platform
+from alfred_db.sql import SHARED_SCHEMAS, TENANT_SCHEMAS
 
 SCHEMAS = (*SHARED_SCHEMAS, *TENANT_SCHEMAS)
 ROLE = f"alfred_app_{os.getpid()}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from forked import Program
 from servers import pgbouncer
 from sqlalchemy import URL, text
 
@@ -169,15 +168,9 @@ def test_a_failed_or_killed_migration_leaves_nothing_in_the_session(database_url
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     )
     with pgbouncer(database_url, "session") as url:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "alfred_db.cli", "upgrade", "--schema", "newco", "--url", own_url(url)],
-            cwd=ROOT,
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(lambda: scalar(database_url, sleeps) == 1)
-        process.kill()
-        process.wait()
+        upgrade = ("-m", "alfred_db.cli", "upgrade", "--schema", "newco", "--url", own_url(url))
+        with Program(*upgrade, cwd=ROOT, env=environment()):
+            wait_until(lambda: scalar(database_url, sleeps) == 1)
         wait_until(lambda: scalar(database_url, ADVISORY) == 0)
         assert state(url) == CLEAN
 

@@ -15,7 +15,7 @@ from alfred_db.config import tenant_schema
 from alfred_db.errors import ConfigurationError, ConflictError, SchemaOutdatedError
 from alfred_db.migrate.verify import verify
 from alfred_db.models import Base
-from alfred_db.models.base import SHARED_SCHEMAS, TENANT_SCHEMAS
+from alfred_db.sql import SHARED_SCHEMAS, TENANT_SCHEMAS
 
 from .catalog import (
     HEAD,

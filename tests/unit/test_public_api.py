@@ -21,6 +21,7 @@ from sqlalchemy.orm import Mapper
 import alfred_db
 from alfred_db import AsyncDatabase, Base, Database
 from alfred_db.repositories import AsyncUnitOfWork, UnitOfWork
+from alfred_db.sql import SHARED_SCHEMAS
 from alfred_db.types import Vector
 
 ROOT = Path(alfred_db.__file__).parent
@@ -246,7 +247,7 @@ def test_everything_has_a_name_that_the_server_keeps(table: Table) -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=names)
 def test_a_foreign_key_stays_at_home_or_goes_to_a_shared_catalog(table: Table) -> None:
-    shared = alfred_db.models.base.SHARED_SCHEMAS
+    shared = SHARED_SCHEMAS
     for key in table.foreign_keys:
         target = key.column.table.schema
         assert (

@@ -1,0 +1,125 @@
+"""The commands about the schema: upgrade, downgrade and what shows where it stands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .. import migrate
+from ..config import database_url, migration_url
+from ..engine.pool import passing_engine
+from ..errors import ConfigurationError, translated
+from .doctor import examine
+from .options import json_option, migration_url_option, schema_option, url_option
+
+SECTION = '[tool.alembic]\nscript_location = "alfred_db:migrations"\n'
+INI = "[alembic]\nscript_location = alfred_db:migrations\n"
+
+
+@click.command()
+def init() -> None:
+    """Write the two lines that let plain `alembic` find the revisions from this folder."""
+    pyproject, ini = Path("pyproject.toml"), Path("alembic.ini")
+    if ini.exists() or (pyproject.exists() and "[tool.alembic]" in pyproject.read_text()):
+        found = ini if ini.exists() else pyproject
+        if "alfred_db:migrations" in found.read_text():
+            click.echo(f"{found} has them already.")
+            return
+        raise ConfigurationError(
+            f"{found} configures an Alembic of your own: leave it, and upgrade with `alfred-db upgrade`,"
+            f" or with `alembic -n alfred upgrade head` after adding to {found}:\n\n"
+            + (INI.replace("[alembic]", "[alfred]") if found is ini else INI)
+        )
+    if pyproject.exists():
+        text = pyproject.read_text()
+        pyproject.write_text(text.rstrip("\n") + "\n\n" + SECTION if text.strip() else SECTION)
+    else:
+        ini.write_text(INI)
+    written = pyproject if pyproject.exists() else ini
+    click.echo(f"Wrote {written}. Now run: alembic upgrade head")
+
+
+@click.command()
+@click.argument("revision", default="head")
+@migration_url_option
+@schema_option
+@click.option(
+    "--triggers/--no-triggers", default=True, help="Leave out the triggers, which Citus cannot distribute."
+)
+def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) -> None:
+    """Bring the database to REVISION (default: head)."""
+    migrate.upgrade(url, revision, schema=schema, triggers=triggers)
+
+
+@click.command()
+@click.argument("revision")
+@migration_url_option
+@schema_option
+@click.option("--allow-data-loss", is_flag=True, help="Drop tables that hold rows, too.")
+@click.option("--yes", is_flag=True, help="Do not ask, as on a terminal it would.")
+def downgrade(revision: str, url: str | None, schema: str | None, allow_data_loss: bool, yes: bool) -> None:
+    """Take the database back to REVISION; `base` for nothing of ours.
+
+    Exit status: 0 done, 1 the answer was no, 2 refused or failed, such as when a table holds rows.
+    """
+    target = migration_url(url)
+    if not yes and sys.stdin.isatty():
+        tenant = "the default tenant" if schema is None else f"the tenant {schema}"
+        rows = ", with the rows in them" if allow_data_loss else ""
+        click.confirm(
+            f"Take {tenant} of {target.render_as_string(hide_password=True)} back to {revision}, and drop what came"
+            f" after{rows}?",
+            abort=True,
+        )
+    migrate.downgrade(target, revision, schema=schema, allow_data_loss=allow_data_loss)
+
+
+@click.command()
+@migration_url_option
+@schema_option
+def current(url: str | None, schema: str | None) -> None:
+    """Print the revision that the database is at."""
+    engine = passing_engine(migration_url(url), "alfred-db current")
+    with translated(), engine.connect() as connection:
+        click.echo(migrate.current(connection, schema) or "base")
+
+
+@click.command()
+def history() -> None:
+    """List all revisions, oldest first."""
+    for revision in migrate.history():
+        click.echo(f"{revision.id:<32}  {revision.summary}")
+
+
+@click.command()
+@migration_url_option
+@schema_option
+def check(url: str | None, schema: str | None) -> None:
+    """Fail when Alembic would generate a revision from the models."""
+    migrate.check(url, schema=schema)
+    click.echo("The database is what the models say.")
+
+
+@click.command()
+@click.argument("revision", default="head")
+@schema_option
+@click.option(
+    "--triggers/--no-triggers", default=True, help="Leave out the triggers, which Citus cannot distribute."
+)
+def sql(revision: str, schema: str | None, triggers: bool) -> None:
+    """Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."""
+    click.echo(migrate.sql(revision, schema=schema, triggers=triggers), nl=False)
+
+
+@click.command()
+@url_option
+@schema_option
+@json_option
+def doctor(url: str | None, schema: str | None, as_json: bool) -> None:
+    """Examine server, extensions and schema. Exit status: 0 well, 1 works with warnings, 2 does not work."""
+    report = examine(database_url(url), schema)
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    sys.exit(report.exit_status)
