@@ -255,7 +255,7 @@ def test_failed_tasks_are_filed_again_one_or_all(run: Run, db: Database, app: st
     assert status(db, filed[1]) == "pending"
     again = run("tasks", "requeue", "t-1")
     assert again.exit_code == 2
-    assert "only failed and cancelled tasks are filed again" in again.stderr
+    assert "only failed and cancelled tasks can be requeued" in again.stderr
     assert run("tasks", "requeue", "--failed", "--intent", "NONE").output == "filed again: 0\n"
     assert run("tasks", "requeue", "--failed", "--limit", "1").output == "filed again: 1\n"
     assert run("tasks", "requeue", "--failed", "--intent", "REFUSE").output == "filed again: 1\n"

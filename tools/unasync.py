@@ -31,7 +31,7 @@ RULES = tuple(
         (r"\bawait session\.run_sync\((\w+)\)", r"\1(session)"),
         (r"\bawait ", ""),
         (r"\b_async\b", "_sync"),
-        (r"as they are written", "generated from the async ones"),
+        (r"the sync half is generated from here", "generated from the async half"),
     )
 )
 

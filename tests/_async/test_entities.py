@@ -75,7 +75,7 @@ async def test_a_node_goes_with_its_edges(entities: AsyncEntityRepository) -> No
     await entities.delete_node(nodes["b"])
     assert [edge.target_id for edge in await entities.facts(nodes["c"])] == [nodes["a"]]
     assert len(await entities.facts(nodes["b"])) == 0
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         await entities.delete_node(nodes["b"])
 
 
@@ -156,9 +156,9 @@ async def test_a_mistake_is_kept_for_those_who_ask_what_was_known(committed: Asy
         history = await entities.history(nodes["a"], nodes["b"], "next")
         assert {edge.id for edge in history} == {wrong.id, right.id}
         assert len(await entities.neighbours(nodes["a"])) == 1
-        with pytest.raises(NotFoundError, match="none that stands"):
+        with pytest.raises(NotFoundError, match="not found, or superseded"):
             await entities.supersede_edge(wrong.id)
-        with pytest.raises(NotFoundError, match="none that stands"):
+        with pytest.raises(NotFoundError, match="not found, or superseded"):
             await entities.end_edge(wrong.id)
 
 
@@ -455,6 +455,6 @@ async def test_who_deletes_second_is_told(committed: AsyncDatabase) -> None:
     async with committed.session() as one, committed.session() as other:
         await AsyncEntityRepository(one).delete_node(nodes["a"])
         await one.commit()
-        with pytest.raises(NotFoundError, match="there is none"):
+        with pytest.raises(NotFoundError, match="not found"):
             await AsyncEntityRepository(other).delete_node(nodes["a"])
         assert await other.scalar(select(func.count()).select_from(EntityEdge)) == 0

@@ -243,9 +243,9 @@ async def test_who_may_not_make_tables_is_told(committed: AsyncDatabase) -> None
             limited.begin() as uow,
         ):
             knowledge = AsyncKnowledgeRepository(uow.session)
-            with pytest.raises(ConfigurationError, match="owner alone may make and drop it"):
+            with pytest.raises(ConfigurationError, match="only the owner of that may create and drop it"):
                 await knowledge.create_collection("notes")
-            with pytest.raises(ConfigurationError, match="owner alone may make and drop it"):
+            with pytest.raises(ConfigurationError, match="only the owner of that may create and drop it"):
                 await knowledge.drop_collection("legal-knowledge")
             # What it may do goes on in the same transaction, by the rights on the parent alone.
             assert (await knowledge.create_collection("legal-knowledge")).name == "legal-knowledge"

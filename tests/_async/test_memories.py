@@ -400,7 +400,7 @@ async def test_bad_input_is_one_clear_error(memories: AsyncMemoryRepository, ban
             await memories.remember(bank, "x", ttl=ttl)
     with pytest.raises(InvalidInputError, match="half_life in seconds: expected"):
         await memories.recall(bank, UNIT, half_life=timedelta(0))
-    with pytest.raises(InvalidInputError, match="give either `keep` or `below`"):
+    with pytest.raises(InvalidInputError, match="pass either `keep` or `below`"):
         await memories.prune(bank)
     with pytest.raises(InvalidInputError, match="keep: expected 0"):
         await memories.prune(bank, keep=-1)

@@ -52,7 +52,7 @@ async def test_buckets_are_made_listed_and_removed(storage: AsyncStorageReposito
     await storage.delete_bucket("a")
     assert await storage.get_bucket("a") is None
     assert await storage.get_bucket("b") is made
-    with pytest.raises(NotFoundError, match="bucket 'a': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'a': not found"):
         await storage.delete_bucket("a")
 
 
@@ -83,7 +83,7 @@ async def test_putting_twice_replaces_what_is_known(storage: AsyncStorageReposit
     assert second.path_tokens == ["a", "x.png"]
     assert await storage.get("b", "a/x.png") is second
     assert (await storage.put("b", "a/x.png")).metadata_ is None
-    with pytest.raises(NotFoundError, match="bucket 'c': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'c': not found"):
         await storage.put("c", "x")
 
 
@@ -159,7 +159,7 @@ async def test_an_object_is_moved(storage: AsyncStorageRepository) -> None:
     assert (await storage.move("b", "y/z", to_name="x", to_bucket="c")).bucket_id == "c"
     with pytest.raises(NotFoundError, match="object 'x': not in bucket 'b'"):
         await storage.move("b", "x", to_name="y")
-    with pytest.raises(NotFoundError, match="bucket 'd': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'd': not found"):
         await storage.move("c", "x", to_name="x", to_bucket="d")
     await storage.put("c", "taken")
     with pytest.raises(ConflictError, match="a row with this key exists"):

@@ -436,7 +436,7 @@ async def test_the_whole_is_cancelled_without_its_parts(tasks: AsyncTaskReposito
 
 
 async def test_only_what_exists_is_cancelled(tasks: AsyncTaskRepository) -> None:
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         await tasks.cancel(uuid.uuid4())
     with pytest.raises(InvalidTransition, match="is failed and cannot be cancelled"):
         await tasks.cancel(await failed(tasks))
@@ -467,7 +467,7 @@ async def test_a_cancelled_task_starts_anew(tasks: AsyncTaskRepository) -> None:
     assert (task.status, task.cancelled_at, task.cancel_requested_at) == (TaskStatus.PENDING, None, None)
     with pytest.raises(InvalidTransition, match="is pending; only failed and cancelled"):
         await tasks.requeue(held.id)
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         await tasks.requeue(uuid.uuid4())
 
 

@@ -71,7 +71,7 @@ async def test_a_case_says_how_it_went(validation: AsyncValidationRepository) ->
     assert done.executed_at is not None
     with pytest.raises(InvalidInputError, match="expected one of pending, running"):
         await validation.finish_case(case, "fine")  # type: ignore[arg-type]
-    with pytest.raises(NotFoundError, match="case -1: there is none"):
+    with pytest.raises(NotFoundError, match="case -1: not found"):
         await validation.finish_case(-1, TestCaseStatus.PASSED)
 
 
@@ -177,7 +177,7 @@ async def test_a_run_ends_once(validation: AsyncValidationRepository) -> None:
     for call in (validation.finish_run, validation.cancel_run):
         with pytest.raises(InvalidTransition, match=r"it has ended \(cancelled\)"):
             await call(run)
-        with pytest.raises(NotFoundError, match="run -1: there is none"):
+        with pytest.raises(NotFoundError, match="run -1: not found"):
             await call(-1)
     with pytest.raises(InvalidTransition, match="it has ended"):
         await validation.record(case, "m", 1, run_id=run)

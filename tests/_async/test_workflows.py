@@ -83,7 +83,7 @@ async def test_one_version_is_active(workflows: AsyncWorkflowRepository) -> None
     assert other.status is WorkflowStatus.ACTIVE
     assert (await workflows.archive(first.id)).status is WorkflowStatus.ARCHIVED
     for call in (workflows.activate, workflows.archive):
-        with pytest.raises(NotFoundError, match="workflow 0: there is none"):
+        with pytest.raises(NotFoundError, match="workflow 0: not found"):
             await call(0)
 
 
@@ -126,14 +126,14 @@ async def test_starting_is_idempotent_by_key(workflows: AsyncWorkflowRepository)
 
 
 async def test_only_an_active_version_is_started(workflows: AsyncWorkflowRepository) -> None:
-    with pytest.raises(NotFoundError, match="workflow 'ingest': there is none"):
+    with pytest.raises(NotFoundError, match="workflow 'ingest': not found"):
         await workflows.start("ingest")
     draft, _ = await workflows.define("ingest", DEFINITION)
     with pytest.raises(InvalidTransition, match="workflow 'ingest': is not active"):
         await workflows.start("ingest")
     await workflows.activate(draft.id)
     await workflows.start("ingest", version=1)
-    with pytest.raises(NotFoundError, match="version 2: there is none"):
+    with pytest.raises(NotFoundError, match="version 2: not found"):
         await workflows.start("ingest", version=2)
     await workflows.archive(draft.id)
     with pytest.raises(InvalidTransition, match="version 1: is not active"):
@@ -246,11 +246,11 @@ async def test_a_cancelled_execution_begins_no_step(workflows: AsyncWorkflowRepo
     await workflows.checkpoint(held, "fetch", 1, seq=0)
     await workflows.cancel(held.id)
     assert await workflows.replay(held, "fetch", seq=0) is not None
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         await workflows.replay(held, "sum", seq=1)
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         await workflows.sleep_until(held, datetime.now(UTC), step_key="nap", seq=1)
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         await workflows.wait_for(held, "e", step_key="wait", seq=1)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
         await workflows.start("ingest", parent_id=held.id)

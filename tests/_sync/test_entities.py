@@ -76,7 +76,7 @@ def test_a_node_goes_with_its_edges(entities: EntityRepository) -> None:
     entities.delete_node(nodes["b"])
     assert [edge.target_id for edge in entities.facts(nodes["c"])] == [nodes["a"]]
     assert len(entities.facts(nodes["b"])) == 0
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         entities.delete_node(nodes["b"])
 
 
@@ -157,9 +157,9 @@ def test_a_mistake_is_kept_for_those_who_ask_what_was_known(committed: Database)
         history = entities.history(nodes["a"], nodes["b"], "next")
         assert {edge.id for edge in history} == {wrong.id, right.id}
         assert len(entities.neighbours(nodes["a"])) == 1
-        with pytest.raises(NotFoundError, match="none that stands"):
+        with pytest.raises(NotFoundError, match="not found, or superseded"):
             entities.supersede_edge(wrong.id)
-        with pytest.raises(NotFoundError, match="none that stands"):
+        with pytest.raises(NotFoundError, match="not found, or superseded"):
             entities.end_edge(wrong.id)
 
 
@@ -456,6 +456,6 @@ def test_who_deletes_second_is_told(committed: Database) -> None:
     with committed.session() as one, committed.session() as other:
         EntityRepository(one).delete_node(nodes["a"])
         one.commit()
-        with pytest.raises(NotFoundError, match="there is none"):
+        with pytest.raises(NotFoundError, match="not found"):
             EntityRepository(other).delete_node(nodes["a"])
         assert other.scalar(select(func.count()).select_from(EntityEdge)) == 0

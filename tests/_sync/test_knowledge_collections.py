@@ -244,9 +244,9 @@ def test_who_may_not_make_tables_is_told(committed: Database) -> None:
             limited.begin() as uow,
         ):
             knowledge = KnowledgeRepository(uow.session)
-            with pytest.raises(ConfigurationError, match="owner alone may make and drop it"):
+            with pytest.raises(ConfigurationError, match="only the owner of that may create and drop it"):
                 knowledge.create_collection("notes")
-            with pytest.raises(ConfigurationError, match="owner alone may make and drop it"):
+            with pytest.raises(ConfigurationError, match="only the owner of that may create and drop it"):
                 knowledge.drop_collection("legal-knowledge")
             # What it may do goes on in the same transaction, by the rights on the parent alone.
             assert (knowledge.create_collection("legal-knowledge")).name == "legal-knowledge"

@@ -401,7 +401,7 @@ def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> 
             memories.remember(bank, "x", ttl=ttl)
     with pytest.raises(InvalidInputError, match="half_life in seconds: expected"):
         memories.recall(bank, UNIT, half_life=timedelta(0))
-    with pytest.raises(InvalidInputError, match="give either `keep` or `below`"):
+    with pytest.raises(InvalidInputError, match="pass either `keep` or `below`"):
         memories.prune(bank)
     with pytest.raises(InvalidInputError, match="keep: expected 0"):
         memories.prune(bank, keep=-1)

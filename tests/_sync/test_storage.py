@@ -53,7 +53,7 @@ def test_buckets_are_made_listed_and_removed(storage: StorageRepository) -> None
     storage.delete_bucket("a")
     assert storage.get_bucket("a") is None
     assert storage.get_bucket("b") is made
-    with pytest.raises(NotFoundError, match="bucket 'a': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'a': not found"):
         storage.delete_bucket("a")
 
 
@@ -84,7 +84,7 @@ def test_putting_twice_replaces_what_is_known(storage: StorageRepository) -> Non
     assert second.path_tokens == ["a", "x.png"]
     assert storage.get("b", "a/x.png") is second
     assert (storage.put("b", "a/x.png")).metadata_ is None
-    with pytest.raises(NotFoundError, match="bucket 'c': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'c': not found"):
         storage.put("c", "x")
 
 
@@ -160,7 +160,7 @@ def test_an_object_is_moved(storage: StorageRepository) -> None:
     assert (storage.move("b", "y/z", to_name="x", to_bucket="c")).bucket_id == "c"
     with pytest.raises(NotFoundError, match="object 'x': not in bucket 'b'"):
         storage.move("b", "x", to_name="y")
-    with pytest.raises(NotFoundError, match="bucket 'd': there is none"):
+    with pytest.raises(NotFoundError, match="bucket 'd': not found"):
         storage.move("c", "x", to_name="x", to_bucket="d")
     storage.put("c", "taken")
     with pytest.raises(ConflictError, match="a row with this key exists"):

@@ -437,7 +437,7 @@ def test_the_whole_is_cancelled_without_its_parts(tasks: TaskRepository) -> None
 
 
 def test_only_what_exists_is_cancelled(tasks: TaskRepository) -> None:
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         tasks.cancel(uuid.uuid4())
     with pytest.raises(InvalidTransition, match="is failed and cannot be cancelled"):
         tasks.cancel(failed(tasks))
@@ -468,7 +468,7 @@ def test_a_cancelled_task_starts_anew(tasks: TaskRepository) -> None:
     assert (task.status, task.cancelled_at, task.cancel_requested_at) == (TaskStatus.PENDING, None, None)
     with pytest.raises(InvalidTransition, match="is pending; only failed and cancelled"):
         tasks.requeue(held.id)
-    with pytest.raises(NotFoundError, match="there is none"):
+    with pytest.raises(NotFoundError, match="not found"):
         tasks.requeue(uuid.uuid4())
 
 

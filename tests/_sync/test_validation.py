@@ -72,7 +72,7 @@ def test_a_case_says_how_it_went(validation: ValidationRepository) -> None:
     assert done.executed_at is not None
     with pytest.raises(InvalidInputError, match="expected one of pending, running"):
         validation.finish_case(case, "fine")  # type: ignore[arg-type]
-    with pytest.raises(NotFoundError, match="case -1: there is none"):
+    with pytest.raises(NotFoundError, match="case -1: not found"):
         validation.finish_case(-1, TestCaseStatus.PASSED)
 
 
@@ -178,7 +178,7 @@ def test_a_run_ends_once(validation: ValidationRepository) -> None:
     for call in (validation.finish_run, validation.cancel_run):
         with pytest.raises(InvalidTransition, match=r"it has ended \(cancelled\)"):
             call(run)
-        with pytest.raises(NotFoundError, match="run -1: there is none"):
+        with pytest.raises(NotFoundError, match="run -1: not found"):
             call(-1)
     with pytest.raises(InvalidTransition, match="it has ended"):
         validation.record(case, "m", 1, run_id=run)

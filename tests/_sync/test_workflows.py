@@ -84,7 +84,7 @@ def test_one_version_is_active(workflows: WorkflowRepository) -> None:
     assert other.status is WorkflowStatus.ACTIVE
     assert (workflows.archive(first.id)).status is WorkflowStatus.ARCHIVED
     for call in (workflows.activate, workflows.archive):
-        with pytest.raises(NotFoundError, match="workflow 0: there is none"):
+        with pytest.raises(NotFoundError, match="workflow 0: not found"):
             call(0)
 
 
@@ -127,14 +127,14 @@ def test_starting_is_idempotent_by_key(workflows: WorkflowRepository) -> None:
 
 
 def test_only_an_active_version_is_started(workflows: WorkflowRepository) -> None:
-    with pytest.raises(NotFoundError, match="workflow 'ingest': there is none"):
+    with pytest.raises(NotFoundError, match="workflow 'ingest': not found"):
         workflows.start("ingest")
     draft, _ = workflows.define("ingest", DEFINITION)
     with pytest.raises(InvalidTransition, match="workflow 'ingest': is not active"):
         workflows.start("ingest")
     workflows.activate(draft.id)
     workflows.start("ingest", version=1)
-    with pytest.raises(NotFoundError, match="version 2: there is none"):
+    with pytest.raises(NotFoundError, match="version 2: not found"):
         workflows.start("ingest", version=2)
     workflows.archive(draft.id)
     with pytest.raises(InvalidTransition, match="version 1: is not active"):
@@ -247,11 +247,11 @@ def test_a_cancelled_execution_begins_no_step(workflows: WorkflowRepository) -> 
     workflows.checkpoint(held, "fetch", 1, seq=0)
     workflows.cancel(held.id)
     assert workflows.replay(held, "fetch", seq=0) is not None
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         workflows.replay(held, "sum", seq=1)
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         workflows.sleep_until(held, datetime.now(UTC), step_key="nap", seq=1)
-    with pytest.raises(InvalidTransition, match="its cancellation was asked for"):
+    with pytest.raises(InvalidTransition, match="its cancellation was requested"):
         workflows.wait_for(held, "e", step_key="wait", seq=1)
     with pytest.raises(InvalidTransition, match="starts no more parts"):
         workflows.start("ingest", parent_id=held.id)

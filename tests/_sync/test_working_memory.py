@@ -197,7 +197,7 @@ def test_a_blob_makes_a_pending_record_active(memory: WorkingMemoryRepository) -
     moved = memory.set_blob(archived.id, provider="gcs", blob_key="a/3")
     assert (moved.blob_key, moved.status) == ("a/3", "archived")
     assert names(memory, with_blob=True) == ["archived", "pending"]
-    with pytest.raises(InvalidInputError, match="provider: say which store has the blob"):
+    with pytest.raises(InvalidInputError, match="provider: name the store that has the blob"):
         memory.store("x", "file", blob_key="a/4")
     for provider, key in (("", "a"), ("s3", ""), ("s3", "a\0b")):
         with pytest.raises(InvalidInputError, match="provider: expected|blob_key: (expected|holds)"):  # noqa: RUF043

@@ -1,4 +1,4 @@
-"""The lease under tasks and executions: kept by heartbeats, ended once, refused to whoever has lost it."""
+"""The leases of tasks and executions: extended by heartbeats, ended once, refused once they are lost."""
 
 from __future__ import annotations
 
@@ -31,17 +31,20 @@ C = TypeVar("C", ClaimedTask, ClaimedExecution, ClaimedWorkflow)
 Claimed = ClaimedTask | ClaimedExecution | ClaimedWorkflow
 
 PAUSES = (0.0, 0.02, 0.05, 0.1)
-"""Seconds before each try of a call for several rows at those that other transactions have locked. Between them it waits
-for no lock, which would be out of the order of the keys, and could end in a deadlock."""
+"""Seconds before each retry of rows that other transactions have locked, in a call for several rows.
+
+Between the retries it waits for no lock: that would be out of the order of the keys and could deadlock.
+"""
 
 _log = logging.getLogger("alfred_db")
 
 
 class AsyncLeases(Generic[C, S]):
-    """What the holders of the rows of one table do, in the caller's session and transaction.
+    """The operations of workers on the rows of one table that they hold, in the caller's transaction.
 
-    Each method is one statement that requires the token of the claim. When it finds no such row, a second one reads
-    whether the caller ended it before: to repeat a call, as after a commit whose answer was lost, changes nothing.
+    Each method is one statement that requires the token of the claim. If it finds no such row, a second
+    statement reads whether the caller has ended the row before. So a repeated call, as after a commit whose
+    answer was lost, changes nothing.
     """
 
     def __init__(self, session: AsyncSession, leased: Leased[S]) -> None:
@@ -49,23 +52,28 @@ class AsyncLeases(Generic[C, S]):
         self._leased = leased
 
     async def heartbeat(self, claimed: C, lease: float | None) -> C:
-        """Extend one lease; raises LeaseLost."""
+        """Extend one lease.
+
+        Raises:
+            LeaseLost: The caller no longer holds the row.
+        """
         kept = await self.heartbeat_many([claimed], lease)
         if not kept:
             raise lost(self._leased, claimed)
         return kept[0]
 
     async def heartbeat_many(self, claimed: Sequence[C], lease: float | None) -> list[C]:
-        """Extend several leases and return the new state of what is still held.
+        """Extend several leases and return the new state of the rows that are still held.
 
-        By default each is extended to as long as it was claimed for. What another transaction has locked is
-        returned as it was: neither extended nor lost.
+        By default each lease is extended to its length at the claim. A row that another transaction has
+        locked is returned
+        unchanged: its lease is neither extended nor lost.
         """
         kept: dict[Any, C] = {}
         for seconds in dict.fromkeys(one.lease if lease is None else lease for one in claimed):
             _check_lease(seconds)
             some = [one for one in claimed if lease is not None or one.lease == seconds]
-            # Counted from before the statement: the local end must not be later than the database's.
+            # Measured before the statement: the local end of the lease must not be later than the database's.
             until = time.monotonic() + seconds
             span = {"lease": timedelta(seconds=seconds)}
             extended, locked, _ = await self._each(queries.heartbeat(self._leased), some, span)
@@ -83,16 +91,23 @@ class AsyncLeases(Generic[C, S]):
         return [kept[one.id] for one in claimed if one.id in kept]
 
     async def complete(self, claimed: C, values: Mapping[str, Any]) -> bool:
-        """Complete one row, and return whether this call did so; raises LeaseLost."""
+        """Complete one row and return whether this call did so.
+
+        Raises:
+            LeaseLost: The caller no longer holds the row.
+        """
         if await fetch(self._session, queries.complete(self._leased), {**_key(claimed), **values}):
             return True
         await self._repeated(claimed, "completed")
         return False
 
     async def complete_many(self, claimed: Sequence[C]) -> list[C]:
-        """Complete several rows, and return those that this call completed; raises LeaseLost if one is lost.
+        """Complete several rows and return those that this call completed.
 
-        What another transaction has locked is left out: it is still held.
+        A row that another transaction has locked is omitted: it is still held.
+
+        Raises:
+            LeaseLost: The caller no longer holds one of the rows.
         """
         if not claimed:
             return []
@@ -108,7 +123,11 @@ class AsyncLeases(Generic[C, S]):
     async def fail(
         self, claimed: C, error: str | None, code: str, values: Mapping[str, Any], *, retry: bool = True
     ) -> S:
-        """End a failed attempt and return what the row is now; raises LeaseLost."""
+        """End a failed attempt and return the new status of the row.
+
+        Raises:
+            LeaseLost: The caller no longer holds the row.
+        """
         code = plain_text(code)
         check_text("code", code)
         parameters = {
@@ -124,7 +143,11 @@ class AsyncLeases(Generic[C, S]):
         return await self._repeated(claimed, "pending", "failed", "cancelled")
 
     async def release(self, claimed: C, delay: float) -> S:
-        """Return a row unfinished, to wait for its next holder, and return what it is now; raises LeaseLost."""
+        """Return a row unfinished, so that it can be claimed again, and return its new status.
+
+        Raises:
+            LeaseLost: The caller no longer holds the row.
+        """
         within("delay", delay, 0, MAX_SECONDS)
         parameters = _key(claimed)
         if delay:
@@ -135,7 +158,7 @@ class AsyncLeases(Generic[C, S]):
         return await self._repeated(claimed, "pending", "cancelled")
 
     async def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, S]:
-        """Take rows from holders whose lease or attempt has run out, and return what they are now."""
+        """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = await fetch(self._session, queries.reap(self._leased, limit), spread)
         return {row[0]: self._leased.status(row[1]) for row in rows}
@@ -143,10 +166,10 @@ class AsyncLeases(Generic[C, S]):
     async def _each(
         self, statement: ClauseElement, claimed: Sequence[C], parameters: Mapping[str, Any]
     ) -> tuple[dict[Any, Sequence[Any]], dict[Any, C], dict[Any, str]]:
-        """Run a statement over rows that are held, and again over those of them that others have locked.
+        """Run a statement over held rows, and again over those that others have locked.
 
-        Returns what it wrote, what is still locked, and the statuses of what the caller ended before. What is in
-        none of these is lost.
+        Returns the rows written, the rows still locked, and the statuses of rows that the caller has ended
+        before. A row in none of these is lost.
         """
         written: dict[Any, Sequence[Any]] = {}
         ended: dict[Any, str] = {}
@@ -167,7 +190,7 @@ class AsyncLeases(Generic[C, S]):
         return written, left, ended
 
     async def _repeated(self, claimed: C, *statuses: str) -> S:
-        """The status of a row that its last holder has ended before; to all others it is lost."""
+        """Return the status of a row that the caller has ended before; raises LeaseLost for any other row."""
         status = (await self._standing([claimed])).get(claimed.id)
         if status not in statuses:
             raise lost(self._leased, claimed)
@@ -178,25 +201,25 @@ class AsyncLeases(Generic[C, S]):
         return {row[0]: row[1] for row in rows}
 
     async def _pause(self, seconds: float) -> None:
-        """Let other transactions end."""
+        """Wait, so that other transactions can end."""
         with translated():
             await self._session.execute(select(func.pg_sleep(seconds)))
 
 
 def lost(leased: Leased[Any], claimed: Claimed) -> LeaseLost:
-    """The error for a row that the caller does not hold any more."""
+    """Return the error for a row that the caller no longer holds."""
     return lease_lost(_name(leased, claimed))
 
 
 def taking(worker: str, lease: float) -> dict[str, Any]:
-    """The parameters of a claim: one token for all that it takes, which no other claim has."""
+    """Return the parameters of a claim: one new token for all rows that it takes."""
     _check_lease(lease)
     check_text("worker", worker)
     return {"worker": worker, "token": uuid.uuid4(), "lease": timedelta(seconds=lease)}
 
 
 def waiting(delay: float | None, backoff: TaskBackoff) -> dict[str, float]:
-    """The parameters of a wait for the next attempt: so many seconds, or the back-off."""
+    """Return the parameters of the wait before the next attempt: `delay` seconds, or the back-off."""
     if delay is not None:
         within("delay", delay, 0, MAX_SECONDS)
         backoff = TaskBackoff(delay, delay, 0)
@@ -221,7 +244,7 @@ def _key(claimed: Claimed) -> dict[str, Any]:
 
 
 def _keys(claimed: Collection[Claimed]) -> dict[str, str]:
-    """Arrays as the server reads them; the driver would look in each of their texts for what is to be escaped."""
+    """Return arrays as text in the server's format; the driver would search each element for escapes."""
     ids = [one.id.hex if isinstance(one.id, uuid.UUID) else str(one.id) for one in claimed]
     return {
         "ids": f"{{{','.join(ids)}}}",

@@ -1,4 +1,4 @@
-"""The repositories, as they are written."""
+"""The repositories; the sync half is generated from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents: registered by name, alive while they say so."""
+"""Agents: registered by name, alive while their heartbeats arrive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,24 @@ class AsyncAgentRepository(AsyncRepository):
         configuration: Mapping[str, Any] | None = None,
         status: AgentStatus = AgentStatus.ACTIVE,
     ) -> Agent:
-        """File the agent; a known name keeps its id and gets a new incarnation, which shuts out the old process."""
+        """Register the agent, or update the one with this name.
+
+        A known agent keeps its id and gets a new incarnation, so that the process that registered before is
+        shut out.
+
+        Args:
+            name: The unique name.
+            type: The kind of agent.
+            version: The version of its code.
+            capabilities: What it can do; `find_by_capability` searches them.
+            endpoint_url: Where it is reached.
+            health_check_url: Where its health is checked.
+            configuration: Any JSON.
+            status: The status that it reports.
+
+        Returns:
+            The agent, with the incarnation to pass to `heartbeat`.
+        """
         agent = await self._write(
             queries.register(
                 name,
@@ -48,17 +65,21 @@ class AsyncAgentRepository(AsyncRepository):
         return agent
 
     async def get(self, agent_id: uuid.UUID) -> Agent | None:
-        """The agent of that id."""
+        """Return the agent with this id."""
         return await self._first(queries.get(agent_id))
 
     async def get_by_name(self, name: str) -> Agent | None:
-        """The agent of that name."""
+        """Return the agent with this name."""
         return await self._first(queries.get_by_name(name))
 
     async def heartbeat(self, agent_id: uuid.UUID, incarnation: uuid.UUID) -> datetime:
-        """Say that the agent is alive; gives the database's time.
+        """Record that the agent is alive.
 
-        Raises LeaseLost when another process has registered under its name, or it was deregistered.
+        Returns:
+            The database's time.
+
+        Raises:
+            LeaseLost: Another process has registered under the name, or the agent was deregistered.
         """
         beat = await self._write(queries.heartbeat(agent_id, incarnation))
         if beat is None:
@@ -66,25 +87,38 @@ class AsyncAgentRepository(AsyncRepository):
         return beat
 
     async def set_status(self, agent_id: uuid.UUID, status: AgentStatus) -> None:
-        """Change what the agent says of itself; raises NotFoundError."""
+        """Change the status that the agent reports.
+
+        Raises:
+            NotFoundError: The agent is not registered.
+        """
         if await self._write(queries.set_status(agent_id, status)) is None:
             raise NotFoundError(f"agent {agent_id}: not registered; register it first")
 
     async def deregister(self, agent_id: uuid.UUID, incarnation: uuid.UUID) -> None:
-        """Remove the agent; raises LeaseLost when another process has registered under its name."""
+        """Remove the agent.
+
+        Raises:
+            LeaseLost: Another process has registered under the name, or the agent was deregistered.
+        """
         if await self._write(queries.deregister(agent_id, incarnation)) is None:
             raise _replaced(agent_id)
 
     async def list_alive(self, *, within: float = 60.0, type: str | None = None) -> Sequence[Agent]:
-        """The active agents whose last heartbeat is at most `within` seconds old, by the database's clock."""
+        """Return the active agents whose last heartbeat is at most `within` seconds old, by the database's clock."""
         return await self._all(queries.alive(within=within, type=type))
 
     async def find_by_capability(self, *names: str, alive_within: float | None = None) -> Sequence[Agent]:
-        """The agents that have all these capabilities; `alive_within` seconds leaves out the silent ones."""
+        """Return the agents that have all these capabilities.
+
+        Args:
+            names: The capabilities.
+            alive_within: Only agents whose last heartbeat is at most this many seconds old.
+        """
         return await self._all(queries.with_capabilities(names, alive_within=alive_within))
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[Agent]:
-        """The agents by name, a page at a time."""
+        """Return a page of the agents, by name."""
         rows = await self._all(queries.list_(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 

@@ -1,4 +1,4 @@
-"""The broker's catalog: who makes models, who serves them, and at which price."""
+"""The broker's catalog: makers and families of models, providers that host them, and prices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import null
 
-from ...checks import within
+from ...checks import aware, within
 from ...errors import InvalidInputError, NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...interchange.catalog import BROKER_SECTIONS, entries, exported
@@ -36,9 +36,10 @@ MAX_OFFERS = 10_000
 
 
 class AsyncBrokerCatalogRepository(AsyncRepository):
-    """The catalog, which all tenants share; its rows are named by their codes.
+    """The catalog, shared by all tenants. Rows are identified by their codes.
 
-    `put_...` files a row, or brings a known one up to date: what is None stays as it is.
+    `put_...` creates a row or updates the existing one; an argument that is None leaves the stored value
+    unchanged.
     """
 
     async def put_provider(
@@ -49,19 +50,23 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         is_active: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> HostingProvider:
-        """File who serves models."""
+        """Create or update a provider that hosts models."""
         return await self._put(HostingProvider, code=code, name=name, is_active=is_active, metadata_=metadata)
 
     async def put_maker(
         self, code: str, *, name: str, metadata: Mapping[str, Any] | None = None
     ) -> ModelMaker:
-        """File who makes models."""
+        """Create or update a maker of models."""
         return await self._put(ModelMaker, code=code, name=name, metadata_=metadata)
 
     async def put_family(
         self, code: str, *, maker: str, name: str, metadata: Mapping[str, Any] | None = None
     ) -> ModelFamily:
-        """File a family of models; raises NotFoundError for an unknown maker."""
+        """Create or update a family of models.
+
+        Raises:
+            NotFoundError: The maker is unknown.
+        """
         parent = _known("maker", maker, await self.get_maker(maker))
         return await self._put(ModelFamily, code=code, maker_id=parent.id, name=name, metadata_=metadata)
 
@@ -76,7 +81,20 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         max_output_tokens: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> BrokerModel:
-        """File a model; `capabilities` by name: `{"vision": True}`. Raises NotFoundError for an unknown family."""
+        """Create or update a model.
+
+        Args:
+            code: The code of the model.
+            family: The code of its family.
+            name: The name for people.
+            capabilities: Capabilities by name, such as `{"vision": True}`.
+            context_window: Tokens.
+            max_output_tokens: Tokens.
+            metadata: Any JSON.
+
+        Raises:
+            NotFoundError: The family is unknown.
+        """
         parent = _known("family", family, await self.get_family(family))
         return await self._put(
             BrokerModel,
@@ -99,7 +117,11 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         retired_at: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> ModelSnapshot:
-        """File a version of a model; raises NotFoundError for an unknown model."""
+        """Create or update a version of a model.
+
+        Raises:
+            NotFoundError: The model is unknown.
+        """
         parent = _known("model", model, await self.get_model(model))
         return await self._put(
             ModelSnapshot,
@@ -122,9 +144,19 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         is_active: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> HostedModel:
-        """File that a provider serves a model; without a snapshot of it, whichever is the provider's latest.
+        """Create or update a model that a provider hosts.
 
-        Raises NotFoundError for an unknown provider, model or snapshot.
+        Args:
+            provider: The code of the provider.
+            code: The name under which the provider serves the model.
+            model: The code of the model.
+            snapshot: The code of the model's version; None is the latest that the provider serves.
+            name: The name for people.
+            is_active: Whether it takes requests.
+            metadata: Any JSON.
+
+        Raises:
+            NotFoundError: The provider, the model or the snapshot is unknown.
         """
         version: Any = null()
         if snapshot is not None:
@@ -152,9 +184,22 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         currency: str | None = None,
         valid_from: datetime | None = None,
     ) -> HostedModelPrice:
-        """File the price of a million tokens, from `valid_from` or now on; one from the same time is corrected.
+        """Create a price, or correct the one with the same `valid_from`.
 
-        The cost of requests that were logged before does not change. Raises NotFoundError.
+        The cost of requests that are already logged does not change.
+
+        Args:
+            provider: The code of the provider.
+            code: The code of the hosted model.
+            input_price: Price of a million input tokens.
+            output_price: Price of a million output tokens.
+            cached_input_price: Price of a million cached input tokens.
+            currency: The currency of the prices.
+            valid_from: The time from which the price holds; None is now.
+
+        Raises:
+            NotFoundError: The hosted model is unknown.
+            InvalidInputError: A price is negative or not finite.
         """
         for price in (input_price, output_price, cached_input_price or 0):
             if not (math.isfinite(price) and price >= 0):
@@ -179,49 +224,49 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         return found
 
     async def get_provider(self, code: str) -> HostingProvider | None:
-        """The provider of that code."""
+        """Return the provider with this code."""
         return await self._first(queries.by_code(HostingProvider, code))
 
     async def get_maker(self, code: str) -> ModelMaker | None:
-        """The maker of that code."""
+        """Return the maker with this code."""
         return await self._first(queries.by_code(ModelMaker, code))
 
     async def get_family(self, code: str) -> ModelFamily | None:
-        """The family of that code."""
+        """Return the family with this code."""
         return await self._first(queries.by_code(ModelFamily, code))
 
     async def get_model(self, code: str) -> BrokerModel | None:
-        """The model of that code."""
+        """Return the model with this code."""
         return await self._first(queries.by_code(BrokerModel, code))
 
     async def get_snapshot(self, model: str, code: str) -> ModelSnapshot | None:
-        """The snapshot of that code of a model."""
+        """Return the snapshot of a model with this code."""
         return await self._first(queries.snapshot(model, code))
 
     async def get_hosted_model(self, provider: str, code: str) -> HostedModel | None:
-        """What a provider calls by that code."""
+        """Return the hosted model with this code of a provider."""
         return await self._first(queries.hosted_model(provider, code))
 
     async def get_price(
         self, provider: str, code: str, *, at: datetime | None = None
     ) -> HostedModelPrice | None:
-        """The price that holds at that time, or now: the latest that is not after it."""
+        """Return the price that holds at a time, by default now: the latest one that is not later."""
         return await self._first(queries.price(provider, code, _zoned("at", at)))
 
     async def list_providers(self, *, after: str | None = None, limit: int = 100) -> Page[HostingProvider]:
-        """The providers by code, a page at a time."""
+        """Return a page of the providers, by code."""
         rows = await self._all(queries.providers(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def list_makers(self, *, after: str | None = None, limit: int = 100) -> Page[ModelMaker]:
-        """The makers by code, a page at a time."""
+        """Return a page of the makers, by code."""
         rows = await self._all(queries.makers(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def list_families(
         self, *, maker: str | None = None, after: str | None = None, limit: int = 100
     ) -> Page[ModelFamily]:
-        """The families by code, a page at a time; those of one maker."""
+        """Return a page of the families, by code, optionally those of one maker."""
         rows = await self._all(queries.families(maker=maker, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
@@ -233,16 +278,16 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[BrokerModel]:
-        """The models by code, a page at a time; those of one family, those that can do something."""
+        """Return a page of the models, by code, optionally of one family or with one capability."""
         rows = await self._all(queries.models(family=family, capability=capability, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def list_snapshots(self, model: str) -> Sequence[ModelSnapshot]:
-        """The snapshots of a model by code; none for an unknown one."""
+        """Return the snapshots of a model, by code; empty for an unknown model."""
         return await self._all(queries.snapshots(model))
 
     async def list_prices(self, provider: str, code: str) -> Sequence[HostedModelPrice]:
-        """What a hosted model cost, costs and will cost, the oldest price first."""
+        """Return the past, present and future prices of a hosted model, the oldest first."""
         return await self._all(queries.prices(provider, code))
 
     async def find_offers(
@@ -257,9 +302,17 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         at: datetime | None = None,
         limit: int = 1000,
     ) -> Sequence[ModelOffer]:
-        """Which hosted models are what is asked for, on which provider, at which price; by model, then provider.
+        """Return the hosted models that match, with their provider and price, by model and then provider.
 
-        The price is the one that holds `at` that time, or now. `inactive` gives those too that take no requests.
+        Args:
+            model: Only this model.
+            family: Only models of this family.
+            maker: Only models of this maker.
+            capability: Only models with this capability.
+            provider: Only models that this provider hosts.
+            inactive: Include hosted models that take no requests.
+            at: The time of the price; None is now.
+            limit: The maximum number of offers, 1 to 10,000.
         """
         within("limit", limit, 1, MAX_OFFERS)
         rows = await self._rows(
@@ -277,7 +330,7 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         return [ModelOffer(*row) for row in rows]
 
     async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
-        """The whole catalog as a document for `import_catalog`, of plain JSON values."""
+        """Return the whole catalog as a document of plain JSON values for `import_catalog`."""
         document: dict[str, list[dict[str, Any]]] = {section: [] for section in BROKER_SECTIONS}
         statement = queries.everything()
         fields = statement.selected_columns.keys()
@@ -288,10 +341,14 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         return document
 
     async def import_catalog(self, document: Mapping[str, Any]) -> Mapping[str, int]:
-        """File the entries of a document; gives their number in each section. What it does not name stays.
+        """Create or update the entries of a document; entries that it does not name are unchanged.
 
-        Raises InvalidInputError, which names the entry, before anything is written, and NotFoundError for
-        an entry that refers to one which is neither in the document nor in the catalog.
+        Returns:
+            The number of entries in each section.
+
+        Raises:
+            InvalidInputError: An entry is invalid; the message names it. Nothing was written.
+            NotFoundError: An entry refers to one that is neither in the document nor in the catalog.
         """
         found = {section: entries(document, section) for section in BROKER_SECTIONS}
         writers: Mapping[str, Callable[..., Any]] = {
@@ -304,7 +361,7 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
             "prices": self.put_price,
         }
         for section, put in writers.items():
-            # In one order, so that two imports wait for each other instead of deadlocking.
+            # All imports write in the same order, so that two of them wait for each other instead of deadlocking.
             for entry in sorted(found[section], key=_key):
                 await put(**entry)
         return {section: len(rows) for section, rows in found.items()}
@@ -321,6 +378,4 @@ def _known(kind: str, code: str, found: M | None) -> M:
 
 
 def _zoned(name: str, time: datetime | None) -> datetime | None:
-    if time is not None and time.tzinfo is None:
-        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
-    return time
+    return None if time is None else aware(name, time)

@@ -1,4 +1,4 @@
-"""The broker's request log: what was asked of which model, what came of it, and what it cost."""
+"""The broker's request log: requests to models, their responses and costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Row, inspect
 
-from ...checks import check_names, check_objects, plain_text
+from ...checks import aware, check_names, check_objects, plain_text
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._async.copy import copy_rows
@@ -23,7 +23,10 @@ from ...values.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, toke
 
 
 class AsyncBrokerRequestRepository(AsyncPartitions):
-    """The tenant's log of requests, by month. `id` and `created_at` together name one: keep both until it ends."""
+    """The tenant's log of requests, partitioned by month.
+
+    `id` and `created_at` together identify a request: keep both until it has ended.
+    """
 
     _partitioned = BrokerRequest
 
@@ -40,9 +43,21 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> BrokerRequest:
-        """Log that a request is sent; `model` and `provider` of a hosted model are those of the catalog.
+        """Log a request that is being sent.
 
-        `request_id` is the broker's own and may occur again. Raises NotFoundError for an unknown hosted model.
+        Args:
+            request_id: The broker's id; it may recur.
+            hosted_model_id: The id of a hosted model, whose model and provider are copied from the catalog.
+            model: The model, without a hosted model.
+            provider: The provider, without a hosted model.
+            request: The content of the request.
+            agent_name: The agent that sends it.
+            session_id: The session that it belongs to.
+            trace_id: The trace that it belongs to.
+            metadata: Any JSON.
+
+        Raises:
+            NotFoundError: The hosted model is unknown.
         """
         values = {
             "request_id": request_id,
@@ -75,10 +90,26 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> BrokerRequest:
-        """Log how the request ended. Its cost is that of the price which held when it was made; NULL without one.
+        """Log how a request has ended.
 
-        `cached_tokens` are among `prompt_tokens`; `latency_ms` is by default the time since `created_at`.
-        Raises NotFoundError, and InvalidTransition when it has ended already.
+        The cost is computed from the price that held when the request was made; NULL without a price.
+
+        Args:
+            id: The id that `start` returned.
+            created_at: The time that `start` returned.
+            status: Any status except `pending`.
+            prompt_tokens: All input tokens.
+            completion_tokens: Output tokens.
+            cached_tokens: Cached tokens; they are part of `prompt_tokens`.
+            total_tokens: None is the sum of the others.
+            latency_ms: Milliseconds; None is the time since `created_at`.
+            response: The content of the response.
+            error_code: The code of an error.
+            error_message: The text of an error.
+
+        Raises:
+            NotFoundError: The request is not in the log.
+            InvalidTransition: It has ended already.
         """
         _zoned("created_at", created_at)
         if status == BrokerRequestStatus.PENDING:
@@ -107,15 +138,24 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         found = await self.get(id, created_at)
         if found is None:
             return NotFoundError(
-                f"request {id} of {created_at}: not in the log; give `id` and `created_at` of what `start` gave"
+                f"request {id} of {created_at}: not in the log; pass the `id` and `created_at` that `start` returned"
             )
         return InvalidTransition(f"request {id}: it has ended already, as {found.status}")
 
     async def log_many(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Log requests by COPY, as mappings by attribute; gives their number. Without `status` they are completed.
+        """Log finished requests by COPY.
 
-        What is left out of `created_at` (now), `finished_at`, `total_tokens`, and of a hosted model `model`,
-        `provider`, `cost` and `currency`, is filled in. Raises NotFoundError for an unknown hosted model.
+        Defaults: `status` is completed, `created_at` is now, and `finished_at` and `total_tokens` are
+            computed. For a hosted model `model`, `provider`, `cost` and `currency` come from the catalog.
+
+        Args:
+            rows: Mappings by attribute.
+
+        Returns:
+            The number of requests.
+
+        Raises:
+            NotFoundError: A hosted model is unknown.
         """
         if not rows:
             return 0
@@ -145,11 +185,14 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         return catalog
 
     async def get(self, id: int, created_at: datetime) -> BrokerRequest | None:
-        """The request of that id and time, with its contents."""
+        """Return the request with this id and time, with its contents."""
         return await self._first(queries.get(id, _zoned("created_at", created_at)))
 
     async def attempts(self, request_id: str, *, since: datetime | None = None) -> Sequence[BrokerRequest]:
-        """All requests with the broker's own id, with their contents, the newest first; `since` reads fewer months."""
+        """Return all requests with the broker's id, with their contents, the newest first.
+
+        With `since`, older months are not read.
+        """
         return await self._all(queries.attempts(request_id, _zoned_or_none("since", since)))
 
     async def recent(
@@ -166,9 +209,20 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[BrokerRequest]:
-        """The requests, the newest first, a page at a time; `until` is not included.
+        """Return a page of the requests, the newest first.
 
-        `request` and `response` are read only with `contents`; without, to use them is an error of SQLAlchemy.
+        Args:
+            since: Only requests from this time on.
+            until: Only requests before this time.
+            model: Only requests to this model.
+            provider: Only requests to this provider.
+            agent_name: Only requests of this agent.
+            session_id: Only requests of this session.
+            status: Only requests with this status.
+            contents: Read `request` and `response` too. Without it SQLAlchemy raises an error when they are
+                accessed.
+            after: `next` of the previous page.
+            limit: The maximum number of requests.
         """
         rows = await self._all(
             queries.recent(
@@ -197,9 +251,18 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         provider: str | None = None,
         agent_name: str | None = None,
     ) -> Sequence[TokenUsage]:
-        """Requests from `since` until before `until`, added up by any of model, provider, agent and day.
+        """Return sums of requests from `since` until before `until`.
 
-        Currencies are never added up; days are those of `timezone`. Only the months asked for are read.
+        Sums are kept apart by currency. Only the months of the range are read.
+
+        Args:
+            since: The beginning of the range.
+            until: The end of the range, which is not part of it.
+            by: The groups of the sums: any of model, provider, agent and day.
+            timezone: The time zone of the days, by IANA name.
+            model: Only requests to this model.
+            provider: Only requests to this provider.
+            agent_name: Only requests of this agent.
         """
         _check_usage(since, until, by)
         zone = _zone(timezone)
@@ -218,9 +281,7 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
 
 
 def _zoned(name: str, time: datetime) -> datetime:
-    if time.tzinfo is None:
-        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
-    return time
+    return aware(name, time)
 
 
 def _zoned_or_none(name: str, time: datetime | None) -> datetime | None:
@@ -232,7 +293,7 @@ def _zone(name: str) -> tzinfo:
         return zone(name)
     except InvalidCron:
         raise InvalidInputError(
-            f"timezone: {shown(name)} is unknown; give one such as 'UTC' or 'Europe/Berlin'"
+            f"timezone: {shown(name)} is unknown; use one such as 'UTC' or 'Europe/Berlin'"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Conversations: appended message by message, read in order, found by word."""
+"""Conversations: messages appended to sessions, read in order, found by word."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ...values.conversations import ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
 FEW = 1_000
-"""Up to so many messages are sent in one INSERT; more by COPY."""
+"""At most this many messages are sent in one INSERT; more by COPY."""
 
 MAX_TEXT = 10_000
-"""Characters to search for: with 100,000 words the server runs out of stack."""
+"""Maximum length of a search text in characters: with 100,000 words the server's stack overflows."""
 
 _CENTURY = 100 * 366 * 86_400.0
 
 
 class AsyncConversationRepository(AsyncRepository):
-    """What was said in each session. The order of a session is that of the messages' ids.
+    """The messages of each session, in the order of their ids.
 
-    A message gets its id when it is appended and is seen by others when its transaction commits. Of two
-    transactions that append to one session at once, the one with the lower ids may commit last: who pages
-    through `history` meanwhile passes its messages over. Transactions that `lock` the session before they
-    append take turns: then ids are in the order of commits, and none of theirs is passed over.
+    A message gets its id when it is appended, and becomes visible when its transaction commits. Of two
+    transactions that append to one session at the same time, the one with the lower ids may commit last. A
+    reader that pages through `history` meanwhile misses its messages. Transactions that `lock` the session
+    before they append take turns, so that the ids are in the order of the commits and no message is missed.
     """
 
     async def lock(self, session_id: str) -> None:
-        """Wait until no other transaction has locked this session; the lock ends with the transaction."""
+        """Lock the session until the transaction ends; waits for another transaction that has locked it."""
         check_text("session_id", session_id)
         await self._rows(memory_banks.lock(lock_key(self._session, f"conversation {session_id}")))
 
@@ -49,14 +49,18 @@ class AsyncConversationRepository(AsyncRepository):
         *,
         metadata: Mapping[str, Any] | None = None,
     ) -> Conversation:
-        """Store what was said; the session begins with its first message."""
+        """Append a message; the first message creates the session."""
         check_text("session_id", session_id)
         message = await self._write(queries.append(session_id, one_of(MessageRole, role), content, metadata))
         assert message is not None
         return message
 
     async def append_many(self, session_id: str, messages: Sequence[NewMessage]) -> list[int]:
-        """Store several messages of a session; gives their ids, which rise in the order of the messages."""
+        """Append messages to a session.
+
+        Returns:
+            Their ids, which rise in the order of the messages.
+        """
         check_text("session_id", session_id)
         rows = [_row(session_id, place, message) for place, message in enumerate(messages)]
         if len(rows) > FEW:
@@ -67,43 +71,53 @@ class AsyncConversationRepository(AsyncRepository):
     async def history(
         self, session_id: str, *, after: str | None = None, limit: int = 100
     ) -> Page[Conversation]:
-        """The messages of a session, the oldest first, a page at a time."""
+        """Return a page of the messages of a session, the oldest first."""
         rows = await self._all(queries.history(session_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def last(self, session_id: str, n: int = 20) -> Sequence[Conversation]:
-        """The newest `n` messages of a session, at most 1,000, in the order that they were said."""
+        """Return the newest `n` messages of a session, 1 to 1,000, the oldest first."""
         within("n", n, 1, 1000)
         return (await self._all(queries.last(session_id, n)))[::-1]
 
     async def sessions(self, *, after: str | None = None, limit: int = 100) -> Page[ConversationSummary]:
-        """The sessions, the one with the newest message first, a page at a time.
+        """Return a page of the sessions, the one with the newest message first.
 
-        A session that goes on while you page moves to the front, where the pages to come no longer look.
+        A session that gets a message between two pages moves to the front, and does not appear on later
+        pages.
         """
         rows = await self._rows(queries.sessions(after=after, limit=limit))
         found = [ConversationSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
         return as_page(found, queries.LIST_KEY, limit)
 
     async def search(self, text: str, *, session_id: str | None = None, limit: int = 10) -> Sequence[Hit]:
-        """The messages with these English words, of one session or of all, the best first.
+        """Return the messages that contain these English words, the best first.
 
-        `text` may hold "a phrase", `or` and `-not`, as in a search engine, and 10,000 characters. A hit's `score`
-        is the rank by frequency of the words and length of the message.
+        Args:
+            text: Words, `"a phrase"`, `or` and `-not`, as in a search engine; at most 10,000 characters.
+            session_id: Only messages of this session.
+            limit: The maximum number of hits.
+
+        Returns:
+            Hits whose `score` is the rank by the frequency of the words and the length of the message.
         """
         within("characters of text", len(text), 0, MAX_TEXT)
         rows = await self._rows(queries.search(text, session_id=session_id, limit=limit))
         return [Hit(row, None, row.score) for row in rows]
 
     async def delete_session(self, session_id: str) -> int:
-        """Remove all messages of a session; gives their number, which is 0 for one that does not exist."""
+        """Delete all messages of a session; return their number, 0 for an unknown session."""
         return len(await self._rows(queries.delete_session(session_id)))
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        """Remove at most `limit` messages stored more than `older_than` seconds ago; gives their number.
+        """Delete at most `limit` messages that were stored more than `older_than` seconds ago.
 
-        Sessions lose their beginnings, and end with their last message. Repeat it, in transactions of their
-        own, until it gives less than `limit`; those that run at once pass over what the others hold.
+        The oldest messages go first, and a session ends with its last message. Call it in separate
+        transactions until it returns less than `limit`. Concurrent calls skip the rows that others have
+        locked.
+
+        Returns:
+            The number of messages deleted.
         """
         within("older_than", older_than, 0, _CENTURY)
         within("limit", limit, 1, 100_000)

@@ -40,7 +40,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         external_id: str | None = None,
         embedding_model: str | None = None,
     ) -> Document:
-        """Store a document; one with a known `external_id` takes the new content."""
+        """Store a document, or replace the content of the one with this `external_id`."""
         values = {
             "content": content,
             "title": title,
@@ -61,7 +61,20 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         on_conflict: OnConflict = "error",
         progress: Progress | None = None,
     ) -> list[int]:
-        """Store documents by COPY; gives their ids in order. A known `external_id` is an error, ignored or updated."""
+        """Store documents by COPY.
+
+        Args:
+            rows: Mappings by attribute, or documents.
+            embeddings: Their vectors, in the same order.
+            on_conflict: What happens to a document whose `external_id` exists: an error, ignored, or updated.
+            progress: Called with the number of rows sent so far and of all rows.
+
+        Returns:
+            The id of each document, in order.
+
+        Raises:
+            ConflictError: An `external_id` exists and `on_conflict` is `error`.
+        """
         vectors = {} if embeddings is None else {"embedding": embeddings}
         return await add_many(
             self._session,
@@ -74,15 +87,19 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         )
 
     async def get(self, document_id: int) -> Document | None:
-        """The document of that id."""
+        """Return the document with this id."""
         return await self._first(queries.get(document_id))
 
     async def get_by_external_id(self, external_id: str) -> Document | None:
-        """The document of that external id."""
+        """Return the document with this external id."""
         return await self._first(queries.get_by_external_id(external_id))
 
     async def update(self, document_id: int, values: Mapping[str, Any]) -> Document:
-        """Change attributes of a document, by their names; raises NotFoundError."""
+        """Change attributes of a document, by their names.
+
+        Raises:
+            NotFoundError: The document does not exist.
+        """
         check_values(Document, values)
         document = await self._write(queries.change(document_id, values))
         if document is None:
@@ -90,7 +107,11 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         return document
 
     async def delete(self, document_id: int) -> None:
-        """Remove a document, and its mentions in RAG queries; raises NotFoundError."""
+        """Delete a document and its references in RAG queries.
+
+        Raises:
+            NotFoundError: The document does not exist.
+        """
         if await self._write(queries.remove(document_id)) is None:
             raise NotFoundError(f"document {document_id}: does not exist")
 
@@ -103,7 +124,10 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """The documents nearest to a vector of 384 dimensions, by cosine distance."""
+        """Return the documents nearest to a vector of 384 dimensions, by cosine distance.
+
+        `explain` adds the plan of the statement to the result.
+        """
         return await search(
             self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
         )
@@ -116,7 +140,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates:
-        """The documents nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        """Return the ids and distances of up to 1000 documents nearest to a vector; `page` returns their rows."""
         return await candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
 
     async def search_many(
@@ -127,7 +151,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> Sequence[Sequence[Hit]]:
-        """The documents nearest to each of several vectors, in one round trip and by the index."""
+        """Return the documents nearest to each of several vectors, by the index, in one round trip."""
         return await search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
 
     async def hybrid_search(
@@ -142,10 +166,18 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         match: Match = "any",
         by_spelling: bool = False,
     ) -> SearchResult:
-        """The best documents by meaning and by word, fused by rank; `match` says whether all words must occur.
+        """Return the best documents by meaning and by word, fused by rank.
 
-        `by_spelling` adds titles that are spelled similarly, which needs pg_trgm. The stored text index is
-        English: another `language` finds words that have the same stem in both.
+        Args:
+            text: The words to search for.
+            embedding: The vector to search for.
+            limit: The maximum number of hits.
+            where: Only documents that match this filter.
+            weights: The weight of each ranking.
+            language: The language of `text`. The stored text index is English: another language finds words
+                that have the same stem in both.
+            match: Whether any or all of the words must occur.
+            by_spelling: Also rank titles by similar spelling; needs pg_trgm.
         """
         return await hybrid_search(
             self._session,
@@ -162,6 +194,6 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         )
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[Document]:
-        """The documents by id, a page at a time."""
+        """Return a page of the documents, by id."""
         rows = await self._all(queries.list_(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)

@@ -1,4 +1,4 @@
-"""The entity graph: things, facts about them that hold for a time, and the ways between them."""
+"""The entity graph: nodes, dated facts that connect them, and paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ...checks import check_word, within
+from ...checks import aware, check_word, within
 from ...errors import InvalidInputError, NotFoundError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch_rows
@@ -19,17 +19,20 @@ from ...values import Page
 from ...values.entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
 
 MAX_DEPTH = 10
-"""The farthest that a walk goes."""
+"""The maximum depth of a walk, in edges."""
 
 MAX_FAN_OUT = 1_000
-"""The most edges of one node, in one direction, that a walk follows."""
+"""The maximum number of edges that a walk follows from one node in one direction."""
 
 MAX_NODES = 10_000
-"""The most nodes, and the most edges, that a walk gives."""
+"""The maximum number of nodes, and of edges, that a walk returns."""
 
 
 class AsyncEntityRepository(AsyncRepository):
-    """Nodes by type and key, and the edges between them. Without `as_of`, what holds now by the database's clock."""
+    """Nodes by type and key, and the edges between them.
+
+    Without `as_of`, methods see the edges that hold now, by the database's clock.
+    """
 
     async def upsert_node(
         self,
@@ -40,7 +43,10 @@ class AsyncEntityRepository(AsyncRepository):
         description: str | None = None,
         properties: Mapping[str, Any] | None = None,
     ) -> EntityNode:
-        """File the node; of a known one, what is not given stays, and `properties` are merged key by key."""
+        """Create the node, or update the one with this type and key.
+
+        An argument that is None leaves the stored value unchanged; `properties` are merged key by key.
+        """
         node = await self._write(
             queries.upsert_node(
                 node_type, key, name=name, description=description, properties=properties or {}
@@ -50,11 +56,11 @@ class AsyncEntityRepository(AsyncRepository):
         return node
 
     async def get_node(self, node_id: uuid.UUID) -> EntityNode | None:
-        """The node of that id."""
+        """Return the node with this id."""
         return await self._first(queries.get_node(node_id))
 
     async def find_node(self, node_type: str, key: str) -> EntityNode | None:
-        """The node of that type and key."""
+        """Return the node with this type and key."""
         return await self._first(queries.find_node(node_type, key))
 
     async def list_nodes(
@@ -65,17 +71,24 @@ class AsyncEntityRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[EntityNode]:
-        """The nodes by type and key, a page at a time; those that have all of `properties`, with types: 1 is not "1"."""
+        """Return a page of the nodes, by type and key.
+
+        `properties` selects nodes that have all of these values; types count, so that 1 is not "1".
+        """
         rows = await self._all(
             queries.list_nodes(node_type=node_type, properties=properties or {}, after=after, limit=limit)
         )
         return as_page(rows, queries.NODES_KEY, limit)
 
     async def delete_node(self, node_id: uuid.UUID) -> None:
-        """Remove the node and every edge it has, in either direction; raises NotFoundError."""
+        """Delete the node and all of its edges, in either direction.
+
+        Raises:
+            NotFoundError: The node does not exist.
+        """
         held = await self._first(queries.hold_node(node_id))
         if held is None or await self._write(queries.delete_node(node_id)) is None:
-            raise NotFoundError(f"node {node_id}: there is none; it may have been deleted already")
+            raise NotFoundError(f"node {node_id}: not found; it may have been deleted already")
 
     async def upsert_edge(
         self,
@@ -88,10 +101,20 @@ class AsyncEntityRepository(AsyncRepository):
         valid_from: datetime | None = None,
         valid_to: datetime | None = None,
     ) -> EntityEdge:
-        """State a fact; `properties` of a known one are merged key by key.
+        """Create a fact, or update it: `properties` of a known one are merged key by key.
 
-        Without `valid_from` it is the one that holds, or a new one from now on; with it, the one that began then.
-        Raises ConflictError when a node is missing, or when the relation holds already since another time.
+        Args:
+            source_id: The node where the edge begins.
+            target_id: The node where the edge ends.
+            edge_type: The kind of relation.
+            weight: A finite number; walks follow the edges of greatest weight.
+            properties: Any JSON.
+            valid_from: The beginning that identifies the fact. None updates the fact that holds now, or
+                creates one that begins now.
+            valid_to: The end; it needs `valid_from`.
+
+        Raises:
+            ConflictError: A node does not exist, or the relation already holds since another time.
         """
         _check_times(valid_from, valid_to)
         if not math.isfinite(weight):
@@ -111,11 +134,15 @@ class AsyncEntityRepository(AsyncRepository):
         return edge
 
     async def get_edge(self, edge_id: uuid.UUID) -> EntityEdge | None:
-        """The edge of that id."""
+        """Return the edge with this id."""
         return await self._first(queries.get_edge(edge_id))
 
     async def end_edge(self, edge_id: uuid.UUID, *, at: datetime | None = None) -> EntityEdge:
-        """Say that the fact ceased to hold, now or `at`; raises NotFoundError when it is unknown or superseded."""
+        """End the fact, now or `at` a time.
+
+        Raises:
+            NotFoundError: The edge is unknown or superseded.
+        """
         _check_zone("at", at)
         edge = await self._write(queries.end_edge(edge_id, at))
         if edge is None:
@@ -123,9 +150,12 @@ class AsyncEntityRepository(AsyncRepository):
         return edge
 
     async def supersede_edge(self, edge_id: uuid.UUID) -> EntityEdge:
-        """Say that the fact was a mistake: it stays for `known_at` and `history`, and frees its place for another.
+        """Mark the fact as a mistake.
 
-        Raises NotFoundError when it is unknown or superseded.
+        It remains visible to `known_at` and `history`, and another fact can take its place.
+
+        Raises:
+            NotFoundError: The edge is unknown or superseded.
         """
         edge = await self._write(queries.supersede_edge(edge_id))
         if edge is None:
@@ -133,7 +163,11 @@ class AsyncEntityRepository(AsyncRepository):
         return edge
 
     async def delete_edge(self, edge_id: uuid.UUID) -> None:
-        """Remove the edge for good; raises NotFoundError. To keep the record, end or supersede it."""
+        """Delete the edge permanently. To keep the record, end or supersede it.
+
+        Raises:
+            NotFoundError: The edge is unknown or superseded.
+        """
         if await self._write(queries.delete_edge(edge_id)) is None:
             raise _no_edge(edge_id)
 
@@ -148,7 +182,10 @@ class AsyncEntityRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[EntityEdge]:
-        """The edges of a node that held at `as_of`, a page at a time; `known_at` is what the database said then."""
+        """Return a page of the edges of a node that held at `as_of`.
+
+        `known_at` returns the edges that the database contained at that time.
+        """
         check_word("direction", direction, EdgeDirection)
         _check_zone("as_of", as_of)
         _check_zone("known_at", known_at)
@@ -174,7 +211,7 @@ class AsyncEntityRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[EntityEdge]:
-        """All that was ever stated of a relation, by its beginning: what ended or was superseded too."""
+        """Return a page of all edges of a relation, by their beginning, including ended and superseded ones."""
         rows = await self._all(queries.history(source_id, target_id, edge_type, after=after, limit=limit))
         return as_page(rows, queries.HISTORY_KEY, limit)
 
@@ -189,9 +226,17 @@ class AsyncEntityRepository(AsyncRepository):
         fan_out: int = 100,
         limit: int = 1_000,
     ) -> Sequence[GraphNeighbour]:
-        """The nodes within `depth` edges, nearest first, each once and without the node itself.
+        """Return the nodes within `depth` edges, the nearest first, each once and without the node itself.
 
-        Of each node the `fan_out` edges of greatest weight are followed, in each direction.
+        Args:
+            node_id: The node where the walk begins.
+            depth: The maximum number of edges, 1 to 10.
+            direction: The direction in which edges are followed.
+            edge_types: Only edges of these types.
+            as_of: Only edges that held at this time.
+            fan_out: The number of edges of greatest weight that are followed from each node in each
+                direction.
+            limit: The maximum number of nodes.
         """
         statement, parameters = _walk(direction, edge_types, as_of)
         within("depth", depth, 1, MAX_DEPTH)
@@ -211,7 +256,7 @@ class AsyncEntityRepository(AsyncRepository):
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
     ) -> GraphPath | None:
-        """A way of the fewest edges, whatever their weights; None when there is none of at most `max_depth`."""
+        """Return a path with the fewest edges, whatever their weights; None without one of at most `max_depth`."""
         statement, parameters = _walk(direction, edge_types, as_of)
         within("max_depth", max_depth, 1, MAX_DEPTH)
         parameters |= {"source": source_id, "target": target_id}
@@ -230,9 +275,10 @@ class AsyncEntityRepository(AsyncRepository):
         fan_out: int = 100,
         limit: int = 1_000,
     ) -> Subgraph:
-        """The nodes, those within `depth` edges of any of them, and the edges between all these.
+        """Return the nodes, those within `depth` edges of any of them, and all edges between these.
 
-        At most `limit` nodes are added, and 10,000 edges given: `truncated` says whether there are more.
+        At most `limit` nodes are added and at most 10,000 edges returned: `truncated` is true if there are
+        more.
         """
         statement, parameters = _walk(direction, edge_types, as_of)
         within("node_ids", len(node_ids), 1, MAX_NODES)
@@ -251,7 +297,7 @@ class AsyncEntityRepository(AsyncRepository):
 def _walk(
     direction: EdgeDirection, edge_types: Sequence[str] | None, as_of: datetime | None
 ) -> tuple[dict[str, bool], dict[str, Any]]:
-    """The shape of a walk's statement, and the parameters that this shape has."""
+    """Return the arguments that select the walk's statement, and the parameters of that statement."""
     check_word("direction", direction, EdgeDirection)
     _check_zone("as_of", as_of)
     parameters: dict[str, Any] = {}
@@ -263,8 +309,8 @@ def _walk(
 
 
 def _check_zone(name: str, time: datetime | None) -> None:
-    if time is not None and time.tzinfo is None:
-        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
+    if time is not None:
+        aware(name, time)
 
 
 def _check_times(valid_from: datetime | None, valid_to: datetime | None) -> None:
@@ -272,10 +318,10 @@ def _check_times(valid_from: datetime | None, valid_to: datetime | None) -> None
     _check_zone("valid_to", valid_to)
     if valid_to is not None and (valid_from is None or valid_to <= valid_from):
         raise InvalidInputError(
-            "valid_to: expected a time after `valid_from`, which is to be given too; to end a fact that holds,"
+            "valid_to: expected a time after `valid_from`, which must be passed too; to end a fact that holds,"
             " call end_edge"
         )
 
 
 def _no_edge(edge_id: uuid.UUID) -> NotFoundError:
-    return NotFoundError(f"edge {edge_id}: there is none that stands; look at its relation's history")
+    return NotFoundError(f"edge {edge_id}: not found, or superseded; see the `history` of its relation")

@@ -1,4 +1,4 @@
-"""Events: published in the transaction of what they tell of, and read by each consumer once and in order."""
+"""Events: published in the transaction that they report, and read by each consumer once and in order."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ MAX_BATCH = 1000
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_TOPICS = 100
 MAX_NAME_BYTES = 500
-"""A topic shares its index entry with two numbers, and 2,000 bytes are what fits for certain."""
+"""A topic shares its index entry with two numbers; 2,000 bytes always fit."""
 
 CLOCK_MARGIN = timedelta(days=1)
-"""By how much the server's clock may be set back, as a failover can, without an event being taken for an old one."""
+"""How far the server's clock may be set back, as in a failover, before an event is taken for an old one."""
 
 _KEYS = ("topic", "type", "key", "payload")
 
 
 class AsyncEventRepository(AsyncPartitions):
-    """The tenant's log of events, by month, and its consumers.
+    """The tenant's log of events, partitioned by month, and its consumers.
 
-    Events are read in the order in which their transactions first wrote, and in one transaction as published. So an
-    event is read only when all transactions that began to write before its own have ended: an open one holds back
-    the readers of the whole server, and `horizon` names it. Nothing is notified: poll with `read`.
+    Events are read in the order in which their transactions first wrote, and within a transaction in the
+    order of publication. So an event can be read only when all transactions that began to write before its
+    own have ended. An open transaction anywhere on the server holds back all readers, and `horizon` names it.
+    There are no notifications: poll with `read`.
     """
 
     _partitioned = Event
@@ -53,14 +54,25 @@ class AsyncEventRepository(AsyncPartitions):
         type: str | None = None,
         key: str | None = None,
     ) -> Event:
-        """Add an event; it comes about when the transaction commits. `payload` is at most 1 MiB of JSON."""
+        """Publish an event; consumers see it once the transaction commits.
+
+        Args:
+            topic: 1 to 500 bytes.
+            payload: A mapping of at most 1 MiB as JSON.
+            type: The kind of event.
+            key: What the event is about.
+        """
         values = _checked({"topic": topic, "payload": payload or {}, "type": type, "key": key}, "")
         published = await self._write(queries.publish(values))
         assert published is not None
         return published
 
     async def publish_many(self, events: Sequence[NewEvent]) -> list[int]:
-        """Add events, more than 1000 of them by COPY; gives their ids, in order."""
+        """Publish events, more than 1000 of them by COPY.
+
+        Returns:
+            Their ids, in order.
+        """
         rows = [_checked(event, f"event {number}: ") for number, event in enumerate(events)]
         if not rows:
             return []
@@ -75,7 +87,7 @@ class AsyncEventRepository(AsyncPartitions):
         return ids
 
     async def get(self, id: int) -> Event | None:
-        """The event of that `id`."""
+        """Return the event with this id."""
         return await self._first(queries.get(id))
 
     async def list(
@@ -86,9 +98,13 @@ class AsyncEventRepository(AsyncPartitions):
         after: str | Event | None = None,
         limit: int = 100,
     ) -> Page[Event]:
-        """Events of a topic in order, without a consumer; `since` is when they were written.
+        """Return a page of the events of a topic, in order, without a consumer.
 
-        `after` is `next` of the page before, or an event: the last that the caller has seen.
+        Args:
+            topic: The topic.
+            since: Only events written at this time or later.
+            after: `next` of the previous page, or the last event that the caller has seen.
+            limit: The maximum number of events.
         """
         if since is not None:
             aware("since", since)
@@ -102,9 +118,14 @@ class AsyncEventRepository(AsyncPartitions):
     async def subscribe(
         self, consumer: str, topics: Sequence[str], *, start: EventPosition = "now"
     ) -> EventConsumer:
-        """Make a consumer of these topics, from `start` on; `now` leaves out no event that commits after this call.
+        """Create a consumer of these topics, or add topics to an existing one.
 
-        One of that name is given as it stands: it goes on where it is. Topics that it lacks are added from there on.
+        An existing consumer keeps its position; added topics are read from that position on.
+
+        Args:
+            consumer: The name, 1 to 500 bytes.
+            topics: 1 to 100 topics.
+            start: The position of a new consumer. `now` omits no event that commits after this call.
         """
         check_text("consumer", consumer, MAX_NAME_BYTES)
         wanted = _topics(topics)
@@ -121,7 +142,14 @@ class AsyncEventRepository(AsyncPartitions):
         return standing
 
     async def unsubscribe(self, consumer: str, topics: Sequence[str] | None = None) -> bool:
-        """Take topics from a consumer; with none left, or without `topics`, it is gone. Says whether it is."""
+        """Remove topics from a consumer; without `topics`, or with none left, delete the consumer.
+
+        Returns:
+            Whether the consumer was deleted.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+        """
         if topics is not None:
             gone, standing = set(_topics(topics)), (await self._locked(consumer)).topics
             left = [topic for topic in standing if topic not in gone]
@@ -134,16 +162,26 @@ class AsyncEventRepository(AsyncPartitions):
         return True
 
     async def get_consumer(self, consumer: str) -> EventConsumer | None:
-        """The consumer of that name."""
+        """Return the consumer with this name."""
         return await self._first(queries.consumer(consumer))
 
     async def read(self, consumer: str, *, limit: int = 100) -> Sequence[Event]:
-        """The next events, at most `limit` (1 to 1,000), which count as read when the transaction commits.
+        """Return the next events, which count as read when the transaction commits.
 
-        What the caller does about them in the same transaction happens exactly once; a rollback gives them again.
-        Until then they are the caller's: another reader of the consumer gets none. Raises NotFoundError.
+        What the caller does about them in the same transaction happens exactly once; after a rollback they
+        are returned again. Until the transaction ends, another reader of the same consumer gets no events.
+
+        Args:
+            consumer: The name.
+            limit: The maximum number of events, 1 to 1,000.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            ConflictError: The data came from another server; call `after_restore`.
         """
         within("limit", limit, 1, MAX_BATCH)
+        # The row lock is the right to read: it is held until the transaction ends. The position is advanced in the
+        # same transaction, so that events are read exactly once by whoever commits.
         reader = await self._first(queries.lock(consumer, skip_locked=True))
         if reader is None:
             if await self.get_consumer(consumer) is None:
@@ -160,7 +198,12 @@ class AsyncEventRepository(AsyncPartitions):
         return events
 
     async def peek(self, consumer: str, *, limit: int = 100) -> Sequence[Event]:
-        """What `read` would give, and leave it unread; locks nothing."""
+        """Return what `read` would return, and leave it unread; locks nothing.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            ConflictError: The data came from another server; call `after_restore`.
+        """
         within("limit", limit, 1, MAX_BATCH)
         reader = await self.get_consumer(consumer)
         if reader is None:
@@ -168,37 +211,41 @@ class AsyncEventRepository(AsyncPartitions):
         return await self._after(reader, limit)
 
     async def seek(self, consumer: str, to: EventPosition) -> EventConsumer:
-        """Have the consumer go on, or read again, from there; waits for a reader's transaction to end.
+        """Move the consumer to a position; waits for a reader's transaction to end.
 
-        From a time on no event that was written since is left out; a few from just before may come too.
+        From a time on, no event that was written since is omitted; a few from shortly before may be returned
+        too.
+
+        Raises:
+            NotFoundError: There is no such consumer, or no event with this id.
         """
         topics = (await self._locked(consumer)).topics
         return await self._change(consumer, await self._place(to, topics))
 
     async def consumers(self) -> Sequence[EventConsumerLag]:
-        """All consumers by name, and how far behind they are."""
+        """Return all consumers, by name, with how far behind they are."""
         return [EventConsumerLag(*row) for row in await self._rows(queries.lags())]
 
     async def horizon(self) -> EventHorizon | None:
-        """What holds readers back: the oldest open transaction that has written, other than this one."""
+        """Return the oldest open transaction that has written, other than this one: it holds back all readers."""
         with translated():
             found = (await self._session.execute(queries.holder())).first()
         return None if found is None else EventHorizon(*found[:4])
 
     async def after_restore(self) -> int:
-        """Make the log readable on a server that it was restored on from a dump.
+        """Make the log readable on a server where it was restored from a dump.
 
-        Events are ordered by the numbers of their transactions, and those of the other server mean nothing here.
-        Its events are given a number before this server's own, and consumers a place before what they have not
-        read for certain: none loses an event, and some may get events again. Call it after each restore from a
-        dump, best before anything is published or read; later is not too late.
+        Events are ordered by the numbers of their transactions, and those of the other server mean nothing
+        here. Its events are renumbered before this server's own. Consumers move back to the first event that
+        they may not have read: none loses an event, and some may read events again. Call it after each
+        restore from a dump, best before anything is published or read; a later call works too.
 
         Returns:
-            How many events were renumbered.
+            The number of events renumbered.
         """
         readers = await self._all(queries.locked_consumers())
         horizon, newest = (await self._rows(queries.snapshot()))[0]
-        # All ids up to this one are the other server's: those that it gave, and no later ones, are in the dump.
+        # All ids up to this one were assigned by the other server: the dump has no later ones.
         known = [
             *await self._all(queries.last_foreign(newest=newest)),
             *(reader.event_id for reader in readers if reader.tx > horizon and reader.event_id),
@@ -218,7 +265,7 @@ class AsyncEventRepository(AsyncPartitions):
     async def _replace(
         self, reader: EventConsumer, *, horizon: int, newest: int, restored: int | None, low: int
     ) -> None:
-        """Have the consumer stand before what it may not have read."""
+        """Move the consumer to before the first event that it may not have read."""
         ahead = reader.tx > horizon
         statement = queries.first_unread(reader, ahead=ahead, restored=restored, low=low, newest=newest)
         first = next(iter(await self._rows(statement)), None)
@@ -267,10 +314,11 @@ class AsyncEventRepository(AsyncPartitions):
         return await self._locked(consumer)
 
     async def _place(self, position: EventPosition, topics: Sequence[str]) -> dict[str, Any]:
-        """Where a consumer stands that reads from there on."""
+        """Return the columns of a consumer that reads from this position on."""
         if position == "beginning":
             return {"tx": 0, "event_id": 0, "since": None}
-        # The horizon comes first, and nobody stands beyond it: what cannot be seen yet may still come at it.
+        # The horizon is read first, and no position is beyond it: transactions that are still open may publish
+        # events from the horizon on.
         place, since = (await self._horizon(), 0), None
         if isinstance(position, datetime):
             for tx, id in await self._rows(queries.first_written(topics, aware("position", position))):
@@ -280,7 +328,7 @@ class AsyncEventRepository(AsyncPartitions):
             found = await self.get(position)
             if found is None:
                 raise NotFoundError(f"event {position}: not in the log; seek a time, or 'beginning'")
-            if found.tx < place[0]:  # else what comes before it, and when that was written, is not known
+            if found.tx < place[0]:  # otherwise the events before it are not all known yet
                 place, since = (found.tx, found.id - 1), found.began_at - CLOCK_MARGIN
         elif position != "now":
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Knowledge, in the place of Qdrant: collections of points that are found by meaning."""
+"""Knowledge, which replaces Qdrant: collections of points that are found by meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .knowledge_points import AsyncKnowledgePoints
 class AsyncKnowledgeRepository(AsyncKnowledgePoints):
     """The collections of the platform's knowledge, and their points.
 
-    Every method takes the name of a collection or an alias of it, and raises NotFoundError when there is none.
+    A collection is named by its name or by an alias. A method raises NotFoundError if it does not exist.
     """
 
     async def query(
@@ -41,15 +41,30 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """The points nearest to a vector of 1536 dimensions, by the collection's distance.
+        """Return the points nearest to a vector of 1536 dimensions, by the collection's distance.
 
-        Scores are 1 - distance for `cosine`, the product for `dot`, and -distance for the others. Only `cosine`
-        is served by an index; the others compare all points.
+        Only `cosine` is served by an index; for the other distances all points are compared.
+
+        Args:
+            collection: The name or an alias.
+            embedding: The vector.
+            limit: The maximum number of hits.
+            where: Only points that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
+
+        Returns:
+            Hits whose score is 1 - distance for `cosine`, the product for `dot`, and -distance for the
+            others.
+
+        Raises:
+            NotFoundError: The collection does not exist.
         """
         ask = partial(
             self._search, embedding=embedding, limit=limit, where=where, params=params, explain=explain
         )
-        # To look the name up is a round trip, and the search itself can tell whether it means what it last did.
+        # Resolving the name costs a round trip. The search runs with the partition that the name had last. If it
+        # finds nothing, the name may have been moved or dropped, so it is resolved again.
         known = self._known_partition(collection)
         found = None if known is None else await ask(known)
         if not found:
@@ -67,13 +82,19 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> Sequence[Sequence[Hit]]:
-        """The points nearest to each of several vectors; in one round trip unless a filter or params are given."""
+        """Return the points nearest to each of several vectors.
+
+        One round trip, unless `where` or `params` are passed.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         partition = await self._partition(collection)
         if where is None and params == SearchParams():
             return await search_many(
                 self._session, KnowledgePoint, embeddings, limit=limit, partition=partition
             )
-        # One by one, as only so a filter's few matches are all found.
+        # One search for each vector: only a single search falls back to comparing all matches of a filter.
         return [
             (await self._search(partition, embedding, limit=limit, where=where, params=params)).hits
             for embedding in embeddings
@@ -90,10 +111,21 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> Sequence[KnowledgePointGroup]:
-        """The nearest points of each of the nearest groups, at most `size` of each.
+        """Return the nearest points of each of the nearest groups.
 
-        `group_by` is a path into the payload, such as `author.name` or `parts[].kind`. A point with an array there is
-        in the group of each of its elements; values that are no text, number or bool form no group.
+        Args:
+            collection: The name or an alias.
+            embedding: The vector.
+            group_by: A path into the payload, such as `author.name` or `parts[].kind`. A point with an array
+                there is in the group of each element. Values other than text, numbers and booleans form no
+                group.
+            groups: The maximum number of groups.
+            size: The maximum number of points in each group.
+            where: Only points that match this filter.
+            params: Settings of the search.
+
+        Raises:
+            NotFoundError: The collection does not exist.
         """
         within("groups", groups, 1, MAX_LIMIT)
         within("size", size, 1, MAX_LIMIT)
@@ -128,10 +160,14 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchResult:
-        """Points like the `positive` ones and unlike the `negative` ones, which are not among them.
+        """Return points like the `positive` ones and unlike the `negative` ones, without these.
 
-        Searches at twice the mean of the positive vectors minus the mean of the negative ones, as Qdrant does.
-        Raises NotFoundError for an unknown id.
+        The search vector is twice the mean of the positive vectors minus the mean of the negative ones, as in
+        Qdrant.
+
+        Raises:
+            NotFoundError: The collection or one of the points does not exist.
+            InvalidVector: The positive and the negative points cancel out.
         """
         partition = await self._partition(collection)
         liked, disliked = ids_of(positive), ids_of(negative)
@@ -171,7 +207,7 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
 
 
 def _grouped(hits: Iterable[Hit], key: str) -> list[KnowledgePointGroup]:
-    """The hits by what their payload holds there, the group with the nearest first."""
+    """Return the hits grouped by the values at a path of their payload, the group with the nearest hit first."""
     return _groups((value, found) for found in hits for value in _unique(values_at(found.row.payload, key)))
 
 
@@ -198,7 +234,7 @@ def _recommended(
     *,
     unit: bool,
 ) -> Embedding:
-    """Where to search; for cosine each vector counts by its direction alone."""
+    """Return the vector to search for; for cosine, each vector counts by its direction alone."""
     means: list[npt.NDArray[np.float64]] = []
     for ids in (liked, disliked or liked):
         unknown = [one for one in ids if one not in vectors]
@@ -216,5 +252,5 @@ def _recommended(
 
 def _known_vector(id_: str, vector: Embedding | None) -> Embedding:
     if vector is None:
-        raise InvalidInputError(f"point {shown(id_)}: has no vector to go by; choose another")
+        raise InvalidInputError(f"point {shown(id_)}: has no vector; choose another")
     return vector

@@ -1,4 +1,4 @@
-"""Knowledge collections: made and dropped at run time, each with a partition and an index of its own."""
+"""Knowledge collections: created and dropped at run time, each with its own partition and index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ...values.knowledge import KnowledgeCollectionInfo
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
-"""How long dropping a collection waits for searches that run; those that come after it wait behind it."""
+"""How long dropping a collection waits for running searches; later searches wait behind it."""
 
 _resolved: WeakKeyDictionary[Engine, dict[str, Partition]] = WeakKeyDictionary()
 
@@ -42,7 +42,7 @@ _LOCKED = (table_of(KnowledgeCollection), table_of(KnowledgeAlias))
 
 
 class AsyncKnowledgeCollections(AsyncRepository):
-    """The part of the knowledge repository that is about collections and their aliases."""
+    """The methods of the knowledge repository for collections and their aliases."""
 
     async def create_collection(
         self,
@@ -53,19 +53,22 @@ class AsyncKnowledgeCollections(AsyncRepository):
         embedding_model: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> KnowledgeCollection:
-        """Create a collection for vectors of 1536 dimensions, or return the one of that name.
+        """Create a collection for vectors of 1536 dimensions, or return the one with this name.
 
         To create one, the role must own the table `knowledge_points`.
 
         Args:
             name: 1 to 255 characters.
-            distance: Only `cosine` has an index: collections of another distance are searched by comparing all points.
+            distance: Only `cosine` has an index: collections of another distance are searched by comparing
+                all points.
             description: Replaces the description of an existing collection; None keeps it.
-            embedding_model: What the vectors are made by. An existing collection without one takes it.
+            embedding_model: The model that makes the vectors. An existing collection without one takes it.
             metadata: Replaces the metadata of an existing collection; None keeps them.
 
         Raises:
-            ConflictError: The name is an alias, or the existing collection has another distance or embedding model.
+            ConflictError: The name is an alias, or the existing collection has another distance or embedding
+                model.
+            ConfigurationError: The role does not own `knowledge_points`.
         """
         _check_name(name)
         known = await self._named(name)
@@ -132,7 +135,7 @@ class AsyncKnowledgeCollections(AsyncRepository):
                     )
                 )
                 if made is None:
-                    # Somebody else has made it while this call waited for the lock.
+                    # Another transaction has created it while this one waited for the lock.
                     return await self._collection(name)
                 for statement in queries.create_partition(parent, own, name):
                     await session.execute(statement)
@@ -141,10 +144,14 @@ class AsyncKnowledgeCollections(AsyncRepository):
         return made
 
     async def drop_collection(self, name: str) -> None:
-        """Remove a collection with its points and aliases; `name` is no alias. Raises NotFoundError.
+        """Delete a collection with its points and aliases; `name` must not be an alias.
 
-        Searches of every collection wait until the transaction ends: end it soon. Raises ConflictError, after
-        5 seconds, when other transactions still use the points.
+        Searches of every collection wait until the transaction ends, so end it soon.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+            ConflictError: Other transactions still use the points after 5 seconds.
+            ConfigurationError: The role does not own `knowledge_points`.
         """
         session = self._session
         try:
@@ -161,7 +168,11 @@ class AsyncKnowledgeCollections(AsyncRepository):
             raise _not_the_owner(name, error) from error
 
     async def describe_collection(self, name: str) -> KnowledgeCollectionInfo:
-        """A collection of that name or alias, with the number of its points; raises NotFoundError."""
+        """Return the collection with this name or alias, with the number of its points.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         collection = await self._collection(name)
         aliases = await self._all(queries.aliases(collection.name))
         count = await self._first(points.count(collection.name, None))
@@ -172,14 +183,16 @@ class AsyncKnowledgeCollections(AsyncRepository):
     async def list_collections(
         self, *, after: str | None = None, limit: int = 100
     ) -> Page[KnowledgeCollection]:
-        """The collections by name, a page at a time."""
+        """Return a page of the collections, by name."""
         rows = await self._all(queries.list_(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def set_aliases(self, aliases: Mapping[str, str]) -> None:
-        """Have each alias stand for a collection from now on, all of them at once; new ones are made.
+        """Create aliases of collections, or move existing ones; all of them or none.
 
-        Raises NotFoundError for an unknown collection, ConflictError for an alias that a collection is named.
+        Raises:
+            NotFoundError: A collection does not exist.
+            ConflictError: An alias is the name of a collection.
         """
         for alias, collection in aliases.items():
             _check_name(alias)
@@ -195,12 +208,16 @@ class AsyncKnowledgeCollections(AsyncRepository):
                     raise _unknown(aliases[alias])
 
     async def delete_alias(self, alias: str) -> None:
-        """Forget an alias, not what it stands for; raises NotFoundError."""
+        """Delete an alias, not the collection.
+
+        Raises:
+            NotFoundError: The alias does not exist.
+        """
         if await self._write(queries.delete_alias(alias)) is None:
             raise NotFoundError(f"alias {shown(alias)}: does not exist; `list_aliases` names those that do")
 
     async def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
-        """The aliases by name; those of one collection when it is named."""
+        """Return the aliases, by name, optionally those of one collection."""
         return await self._all(queries.aliases(collection))
 
     async def _collection(self, name: str) -> KnowledgeCollection:
@@ -210,12 +227,12 @@ class AsyncKnowledgeCollections(AsyncRepository):
         return found
 
     async def _named(self, name: str) -> KnowledgeCollection | None:
-        """The collection of that very name."""
+        """Return the collection with this name, which is not an alias."""
         found = await self._first(queries.find(name))
         return found if found is not None and found.name == name else None
 
     async def _partition(self, name: str, *, hold: bool = False) -> Partition:
-        """The partition of the collection of that name or alias; `hold` keeps it from being dropped."""
+        """Return the partition of the collection; `hold` keeps it from being dropped."""
         rows = await fetch_rows(self._session, queries.resolve(hold=hold), {"name": name}, locks=hold)
         if not rows:
             raise _unknown(name)
@@ -226,11 +243,11 @@ class AsyncKnowledgeCollections(AsyncRepository):
         return partition(*rows[0])
 
     def _known_partition(self, name: str) -> Partition | None:
-        """What `_partition` gave for the name the last time, found empty if that is not so any more."""
+        """Return what `_partition` last returned for the name; searching it finds nothing if that has changed."""
         return _resolved.get(bind_of(self._session).engine, {}).get(name)
 
     async def _name(self, name: str) -> str:
-        """The name of the collection of that name or alias."""
+        """Return the name of the collection that has this name or alias."""
         return str((await self._partition(name)).parameters["collection"])
 
 
@@ -248,6 +265,6 @@ def _unknown(name: str) -> NotFoundError:
 
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
-        f"collection {shown(name)}: its table is part of knowledge_points, whose owner alone may make and drop it"
-        f" ({error}); do it as that role, such as with the URL that migrates"
+        f"collection {shown(name)}: its table is part of knowledge_points, and only the owner of that may create and drop"
+        f" it ({error}); connect as that role, such as with the URL that migrates"
     )

@@ -1,4 +1,4 @@
-"""The points of knowledge collections: written, read, changed, and moved by way of files."""
+"""The points of knowledge collections: written, read, changed, exported and imported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, spellings
 from .knowledge_collections import AsyncKnowledgeCollections
 
 BATCH = 1_000
-"""How many points an import or an export holds in memory."""
+"""The number of points that an import or an export holds in memory."""
 
 Imported = Callable[[int], None]
 """Called with the number of points that were imported so far."""
@@ -36,16 +36,27 @@ _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payloa
 
 
 class AsyncKnowledgePoints(AsyncKnowledgeCollections):
-    """The part of the knowledge repository that is about points.
+    """The methods of the knowledge repository for points.
 
-    Every method takes the name of a collection or an alias of it, and raises NotFoundError when there is none.
+    A collection is named by its name or by an alias. A method raises NotFoundError if it does not exist.
     """
 
     async def upsert(self, collection: str, points: Sequence[Mapping[str, Any]]) -> int:
-        """Store points, mappings with `id`, `vector` and `payload`; gives how many were new or differ.
+        """Store points.
 
-        A known id gets the new vector and payload as a whole. Of points that share an id the last one counts. A
-        point without a vector is kept, but not found by meaning.
+        An existing point gets the new vector and the new payload as a whole.
+
+        Args:
+            collection: The name or an alias.
+            points: Mappings with `id`, `vector` and `payload`. Of points with the same id the last one is
+                stored. A point without a vector is stored, but not found by meaning.
+
+        Returns:
+            The number of points that are new or have changed.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+            InvalidInputError: A point is invalid; the message names it.
         """
         name = str((await self._partition(collection, hold=True)).parameters["collection"])
         rows = rows_of(points)
@@ -68,7 +79,10 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         return written
 
     async def _analyze(self, name: str, rows: int) -> None:
-        """Without statistics the planner believes that few points are of this collection, and sorts them all."""
+        """Analyze the partition after its first or a large load.
+
+        Without statistics the planner expects few points of the collection, and sorts all of them.
+        """
         own, parent = table_name(self._session, table(name)), table_name(self._session, POINTS)
         if rows >= LARGE or not await self._session.scalar(collections.counted(table(name).name, parent)):
             await self._session.execute(bulk.analyze(own))
@@ -76,7 +90,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
     async def retrieve(
         self, collection: str, ids: Sequence[KnowledgePointId], *, with_vectors: bool = False
     ) -> Sequence[KnowledgePoint]:
-        """The points of these ids, in their order; unknown ids are left out."""
+        """Return the points with these ids, in their order; unknown ids are omitted."""
         name = await self._name(collection)
         found = await self._all(queries.retrieve(name, ids, with_vectors=with_vectors))
         known = {point.id: point for point in found}
@@ -85,7 +99,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
     async def delete(
         self, collection: str, *, ids: Sequence[KnowledgePointId] | None = None, where: Where | None = None
     ) -> int:
-        """Remove the points of these ids, or those that match; gives their number."""
+        """Delete the points with these ids, or those that match; return their number."""
         which = chosen(ids, where)
         return await self._affected(queries.remove(await self._name(collection), which))
 
@@ -97,7 +111,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Set these keys of the payload and keep the others; gives how many points that has changed."""
+        """Set these keys of the payload and keep the others; return the number of points that have changed."""
         which, new = chosen(ids, where), json_of(payload)
         return await self._affected(queries.set_payload(await self._name(collection), which, new))
 
@@ -109,7 +123,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Replace the whole payload; gives how many points that has changed."""
+        """Replace the whole payload; return the number of points that have changed."""
         which, new = chosen(ids, where), json_of(payload)
         return await self._affected(queries.overwrite_payload(await self._name(collection), which, new))
 
@@ -121,7 +135,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Remove these keys of the payload, top-level ones; gives how many points that has changed."""
+        """Delete these top-level keys of the payload; return the number of points that have changed."""
         which = chosen(ids, where)
         if isinstance(keys, str):
             raise InvalidInputError("keys: expected several, got one text; put it into a list")
@@ -136,21 +150,26 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         limit: int = 100,
         with_vectors: bool = False,
     ) -> Page[KnowledgePoint]:
-        """The points that match, by id, a page at a time."""
+        """Return a page of the points that match, by id."""
         name = await self._name(collection)
         statement = queries.scroll(name, where=where, after=after, limit=limit, with_vectors=with_vectors)
         return as_page(await self._all(statement), queries.SCROLL_KEY, limit)
 
     async def count(self, collection: str, *, where: Where | None = None) -> int:
-        """How many points there are, or match; counted, not estimated."""
+        """Return the exact number of points, or of those that match."""
         return await self._first(queries.count(await self._name(collection), where)) or 0
 
     async def facet(
         self, collection: str, key: str, *, where: Where | None = None, limit: int = 10
     ) -> Sequence[KnowledgeFacetCount]:
-        """The values at a path into the payload, such as `author.name` or `parts[].kind`, the most frequent first.
+        """Return the values at a path into the payload with their counts, the most frequent first.
 
-        Each element of an array counts as a value, once for each point; objects and nulls do not.
+        Args:
+            collection: The name or an alias.
+            key: A path such as `author.name` or `parts[].kind`. Each element of an array counts as a value,
+                once for each point; objects and nulls do not count.
+            where: Only points that match this filter.
+            limit: The maximum number of values.
         """
         rows = await self._rows(queries.facet(await self._name(collection), key, where=where, limit=limit))
         return [KnowledgeFacetCount(*row) for row in rows]
@@ -163,19 +182,30 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         vector_name: str | None = None,
         progress: Imported | None = None,
     ) -> int:
-        """Store the points of a dump of Qdrant's scroll, JSON lines in a file or as they come; gives their number.
+        """Store the points of a dump of Qdrant's scroll.
 
-        Lines are points or pages of points. Ids stay, as text. Of named vectors `vector_name` is taken.
+        Args:
+            collection: The name or an alias.
+            source: A file of JSON lines, or the lines. Each is a point or a page of points. Ids are kept, as
+                text.
+            vector_name: The vector to store of named vectors.
+            progress: Called with the number of points imported so far.
+
+        Returns:
+            The number of points.
         """
         return await self._import(collection, read_qdrant(source, vector_name), progress)
 
     async def export_to(
         self, collection: str, folder: str | Path, *, progress: Imported | None = None
     ) -> int:
-        """Write a collection into a folder as JSON lines and a .npy file; gives the number of points.
+        """Write a collection into a folder, as JSON lines and a .npy file.
 
-        Takes a batch at a time: what others commit meanwhile may be in it or not, unless the transaction is
-        REPEATABLE READ. Times and aliases are not kept.
+        Points are read in batches: changes that are committed meanwhile may be included or not, unless the
+        transaction is REPEATABLE READ. Times and aliases are not exported.
+
+        Returns:
+            The number of points.
         """
         found = await self._collection(collection)
         last = ""
@@ -200,10 +230,18 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
     async def import_from(
         self, folder: str | Path, *, collection: str | None = None, progress: Imported | None = None
     ) -> int:
-        """Store what `export_to` has written, under its own name or another; gives the number of points.
+        """Store the points that `export_to` has written.
 
-        Creates the collection if it does not exist; an existing one keeps its description and metadata. Points that
-        exist get the exported vector and payload.
+        Creates the collection if it does not exist; an existing one keeps its description and metadata.
+        Existing points get the exported vector and payload.
+
+        Args:
+            folder: The folder.
+            collection: The name of the collection; None is the exported name.
+            progress: Called with the number of points imported so far.
+
+        Returns:
+            The number of points.
         """
         described, points = read_export(folder)
         name = described.get("name") if collection is None else collection
@@ -232,7 +270,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         return done
 
     async def _affected(self, statement: Insert | Update | Delete) -> int:
-        """Run a statement that writes; gives the number of its rows."""
+        """Run a statement that writes; return the number of its rows."""
         with translated():
             options = {"synchronize_session": False, "preserve_rowcount": True}
             result = await self._session.execute(statement, execution_options=options)
@@ -242,12 +280,12 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
 async def _copy(
     session: AsyncSession, staged: Table, name: str, rows: Mapping[str, tuple[Any, Mapping[str, Any]]]
 ) -> None:
-    # Two writers that lock rows in one order cannot wait for each other.
+    # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
     order = {id_: place for place, id_ in enumerate(sorted(rows))}
     values = ((order[id_], name, id_, vector, payload) for id_, (vector, payload) in rows.items())
     try:
         await copy_rows(session, staged, list(staged.c), values)
     except InvalidInputError as error:
-        if not (told := re.fullmatch(r"row (\d+): \w+\.(.*)", str(error), re.DOTALL)):
+        if not (found := re.fullmatch(r"row (\d+): \w+\.(.*)", str(error), re.DOTALL)):
             raise
-        raise type(error)(f"point {shown(list(rows)[int(told[1])])}: {told[2]}") from None
+        raise type(error)(f"point {shown(list(rows)[int(found[1])])}: {found[2]}") from None

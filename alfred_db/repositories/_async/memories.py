@@ -1,4 +1,4 @@
-"""Memories: told once however often they are told, recalled by meaning, importance and recency, forgotten in time."""
+"""Memories: stored once for each text, recalled by meaning, importance and recency, expired in time."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ from .memory_consolidation import consolidate
 from .memory_recall import recall
 
 HALF_LIFE = timedelta(days=30)
-"""After so long without use a memory counts half as recent."""
+"""The time without use after which a memory counts half as recent."""
 
 NEAR = 0.08
 """Cosine distance up to which two texts are taken to mean the same; calibrate it for the embedding model."""
 
 
 class AsyncMemoryRepository(AsyncPagedRepository):
-    """What agents remember, bank by bank. Vectors have 384 dimensions; what has expired is not there."""
+    """The memories of agents, by bank.
+
+    Vectors have 384 dimensions. Expired memories are not returned.
+    """
 
     _model = Memory
 
@@ -57,10 +60,22 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
     ) -> RememberedMemory:
-        """Store a memory; a text that the bank has, but for case and white space, is counted and not stored twice.
+        """Store a memory. A text that the bank has already is counted and not stored again.
 
-        Of what is told again the newest text, vector and metadata stay, the greatest importance, and the later
-        expiry. Importance is 1 to 10, and more counts as 10. Raises NotFoundError for an unknown bank.
+        Texts are compared without case and white space. A stored memory keeps the newest text, vector and
+        metadata, the highest importance, and the later expiry.
+
+        Args:
+            bank: The bank or its id.
+            content: The text.
+            embedding: Its vector.
+            importance: 1 to 10; a higher value counts as 10.
+            metadata: Any JSON.
+            ttl: The time until it expires; None is never.
+            embedding_model: The model of the vector.
+
+        Raises:
+            NotFoundError: The bank does not exist.
         """
         within("importance", importance, 1, MAX_IMPORTANCE)
         parameters = {
@@ -88,21 +103,35 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         embeddings: Sequence[VectorLike] | None = None,
         near: float | None = None,
     ) -> Sequence[RememberedMemory]:
-        """Store several; gives what became of each, in order. `embeddings` is their vectors as one column.
+        """Store several memories.
 
-        With `near`, such as 0.08, one that has no more than this cosine distance to a memory of the bank or to
-        one before it in the batch is merged into that: counted there, which keeps its text and its vector.
+        Args:
+            bank: The bank or its id.
+            memories: The memories; see `remember`.
+            embeddings: Their vectors, in the same order.
+            near: A cosine distance such as 0.08. A memory within this distance of one in the bank, or of an
+                earlier one in the call, is merged into that one: it is counted there, and the text and vector
+                there are kept.
+
+        Returns:
+            The outcome for each memory, in order.
+
+        Raises:
+            NotFoundError: The bank does not exist.
         """
         return await remember_many(self._session, id_of(bank), memories, embeddings, near)
 
     async def get(self, memory_id: int) -> Memory | None:
-        """The memory of that id."""
+        """Return the memory with this id."""
         return await self._first(queries.get(memory_id))
 
     async def update(self, memory_id: int, values: Mapping[str, Any]) -> Memory:
-        """Change attributes of a memory, by their names; raises NotFoundError.
+        """Change attributes of a memory, by their names.
 
-        A new content without a new embedding takes the old one away, as it means something else.
+        A new content without a new embedding removes the old embedding, which belongs to another text.
+
+        Raises:
+            NotFoundError: The memory does not exist, or has expired.
         """
         check_values(Memory, values)
         if "content" in values:
@@ -113,7 +142,11 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         return memory
 
     async def forget(self, memory_id: int) -> None:
-        """Remove a memory; raises NotFoundError."""
+        """Delete a memory.
+
+        Raises:
+            NotFoundError: The memory does not exist, or has expired.
+        """
         if not await self._rows(queries.remove([memory_id])):
             raise _unknown(memory_id)
 
@@ -127,7 +160,11 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """The bank's memories nearest to a vector, by cosine distance; raises NotFoundError for an unknown bank."""
+        """Return the bank's memories nearest to a vector, by cosine distance.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         condition = queries.in_bank(id_of(bank))
         if (given := expression(Memory, where)) is not None:
             condition &= given
@@ -146,7 +183,11 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates:
-        """The bank's memories nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        """Return the ids and distances of up to 1000 memories nearest to a vector; `page` returns their rows.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         condition = queries.in_bank(id_of(bank))
         if (given := expression(Memory, where)) is not None:
             condition &= given
@@ -166,7 +207,11 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult:
-        """The bank's best memories by meaning and by English word, fused by rank."""
+        """Return the bank's best memories by meaning and by English word, fused by rank.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         found = await hybrid_search(
             self._session,
             Memory,
@@ -192,12 +237,26 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         now: datetime | None = None,
         exact: bool | None = None,
     ) -> MemoryRecallResult:
-        """The bank's best memories by similarity x importance x recency; it touches nothing.
+        """Return the bank's best memories by similarity x importance x recency; it touches nothing.
 
-        score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), age being
-        the time from the last use to `now`, by default the database's time. The index gives the nearest; their
-        number is doubled until no other memory can have a better score, and `certified` says that none can.
-        `exact` compares the whole bank, or with False never does. Raises NotFoundError for an unknown bank.
+        score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), where
+        age is the time from the last use to `now`. The index returns the nearest memories. Their number is
+        doubled until no other memory can have a better score.
+
+        Args:
+            bank: The bank or its id.
+            embedding: The vector.
+            limit: The maximum number of hits.
+            half_life: The age at which recency counts half.
+            weights: The weights w_i of importance and w_r of recency.
+            now: The time for ages; None is the database's time.
+            exact: True compares the whole bank, False never does, None decides by its size.
+
+        Returns:
+            The hits; `certified` is true if no other memory can have a better score.
+
+        Raises:
+            NotFoundError: The bank does not exist.
         """
         found = await recall(
             self._session,
@@ -215,16 +274,22 @@ class AsyncMemoryRepository(AsyncPagedRepository):
     async def duplicates(
         self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
     ) -> Sequence[Hit]:
-        """The bank's memories that mean nearly the same as a vector, nearest first."""
+        """Return the bank's memories that mean nearly the same as a vector, the nearest first.
+
+        `within` is the greatest cosine distance.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         params = SearchParams(max_distance=within)
         return (await self.search(bank, embedding, limit=limit, params=params)).hits
 
     async def touch(self, memory_ids: Sequence[int]) -> int:
-        """Say that memories were used; gives their number. Neither the vector nor an index is written."""
+        """Record that memories were used; return the number of memories. Writes neither vectors nor indexes."""
         return await affected(self._session, queries.touch(), {"ids": sorted(set(memory_ids))})
 
     async def sweep(self, limit: int = 1000) -> int:
-        """Remove at most `limit` expired memories, whatever their bank; gives their number."""
+        """Delete at most `limit` expired memories of all banks; return their number."""
         within("limit", limit, 1, 100_000)
         return len(await self._rows(queries.sweep(limit)))
 
@@ -236,13 +301,22 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         below: float | None = None,
         half_life: timedelta = HALF_LIFE,
     ) -> int:
-        """Remove the least alive memories of a bank; gives their number.
+        """Delete the memories of a bank that are least alive.
 
-        A memory's life is importance * 2^(-age / half_life), age being the time since its last use. Either all
-        but the `keep` most alive go, or those with a life below `below`.
+        A memory's life is importance * 2^(-age / half_life), where age is the time since its last use.
+
+        Args:
+            bank: The bank or its id.
+            keep: The number of memories that stay, those with the longest life. Pass either `keep` or
+                `below`.
+            below: Memories with a shorter life than this are deleted.
+            half_life: The age at which a memory's life has halved.
+
+        Returns:
+            The number of memories deleted.
         """
         if (keep is None) == (below is None):
-            raise InvalidInputError("prune: give either `keep` or `below`")
+            raise InvalidInputError("prune: pass either `keep` or `below`")
         if keep is not None:
             within("keep", keep, 0, 2**63 - 1)
         if below is not None:
@@ -259,23 +333,34 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         within: float = NEAR,
         merge: Callable[[Sequence[Memory]], str] | None = None,
     ) -> int:
-        """Merge memories that mean nearly the same into the newest of them; gives the number of those removed.
+        """Merge memories that mean nearly the same into the newest of them; compares the whole bank.
 
-        Each one that goes was within that cosine distance of the one that stays, which counts what they all
-        counted, with the greatest importance and the latest use and expiry. `merge` gets the group, newest
-        first, and gives the text that stays; the vector remains that of the newest. It looks at the whole bank.
+        The newest memory keeps its vector. It gets the sum of the counts, the highest importance, and the
+        latest use and expiry of its group.
+
+        Args:
+            bank: The bank or its id.
+            within: The greatest cosine distance of a memory to the newest one of its group.
+            merge: Called with a group, the newest first; returns the text to keep. None keeps the newest
+                text.
+
+        Returns:
+            The number of memories deleted.
+
+        Raises:
+            NotFoundError: The bank does not exist.
         """
         return await consolidate(self._session, id_of(bank), within, merge)
 
     async def list(
         self, bank: MemoryBank | int, *, after: str | None = None, limit: int = 100
     ) -> Page[Memory]:
-        """The bank's memories, in the order that they were stored, a page at a time."""
+        """Return a page of the bank's memories, in the order in which they were stored."""
         rows = await self._all(queries.list_(id_of(bank), after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def _known(self, bank: MemoryBank | int, found: Sized) -> None:
-        """Tell an empty bank from none."""
+        """Distinguish an empty bank from an unknown one, which raises NotFoundError."""
         if not len(found) and await self._first(memory_banks.get(id_of(bank))) is None:
             raise unknown_bank(id_of(bank))
 

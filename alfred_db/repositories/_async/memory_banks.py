@@ -1,4 +1,4 @@
-"""Memory banks: found or made by name, listed with what is in them."""
+"""Memory banks: created by name, listed with the number of their memories."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from ...values.memories import MemoryBankSummary
 
 
 class AsyncMemoryBankRepository(AsyncRepository):
-    """The banks that memories are kept in."""
+    """The banks in which memories are stored."""
 
     async def get_or_create(self, name: str, *, description: str | None = None) -> MemoryBank:
-        """Return the bank of that name, and create it if it does not exist.
+        """Return the bank with this name, and create it if it does not exist.
 
-        The name is not unique in the table. Who creates a bank holds the name's advisory lock until the end of
-        the transaction, so that others wait and then find it; of several that plain SQL made, the oldest is returned.
+        The name is not unique in the table. Creating a bank locks the name until the transaction ends, so
+        that concurrent calls wait and then find the bank. Of several banks that plain SQL has created, the
+        oldest is returned.
 
         Args:
             name: Any text that is not empty.
@@ -44,15 +45,19 @@ class AsyncMemoryBankRepository(AsyncRepository):
         return bank
 
     async def get(self, bank_id: int) -> MemoryBank | None:
-        """The bank of that id."""
+        """Return the bank with this id."""
         return await self._first(queries.get(bank_id))
 
     async def get_by_name(self, name: str) -> MemoryBank | None:
-        """The bank of that name; of several, the oldest."""
+        """Return the bank with this name; of several, the oldest."""
         return await self._first(queries.get_by_name(name))
 
     async def update(self, bank_id: int, values: Mapping[str, Any]) -> MemoryBank:
-        """Change attributes of a bank, by their names; raises NotFoundError."""
+        """Change attributes of a bank, by their names.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         check_values(MemoryBank, values)
         bank = await self._write(queries.change(bank_id, values))
         if bank is None:
@@ -60,9 +65,13 @@ class AsyncMemoryBankRepository(AsyncRepository):
         return bank
 
     async def delete(self, bank: MemoryBank | int) -> int:
-        """Remove a bank and its memories; gives the number of these. Raises NotFoundError."""
+        """Delete a bank and its memories; return the number of memories.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         bank_id = id_of(bank)
-        # Whoever is about to remember something in it waits, and is told that it is gone.
+        # The row lock makes concurrent `remember` calls for this bank wait; they then raise NotFoundError.
         if await self._first(queries.hold(bank_id, for_removal=True)) is None:
             raise unknown_bank(bank_id)
         memories = await self._rows(queries.empty(bank_id))
@@ -70,7 +79,7 @@ class AsyncMemoryBankRepository(AsyncRepository):
         return len(memories)
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:
-        """The banks by id with the number of their memories, a page at a time."""
+        """Return a page of the banks, by id, with the number of their memories."""
         rows = await self._rows(queries.list_(after=after, limit=limit))
         return as_page(
             [
@@ -83,17 +92,17 @@ class AsyncMemoryBankRepository(AsyncRepository):
 
 
 def id_of(bank: MemoryBank | int) -> int:
-    """The bank's id, however the caller names it."""
+    """Return the bank's id."""
     return bank if isinstance(bank, int) else bank.id
 
 
 def unknown_bank(bank_id: int) -> NotFoundError:
-    """The error for a bank that is not there."""
-    return NotFoundError(f"memory bank {bank_id}: does not exist; make it with get_or_create")
+    """Return the error for a bank that does not exist."""
+    return NotFoundError(f"memory bank {bank_id}: does not exist; create it with get_or_create")
 
 
 def lock_key(session: AsyncSession, name: str) -> int:
-    """The number of an advisory lock: one for each name in each tenant."""
+    """Return the key of an advisory lock, specific to this name and tenant."""
     table = table_name(session, table_of(Memory))
     digest = hashlib.sha256(f"alfred-db {table} {name}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], signed=True)

@@ -1,4 +1,4 @@
-"""Many memories at once: remembered without duplicates, and consolidated."""
+"""Many memories at once: stored without duplicates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _vector = cast("Vector", table_of(Memory).c.embedding.type)
 
 @dataclass(slots=True)
 class _Told:
-    """What is told of one text."""
+    """The new data for one text."""
 
     values: dict[str, Any]
     vector: Embedding | None
@@ -49,7 +49,7 @@ async def remember_many(
     embeddings: Sequence[VectorLike] | None,
     near: float | None,
 ) -> list[RememberedMemory]:
-    """Store each text once, and count what is told again or means nearly the same."""
+    """Store each text once, and count repeated texts and near duplicates."""
     if near is not None:
         within("near", near, 0, 2)
     hashes, told = _by_text(memories, embeddings)
@@ -57,7 +57,8 @@ async def remember_many(
         return []
     with translated():
         if near is not None:
-            # Two who tell nearly the same at once would not see each other's.
+            # Concurrent calls with near duplicates do not see each other's rows, so they take turns. The advisory
+            # lock ends with the transaction.
             await session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
         now = await session.scalar(memory_banks.hold(bank_id, for_removal=False))
         if now is None:
@@ -75,7 +76,10 @@ async def remember_many(
 def _by_text(
     memories: Sequence[NewMemory], embeddings: Sequence[VectorLike] | None
 ) -> tuple[list[bytes], dict[bytes, _Told]]:
-    """The hash of each memory, and what is told of each text: the last counts, and the greatest importance."""
+    """Return the hash of each memory, and the new data for each text.
+
+    Of repeated texts the last one counts, with the highest importance.
+    """
     if embeddings is not None and len(embeddings) != len(memories):
         raise InvalidInputError(f"embeddings: expected {len(memories)}, one a memory, got {len(embeddings)}")
     hashes: list[bytes] = []
@@ -123,7 +127,7 @@ def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
 
 
 def _count(one: _Told, other: _Told) -> None:
-    """Let `one` count what `other` counted."""
+    """Add the count and importance of `other` to `one`."""
     one.values["seen_count"] += other.values["seen_count"]
     one.values["importance"] = max(one.values["importance"], other.values["importance"])
 
@@ -131,7 +135,7 @@ def _count(one: _Told, other: _Told) -> None:
 async def _merged_in_bank(
     session: AsyncSession, bank_id: int, told: Mapping[bytes, _Told], near: float
 ) -> dict[bytes, int | bytes]:
-    """The memory of the bank that each new text means nearly the same as."""
+    """Return the memory of the bank that each new text is a near duplicate of."""
     known = set(await session.scalars(queries.known(bank_id, list(told))))
     new = [text for text, one in told.items() if one.vector is not None and text not in known]
     matches, rows = await estimate(session, Memory, queries.in_bank(bank_id))
@@ -149,7 +153,7 @@ async def _merged_in_bank(
 
 
 def _merged_in_batch(told: Mapping[bytes, _Told], taken: set[bytes], near: float) -> dict[bytes, int | bytes]:
-    """The text before it in the batch that each text means nearly the same as, if that stays itself."""
+    """Return the earlier text of the batch that each text is a near duplicate of, unless that one is merged."""
     merged: dict[bytes, int | bytes] = {}
     kept: list[bytes] = []
     vectors = np.empty((len(told), _vector.dim or 0), dtype=np.float32)
@@ -170,7 +174,7 @@ def _merged_in_batch(told: Mapping[bytes, _Told], taken: set[bytes], near: float
 async def _count_in(
     session: AsyncSession, told: Mapping[bytes, _Told], merged: Mapping[bytes, int | bytes]
 ) -> None:
-    """Count what is merged where it goes: in the batch, or in the bank."""
+    """Count merged texts in their targets: in the batch, or in the bank."""
     into: dict[int, _Told] = {}
     for text, target in merged.items():
         if isinstance(target, bytes):
@@ -193,7 +197,11 @@ async def _count_in(
 async def _store(
     session: AsyncSession, bank_id: int, told: Iterable[_Told], now: datetime
 ) -> dict[bytes, tuple[int, int]]:
-    """The id and the count of each text; in the order of their hashes, so that two who do it cannot deadlock."""
+    """Store the texts; return the id and the count of each.
+
+    The caller sorts them by their hashes, so that concurrent calls lock rows in the same order and cannot
+    deadlock.
+    """
     common = {"memory_bank_id": bank_id, "updated_at": now}
     rows = [
         {**one.values, **common, "expires_at": None if one.ttl is None else now + one.ttl} for one in told

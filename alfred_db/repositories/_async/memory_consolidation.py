@@ -1,4 +1,4 @@
-"""Memories that mean nearly the same, made one."""
+"""Consolidation of memories that mean nearly the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .memory_batches import AT_ONCE, EFFORT
 from .memory_recall import COMPARED
 
 NEIGHBOURS = 20
-"""How many near duplicates of a memory are looked at."""
+"""The number of near duplicates of a memory that are compared."""
 
 _options = {"populate_existing": True, "synchronize_session": False}
 
@@ -28,7 +28,7 @@ _options = {"populate_existing": True, "synchronize_session": False}
 async def consolidate(
     session: AsyncSession, bank_id: int, near: float, merge: Callable[[Sequence[Memory]], str] | None
 ) -> int:
-    """Keep the newest of each group, and in it what the others counted; gives the number of the others."""
+    """Keep the newest memory of each group with the counts of the others; return the number of the others."""
     within("within", near, 0, 2)
     removed = 0
     with translated():
@@ -41,7 +41,7 @@ async def consolidate(
         for newest, *others in groups:
             group = [memories[memory_id] for memory_id in (newest, *others) if memory_id in memories]
             if newest not in memories or len(group) < 2:
-                continue  # somebody else removed them meanwhile
+                continue  # deleted by another transaction meanwhile
             values = _together(group)
             if merge is not None:
                 content = merge(group)
@@ -73,7 +73,10 @@ async def _pairs(session: AsyncSession, bank_id: int, near: float) -> list[tuple
 
 
 def _stars(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Groups around their newest member, who is near to all: a chain of neighbours is not one group."""
+    """Return groups around their newest member, which is near to all others.
+
+    A chain of neighbours is not one group.
+    """
     near: dict[int, set[int]] = defaultdict(set)
     for one, other in pairs:
         near[one].add(other)
@@ -89,7 +92,7 @@ def _stars(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
 
 
 def _together(group: Sequence[Memory]) -> dict[str, Any]:
-    """What one memory counts for a group."""
+    """Return the combined counts, times and importance of a group."""
     expiries = [memory.expires_at for memory in group]
     return {
         "importance": max(memory.importance for memory in group),

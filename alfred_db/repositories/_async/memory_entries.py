@@ -1,4 +1,4 @@
-"""Memory entries: the knowledge agent's pieces of knowledge, by namespace."""
+"""Memory entries: the knowledge agent's memory, by namespace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from ...vectors.formats import VectorLike
 
 
 class AsyncMemoryEntryRepository(AsyncPagedRepository):
-    """What the knowledge agent knows; each method but those by id is within one namespace."""
+    """The entries of the knowledge agent.
+
+    Vectors have 768 dimensions. All methods except those by id work within one namespace.
+    """
 
     _model = MemoryEntry
 
@@ -39,9 +42,10 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
     ) -> MemoryEntry:
-        """Store an entry, of 768 dimensions; one whose text is known but for case and white space is brought up to date.
+        """Store an entry, or update the one with this text.
 
-        What is not given this time stays, the metadata is replaced, and of two expiries the later one counts.
+        Texts are compared without case and white space. An argument that is None keeps the stored value, the
+        metadata is replaced, and the later of two expiries is kept.
         """
         entry = await self._write(
             queries.remember(
@@ -59,16 +63,20 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         return entry
 
     async def get(self, entry_id: uuid.UUID) -> MemoryEntry | None:
-        """The entry of that id, unless it has expired."""
+        """Return the entry with this id, unless it has expired."""
         return await self._first(queries.get(entry_id))
 
     async def forget(self, entry_id: uuid.UUID) -> None:
-        """Remove an entry; raises NotFoundError."""
+        """Delete an entry.
+
+        Raises:
+            NotFoundError: The entry does not exist.
+        """
         if await self._write(queries.remove(entry_id)) is None:
             raise NotFoundError(f"memory entry {entry_id}: does not exist")
 
     async def forget_all(self, namespace: str) -> int:
-        """Remove all entries of a namespace; gives their number."""
+        """Delete all entries of a namespace; return their number."""
         return len(await self._rows(queries.empty(namespace)))
 
     async def search(
@@ -81,7 +89,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """The entries of a namespace nearest to a vector of 768 dimensions, by cosine distance."""
+        """Return the entries of a namespace nearest to a vector of 768 dimensions, by cosine distance."""
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
             condition &= given
@@ -104,7 +112,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates:
-        """The entries nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        """Return the ids and distances of up to 1000 entries nearest to a vector; `page` returns their rows."""
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
             condition &= given
@@ -122,7 +130,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult:
-        """The best entries of a namespace by meaning and by English word, fused by rank."""
+        """Return the best entries of a namespace by meaning and by English word, fused by rank."""
         return await hybrid_search(
             self._session,
             MemoryEntry,
@@ -136,13 +144,13 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         )
 
     async def sweep(self, limit: int = 1000) -> int:
-        """Remove at most `limit` expired entries, whatever their namespace; gives their number."""
+        """Delete at most `limit` expired entries of all namespaces; return their number."""
         within("limit", limit, 1, 100_000)
         return len(await self._rows(queries.sweep(limit)))
 
     async def list(
         self, namespace: str = "default", *, after: str | None = None, limit: int = 100
     ) -> Page[MemoryEntry]:
-        """The entries of a namespace, the oldest first, a page at a time."""
+        """Return a page of the entries of a namespace, the oldest first."""
         rows = await self._all(queries.list_(namespace, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)

@@ -1,4 +1,4 @@
-"""Recall: how many candidates to take, and when the whole bank must be compared."""
+"""Recall: the number of candidates, and the decision to compare the whole bank."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ...values.memories import MemoryRecallResult, MemoryRecallWeights
 from ...vectors.formats import VectorLike
 
 FIRST, MOST = 50, 1000
-"""How many candidates are taken at first, and at most; with five for each hit wanted if that is more."""
+"""The initial and the maximum number of candidates; initially five for each hit if that is more."""
 
 COMPARED = 2_000
-"""Banks of up to so many memories are compared whole: that is as fast as the index, and certain."""
+"""Banks with at most this many memories are compared whole: that is as fast as the index, and exact."""
 
 KEPT, EFFORT = 500, 5
-"""How many candidates the index keeps at least, and for each one taken: what it misses is not recalled."""
+"""The size of the index's candidate list: at least, and for each candidate. It sets the recall of the index."""
 
 WHOLE = 100_000
-"""Up to so many memories a bank is compared whole when no number of candidates was enough."""
+"""The largest bank that is compared whole when the maximum number of candidates was not enough."""
 
 
 async def recall(
@@ -44,7 +44,7 @@ async def recall(
     now: datetime | None,
     exact: bool | None,
 ) -> MemoryRecallResult:
-    """Double the candidates until no other memory can be better, then compare the whole bank if it is not too large."""
+    """Double the candidates until no other memory can be better, or compare a bank that is not too large."""
     parameters = {
         "bank": bank_id,
         "embedding": embedding,
@@ -74,11 +74,11 @@ async def recall(
 async def _nearest(
     session: AsyncSession, limit: int, candidates: int, part: float, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
-    """The best of the nearest `candidates` of a bank that has `part` of all memories."""
+    """Return the best of the nearest `candidates` in a bank that has `part` of all memories."""
     kept = min(max(KEPT, EFFORT * candidates), MAX_EF_SEARCH)
     params = SearchParams(ef_search=kept)
     found: Sequence[Row[Any]] = ()
-    # A scan that can be read on takes longer, and what the index gives at once is enough for a large bank.
+    # An iterative scan takes longer, and for a large bank the first scan usually finds enough.
     for iterative in (False, True) if kept * part >= 2 * candidates else (True,):
         settings = scan_settings(candidates, params, iterative=iterative)
         await set_local(session, {**settings, **OWN_PLAN})

@@ -1,4 +1,4 @@
-"""Messages: told whether they come for the first time."""
+"""Messages: the record of those that were handled."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ...models import ProcessedMessage
 from ...queries import messages as queries
 
 MAX_KEY_BYTES = 2000
-"""What an entry of an index holds for certain."""
+"""The length that always fits into an index entry."""
 
 HOURS_48 = 48 * 3600.0
 
 
 class AsyncMessageRepository(AsyncRepository):
-    """The ledger of the messages that were handled."""
+    """The record of handled messages, for exactly-once effects."""
 
     async def first_time(self, message_id: str, *, ttl: float = HOURS_48) -> bool:
-        """Whether the message is new, and remember it for `ttl` seconds.
+        """Record the message for `ttl` seconds; return whether it is new.
 
-        In the transaction of the message's effects these happen exactly once: a rollback forgets the message too.
-        Another transaction that asks for it waits for the end of this one.
+        In the transaction of the message's effects, these happen exactly once: a rollback removes the record
+        too. A concurrent call for the same message waits until this transaction ends.
         """
         return bool(await self.first_time_many([message_id], ttl=ttl))
 
     async def first_time_many(self, message_ids: Sequence[str], *, ttl: float = HOURS_48) -> list[str]:
-        """Those of the messages that are new, in order and without repeats; the same as `first_time` of each."""
+        """Record messages as `first_time` does; return the new ones, in order and without repeats."""
         within("ttl", ttl, 0.001, 100 * 366 * 86400)
         if isinstance(message_ids, str):
             raise InvalidInputError("message_ids: expected a sequence of ids, got one; put it in a list")
         for message_id in message_ids:
             check_text("message_id", message_id, MAX_KEY_BYTES)
-        # In one order, so that two calls with the same messages wait for each other instead of deadlocking.
+        # All calls lock messages in the same order, so that two of them wait for each other instead of deadlocking.
         parameters = {"message_ids": sorted(set(message_ids)), "ttl": timedelta(seconds=ttl)}
         new = {row[0] for row in await fetch(self._session, queries.first_time(), parameters)}
         return [message_id for message_id in dict.fromkeys(message_ids) if message_id in new]
 
     async def get(self, message_id: str) -> ProcessedMessage | None:
-        """What is remembered of the message; past its `expires_at` it counts as new."""
+        """Return the record of the message; after its `expires_at` the message counts as new."""
         return await self._first(queries.get(message_id))
 
     async def purge(self, *, limit: int = 1000) -> int:
-        """Delete at most `limit` (1 to 10,000) expired messages; gives their number. Only housekeeping."""
+        """Delete at most `limit` (1 to 10,000) expired records; return their number. Only frees space."""
         within("limit", limit, 1, 10_000)
         return len(await self._rows(queries.purge(limit=limit)))

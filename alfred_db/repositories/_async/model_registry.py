@@ -1,4 +1,4 @@
-"""The model registry: the platform's models, where each is reached, and which is the best for what."""
+"""The model registry: the platform's models, their endpoints, and their scores by capability."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_RANKED = 1000
 
 
 class AsyncModelRegistryRepository(AsyncRepository):
-    """The models of the platform, by name. All tenants share them."""
+    """The models of the platform, by name, shared by all tenants."""
 
     async def register(
         self,
@@ -39,10 +39,17 @@ class AsyncModelRegistryRepository(AsyncRepository):
         endpoints: Sequence[ModelEndpointSpec] | None = None,
         capabilities: Mapping[str, float] | None = None,
     ) -> RegistryModel:
-        """File the model, or bring a known one up to date; one that was deprecated stays so.
+        """Register the model, or update the one with this name; a deprecated one stays deprecated.
 
-        `endpoints`, in the order of preference, and `capabilities`, with their scores, replace all that the
-        model had; None leaves them.
+        Args:
+            name: The unique name.
+            display_name: The name for people.
+            provider: Who serves it.
+            model_type: The kind of model.
+            version: Its version.
+            description: A text for people.
+            endpoints: All endpoints, in the order of preference; None keeps those of a known model.
+            capabilities: All scores by capability; None keeps those of a known model.
         """
         values = {
             "name": name,
@@ -55,28 +62,36 @@ class AsyncModelRegistryRepository(AsyncRepository):
         return await self._register(values, endpoints, capabilities)
 
     async def update(self, name: str, values: Mapping[str, Any]) -> RegistryModel:
-        """Change attributes of a model, by their names; `deprecated_at` None takes it back into use.
+        """Change attributes of a model, by their names; `deprecated_at` None puts it back into use.
 
-        Raises NotFoundError.
+        Raises:
+            NotFoundError: The model is not in the registry.
         """
         check_values(RegistryModel, values)
         return _known(name, await self._write(queries.change(name, values)))
 
     async def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
-        """Choose the model no longer for new work, from `at` or now on; it can still be read and reached.
+        """Deprecate the model from `at` or now on: it is not chosen for new work, but can be read and used.
 
-        An earlier time that it has already stays. Raises NotFoundError.
+        An earlier time that is already stored is kept.
+
+        Raises:
+            NotFoundError: The model is not in the registry.
         """
         if at is not None:
             aware("at", at)
         return _known(name, await self._write(queries.deprecate(name, at)))
 
     async def get(self, name: str) -> RegistryModel | None:
-        """The model of that name, deprecated or not."""
+        """Return the model with this name, deprecated or not."""
         return await self._first(queries.get(name))
 
     async def capabilities(self, name: str) -> Mapping[str, float]:
-        """What the model can do, and how well; raises NotFoundError."""
+        """Return the model's scores by capability.
+
+        Raises:
+            NotFoundError: The model is not in the registry.
+        """
         model = _known(name, await self.get(name))
         found = await self._all(queries.capabilities(model.id))
         return {row.capability: row.capability_score for row in found}
@@ -89,7 +104,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         provider: str | None = None,
         model_type: str | None = None,
     ) -> ScoredModel | None:
-        """The model in use that does it best; of several with the same score, the first by name."""
+        """Return the model in use with the highest score; of several with the same score, the first by name."""
         found = await self.rank(
             capability, min_score=min_score, provider=provider, model_type=model_type, limit=1
         )
@@ -104,7 +119,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         model_type: str | None = None,
         limit: int = 10,
     ) -> Sequence[ScoredModel]:
-        """The models in use that have the capability, the best first."""
+        """Return the models in use that have the capability, the highest score first."""
         within("limit", limit, 1, MAX_RANKED)
         rows = await self._rows(
             queries.by_capability(
@@ -116,13 +131,17 @@ class AsyncModelRegistryRepository(AsyncRepository):
     async def endpoints(
         self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
     ) -> Sequence[ModelEndpoint]:
-        """Where the model is reached, in the order of preference; none for an unknown model."""
+        """Return the model's endpoints in the order of preference; empty for an unknown model."""
         return await self._all(queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type))
 
     async def select_endpoint(
         self, name: str, *, endpoint_type: str | None = None, auth_type: str | None = None
     ) -> ModelEndpoint:
-        """The first of the model's endpoints that is of this kind; raises NotFoundError when there is none."""
+        """Return the model's preferred endpoint of this kind.
+
+        Raises:
+            NotFoundError: The model is not in the registry, or has no such endpoint.
+        """
         found = await self._first(
             queries.endpoints_of(name, endpoint_type=endpoint_type, auth_type=auth_type)
         )
@@ -135,7 +154,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         return found
 
     async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
-        """The whole registry, deprecated models too, as a document for `import_catalog`."""
+        """Return the whole registry, with deprecated models, as a document for `import_catalog`."""
         endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
         scores: dict[int | None, dict[str, float]] = defaultdict(dict)
         rows = await self._rows(queries.everything())
@@ -157,12 +176,16 @@ class AsyncModelRegistryRepository(AsyncRepository):
         }
 
     async def import_catalog(self, document: Mapping[str, Any]) -> int:
-        """File the models of a document as `register` does; gives their number. Others are left alone.
+        """Register the models of a document as `register` does; others are unchanged.
 
-        Raises InvalidInputError, which names the entry, before anything is written.
+        Returns:
+            The number of models.
+
+        Raises:
+            InvalidInputError: An entry is invalid; the message names it. Nothing was written.
         """
         found = entries(document, "registry")
-        # In one order, so that two imports wait for each other instead of deadlocking.
+        # All imports write in the same order, so that two of them wait for each other instead of deadlocking.
         for entry in sorted(found, key=lambda entry: str(entry["name"])):
             endpoints, capabilities = entry.pop("endpoints", None), entry.pop("capabilities", None)
             await self._register(entry, endpoints, capabilities)
@@ -176,7 +199,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
     ) -> RegistryModel:
         specs = None if endpoints is None else checked_endpoints(endpoints)
         scores = None if capabilities is None else _checked_scores(capabilities)
-        # Whoever registers the same model waits here, and then sees what this transaction wrote.
+        # A concurrent call for the same model waits here for the row lock, and then sees the rows of this one.
         model = await self._write(queries.register(values))
         assert model is not None
         if specs is not None:
@@ -217,7 +240,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[RegistryModel]:
-        """The models in use by name, a page at a time; `deprecated` gives the others too."""
+        """Return a page of the models in use, by name; `deprecated` includes the others."""
         rows = await self._all(
             queries.list_(
                 provider=provider, model_type=model_type, deprecated=deprecated, after=after, limit=limit

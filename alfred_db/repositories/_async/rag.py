@@ -1,4 +1,4 @@
-"""RAG: questions, the context each was answered from, and the documents in it."""
+"""RAG: questions, the context of each answer, and the documents in it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MAX_TEXT = 10_000
 
 
 class AsyncRagRepository(AsyncRepository):
-    """Sessions of questions to the platform's documents."""
+    """Sessions of questions about the platform's documents."""
 
     async def open(self, session_id: str, *, context: str | None = None) -> RagSession:
-        """The session of that key, begun if there is none; a `context` replaces the one it has."""
+        """Return the session with this key, created if it does not exist; a `context` replaces the stored one."""
         check_text("session_id", session_id)
         found = await self._first(queries.get_session(session_id))
         if found is None or context not in (None, found.context):
@@ -42,11 +42,17 @@ class AsyncRagRepository(AsyncRepository):
         max_chars: int = 4000,
         where: Where | None = None,
     ) -> RagContext:
-        """The documents nearest to a vector of 384 dimensions, as one text of at most `max_chars` characters.
+        """Return the documents nearest to a vector as one text.
 
-        With `text` they are also looked for by word, those of its first 10,000 characters. The best come first,
-        as `[rank] title`, a line break and the content, parted by empty lines; the first that does not fit is
-        cut after a word and is the last.
+        The best documents come first, each as `[rank] title`, a line break and the content, separated by
+        empty lines. The first document that does not fit is cut after a word, and ends the text.
+
+        Args:
+            embedding: A vector of 384 dimensions.
+            text: Also rank documents by the words in the first 10,000 characters of this text.
+            limit: The maximum number of documents.
+            max_chars: The maximum length of the text in characters.
+            where: Only documents that match this filter.
         """
         within("max_chars", max_chars, 1, MAX_CHARS)
         documents = AsyncDocumentRepository(self._session)
@@ -65,10 +71,19 @@ class AsyncRagRepository(AsyncRepository):
         response: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> RagQuery:
-        """Store a question, the context it was given with its sources, and the answer if there is one already.
+        """Store a question with its context and, if known, its answer.
 
-        A source that was deleted in the meantime is left out; the context keeps its text. `session` is one
-        that `open` gave, or its `id`. Raises NotFoundError for an unknown one.
+        A source that was deleted meanwhile is omitted; the context keeps its text.
+
+        Args:
+            session: The session, or its `id`.
+            query_text: The question.
+            context: The context, from `build_context`.
+            response: The answer.
+            metadata: Any JSON.
+
+        Raises:
+            NotFoundError: The session does not exist.
         """
         query = await self._first(
             queries.record(
@@ -87,7 +102,11 @@ class AsyncRagRepository(AsyncRepository):
     async def answer(
         self, query_id: int, response: str, *, metadata: Mapping[str, Any] | None = None
     ) -> RagQuery:
-        """Store the answer to a recorded question; `metadata` replaces what it has. Raises NotFoundError."""
+        """Store the answer to a recorded question; `metadata` replaces the stored one.
+
+        Raises:
+            NotFoundError: The question does not exist.
+        """
         query = await self._write(queries.answer(query_id, response, metadata))
         if query is None:
             raise NotFoundError(f"RAG query {query_id}: does not exist; record it first")
@@ -96,14 +115,17 @@ class AsyncRagRepository(AsyncRepository):
     async def history(
         self, session: RagSession | int, *, after: str | None = None, limit: int = 100
     ) -> Page[RagQuery]:
-        """The questions of a session, the oldest first, each with its `documents`, a page at a time."""
+        """Return a page of the questions of a session, the oldest first, each with its `documents`."""
         rows = await self._all(queries.history(_id_of(session), after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def queries_using(
         self, document_id: int, *, after: str | None = None, limit: int = 100
     ) -> Page[RagQuery]:
-        """The questions whose context held a document, the newest first, each with its `documents`."""
+        """Return a page of the questions whose context contained a document, the newest first.
+
+        Each has its `documents`.
+        """
         rows = await self._all(queries.queries_using(document_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 

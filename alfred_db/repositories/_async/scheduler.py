@@ -1,4 +1,4 @@
-"""The scheduler: tasks that recur, and one execution for each slot of their schedules."""
+"""The scheduler: recurring tasks, and one execution for each time of their schedules."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ _LIMITS = {
 
 
 class AsyncSchedulerRepository(AsyncExecutions):
-    """Scheduled tasks and their executions; `alfred_db.cron` says when a schedule has its slots.
+    """Scheduled tasks and their executions; `alfred_db.cron` computes the slots of a schedule.
 
-    Slots are filed by `tick`, which any number of schedulers may call, and run by those who `claim` them. The
-    rules: the clock is the database's. What is changed or resumed goes on from now and makes up for nothing. A
-    slot that is due when its task is paused is not run; an execution that is filed already is, unless it is
-    cancelled. What passed while no scheduler ran falls to the task's misfire policy.
+    A slot is one time of a schedule. `tick` creates the executions of due slots, and any number of schedulers
+    may call it. Workers `claim` and run the executions. The clock is the database's.
+
+    A task that is changed or resumed continues from now and catches up on nothing. Pausing a task drops a due
+    slot, but an execution that exists is run unless it is cancelled. Slots that passed while no scheduler ran
+    are handled by the task's misfire policy.
     """
 
     async def create(
@@ -58,31 +60,33 @@ class AsyncSchedulerRepository(AsyncExecutions):
         max_catchup: int = 100,
         overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW,
     ) -> tuple[ScheduledTask, ScheduleOutcome]:
-        """Create a task; the one of a known `schedule_key` becomes what the arguments say.
+        """Create a task, or update the one with this `schedule_key`.
 
-        So a service declares its schedules at each start. Another schedule or time zone begins now, as in `update`;
-        executions that are filed keep their slots.
+        A service can declare its schedules at each start. Another schedule or time zone takes effect now, as
+        in `update`; existing executions keep their slots.
 
         Args:
-            name: What people call it.
-            command: What is to be run.
+            name: The name for people.
+            command: The command to run.
             schedule: A cron expression of five fields, read in the time zone; None is run by `trigger` only.
             timezone: An IANA name.
-            schedule_key: The caller's own name for the task.
-            is_active: Whether its slots are run. None is that a new task is active, and a known one stays as it is.
+            schedule_key: The caller's key for the task.
+            is_active: Whether its slots are run. With None a new task is active, and a known one is
+                unchanged.
             max_retries: How many failures of an execution are followed by another attempt.
             retry_delay: Seconds between attempts.
             timeout: Seconds that an attempt may take.
-            misfire_policy: What becomes of slots that passed while no scheduler ran.
-            misfire_grace_seconds: Seconds past its time up to which a slot is late and not missed.
-            max_catchup: How many missed slots `all` makes up for at most.
-            overlap_policy: What becomes of a slot while an earlier one is live.
+            misfire_policy: What to do with slots that passed while no scheduler ran.
+            misfire_grace_seconds: Seconds after its time within which a slot is late but not missed.
+            max_catchup: The maximum number of missed slots that the policy `all` runs.
+            overlap_policy: What to do with a slot while an earlier execution is live.
 
         Returns:
-            The task, and whether this call `created`, `updated` or left it `unchanged`; only `created` is true.
+            The task, and whether this call `created`, `updated` or left it `unchanged`; only `created` is
+            true.
 
         Raises:
-            InvalidCron: The schedule or the time zone names no time.
+            InvalidCron: The schedule is invalid or has no time, or the time zone is unknown.
         """
         values = {
             "name": name,
@@ -129,10 +133,14 @@ class AsyncSchedulerRepository(AsyncExecutions):
         max_catchup: int | None = None,
         overlap_policy: OverlapPolicy | None = None,
     ) -> ScheduledTask:
-        """Change what is given. Another schedule or time zone begins now, and drops a slot that is due.
+        """Change the arguments that are not None.
 
-        Executions that are filed keep their slots, and take the new retries, delay and timeout. Raises
-        NotFoundError and InvalidCron.
+        Another schedule or time zone takes effect now, and drops a due slot. Existing executions keep their
+        slots, and take the new retries, delay and timeout.
+
+        Raises:
+            NotFoundError: The task does not exist.
+            InvalidCron: The schedule is invalid or has no time, or the time zone is unknown.
         """
         given = {
             "name": name,
@@ -160,11 +168,19 @@ class AsyncSchedulerRepository(AsyncExecutions):
         return await self._change(task_id, changes) if changes else task
 
     async def pause(self, task_id: int) -> ScheduledTask:
-        """Run no further slots, not even one that is due; raises NotFoundError."""
+        """Run no further slots, not even a due one.
+
+        Raises:
+            NotFoundError: The task does not exist.
+        """
         return await self._change(task_id, {"is_active": False, "next_run_at": None})
 
     async def resume(self, task_id: int) -> ScheduledTask:
-        """Go on with the first slot from now; one that is not paused stays as it is. Raises NotFoundError."""
+        """Continue with the first slot after now; a task that is not paused is unchanged.
+
+        Raises:
+            NotFoundError: The task does not exist.
+        """
         task, now = await self._locked(task_id)
         if task.is_active:
             return task
@@ -172,15 +188,19 @@ class AsyncSchedulerRepository(AsyncExecutions):
         return await self._change(task_id, {"is_active": True, "next_run_at": next_run_at})
 
     async def get(self, task_id: int) -> ScheduledTask | None:
-        """The task of that id."""
+        """Return the task with this id."""
         return await self._first(queries.get(task_id))
 
     async def get_by_key(self, schedule_key: str) -> ScheduledTask | None:
-        """The task of that key."""
+        """Return the task with this key."""
         return await self._first(queries.get_by_key(schedule_key))
 
     async def next_runs(self, task_id: int, *, count: int = 5) -> Sequence[datetime]:
-        """The next slots after now, in UTC, as if the task were not paused; raises NotFoundError."""
+        """Return the next slots after now, in UTC, whether or not the task is paused.
+
+        Raises:
+            NotFoundError: The task does not exist.
+        """
         rows = await self._rows(queries.timed(task_id))
         if not rows:
             raise _unknown(task_id)
@@ -190,15 +210,19 @@ class AsyncSchedulerRepository(AsyncExecutions):
         return cron.next_runs(task.schedule, task.timezone, after=now, count=count)
 
     async def tick(self, *, limit: int = 100) -> SchedulerTick:
-        """File the executions of at most `limit` tasks whose slot has come, and move the tasks on to their next.
+        """Create the executions of due slots, and move each task on to its next slot.
 
-        Any number of schedulers may call it at once: one task is one scheduler's until its transaction ends, and
-        each slot gets one execution. Of an `overlap_policy` that skips, a slot that comes while an execution is
-        live is filed as `skipped`. Tasks whose schedule or time zone cannot be read are named in the result and
-        take no place of another: neither of the `limit`, nor in time.
+        Any number of schedulers may call it at the same time: each slot gets one execution. With an
+        `overlap_policy` that skips, a slot that is due while an execution is live is stored as `skipped`.
+        Tasks whose schedule or time zone is invalid are reported in the result and do not count towards
+        `limit`.
+
+        Args:
+            limit: The maximum number of tasks.
         """
         within("limit", limit, 1, MAX_LIMIT)
         invalid: _Invalid = []
+        # The tasks stay locked until the transaction ends, so that no other scheduler plans the same slots.
         due, now = await self._planned(queries.due, limit, invalid)
         fresh, _ = await self._planned(queries.unscheduled, limit, invalid)
         planned = [*due, *fresh]
@@ -220,9 +244,11 @@ class AsyncSchedulerRepository(AsyncExecutions):
         )
 
     async def trigger(self, task_id: int) -> ScheduledExecution:
-        """File an execution for this very moment, also of a paused task.
+        """Create an execution for this moment, also of a paused task.
 
-        Raises NotFoundError, and ConflictError when the task's executions must not overlap and one is live.
+        Raises:
+            NotFoundError: The task does not exist.
+            ConflictError: Executions of the task must not overlap, and one is live.
         """
         execution = await self._write(queries.trigger(task_id))
         if execution is not None:
@@ -234,14 +260,14 @@ class AsyncSchedulerRepository(AsyncExecutions):
         )
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[ScheduledTask]:
-        """The tasks in the order in which they were filed, a page at a time."""
+        """Return a page of the tasks, in the order of their creation."""
         rows = await self._all(queries.list_(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def _declared(
         self, schedule_key: str, values: Mapping[str, object], next_run_at: datetime | None
     ) -> tuple[ScheduledTask, ScheduleOutcome]:
-        """The task of a known key, changed to these values where it differs from them."""
+        """Update the task with a known key where it differs from these values."""
         rows = await self._rows(queries.locked_by_key(schedule_key))
         if not rows:
             raise ConflictError(
@@ -259,7 +285,10 @@ class AsyncSchedulerRepository(AsyncExecutions):
     async def _planned(
         self, page: Callable[..., Select[ScheduledTask, datetime]], limit: int, invalid: _Invalid
     ) -> tuple[_Planned, datetime | None]:
-        """Plans for at most `limit` tasks. Those that have none are named and passed by, however many they are."""
+        """Return plans for at most `limit` tasks.
+
+        Tasks without a plan are collected in `invalid` and skipped, so that they never block others.
+        """
         plans: _Planned = []
         last: ScheduledTask | None = None
         time: datetime | None = None
@@ -270,7 +299,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
                 last, time = task, now
                 try:
                     plans.append((task, cron.plan(task, now)))
-                except Exception as error:  # whatever it was: the other tasks have their slots
+                except Exception as error:  # one unreadable task must not block the slots of the others
                     invalid.append(ScheduleProblem(task.id, str(error)))
             if len(rows) < asked:
                 break
@@ -289,7 +318,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
         return task
 
     async def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
-        """The ids of the executions that are to be run, and how many slots overlap with a live one."""
+        """Create the executions; return the ids of those to run, and the number of slots skipped for a live one."""
         if not slots:
             return [], 0
         rows = await self._rows(queries.file(slots))
@@ -320,4 +349,4 @@ def _key(slot: Slot) -> tuple[int, datetime]:
 
 
 def _unknown(task_id: int) -> NotFoundError:
-    return NotFoundError(f"scheduled task {task_id}: there is none; create it first")
+    return NotFoundError(f"scheduled task {task_id}: not found; create it first")

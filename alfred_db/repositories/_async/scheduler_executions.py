@@ -23,20 +23,21 @@ _YEAR = 366 * 86400
 
 
 class AsyncExecutions(AsyncRepository):
-    """The part of the scheduler's repository that workers use."""
+    """The methods of the scheduler's repository that workers call."""
 
     async def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:
-        """Take at most `limit` executions that wait, the longest first, each for `lease` seconds.
+        """Claim waiting executions, the longest waiting first.
 
-        End the transaction before running them, and extend the lease by `heartbeat` every `lease / 3` or so.
+        Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
 
         Args:
-            worker: The name of the caller, an aid to people.
-            limit: The most executions that are taken, 1 to 1,000.
+            worker: The name of the caller, shown to people.
+            limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
         """
         within("limit", limit, 1, MAX_LIMIT)
         parameters = {**taking(worker, lease), "seconds": lease}
+        # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = await self._rows(queries.claim(limit=limit), parameters)
         return sorted(
@@ -45,16 +46,16 @@ class AsyncExecutions(AsyncRepository):
         )
 
     async def start(self, claimed: ClaimedExecution, *, lease: float | None = None) -> ClaimedExecution:
-        """Count the attempt's `timeout` from now and not from the claim, extend the lease, and return the new state.
+        """Start the attempt's `timeout` now instead of at the claim, extend the lease, and return the new state.
 
         For workers that claim several executions and run them one after another.
 
         Args:
             claimed: The execution, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; by default as many as it was claimed for.
+            lease: Seconds from now; None is the length of the claimed lease.
 
         Raises:
-            LeaseLost: Do not run it.
+            LeaseLost: Another worker may own the execution: do not run it.
         """
         seconds = claimed.lease if lease is None else lease
         within("lease", seconds, 0.001, MAX_SECONDS)
@@ -72,16 +73,16 @@ class AsyncExecutions(AsyncRepository):
         )
 
     async def heartbeat(self, claimed: ClaimedExecution, *, lease: float | None = None) -> ClaimedExecution:
-        """Extend the lease of an execution, and return its new state, whose `cancel_requested` says whether to stop.
+        """Extend the lease of an execution and return its new state; stop the work if `cancel_requested` is true.
 
-        An execution that another transaction has locked is returned as it was: see `heartbeat_many`.
+        An execution that another transaction has locked is returned unchanged: see `heartbeat_many`.
 
         Args:
             claimed: The execution, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; by default as many as it was claimed for.
+            lease: Seconds from now; None is the length of the claimed lease.
 
         Raises:
-            LeaseLost: Stop, and discard what was done.
+            LeaseLost: Another worker may own the execution: stop, and discard the work.
         """
         return await self._leases.heartbeat(claimed, lease)
 
@@ -90,13 +91,14 @@ class AsyncExecutions(AsyncRepository):
     ) -> list[ClaimedExecution]:
         """Extend the leases of several executions in one statement, and return the new state of those still held.
 
-        Stop whatever is missing, and what has `cancel_requested`. An execution that another transaction has locked is
-        waited for a moment only, after the others: then it is returned as it was, its lease not extended and not lost
-        either. Try again soon, and stop when its `is_over`.
+        Stop the work on executions that are missing from the result or have `cancel_requested`. The call
+        waits only briefly for an execution that another transaction has locked, after the others. Then it
+        returns the execution unchanged: the lease is neither extended nor lost. Try again soon, and stop when
+        its `is_over` is true.
 
         Args:
             claimed: The executions, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; by default as many as each was claimed for.
+            lease: Seconds from now; None is the length of each claimed lease.
         """
         return await self._leases.heartbeat_many(claimed, lease)
 
@@ -108,18 +110,19 @@ class AsyncExecutions(AsyncRepository):
         exit_code: int = 0,
         error_output: str | None = None,
     ) -> ExecutionStatus:
-        """End an attempt with what the command returned, and return the status that follows.
-
-        To repeat it changes nothing.
+        """End an attempt with the result of its command. Idempotent.
 
         Args:
-            claimed: The execution.
-            output: What the command wrote.
-            exit_code: Any other than 0 is a failure, as in `fail`.
-            error_output: What the command wrote as errors.
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            output: The standard output.
+            exit_code: Any value except 0 is a failure, as in `fail`.
+            error_output: The standard error output.
+
+        Returns:
+            The new status.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         if exit_code != 0:
             return await self.fail(claimed, error_output, exit_code=exit_code, output=output)
@@ -138,45 +141,56 @@ class AsyncExecutions(AsyncRepository):
         exit_code: int | None = None,
         output: str | None = None,
     ) -> ExecutionStatus:
-        """End a failed attempt, and return the status of the execution; to repeat it changes nothing.
-
-        `pending` again after the task's delay while retries are left, else `failed`; `cancelled` if that was asked for.
+        """End a failed attempt. Idempotent.
 
         Args:
-            claimed: The execution.
-            error: The text of the failure, or what the command wrote as errors; stored as `error_output`.
-            code: The kind of failure, in a word.
-            exit_code: What the command returned, if it did.
-            output: What the command wrote.
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            error: The text of the failure, or the standard error output; stored as `error_output`.
+            code: The kind of failure, in one word.
+            exit_code: The exit code of the command, if it has exited.
+            output: The standard output.
+
+        Returns:
+            The new status: `pending` while retries are left, after the task's delay, otherwise `failed`;
+            `cancelled` if that was requested.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         values = {"exit_code": exit_code, "output": output and plain_text(output)}
         return await self._leases.fail(claimed, error, code, values)
 
     async def release(self, claimed: ClaimedExecution, *, delay: float = 0.0) -> ExecutionStatus:
-        """Return an execution unfinished, as at a shutdown, and return its status; to repeat it changes nothing.
+        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
 
-        It costs no retry. The execution is `pending` and keeps its place, or waits `delay` seconds; `cancelled` if
-        that was asked for.
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         return await self._leases.release(claimed, delay)
 
     async def cancel(self, execution_id: int) -> ExecutionStatus:
-        """Cancel an execution that waits; ask the holder of one that runs, which sees it in its heartbeats.
+        """Cancel a waiting execution, or request the cancellation of a running one from its worker.
 
-        Gives `cancelled` or `running`. Raises NotFoundError, and InvalidTransition when it has ended otherwise.
+        Returns:
+            `cancelled` or `running`; the worker of a running execution sees the request in its heartbeats.
+
+        Raises:
+            NotFoundError: The execution does not exist.
+            InvalidTransition: It has completed or failed.
         """
         status = await self._write(queries.cancel(execution_id))
         if status is not None:
             return status
         execution = await self.get_execution(execution_id)
         if execution is None:
-            raise NotFoundError(f"execution {execution_id}: there is none; check the id")
+            raise NotFoundError(f"execution {execution_id}: not found; check the id")
         if execution.status is not ExecutionStatus.CANCELLED:
             raise InvalidTransition(
                 f"execution {execution_id}: is {execution.status} and cannot be cancelled any more"
@@ -184,26 +198,32 @@ class AsyncExecutions(AsyncRepository):
         return execution.status
 
     async def reap(self, *, limit: int = 100) -> Mapping[int, ExecutionStatus]:
-        """Take at most `limit` executions from workers whose lease or timeout has passed; return what they are now.
+        """Take executions from workers whose lease or timeout has expired.
 
-        Any worker may call it, any number at once. A vanished worker counts against the retries like a failure.
+        Any number of workers may call it at the same time. A vanished worker uses a retry, as a failure does.
+
+        Args:
+            limit: The maximum number of executions.
+
+        Returns:
+            The new statuses.
         """
         within("limit", limit, 1, MAX_LIMIT)
         return await self._leases.reap(limit)
 
     async def get_execution(self, execution_id: int) -> ScheduledExecution | None:
-        """The execution of that id."""
+        """Return the execution with this id."""
         return await self._first(queries.get(execution_id))
 
     async def history(
         self, task_id: int, *, after: str | None = None, limit: int = 100
     ) -> Page[ScheduledExecution]:
-        """The executions of a task by their slots, the latest first, a page at a time."""
+        """Return a page of the executions of a task, by their slots, the latest first."""
         rows = await self._all(queries.history(task_id, after=after, limit=limit))
         return as_page(rows, queries.HISTORY_KEY, limit)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        """Delete at most `limit` executions that ended more than `older_than` seconds ago; gives their number."""
+        """Delete at most `limit` executions that ended more than `older_than` seconds ago; return their number."""
         within("limit", limit, 1, 10_000)
         within("older_than", older_than, 0, 100 * _YEAR)
         return len(await self._rows(queries.purge(older_than, limit=limit)))

@@ -20,9 +20,9 @@ _own: WeakSet[Engine] = WeakSet()
 
 
 class AsyncStorageRepository(AsyncRepository):
-    """What is known of blobs; the bytes are elsewhere.
+    """The metadata of blobs; the bytes are stored elsewhere.
 
-    Where another service owns the tables, as on Supabase, they are only read: what would write raises
+    If another service owns the tables, as on Supabase, they are only read: methods that write raise
     ConfigurationError.
     """
 
@@ -36,9 +36,19 @@ class AsyncStorageRepository(AsyncRepository):
         file_size_limit: int | None = None,
         allowed_mime_types: Sequence[str] | None = None,
     ) -> Bucket:
-        """Make a bucket, named as its id unless told otherwise; raises ConflictError when id or name is taken.
+        """Create a bucket.
 
-        `file_size_limit` is in bytes; `allowed_mime_types` may end in `/*`.
+        Args:
+            bucket_id: The unique id.
+            name: The unique name; None is the id.
+            owner: The user who owns it.
+            public: Whether its objects are public.
+            file_size_limit: The maximum size of an object in bytes.
+            allowed_mime_types: The types that objects may have; they may end in `/*`.
+
+        Raises:
+            ConflictError: The id or the name is taken.
+            ConfigurationError: Another service owns the tables.
         """
         await self._check_own()
         if file_size_limit is not None and file_size_limit < 0:
@@ -58,16 +68,22 @@ class AsyncStorageRepository(AsyncRepository):
         return bucket
 
     async def get_bucket(self, bucket_id: str) -> Bucket | None:
-        """The bucket of that id."""
+        """Return the bucket with this id."""
         return await self._first(queries.get_bucket(bucket_id))
 
     async def list_buckets(self, *, after: str | None = None, limit: int = 100) -> Page[Bucket]:
-        """The buckets by id, a page at a time."""
+        """Return a page of the buckets, by id."""
         rows = await self._all(queries.list_buckets(after=after, limit=limit))
         return as_page(rows, queries.BUCKETS_KEY, limit)
 
     async def delete_bucket(self, bucket_id: str) -> None:
-        """Remove an empty bucket; raises NotFoundError, and ConflictError while it has objects."""
+        """Delete an empty bucket.
+
+        Raises:
+            NotFoundError: The bucket does not exist.
+            ConflictError: The bucket contains objects.
+            ConfigurationError: Another service owns the tables.
+        """
         await self._check_own()
         if await self._write(queries.delete_bucket(bucket_id)) is None:
             raise _no_bucket(bucket_id)
@@ -81,10 +97,19 @@ class AsyncStorageRepository(AsyncRepository):
         owner: uuid.UUID | None = None,
         version: str | None = None,
     ) -> StorageObject:
-        """File an object, or replace all that is known of the one of that name.
+        """Create an object, or replace all metadata of the one with this name.
 
-        `metadata` is the store's: its `size` and `mimetype`, where given, are held to the bucket's limits. Raises
-        NotFoundError when there is no such bucket.
+        Args:
+            bucket_id: The bucket.
+            name: The name in the bucket.
+            metadata: The store's metadata. `size` and `mimetype` must respect the bucket's limits.
+            owner: The user who owns it.
+            version: The store's version.
+
+        Raises:
+            NotFoundError: The bucket does not exist.
+            InvalidInputError: The bucket's limits do not allow the object.
+            ConfigurationError: Another service owns the tables.
         """
         await self._check_own()
         bucket = await self.get_bucket(bucket_id)
@@ -98,13 +123,19 @@ class AsyncStorageRepository(AsyncRepository):
         return stored
 
     async def get(self, bucket_id: str, name: str) -> StorageObject | None:
-        """The object of that name."""
+        """Return the object with this name."""
         return await self._first(queries.get(bucket_id, name))
 
     async def move(
         self, bucket_id: str, name: str, *, to_name: str, to_bucket: str | None = None
     ) -> StorageObject:
-        """Give the object another name or bucket; raises NotFoundError, and ConflictError when that name is taken."""
+        """Rename the object, or move it to another bucket.
+
+        Raises:
+            NotFoundError: The object or the bucket does not exist.
+            ConflictError: The name is taken.
+            ConfigurationError: Another service owns the tables.
+        """
         await self._check_own()
         if to_bucket is not None and await self.get_bucket(to_bucket) is None:
             raise _no_bucket(to_bucket)
@@ -116,7 +147,12 @@ class AsyncStorageRepository(AsyncRepository):
         return moved
 
     async def delete(self, bucket_id: str, name: str) -> None:
-        """Forget the object; the blob itself is the store's. Raises NotFoundError."""
+        """Delete the metadata of the object; the store deletes the blob.
+
+        Raises:
+            NotFoundError: The object does not exist.
+            ConfigurationError: Another service owns the tables.
+        """
         await self._check_own()
         if await self._write(queries.remove(bucket_id, name)) is None:
             raise _no_object(bucket_id, name)
@@ -124,23 +160,26 @@ class AsyncStorageRepository(AsyncRepository):
     async def list_references(
         self, blob_key: str, *, after: str | None = None, limit: int = 100
     ) -> Page[WorkingMemory]:
-        """The records of working memory that refer to a blob, a page at a time."""
+        """Return a page of the working memory records that refer to a blob."""
         rows = await self._all(queries.references(blob_key, after=after, limit=limit))
         return as_page(rows, queries.REFERENCES_KEY, limit)
 
     async def list_dangling(
         self, bucket_id: str, *, provider: str | None = None, after: str | None = None, limit: int = 100
     ) -> Page[WorkingMemory]:
-        """The records of working memory whose blob is not in the bucket; `provider` is the store that they name."""
+        """Return a page of the working memory records whose blob is not in the bucket.
+
+        `provider` selects records that name this store.
+        """
         rows = await self._all(queries.dangling(bucket_id, provider=provider, after=after, limit=limit))
         return as_page(rows, queries.REFERENCES_KEY, limit)
 
     async def list_unreferenced(
         self, bucket_id: str, *, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> Page[StorageObject]:
-        """The objects that no record of working memory refers to, by name, a page at a time.
+        """Return a page of the objects that no working memory record refers to, by name.
 
-        Only this tenant's records are looked at: where tenants share a bucket, give this one's `prefix`.
+        Only this tenant's records are read: if tenants share a bucket, pass this tenant's `prefix`.
         """
         rows = await self._all(queries.unreferenced(bucket_id, prefix, after=after, limit=limit))
         return as_page(rows, queries.OBJECTS_KEY, limit)
@@ -148,7 +187,7 @@ class AsyncStorageRepository(AsyncRepository):
     async def list(
         self, bucket_id: str, *, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> Page[StorageObject]:
-        """The objects whose names begin with `prefix`, in the order of their UTF-8 bytes, a page at a time."""
+        """Return a page of the objects whose names begin with `prefix`, in the order of their UTF-8 bytes."""
         rows = await self._all(queries.list_(bucket_id, prefix, after=after, limit=limit))
         return as_page(rows, queries.OBJECTS_KEY, limit)
 
@@ -180,7 +219,7 @@ def _check_limits(bucket: Bucket, metadata: Mapping[str, Any]) -> None:
 
 
 def _no_bucket(bucket_id: str) -> NotFoundError:
-    return NotFoundError(f"bucket {shown(bucket_id)}: there is none; create it first")
+    return NotFoundError(f"bucket {shown(bucket_id)}: not found; create it first")
 
 
 def _no_object(bucket_id: str, name: str) -> NotFoundError:

@@ -1,4 +1,4 @@
-"""Tasks that a worker holds: claimed, kept by heartbeats, ended once."""
+"""Tasks that a worker holds: claimed, extended by heartbeats, ended once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CLAIM = 500
 
 
 class AsyncHeldTasks(AsyncRepository):
-    """The part of the repository of tasks that workers use."""
+    """The methods of the task repository that workers call."""
 
     async def claim(
         self,
@@ -36,20 +36,20 @@ class AsyncHeldTasks(AsyncRepository):
         assigned_to: str | None = None,
         lease: float = 60.0,
     ) -> list[ClaimedTask]:
-        """Take at most `limit` (1 to 500) tasks that can be done now, for `lease` seconds: priority 5 first.
+        """Claim tasks that can be run now, the highest priority first.
 
-        Commit before doing them, and extend the lease by a heartbeat every `lease / 3` or so.
+        Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
 
         Args:
-            worker: The name of the caller, an aid to people.
-            limit: The most tasks that are taken.
-            queues: The queues to take tasks from; None is all of them. Tasks of others cost the claim nothing.
-            intents: The same of intents.
-            assigned_to: The agent whose tasks are wanted; None is anyone's. The claim reads past those of others.
+            worker: The name of the caller, shown to people.
+            limit: The maximum number of tasks, 1 to 500.
+            queues: Only tasks of these queues; None is all. Tasks of other queues do not slow the claim.
+            intents: Only tasks with these intents; None is all.
+            assigned_to: Only tasks assigned to this agent; None is all. The claim reads past tasks of others.
             lease: Seconds until the tasks can be taken from the caller.
 
         Raises:
-            ConfigurationError: The transaction is of another isolation level than READ COMMITTED.
+            ConfigurationError: The transaction's isolation level is not READ COMMITTED.
         """
         within("limit", limit, 1, MAX_CLAIM)
         parameters: dict[str, Any] = taking(worker, lease)
@@ -65,6 +65,7 @@ class AsyncHeldTasks(AsyncRepository):
         statement = claims.claim(
             limit, queues is not None, intents is not None, assigned_to is not None, single
         )
+        # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = await fetch(self._session, statement, parameters)
         if not rows:
@@ -75,44 +76,51 @@ class AsyncHeldTasks(AsyncRepository):
         return tasks
 
     async def heartbeat(self, claimed: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
-        """Extend the lease of a task, and return its new state, whose `cancel_requested` says whether to stop.
+        """Extend the lease of a task and return its new state; stop the work if `cancel_requested` is true.
 
-        A task that another transaction has locked is returned as it was: see `heartbeat_many`.
+        A task that another transaction has locked is returned unchanged: see `heartbeat_many`.
 
         Args:
             claimed: The task, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; by default as many as it was claimed for.
+            lease: Seconds from now; None is the length of the claimed lease.
 
         Raises:
-            LeaseLost: Stop, and discard what was done.
+            LeaseLost: Another worker may own the task: stop, and discard the work.
         """
         return await self._leases.heartbeat(claimed, lease)
 
     async def heartbeat_many(
         self, claimed: Sequence[ClaimedTask], *, lease: float | None = None
     ) -> list[ClaimedTask]:
-        """Extend the leases of several tasks in one statement, and return the new state of those that are still held.
+        """Extend the leases of several tasks in one statement, and return the new state of those still held.
 
-        Stop whatever is missing, and what has `cancel_requested`. A task that another transaction has locked is waited
-        for a moment only, after the others: then it is returned as it was, its lease not extended and not lost either.
-        Try again soon, and stop when its `is_over`.
+        Stop the work on tasks that are missing from the result or have `cancel_requested`. The call waits
+        only briefly for a task that another transaction has locked, after the others. Then it returns the
+        task unchanged: the lease is neither extended nor lost. Try again soon, and stop when its `is_over` is
+        true.
 
         Args:
             claimed: The tasks, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; by default as many as each was claimed for.
+            lease: Seconds from now; None is the length of each claimed lease.
         """
         return await self._leases.heartbeat_many(claimed, lease)
 
     async def complete(self, claimed: ClaimedTask, results: Sequence[NewTaskResult] = ()) -> bool:
-        """Complete a task and store its results; return whether this call did so.
+        """Complete a task and store its results. Idempotent: a repeated call, as after a lost answer, returns False.
 
-        To repeat it, as after a commit whose answer was lost, changes nothing and returns False. Effects on this
-        database that the same transaction writes if it returned True happen exactly once; any others at least once.
-        A cancellation that was asked for comes too late.
+        Writes to this database that the same transaction makes only if it returns True happen exactly once; other
+        effects happen at least once. A requested cancellation is too late.
+
+        Args:
+            claimed: The task, as `claim` or the last heartbeat returned it.
+            results: The results to store.
+
+        Returns:
+            Whether this call completed the task.
 
         Raises:
-            LeaseLost: Discard what was done.
-            ConfigurationError: There are results and no transaction, in AUTOCOMMIT.
+            LeaseLost: Another worker may own the task: discard the work.
+            ConfigurationError: There are results, but no transaction: the connection is in AUTOCOMMIT.
         """
         for result in results:
             if not {"result_type", "content"} <= set(result) <= set(NewTaskResult.__annotations__):
@@ -132,13 +140,17 @@ class AsyncHeldTasks(AsyncRepository):
         return True
 
     async def complete_many(self, claimed: Sequence[ClaimedTask]) -> list[ClaimedTask]:
-        """Complete several tasks in one statement, and return those that this call completed, and not an earlier one.
+        """Complete several tasks in one statement.
 
-        A task that another transaction has locked is waited for a moment only, after the others, and else left out: it
-        is still held, so that the call can be repeated with those that are left.
+        The call waits only briefly for a task that another transaction has locked, after the others. Then it
+        omits the task, which is still held: repeat the call with the remaining tasks.
+
+        Returns:
+            The tasks that this call completed, without those completed by an earlier one.
 
         Raises:
-            LeaseLost: One of them is not held any more. Roll back, and repeat it with what `heartbeat_many` returns.
+            LeaseLost: One of them is no longer held. Roll back, and repeat the call with what
+                `heartbeat_many` returns.
         """
         return await self._leases.complete_many(claimed)
 
@@ -152,32 +164,39 @@ class AsyncHeldTasks(AsyncRepository):
         delay: float | None = None,
         backoff: TaskBackoff = TaskBackoff(),
     ) -> TaskStatus:
-        """End a failed attempt, and return the status of the task; to repeat it changes nothing.
+        """End a failed attempt. Idempotent.
 
-        `pending` again after the back-off while retries are left, else `failed`; `cancelled` if that was asked for.
-        Failures and crashes share the budget: `max_retries` of both are followed by another attempt.
+        Failures and crashes share `max_retries`.
 
         Args:
-            claimed: The task.
+            claimed: The task, as `claim` or the last heartbeat returned it.
             error: The text of the failure.
-            code: The kind of failure, in a word.
+            code: The kind of failure, in one word.
             retry: False ends the task at once.
-            delay: Seconds that replace the back-off.
+            delay: Seconds until the next attempt; None is the back-off.
             backoff: How long the task waits for its next attempt.
 
+        Returns:
+            The new status: `pending` while retries are left, otherwise `failed`; `cancelled` if that was
+            requested.
+
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the task: discard the work.
         """
         return await self._leases.fail(claimed, error, code, waiting(delay, backoff), retry=retry)
 
     async def release(self, claimed: ClaimedTask, *, delay: float = 0.0) -> TaskStatus:
-        """Return a task unfinished, as at a shutdown, and return its status; to repeat it changes nothing.
+        """Return a task unfinished, as at a shutdown, without using a retry. Idempotent.
 
-        It costs no retry. The task is `pending` and keeps its place, or waits `delay` seconds; `cancelled` if that
-        was asked for.
+        Args:
+            claimed: The task, as `claim` or the last heartbeat returned it.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the task: discard the work.
         """
         return await self._leases.release(claimed, delay)
 
@@ -187,11 +206,18 @@ class AsyncHeldTasks(AsyncRepository):
         limit: int = MAX_CLAIM,
         backoff: TaskBackoff = TaskBackoff(),
     ) -> Mapping[uuid.UUID, TaskStatus]:
-        """Take at most `limit` tasks from workers whose lease has expired or whose attempt exceeded its timeout.
+        """Take tasks from workers whose lease has expired or whose attempt exceeded its timeout.
 
-        Gives what they are now: `pending` after the back-off while retries are left, else `failed`, with the error
-        code `lease_lost` or `timeout`; `cancelled` when that was asked for. Any worker may call it, any number at
-        once. Call again at once when `limit` were found.
+        Any number of workers may call it at the same time. Call it again at once when it returns `limit`
+        tasks.
+
+        Args:
+            limit: The maximum number of tasks.
+            backoff: How long a task waits for its next attempt.
+
+        Returns:
+            The new statuses: `pending` while retries are left, otherwise `failed` with the error code
+            `lease_lost` or `timeout`; `cancelled` if that was requested.
         """
         within("limit", limit, 1, MAX_CLAIM)
         return await self._leases.reap(limit, backoff)

@@ -1,4 +1,4 @@
-"""The upkeep of the queue of tasks."""
+"""Maintenance of the task queue: aging, purging, health."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ MAX_BATCH = 10_000
 
 
 class AsyncTaskUpkeep(AsyncRepository):
-    """The part of the repository of tasks that a service calls now and then."""
+    """The methods of the task repository that a service calls from time to time."""
 
     async def age(self, *, after: float = 60.0, limit: int = 1000) -> int:
-        """Raise the priority of tasks by one level for each `after` seconds that they have waited at it.
+        """Raise the priority of waiting tasks by one level for each `after` seconds at their level.
 
-        Keeps urgent work from starving the rest; optional. Changes at most `limit` (1 to 10,000), and gives their
-        number: call it every `after` seconds or oftener. The priority stays raised.
+        Keeps urgent work from starving the rest; optional. Call it every `after` seconds or more often. The
+        priority stays raised.
+
+        Args:
+            after: Seconds at one level.
+            limit: The maximum number of tasks, 1 to 10,000.
+
+        Returns:
+            The number of tasks changed.
         """
         within("after", after, 0, MAX_SECONDS)
         within("limit", limit, 1, MAX_BATCH)
@@ -38,10 +45,19 @@ class AsyncTaskUpkeep(AsyncRepository):
         queue: str | None = None,
         limit: int = 1000,
     ) -> int:
-        """Delete at most `limit` (1 to 10,000) tasks that ended more than `older_than` seconds ago, with their results.
+        """Delete tasks that ended more than `older_than` seconds ago, with their results.
 
-        Gives their number: call it, and commit, until that is less than `limit`. Whole trees go, the children before
-        their parents; a parent stays while one of its children does. `status` and `queue` leave out other tasks.
+        Whole trees are deleted, children before their parents; a parent stays while one of its children does.
+        Call it and commit until it returns less than `limit`.
+
+        Args:
+            older_than: Seconds since the end.
+            status: Only tasks with this status.
+            queue: Only tasks of this queue.
+            limit: The maximum number of tasks, 1 to 10,000.
+
+        Returns:
+            The number of tasks deleted.
         """
         within("older_than", older_than, 0, MAX_SECONDS)
         within("limit", limit, 1, MAX_BATCH)
@@ -54,7 +70,7 @@ class AsyncTaskUpkeep(AsyncRepository):
         return deleted
 
     async def queue_health(self) -> QueueHealth:
-        """How the queue is doing: what waits, runs and is stuck, and what keeps vacuum from its work."""
+        """Return the state of the queue: waiting, running and stuck tasks, and what holds back vacuum."""
         name = table_name(self._session, table_of(Task))
         counts = (await self._rows(queries.health(name)))[0]
         oldest = await self._rows(queries.oldest_snapshot())

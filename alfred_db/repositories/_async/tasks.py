@@ -1,4 +1,4 @@
-"""Tasks: filed once, held by one worker at a time, ended once."""
+"""Tasks: enqueued once, claimed by one worker at a time, ended once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .task_leases import AsyncHeldTasks
 from .task_maintenance import MAX_BATCH, AsyncTaskUpkeep
 
 COPIED = 1000
-"""More tasks than this are filed by COPY."""
+"""More tasks than this are enqueued by COPY."""
 
 ATTEMPTS = 5
 
@@ -34,7 +34,7 @@ _columns = table_of(Task).c
 
 
 class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
-    """The tasks of the platform, from 1, the least urgent, to 5, the most urgent."""
+    """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     async def enqueue(
         self,
@@ -54,11 +54,30 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         dedupe_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> tuple[Task, bool]:
-        """File a task; gives it, and whether this call did so: one of that `task_id` is given as it stands.
+        """Enqueue a task, unless one with this `task_id` exists or a live one has this `dedupe_key`.
 
-        The same if a task that is not over has that `dedupe_key`. It can be claimed after `delay` seconds or at
-        `available_at`, whichever is later. `queue` is 1 to 200 bytes. `parent_task_id` is the parent's `id`. Raises
-        InvalidTransition when the parent is cancelled or is to be.
+        Args:
+            intent: The kind of work.
+            content: The input of the work, as JSON.
+            queue: The queue, 1 to 200 bytes.
+            task_id: The caller's key; None generates one.
+            priority: 1 to 5.
+            delay: Seconds before the task can be claimed.
+            available_at: The time before which it cannot be claimed; the later of both holds.
+            max_retries: How many failed attempts are followed by another one.
+            timeout_seconds: Seconds that an attempt may take.
+            assigned_to: The agent that it is assigned to.
+            created_by: Who has created it.
+            parent_task_id: The `id` of the task that it is a part of.
+            dedupe_key: At most one task that has not ended has this key.
+            metadata: Any JSON.
+
+        Returns:
+            The task and whether this call created it. An existing task is returned unchanged.
+
+        Raises:
+            InvalidTransition: The parent is cancelled or being cancelled.
+            ConflictError: Concurrent transactions keep creating and deleting tasks with these keys; retry.
         """
         task = NewTask(
             intent=intent,
@@ -84,7 +103,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             if rows:
                 self._session.info[FILED] = True
                 return self._loaded(rows[0]), True
-            # A statement of its own: the first one does not see what was committed while it waited.
+            # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
                 return standing, False
             if await self._refusing([parent_task_id]):
@@ -92,10 +111,20 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         raise _changing()
 
     async def enqueue_many(self, tasks: Sequence[NewTask]) -> list[tuple[uuid.UUID, bool]]:
-        """File tasks, more than 1000 of them by COPY; gives for each, in order, its `id` and whether it was filed now.
+        """Enqueue tasks, more than 1000 of them by COPY.
 
-        Tasks of one priority that are filed together are claimed in order. The keys of a task are the arguments of
-        `enqueue`; what is said there of `task_id` and `dedupe_key` holds within the call too.
+        Tasks with the same priority are claimed in their order. The rules of `enqueue` for `task_id` and
+        `dedupe_key` also hold between the tasks of one call.
+
+        Args:
+            tasks: Mappings whose keys are the arguments of `enqueue`.
+
+        Returns:
+            For each task, in order, its `id` and whether this call created it.
+
+        Raises:
+            InvalidTransition: A parent is cancelled or being cancelled.
+            ConflictError: Concurrent transactions keep creating and deleting tasks with these keys; retry.
         """
         if not tasks:
             return []
@@ -113,7 +142,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
                 places = firsts(columns, left) if named(tasks) else left
                 filed |= await (self._copy if copied else self._insert)(columns, places)
             except ConflictError as error:
-                # A refused COPY leaves the transaction as it was; what stood in its way is left out of the next.
+                # A refused COPY leaves the transaction unchanged. The next attempt omits the tasks that exist.
                 if not copied or error.retryable:
                     raise
                 conflict = error
@@ -132,28 +161,35 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         raise _changing()
 
     async def get(self, id: uuid.UUID) -> Task | None:
-        """The task of that `id`."""
+        """Return the task with this `id`."""
         return await self._first(queries.get(id))
 
     async def get_by_task_id(self, task_id: str) -> Task | None:
-        """The task of that `task_id`, the key that the caller of `enqueue` gave it."""
+        """Return the task with this `task_id`, the caller's key."""
         return await self._first(queries.get_by_task_id(task_id))
 
     async def results(self, id: uuid.UUID) -> Sequence[TaskResult]:
-        """What was stored when the task was completed, in that order."""
+        """Return the results stored when the task was completed, in their order."""
         return await self._all(queries.results(id))
 
     async def children(self, id: uuid.UUID, *, after: str | None = None, limit: int = 100) -> Page[Task]:
-        """The tasks that are parts of this one, the latest first, a page at a time."""
+        """Return a page of the tasks that are parts of this one, the latest first."""
         rows = await self._all(queries.list_(parent=id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def cancel(self, id: uuid.UUID, *, children: bool = True) -> Mapping[uuid.UUID, TaskStatus]:
-        """Cancel a task, with all parts of it unless `children` is False; gives the status of each that it concerns.
+        """Cancel a task and, unless `children` is False, all parts of it.
 
-        What waits is `cancelled` at once. The holder of what is `processing` sees it in its next heartbeat, and may
-        still complete it. No more parts of these can be enqueued; it waits for transactions that are enqueueing some,
-        and cancels them too. Raises NotFoundError, and InvalidTransition when nothing of it can be cancelled any more.
+        Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified by its next
+        heartbeat, and may still complete it. No more parts can be enqueued. Waits for transactions that are
+        enqueueing parts, and cancels these too.
+
+        Returns:
+            The status of each task concerned, by `id`.
+
+        Raises:
+            NotFoundError: The task does not exist.
+            InvalidTransition: The task has ended, and no part of it can be cancelled.
         """
         found: dict[uuid.UUID, TaskStatus] = {}
         while rows := [
@@ -169,26 +205,36 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         return found
 
     async def requeue(self, id: uuid.UUID) -> Task:
-        """File a failed or cancelled task again, as if it had never been tried; its last error stays to be read.
+        """Enqueue a failed or cancelled task again with no attempts; its last error is kept.
 
-        Raises NotFoundError, InvalidTransition when it is neither, and ConflictError when another live task has
-        its `dedupe_key` by now.
+        Raises:
+            NotFoundError: The task does not exist.
+            InvalidTransition: The task has neither failed nor been cancelled.
+            ConflictError: Another live task has its `dedupe_key`.
         """
         self._session.info[FILED] = True
         task = await self._write(queries.requeue(id))
         if task is None:
             status = (await self._existing(id)).status
             raise InvalidTransition(
-                f"task {id}: is {status}; only failed and cancelled tasks are filed again"
+                f"task {id}: is {status}; only failed and cancelled tasks can be requeued"
             )
         return task
 
     async def requeue_failed(
         self, *, queue: str | None = None, intent: str | None = None, limit: int = 1000
     ) -> Sequence[uuid.UUID]:
-        """File at most `limit` (1 to 10,000) failed tasks again, the oldest first; gives their ids.
+        """Requeue failed tasks, the oldest first.
 
-        Of tasks with one `dedupe_key` at most one becomes live.
+        Of several tasks with the same `dedupe_key` at most one is requeued.
+
+        Args:
+            queue: Only tasks of this queue.
+            intent: Only tasks with this intent.
+            limit: The maximum number of tasks, 1 to 10,000.
+
+        Returns:
+            Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
         self._session.info[FILED] = True
@@ -206,7 +252,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> int:
-        """How many tasks `list` has with these filters."""
+        """Return the number of tasks that `list` returns with these filters."""
         statement = queries.count(
             status=status,
             queue=queue,
@@ -231,10 +277,21 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[Task]:
-        """The tasks that pass every filter given, the latest first, a page at a time.
+        """Return a page of the tasks that match all filters, the latest first.
 
-        The order is that of their ids: tasks that were filed by other means than this library, with random ids, are
-        anywhere in it. `created_after` is part of its range, `created_before` is not.
+        The order is that of their ids: tasks that other software has created with random ids can be anywhere
+        in it.
+
+        Args:
+            status: Only tasks with this status.
+            queue: Only tasks of this queue.
+            intent: Only tasks with this intent.
+            assigned_to: Only tasks assigned to this agent.
+            parent: Only parts of the task with this `id`.
+            created_after: Only tasks created at this time or later.
+            created_before: Only tasks created before this time.
+            after: `next` of the previous page.
+            limit: The maximum number of tasks.
         """
         statement = queries.list_(
             status=status,
@@ -250,18 +307,21 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         return as_page(await self._all(statement), queries.LIST_KEY, limit)
 
     async def _refusing(self, parents: Sequence[uuid.UUID | None]) -> set[uuid.UUID]:
-        """Those of the parents that take no more children; the others take them until the transaction ends."""
+        """Return the parents that take no more children.
+
+        The others are locked: until this transaction ends they cannot be cancelled.
+        """
         ids = sorted({parent for parent in parents if parent})
         return {row[0] for row in await self._rows(queries.lock_parents(ids)) if row[1]} if ids else set()
 
     async def _existing(self, id: uuid.UUID) -> Task:
         task = await self.get(id)
         if task is None:
-            raise NotFoundError(f"task {id}: there is none; pass the `id` of a task, not its `task_id`")
+            raise NotFoundError(f"task {id}: not found; pass the `id` of a task, not its `task_id`")
         return task
 
     def _loaded(self, row: Sequence[Any]) -> Task:
-        """The task of a row that the driver has read, in the session as if SQLAlchemy had loaded it."""
+        """Return the task of a row that the driver has read, attached to the session as if loaded by SQLAlchemy."""
         values = dict(zip(queries.FIELDS, row, strict=True))
         task = Task(**{**values, "status": TaskStatus(values["status"])})
         make_transient_to_detached(task)
@@ -269,7 +329,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         return task
 
     async def _insert(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
-        """File the tasks at these places; gives the places of those that were new."""
+        """Insert the tasks at these places; return the places of the new ones."""
         given = at(columns, places)
         statement = queries.enqueue_many(children=any(given["parent_task_id"]))
         rows = await fetch(self._session, statement, as_text(given))
@@ -277,7 +337,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         return {place for place, id in zip(places, given["id"], strict=True) if id in new}
 
     async def _copy(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[int]:
-        """The same by COPY: all of them, or ConflictError; none when a parent takes no more children."""
+        """Insert the tasks at these places by COPY; return all places, or none if a parent takes no more children."""
         values = at(columns, places)
         if await self._refusing(values.get("parent_task_id", ())):
             return set()
@@ -295,7 +355,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         return set(places)
 
     async def _standing(self, keys: Sequence[tuple[str, str | None]]) -> Sequence[uuid.UUID | None]:
-        """For each pair of `task_id` and `dedupe_key` the id of the task that has one of them."""
+        """Return the id of the existing task for each pair of `task_id` and `dedupe_key`."""
         if not keys:
             return []
         by_task_id = {row[1]: row[0] for row in await self._rows(queries.known([key[0] for key in keys]))}
@@ -306,12 +366,13 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
 
 def _takes_no_children(parent: uuid.UUID | None) -> InvalidTransition:
     return InvalidTransition(
-        f"task {parent}: is cancelled, or is to be, and takes no more children; enqueue them without `parent_task_id`, or"
-        " requeue the parent first"
+        f"task {parent}: is cancelled or being cancelled, and takes no more children; enqueue them without"
+        " `parent_task_id`, or requeue the parent first"
     )
 
 
 def _changing() -> ConflictError:
     return ConflictError(
-        "tasks with these keys come and go while they are filed: run the transaction again", retryable=True
+        "concurrent transactions keep creating and deleting tasks with these keys; retry the transaction",
+        retryable=True,
     )

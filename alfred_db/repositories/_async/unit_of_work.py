@@ -1,4 +1,4 @@
-"""One transaction, and every repository in it."""
+"""The unit of work: one transaction, with every repository."""
 
 from __future__ import annotations
 
@@ -36,17 +36,30 @@ T = TypeVar("T")
 
 
 class AsyncUnitOfWork:
-    """The repositories of one session; each is made when it is first used."""
+    """The repositories of one session; each is created when it is first used.
+
+    Args:
+        session: The SQLAlchemy session whose transaction all repositories use.
+    """
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
         """The SQLAlchemy session, for anything that the repositories do not offer."""
 
     async def fetch_matrix(self, statement: Select[T, Any]) -> tuple[list[T], Matrix]:
-        """Keys and vectors, one a row, of `select(Document.id, Document.embedding)` or any SELECT of such two columns.
+        """Return keys and vectors, such as those of `select(Document.id, Document.embedding)`.
 
-        Takes `where`, `order_by` and `limit` as ever; rows without a vector are left out. Half-precision vectors come
-        as float32 too. All of it is in memory at once, twice for a moment.
+        All rows are in memory at once, for a moment twice.
+
+        Args:
+            statement: A SELECT of a key and a vector, with any `where`, `order_by` and `limit`. Rows without
+                a vector are omitted.
+
+        Returns:
+            The keys, and a float32 array with one row for each; also for half-precision vectors.
+
+        Raises:
+            InvalidInputError: The statement does not select a key and a vector.
         """
         return await fetch_matrix(self.session, statement)
 
@@ -57,12 +70,12 @@ class AsyncUnitOfWork:
 
     @cached_property
     def messages(self) -> AsyncMessageRepository:
-        """Messages that were seen."""
+        """The record of handled messages."""
         return AsyncMessageRepository(self.session)
 
     @cached_property
     def events(self) -> AsyncEventRepository:
-        """Events, for all who subscribe to them."""
+        """Events and their consumers."""
         return AsyncEventRepository(self.session)
 
     @cached_property
@@ -77,7 +90,7 @@ class AsyncUnitOfWork:
 
     @cached_property
     def memory_banks(self) -> AsyncMemoryBankRepository:
-        """The banks that memories are kept in."""
+        """The banks in which memories are stored."""
         return AsyncMemoryBankRepository(self.session)
 
     @cached_property

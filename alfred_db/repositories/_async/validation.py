@@ -1,4 +1,4 @@
-"""Validation: suites of cases, the figures that their runs gave, and how they compare."""
+"""Validation: suites of test cases, the metrics of their runs, and comparisons."""
 
 from __future__ import annotations
 
@@ -25,42 +25,46 @@ from ...values import Page
 from ...values.validation import ValidationRegression
 
 Figure: TypeAlias = Decimal | float
-"""A number that the database keeps to four places and below a million."""
+"""A number below a million that the database stores with four decimal places."""
 
 
 class AsyncValidationRepository(AsyncRepository):
-    """Suites, cases, runs and results."""
+    """Test suites, cases, runs and results."""
 
     async def create_suite(self, name: str, *, description: str | None = None) -> TestSuite:
-        """Make a suite; names need not be unique."""
+        """Create a suite; names need not be unique."""
         suite = await self._write(queries.create_suite(name, description))
         assert suite is not None
         return suite
 
     async def get_suite(self, suite_id: int) -> TestSuite | None:
-        """The suite of that id."""
+        """Return the suite with this id."""
         return await self._first(queries.get_suite(suite_id))
 
     async def list_suites(self, *, after: str | None = None, limit: int = 100) -> Page[TestSuite]:
-        """The suites, oldest first, a page at a time."""
+        """Return a page of the suites, the oldest first."""
         rows = await self._all(queries.list_suites(after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def add_case(self, suite_id: int, name: str, *, description: str | None = None) -> TestCase:
-        """Add a case to a suite; raises NotFoundError."""
+        """Add a case to a suite.
+
+        Raises:
+            NotFoundError: The suite does not exist.
+        """
         case = await self._write(queries.add_case(suite_id, name, description))
         if case is None:
             raise _no("suite", suite_id)
         return case
 
     async def get_case(self, case_id: int) -> TestCase | None:
-        """The case of that id."""
+        """Return the case with this id."""
         return await self._first(queries.get_case(case_id))
 
     async def list_cases(
         self, suite_id: int, *, after: str | None = None, limit: int = 100
     ) -> Page[TestCase]:
-        """The cases of a suite, oldest first, a page at a time."""
+        """Return a page of the cases of a suite, the oldest first."""
         rows = await self._all(queries.list_cases(suite_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
@@ -72,7 +76,17 @@ class AsyncValidationRepository(AsyncRepository):
         result: str | None = None,
         execution_time: int | None = None,
     ) -> TestCase:
-        """Say how the case's execution went and how many milliseconds it took; raises NotFoundError."""
+        """Record the outcome of the case's execution.
+
+        Args:
+            case_id: The case.
+            status: Its new status.
+            result: The output.
+            execution_time: Milliseconds.
+
+        Raises:
+            NotFoundError: The case does not exist.
+        """
         case = await self._write(
             queries.finish_case(
                 case_id, status, result=result and plain_text(result), execution_time=execution_time
@@ -83,18 +97,22 @@ class AsyncValidationRepository(AsyncRepository):
         return case
 
     async def start_run(self, suite_id: int, *, metadata: Mapping[str, Any] | None = None) -> TestRun:
-        """Begin a run of a suite; raises NotFoundError."""
+        """Start a run of a suite.
+
+        Raises:
+            NotFoundError: The suite does not exist.
+        """
         run = await self._write(queries.start_run(suite_id, metadata or {}))
         if run is None:
             raise _no("suite", suite_id)
         return run
 
     async def get_run(self, run_id: int) -> TestRun | None:
-        """The run of that id."""
+        """Return the run with this id."""
         return await self._first(queries.get_run(run_id))
 
     async def list_runs(self, suite_id: int, *, after: str | None = None, limit: int = 100) -> Page[TestRun]:
-        """The runs of a suite, oldest first, a page at a time."""
+        """Return a page of the runs of a suite, the oldest first."""
         rows = await self._all(queries.list_runs(suite_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
@@ -109,10 +127,24 @@ class AsyncValidationRepository(AsyncRepository):
         warning_margin: Figure = 0,
         run_id: int | None = None,
     ) -> TestResult:
-        """File a figure and how it stands to its threshold, which it passes when it reaches it.
+        """Store a value of a metric, with its verdict.
 
-        One that misses it by at most `warning_margin` is a warning, without a threshold it is unknown. Raises
-        NotFoundError, and InvalidTransition when the run has ended.
+        A value passes if it reaches the threshold, and is a warning if it misses it by at most
+        `warning_margin`. Without a threshold the verdict is unknown. Numbers are stored with four decimal
+        places and must be below a million.
+
+        Args:
+            case_id: The case.
+            metric: The name of the metric.
+            value: The value.
+            threshold: The value to reach.
+            higher_is_better: Whether larger values are better.
+            warning_margin: 0 or more.
+            run_id: The run that the value belongs to.
+
+        Raises:
+            NotFoundError: The case or the run does not exist.
+            InvalidTransition: The run has ended.
         """
         figure, limit = _figure("value", value), None
         if threshold is not None:
@@ -147,15 +179,19 @@ class AsyncValidationRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[TestResult]:
-        """The figures of a run in the order they were filed, a page at a time."""
+        """Return a page of the results of a run, in the order in which they were recorded."""
         rows = await self._all(queries.list_results(run_id, status=status, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
     async def finish_run(self, run_id: int) -> TestRun:
-        """End the run: failed if one of its figures, or a case executed since it began, has failed; else passed.
+        """End the run as failed or passed.
 
-        Waits for transactions that still record figures. Raises NotFoundError, and InvalidTransition when it has
-        ended.
+        It has failed if one of its results, or a case executed since it started, has failed. Waits for
+        transactions that are recording results.
+
+        Raises:
+            NotFoundError: The run does not exist.
+            InvalidTransition: The run has ended.
         """
         _running(run_id, await self._first(queries.lock_run(run_id)))
         run = await self._write(queries.finish_run(run_id))
@@ -163,12 +199,22 @@ class AsyncValidationRepository(AsyncRepository):
         return run
 
     async def cancel_run(self, run_id: int) -> TestRun:
-        """End the run without a verdict; raises NotFoundError, and InvalidTransition when it has ended."""
+        """End the run without a verdict.
+
+        Raises:
+            NotFoundError: The run does not exist.
+            InvalidTransition: The run has ended.
+        """
         run = await self._write(queries.cancel_run(run_id))
         return _running(run_id, await self.get_run(run_id)) if run is None else run
 
     async def set_baseline(self, run_id: int) -> TestRun:
-        """Compare later runs of the suite with this one; raises NotFoundError, and InvalidTransition before its verdict."""
+        """Make the run the one that later runs of the suite are compared with.
+
+        Raises:
+            NotFoundError: The run does not exist.
+            InvalidTransition: The run has neither passed nor failed.
+        """
         run = await self.get_run(run_id)
         if run is None:
             raise _no("run", run_id)
@@ -181,16 +227,22 @@ class AsyncValidationRepository(AsyncRepository):
         return baseline
 
     async def get_baseline(self, suite_id: int) -> TestRun | None:
-        """The run that others of the suite are compared with."""
+        """Return the run that others of the suite are compared with."""
         return await self._first(queries.get_baseline(suite_id))
 
     async def regression(
         self, run_id: int, *, baseline_id: int | None = None, tolerance: Figure = 0
     ) -> Sequence[ValidationRegression]:
-        """Each figure of the baseline beside that of the run, the last where there are several; see `worse`.
+        """Compare each metric of the baseline with that of the run; of several values the last one counts.
 
-        `baseline_id` is a run of the same suite, by default the suite's baseline. A change of at most `tolerance` is
-        not worse. Raises NotFoundError, and ConflictError when the suite has no baseline.
+        Args:
+            run_id: The run.
+            baseline_id: A run of the same suite; None is the suite's baseline.
+            tolerance: A change of at most this size is not `worse`.
+
+        Raises:
+            NotFoundError: One of the runs does not exist.
+            ConflictError: The suite has no baseline.
         """
         allowed = _figure("tolerance", tolerance)
         run = await self.get_run(run_id)
@@ -200,7 +252,7 @@ class AsyncValidationRepository(AsyncRepository):
             baseline = await self.get_baseline(run.test_suite_id)
             if baseline is None:
                 raise ConflictError(
-                    f"suite {run.test_suite_id}: it has no baseline; call set_baseline, or give baseline_id"
+                    f"suite {run.test_suite_id}: has no baseline; call set_baseline, or pass baseline_id"
                 )
         else:
             baseline = await self.get_run(baseline_id)
@@ -228,7 +280,7 @@ class AsyncValidationRepository(AsyncRepository):
     async def trend(
         self, case_id: int, metric: str, *, since: datetime | None = None, limit: int = 100
     ) -> Sequence[TestResult]:
-        """The newest `limit` figures of a metric, oldest first."""
+        """Return the newest `limit` results of a metric, the oldest first."""
         within("limit", limit, 1, MAX_LIMIT)
         if since is not None:
             aware("since", since)
@@ -237,7 +289,7 @@ class AsyncValidationRepository(AsyncRepository):
 
 
 def _figure(name: str, value: Figure) -> Decimal:
-    """The number as the database keeps it, so that what is judged is what is stored."""
+    """Return the number as the database stores it, so that the stored value is judged."""
     try:
         figure = Decimal(str(value)).quantize(Decimal("0.0001"), ROUND_HALF_UP)
     except InvalidOperation:
@@ -269,4 +321,4 @@ def _running(run_id: int, run: TestRun | None) -> TestRun:
 
 
 def _no(thing: str, number: int) -> NotFoundError:
-    return NotFoundError(f"{thing} {number}: there is none; check the id")
+    return NotFoundError(f"{thing} {number}: not found; check the id")

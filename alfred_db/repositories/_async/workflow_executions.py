@@ -19,25 +19,25 @@ from ...values.tasks import TaskBackoff
 from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow
 
 BACKOFF = TaskBackoff(base=1.0, cap=300.0)
-"""1, 2, 4 ... seconds: an execution goes on where it was, and seldom does the same again."""
+"""1, 2, 4 ... seconds: an execution continues after its last step and seldom repeats work."""
 
 
 class AsyncWorkflowExecutions(AsyncRepository):
-    """The part of the repository of workflows that workers use."""
+    """The methods of the workflow repository that workers call."""
 
     async def claim(
         self, worker: str, workflow_ids: Sequence[int], *, limit: int = 1, lease: float = 60.0
     ) -> Sequence[ClaimedWorkflow]:
-        """Take at most `limit` executions of these versions, each for `lease` seconds.
+        """Claim executions of these versions; the only way to run an execution.
 
-        Among the versions the order is by chance, within one the longest waiting comes first. This is the only way to
-        run an execution: what a vanished worker had comes back by `reap`, what slept or waited when its time has come.
-        End the transaction before running it, and extend the lease by `checkpoint` and `heartbeat`.
+        The order of the versions is random; within a version the longest waiting execution comes first. An
+        execution of a vanished worker can be claimed after `reap`, a sleeping or waiting one when its time
+        has come. Commit before running them, and extend the lease by `checkpoint` and `heartbeat`.
 
         Args:
-            worker: The name of the caller, an aid to people.
-            workflow_ids: The versions whose code the caller has; `waiting` tells what it leaves.
-            limit: The most executions that are taken, 1 to 1,000.
+            worker: The name of the caller, shown to people.
+            workflow_ids: The versions whose code the caller has; `waiting` returns the others.
+            limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
         """
         within("limit", limit, 1, MAX_LIMIT)
@@ -46,6 +46,7 @@ class AsyncWorkflowExecutions(AsyncRepository):
         versions = list(dict.fromkeys(workflow_ids))
         random.shuffle(versions)
         parameters = {**taking(worker, lease), "seconds": lease}
+        # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = await self._rows(queries.claim(versions, limit=limit), parameters)
         return sorted(
@@ -53,16 +54,16 @@ class AsyncWorkflowExecutions(AsyncRepository):
         )
 
     async def heartbeat(self, claimed: ClaimedWorkflow, *, lease: float | None = None) -> ClaimedWorkflow:
-        """Extend the lease of an execution, and return its new state, whose `cancel_requested` says whether to stop.
+        """Extend the lease of an execution and return its new state; stop the work if `cancel_requested` is true.
 
-        An execution that another transaction has locked is returned as it was: see `heartbeat_many`.
+        An execution that another transaction has locked is returned unchanged: see `heartbeat_many`.
 
         Args:
             claimed: The execution, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; by default as many as it was claimed for.
+            lease: Seconds from now; None is the length of the claimed lease.
 
         Raises:
-            LeaseLost: Stop, and discard what was done.
+            LeaseLost: Another worker may own the execution: stop, and discard the work.
         """
         return await self._leases.heartbeat(claimed, lease)
 
@@ -71,25 +72,29 @@ class AsyncWorkflowExecutions(AsyncRepository):
     ) -> list[ClaimedWorkflow]:
         """Extend the leases of several executions in one statement, and return the new state of those still held.
 
-        Stop whatever is missing, and what has `cancel_requested`. An execution that another transaction has locked is
-        waited for a moment only, after the others: then it is returned as it was, its lease not extended and not lost
-        either. Try again soon, and stop when its `is_over`.
+        Stop the work on executions that are missing from the result or have `cancel_requested`. The call
+        waits only briefly for an execution that another transaction has locked, after the others. Then it
+        returns the execution unchanged: the lease is neither extended nor lost. Try again soon, and stop when
+        its `is_over` is true.
 
         Args:
             claimed: The executions, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; by default as many as each was claimed for.
+            lease: Seconds from now; None is the length of each claimed lease.
         """
         return await self._leases.heartbeat_many(claimed, lease)
 
     async def complete(self, claimed: ClaimedWorkflow, output: Any = None) -> bool:
-        """Complete an execution with its output, and return whether this call did so; to repeat it changes nothing.
+        """Complete an execution with its output. Idempotent: a repeated call returns False.
 
         Args:
-            claimed: The execution.
+            claimed: The execution, as `claim` or the last heartbeat returned it.
             output: A JSON value of at most `MAX_JSON_BYTES`.
 
+        Returns:
+            Whether this call completed the execution.
+
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         text = json_text("output", output, MAX_JSON_BYTES)
         return await self._leases.complete(claimed, {"output": text})
@@ -103,45 +108,58 @@ class AsyncWorkflowExecutions(AsyncRepository):
         retry: bool = True,
         delay: float | None = None,
     ) -> WorkflowExecutionStatus:
-        """End a failed attempt, and return the status of the execution; to repeat it changes nothing.
+        """End a failed attempt. Idempotent.
 
-        `pending` again after the back-off while retries are left, else `failed`; `cancelled` if that was asked for.
-        The next attempt takes the finished steps over; each new one returns all retries.
+        The next attempt replays the finished steps. Each new step restores all retries.
 
         Args:
-            claimed: The execution.
+            claimed: The execution, as `claim` or the last heartbeat returned it.
             error: The text of the failure.
-            code: The kind of failure, in a word.
+            code: The kind of failure, in one word.
             retry: False ends the execution at once.
-            delay: Seconds before the next attempt; by default 1, 2, 4 ... 300.
+            delay: Seconds until the next attempt; None is 1, 2, 4 ... 300.
+
+        Returns:
+            The new status: `pending` while retries are left, otherwise `failed`; `cancelled` if that was
+            requested.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         return await self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
 
     async def release(self, claimed: ClaimedWorkflow, *, delay: float = 0.0) -> WorkflowExecutionStatus:
-        """Return an execution unfinished, as at a shutdown, and return its status; to repeat it changes nothing.
+        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
 
-        It costs no retry. The execution is `pending` and keeps its place, or waits `delay` seconds; `cancelled` if
-        that was asked for.
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested.
 
         Raises:
-            LeaseLost: Discard what was done.
+            LeaseLost: Another worker may own the execution: discard the work.
         """
         return await self._leases.release(claimed, delay)
 
     async def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
-        """Take at most `limit` executions from workers whose lease or timeout has passed; return what they are now.
+        """Take executions from workers whose lease or timeout has expired.
 
-        Any worker may call it, any number at once. A vanished worker counts against the retries like a failure; what
-        it had can be claimed at once.
+        Any number of workers may call it at the same time. A vanished worker uses a retry, as a failure does;
+        the execution can be claimed again at once.
+
+        Args:
+            limit: The maximum number of executions.
+
+        Returns:
+            The new statuses.
         """
         within("limit", limit, 1, MAX_LIMIT)
         return await self._leases.reap(limit, BACKOFF)
 
     async def get_execution(self, execution_id: int) -> WorkflowExecution | None:
-        """The execution of that id."""
+        """Return the execution with this id."""
         return await self._first(queries.get(execution_id))
 
     @property

@@ -1,4 +1,4 @@
-"""The steps of executions: stored once, taken over by every later run; and the events they wait for."""
+"""The steps of workflow executions, stored once and replayed by later runs, and the events that they wait for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
-from ...checks import json_text, plain_text, within
-from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError, shown
+from ...checks import aware, json_text, plain_text, within
+from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
 from ...execution._async.leases import lost
@@ -27,7 +27,7 @@ _LIVE = {WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING}
 
 
 class _Found(NamedTuple):
-    """What there is in the place of a step."""
+    """The stored state of a step and its execution."""
 
     held: bool
     given_up: bool
@@ -37,7 +37,7 @@ class _Found(NamedTuple):
 
 
 class AsyncWorkflowSteps(AsyncRepository):
-    """The part of the repository of workflows that the code of a workflow uses, step by step."""
+    """The methods of the workflow repository that a workflow's code calls, step by step."""
 
     async def replay(
         self,
@@ -47,10 +47,18 @@ class AsyncWorkflowSteps(AsyncRepository):
         seq: int,
         name: str | None = None,
     ) -> WorkflowStep | None:
-        """The step if an earlier run finished it, to be taken as it is; None when it is to be run.
+        """Return the step if an earlier run has finished it, or None if it must be run.
 
-        Raises ConflictError when the step was another one before, LeaseLost, and InvalidTransition when the
-        execution is to be cancelled.
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            step_key: The key of the step, unique in the execution.
+            seq: The number of the step, from 0.
+            name: The name of the step; None is the key.
+
+        Raises:
+            ConflictError: Another step is stored under this key or number.
+            LeaseLost: The lease is lost: another worker may own the execution.
+            InvalidTransition: The execution is being cancelled.
         """
         within("seq", seq, 0, _MOST)
         found = await self._stored(claimed, step_key, seq, name or step_key)
@@ -73,13 +81,29 @@ class AsyncWorkflowSteps(AsyncRepository):
         started_at: datetime | None = None,
         lease: float | None = None,
     ) -> Any:
-        """Store a finished step, its `seq`-th from 0, and keep the lease; gives the output that is stored.
+        """Store a finished step and extend the lease.
 
-        The first write wins: what an earlier run stored for the step is given instead of `output`, a JSON value of
-        at most `MAX_JSON_BYTES`. `name` is `step_key` unless it is given; a name that recurs needs keys of its
-        own. `error` is the text of a failure that is final. The lease is extended to `lease` seconds, by default those of the claim, unless nine
-        tenths of them are left. In a transaction with the effects of the step, these happen once. Raises LeaseLost,
-        and ConflictError when the step was another one before.
+        The first write wins: if an earlier run has stored the step, its output is returned instead. In one
+        transaction with the effects of the step, these happen exactly once.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            step_key: The key of the step, unique in the execution.
+            output: A JSON value of at most `MAX_JSON_BYTES`.
+            seq: The number of the step, from 0.
+            name: The name of the step, which may recur; None is the key.
+            error: The text of a final failure.
+            attempt: The number of the attempt.
+            started_at: The time when the step began.
+            lease: Seconds of the lease from now; None is that of the claim. The lease is not extended while
+                nine tenths of it are left.
+
+        Returns:
+            The stored output.
+
+        Raises:
+            LeaseLost: The lease is lost: another worker may own the execution.
+            ConflictError: Another step is stored under this key or number.
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
@@ -99,6 +123,8 @@ class AsyncWorkflowSteps(AsyncRepository):
             "lease": timedelta(seconds=seconds),
             "fresh": timedelta(seconds=seconds * _FRESH),
         }
+        # Both statements check the token of the claim: without the lease nothing is stored. The first one leaves the
+        # execution's row unchanged, and stores nothing when the lease must be extended: then the second one runs.
         for extending in (False, True):
             if await fetch(self._session, queries.checkpoint(extending=extending), parameters):
                 return None if text is None else json.loads(text)
@@ -110,13 +136,25 @@ class AsyncWorkflowSteps(AsyncRepository):
     async def sleep_until(
         self, claimed: ClaimedWorkflow, until: datetime, *, step_key: str, seq: int
     ) -> bool:
-        """Give the execution up until then; True is that it sleeps and is not the caller's any more.
+        """Suspend the execution until a time. The sleep is a step whose output is that time.
 
-        False is that it has slept: go on. The sleep is a step; its output is the time. Raises what `replay` raises.
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            until: The time.
+            step_key: The key of the step, unique in the execution.
+            seq: The number of the step, from 0.
+
+        Returns:
+            True if the execution was suspended and the caller no longer holds it; False if the sleep has
+            already ended.
+
+        Raises:
+            ConflictError: Another step is stored under this key or number.
+            LeaseLost: The lease is lost: another worker may own the execution.
+            InvalidTransition: The execution is being cancelled.
         """
         within("seq", seq, 0, _MOST)
-        if until.tzinfo is None:
-            raise InvalidInputError("until: a time without time zone; give one, such as datetime.now(UTC)")
+        aware("until", until)
         if await self._write(
             queries.sleep(claimed.id, claimed.lease_token, step_key, seq=seq, until=until.astimezone(UTC))
         ):
@@ -135,13 +173,30 @@ class AsyncWorkflowSteps(AsyncRepository):
         seq: int,
         timeout: float | None = None,
     ) -> WorkflowWaitResult | None:
-        """How the wait for an event ended; None gives the execution up until the event or the timeout comes.
+        """Return the result of waiting for an event, or suspend the execution until the event or the timeout.
 
-        `timeout` is in seconds from the first call; None waits for ever. An event that came before the wait
-        counts. The wait is a step: a later run takes its result as it is. Raises what `replay` raises.
+        An event that was delivered before the wait counts. The wait is a step: later runs return its stored
+        result.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            event: The name of the event.
+            step_key: The key of the step, unique in the execution.
+            seq: The number of the step, from 0.
+            timeout: Seconds from the first call; None waits without limit.
+
+        Returns:
+            The result; None if the execution was suspended and the caller no longer holds it.
+
+        Raises:
+            ConflictError: Another step is stored under this key or number.
+            LeaseLost: The lease is lost: another worker may own the execution.
+            InvalidTransition: The execution is being cancelled.
         """
         within("seq", seq, 0, _MOST)
         within("timeout", timeout or 0, 0, _YEAR)
+        # The row stays locked until the transaction ends, so that no event is delivered between the look for it and
+        # the suspension.
         locked = await self._rows(queries.own(claimed.id, claimed.lease_token))
         found = await self._stored(claimed, step_key, seq, step_key)
         if found.step is not None:
@@ -165,15 +220,24 @@ class AsyncWorkflowSteps(AsyncRepository):
         return _waited(claimed.id, step_key, stored)
 
     async def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
-        """Send an event to an execution, and let it go on if it waits for it; False is that it has that event.
+        """Send an event to an execution, and resume it if it waits for the event.
 
-        The first payload stays, a JSON value of at most `MAX_JSON_BYTES`. Raises NotFoundError, and
-        InvalidTransition when the execution has ended.
+        Args:
+            execution_id: The execution.
+            name: The name of the event.
+            payload: A JSON value of at most `MAX_JSON_BYTES`.
+
+        Returns:
+            Whether the event was stored; False if the execution has one with this name, whose payload stays.
+
+        Raises:
+            NotFoundError: The execution does not exist.
+            InvalidTransition: The execution has ended.
         """
         text = json_text("payload", payload, MAX_JSON_BYTES)
         status = await self._first(queries.target(execution_id))
         if status is None:
-            raise NotFoundError(f"workflow execution {execution_id}: there is none; check the id")
+            raise NotFoundError(f"workflow execution {execution_id}: not found; check the id")
         if status not in _LIVE:
             if await self._first(queries.event(execution_id, name)) is not None:
                 return False
@@ -186,15 +250,18 @@ class AsyncWorkflowSteps(AsyncRepository):
         return True
 
     async def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
-        """The finished steps of an execution, in their order."""
+        """Return the finished steps of an execution, in their order."""
         return [row[0] for row in await self._rows(queries.steps(), {"execution": execution_id})]
 
     async def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
-        """The events that were sent to an execution, the earliest first."""
+        """Return the events that were sent to an execution, the earliest first."""
         return await self._all(queries.events(execution_id))
 
     async def _stored(self, claimed: ClaimedWorkflow, step_key: str, seq: int, name: str) -> _Found:
-        """The step, if it is finished; raises LeaseLost unless the caller holds the execution or gave it up."""
+        """Return the step if it is finished.
+
+        Raises LeaseLost unless the caller holds the execution or was the last to hold it.
+        """
         rows = await self._rows(queries.stored(claimed.id, claimed.lease_token, step_key, seq=seq))
         if not rows:
             raise lost(EXECUTIONS, claimed)
@@ -215,7 +282,7 @@ class AsyncWorkflowSteps(AsyncRepository):
 
 
 def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult:
-    """What the step of a wait has stored; raises ConflictError for the output of another kind of step."""
+    """Return the stored result of a wait; raises ConflictError for the output of another kind of step."""
     if not isinstance(output, dict) or set(cast("dict[str, Any]", output)) != {"received", "payload"}:
         raise ConflictError(
             f"workflow execution {execution_id}: step {shown(step_key)} was not a wait for an event; run the code that"
@@ -226,5 +293,5 @@ def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult
 
 def _cancelling(execution_id: int) -> InvalidTransition:
     return InvalidTransition(
-        f"workflow execution {execution_id}: its cancellation was asked for; begin no further step, and call `fail`"
+        f"workflow execution {execution_id}: its cancellation was requested; begin no further step, and call `fail`"
     )

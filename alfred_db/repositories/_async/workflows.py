@@ -23,9 +23,9 @@ _ATTEMPTS = 100
 class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
     """Workflows and their executions.
 
-    An execution keeps the definition that it was started with. It is run by whoever claims it, and every write of
-    the holder carries the token of the claim. A step that has its checkpoint is never run again: a later run, after
-    a crash, a sleep or a failure, takes the stored output over.
+    An execution keeps the definition that it was started with. The worker that claims it runs it, and every
+    write of that worker carries the token of the claim. A step with a checkpoint is never run again: a later
+    run, after a crash, a sleep or a failure, takes its stored output.
     """
 
     async def define(
@@ -36,10 +36,21 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         version: int | None = None,
         created_by: str | None = None,
     ) -> tuple[Workflow, bool]:
-        """File a version of a workflow as a draft, and say whether it is new; None is the one after the last.
+        """Create a version of a workflow, as a draft.
 
-        With its number, every replica of a service may file it. Raises ConflictError when that version has another
-        definition: versions do not change.
+        With a version number, every replica of a service may define the same version.
+
+        Args:
+            name: The name of the workflow.
+            definition: Any JSON.
+            version: The number of the version; None is the next one.
+            created_by: Who has defined it.
+
+        Returns:
+            The version and whether this call created it.
+
+        Raises:
+            ConflictError: The version has another definition: versions do not change.
         """
         text = json_text("definition", dict(definition), MAX_JSON_BYTES)
         within("version", version or 1, 1, (1 << 31) - 1)
@@ -51,22 +62,26 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         if rows and rows[0][1]:
             return rows[0][0], False
         raise ConflictError(
-            f"workflow {shown(name)}, version {version}: has another definition; file this one as a new version"
+            f"workflow {shown(name)}, version {version}: has another definition; define this one as a new version"
             if version
-            else f"workflow {shown(name)}: others file versions all the time; try again",
+            else f"workflow {shown(name)}: concurrent transactions keep defining versions; try again",
             retryable=version is None,
         )
 
     async def get(self, workflow_id: int) -> Workflow | None:
-        """The version of that id."""
+        """Return the version with this id."""
         return await self._first(queries.get(workflow_id))
 
     async def versions(self, name: str) -> Sequence[Workflow]:
-        """The versions of a workflow, the newest first."""
+        """Return the versions of a workflow, the newest first."""
         return await self._all(queries.versions(name))
 
     async def activate(self, workflow_id: int) -> Workflow:
-        """Have this version started from now on; the one that was is archived. Raises NotFoundError."""
+        """Make this the active version, which new executions use, and archive the previous one.
+
+        Raises:
+            NotFoundError: The version does not exist.
+        """
         names = await self._all(queries.siblings(workflow_id))
         if names:
             await self._rows(queries.activate(workflow_id, names[0]))
@@ -76,7 +91,11 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         return workflow
 
     async def archive(self, workflow_id: int) -> Workflow:
-        """Have this version started no more; what was started with it goes on. Raises NotFoundError."""
+        """Archive this version: no new executions use it, and existing ones continue.
+
+        Raises:
+            NotFoundError: The version does not exist.
+        """
         workflow = await self._write(queries.archive(workflow_id))
         if workflow is None:
             raise _unknown(workflow_id)
@@ -94,12 +113,25 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         max_retries: int = 3,
         timeout_seconds: int | None = None,
     ) -> tuple[WorkflowExecution, bool]:
-        """File an execution of the active version, and say whether it is new: a known key gives the one there is.
+        """Create an execution of the active version, unless one with this `idempotency_key` exists.
 
-        `parent_id` makes it a part of another execution, which must be live. `max_retries` is how many attempts
-        that get no further are made again; `timeout_seconds` how long one may take. Raises NotFoundError,
-        InvalidTransition when the version is not active or the parent has ended, and ConflictError when the key is
-        another workflow's.
+        Args:
+            name: The name of the workflow.
+            input: A mapping of at most `MAX_JSON_BYTES` as JSON.
+            version: The active version is required to have this number.
+            idempotency_key: The caller's key.
+            parent_id: The execution that it is a part of, which must be live.
+            delay: Seconds before it can be claimed.
+            max_retries: How many failed attempts without a new checkpoint are followed by another one.
+            timeout_seconds: Seconds that an attempt may take.
+
+        Returns:
+            The execution and whether this call created it.
+
+        Raises:
+            NotFoundError: The workflow, the version or the parent does not exist.
+            InvalidTransition: The version is not active, or the parent has ended or is being cancelled.
+            ConflictError: The key belongs to another workflow.
         """
         within("delay", delay, 0, _YEAR)
         within("max_retries", max_retries, 0, 10_000)
@@ -132,10 +164,23 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         workflow_id: int | None = None,
         idempotency_key: str | None = None,
     ) -> tuple[WorkflowExecution, bool]:
-        """File an execution that takes over the steps before `from_seq` and runs the others; say whether it is new.
+        """Create an execution that takes the steps before `from_seq` from another one and runs the rest.
 
-        It has the input, version and definition of the other one, or those of the version `workflow_id`; neither
-        its parent nor its events. Raises NotFoundError, and InvalidTransition when those steps are not all finished.
+        It has the same input, but neither the parent nor the events.
+
+        Args:
+            execution_id: The execution to fork.
+            from_seq: The first step to run, from 0.
+            workflow_id: The version to run; None is that of the other execution.
+            idempotency_key: The caller's key.
+
+        Returns:
+            The execution and whether this call created it.
+
+        Raises:
+            NotFoundError: The execution or the version does not exist.
+            InvalidTransition: The steps before `from_seq` are not all finished.
+            ConflictError: The key belongs to another execution.
         """
         within("from_seq", from_seq, 0, (1 << 31) - 1)
         finished = await self._first(queries.finished_before(execution_id, from_seq))
@@ -153,22 +198,29 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         known = None if idempotency_key is None else await self.get_by_key(idempotency_key)
         if known is None:
             raise NotFoundError(
-                f"workflow execution {execution_id} or workflow {workflow_id}: there is none; check the ids"
+                f"workflow execution {execution_id} or workflow {workflow_id}: not found; check the ids"
             )
         if (known.forked_from_id, known.forked_from_seq) != (execution_id, from_seq):
             raise _taken(idempotency_key)
         return known, False
 
     async def cancel(self, execution_id: int) -> Mapping[int, WorkflowExecutionStatus]:
-        """Cancel an execution and all that it started; gives those that were live, and what they are now.
+        """Cancel an execution and all executions that it has started.
 
-        What waits or sleeps is `cancelled` at once. What runs stays `running`: its holder is told by `heartbeat`
-        and before its next step, and ends it. Raises NotFoundError, and InvalidTransition when it has ended.
+        Waiting and sleeping ones are `cancelled` at once. A running one stays `running`: its worker is
+        notified by `heartbeat` and before its next step, and ends it.
+
+        Returns:
+            The new status of each execution that was live, by id.
+
+        Raises:
+            NotFoundError: The execution does not exist.
+            InvalidTransition: The execution has ended.
         """
         tree = await self._rows(queries.tree(execution_id))
         statuses = {row[0]: row[1] for row in tree}
         if execution_id not in statuses:
-            raise NotFoundError(f"workflow execution {execution_id}: there is none; check the id")
+            raise NotFoundError(f"workflow execution {execution_id}: not found; check the id")
         if statuses[execution_id] in _ENDED:
             raise InvalidTransition(
                 f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
@@ -177,37 +229,45 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         left = set(statuses)
         while left:
             found |= {row[0]: row[1] for row in await self._rows(queries.cancel(sorted(left)))}
-            # While this waited for locks, one of them may have started another; from now on none does.
+            # While this waited for the row locks, one of them may have started another. The marked ones start
+            # none from now on, so the loop ends.
             tree = await self._rows(queries.tree(execution_id))
             left = {row[0] for row in tree} - statuses.keys()
             statuses |= {row[0]: row[1] for row in tree}
         return {id: found[id] for id in sorted(found)}
 
     async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingWorkflowVersion]:
-        """Which other versions than these have executions that wait for a worker, and how many."""
+        """Return the other versions that have executions waiting for a worker, and their number."""
         return [WaitingWorkflowVersion(*row) for row in await self._rows(queries.waiting(workflow_ids))]
 
     async def get_by_key(self, idempotency_key: str) -> WorkflowExecution | None:
-        """The execution of that key."""
+        """Return the execution with this idempotency key."""
         rows = await self._rows(queries.by_key(idempotency_key))
         return rows[0][0] if rows else None
 
     async def children(self, execution_id: int) -> Sequence[WorkflowExecution]:
-        """The executions that this one started."""
+        """Return the executions that this one has started."""
         return await self._all(queries.children(execution_id))
 
     async def history(
         self, name: str, *, after: str | None = None, limit: int = 100
     ) -> Page[WorkflowExecution]:
-        """The executions of all versions of a workflow, the latest first, a page at a time."""
+        """Return a page of the executions of all versions of a workflow, the latest first."""
         rows = await self._all(queries.history(name, after=after, limit=limit))
         return as_page(rows, queries.HISTORY_KEY, limit)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        """Delete at most `limit` executions that ended more than `older_than` seconds ago; gives their number.
+        """Delete executions that ended more than `older_than` seconds ago, with their steps and events.
 
-        Their steps and events go with them, and whole trees do: one that a child or a fork refers to goes after these,
-        and stays while one of them does. Call it, and commit, until the number is less than `limit`.
+        Whole trees are deleted: an execution that a child or a fork refers to goes after these, and stays
+        while one of them does. Call it and commit until it returns less than `limit`.
+
+        Args:
+            older_than: Seconds since the end.
+            limit: The maximum number of executions, 1 to 10,000.
+
+        Returns:
+            The number of executions deleted.
         """
         within("limit", limit, 1, 10_000)
         within("older_than", older_than, 0, 100 * _YEAR)
@@ -228,24 +288,26 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         return rows[0][0]
 
     async def _why_not(self, name: str, version: int | None, parent_id: int | None) -> Exception:
-        """Why nothing was started."""
+        """Return the error that explains why nothing was started."""
         which = f"workflow {shown(name)}" if version is None else f"workflow {shown(name)}, version {version}"
         known = [found for found in await self.versions(name) if version in (None, found.version)]
         if not known:
-            return NotFoundError(f"{which}: there is none; define it first")
+            return NotFoundError(f"{which}: not found; define it first")
         if all(found.status is not WorkflowStatus.ACTIVE for found in known):
             return InvalidTransition(f"{which}: is not active; activate it first")
         if parent_id is None:
-            return ConflictError(f"{which}: another transaction stood in the way; try again", retryable=True)
+            return ConflictError(
+                f"{which}: a concurrent transaction prevented the start; try again", retryable=True
+            )
         if await self.get_execution(parent_id) is None:
-            return NotFoundError(f"workflow execution {parent_id}: there is none; check the id of the parent")
+            return NotFoundError(f"workflow execution {parent_id}: not found; check the id of the parent")
         return InvalidTransition(
-            f"workflow execution {parent_id}: has ended or is to be, and starts no more parts"
+            f"workflow execution {parent_id}: has ended or is being cancelled, and starts no more parts"
         )
 
 
 def _unknown(workflow_id: int) -> NotFoundError:
-    return NotFoundError(f"workflow {workflow_id}: there is none; define it first")
+    return NotFoundError(f"workflow {workflow_id}: not found; define it first")
 
 
 def _taken(idempotency_key: str | None) -> ConflictError:

@@ -1,4 +1,4 @@
-"""Working memory: what agents have at hand for the work in progress, here or in a blob store."""
+"""Working memory: records for the work in progress, with content in the row or in a blob store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from ...vectors.formats import VectorLike
 
 
 class AsyncWorkingMemoryRepository(AsyncPagedRepository):
-    """Records of sessions and agents. Vectors have 1536 dimensions; what is deleted or has expired is not there."""
+    """The records of sessions and agents.
+
+    Vectors have 1536 dimensions. Deleted and expired records are not returned.
+    """
 
     _model = WorkingMemory
 
@@ -44,13 +47,27 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
     ) -> WorkingMemory:
-        """Store a record; each call makes one, as names need not differ.
+        """Store a new record; names need not be unique.
 
-        Content is text in the row, or a blob under `blob_key` in the store `provider`. Where the blob is yet to
-        be written, store the record as `pending` and call `set_blob` then.
+        Content is text in the row, or a blob. If the blob is not written yet, store the record as `pending`
+        and call `set_blob` later.
+
+        Args:
+            name: A name for people.
+            memory_type: The kind of record.
+            content: The text.
+            embedding: The vector.
+            embedding_model: The model of the vector.
+            session_id: The session that it belongs to.
+            agent: The agent that it belongs to.
+            provider: The store that has the blob; required with `blob_key`.
+            blob_key: The key of the blob in the store.
+            status: The initial status.
+            metadata: Any JSON.
+            ttl: The time until it expires; None is never.
         """
         if blob_key is not None and provider is None:
-            raise InvalidInputError("provider: say which store has the blob")
+            raise InvalidInputError("provider: name the store that has the blob")
         values = {
             "name": name,
             "memory_type": memory_type,
@@ -69,20 +86,32 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         return record
 
     async def get(self, memory_id: uuid.UUID) -> WorkingMemory | None:
-        """The record of that id, unless it is deleted or has expired."""
+        """Return the record with this id, unless it is deleted or has expired."""
         return await self._first(queries.get(memory_id))
 
     async def update(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
-        """Change attributes of a record, by their names; raises NotFoundError."""
+        """Change attributes of a record, by their names.
+
+        Raises:
+            NotFoundError: The record does not exist, is deleted, or has expired.
+        """
         check_values(WorkingMemory, values)
         return await self._changed(memory_id, values)
 
     async def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:
-        """Change the status; `deleted` is final, and the record goes in the next sweep. Raises NotFoundError."""
+        """Change the status; `deleted` is final, and the next sweep removes the record.
+
+        Raises:
+            NotFoundError: The record does not exist, is deleted, or has expired.
+        """
         return await self._changed(memory_id, {"status": one_of(WorkingMemoryStatus, status)})
 
     async def set_blob(self, memory_id: uuid.UUID, *, provider: str, blob_key: str) -> WorkingMemory:
-        """Say where the record's blob was stored; a pending record becomes active. Raises NotFoundError."""
+        """Record where the blob was stored; a pending record becomes active.
+
+        Raises:
+            NotFoundError: The record does not exist, is deleted, or has expired.
+        """
         check_text("provider", provider)
         check_text("blob_key", blob_key)
         record = await self._write(queries.set_blob(memory_id, provider, blob_key))
@@ -102,7 +131,10 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """The active records nearest to a vector of 1536 dimensions, by cosine distance; those without one are not found."""
+        """Return the active records nearest to a vector of 1536 dimensions, by cosine distance.
+
+        Records without a vector are not found.
+        """
         condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
         if (given := expression(WorkingMemory, where)) is not None:
             condition &= given
@@ -127,7 +159,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates:
-        """The active records nearest to a vector by id and distance, up to 1000: `page` gives their rows."""
+        """Return the ids and distances of up to 1000 active records nearest to a vector; `page` returns their rows."""
         condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
         if (given := expression(WorkingMemory, where)) is not None:
             condition &= given
@@ -136,11 +168,11 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         )
 
     async def sweep(self, limit: int = 1000) -> Sequence[SweptWorkingMemory]:
-        """Remove at most `limit` deleted or expired records; gives them with the places of their blobs.
+        """Delete at most `limit` deleted or expired records; return them with the places of their blobs.
 
-        Delete those blobs before you commit, where `uow.storage.list_references` knows of no other record: if that
-        fails, roll back, and the next sweep gives them again. A record that plain SQL marks as deleted needs an
-        `expires_at` to be swept.
+        Delete those blobs before you commit, if `uow.storage.list_references` finds no other record: if that
+        fails, roll back, and the next sweep returns the records again. A record that plain SQL marks as
+        deleted needs an `expires_at` to be swept.
         """
         within("limit", limit, 1, 100_000)
         return [SweptWorkingMemory(*row) for row in await self._rows(queries.sweep(limit))]
@@ -156,7 +188,10 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[WorkingMemory]:
-        """The records that match, the newest first, a page at a time; `deleted` gives those that await the sweep."""
+        """Return a page of the records that match, the newest first.
+
+        The status `deleted` returns the records that await the sweep.
+        """
         rows = await self._all(
             queries.list_(
                 session_id=session_id,
