@@ -82,5 +82,5 @@ def test_no_word_of_asyncio_is_left(copy: Path) -> None:
     run(copy)
     for path in (copy / "alfred_db/repositories/_sync").glob("*.py"):
         for word in ("async ", "await ", "Async", "asyncio"):
-            text = path.read_text().split("\n", 1)[1].replace("generated from the async ones", "")
+            text = path.read_text().split("\n", 1)[1].replace("generated from the async half", "")
             assert word not in text, path
