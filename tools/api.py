@@ -51,7 +51,8 @@ def members(owner: type) -> Iterator[str]:
             yield f"{kind}{owner.__name__}.{name}{signature(item)}"
         else:
             annotation = home.__annotations__.get(name)
-            yield f"{owner.__name__}.{name}" + ("" if annotation is None else f": {annotation}")
+            written = getattr(annotation, "__forward_arg__", annotation)  # a named tuple wraps it
+            yield f"{owner.__name__}.{name}" + ("" if written is None else f": {written}")
 
 
 def lines() -> Iterator[str]:
