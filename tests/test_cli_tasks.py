@@ -176,7 +176,7 @@ def test_a_second_signal_gives_the_running_task_back(db: Database, app: str) -> 
         worker.terminate()
         output, _ = worker.communicate(timeout=60)
         assert worker.returncode == 0, output
-    assert "given back, now pending" in output
+    assert "released, now pending" in output
     with db.begin() as uow:
         found = uow.tasks.get(filed.id)
         assert found is not None
@@ -243,7 +243,7 @@ def test_a_task_is_shown_by_either_id_with_its_results_but_not_its_token(
         missing = run("tasks", "show", name)
         assert missing.exit_code == 2
         assert (
-            missing.stderr == f"alfred-db: task {name!r}: there is none; give the task_id or the id of one\n"
+            missing.stderr == f"alfred-db: task {name!r}: not found; pass the task_id or the id of a task\n"
         )
 
 
@@ -251,16 +251,16 @@ def test_failed_tasks_are_filed_again_one_or_all(run: Run, db: Database, app: st
     filed = [file(db, "REFUSE", task_id=f"t-{number}") for number in range(3)]
     assert run("worker", "--app", f"{app}:handlers", "--drain").exit_code == 0
     assert {status(db, one) for one in filed} == {TaskStatus.FAILED}
-    assert run("tasks", "requeue", "t-1").output == "filed again: 1\n"
+    assert run("tasks", "requeue", "t-1").output == "requeued: 1\n"
     assert status(db, filed[1]) == "pending"
     again = run("tasks", "requeue", "t-1")
     assert again.exit_code == 2
     assert "only failed and cancelled tasks can be requeued" in again.stderr
-    assert run("tasks", "requeue", "--failed", "--intent", "NONE").output == "filed again: 0\n"
-    assert run("tasks", "requeue", "--failed", "--limit", "1").output == "filed again: 1\n"
-    assert run("tasks", "requeue", "--failed", "--intent", "REFUSE").output == "filed again: 1\n"
+    assert run("tasks", "requeue", "--failed", "--intent", "NONE").output == "requeued: 0\n"
+    assert run("tasks", "requeue", "--failed", "--limit", "1").output == "requeued: 1\n"
+    assert run("tasks", "requeue", "--failed", "--intent", "REFUSE").output == "requeued: 1\n"
     for wrong in ([], ["t-1", "--failed"], ["t-1", "--intent", "REFUSE"]):
-        assert "give either a TASK, or --failed" in run("tasks", "requeue", *wrong).stderr
+        assert "pass either a TASK, or --failed" in run("tasks", "requeue", *wrong).stderr
 
 
 def test_tasks_are_cancelled_with_their_parts(run: Run, db: Database) -> None:
@@ -329,14 +329,14 @@ def test_the_next_slots_are_those_of_a_task_or_of_an_expression(run: Run) -> Non
         "schedule", "preview", "--cron", "0 3 1 1 *", "--timezone", "Asia/Tokyo", "--count", "1"
     ).output
     assert local.endswith("-31 18:00:00+00:00\n")
-    assert "give either a TASK or --cron" in run("schedule", "preview").stderr
+    assert "pass either a TASK or --cron" in run("schedule", "preview").stderr
 
 
 def test_a_schedule_that_cannot_be_is_one_line(run: Run) -> None:
     for arguments, told in (
         (("add", "n", "C", "61 * * * *"), "61"),
         (("add", "n", "C", "* * * * *", "--timezone", "Nowhere/Land"), "Nowhere/Land"),
-        (("pause", "nobody"), "scheduled task 'nobody': there is none"),
+        (("pause", "nobody"), "scheduled task 'nobody': not found"),
     ):
         done = run("schedule", *arguments)
         assert done.exit_code == 2, done.output

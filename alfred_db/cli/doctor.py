@@ -115,7 +115,7 @@ def _errors(
 
 
 NAMED = 10
-"""Rows that the report names; of more it says how many."""
+"""Rows that the report names; of more only the number."""
 
 
 def _rows(connection: Connection, schema: str | None) -> list[str]:
@@ -213,7 +213,7 @@ def _settings(connection: Connection, facts: requirements.Facts) -> list[str]:
             if 0 < int(value) < _MINUTE:
                 value, right = f"{value} {unit}", False
         elif name == "lc_messages":
-            wanted, effect = "C", "some errors of the server are told apart by their English texts"
+            wanted, effect = "C", "some errors of the server are distinguished by their English texts"
             right = re.match(r"(C|POSIX|en)([._]|$)|$", value) is not None
         else:
             wanted, effect = _NAMED.get(name, ("on", "searches and claims may take long"))

@@ -44,7 +44,7 @@ def maintain(
 ) -> None:
     """Make the coming partitions of the broker's request log and of the events, and detach or drop the old ones.
 
-    Events that a consumer has still to read are kept, which is said, and makes the status 1.
+    Partitions with events that a consumer has still to read are kept; the command reports them and exits with status 1.
     """
     if drop and keep_months is None:
         raise click.UsageError("--drop needs --keep-months")

@@ -100,7 +100,7 @@ def history() -> None:
 def check(url: str | None, schema: str | None) -> None:
     """Fail when Alembic would generate a revision from the models."""
     migrate.check(url, schema=schema)
-    click.echo("The database is what the models say.")
+    click.echo("The database matches the models.")
 
 
 @click.command()

@@ -148,7 +148,7 @@ def preview(
 ) -> None:
     """Print the next slots of a task, or of an expression that is none's yet, in UTC."""
     if (task is None) == (expression is None):
-        raise click.UsageError("give either a TASK or --cron")
+        raise click.UsageError("pass either a TASK or --cron")
     if expression is not None:
         slots = list(cron.next_runs(expression, timezone, after=datetime.now(UTC), count=count))
     else:
@@ -166,5 +166,7 @@ def _id_of(scheduler: SchedulerRepository, name: str) -> int:
     if known is None and name.isdecimal():
         known = scheduler.get(int(name))
     if known is None:
-        raise NotFoundError(f"scheduled task {name!r}: there is none; give the id of one, or its key")
+        raise NotFoundError(
+            f"scheduled task {name!r}: not found; pass the id of a scheduled task, or its key"
+        )
     return known.id

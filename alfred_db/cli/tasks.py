@@ -1,4 +1,4 @@
-"""`alfred-db tasks`: what waits, runs and failed; file again, cancel, and how the queue is doing."""
+"""`alfred-db tasks`: list, requeue and cancel tasks, and show the health of the queue."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ def requeue(
 ) -> None:
     """File a failed or cancelled task again, as if it had never been tried."""
     if failed == (task is not None) or ((queue or intent) is not None and not failed):
-        raise click.UsageError("give either a TASK, or --failed and perhaps --queue and --intent")
+        raise click.UsageError("pass either a TASK, or --failed and perhaps --queue and --intent")
     with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
         if task is None:
             count = len(uow.tasks.requeue_failed(queue=queue, intent=intent, limit=limit))
         else:
             count = 1
             uow.tasks.requeue(_found(uow.tasks, task).id)
-    click.echo(f"filed again: {count}")
+    click.echo(f"requeued: {count}")
 
 
 @tasks.command()
@@ -160,7 +160,7 @@ def _found(repository: TaskRepository, name: str) -> Task:
         except ValueError:
             task = None
     if task is None:
-        raise NotFoundError(f"task {name!r}: there is none; give the task_id or the id of one")
+        raise NotFoundError(f"task {name!r}: not found; pass the task_id or the id of a task")
     return task
 
 

@@ -53,12 +53,12 @@ def _table(found: list[IndexStatus]) -> str:
     lines.append(
         f"scans since {'the database was made' if since is None else since.isoformat(' ', 'seconds')}"
     )
-    told: list[str] = []
+    reported: list[str] = []
     for one in found:
         for warning in one.warnings:
             general = warning.startswith("vector ")
-            told.append(warning if general else f"{one.schema}.{one.name}: {warning}")
-    return "\n".join([*lines, *(f"warning  {warning}" for warning in dict.fromkeys(told))])
+            reported.append(warning if general else f"{one.schema}.{one.name}: {warning}")
+    return "\n".join([*lines, *(f"warning  {warning}" for warning in dict.fromkeys(reported))])
 
 
 @vectors.command("rebuild")
@@ -102,14 +102,14 @@ def _teller() -> Callable[[Progress], None]:
     """Tells of each new phase, and of each tenth of it."""
     last: list[tuple[str, str, int]] = []
 
-    def tell(progress: Progress) -> None:
+    def show(progress: Progress) -> None:
         tenth = int(10 * (progress.fraction or 0))
         if last != [(progress.index, progress.phase, tenth)]:
             last[:] = [(progress.index, progress.phase, tenth)]
             part = "" if progress.fraction is None else f" {progress.fraction:.0%}"
             click.echo(f"{progress.index}: {progress.phase}{part}", err=True)
 
-    return tell
+    return show
 
 
 @vectors.command("recall")

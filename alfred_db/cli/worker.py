@@ -34,7 +34,10 @@ __all__ = ["handlers_of", "worker"]
     "--lease", default=60.0, show_default=True, help="Seconds after which a silent worker loses its tasks."
 )
 @click.option(
-    "--grace", default=25.0, show_default=True, help="Seconds to end running tasks when told to stop."
+    "--grace",
+    default=25.0,
+    show_default=True,
+    help="Seconds that running tasks have to end after SIGTERM or SIGINT.",
 )
 @click.option("--poll", default=5.0, show_default=True, help="Longest seconds between two looks for tasks.")
 @click.option(
@@ -73,7 +76,7 @@ def worker(
     """Do tasks until SIGINT or SIGTERM; a second one ends it at once.
 
     MODULE is found as Python finds it, and in this folder. Its handlers run in this process; what is still running
-    after the grace period is given back.
+    after the grace period is released.
     """
     handlers = handlers_of(app)
     asynchronous = any(is_asynchronous(handler) for handler in handlers.values())

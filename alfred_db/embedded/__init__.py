@@ -198,7 +198,7 @@ def _locked(folder: Path) -> Generator[None]:
 
 @contextmanager
 def _explained(folder: Path) -> Generator[None]:
-    """Raise what the system or the server refuses as our error, which says what to do."""
+    """Raise what the system or the server refuses as our error with the next step."""
     try:
         yield
     except OSError as error:

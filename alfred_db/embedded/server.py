@@ -85,17 +85,17 @@ def shut_down(folder: Path) -> bool:
 
 
 def failed(folder: Path, what: str, text: str) -> AlfredDBError:
-    """Our error for what a tool, the server or the system said."""
+    """Return our error for the output of a tool, the server or the system."""
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < _MB or "No space left on device" in text or "Disk quota exceeded" in text:
         return DatabaseUnavailable(
             f"{what} failed: the disk of {folder} is full ({free // _MB} MB free, a new server takes 50 MB);"
             " free some space, or set ALFRED_DB_HOME to a folder on another disk"
         )
-    said = "\n".join(text.strip().splitlines()[-8:])
+    lines = "\n".join(text.strip().splitlines()[-8:])
     return DatabaseUnavailable(
         f"{what} in {folder} failed; remove the cause, or set ALFRED_DB_HOME to another folder."
-        f" The last lines about it:\n{said}"
+        f" The last lines about it:\n{lines}"
     )
 
 
@@ -119,7 +119,7 @@ def _no_answer(folder: Path) -> AlfredDBError:
 
 
 def _initialise(tools: system.Tools, lock: int) -> None:
-    """Make the data folder if there is none, beside its place: a kill leaves no half of one."""
+    """Create the data folder if it does not exist. It is prepared under another name, so that a kill leaves no half of one."""
     data, new = tools.folder / "data", tools.folder / "data.new"
     if data.exists() and any(data.iterdir()):
         _check_version(data)

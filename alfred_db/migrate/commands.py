@@ -86,7 +86,7 @@ def check(url: str | URL | None = None, *, schema: str | None = None) -> None:
 
 @contextmanager
 def _explained(revision: str) -> Generator[None]:
-    """Raise what Alembic says of the revision that was named as an error of this library."""
+    """Raise Alembic's errors about the revision as errors of this library."""
     from alembic.util import CommandError
 
     if not revision.strip():

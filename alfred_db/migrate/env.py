@@ -32,7 +32,7 @@ _log = logging.getLogger("alfred_db")
 
 
 def run() -> None:
-    """Carry out the command that Alembic was given; called by env.py alone."""
+    """Run the command that Alembic was started with; called by env.py alone."""
     from alembic import context
     from alembic.util import CommandError
 

@@ -50,7 +50,7 @@ def locked(
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if beside is not None:
             _refuse_shared_sessions(beside, connection)
-        told = False
+        reported = False
         while not connection.scalar(text("SELECT pg_catalog.pg_try_advisory_lock(:key)"), {"key": key}):
             if time.monotonic() > deadline:
                 holder = connection.scalar(text(_HOLDER), {"key": key})
@@ -59,9 +59,9 @@ def locked(
                     f" or end its session (SELECT pg_terminate_backend({holder})) and upgrade again",
                     retryable=True,
                 )
-            if not told:
+            if not reported:
                 _log.info("another process is migrating this database; waiting for it")
-                told = True
+                reported = True
             time.sleep(random.uniform(0.1, 0.3))
         try:
             yield

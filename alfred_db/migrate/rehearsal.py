@@ -17,11 +17,11 @@ __all__ = ["look_for_rows", "option"]
 
 
 def option(name: str) -> str | None:
-    """Return an option of this run: `-x name=value` of any Alembic command, or what `alfred_db.migrate` was given."""
-    given: Any = context.config.attributes.get(name)
-    if given is None:
-        given = context.get_x_argument(as_dictionary=True).get(name)
-    return None if given is None else str(given)
+    """Return an option of this run: `-x name=value` of any Alembic command, or a setting of `alfred_db.migrate`."""
+    value: Any = context.config.attributes.get(name)
+    if value is None:
+        value = context.get_x_argument(as_dictionary=True).get(name)
+    return None if value is None else str(value)
 
 
 def look_for_rows(downgrades: Sequence[Callable[[], None]]) -> str | None:

@@ -1,4 +1,4 @@
-"""The live schema against the models: not what the revision claims, but what is there."""
+"""Compare the live schema with the models, whatever revision the database is at."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def verify(connection: Connection, schema: str | None = None) -> None:
         if all(problem.revision == _OTHERS for problem in wrong):
             advice = "alfred-db leaves it alone; upgrade that service"
         raise SchemaDriftError(
-            f"the database says {found}, but differs from the models: {_listed(wrong)}; {advice}"
+            f"the database is at {found}, but differs from the models: {_listed(wrong)}; {advice}"
         )
 
 

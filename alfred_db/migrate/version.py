@@ -94,7 +94,7 @@ def home(connection: Connection) -> str | None:
     None if this role may use no schema of its search_path. Raises ConfigurationError when the search_path finds
     another tenant's tables first, or not the schema where the default tenant is.
     """
-    # One that is neither in the path nor the default tenant's says nothing about it, and there may be thousands.
+    # One that is neither in the path nor the default tenant's does not matter here, and there may be thousands.
     found = connection.execute(
         text(
             f"SELECT * FROM ({VERSION_TABLES}) AS versions WHERE place IS NOT NULL OR NOT tenant ORDER BY place"

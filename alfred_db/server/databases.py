@@ -39,7 +39,7 @@ def mark_version_table(home: str | None, *, tenant: bool) -> str:
 
 
 def not_utf8(database: str, encoding: str) -> str:
-    """What is said of a database in another encoding than UTF-8."""
+    """Return the error text for a database in another encoding than UTF-8."""
     return (
         f"database {database!r}: its encoding is {encoding}, which cannot hold every text; make one with"
         " CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and restore a dump there"

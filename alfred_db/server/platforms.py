@@ -1,4 +1,4 @@
-"""Platforms that PostgreSQL runs on: how SQL tells them apart, and what to type on each."""
+"""Platforms that PostgreSQL runs on: how SQL recognises them, and what to type on each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Signs:
     """What a server shows of its platform; a setting that the role may not read is None."""
 
     version: str
-    """What `version()` says."""
+    """The result of `version()`."""
     prefixes: frozenset[str] = frozenset()
     """First parts of the names of settings that have a dot in them."""
     roles: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ class Signs:
 
 
 def recognise(signs: Signs) -> Platform:
-    """The platform of a server; GENERIC when nothing gives it away."""
+    """The platform of a server; GENERIC when nothing identifies it."""
     # Heroku names databases and roles at random, and some of its plans run on RDS.
     at_random = re.fullmatch(r"d(?=.*\d)[a-z0-9]{13}", signs.database)
     if signs.heroku_schema or (at_random and re.fullmatch(r"u[a-z0-9]{13}|[a-z]{14}", signs.role)):

@@ -79,7 +79,7 @@ EXTENSIONS = (
     ),
     Extension(
         "pg_trgm", Tier.WANTED, "search by similar spelling",
-        "there are no trigram indexes, and search by similar spelling says that it needs them",
+        "there are no trigram indexes, and search by similar spelling raises an error that names them",
     ),
     Extension(
         "pg_stat_statements", Tier.OPTIONAL, "statistics of statements", "there are no statistics of statements",
@@ -131,14 +131,14 @@ class Facts:
     server_version: int
     """As in 170004 for 17.4."""
     version: str
-    """What `version()` says."""
+    """The result of `version()`."""
     platform: Platform
     database: str
     role: str
     superuser: bool
     can_create_schema: bool
     home: str | None
-    """Schema of unqualified tables: the first in the search_path that this role may use; None: there is none."""
+    """Schema of unqualified tables: the first in the search_path that this role may use; None if there is no such schema."""
     schemas: tuple[Schema, ...]
     """Those of the library's schemas, and `home`, that are there."""
     extensions: tuple[Status, ...]
@@ -242,14 +242,14 @@ def probe(connection: Connection) -> Facts:
     """Everything there is to know, by one query of the catalog that any role may run."""
     names = [extension.name for extension in EXTENSIONS]
     schemas = [*SHARED_SCHEMAS, *TENANT_SCHEMAS]
-    given = {
+    parameters = {
         "roles": list(ROLES),
         "schemas": schemas,
         "extensions": names,
         "others": list(OTHERS_TABLES),
         "made_here": MADE_HERE,
     }
-    row = connection.execute(_PROBE, given).one()
+    row = connection.execute(_PROBE, parameters).one()
     settings: dict[str, str] = row.settings or {}
     roles: dict[str, bool] = row.roles or {}
     platform = recognise(

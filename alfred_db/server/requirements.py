@@ -1,4 +1,4 @@
-"""Extensions and rights: what must, should and may be there; what is there; and what to tell whom.
+"""Extensions and rights: what is required, what is wanted, and the advice where one is missing.
 
     facts = probe(connection)         # one query, which changes nothing
     require(facts)                    # or an error that names the next command on this platform

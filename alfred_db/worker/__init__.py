@@ -4,7 +4,7 @@ def summarise(task: ClaimedTask, lease: Lease) -> list[NewResult] | None: ...
 
 Worker(db, {"SUMMARISE": summarise}, concurrency=4).run()
 
-Only the start of a handler differs between the colours, so that nothing here is generated: `AsyncWorker` runs the same
+Only the start of a handler differs between sync and async, so nothing here is generated: `AsyncWorker` runs the same
 loop in a thread, where a handler that blocks the event loop cannot hold up the heartbeats.
 """
 

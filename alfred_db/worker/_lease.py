@@ -1,4 +1,4 @@
-"""What a handler is given besides its task: the lease that it works under."""
+"""The lease that a handler works under."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class TaskFailed(Exception):
 
 
 class AnyLease:
-    """What the leases of both colours have in common. The worker's threads write it, the handler reads it."""
+    """What `Lease` and `AsyncLease` have in common. The worker's threads write it, the handler reads it."""
 
     def __init__(self, task: ClaimedTask) -> None:
         self.task = task
         """The task, as of the last heartbeat."""
-        # The local time at which the reaper may end the attempt: its distance from the end of the lease is told by
+        # The local time at which the reaper may end the attempt: its distance from the end of the lease is measured by
         # the database's clock alone.
         self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
         self._taken = False
@@ -44,7 +44,7 @@ class AnyLease:
         self.again_at: float | None = None
         """The local time at which the handler is interrupted again. The worker's own."""
         self.overdue = False
-        """Whether the handler goes on though it was to end, and has been told of in the log. The worker's own."""
+        """Whether the handler goes on though it was to end, and has been logged. The worker's own."""
         self.completing = False
         """Whether the handler began to complete the task in a transaction of its own."""
         self.given_back = False
@@ -57,7 +57,7 @@ class AnyLease:
     def lost(self) -> bool:
         """Whether others may have the task by now: stop, and write nothing for it any more.
 
-        So it is when a heartbeat said so, when none came through in time, when the attempt has exceeded the task's
+        True when a heartbeat reported it, when none got through in time, when the attempt has exceeded the task's
         `timeout_seconds`, and when the worker gave the task back because it has to stop. Told without the database.
         """
         return self._taken or self.task.is_over or self.time_left <= 0

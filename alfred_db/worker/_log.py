@@ -7,12 +7,12 @@ from contextlib import suppress
 
 from ._outcome import described
 
-__all__ = ["tell"]
+__all__ = ["log"]
 
 _log = logging.getLogger("alfred_db.worker")
 
 
-def tell(level: int, message: str, *values: object, error: BaseException | None = None) -> None:
+def log(level: int, message: str, *values: object, error: BaseException | None = None) -> None:
     """Log a line, with the traceback of `error`.
 
     What a filter or a handler of the application raises is dropped: `logging` lets it through to the caller, and

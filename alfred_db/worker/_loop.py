@@ -20,7 +20,7 @@ from ..engine.notifications import Listener, channel_of
 from ..errors import ConfigurationError
 from ..values.tasks import ClaimedTask, TaskBackoff
 from ._lease import AnyLease
-from ._log import tell
+from ._log import log
 from ._outcome import Ended, failed
 from ._periodic import Periodic
 from ._settle import is_transient, settled
@@ -36,7 +36,7 @@ LOCKED_PAUSE = 0.5
 """Seconds until the end of a task is tried again whose row another transaction has locked."""
 
 LAST_MOMENT = 1.0
-"""Seconds that handlers have when they are told to stop at once."""
+"""Seconds that handlers have to end when the worker is stopped at once."""
 
 STOPPED = failed("the worker stopped before the handler had ended")
 
@@ -48,12 +48,12 @@ End = Callable[[Ended], None]
 """Takes the end of a handler, once, from any thread."""
 
 Start = Callable[[ClaimedTask, End], AnyLease]
-"""Has the handler of a task begin, and gives its lease."""
+"""Starts the handler of a task and returns its lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker was told."""
+    """The settings of a worker."""
 
     concurrency: int
     lease: float
@@ -197,7 +197,7 @@ class Loop:
             self._held.discard(lease)
 
     def _receive(self, timeout: float | None) -> bool:
-        """Wait for handlers to end and take in all that have; says whether it was woken for another reason too."""
+        """Wait for handlers to end and collect all that have. Return whether something else woke the loop too."""
         woken = False
         try:
             item = self._inbox.get(timeout=timeout)
@@ -211,17 +211,17 @@ class Loop:
             return woken
 
     def _failed(self, error: Exception) -> float:
-        """Tell of it once; gives the seconds until the next try. Raises what none will mend."""
+        """Log the error once and return the seconds until the next try. Raise an error that no retry repairs."""
         if not is_transient(error):
             raise error
         self._failures += 1
-        tell(logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error)
+        log(logging.WARNING if self._failures == 1 else logging.DEBUG, "database: %s; trying again", error)
         return _growing(FIRST_PAUSE, self._failures, self._settings.poll)
 
     def _wind_down(self) -> None:
-        """Let the handlers end; after the grace period interrupt them, and give back what is still not ended."""
+        """Let the handlers end; after the grace period interrupt them, and release what has still not ended."""
         if self._held:
-            tell(
+            log(
                 logging.INFO,
                 "stopping: %d tasks are left, for at most %g s",
                 len(self._held),
@@ -235,7 +235,7 @@ class Loop:
         self._ended += [Ended(lease, failure=STOPPED) for lease in self._running()]
         self._end_all(LAST_MOMENT)
         if self._held:
-            tell(
+            log(
                 logging.WARNING,
                 "%d tasks are left to their leases: the database is not there",
                 len(self._held),
@@ -295,7 +295,7 @@ class Loop:
             with self._db.begin() as uow:
                 taken = uow.tasks.reap(limit=MAX_CLAIM, backoff=self._settings.backoff)
             for id, status in taken.items():
-                tell(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
+                log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
             full = len(taken) == MAX_CLAIM
 
     def _file_slots(self) -> None:
@@ -307,7 +307,7 @@ class Loop:
             for invalid in tick.invalid:
                 if self._invalid.get(invalid.task_id) != invalid.reason:
                     self._invalid[invalid.task_id] = invalid.reason
-                    tell(
+                    log(
                         logging.WARNING,
                         "scheduled task %d has no slots: %s; %s lists all such tasks",
                         invalid.task_id,

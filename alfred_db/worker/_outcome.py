@@ -23,7 +23,7 @@ from ._lease import AnyLease, TaskFailed
 __all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]
 
 RESULT = "result"
-"""What `error_code` says when the handler returned what cannot be stored."""
+"""The `error_code` of a task whose handler returned what cannot be stored."""
 
 CANCELLED = "cancelled"
 
@@ -87,7 +87,7 @@ def described(error: BaseException) -> str:
             parts: Sequence[BaseException] = cast("BaseExceptionGroup[Any]", error).exceptions[:MAX_PARTS]
             text = "; ".join([text, *(": ".join(_told(part)) for part in parts)])
     except BaseException:
-        pass  # the group's own text says how many there are
+        pass  # the group's own text has their number
     return plain(f"{kind}: {text}", MAX_MESSAGE)
 
 
@@ -172,12 +172,12 @@ def _result(result: object, kind: str) -> NewTaskResult:
             f"the handler returned {kind}: expected None, or a list of results, each with the"
             " keys result_type, content and perhaps metadata"
         )
-    given = cast("Mapping[str, Any]", result)
-    check_text("result_type", given["result_type"])
+    returned = cast("Mapping[str, Any]", result)
+    check_text("result_type", returned["result_type"])
     return {
-        "result_type": str.__str__(given["result_type"]),
-        "content": _json("content", given["content"]),
-        "metadata": _json("metadata", given.get("metadata", {})),
+        "result_type": str.__str__(returned["result_type"]),
+        "content": _json("content", returned["content"]),
+        "metadata": _json("metadata", returned.get("metadata", {})),
     }
 
 

@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from ._log import tell
+from ._log import log
 
 __all__ = ["Periodic"]
 
@@ -47,5 +47,5 @@ class Periodic:
             except Exception as error:  # whatever it was, the next time may go well
                 failures += 1
                 level = logging.WARNING if failures == 1 else logging.DEBUG
-                tell(level, "%s: %s; trying again", self._name, error)
+                log(level, "%s: %s; trying again", self._name, error)
                 pause = min(pause, 0.05 * 2 ** min(failures, 20) * random.uniform(0.5, 1))

@@ -14,7 +14,7 @@ from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, LeaseLos
 from ..repositories import TaskRepository, UnitOfWork
 from ..values.tasks import TaskBackoff
 from ._lease import AnyLease, TaskFailed
-from ._log import tell
+from ._log import log
 from ._outcome import RESULT, Ended, Failure, described, failed
 
 __all__ = ["is_transient", "settled"]
@@ -26,7 +26,7 @@ UNTOLD = failed("the handler raised an error that cannot be stored; the worker's
 
 
 def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[AnyLease]:
-    """End the tasks, and gives the lease of each one as it is ended and taken out of the list.
+    """End the tasks, and yield the lease of each one when it has ended and left the list.
 
     After an error of the database, which leaves open whether a commit went through, call it again with the same
     list: to end a task twice with one token changes nothing. The one that met the error is then the last.
@@ -52,7 +52,7 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
             _settle(db, one, backoff)
         except ConflictError as error:
             # Another transaction has locked the row. The others are settled, and then this one is tried again.
-            _tell(logging.DEBUG, one, f"not ended yet: {error}")
+            _report(logging.DEBUG, one, f"not ended yet: {error}")
         except Exception:
             ended.remove(one)
             ended.append(one)
@@ -63,7 +63,7 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether it is over when the server is back, or another transaction is gone."""
+    """Whether the error passes by itself once the server is back or another transaction has ended."""
     if isinstance(error, AlfredDBError):
         return error.retryable or isinstance(error, DatabaseUnavailable)
     return isinstance(
@@ -76,12 +76,12 @@ def _settle(db: Database, one: Ended, backoff: TaskBackoff) -> None:
     try:
         with db.begin() as uow:
             uow.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-            told = _write(uow.tasks, one, backoff)
+            outcome = _write(uow.tasks, one, backoff)
     except LeaseLost:
         if one.lease.completing and one.error is not None:
-            _tell(logging.WARNING, one, "raised after it had completed the task, or lost it", one.error)
+            _report(logging.WARNING, one, "raised after it had completed the task, or lost it", one.error)
         else:
-            _tell(logging.WARNING, one, "its lease was lost, others may have it: nothing is stored for it")
+            _report(logging.WARNING, one, "its lease was lost, others may have it: nothing is stored for it")
     except Exception as error:
         if is_transient(error):
             raise
@@ -91,12 +91,12 @@ def _settle(db: Database, one: Ended, backoff: TaskBackoff) -> None:
             refused = UNTOLD._replace(retry=one.failure.retry)
         else:
             one.lease.revoke()
-            _tell(logging.ERROR, one, "cannot be ended: left to its lease", error)
+            _report(logging.ERROR, one, "cannot be ended: left to its lease", error)
             return
         _settle(db, Ended(one.lease, failure=refused, error=one.error), backoff)
     else:
-        if told is not None:
-            _tell(logging.INFO if one.lease.given_back else logging.WARNING, one, told, one.error)
+        if outcome is not None:
+            _report(logging.INFO if one.lease.given_back else logging.WARNING, one, outcome, one.error)
 
 
 def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
@@ -113,13 +113,13 @@ def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
 
 
 def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str | None:
-    """End the task; gives what is to be told about it."""
+    """End the task and return the text to log about it."""
     lease, failure = one.lease, one.failure
     if failure is None:
         tasks.complete(lease.task, one.results)
         return None
     if lease.given_back:
-        return f"given back, now {tasks.release(lease.task)}"
+        return f"released, now {tasks.release(lease.task)}"
     status = tasks.fail(
         lease.task,
         failure.message,
@@ -131,7 +131,7 @@ def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str | Non
     return f"attempt {lease.task.attempt} failed ({failure.code}), now {status}"
 
 
-def _tell(level: int, one: Ended, what: str, error: BaseException | None = None) -> None:
+def _report(level: int, one: Ended, what: str, error: BaseException | None = None) -> None:
     task = one.lease.task
     trace = error if level > logging.INFO and not issubclass(type(error), TaskFailed) else None
-    tell(level, "%s %s: %s", task.intent, task.task_id, what, error=trace)
+    log(level, "%s %s: %s", task.intent, task.task_id, what, error=trace)

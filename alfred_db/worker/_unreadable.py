@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from ..database import Database
 from ..errors import InvalidInputError
 from ..queries import task_maintenance as queries
-from ._log import tell
+from ._log import log
 from ._outcome import described
 
 __all__ = ["UNREADABLE", "set_aside"]
@@ -48,6 +48,6 @@ def set_aside(
             message = f"it cannot be read: {described(error)}"
             with db.begin() as uow:
                 uow.session.execute(queries.set_aside(id, code=CODE, message=message))
-            tell(logging.WARNING, "task %s: failed, as %s", id, message)
+            log(logging.WARNING, "task %s: failed, as %s", id, message)
             found += 1
     return found

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 
 from ._lease import AnyLease
-from ._log import tell
+from ._log import log
 
 __all__ = ["Watch"]
 
@@ -21,7 +21,7 @@ LAST_MOMENT = 1.0
 
 
 class Watch:
-    """Interrupts handlers at the deadline of their attempt, and tells of those that go on.
+    """Interrupts handlers at the deadline of their attempt, and logs those that go on.
 
     It needs neither the database nor the thread of the heartbeats, which may wait for it. One thread for all leases:
     it sleeps until the first deadline, and looks at all of them then.
@@ -79,7 +79,7 @@ def _at(lease: AnyLease) -> float:
     try:
         _interrupt(lease)
     except Exception as error:  # an event loop that is closed
-        tell(logging.DEBUG, "%s: cannot be interrupted", lease.task.task_id, error=error)
+        log(logging.DEBUG, "%s: cannot be interrupted", lease.task.task_id, error=error)
     lease.again_at = now + AGAIN
     return lease.again_at
 
@@ -88,13 +88,13 @@ def _interrupt(lease: AnyLease) -> None:
     again = lease.again_at is not None
     if not lease.overdue and (again or not lease.can_be_interrupted):
         lease.overdue = True
-        reason = "timeout_seconds are over" if lease.time_left <= 0 else "its lease is lost"
+        reason = "its timeout_seconds have passed" if lease.time_left <= 0 else "its lease is lost"
         advice = (
             "it was cancelled and goes on; let it pass CancelledError on"
             if lease.can_be_interrupted
             else "a thread cannot be ended; have it look at `lease.lost`, or call `lease.check()`"
         )
-        tell(
+        log(
             logging.WARNING,
             "%s %s: %s, and its handler keeps a slot of the worker until it ends: %s",
             lease.task.intent,

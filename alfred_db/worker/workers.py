@@ -1,4 +1,4 @@
-"""The workers of both colours: how handlers are started, and what a worker may be told."""
+"""`Worker` and `AsyncWorker`: their settings, and how each starts handlers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Worker:
                 self._todo.put(None)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Have `run` claim no more, and return when the running tasks have ended or been given back.
+        """Have `run` claim no more, and return when the running tasks have ended or been released.
 
         They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
         """
@@ -157,7 +157,7 @@ class AsyncWorker:
                 raise
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Have `run` claim no more, and return when the running tasks have ended or been given back.
+        """Have `run` claim no more, and return when the running tasks have ended or been released.
 
         They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
         """
@@ -200,18 +200,22 @@ class AsyncWorker:
 
 
 def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
-    """The handlers, if they are of the worker's colour. Raises ConfigurationError."""
+    """Return the handlers if each can be run by this worker.
+
+    Raises:
+        ConfigurationError: There are none, or one is asynchronous where a function is expected, or the reverse.
+    """
     if not handlers:
-        raise ConfigurationError("worker: there are no handlers; give a mapping from intents to functions")
+        raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
     for intent, handler in handlers.items():
         if not callable(handler):
             raise ConfigurationError(
-                f"worker: the handler of {intent!r} is {type(handler).__name__}; give a function of (task, lease)"
+                f"worker: the handler of {intent!r} is {type(handler).__name__}; pass a function of (task, lease)"
             )
         if is_asynchronous(handler) != asynchronous:
             other = "Worker" if asynchronous else "AsyncWorker"
             raise ConfigurationError(
-                f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; give it to {other}"
+                f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; pass it to {other}"
             )
     return dict(handlers)
 

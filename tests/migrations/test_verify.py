@@ -215,7 +215,7 @@ def test_a_drift_is_named_with_the_revision_that_made_it(migrated_url: URL, drif
         with pytest.raises(SchemaDriftError) as caught:
             verify(connection)
         for text in (
-            f"the database says {HEAD}",
+            f"the database is at {HEAD}",
             what,
             f"expected {expected}",
             f"found {problem.found}",

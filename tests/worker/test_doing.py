@@ -172,11 +172,11 @@ def test_handlers_of_the_wrong_colour_or_kind_are_refused_in_words(db: Database)
     other = AsyncDatabase(db.url)
     with pytest.raises(ConfigurationError, match="there are no handlers"):
         Worker(db, {})
-    with pytest.raises(ConfigurationError, match="'X' is asynchronous; give it to AsyncWorker"):
+    with pytest.raises(ConfigurationError, match="'X' is asynchronous; pass it to AsyncWorker"):
         Worker(db, {"X": unlike})  # type: ignore[dict-item]
-    with pytest.raises(ConfigurationError, match="'X' is not asynchronous; give it to Worker"):
+    with pytest.raises(ConfigurationError, match="'X' is not asynchronous; pass it to Worker"):
         AsyncWorker(other, {"X": nothing})  # type: ignore[dict-item]
-    with pytest.raises(ConfigurationError, match="'X' is int; give a function"):
+    with pytest.raises(ConfigurationError, match="'X' is int; pass a function"):
         Worker(db, {"X": 7})  # type: ignore[dict-item]
     with pytest.raises(InvalidInputError, match="concurrency: expected 1 to 10,000, got 0"):
         Worker(db, {"X": nothing}, concurrency=0)
