@@ -112,7 +112,9 @@ def test_a_thread_past_its_timeout_keeps_its_slot_which_is_said_once(
         over.set()
         eventually(lambda: overdue(db) == 0)
     assert len(told(caplog)) == 2
-    assert all("its timeout_seconds have passed" in one and "call `lease.check()`" in one for one in told(caplog))
+    assert all(
+        "its timeout_seconds have passed" in one and "call `lease.check()`" in one for one in told(caplog)
+    )
     assert {task(db, one).error_code for one in late} == {"timeout"}
 
 
