@@ -41,14 +41,17 @@ def spread(groups: dict[int, str], count: int, seed: int) -> list[int]:
 
 
 def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file without their line breaks."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to a UTF-8 file."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def make_sample(source: Path, target: Path, documents: int, queries: int, seed: int) -> None:
+    """Write a random sample of the documents and queries in `source` into `target`."""
     document_lines, query_lines = read_lines(source / DOCUMENTS), read_lines(source / QUERIES)
     with np.load(source / VECTORS) as arrays:
         document_vectors, query_vectors, gold = arrays["documents"], arrays["queries"], arrays["gold"]

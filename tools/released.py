@@ -50,6 +50,7 @@ def frozen(root: Path = ROOT) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
+    """Check the released revisions, and record new ones unless `--check` is passed; return the exit status."""
     if wrong := changed():
         print(f"{', '.join(wrong)}: released, and changed since; undo the change, and write a new revision")
         return 1

@@ -46,6 +46,7 @@ def convert(text: str, used: set[str]) -> str:
 
 
 def main(check: bool) -> int:
+    """Generate the sync files, or check that they are current; return the exit status."""
     used: set[str] = set()
     wrong: list[str] = []
     for source_folder, target_folder in PAIRS:

@@ -157,7 +157,7 @@ def check_before_use(engine: Engine) -> None:
 
 
 def refuse_failed_commits(engine: Engine) -> None:
-    """Make a commit of a failed transaction, or a release of a savepoint in it, raise InvalidTransition.
+    """Refuse to commit a failed transaction, or to release a savepoint in it, with InvalidTransition.
 
     The server answers such a COMMIT by rolling back, and neither the driver nor SQLAlchemy reports it.
     """
@@ -200,8 +200,8 @@ def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, defa
     """Set up each new connection in one round trip, after it has opened: poolers drop most startup parameters.
 
     The connection sets `RELIED_ON` and the time after which an idle transaction ends, adds the schema of
-    `vector` to its search_path, and records its isolation level. Connecting raises ConfigurationError behind
-    a transaction pooler.
+    `vector` to its search_path, and records its isolation level. A connection through a transaction pooler is
+    refused with ConfigurationError.
 
     Args:
         engine: The engine whose connections are set up.
@@ -274,8 +274,8 @@ def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
     """Check new connections to a transaction pooler, which must not set anything in the shared sessions.
 
     A pooler keeps the parameters that a server reports at connect for each client, so these can be set. The
-    remaining settings are read once, by the first connection. Connecting raises ConfigurationError as with
-    `prepare_connections`.
+    remaining settings are read once, by the first connection, which is refused with ConfigurationError if
+    they are wrong.
     """
     looked = False
 
@@ -299,7 +299,7 @@ def check_pooled(engine: Engine, *, default_tenant: bool) -> None:
                 dbapi_connection.close()
                 raise ConfigurationError(
                     f"{odd}: the server's sessions have another value than alfred-db relies on, and behind a transaction"
-                    f" pooler it cannot be set; set it for the role, as {command('doctor', engine.url, _tenant(engine))} says"
+                    f" pooler it cannot be set; set it for the role: {command('doctor', engine.url, _tenant(engine))} shows how"
                 )
             looked = True
 

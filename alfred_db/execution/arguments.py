@@ -79,9 +79,10 @@ _PLAIN: Mapping[Any, str] = {
 
 
 def checked(owner: type, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the method with a check of its arguments in front, which raises InvalidInputError for a wrong type.
+    """Return the method with a check of its arguments in front of it.
 
-    The first call compiles the check and replaces the returned function in the class.
+    A wrong type ends the call with InvalidInputError. The first call compiles the check and replaces the
+    returned function in the class.
     """
     doors: list[Callable[..., Any]] = []
 

@@ -342,7 +342,7 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     driver = driver_of(session)
     if driver.autocommit:
         raise ConfigurationError(
-            "this search needs settings of its own transaction, and the connection is in AUTOCOMMIT: use a session"
+            "this search changes settings of its transaction, and the connection is in AUTOCOMMIT; use a session"
             " without that isolation level"
         )
     driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))

@@ -24,7 +24,7 @@ class AsyncUserRepository(AsyncRepository):
     async def get_by_email(self, email: str) -> User | None:
         """Return the user with this address who is not deleted.
 
-        The address is compared as it is stored, usually in lower case.
+        The address is compared with the stored one, which is usually in lower case.
         """
         return await self._first(queries.get_by_email(email))
 

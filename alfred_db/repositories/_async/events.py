@@ -181,7 +181,7 @@ class AsyncEventRepository(AsyncPartitions):
         """
         within("limit", limit, 1, MAX_BATCH)
         # The row lock is the right to read: it is held until the transaction ends. The position is advanced in the
-        # same transaction, so that events are read exactly once by whoever commits.
+        # same transaction, so that only a commit marks the events as read.
         reader = await self._first(queries.lock(consumer, skip_locked=True))
         if reader is None:
             if await self.get_consumer(consumer) is None:
