@@ -1,7 +1,8 @@
-"""What is asked: pure functions from arguments to a SQLAlchemy statement.
+"""Pure functions that return SQLAlchemy statements.
 
-They neither hold a session nor await, so they can be read, tested and used on their own. In UPDATE, DELETE and
-ON CONFLICT they use no volatile function and no time over a column: the statements run unchanged on Citus.
+They hold no session and await nothing, so they can be read, tested and used on their own. UPDATE, DELETE and
+ON CONFLICT clauses use no volatile function, and no stable function of a column: the statements run unchanged
+on Citus.
 """
 
 from __future__ import annotations

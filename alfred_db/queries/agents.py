@@ -31,7 +31,7 @@ def register(
     health_check_url: str | None,
     configuration: Mapping[str, Any],
 ) -> ReturningInsert[Agent]:
-    """File the agent under its name, or take its row over for a new incarnation."""
+    """Insert an agent, or update the row with its name for a new incarnation."""
     statement = insert(Agent).values(
         name=name,
         type=type,
@@ -57,15 +57,20 @@ def register(
 
 
 def get(agent_id: uuid.UUID) -> Select[Agent]:
+    """Select an agent by its id."""
     return select(Agent).where(Agent.id == agent_id)
 
 
 def get_by_name(name: str) -> Select[Agent]:
+    """Select an agent by its name."""
     return select(Agent).where(Agent.name == name)
 
 
 def heartbeat(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningUpdate[datetime | None]:
-    """Touches no indexed column: the new row version stays on its page."""
+    """Set the time of the last heartbeat, if the incarnation is the current one.
+
+    No indexed column changes, so the update can be heap-only (HOT).
+    """
     return (
         update(Agent)
         .where(Agent.id == agent_id, Agent.incarnation == incarnation)
@@ -75,14 +80,17 @@ def heartbeat(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningUpdate[da
 
 
 def set_status(agent_id: uuid.UUID, status: AgentStatus) -> ReturningUpdate[uuid.UUID]:
+    """Set the status of an agent."""
     return update(Agent).where(Agent.id == agent_id).values(status=status).returning(Agent.id)
 
 
 def deregister(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    """Delete an agent, if the incarnation is the current one."""
     return delete(Agent).where(Agent.id == agent_id, Agent.incarnation == incarnation).returning(Agent.id)
 
 
 def alive(*, within: float, type: str | None) -> Select[Agent]:
+    """Select the active agents whose last heartbeat is at most `within` seconds old, ordered by name."""
     statement = select(Agent).where(
         Agent.status == AgentStatus.ACTIVE, Agent.last_heartbeat >= seconds_ago(within)
     )
@@ -92,10 +100,19 @@ def alive(*, within: float, type: str | None) -> Select[Agent]:
 
 
 def with_capabilities(names: Sequence[str], *, alive_within: float | None) -> Select[Agent]:
-    """Containment of all `names`, which the GIN index serves."""
+    """Select the agents that have all capabilities in `names`, ordered by name.
+
+    The containment test uses the GIN index.
+
+    Args:
+        names: the capabilities that an agent must have.
+        alive_within: maximum age of the last heartbeat in seconds; None also selects agents that are not
+            alive.
+    """
     statement = select(Agent) if alive_within is None else alive(within=alive_within, type=None)
     return statement.where(Agent.capabilities.contains(list(names))).order_by(None).order_by(Agent.name)
 
 
 def list_(*, after: str | None, limit: int) -> Select[Agent]:
+    """Select a page of agents, ordered by name."""
     return page(select(Agent), [Agent.name], after=after, limit=limit)

@@ -1,4 +1,7 @@
-"""Statements about users, which only read: registering them is the work of the service that owns the table."""
+"""Statements about users.
+
+They only read: the service that owns the table creates its rows.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,15 @@ LIST_KEY = ("id",)
 
 
 def get(user_id: uuid.UUID) -> Select[User]:
+    """Select a user by id."""
     return select(User).where(User.id == user_id)
 
 
 def get_by_email(email: str) -> Select[User]:
-    """The oldest of those who have it: Supabase lets users of single sign-on share an address."""
+    """Select the oldest user with this address that is not deleted.
+
+    Supabase allows several single sign-on users to share an address.
+    """
     return (
         select(User)
         .where(User.email == email, User.deleted_at.is_(None))
@@ -27,5 +34,6 @@ def get_by_email(email: str) -> Select[User]:
 
 
 def list_(*, include_deleted: bool, after: str | None, limit: int) -> Select[User]:
+    """Select a page of users, ordered by id."""
     statement = select(User) if include_deleted else select(User).where(User.deleted_at.is_(None))
     return page(statement, [User.id], after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""Statements about the broker's catalog: rows by their codes, offers with prices, the whole as entries."""
+"""Statements about the catalog of the broker: rows by code, offers with prices, and the whole catalog."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ _KEYS: Mapping[type[Base], Sequence[str]] = {
 
 
 def put(model: type[M], values: Mapping[str, Any]) -> ReturningInsert[M]:
-    """File a row of the catalog; of a known one, write what is given and differs. Gives it if it was written."""
+    """Insert a row of the catalog, or update the row with the same key.
+
+    An update writes only the passed values, and only if one of them differs. RETURNING is empty if nothing
+    was written.
+    """
     key, names = _KEYS[model], [inspect(model).columns[name].name for name in values]
     given = dict(values)
     if "updated_at" in model.__table__.c:
@@ -60,7 +64,7 @@ def put(model: type[M], values: Mapping[str, Any]) -> ReturningInsert[M]:
 
 
 def same(model: type[M], values: Mapping[str, Any]) -> Select[M]:
-    """The row that has the key which is among the values."""
+    """Select the row whose key is the one in `values`."""
     columns = inspect(model).columns
     return select(model).where(*(columns[name] == values[name] for name in _KEYS[model]))
 
@@ -69,14 +73,17 @@ def same(model: type[M], values: Mapping[str, Any]) -> Select[M]:
 
 
 def by_code(model: type[Coded], code: str) -> Select[Coded]:
+    """Select a row by its code."""
     return select(model).where(model.code == code)
 
 
 def snapshot(model: str, code: str) -> Select[ModelSnapshot]:
+    """Select a snapshot of a model by the codes of both."""
     return snapshots(model).where(ModelSnapshot.code == code)
 
 
 def snapshots(model: str) -> Select[ModelSnapshot]:
+    """Select the snapshots of a model, ordered by code."""
     return (
         select(ModelSnapshot)
         .join(ModelSnapshot.model)
@@ -86,6 +93,7 @@ def snapshots(model: str) -> Select[ModelSnapshot]:
 
 
 def hosted_model(provider: str, code: str) -> Select[HostedModel]:
+    """Select a hosted model by the code of its provider and its own code."""
     return select(HostedModel).join(HostedModel.provider).where(*_hosted(provider, code))
 
 
@@ -94,14 +102,17 @@ def _hosted(provider: str, code: str) -> Sequence[ColumnElement[bool]]:
 
 
 def providers(*, after: str | None, limit: int) -> Select[HostingProvider]:
+    """Select a page of hosting providers, ordered by code."""
     return page(select(HostingProvider), [HostingProvider.code], after=after, limit=limit)
 
 
 def makers(*, after: str | None, limit: int) -> Select[ModelMaker]:
+    """Select a page of model makers, ordered by code."""
     return page(select(ModelMaker), [ModelMaker.code], after=after, limit=limit)
 
 
 def families(*, maker: str | None, after: str | None, limit: int) -> Select[ModelFamily]:
+    """Select a page of model families, ordered by code; only those of `maker` if it is not None."""
     statement = select(ModelFamily)
     if maker is not None:
         statement = statement.join(ModelFamily.maker).where(ModelMaker.code == maker)
@@ -111,6 +122,7 @@ def families(*, maker: str | None, after: str | None, limit: int) -> Select[Mode
 def models(
     *, family: str | None, capability: str | None, after: str | None, limit: int
 ) -> Select[BrokerModel]:
+    """Select a page of models, ordered by code; `family` and `capability` filter if they are not None."""
     statement = select(BrokerModel)
     if family is not None:
         statement = statement.join(BrokerModel.family).where(ModelFamily.code == family)
@@ -120,7 +132,7 @@ def models(
 
 
 def _can(capability: str) -> ColumnElement[bool]:
-    """Containment, which the GIN index serves."""
+    """Whether a model has a capability. The containment test uses the GIN index."""
     return BrokerModel.capabilities.contains({capability: True})
 
 
@@ -138,7 +150,22 @@ def offers(
     at: datetime | None,
     limit: int,
 ) -> Select[HostedModel, BrokerModel, ModelFamily, HostingProvider, HostedModelPrice]:
-    """Each with the price that holds `at` that time, or now; None where there is none."""
+    """Select hosted models, each with the price that is valid at a time.
+
+    Args:
+        model: code of a model; None for any.
+        family: code of a model family; None for any.
+        maker: code of a maker; None for any.
+        capability: a capability that the model must have; None for any.
+        provider: code of a hosting provider; None for any.
+        inactive: whether inactive hosted models, and those of inactive providers, are selected too.
+        at: time at which the price is valid; None is the time of the statement.
+        limit: maximum number of rows.
+
+    Returns:
+        A SELECT of hosted model, model, family, provider and price. The price is None if no price is valid at
+        that time.
+    """
     holding = aliased(HostedModelPrice, _price_at(at).correlate(HostedModel).lateral())
     statement = (
         select(HostedModel, BrokerModel, ModelFamily, HostingProvider, holding)
@@ -164,11 +191,15 @@ def offers(
 
 
 def price(provider: str, code: str, at: datetime | None) -> Select[HostedModelPrice]:
+    """Select the price of a hosted model that is valid at a time; None is the time of the statement."""
     return _price_at(at).join(HostedModel.provider).where(*_hosted(provider, code))
 
 
 def _price_at(at: datetime | None) -> Select[HostedModelPrice]:
-    """The latest price not after that time, or now, of the hosted model that the caller joins."""
+    """Select the latest price that is not after a time.
+
+    The caller joins the hosted model. None is the time of the statement.
+    """
     time: ColumnElement[Any] = func.statement_timestamp() if at is None else literal(at)
     return (
         select(HostedModelPrice)
@@ -179,6 +210,7 @@ def _price_at(at: datetime | None) -> Select[HostedModelPrice]:
 
 
 def prices(provider: str, code: str) -> Select[HostedModelPrice]:
+    """Select all prices of a hosted model, the oldest first."""
     return (
         select(HostedModelPrice)
         .join(HostedModelPrice.hosted_model)
@@ -192,9 +224,10 @@ def prices(provider: str, code: str) -> Select[HostedModelPrice]:
 
 
 def everything() -> Select[*tuple[Any, ...]]:
-    """The rows of each section of `alfred_db.interchange.catalog`: its fields, as `section.field`, and in a row NULL for all others.
+    """Select the rows of all sections of `alfred_db.interchange.catalog`.
 
-    One statement, so that all are of one moment.
+    The columns are the fields of all sections, named `section.field`. A row has the fields of one section;
+    the others are NULL. It is one statement, so that all sections are read from the same snapshot.
     """
     parts = [statement.subquery(section) for section, statement in _sections().items()]
     joined: FromClause = parts[0]

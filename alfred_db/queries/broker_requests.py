@@ -1,4 +1,8 @@
-"""Statements about the broker's request log. All name `created_at`, so that only the months asked for are read."""
+"""Statements about the request log of the broker.
+
+Statements that know the time of a request filter by `created_at`, so that the server prunes the other
+partitions.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +54,15 @@ _MAX_INTEGER = 2**31 - 1
 
 
 def start(values: Mapping[str, Any]) -> ReturningInsert[BrokerRequest]:
+    """Insert a request."""
     return insert(BrokerRequest).values(dict(values)).returning(BrokerRequest)
 
 
 def start_hosted(values: Mapping[str, Any], hosted_model_id: int) -> ReturningInsert[BrokerRequest]:
-    """With the codes of the catalog; nothing when the hosted model is not in it."""
+    """Insert a request to a hosted model, with the codes of model and provider from the catalog.
+
+    Inserts no row if the hosted model does not exist.
+    """
     columns = BrokerRequest.__mapper__.columns
     given: dict[str, ColumnElement[Any]] = {
         columns[name].name: literal(value, columns[name].type) for name, value in values.items()
@@ -74,9 +82,13 @@ def start_hosted(values: Mapping[str, Any], hosted_model_id: int) -> ReturningIn
 def finish(
     request: int, created_at: datetime, values: Mapping[str, Any], tokens: tuple[int, int, int] | None
 ) -> ReturningUpdate[BrokerRequest]:
-    """End a pending request, with the cost of its `tokens` (input, output, cached) at the price of `created_at`.
+    """Finish a pending request, with the cost of its tokens at the price that was valid at `created_at`.
 
-    Without `latency_ms` among the values, the time since then is taken.
+    Args:
+        request: id of the request.
+        created_at: the time in its row.
+        values: columns to write. Without `latency_ms`, the time since `created_at` is written.
+        tokens: input, output and cached tokens; None leaves the cost unchanged.
     """
     old = aliased(BrokerRequest)
     passed = func.round(
@@ -116,7 +128,7 @@ def finish(
 
 
 def _price_then(request: type[BrokerRequest]) -> LateralFromClause:
-    """The price that held when the request was made."""
+    """The price that was valid when the request was made."""
     price = HostedModelPrice
     return (
         select(price.input_price, price.output_price, price.cached_input_price, price.currency)
@@ -129,7 +141,10 @@ def _price_then(request: type[BrokerRequest]) -> LateralFromClause:
 
 
 def _cost(price: Any, tokens: tuple[int, int, int]) -> ColumnElement[Any]:
-    """NUMERIC all the way, and so exact, with operators of pg_catalog; NULL without a price."""
+    """The cost of tokens; NULL if no price was valid.
+
+    NUMERIC throughout, and therefore exact; only operators of pg_catalog are used.
+    """
     prompt, completion, cached = map(Decimal, tokens)
     total: ColumnElement[Any] = (
         price.input_price * (prompt - cached)
@@ -140,10 +155,12 @@ def _cost(price: Any, tokens: tuple[int, int, int]) -> ColumnElement[Any]:
 
 
 def get(request: int, created_at: datetime) -> Select[BrokerRequest]:
+    """Select a request by id and time."""
     return select(BrokerRequest).where(BrokerRequest.id == request, BrokerRequest.created_at == created_at)
 
 
 def attempts(request_id: str, since: datetime | None) -> Select[BrokerRequest]:
+    """Select the attempts with a request id, newest first."""
     statement = select(BrokerRequest).where(BrokerRequest.request_id == request_id)
     if since is not None:
         statement = statement.where(BrokerRequest.created_at >= since)
@@ -163,7 +180,20 @@ def recent(
     after: str | None,
     limit: int,
 ) -> Select[BrokerRequest]:
-    """Newest first; `request` and `response` only with `contents`."""
+    """Select a page of requests, newest first.
+
+    Args:
+        since: earliest time, inclusive.
+        until: latest time, exclusive.
+        model: code of a model.
+        provider: code of a provider.
+        agent_name: name of an agent.
+        session_id: id of a session.
+        status: a status.
+        contents: whether `request` and `response` are read; without, access to them raises.
+        after: cursor of the previous page.
+        limit: size of the page.
+    """
     conditions: list[ColumnElement[bool]] = []
     asked: tuple[tuple[InstrumentedAttribute[Any], object], ...] = (
         (BrokerRequest.model, model),
@@ -195,7 +225,10 @@ def usage(
     provider: str | None,
     agent_name: str | None,
 ) -> Select[*tuple[Any, ...]]:
-    """Sums of the requests from `since` until before `until`, for each combination of what they are grouped by."""
+    """Sum the requests from `since` to before `until`, for each combination of the keys `by`.
+
+    Currencies are not added up: each one has separate rows. The column of a key that is not in `by` is NULL.
+    """
     call = BrokerRequest
     conditions: list[ColumnElement[bool]] = [call.created_at >= since, call.created_at < until]
     asked = ((call.model, model), (call.provider, provider), (call.agent_name, agent_name))
@@ -243,15 +276,16 @@ def usage(
     )
 
 
-# What the rows of a bulk are filled in with
+# Reads that complete the rows of a bulk load
 
 
 def now() -> Select[datetime]:
+    """Select the time of the transaction."""
     return select(func.now())
 
 
 def codes(hosted_models: Collection[int]) -> Select[int, str, str]:
-    """The codes of model and provider of each hosted model."""
+    """Select the id of each hosted model with the codes of its model and provider."""
     return (
         select(HostedModel.id, BrokerModel.code, HostingProvider.code)
         .join(HostedModel.model)
@@ -261,7 +295,7 @@ def codes(hosted_models: Collection[int]) -> Select[int, str, str]:
 
 
 def prices(hosted_models: Collection[int]) -> Select[HostedModelPrice]:
-    """All prices of each, the oldest first."""
+    """Select all prices of hosted models, the oldest first for each."""
     return (
         select(HostedModelPrice)
         .where(HostedModelPrice.hosted_model_id == any_of(hosted_models, BigInteger()))

@@ -24,6 +24,7 @@ LIST_KEY = ("id",)
 def append(
     session_id: str, role: MessageRole, content: str, metadata: Mapping[str, Any] | None
 ) -> ReturningInsert[Conversation]:
+    """Insert a message."""
     return (
         insert(Conversation)
         .values(
@@ -37,17 +38,21 @@ def append(
 
 
 def append_many() -> ReturningInsert[int]:
-    """Store messages, and give their ids in order; run it with a mapping of attributes for each."""
+    """Insert messages, returning their ids in the order of the parameters.
+
+    Run it with a list of mappings of attributes.
+    """
     return insert(Conversation).returning(Conversation.id, sort_by_parameter_order=True)
 
 
 def history(session_id: str, *, after: str | None, limit: int) -> Select[Conversation]:
+    """Select a page of the messages of a session, oldest first."""
     statement = select(Conversation).where(Conversation.session_id == session_id)
     return page(statement, [Conversation.id], after=after, limit=limit)
 
 
 def last(session_id: str, count: int) -> Select[Conversation]:
-    """The newest messages, newest first, which is how the index gives them."""
+    """Select the newest messages of a session, newest first, which is the order of the index."""
     return (
         select(Conversation)
         .where(Conversation.session_id == session_id)
@@ -57,9 +62,10 @@ def last(session_id: str, count: int) -> Select[Conversation]:
 
 
 def sessions(*, after: str | None, limit: int) -> AnySelect:
-    """Each session by its newest message: the one that none of the session follows.
+    """Select a page of sessions with their newest message, most recently active first.
 
-    It walks back from the newest message of all, so a page costs what was said since its last session paused.
+    The scan walks back from the newest message of the table. A page costs as many rows as were written since
+    the last message of the last session on it.
     """
     later = aliased(Conversation, name="later")
     followed = (
@@ -80,7 +86,7 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
 
 
 def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
-    """The messages with these English words, the best first and of equals the newest."""
+    """Select the messages that match English words, by rank and then newest first."""
     asked = tsquery(literal_column("'english'::regconfig"), "all")
     rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
     found: AnySelect = select(*columns_of(Conversation), rank)
@@ -92,12 +98,16 @@ def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
 
 
 def delete_session(session_id: str) -> ReturningDelete[int]:
+    """Delete the messages of a session."""
     held = in_order(Conversation.id, Conversation.session_id == session_id)
     return delete(Conversation).where(among(Conversation.id, held)).returning(Conversation.id)
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
-    """Remove messages stored so many seconds ago, the oldest first, passing over what others hold."""
+    """Delete messages that are older than `older_than` seconds, the oldest first.
+
+    Locked rows are skipped.
+    """
     oldest = (
         select(Conversation.id)
         .where(Conversation.created_at < seconds_ago(older_than))

@@ -19,7 +19,7 @@ LIST_KEY = ("id",)
 
 
 def add(values: Mapping[str, Any]) -> ReturningInsert[Document]:
-    """File a document; one with a known `external_id` is brought up to date."""
+    """Insert a document, or update the one with the same `external_id`."""
     statement = insert(Document).values(**values, updated_at=func.now())
     changed = {
         name: statement.excluded[name]
@@ -36,21 +36,29 @@ def _column(attribute: str) -> str:
 
 
 def get(document_id: int) -> Select[Document]:
+    """Select a document by its id."""
     return select(Document).where(Document.id == document_id)
 
 
 def get_by_external_id(external_id: str) -> Select[Document]:
+    """Select a document by its `external_id`."""
     return select(Document).where(Document.external_id == external_id)
 
 
 def change(document_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Document]:
+    """Update columns of a document."""
     return update(Document).where(Document.id == document_id).values(**values).returning(Document)
 
 
 def remove(document_id: int) -> ReturningDelete[int]:
+    """Delete a document.
+
+    Rows that its foreign keys delete or change are locked first, in the order of their keys.
+    """
     held = cascades.held(table_of(Document), document_id)
     return delete(Document).where(Document.id == document_id, *held).returning(Document.id)
 
 
 def list_(*, after: str | None, limit: int) -> Select[Document]:
+    """Select a page of documents, ordered by id."""
     return page(select(Document), [Document.id], after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""Statements about the entity graph: nodes, facts, and walks from node to node."""
+"""Statements about the entity graph: nodes, facts, and traversals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def upsert_node(
     description: str | None,
     properties: Mapping[str, Any],
 ) -> ReturningInsert[EntityNode]:
-    """File the node, or bring the known one up to date: what is not given stays, properties are merged."""
+    """Insert a node, or update the one with the same type and key.
+
+    An update keeps name and description where None is passed, and merges the properties.
+    """
     statement = insert(EntityNode).values(
         node_type=node_type,
         key=key,
@@ -81,17 +84,27 @@ def upsert_node(
 
 
 def get_node(node_id: uuid.UUID) -> Select[EntityNode]:
+    """Select a node by its id."""
     return select(EntityNode).where(EntityNode.id == node_id)
 
 
 def find_node(node_type: str, key: str) -> Select[EntityNode]:
+    """Select a node by its type and key."""
     return select(EntityNode).where(EntityNode.node_type == node_type, EntityNode.key == key)
 
 
 def list_nodes(
     *, node_type: str | None, properties: Mapping[str, Any], after: str | None, limit: int
 ) -> Select[EntityNode]:
-    """By type and key; `properties` must all be there with these values, which the GIN index serves."""
+    """Select a page of nodes, ordered by type and key.
+
+    Args:
+        node_type: a type; None for all.
+        properties: properties that a node must have with these values. The containment test uses the GIN
+            index.
+        after: cursor of the previous page.
+        limit: size of the page.
+    """
     statement = select(EntityNode)
     if node_type is not None:
         statement = statement.where(EntityNode.node_type == node_type)
@@ -101,12 +114,15 @@ def list_nodes(
 
 
 def hold_node(node_id: uuid.UUID) -> Select[uuid.UUID]:
-    """Lock the node for its removal: who is about to state a fact of it waits."""
+    """Lock a node before it is deleted.
+
+    A transaction that inserts an edge of this node waits until this one ends.
+    """
     return select(EntityNode.id).where(EntityNode.id == node_id).with_for_update()
 
 
 def delete_node(node_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
-    """Its edges go with it, by their foreign keys."""
+    """Delete a node. Its edges are deleted by their foreign keys."""
     held = cascades.held(table_of(EntityNode), node_id)
     return delete(EntityNode).where(EntityNode.id == node_id, *held).returning(EntityNode.id)
 
@@ -124,7 +140,11 @@ def upsert_edge(
     valid_from: datetime | None,
     valid_to: datetime | None,
 ) -> ReturningInsert[EntityEdge]:
-    """State a fact: the one that began at `valid_from`; without it, the one that holds, or a new one."""
+    """Insert a fact, or update the same one.
+
+    With `valid_from`, the same fact is the one that begins at that time. Without it, it is the one that has
+    no end, or else a new fact that begins now.
+    """
     statement = insert(EntityEdge).values(
         source_id=source_id,
         target_id=target_id,
@@ -155,10 +175,12 @@ def upsert_edge(
 
 
 def get_edge(edge_id: uuid.UUID) -> Select[EntityEdge]:
+    """Select a fact by its id."""
     return select(EntityEdge).where(EntityEdge.id == edge_id)
 
 
 def end_edge(edge_id: uuid.UUID, at: datetime | None) -> ReturningUpdate[EntityEdge]:
+    """Set the end of a fact that is not superseded; None is the time of the statement."""
     return (
         update(EntityEdge)
         .where(EntityEdge.id == edge_id, EntityEdge.superseded_at.is_(None))
@@ -168,6 +190,7 @@ def end_edge(edge_id: uuid.UUID, at: datetime | None) -> ReturningUpdate[EntityE
 
 
 def supersede_edge(edge_id: uuid.UUID) -> ReturningUpdate[EntityEdge]:
+    """Mark a fact as superseded, unless it is already."""
     return (
         update(EntityEdge)
         .where(EntityEdge.id == edge_id, EntityEdge.superseded_at.is_(None))
@@ -177,6 +200,7 @@ def supersede_edge(edge_id: uuid.UUID) -> ReturningUpdate[EntityEdge]:
 
 
 def delete_edge(edge_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    """Delete a fact."""
     return delete(EntityEdge).where(EntityEdge.id == edge_id).returning(EntityEdge.id)
 
 
@@ -190,7 +214,18 @@ def facts(
     after: str | None,
     limit: int,
 ) -> Select[EntityEdge]:
-    """What is said of a node: what held at `as_of`, as far as the database knew at `known_at`."""
+    """Select a page of the facts of a node.
+
+    Args:
+        node_id: the node.
+        direction: edges that leave the node (`out`), that lead to it (`in`), or `both`.
+        edge_types: types of edges; None for all.
+        as_of: time at which a fact must be valid; None is the time of the statement.
+        known_at: time of knowledge. Facts stored later are left out, and those superseded later are selected.
+            None selects what is not superseded now.
+        after: cursor of the previous page.
+        limit: size of the page.
+    """
     ends = {"out": [EntityEdge.source_id], "in": [EntityEdge.target_id]}.get(
         direction, [EntityEdge.source_id, EntityEdge.target_id]
     )
@@ -203,7 +238,7 @@ def facts(
 def history(
     source_id: uuid.UUID, target_id: uuid.UUID, edge_type: str, *, after: str | None, limit: int
 ) -> Select[EntityEdge]:
-    """All that was ever stated of a relation, what has ended or was superseded too."""
+    """Select a page of all versions of a relation, including those that ended or were superseded."""
     statement = select(EntityEdge).where(
         EntityEdge.source_id == source_id,
         EntityEdge.target_id == target_id,
@@ -229,7 +264,7 @@ def _holds(
     )
 
 
-# Walks. Their statements are made once for each shape; what they are run with are these parameters.
+# Traversals. A statement is built once for each shape, and runs with named parameters.
 
 _REVERSED: Mapping[EdgeDirection, EdgeDirection] = {"out": "in", "in": "out", "both": "both"}
 
@@ -237,34 +272,46 @@ _REVERSED: Mapping[EdgeDirection, EdgeDirection] = {"out": "in", "in": "out", "b
 def neighbours(
     direction: EdgeDirection, *, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
-    """The nodes around `start`, by the fewest edges up to `depth`; the strongest `cap` edges of each node.
+    """Select the nodes around the node `start`, up to `depth` edges away.
 
-    Parameters: start, depth, cap, limit; edge_types if `typed`; as_of if `dated`. Each level has a node once, so
-    that the work is bounded by depth times nodes, cycles or not.
+    From each node only the `cap` strongest edges are followed. Each level holds a node once, so that the work
+    is at most depth times nodes, also in a graph with cycles.
+
+    Parameters of the statement: `start`, `depth`, `cap`, `limit`; `edge_types` if `typed`; `as_of` if
+    `dated`.
     """
     return _neighbours(direction, typed, dated)
 
 
 def subgraph(direction: EdgeDirection, *, typed: bool, dated: bool) -> Select[Any, Any, Any]:
-    """The nodes of `start` and those around them, and the edges between all these: a node or an edge in each row.
+    """Select the nodes `start`, the nodes around them, and the edges between all of these.
 
-    In each row too: whether there are more nodes than `limit`. One statement, so that all are of one moment.
-    Parameters: those of `neighbours`, start being an array, and most, of the edges.
+    A row holds a node or an edge, and whether there are more than `limit` nodes. It is one statement, so that
+    everything is read from the same snapshot.
+
+    Parameters of the statement: those of `neighbours`, with an array as `start`; `most`, the maximum number
+    of edges.
     """
     return _subgraph(direction, typed, dated)
 
 
 def shortest_path(direction: EdgeDirection, *, typed: bool, dated: bool) -> Select[EntityNode, EntityEdge]:
-    """The nodes of a shortest way from `source` to `target`, each with the edge to the next; the last has none.
+    """Select the nodes of a shortest path from `source` to `target`, each with the edge to the next node.
 
-    Parameters: source, target, ahead, back; edge_types if `typed`; as_of if `dated`. Two walks meet in the middle:
-    each visits far fewer nodes than one that goes all the way.
+    The last node has no edge. Two walks meet in the middle: each visits far fewer nodes than one that goes
+    all the way.
+
+    Parameters of the statement: `source`, `target`; `ahead` and `back`, the maximum depths of both walks;
+    `edge_types` if `typed`; `as_of` if `dated`.
     """
     return _shortest_path(direction, typed, dated)
 
 
 def _around(given: ColumnElement[Any], direction: EdgeDirection, *, typed: bool, dated: bool) -> Subquery:
-    """Each node that the walk comes to, and the start, with its depth and the last edge of the way there."""
+    """The nodes that the walk reaches, including the start.
+
+    Each has its depth and the edge that led to it.
+    """
     start = select(
         EntityNode.id.label("node_id"),
         literal(0, Integer).label("depth"),
@@ -294,12 +341,11 @@ def _around(given: ColumnElement[Any], direction: EdgeDirection, *, typed: bool,
 def _neighbours(
     direction: EdgeDirection, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
-    # Not an array, as of `_subgraph`: a plan for any array costs so much more that each call would be planned anew.
+    # No array as in `_subgraph`: the estimated cost of a generic plan for an array is so high that PostgreSQL would
+    # plan each call anew.
     first = _around(bindparam("start", type_=Uuid), direction, typed=typed, dated=dated)
-    node, edge = (
-        table_of(EntityNode),
-        table_of(EntityEdge),
-    )  # columns: models take longer to make than to find
+    # Columns: building model instances would take longer than finding the rows.
+    node, edge = table_of(EntityNode), table_of(EntityEdge)
     return (
         select(
             node.c.id,
@@ -336,7 +382,7 @@ def _subgraph(direction: EdgeDirection, typed: bool, dated: bool) -> Select[Any,
     found = select(func.array_cat(start, func.array(nearest), type_=_IDS).label("ids")).cte("found")
     ids = cast(select(found.c.ids).scalar_subquery(), _IDS)
     nodes = select(EntityNode).where(EntityNode.id == any_(ids)).subquery("nodes")
-    # Not both ends by the array: it would be searched from end to end for each edge.
+    # Only one end is compared with the array: the server searches an array linearly for each edge.
     leaving = select(EntityEdge).where(
         EntityEdge.source_id == any_(ids),
         _holds(bindparam("as_of", type_=DateTime(timezone=True)) if dated else None),
@@ -390,7 +436,10 @@ def _shortest_path(direction: EdgeDirection, typed: bool, dated: bool) -> Select
 
 
 def _trail(name: str, end: str, direction: EdgeDirection, *, typed: bool, dated: bool) -> CTE:
-    """A walk that remembers its way; `ahead` in the order it was gone, `back` in that in which it is to be gone."""
+    """A walk that records its path.
+
+    The path of `ahead` is in the order of the walk, that of `back` in the opposite order.
+    """
     forwards = name == "ahead"
     nothing = cast(array[uuid.UUID]([]), _IDS)
     start = select(
@@ -426,7 +475,7 @@ def _trail(name: str, end: str, direction: EdgeDirection, *, typed: bool, dated:
 def _step(
     walk: CTE, direction: EdgeDirection, *, typed: bool, dated: bool, capped: bool
 ) -> LateralFromClause:
-    """The edges that leave a row of the walk, and where they lead; the strongest first where they are capped."""
+    """The edges that leave a row of the walk and their other ends; if capped, only the strongest edges."""
     time = bindparam("as_of", type_=DateTime(timezone=True)) if dated else None
 
     def one_way(

@@ -1,7 +1,8 @@
 """Statements about events and their consumers.
 
-An event is read when its transaction is below the horizon: the oldest one that is still open. The horizon is asked for
-by a statement of its own, before the events, and so on the node where the transactions are numbered.
+A consumer reads an event once the transaction that published it is below the horizon: the oldest transaction
+that is still open. A separate statement reads the horizon before the events are read, on the node that
+numbers the transactions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from .shapes.literals import number
 from .shapes.paging import page
 
 COUNTED = 10_000
-"""How far `lags` counts."""
+"""Maximum number of unread events that `lags` counts for a consumer."""
 
 LIST_KEY = ("tx", "id")
 
@@ -59,21 +60,29 @@ _c = table_of(EventConsumer).c
 
 
 def publish(values: Mapping[str, Any]) -> ReturningInsert[Event]:
+    """Insert an event."""
     return insert(Event).values(dict(values)).returning(Event)
 
 
 @cache
 def publish_many() -> ReturningInsert[int]:
-    """Parameters: the attributes of each event. The ids come in their order."""
+    """Insert events, returning their ids in the order of the parameters.
+
+    Run it with a list of mappings of attributes.
+    """
     return insert(Event).returning(Event.id, sort_by_parameter_order=True)
 
 
 def get(id: int) -> Select[Event]:
+    """Select an event by its id."""
     return select(Event).where(Event.id == id)
 
 
 def snapshot() -> Select[int, int]:
-    """The horizon, before which all transactions have ended, and the first one of which none has."""
+    """Select the horizon of the current snapshot and its upper bound.
+
+    All transactions below the horizon (`xmin`) have ended. No transaction from `xmax` on has started.
+    """
     now = func.pg_current_snapshot()
     return select(
         func.pg_snapshot_xmin(now, type_=TransactionId), func.pg_snapshot_xmax(now, type_=TransactionId)
@@ -83,6 +92,7 @@ def snapshot() -> Select[int, int]:
 def list_(
     topic: str, *, horizon: int, since: datetime | None, after: str | None, limit: int
 ) -> Select[Event]:
+    """Select a page of the events of a topic that are below the horizon, in the order of reading."""
     statement = select(Event).where(Event.topic == topic, Event.tx < horizon)
     if since is not None:
         statement = statement.where(Event.created_at >= since)
@@ -93,37 +103,44 @@ def list_(
 
 
 def consumer(name: str) -> Select[EventConsumer]:
+    """Select a consumer by its name."""
     return select(EventConsumer).where(EventConsumer.name == name)
 
 
 def lock(name: str, *, skip_locked: bool) -> Select[EventConsumer]:
-    """The consumer, for this transaction alone."""
+    """Select a consumer and lock it until the transaction ends."""
     return consumer(name).with_for_update(key_share=True, skip_locked=skip_locked)
 
 
 def subscribe(values: Mapping[str, Any]) -> ReturningInsert[EventConsumer]:
-    """Nothing when the consumer is there."""
+    """Insert a consumer, unless one with this name exists."""
     return insert(EventConsumer).values(dict(values)).on_conflict_do_nothing().returning(EventConsumer)
 
 
 def change(name: str, values: Mapping[str, Any]) -> Update:
+    """Update columns of a consumer."""
     return update(EventConsumer).where(EventConsumer.name == name).values(dict(values))
 
 
 def advance(name: str, *, tx: int, event_id: int, since: datetime) -> Update:
+    """Move the position of a consumer to the event (`tx`, `event_id`)."""
     return change(
         name, {"tx": tx, "event_id": event_id, "since": since, "read_at": func.statement_timestamp()}
     )
 
 
 def unsubscribe(name: str) -> ReturningDelete[str]:
+    """Delete a consumer."""
     return delete(EventConsumer).where(EventConsumer.name == name).returning(EventConsumer.name)
 
 
 def batch(
     topics: Sequence[str], *, tx: int, event_id: int, since: datetime | None, horizon: int, limit: int
 ) -> Select[Event]:
-    """The first events after (`tx`, `event_id`) and before the horizon: of each topic so many, by its index."""
+    """Select the first `limit` events after the position (`tx`, `event_id`) and below the horizon.
+
+    At most `limit` events of each topic are read, from the index on topics.
+    """
     wanted = _topics(literal(list(topics), ARRAY(Text)))
     after = literal(tx, TransactionId), literal(event_id, BigInteger)
     first = _unread(wanted, after, table_of(Event).c, [_e.tx < horizon, *_written(since)], limit)
@@ -138,7 +155,7 @@ def batch(
 
 
 def first_written(topics: Sequence[str], since: datetime) -> Select[int, int]:
-    """`tx` and `id` of the first event, in the order of reading, that was written since then."""
+    """Select `tx` and `id` of the first event, in the order of reading, that was written since a time."""
     wanted = _topics(literal(list(topics), ARRAY(Text)))
     first = _unread(wanted, None, [_e.tx, _e.id], _written(since), 1)
     return (
@@ -151,7 +168,7 @@ def first_written(topics: Sequence[str], since: datetime) -> Select[int, int]:
 
 
 def lags() -> Select[*tuple[Any, ...]]:
-    """The fields of `EventConsumerLag`, by name."""
+    """Select the fields of `EventConsumerLag`, by position."""
     after = _c.tx, _c.event_id
     written = [_e.created_at >= func.coalesce(_c.since, literal("-infinity", DateTime(timezone=True)))]
     wanted = _topics(_c.topics)
@@ -176,7 +193,10 @@ def lags() -> Select[*tuple[Any, ...]]:
 
 
 def holder() -> CompoundSelect[*tuple[Any, ...]]:
-    """The fields of `EventHorizon`, and how many transactions ago it began: the oldest of the whole server."""
+    """Select the oldest open transaction of the server: the fields of `EventHorizon`, and its age.
+
+    The age is the number of transactions since it began.
+    """
     activity = _catalog("pg_stat_activity", "xact_start", "pid", "application_name", "datname", "backend_xid")
     prepared = _catalog("pg_prepared_xacts", "prepared", "gid", "database", "transaction")
     return (
@@ -205,37 +225,39 @@ def holder() -> CompoundSelect[*tuple[Any, ...]]:
 
 
 def locked_consumers() -> Select[EventConsumer]:
-    """All of them, for this transaction alone."""
+    """Select all consumers and lock them until the transaction ends."""
     return select(EventConsumer).order_by(EventConsumer.name).with_for_update(key_share=True)
 
 
 def last_foreign(*, newest: int) -> Select[int]:
-    """The last event of a transaction that this server has not come to, or no row."""
+    """Select the last event whose transaction number this server has not assigned yet."""
     return select(_e.id).where(_e.tx >= newest).order_by(_e.id.desc()).limit(number(1))
 
 
 def first_own(*, after: int, newest: int) -> Select[int]:
-    """The first transaction of this server that published events: those after the last one that was restored."""
+    """Select the first transaction of this server that published events, after the last restored event."""
     return select(_e.tx).where(_e.id > after, _e.tx < newest).order_by(_e.tx).limit(number(1))
 
 
 def last_id() -> Select[int]:
+    """Select the highest id of an event."""
     return select(_e.id).order_by(_e.id.desc()).limit(number(1))
 
 
 def first_unread(
     reader: EventConsumer, *, ahead: bool, restored: int | None, low: int, newest: int
 ) -> Select[int, int]:
-    """`tx` and `id` of the first event that a consumer may not have read, as they are when events are renumbered.
+    """Select `tx` and `id`, after the renumbering, of the first event that a consumer may not have read.
 
-    Its place says what it had read on the other server. An event with a higher `id` than that of its place came later,
-    whatever the numbers of the transactions say; those that a long transaction published come once more.
+    The position of the consumer tells what it read on the other server. An event with a higher `id` than the
+    position was inserted later, whatever the transaction numbers are. Events of a transaction that was open
+    for long are delivered again.
     """
     after = literal(reader.tx, TransactionId), literal(reader.event_id, BigInteger)
     unread = tuple_(_e.tx, _e.id) > tuple_(*after)
     if reader.event_id:
         unread = or_(unread, _e.id > reader.event_id)
-    elif reader.tx:  # `now`: there is no event to compare with
+    elif reader.tx:  # subscribed at `now`: there is no event to compare with
         later = [] if restored is None else [_e.id > restored]
         if restored is None or not ahead:
             later.append(_e.created_at >= literal(reader.created_at, DateTime(timezone=True)))
@@ -250,17 +272,23 @@ def first_unread(
 
 
 def renumber(*, restored: int | None, low: int, newest: int) -> Update:
-    """Have the events of the other server be those of a transaction that ended before this server's own."""
+    """Move the restored events to a transaction number below those of this server."""
     return update(Event).where(_restored(restored, low, newest)).values(tx=low)
 
 
 def forget_times() -> Update:
-    """The clocks of two servers differ: what consumers have still to read is found by its place alone."""
+    """Clear the time from which consumers read.
+
+    The clocks of two servers differ, so that only the position tells what is unread.
+    """
     return update(EventConsumer).values(since=None)
 
 
 def foreign(*, horizon: int, newest: int) -> Select[str]:
-    """The consumers whose place, or the last event of one of whose topics, is of no transaction of this server."""
+    """Select the consumers that refer to transactions which this server has not assigned.
+
+    Either the position of the consumer is one, or the last event of one of its topics belongs to one.
+    """
     wanted = _topics(_c.topics)
     last = (
         select(_e.tx)
@@ -279,7 +307,7 @@ def foreign(*, horizon: int, newest: int) -> Select[str]:
 
 
 def _restored(restored: int | None, low: int, newest: int) -> ColumnElement[bool]:
-    """The events of the other server that are to be renumbered."""
+    """The restored events that have to be renumbered."""
     ahead = _e.tx >= newest
     return ahead if restored is None else or_(ahead, and_(_e.id <= restored, _e.tx > low))
 
@@ -300,7 +328,10 @@ def _unread(
     conditions: Sequence[ColumnElement[bool]],
     limit: int,
 ) -> LateralFromClause:
-    """So many events of each topic after a place: the index gives them in order, and no more of them are read."""
+    """The first `limit` events of each topic after a position.
+
+    The index returns them in this order, so that no further events are read.
+    """
     statement = select(*columns).where(_e.topic == wanted.c.topic, *conditions)
     if after is not None:
         statement = statement.where(tuple_(_e.tx, _e.id) > tuple_(*after))
@@ -313,7 +344,7 @@ def _unread(
 
 
 def _written(since: datetime | None) -> list[ColumnElement[bool]]:
-    """Leaves out the partitions before."""
+    """The condition that prunes the partitions before a time."""
     return [] if since is None else [_e.created_at >= since]
 
 

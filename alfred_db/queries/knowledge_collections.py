@@ -38,15 +38,16 @@ LIST_KEY = ("name",)
 
 
 def find(name: str) -> Select[KnowledgeCollection]:
-    """The collection of that name, or the one that the alias of that name stands for."""
+    """Select the collection with this name, or the one that the alias with this name refers to."""
     return _named(select(KnowledgeCollection), literal(name))
 
 
 @cache
 def resolve(*, hold: bool) -> Select[str, KnowledgeDistance]:
-    """Name and distance of what `find` finds; run it with the parameter `name`.
+    """Select name and distance of the collection that `find` selects; run it with the parameter `name`.
 
-    `hold` keeps it from being dropped until the transaction ends.
+    Args:
+        hold: whether the collection is locked, so that it cannot be dropped until the transaction ends.
     """
     statement = select(KnowledgeCollection.name, KnowledgeCollection.distance)
     found = _named(statement, bindparam("name", type_=Text))
@@ -60,12 +61,15 @@ def _named(statement: Select[*Ts], name: ColumnElement[str]) -> Select[*Ts]:
 
 
 def lock(name: str) -> Select[str]:
-    """Wait for who writes points of the collection, and keep others from it."""
+    """Lock a collection exclusively.
+
+    Waits for the transactions that write its points, and blocks others until this one ends.
+    """
     return select(KnowledgeCollection.name).where(KnowledgeCollection.name == name).with_for_update()
 
 
 def exclude_others(*tables: str) -> TextClause:
-    """Keep others from making collections and aliases; reading goes on."""
+    """Lock tables against the creation of collections and aliases; reads continue."""
     return text(f"LOCK TABLE {', '.join(tables)} IN SHARE ROW EXCLUSIVE MODE")
 
 
@@ -77,6 +81,7 @@ def create(
     embedding_model: str | None,
     metadata: Mapping[str, Any],
 ) -> ReturningInsert[KnowledgeCollection]:
+    """Insert a collection, unless one with this name exists."""
     return (
         insert(KnowledgeCollection)
         .values(
@@ -92,6 +97,7 @@ def create(
 
 
 def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[KnowledgeCollection]:
+    """Update columns of a collection."""
     return (
         update(KnowledgeCollection)
         .where(KnowledgeCollection.name == name)
@@ -101,8 +107,11 @@ def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[KnowledgeCol
 
 
 def create_partition(parent: str, partition: str, collection: str) -> list[TextClause]:
-    """Make the collection's partition and attach it, which stops nobody from reading and writing the others."""
-    # No parameter can stand here. A colon would name one, so it goes by its code.
+    """Create the partition of a collection and attach it.
+
+    Other collections can be read and written meanwhile.
+    """
+    # DDL takes no parameters. A colon would start one in `text()`, so it is written as an escape.
     value = collection.replace("\\", "\\\\").replace("'", "''").replace(":", "\\x3a")
     return [
         text(f"CREATE TABLE {partition} (LIKE {parent} INCLUDING ALL)"),
@@ -111,11 +120,15 @@ def create_partition(parent: str, partition: str, collection: str) -> list[TextC
 
 
 def drop_partition(partition: str) -> TextClause:
+    """Drop the partition of a collection."""
     return text(f"DROP TABLE {partition}")
 
 
 def drop(name: str) -> ReturningDelete[str]:
-    """Its aliases go with it, locked in the order in which `set_aliases` writes them."""
+    """Delete a collection. Its aliases are deleted by their foreign key.
+
+    The aliases are locked first, in the order in which `set_aliases` writes them.
+    """
     held = in_order(KnowledgeAlias.alias, KnowledgeAlias.collection == name)
     return (
         delete(KnowledgeCollection)
@@ -128,26 +141,32 @@ def drop(name: str) -> ReturningDelete[str]:
 
 
 def lock_timeout() -> TextClause:
+    """Read the setting `lock_timeout`."""
     return text("SHOW lock_timeout")
 
 
 def list_(*, after: str | None, limit: int) -> Select[KnowledgeCollection]:
+    """Select a page of collections, ordered by name."""
     return page(select(KnowledgeCollection), [KnowledgeCollection.name], after=after, limit=limit)
 
 
 def alias(name: str) -> Select[KnowledgeAlias]:
+    """Select an alias by its name."""
     return select(KnowledgeAlias).where(KnowledgeAlias.alias == name)
 
 
 def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
-    """Have the aliases stand for these collections, all at once; what cannot be is left out."""
+    """Create or move aliases in one statement, returning those that were written.
+
+    An alias is skipped if its collection does not exist, or if a collection has its name.
+    """
     wanted = (
         func.unnest(literal(list(aliases), ARRAY(Text)), literal(list(aliases.values()), ARRAY(Text)))
         .table_valued(column("alias", Text), column("collection", Text), name="wanted")
         .render_derived()
     )
     same = aliased(KnowledgeCollection)
-    # Locked before any alias is written, as whoever drops a collection locks it first and its aliases then.
+    # The collections are locked before any alias is written: `drop` locks the collection first, then its aliases.
     held = (
         select(wanted.c.alias, KnowledgeCollection.name)
         .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
@@ -171,16 +190,25 @@ def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
 
 
 def delete_alias(name: str) -> ReturningDelete[str]:
+    """Delete an alias."""
     return delete(KnowledgeAlias).where(KnowledgeAlias.alias == name).returning(KnowledgeAlias.alias)
 
 
 def aliases(collection: str | None) -> Select[KnowledgeAlias]:
+    """Select all aliases, or those of a collection, ordered by name."""
     statement = select(KnowledgeAlias).order_by(KnowledgeAlias.alias)
     return statement if collection is None else statement.where(KnowledgeAlias.collection == collection)
 
 
 def counted(partition: str, schema_of: str) -> Select[int]:
-    """Whether the planner knows that all points of a partition have the collection's name: 1, else 0."""
+    """Return 1 if the statistics show that all points of a partition have the name of the collection, else 0.
+
+    Without such statistics the planner misjudges how many points of the partition match.
+
+    Args:
+        partition: name of the partition.
+        schema_of: name of a table in the schema of the partition.
+    """
     home = (
         select(_namespace.c.nspname)
         .join(_class, _class.c.relnamespace == _namespace.c.oid)

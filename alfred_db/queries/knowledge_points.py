@@ -50,22 +50,25 @@ def _of(collection: str) -> ColumnElement[bool]:
 def retrieve(
     collection: str, ids: Sequence[KnowledgePointId], *, with_vectors: bool
 ) -> Select[KnowledgePoint]:
+    """Select points of a collection by their ids."""
     return _entities(collection, with_vectors).where(with_ids(ids))
 
 
 def vectors(collection: str, ids: Sequence[KnowledgePointId]) -> Select[str, Embedding | None]:
+    """Select ids and vectors of points of a collection."""
     return select(KnowledgePoint.id, KnowledgePoint.embedding).where(_of(collection), with_ids(ids))
 
 
 def scroll(
     collection: str, *, where: Where | None, after: str | None, limit: int, with_vectors: bool
 ) -> Select[KnowledgePoint]:
+    """Select a page of the points of a collection that match a filter, ordered by id."""
     statement = _matching(_entities(collection, with_vectors), where)
     return page(statement, [KnowledgePoint.id], after=after, limit=limit)
 
 
 def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str, Any], Embedding | None]:
-    """Points in the order of their ids, with all that an export keeps of them."""
+    """Select what an export contains of the points after an id, ordered by id."""
     return (
         select(KnowledgePoint.id, KnowledgePoint.payload, KnowledgePoint.embedding)
         .where(_of(collection), KnowledgePoint.id > after)
@@ -75,11 +78,18 @@ def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str
 
 
 def count(collection: str, where: Where | None) -> Select[int]:
+    """Count the points of a collection that match a filter."""
     return _matching(select(func.count()).select_from(KnowledgePoint).where(_of(collection)), where)
 
 
 def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Select[Any, int]:
-    """The values there and how many points have each; the elements of an array are values of their own."""
+    """Select the most frequent values at a path of the payload, each with the number of points that have it.
+
+    Each element of an array counts as a value.
+
+    Raises:
+        InvalidInputError: `limit` is not between 1 and `MAX_LIMIT`.
+    """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
     rows, value = elements(values(POINTS.c.payload, key))
@@ -91,7 +101,7 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
         .join(rows, true())
         .where(_of(collection), kind.in_(SCALARS))
     )
-    # In the order of Qdrant, which no locale changes: of equally frequent ones the first by value.
+    # The order of Qdrant, independent of the locale: by frequency, then by value.
     text = case((kind == "string", value.op("#>>", return_type=Text())(WHOLE)))
     order = (
         points.desc(),
@@ -104,19 +114,22 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
 
 
 def remove(collection: str, which: ColumnElement[bool]) -> Delete:
+    """Delete points."""
     return delete(KnowledgePoint).where(_of(collection), among(KnowledgePoint.id, _held(collection, which)))
 
 
 def set_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
-    """Give points these keys beside the others; what would stay the same is not rewritten."""
+    """Merge keys into the payload of points; a payload that would not change is not written."""
     return _change(collection, which, KnowledgePoint.payload.op("||")(literal(dict(payload), JSONB)))
 
 
 def overwrite_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
+    """Replace the payload of points; a payload that would not change is not written."""
     return _change(collection, which, literal(dict(payload), JSONB))
 
 
 def delete_payload(collection: str, which: ColumnElement[bool], keys: Sequence[str]) -> Update:
+    """Remove keys from the payload of points; a payload that would not change is not written."""
     return _change(collection, which, KnowledgePoint.payload.op("-")(literal(list(keys), ARRAY(Text))))
 
 
@@ -130,10 +143,20 @@ def best_of_groups(
     among: Sequence[Any] | None,
     max_distance: float | None,
 ) -> Select[Any]:
-    """The nearest points of each of the nearest groups, all compared; `among` names the groups that count."""
+    """Select the nearest points of each of the nearest groups, by comparing all points.
+
+    Args:
+        key: path in the payload whose values are the groups.
+        partition: the collection.
+        where: filter of the points.
+        groups: maximum number of groups.
+        size: maximum number of points of a group.
+        among: the only values that are groups; None for all.
+        max_distance: maximum distance of a point.
+    """
     found = distance(KnowledgePoint, partition.operator).label("distance")
     rows, each = elements(values(POINTS.c.payload, key))
-    # A point is once in a group, however often its array has the value.
+    # A point is in a group once, even if its array has the value several times.
     several = select(each.label("value")).select_from(rows).where(func.jsonb_typeof(each).in_(SCALARS))
     members = several.distinct().lateral()
     value = members.c.value
@@ -179,7 +202,10 @@ def _change(collection: str, which: ColumnElement[bool], payload: ColumnElement[
 
 
 def _held(collection: str, which: ColumnElement[bool], *, key_share: bool = False) -> CTE:
-    """The points, locked in the order of their ids, so that two calls wait for each other instead of deadlocking."""
+    """Select the points and lock them in the order of their ids.
+
+    Two calls for the same points wait for each other instead of deadlocking.
+    """
     return (
         select(KnowledgePoint.id)
         .where(_of(collection), which)

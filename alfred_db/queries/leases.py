@@ -1,16 +1,16 @@
-"""The lease: how a worker holds a row of a table, and what every write of the holder asks for.
+"""Leases: how a worker holds a row of a table, and the condition of every write by its holder.
 
-Tasks, the executions of workflows and those of schedules are held in the same way. `Leased` describes such a table, and
-the functions below make its statements: they are built once for each table, and take their values as named
-parameters when they run.
+Tasks, workflow executions and executions of schedules are leased in the same way. `Leased` describes such a
+table, and the functions below build its statements: once for each table, with the values as named parameters.
 
     pending --claim--> running --complete--> completed
        ^                  |-----fail, reap---> failed
        +--release, fail, reap---+-------------> cancelled
 
-A row is held from its claim until one of these statements ends that. A claim writes a new `lease_token`, and each write
-of the holder requires it: whoever lost the row is refused, however late he comes. The token stays on a row that its
-holder gave up, so that he can repeat the call after a commit whose answer was lost; `reap` removes it.
+A row is held from its claim until one of these statements ends the lease. A claim writes a new `lease_token`,
+and each write by the holder requires it (fencing): a worker that lost the row is refused, however late its
+write arrives. The token stays on a row that its holder released, so that the holder can repeat the call after
+a commit whose response was lost. `reap` removes the token.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ __all__ = [
 ]
 
 HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
-"""What `error_code` says of an attempt, unless the handler has a code of its own."""
+"""Values of `error_code` for an attempt, unless the handler sets another code."""
 
 S = TypeVar("S", bound=StrEnum)
 
 _zero, _one = literal_column("0", Integer), literal_column("1", Integer)
-# pg_catalog neither adds an integer to a double precision nor takes one from it.
+# pg_catalog has no operators of double precision and integer.
 _once, _two = literal_column("float8 '1'", Double), literal_column("float8 '2'", Double)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
@@ -82,59 +82,73 @@ _lease = bindparam("lease", type_=INTERVAL)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Leased(Generic[S]):
-    """A table whose rows are held by leases: where it differs from the others.
+    """A table whose rows are leased, described by what differs from the other tables.
 
-    All of them have `id`, `status`, `available_at`, `worker_id`, `lease_token`, `claim_seq`, `lease_expires_at`,
-    `attempt_started_at`, `attempt_deadline_at`, `cancel_requested_at`, `retry_count`, `crash_count` and `error_code`,
-    and the statuses pending, completed, failed and cancelled.
+    All of them have the columns `id`, `status`, `available_at`, `worker_id`, `lease_token`, `claim_seq`,
+    `lease_expires_at`, `attempt_started_at`, `attempt_deadline_at`, `cancel_requested_at`, `retry_count`,
+    `crash_count` and `error_code`, and the statuses pending, completed, failed and cancelled.
     """
 
     noun: str
-    """What an error calls a row."""
+    """The name of a row in error messages."""
     key: str = "id"
-    """The field of a claimed value by which an error names the row."""
+    """The attribute of a claimed row that identifies it in error messages."""
     table: Table
     running: S
-    """The status of a row that is held."""
+    """The status of a held row."""
     started_at: str
-    """The column with the time of the first attempt; those with the time of the end, for each way to end."""
+    """The column with the time of the first attempt.
+
+    The next three are the columns with the time of each way to end.
+    """
     completed_at: str
     failed_at: str
     cancelled_at: str
     error: str
-    """The column with the text of the last failure."""
+    """The column with the message of the last failure."""
     max_retries: ColumnElement[Any]
     """How many failures and crashes are followed by another attempt."""
     parent: tuple[Table, ColumnElement[bool]] | None = None
-    """Another table that `max_retries` and `retry_delay` are columns of, and how a row finds its own there."""
+    """The table that has the columns `max_retries` and `retry_delay`, and the condition that joins it.
+
+    None if the leased table has them.
+    """
     retry_delay: ColumnElement[Any] | None = None
-    """The seconds before another attempt; None is a back-off, with the parameters `base`, `cap` and its spread."""
+    """Seconds before another attempt.
+
+    None is an exponential back-off, with the parameters `base`, `cap` and its spread.
+    """
     crash_is_retried_at_once: bool = False
-    """Whether no delay follows a crash: the work goes on where it was, so that it cannot do the same again."""
+    """Whether a crash is retried without delay, because the work resumes where it stopped."""
     progress: Mapping[str, ColumnElement[Any]] = field(default_factory=dict[str, ColumnElement[Any]])
-    """What each write of a held row brings up to date."""
+    """Columns that each write to a held row updates."""
     on_complete: Mapping[str, ColumnElement[Any]] = field(default_factory=dict[str, ColumnElement[Any]])
-    """What else a completion writes; its parameters are the noun's."""
+    """Further columns that a completion writes; their parameters depend on the table."""
     on_fail: Mapping[str, ColumnElement[Any]] = field(default_factory=dict[str, ColumnElement[Any]])
-    """What else a failure writes; its parameters are the noun's."""
+    """Further columns that a failure writes; their parameters depend on the table."""
 
     def status(self, value: str) -> S:
-        """The member of the table's statuses with this value."""
+        """Return the member of the status enum with this value."""
         return type(self.running)(value)
 
 
 def held(leased: Leased[Any], id: Any, token: Any) -> ColumnElement[bool]:
-    """What every write of a holder asks for: the row is held, and by the claim with this token."""
+    """Return the condition of every write by a holder.
+
+    The row is held, and its token is that of the claim.
+    """
     own = leased.table.c
     return and_(own.id == id, _is_running(leased), own.lease_token == token)
 
 
 def taken(leased: Leased[Any], deadline: ColumnElement[Any]) -> dict[str, Any]:
-    """What a claim writes. Parameters: `worker`, a new `token`, and the interval `lease`.
+    """Return the columns that a claim writes.
 
-    The caller of `claim` holds the row once this is committed, and until the database's clock passes the earlier of
-    `lease_expires_at`, which heartbeats move, and `attempt_deadline_at`, which nothing does: from then on `reap` may
-    take the row.
+    Once this is committed, the caller of `claim` holds the row, until the clock of the database passes the
+    earlier of `lease_expires_at`, which heartbeats move, and `attempt_deadline_at`, which is fixed. From then
+    on `reap` may take the row.
+
+    Parameters of the statement: `worker`, a new `token`, and the interval `lease`.
     """
     own = leased.table.c
     return {
@@ -150,7 +164,10 @@ def taken(leased: Leased[Any], deadline: ColumnElement[Any]) -> dict[str, Any]:
 
 
 def given_up() -> dict[str, Any]:
-    """What every write sets that ends a lease. A row has an expiry exactly while it is held: a CHECK says so too."""
+    """Return the columns that every write sets that ends a lease.
+
+    A row has an expiry exactly while it is held; a CHECK constraint enforces this.
+    """
     return {"lease_expires_at": null(), "attempt_deadline_at": null()}
 
 
@@ -158,8 +175,8 @@ def given_up() -> dict[str, Any]:
 def heartbeat(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases of the rows `ids`, each with its token of `tokens`, by the interval `lease`.
 
-    Touches no indexed column: the row stays on its page. A lease that has expired and that nobody has taken yet is
-    still the holder's, so that it is extended too. What another transaction has locked is left out.
+    No indexed column changes, so the update can be heap-only (HOT). An expired lease that nobody has taken
+    yet still belongs to its holder and is extended too. Locked rows are skipped.
     """
     own = leased.table.c
     return (
@@ -172,10 +189,10 @@ def heartbeat(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
 
 @cache
 def standing(leased: Leased[Any]) -> Select[*tuple[Any, ...]]:
-    """The statuses of those of the rows `ids` whose last claim had the token of the same place in `tokens`.
+    """Select the statuses of those of the rows `ids` whose last claim had the token in `tokens`.
 
-    Read without a lock: of rows that a statement left out, it tells those that another transaction has locked from
-    those that the caller ended before, and both from those that are lost, which are missing.
+    Takes no lock. For rows that a statement skipped, it distinguishes those that another transaction has
+    locked from those that the caller has ended before. Rows whose lease was lost are missing.
     """
     own, given = leased.table.c, _given(leased)
     mine = and_(own.id == given.c.id, own.lease_token == given.c.token)
@@ -184,21 +201,25 @@ def standing(leased: Leased[Any]) -> Select[*tuple[Any, ...]]:
 
 @cache
 def complete(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Complete the row `id` of `token`. A cancellation that was asked for comes too late: the work is done."""
+    """Complete the row `id` with `token`.
+
+    A requested cancellation has no effect any more, because the work is done.
+    """
     return _completed(leased, _own(leased))
 
 
 @cache
 def complete_many(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
-    """The same for the rows `ids`, each with its token of `tokens`. What another transaction has locked is left out."""
+    """Complete the rows `ids`, each with its token of `tokens`; locked rows are skipped."""
     return _completed(leased, among(leased.table.c.id, _locked(leased)))
 
 
 @cache
 def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
-    """End a failed attempt at the row `id` of `token`: it waits for the next one, or ends.
+    """End a failed attempt at the row `id` with `token`: the row waits for its next attempt, or ends.
 
-    Parameters: also `code`, `message`, whether to `retry`, and for a back-off its `base`, `cap` and `spread`.
+    Parameters of the statement: also `code`, `message`, `retry` (whether to retry), and for a back-off
+    `base`, `cap` and `spread`.
     """
     own = leased.table.c
     attempt = _attempt(
@@ -210,7 +231,7 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     outcome = _outcome(leased, _for_update(leased, attempt.where(_own(leased))))
     return (
         update(leased.table)
-        # The CTE has locked the row, so that the token cannot change; it is asked for again as in every write.
+        # The CTE has locked the row, so that the token cannot change; it is compared again, as in every write.
         .where(own.id == outcome.c.id, _own(leased))
         .values(
             **{leased.error: bindparam("message", type_=Text)},
@@ -225,9 +246,10 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
 
 @cache
 def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Return the row `id` of `token` unfinished; it keeps its place, or waits for the interval `delay`.
+    """Release the row `id` with `token` unfinished, without counting a retry.
 
-    It costs no retry. A row whose cancellation was asked for ends here: nobody else is to begin it.
+    The row keeps its place, or if `delayed` waits for the interval `delay`. A row whose cancellation was
+    requested is cancelled instead, so that no other worker starts it.
     """
     own = leased.table.c
     later = _now() + bindparam("delay", type_=INTERVAL)
@@ -250,8 +272,8 @@ def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any
 def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     """Take rows from workers that vanished or exceeded the timeout, whichever came first.
 
-    What another reaper has locked is passed over, and so is a row that its holder is just ending. For a back-off
-    the parameters are its `base`, `cap` and `jitter`.
+    Locked rows are skipped: another reaper handles them, or their holder is ending them. For a back-off the
+    parameters of the statement are `base`, `cap` and `jitter`.
     """
     own = leased.table.c
     timed_out = own.attempt_deadline_at <= own.lease_expires_at
@@ -275,7 +297,7 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
             **_ended(leased, outcome),
             retry_count=own.retry_count + case((crashed, _zero), else_=outcome.c.again),
             crash_count=own.crash_count + case((crashed, _one), else_=_zero),
-            # Unlike a holder, who may repeat his call: whoever held the row is refused from now on.
+            # A holder may repeat its own call with the token. After a reap the previous holder is refused.
             lease_token=null(),
             error_code=outcome.c.code,
         )
@@ -293,10 +315,10 @@ def _own(leased: Leased[Any]) -> ColumnElement[bool]:
 
 
 def _locked(leased: Leased[Any]) -> CTE:
-    """The rows of `ids` that are held by the token of the same place in `tokens`, locked in the order of their ids.
+    """Select the rows of `ids` that are held with the corresponding token of `tokens`, and lock them.
 
-    What another transaction has locked is left out: one row must not hold up the others. Whoever waited for a lock
-    here would also wait out of that order, and could end in a deadlock.
+    Rows are locked in the order of their ids. Locked rows are skipped: one row must not block the others.
+    Waiting for a lock here would also break the order, and could end in a deadlock.
     """
     own, given = leased.table.c, _given(leased)
     return (
@@ -330,7 +352,7 @@ def _completed(leased: Leased[Any], rows: ColumnElement[bool]) -> ReturningUpdat
 
 
 def _retries_left(leased: Leased[Any]) -> ColumnElement[bool]:
-    """One budget for failures and crashes: work that kills its workers ends too."""
+    """Failures and crashes share one limit, so that work that kills its workers ends too."""
     own = leased.table.c
     return own.retry_count + own.crash_count < leased.max_retries
 
@@ -369,13 +391,16 @@ def _attempt(
 def _for_update(
     leased: Leased[Any], attempt: Select[*tuple[Any, ...]], *, skip_locked: bool = False
 ) -> Select[*tuple[Any, ...]]:
-    """Lock the rows, but not those of the other table: it is only read."""
+    """Lock the rows, but not those of the parent table, which is only read."""
     of = None if leased.parent is None else leased.table
     return attempt.with_for_update(key_share=True, skip_locked=skip_locked, of=of)
 
 
 def _outcome(leased: Leased[Any], attempt: Select[*tuple[Any, ...]], *, reaped: bool = False) -> CTE:
-    """What becomes of attempts that end unfinished. Times are columns here, so that a CASE can choose among them."""
+    """The new state of attempts that end unfinished.
+
+    Times are columns here, so that a CASE can select among them.
+    """
     lost = attempt.cte("attempt").prefix_with("MATERIALIZED")
     again = and_(lost.c.again, ~lost.c.cancelled)
     waits = [(again, lost.c.retry_at)]
@@ -403,7 +428,10 @@ def _outcome(leased: Leased[Any], attempt: Select[*tuple[Any, ...]], *, reaped: 
 
 
 def _ended(leased: Leased[Any], outcome: CTE) -> dict[str, Any]:
-    """What an attempt that ends unfinished writes: the lease is over, whether the row waits again or has ended."""
+    """The columns that an attempt writes when it ends unfinished.
+
+    The lease ends, whether the row waits for another attempt or has ended.
+    """
     names = dict.fromkeys(["status", "available_at", leased.cancelled_at, leased.failed_at])
     return {**{name: outcome.c[name] for name in names}, **given_up(), **leased.progress}
 

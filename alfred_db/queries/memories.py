@@ -47,10 +47,10 @@ LIST_KEY = ("id",)
 TSVECTOR = func.to_tsvector(
     literal_column("'english'::regconfig"), func.left(Memory.content, literal_column("100000"))
 )
-"""The indexed expression of the search by word."""
+"""The indexed expression of the full-text search."""
 
 GIVEN = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
-"""What is told of a memory: the columns that both statements of remembering take."""
+"""The columns that are parameters of both statements that store memories."""
 
 _memories = table_of(Memory)
 
@@ -63,9 +63,10 @@ def in_bank(bank_id: int) -> ColumnElement[bool]:
 
 @lru_cache
 def remember() -> ReturningInsert[int, int]:
-    """Store one memory, or count it if the bank has it; gives no row when there is no such bank.
+    """Insert a memory, or count it if the bank already holds its text.
 
-    Run it with `bank`, `ttl`, which may be None, and the columns of GIVEN, each as `new_` and its name.
+    Returns no row if the bank does not exist. Parameters of the statement: `bank`, `ttl` (may be None), and
+    the columns `GIVEN`, each prefixed with `new_`.
     """
     given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in GIVEN)
     expires_at = func.now() + bindparam("ttl", type_=INTERVAL)
@@ -77,12 +78,19 @@ def remember() -> ReturningInsert[int, int]:
 
 
 def remember_many() -> ReturningInsert[bytes | None, int, int]:
-    """The same for several, whose hashes differ; run it with a mapping of columns for each."""
+    """Insert several memories, or count those whose text the bank already holds.
+
+    Run it with a list of mappings of columns; their hashes must differ.
+    """
     return _counted(insert(_memories)).returning(Memory.content_hash, Memory.id, Memory.seen_count)
 
 
 def _counted(statement: Insert) -> Insert:
-    """The newest text counts and the greatest importance, and of two expiries the later."""
+    """Add ON CONFLICT to the INSERT of memories.
+
+    Keeps the newest text and, where it is not NULL, the newest vector and metadata; the greatest importance
+    and the later expiry.
+    """
     old, new = _memories.c, statement.excluded
     return statement.on_conflict_do_update(
         index_elements=[Memory.memory_bank_id, Memory.content_hash],
@@ -102,19 +110,25 @@ def _counted(statement: Insert) -> Insert:
 
 
 def known(bank_id: int, hashes: Sequence[bytes]) -> Select[bytes | None]:
-    """Which of these the bank holds."""
+    """Select those of these hashes that a bank holds."""
     return select(Memory.content_hash).where(
         Memory.memory_bank_id == bank_id, Memory.content_hash == any_of(hashes, LargeBinary())
     )
 
 
 def hold(memory_ids: Sequence[int]) -> Select[Memory]:
-    """The memories, locked in the one order that cannot end in a deadlock."""
+    """Select memories and lock them in the order of their ids.
+
+    All statements lock in this order, so that two calls cannot deadlock.
+    """
     return select(Memory).where(_one_of(memory_ids)).order_by(Memory.id).with_for_update(key_share=True)
 
 
 def count_in() -> Update:
-    """Count near duplicates in the memory that they are merged into; run it with `into`, `more`, `weight` each."""
+    """Count near duplicates in the memory that they are merged into.
+
+    Run it with a list of mappings of `into`, `more` and `weight`.
+    """
     return (
         update(_memories)
         .where(_memories.c.id == bindparam("into", type_=BigInteger))
@@ -126,26 +140,33 @@ def count_in() -> Update:
 
 
 def get(memory_id: int) -> Select[Memory]:
+    """Select a memory that has not expired by its id."""
     return select(Memory).where(Memory.id == memory_id, alive(Memory))
 
 
 def change(memory_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Memory]:
+    """Update columns of a memory that has not expired."""
     return update(Memory).where(Memory.id == memory_id, alive(Memory)).values(**values).returning(Memory)
 
 
 def remove(memory_ids: Sequence[int]) -> ReturningDelete[int]:
+    """Delete memories."""
     return (
         delete(Memory).where(among(Memory.id, in_order(Memory.id, _one_of(memory_ids)))).returning(Memory.id)
     )
 
 
 def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:
+    """Select a page of the memories of a bank that have not expired, ordered by id."""
     return page(select(Memory).where(in_bank(bank_id)), [Memory.id], after=after, limit=limit)
 
 
 @lru_cache
 def touch() -> Update:
-    """Changes no indexed column and not the vector, so the new row versions stay on their pages; `ids` sorted."""
+    """Record an access to memories. The parameter `ids` must be sorted.
+
+    Neither an indexed column nor the vector changes, so the update can be heap-only (HOT).
+    """
     given = bindparam("ids", type_=ARRAY(BigInteger))
     locked = select(_memories.c.id).where(_memories.c.id == any_(given)).order_by(_memories.c.id)
     held = locked.with_for_update(key_share=True).cte("held")
@@ -166,7 +187,7 @@ def _one_of(memory_ids: Sequence[int]) -> ColumnElement[bool]:
 def nearest_each(
     bank_id: int, embeddings: Sequence[VectorLike], *, limit: int, exact: bool
 ) -> Select[int, int, float]:
-    """The nearest memories of each of several vectors; `place` counts the vectors from 0."""
+    """Select the nearest memories of each of several vectors; `place` is the index of the vector, from 0."""
     vector = _memories.c.embedding.type
     given = values(column("place", Integer), column("embedding", vector), name="given").data(
         list(enumerate(embeddings))
@@ -178,7 +199,10 @@ def nearest_each(
 def neighbours(
     bank_id: int, *, after: int, rows: int, limit: int, exact: bool
 ) -> Select[int, int | None, float | None]:
-    """The memories nearest to each of the bank's next `rows` memories; NULL for one that has none."""
+    """Select the memories nearest to each of the next `rows` memories of a bank.
+
+    Without a near memory, `other` and `distance` are NULL.
+    """
     picked = (
         select(Memory.id, Memory.embedding)
         .where(in_bank(bank_id), Memory.embedding.is_not(None), Memory.id > after)
@@ -196,22 +220,29 @@ def _near(vector: ColumnElement[Any], bank_id: int, limit: int, exact: bool) -> 
     rows = select(other.id, distance.label("distance")).where(
         other.memory_bank_id == bank_id, alive(other), other.embedding.is_not(None)
     )
-    # The sum is an order that no index has.
+    # No index has the order of the sum, so that all memories are compared.
     order = distance + literal_column("0::float8") if exact else distance
     return rows.order_by(order).limit(literal_limit(limit)).lateral("near")
 
 
 def sweep(limit: int) -> ReturningDelete[int]:
-    """Remove what has expired longest, passing over what others hold."""
+    """Delete expired memories, the earliest expired first; locked rows are skipped."""
     due = select(Memory.id).where(expired(Memory)).order_by(Memory.expires_at).limit(limit)
     gone = due.with_for_update(skip_locked=True).cte("gone")
     return delete(Memory).where(among(Memory.id, gone)).returning(Memory.id)
 
 
 def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | None) -> ReturningDelete[int]:
-    """Remove the least alive: all but `keep`, or those whose life is less than `below`.
+    """Delete the memories of a bank with the least life: importance * 2^(-age / half_life).
 
-    log2(importance) + last use / half-life orders memories as importance * 2^(-age / half-life) does, at any time.
+    The order of log2(importance) + last use / half_life is the same at any time, so that the life is compared
+    in this form.
+
+    Args:
+        bank_id: the bank.
+        half_life: half-life in seconds.
+        keep: number of memories to keep; None for no limit.
+        below: delete memories whose life is less than this; None for no threshold.
     """
     used = func.coalesce(Memory.last_accessed, Memory.created_at)
     life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(float(half_life), Double)
@@ -221,14 +252,14 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
     if below is not None:
         now = _epoch(func.statement_timestamp()) / literal(float(half_life), Double)
         doomed = doomed.where(life < _log2(literal(float(below), Double)) + now)
-    # Locked in the order of the ids, as by all others, so that none waits for the other in a circle.
+    # Locked in the order of the ids, as in all other statements, so that they cannot deadlock.
     chosen = doomed.cte("doomed").prefix_with("MATERIALIZED")
     held = select(Memory.id).where(among(Memory.id, chosen)).order_by(Memory.id).with_for_update()
     return delete(Memory).where(among(Memory.id, held.cte("gone"))).returning(Memory.id)
 
 
 def _log2(number: Any) -> ColumnElement[float]:
-    # With its type, as SQLAlchemy divides by a NUMERIC otherwise, and pg_catalog no double precision by one.
+    # With types: SQLAlchemy would cast the divisor to NUMERIC, and pg_catalog has no double precision / numeric.
     return cast(
         func.ln(cast(number, Double), type_=Double) / func.ln(literal(2.0, Double), type_=Double), Double
     )

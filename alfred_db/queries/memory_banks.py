@@ -20,29 +20,37 @@ LIST_KEY = ("id",)
 
 
 def lock(key: int) -> Select[Any]:
-    """Wait for whoever does the same; the lock ends with the transaction."""
+    """Take the advisory lock that serialises the creation of banks; it is held until the transaction ends."""
     return select(func.pg_advisory_xact_lock(key))
 
 
 def add(name: str, description: str | None) -> ReturningInsert[MemoryBank]:
+    """Insert a bank."""
     return insert(MemoryBank).values(name=name, description=description).returning(MemoryBank)
 
 
 def get(bank_id: int) -> Select[MemoryBank]:
+    """Select a bank by its id."""
     return select(MemoryBank).where(MemoryBank.id == bank_id)
 
 
 def get_by_name(name: str) -> Select[MemoryBank]:
-    """Of several with the name, which plain SQL may have made, the oldest."""
+    """Select a bank by its name; if plain SQL created several with this name, the oldest."""
     return select(MemoryBank).where(MemoryBank.name == name).order_by(MemoryBank.id).limit(1)
 
 
 def change(bank_id: int, values: Mapping[str, Any]) -> ReturningUpdate[MemoryBank]:
+    """Update columns of a bank."""
     return update(MemoryBank).where(MemoryBank.id == bank_id).values(**values).returning(MemoryBank)
 
 
 def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
-    """Keep the bank from being removed or, for its removal, from taking memories; gives the database's time."""
+    """Lock a bank and select the time of the database.
+
+    Args:
+        bank_id: the bank.
+        for_removal: True blocks transactions that add memories to the bank; False only blocks its removal.
+    """
     statement = select(func.now()).where(MemoryBank.id == bank_id)
     return (
         statement.with_for_update() if for_removal else statement.with_for_update(read=True, key_share=True)
@@ -50,15 +58,18 @@ def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
 
 
 def empty(bank_id: int) -> ReturningDelete[int]:
+    """Delete all memories of a bank."""
     held = in_order(Memory.id, Memory.memory_bank_id == bank_id)
     return delete(Memory).where(among(Memory.id, held)).returning(Memory.id)
 
 
 def remove(bank_id: int) -> ReturningDelete[int]:
+    """Delete a bank."""
     return delete(MemoryBank).where(MemoryBank.id == bank_id).returning(MemoryBank.id)
 
 
 def list_(*, after: str | None, limit: int) -> Select[Any]:
+    """Select a page of banks with the number of their memories, ordered by id."""
     memories = (
         select(func.count())
         .where(Memory.memory_bank_id == MemoryBank.id, alive(Memory))

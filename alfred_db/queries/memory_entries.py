@@ -1,4 +1,4 @@
-"""Statements about the knowledge agent's memory entries."""
+"""Statements about the memory entries of the knowledge agent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST_KEY = ("created_at", "id")
 TSVECTOR = func.to_tsvector(
     literal_column("'english'::regconfig"), func.left(MemoryEntry.content, literal_column("100000"))
 )
-"""The indexed expression of the search by word."""
+"""The indexed expression of the full-text search."""
 
 _entries = table_of(MemoryEntry)
 
@@ -44,7 +44,10 @@ def remember(
     ttl: timedelta | None,
     embedding_model: str | None,
 ) -> ReturningInsert[MemoryEntry]:
-    """Store an entry; one with the same text takes what is given now, and of two expiries the later."""
+    """Insert an entry, or update the one with the same text.
+
+    An update keeps vector, model, agent and source where None is passed, and the later expiry.
+    """
     statement = insert(MemoryEntry).values(
         namespace=namespace,
         content=content,
@@ -68,19 +71,23 @@ def remember(
 
 
 def get(entry_id: uuid.UUID) -> Select[MemoryEntry]:
+    """Select an entry that has not expired by its id."""
     return select(MemoryEntry).where(MemoryEntry.id == entry_id, alive(MemoryEntry))
 
 
 def remove(entry_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
+    """Delete an entry."""
     return delete(MemoryEntry).where(MemoryEntry.id == entry_id).returning(MemoryEntry.id)
 
 
 def empty(namespace: str) -> ReturningDelete[uuid.UUID]:
+    """Delete all entries of a namespace."""
     held = in_order(MemoryEntry.id, MemoryEntry.namespace == namespace)
     return delete(MemoryEntry).where(among(MemoryEntry.id, held)).returning(MemoryEntry.id)
 
 
 def list_(namespace: str, *, after: str | None, limit: int) -> Select[MemoryEntry]:
+    """Select a page of the entries of a namespace that have not expired, oldest first."""
     return page(
         select(MemoryEntry).where(in_namespace(namespace)),
         [MemoryEntry.created_at, MemoryEntry.id],
@@ -90,7 +97,7 @@ def list_(namespace: str, *, after: str | None, limit: int) -> Select[MemoryEntr
 
 
 def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
-    """Remove what has expired longest, passing over what others hold."""
+    """Delete expired entries, the earliest expired first; locked rows are skipped."""
     due = select(MemoryEntry.id).where(expired(MemoryEntry)).order_by(MemoryEntry.expires_at).limit(limit)
     gone = due.with_for_update(skip_locked=True).cte("gone")
     return delete(MemoryEntry).where(among(MemoryEntry.id, gone)).returning(MemoryEntry.id)

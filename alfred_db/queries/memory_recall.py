@@ -1,4 +1,4 @@
-"""Recall: the statement that finds memories by meaning and orders them by similarity, importance and recency."""
+"""The statement that recalls memories: nearest by vector, ranked by similarity, importance and recency."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from .shapes.memories import alive
 from .shapes.vector_search import columns_of, distance, literal_limit
 
 FULL_IMPORTANCE = 10
-"""The importance from which on a memory counts in full, as on the scale of 1 to 10 that models are asked for."""
+"""The importance from which on a memory has the full factor; models rate importance from 1 to 10."""
 
 _ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", Double)
 
 
 @lru_cache(maxsize=512)
 def recall(limit: int, candidates: int) -> Select[Any]:
-    """The best of the nearest `candidates`, with what shows whether others can be better.
+    """Select the best of the nearest `candidates` memories, and a bound of the score of all others.
 
-    score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), similarity being
-    1 - distance and at least 0, importance a tenth of the column and at most 1, age the time since the last use.
-    That is relevance, importance and recency as in Park et al., Generative Agents (2023), section 4.1, here as a
-    product: a memory that means something else is not found however important it is, and both factors are at
-    most 1, so that a memory farther away than all candidates scores at most `bound`: the similarity of the
-    farthest candidate times the factor of the greatest importance in the table, its age taken as 0.
+    score = similarity * (1 - w_i + w_i * importance) * (1 - w_r + w_r * 2^(-age / half_life)), where
+    similarity is 1 - distance and at least 0, importance is a tenth of the column and at most 1, and age is
+    the time since the last use. These are relevance, importance and recency as in Park et al., Generative
+    Agents (2023), section 4.1, but multiplied: an unrelated memory is not recalled however important it is.
+    Both factors are at most 1, so that a memory farther away than all candidates scores at most `bound`: the
+    similarity of the farthest candidate times the factor of the greatest importance in the table, at age 0.
 
-    Run it with `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in seconds, `now` or None.
+    Parameters of the statement: `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in
+    seconds, and `now` (None is the time of the statement).
     """
     found = distance(Memory).label("distance")
     inner = select(*columns_of(Memory), found).where(*_REMEMBERED).order_by(found)
@@ -58,10 +59,14 @@ def recall(limit: int, candidates: int) -> Select[Any]:
 
 @lru_cache(maxsize=512)
 def recall_exactly(limit: int) -> Select[Any]:
-    """The best of the whole bank: all of it is counted and sorted, so what that takes along is narrow."""
+    """Select the best memories of the whole bank.
+
+    All memories are scored and sorted; the sorted rows hold few columns, and the others are joined to the
+    best ones.
+    """
     found = distance(Memory).label("distance")
     used = (Memory.importance, Memory.last_accessed, Memory.created_at)
-    # The OFFSET keeps the planner from working the distance out wherever it is named.
+    # The OFFSET keeps the planner from computing the distance once for each use.
     each = select(Memory.id, found, *used).where(*_REMEMBERED).offset(literal_column("0")).subquery("each")
     score = _score(each.c.distance, each.c.importance, each.c.last_accessed, each.c.created_at).label("score")
     best = (
@@ -100,6 +105,6 @@ def _recency(used: Any) -> ColumnElement[float]:
     weight = bindparam("recency_weight", type_=Double)
     now = func.coalesce(bindparam("now", type_=DateTime(timezone=True)), func.statement_timestamp())
     halvings = cast(extract("epoch", now - used), Double) / bindparam("half_life", type_=Double)
-    # A power beyond the range of a double is an error; what was used in the future is as good as new.
+    # The exponent is limited: a power out of range is an error. A last use in the future counts as age 0.
     exponent = func.least(func.greatest(halvings, _ZERO), literal_column("1000::float8", Double))
     return _ONE - weight + weight * func.power(literal_column("2::float8", Double), -exponent)

@@ -19,9 +19,9 @@ _messages = table_of(ProcessedMessage)
 
 @cache
 def first_time() -> ReturningInsert[str]:
-    """File those of `message_ids` that are new or expired, for the interval `ttl`; the others give no row.
+    """Insert those of `message_ids` that are new or expired, for the interval `ttl`, and return them.
 
-    No id may occur twice.
+    The ids must be unique.
     """
     given = func.unnest(bindparam("message_ids", type_=ARRAY(Text))).table_valued(column("message_id", Text))
     expires_at = func.statement_timestamp() + bindparam("ttl", type_=INTERVAL)
@@ -39,11 +39,12 @@ def first_time() -> ReturningInsert[str]:
 
 
 def get(message_id: str) -> Select[ProcessedMessage]:
+    """Select a processed message by its id."""
     return select(ProcessedMessage).where(ProcessedMessage.message_id == message_id)
 
 
 def purge(*, limit: int) -> ReturningDelete[str]:
-    """Delete what has expired, the longest expired first; what a transaction claims anew is passed over."""
+    """Delete expired messages, the earliest expired first; locked rows are skipped."""
     expired = ProcessedMessage.expires_at <= func.statement_timestamp()
     oldest = (
         select(ProcessedMessage.message_id)

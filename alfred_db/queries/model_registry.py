@@ -1,4 +1,4 @@
-"""Statements about the models of the platform, their endpoints and capabilities."""
+"""Statements about the model registry: models, endpoints and capabilities."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ LIST_KEY = ("name",)
 
 
 def register(values: Mapping[str, Any]) -> ReturningInsert[RegistryModel]:
-    """File the model under its name; what is not among the values stays. Its row is locked from here on."""
+    """Insert a model, or update the passed values of the one with its name.
+
+    The row stays locked until the transaction ends.
+    """
     statement = insert(RegistryModel).values(**values, updated_at=func.now())
     changed = {name: statement.excluded[name] for name in (*values, "updated_at") if name != "name"}
     return statement.on_conflict_do_update(index_elements=[RegistryModel.name], set_=changed).returning(
@@ -40,11 +43,12 @@ def register(values: Mapping[str, Any]) -> ReturningInsert[RegistryModel]:
 
 
 def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[RegistryModel]:
+    """Update columns of a model."""
     return update(RegistryModel).where(RegistryModel.name == name).values(**values).returning(RegistryModel)
 
 
 def deprecate(name: str, at: datetime | None) -> ReturningUpdate[RegistryModel]:
-    """From `at` or now on, unless it is deprecated since an earlier time."""
+    """Mark a model as deprecated from `at` on, unless it is already deprecated earlier; None is now."""
     time = func.now() if at is None else at
     return (
         update(RegistryModel)
@@ -55,13 +59,14 @@ def deprecate(name: str, at: datetime | None) -> ReturningUpdate[RegistryModel]:
 
 
 def get(name: str) -> Select[RegistryModel]:
+    """Select a model by its name."""
     return select(RegistryModel).where(RegistryModel.name == name)
 
 
 def by_capability(
     capability: str, *, min_score: float | None, provider: str | None, model_type: str | None, limit: int
 ) -> Select[RegistryModel, float]:
-    """The models in use that have it, the best first, and their scores."""
+    """Select the models in use that have a capability, with their scores, the best first."""
     statement = (
         select(RegistryModel, ModelCapability.capability_score)
         .join(ModelCapability, ModelCapability.model_id == RegistryModel.id)
@@ -75,6 +80,7 @@ def by_capability(
 def list_(
     *, provider: str | None, model_type: str | None, deprecated: bool, after: str | None, limit: int
 ) -> Select[RegistryModel]:
+    """Select a page of models, ordered by name."""
     conditions = _chosen(provider, model_type, deprecated=deprecated)
     return page(select(RegistryModel).where(*conditions), [RegistryModel.name], after=after, limit=limit)
 
@@ -97,14 +103,16 @@ def _chosen(
     return conditions
 
 
-# Endpoints, in the order in which they were given
+# Endpoints, in the order in which they were passed
 
 
 def endpoints(model_id: int) -> Select[ModelEndpoint]:
+    """Select the endpoints of a model."""
     return select(ModelEndpoint).where(ModelEndpoint.model_id == model_id).order_by(ModelEndpoint.id)
 
 
 def endpoints_of(name: str, *, endpoint_type: str | None, auth_type: str | None) -> Select[ModelEndpoint]:
+    """Select the endpoints of a model by its name; `endpoint_type` and `auth_type` filter if not None."""
     statement = select(ModelEndpoint).join(RegistryModel).where(RegistryModel.name == name)
     if endpoint_type is not None:
         statement = statement.where(ModelEndpoint.endpoint_type == endpoint_type)
@@ -114,11 +122,12 @@ def endpoints_of(name: str, *, endpoint_type: str | None, auth_type: str | None)
 
 
 def add_endpoint() -> Insert:
-    """Takes a mapping by attribute for each endpoint."""
+    """Insert endpoints; run it with a list of mappings of columns."""
     return insert(table_of(ModelEndpoint))
 
 
 def remove_endpoints(model_id: int) -> Delete:
+    """Delete all endpoints of a model."""
     return delete(ModelEndpoint).where(ModelEndpoint.model_id == model_id)
 
 
@@ -126,6 +135,7 @@ def remove_endpoints(model_id: int) -> Delete:
 
 
 def capabilities(model_id: int) -> Select[ModelCapability]:
+    """Select the capabilities of a model, ordered by name."""
     return (
         select(ModelCapability)
         .where(ModelCapability.model_id == model_id)
@@ -134,7 +144,10 @@ def capabilities(model_id: int) -> Select[ModelCapability]:
 
 
 def set_capability() -> Insert:
-    """Takes a mapping for each capability of a model; writes nothing where the score is the same."""
+    """Insert or update capabilities of a model; run it with a list of mappings.
+
+    A capability with the same score is not written.
+    """
     statement = insert(table_of(ModelCapability))
     score = ModelCapability.capability_score
     return statement.on_conflict_do_update(
@@ -145,7 +158,7 @@ def set_capability() -> Insert:
 
 
 def keep_capabilities(model_id: int, names: Sequence[str]) -> Delete:
-    """Remove all others of the model."""
+    """Delete the capabilities of a model that are not in `names`."""
     return delete(ModelCapability).where(
         ModelCapability.model_id == model_id,
         ModelCapability.capability != all_(literal(list(names), ARRAY(Text))),
@@ -156,7 +169,10 @@ def keep_capabilities(model_id: int, names: Sequence[str]) -> Delete:
 
 
 def everything() -> Select[Any, Any, Any]:
-    """A model, an endpoint or a capability in each row; one statement, so that all are of one moment."""
+    """Select the whole registry: a model, an endpoint or a capability in each row.
+
+    It is one statement, so that everything is read from the same snapshot.
+    """
     return (
         select(RegistryModel, ModelEndpoint, ModelCapability)
         .select_from(RegistryModel)

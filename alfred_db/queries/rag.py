@@ -1,4 +1,4 @@
-"""Statements about RAG sessions, queries, and the documents that each query used."""
+"""Statements about RAG sessions, their queries, and the documents that each query used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from .shapes.paging import page
 
 LIST_KEY = ("id",)
 RECORDED = ("query_text", "context_used", "response", "metadata")
-"""What is told of a query."""
+"""The columns of a query that its record writes."""
 
 _sessions, _queries = table_of(RagSession), table_of(RagQuery)
 _used, _documents = table_of(RagQueryDocument), table_of(Document)
 
 
 def get_session(session_id: str) -> Select[RagSession]:
+    """Select a RAG session by its `session_id`."""
     return select(RagSession).where(RagSession.session_id == session_id)
 
 
 def open_session(session_id: str, context: str | None) -> ReturningInsert[RagSession]:
-    """Begin a session, or give the one that is there the context, if there is one."""
+    """Insert a session, or update the context of the existing one if a context is passed."""
     statement = insert(RagSession).values(session_id=session_id, context=context, updated_at=func.now())
     new = statement.excluded
     return statement.on_conflict_do_update(
@@ -50,7 +51,10 @@ def record(
     metadata: Mapping[str, Any] | None,
     sources: Sequence[RagSource],
 ) -> Select[RagQuery]:
-    """Store a query and the documents that it used, without those deleted since; no row without the session."""
+    """Insert a query and the documents that it used; documents deleted since are skipped.
+
+    Returns no row if the session does not exist.
+    """
     types: Mapping[str, Any] = {name: _queries.c[name].type for name in RECORDED}
     values = [query_text, context_used, response, None if metadata is None else dict(metadata)]
     given = [literal(value, types[name]) for name, value in zip(RECORDED, values, strict=True)]
@@ -76,7 +80,7 @@ def record(
         literal([source.distance for source in sources], ARRAY(Double)),
     )
     source = func.unnest(*arrays).table_valued(*columns, name="source").render_derived()
-    # Held in one order, so that whoever deletes several of them in that order is not waited for in a circle.
+    # Locked in the order of their ids, as by a DELETE of several documents, so that the two cannot deadlock.
     known = (
         select(query.c.id, _documents.c.id, source.c.rank, source.c.distance)
         .select_from(source)
@@ -91,6 +95,7 @@ def record(
 
 
 def answer(query_id: int, response: str, metadata: Mapping[str, Any] | None) -> ReturningUpdate[RagQuery]:
+    """Set the response of a query, and its metadata if they are passed."""
     values: dict[str, Any] = {"response": response}
     if metadata is not None:
         values["metadata_"] = dict(metadata)
@@ -98,13 +103,13 @@ def answer(query_id: int, response: str, metadata: Mapping[str, Any] | None) -> 
 
 
 def history(session_key: int, *, after: str | None, limit: int) -> Select[RagQuery]:
-    """Queries with the documents that they used; these come in a second statement."""
+    """Select a page of the queries of a session; their documents are loaded by a second statement."""
     statement = select(RagQuery).where(RagQuery.session_id == session_key)
     return page(statement.options(selectinload(RagQuery.documents)), [RagQuery.id], after=after, limit=limit)
 
 
 def queries_using(document_id: int, *, after: str | None, limit: int) -> Select[RagQuery]:
-    """Queries that used a document, the newest first, with all that they used."""
+    """Select a page of the queries that used a document, newest first, each with all its documents."""
     statement = (
         select(RagQuery)
         .join(RagQueryDocument, RagQueryDocument.query_id == RagQuery.id)

@@ -1,4 +1,4 @@
-"""Statements about scheduled tasks and their slots."""
+"""Statements about scheduled tasks and their slots: the times at which they are due."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PLANNED = (
 
 
 def create(values: Mapping[str, Any]) -> ReturningInsert[ScheduledTask]:
-    """File the task unless its key is taken."""
+    """Insert a scheduled task, unless its key is taken."""
     statement = insert(ScheduledTask).values(dict(values))
     return statement.on_conflict_do_nothing(index_elements=[ScheduledTask.schedule_key]).returning(
         ScheduledTask
@@ -56,24 +56,30 @@ def create(values: Mapping[str, Any]) -> ReturningInsert[ScheduledTask]:
 
 
 def now() -> Select[datetime]:
+    """Select the time of the database."""
     return select(func.statement_timestamp())
 
 
 def get(task_id: int) -> Select[ScheduledTask]:
+    """Select a scheduled task by its id."""
     return select(ScheduledTask).where(ScheduledTask.id == task_id)
 
 
 def get_by_key(schedule_key: str) -> Select[ScheduledTask]:
+    """Select a scheduled task by its key."""
     return select(ScheduledTask).where(ScheduledTask.schedule_key == schedule_key)
 
 
 def timed(task_id: int) -> Select[ScheduledTask, datetime]:
-    """The task, and the database's time."""
+    """Select a scheduled task and the time of the database."""
     return select(ScheduledTask, func.statement_timestamp()).where(ScheduledTask.id == task_id)
 
 
 def locked_by_key(schedule_key: str) -> Select[ScheduledTask, datetime]:
-    """The task of that key, and the database's time; no scheduler takes it before the transaction ends."""
+    """Select a scheduled task by its key, and the time of the database.
+
+    The row is locked, so that no scheduler plans the task until the transaction ends.
+    """
     return (
         select(ScheduledTask, func.statement_timestamp())
         .where(ScheduledTask.schedule_key == schedule_key)
@@ -82,17 +88,22 @@ def locked_by_key(schedule_key: str) -> Select[ScheduledTask, datetime]:
 
 
 def locked(task_id: int) -> Select[ScheduledTask, datetime]:
-    """The same; no scheduler takes the task before the transaction ends."""
+    """Select a scheduled task by its id, and the time of the database.
+
+    The row is locked, so that no scheduler plans the task until the transaction ends.
+    """
     return timed(task_id).with_for_update(key_share=True, of=ScheduledTask)
 
 
 def change(task_id: int, values: Mapping[str, Any]) -> ReturningUpdate[ScheduledTask]:
+    """Update columns of a scheduled task."""
     return (
         update(ScheduledTask).where(ScheduledTask.id == task_id).values(dict(values)).returning(ScheduledTask)
     )
 
 
 def list_(*, after: str | None, limit: int) -> Select[ScheduledTask]:
+    """Select a page of scheduled tasks, ordered by id."""
     return page(select(ScheduledTask), [ScheduledTask.id], after=after, limit=limit)
 
 
@@ -100,9 +111,14 @@ def list_(*, after: str | None, limit: int) -> Select[ScheduledTask]:
 
 
 def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
-    """The tasks whose slot has come, and the database's time; those that another scheduler has are left out.
+    """Select and lock the tasks whose next slot is due, with the time of the database.
 
-    Those after `after`, in order. Slots of before the calendar of Python cannot be read, and would stand first.
+    Tasks that another scheduler has locked are skipped. A slot before the range of `datetime` is left out: it
+    cannot be read, and would always come first.
+
+    Args:
+        limit: maximum number of tasks.
+        after: the last task of the previous call, in the order of slots; None for the first call.
     """
     key = ScheduledTask.next_run_at, ScheduledTask.id
     statement = _scheduled(limit).where(
@@ -116,7 +132,10 @@ def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, dat
 
 
 def unscheduled(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
-    """The same of the tasks that have no next slot yet: other means than this library filed them."""
+    """Select and lock the active tasks without a next slot, with the time of the database.
+
+    Such tasks were not created by this library. The arguments are those of `due`.
+    """
     statement = _scheduled(limit).where(ScheduledTask.next_run_at.is_(None))
     if after is not None:
         statement = statement.where(ScheduledTask.id > after.id)
@@ -124,7 +143,7 @@ def unscheduled(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledT
 
 
 def active(*, after: int, limit: int) -> Select[int, str | None, str]:
-    """`id`, `schedule` and `timezone` of the tasks that have slots, in the order of their ids."""
+    """Select `id`, `schedule` and `timezone` of the tasks that have slots, ordered by id."""
     return (
         select(ScheduledTask.id, ScheduledTask.schedule, ScheduledTask.timezone)
         .where(ScheduledTask.is_active, ScheduledTask.schedule.is_not(None), ScheduledTask.id > after)
@@ -134,7 +153,10 @@ def active(*, after: int, limit: int) -> Select[int, str | None, str]:
 
 
 def _scheduled(limit: int) -> Select[ScheduledTask, datetime]:
-    """What is needed to plan: nothing else of a row can keep it from being read."""
+    """Select the columns that planning needs.
+
+    No other column can then make a row unreadable.
+    """
     return (
         select(ScheduledTask, func.statement_timestamp())
         .options(load_only(*_PLANNED))
@@ -145,7 +167,10 @@ def _scheduled(limit: int) -> Select[ScheduledTask, datetime]:
 
 
 def file(slots: Sequence[Slot]) -> ReturningInsert[int, int | None, datetime]:
-    """File an execution for each slot that has none; an exclusive one only if its task has no live one."""
+    """Insert an execution for each slot that has none.
+
+    An exclusive slot is skipped if its task has an execution that is pending or running.
+    """
     rows = func.unnest(
         literal([slot.task_id for slot in slots], ARRAY(BigInteger)),
         literal([slot.scheduled_at for slot in slots], ARRAY(_Time)),
@@ -177,7 +202,7 @@ def _status(slot: Slot) -> str:
 def advance(
     task_ids: Sequence[int], seen: Sequence[datetime | None], following: Sequence[datetime | None]
 ) -> ReturningUpdate[int]:
-    """Move the tasks on to their next slots, unless they are no longer at the ones that were seen."""
+    """Move tasks to their next slots, unless their slot has changed since it was read."""
     rows = func.unnest(
         literal(list(task_ids), ARRAY(BigInteger)),
         literal(list(seen), ARRAY(_Time)),
@@ -193,7 +218,7 @@ def advance(
 
 
 def trigger(task_id: int) -> ReturningInsert[ScheduledExecution]:
-    """File an execution for this very moment."""
+    """Insert an execution that is due now."""
     exclusive = ScheduledTask.overlap_policy == OverlapPolicy.SKIP
     return (
         insert(ScheduledExecution)

@@ -61,14 +61,14 @@ EXECUTIONS = Leased(
     },
     on_fail={"exit_code": bindparam("exit_code", type_=Integer), "output": _output},
 )
-"""How executions are held; the statements are those of `leases`."""
+"""How executions of scheduled tasks are leased; `leases` builds the statements."""
 
 
 def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Claim the executions that have waited longest; no worker waits for another.
+    """Claim the executions that have waited longest; executions that another worker has locked are skipped.
 
-    Parameters: those of `leases.taken`, and the seconds of the lease as `seconds`. The columns are those of
-    `ClaimedExecution`, up to `lease`.
+    Parameters of the statement: those of `leases.taken`, and the seconds of the lease as `seconds`. The
+    columns are those of `ClaimedExecution`, up to `lease`.
     """
     ready = (
         select(ScheduledExecution.id, ScheduledExecution.task_id)
@@ -119,7 +119,10 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
 
 @cache
 def start() -> ReturningUpdate[*tuple[Any, ...]]:
-    """Count the time of the attempt at the execution `id` of `token` from now, and extend its lease by `lease`."""
+    """Restart the time of the attempt at the execution `id` with `token`, and extend its lease by `lease`.
+
+    Timeout and deadline count from now on.
+    """
     mine = held(EXECUTIONS, bindparam("id", type_=BigInteger), bindparam("token", type_=Uuid))
     own = (
         select(_own.id, seconds_ahead(_task.c.timeout).label("deadline"))
@@ -142,7 +145,7 @@ def start() -> ReturningUpdate[*tuple[Any, ...]]:
 
 
 def cancel(execution_id: int) -> ReturningUpdate[ExecutionStatus]:
-    """End it if it waits; ask its holder to if it runs."""
+    """Cancel a pending execution; request the cancellation of a running one."""
     own = (
         select(
             ScheduledExecution.id,
@@ -158,8 +161,8 @@ def cancel(execution_id: int) -> ReturningUpdate[ExecutionStatus]:
     return (
         update(ScheduledExecution)
         .where(ScheduledExecution.id == own.c.id)
-        # What waits has no holder, so that it ends here. What runs is its holder's: only he, or a reaper, ends it,
-        # and both make it cancelled unless the work is done by then.
+        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
+        # a reaper ends it, and either cancels it unless the work has been completed by then.
         .values(
             status=case((waits, literal(ExecutionStatus.CANCELLED, Text)), else_=ScheduledExecution.status),
             end_time=case((waits, own.c.now), else_=null()),
@@ -170,17 +173,19 @@ def cancel(execution_id: int) -> ReturningUpdate[ExecutionStatus]:
 
 
 def get(execution_id: int) -> Select[ScheduledExecution]:
+    """Select an execution by its id."""
     return select(ScheduledExecution).where(ScheduledExecution.id == execution_id)
 
 
 def history(task_id: int, *, after: str | None, limit: int) -> Select[ScheduledExecution]:
+    """Select a page of the executions of a task, newest first."""
     statement = select(ScheduledExecution).where(ScheduledExecution.task_id == task_id)
     key = [ScheduledExecution.scheduled_at]
     return page(statement, key, after=after, limit=limit, newest_first=True)
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
-    """Delete executions that ended so many seconds ago, the oldest first."""
+    """Delete executions that ended more than `older_than` seconds ago, the oldest first."""
     final = and_(
         ScheduledExecution.status.in_([constant(status) for status in ExecutionStatus if status not in LIVE]),
         ScheduledExecution.end_time < seconds_ago(older_than),

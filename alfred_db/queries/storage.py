@@ -1,4 +1,4 @@
-"""Statements about buckets, objects, and what working memory refers to in them."""
+"""Statements about buckets, objects, and the references of working memory to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ REFERENCES_KEY = ("id",)
 
 
 def made_here() -> Select[bool]:
-    """Whether the tables are the library's own: it leaves a comment on what it makes."""
+    """Select whether this library created the tables.
+
+    It leaves a comment on the tables that it creates.
+    """
     relation = table(
         "pg_class", column("oid"), column("relname"), column("relnamespace"), schema="pg_catalog"
     )
@@ -45,7 +48,7 @@ def create_bucket(
     file_size_limit: int | None,
     allowed_mime_types: Sequence[str] | None,
 ) -> ReturningInsert[Bucket]:
-    """Gives no row when the id or the name is taken."""
+    """Insert a bucket, unless its id or name is taken."""
     return (
         insert(Bucket)
         .values(
@@ -62,14 +65,17 @@ def create_bucket(
 
 
 def get_bucket(bucket_id: str) -> Select[Bucket]:
+    """Select a bucket by its id."""
     return select(Bucket).where(Bucket.id == bucket_id)
 
 
 def list_buckets(*, after: str | None, limit: int) -> Select[Bucket]:
+    """Select a page of buckets, ordered by id."""
     return page(select(Bucket), [Bucket.id], after=after, limit=limit)
 
 
 def delete_bucket(bucket_id: str) -> ReturningDelete[str]:
+    """Delete a bucket."""
     return delete(Bucket).where(Bucket.id == bucket_id).returning(Bucket.id)
 
 
@@ -81,7 +87,7 @@ def put(
     owner: uuid.UUID | None,
     version: str | None,
 ) -> ReturningInsert[StorageObject]:
-    """File the object, or replace all that is known of the one of that name."""
+    """Insert an object, or replace metadata, owner and version of the one with this name."""
     statement = insert(StorageObject).values(
         bucket_id=bucket_id,
         name=name,
@@ -98,10 +104,12 @@ def put(
 
 
 def get(bucket_id: str, name: str) -> Select[StorageObject]:
+    """Select an object by bucket and name."""
     return select(StorageObject).where(StorageObject.bucket_id == bucket_id, StorageObject.name == name)
 
 
 def move(bucket_id: str, name: str, *, to_bucket: str, to_name: str) -> ReturningUpdate[StorageObject]:
+    """Change bucket and name of an object."""
     return (
         update(StorageObject)
         .where(StorageObject.bucket_id == bucket_id, StorageObject.name == name)
@@ -111,6 +119,7 @@ def move(bucket_id: str, name: str, *, to_bucket: str, to_name: str) -> Returnin
 
 
 def remove(bucket_id: str, name: str) -> ReturningDelete[uuid.UUID]:
+    """Delete an object."""
     return (
         delete(StorageObject)
         .where(StorageObject.bucket_id == bucket_id, StorageObject.name == name)
@@ -119,12 +128,12 @@ def remove(bucket_id: str, name: str) -> ReturningDelete[uuid.UUID]:
 
 
 def list_(bucket_id: str, prefix: str, *, after: str | None, limit: int) -> Select[StorageObject]:
-    """The objects whose names begin so, by their bytes."""
+    """Select a page of the objects whose names have a prefix, in the byte order of their names."""
     return _by_name(select(StorageObject), bucket_id, prefix, after=after, limit=limit)
 
 
 def unreferenced(bucket_id: str, prefix: str, *, after: str | None, limit: int) -> Select[StorageObject]:
-    """The objects whose name is the blob key of no record."""
+    """Select a page of the objects whose name is not the blob key of a record."""
     reference = select(WorkingMemory.id).where(WorkingMemory.blob_key == StorageObject.name).exists()
     return _by_name(select(StorageObject).where(~reference), bucket_id, prefix, after=after, limit=limit)
 
@@ -132,7 +141,7 @@ def unreferenced(bucket_id: str, prefix: str, *, after: str | None, limit: int) 
 def _by_name(
     statement: Select[StorageObject], bucket_id: str, prefix: str, *, after: str | None, limit: int
 ) -> Select[StorageObject]:
-    """A page by the operators of text_pattern_ops; unlike LIKE they use the index with any parameter."""
+    """Page with the operators of text_pattern_ops; unlike LIKE they use the index with any parameter."""
     within("limit", limit, 1, MAX_LIMIT)
     name = StorageObject.name
     statement = statement.where(StorageObject.bucket_id == bucket_id, name.op("~>=~")(prefix))
@@ -146,7 +155,10 @@ def _by_name(
 
 
 def _after_prefix(prefix: str) -> str | None:
-    """The least text that is greater than all that begin with `prefix`; UTF-8 sorts as code points do."""
+    """The least text that is greater than all texts with a prefix, or None.
+
+    UTF-8 sorts in the order of the code points.
+    """
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None
@@ -158,12 +170,13 @@ def _after_prefix(prefix: str) -> str | None:
 
 
 def references(blob_key: str, *, after: str | None, limit: int) -> Select[WorkingMemory]:
+    """Select a page of the records of working memory with this blob key."""
     statement = select(WorkingMemory).where(WorkingMemory.blob_key == blob_key)
     return page(statement, [WorkingMemory.id], after=after, limit=limit)
 
 
 def dangling(bucket_id: str, *, provider: str | None, after: str | None, limit: int) -> Select[WorkingMemory]:
-    """The records whose blob key is the name of no object in the bucket."""
+    """Select a page of the records whose blob key is not the name of an object in the bucket."""
     there = (
         select(StorageObject.id)
         .where(StorageObject.bucket_id == bucket_id, StorageObject.name == WorkingMemory.blob_key)

@@ -1,4 +1,4 @@
-"""The statement that claims tasks: by queue, by intent, by both or by neither, each from an index of its own."""
+"""The statement that claims tasks: by queue, by intent, by both or by neither, each served by its index."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ from .task_leases import TASKS
 __all__ = ["ISOLATION", "claim", "isolation", "ready"]
 
 ISOLATION = "read committed"
-"""Elsewhere two workers that meet would fail instead of passing each other by."""
+"""The isolation level of a claim.
+
+At other levels two workers that compete for a task would fail with a serialization error instead of skipping
+it.
+"""
 
 _t = table_of(Task).c
 _pending = _t.status == constant(TaskStatus.PENDING)
@@ -46,16 +50,24 @@ _isolation = func.current_setting(literal_column("'transaction_isolation'"), typ
 
 
 def isolation() -> Select[str]:
+    """Read the isolation level of the transaction."""
     return select(_isolation)
 
 
 def ready(
     each: int, *conditions: ColumnElement[bool], lock: bool, also: Sequence[Any] = ()
 ) -> Select[*tuple[Any, ...]]:
-    """At most `each` of every priority of the tasks that can be claimed, most urgent and longest waiting first.
+    """Select at most `each` tasks of every priority that can be claimed, in the order of a claim.
 
-    One range of the index for each priority, from 5 down to 1, which future tasks are not part of. The order is
-    that of the nested loop, which LATERAL enforces; a LIMIT ends it before it comes to the less urgent ones.
+    The order is most urgent first, then longest waiting. The statement reads one range of the index for each
+    priority, from 5 down to 1; tasks that become available later are not in it. LATERAL enforces a nested
+    loop, which determines the order; a LIMIT ends the loop before it reaches the less urgent tasks.
+
+    Args:
+        each: maximum number of tasks of a priority.
+        conditions: further conditions.
+        lock: whether the rows are locked; locked rows are skipped.
+        also: further columns.
     """
     level = _levels()
     found = _waiting(each, _t.priority == level.c.priority, *conditions, beside=[level], lock=lock, also=also)
@@ -66,12 +78,19 @@ def ready(
 def claim(
     limit: int, by_queue: bool, by_intent: bool, by_agent: bool, single: bool = False
 ) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Take tasks.
+    """Claim tasks.
 
-    Parameters: `worker`, `token`, the interval `lease`, and `queues`, `intents` and `assigned_to` as asked for; `single`
-    says that there is one queue or intent, or one of each. Rows: the fields of `ClaimedTask` up to
-    `lease_expires_at`, and the queue, in no order. `assigned_to` is not part of an index: a claim reads past the
-    tasks of others.
+    Parameters of the statement: `worker`, `token`, the interval `lease`, and `queues`, `intents` and
+    `assigned_to` as selected by the arguments. The rows hold the fields of `ClaimedTask` up to
+    `lease_expires_at`, and the queue, in no order.
+
+    Args:
+        limit: maximum number of tasks.
+        by_queue: whether to filter by queue.
+        by_intent: whether to filter by intent.
+        by_agent: whether to filter by `assigned_to`. It is not in an index: the claim reads and skips the
+            tasks of others.
+        single: whether there is only one queue or intent, or one of each.
     """
     filters: list[ColumnElement[bool]] = []
     if by_agent:
@@ -116,7 +135,7 @@ def claim(
 
 
 def _levels() -> Any:
-    """The priorities, the most urgent first."""
+    """The priorities, most urgent first."""
     levels = func.generate_series(*(number(value) for value in (5, 1, -1)))
     return levels.table_valued(column("priority", Integer)).render_derived("level")
 
@@ -129,7 +148,10 @@ def _waiting(
     also: Sequence[Any],
     name: str = "waiting",
 ) -> Any:
-    """At most `each` of the tasks that can be claimed, the longest waiting first; `beside` is what they depend on."""
+    """At most `each` of the tasks that can be claimed, the longest waiting first.
+
+    `beside` are the FROM clauses that the conditions refer to.
+    """
     waiting = (
         select(_t.id, *also)
         .where(_pending, *conditions, _t.available_at <= _now())
@@ -145,9 +167,10 @@ def _waiting(
 def _ready_of(
     kinds: FromClause, each: int, *conditions: ColumnElement[bool], also: Sequence[Any], single: bool
 ) -> Select[*tuple[Any, ...]]:
-    """The same of some kinds alone: one range of their index for each kind and priority.
+    """The tasks of some kinds that can be claimed: one range of the index for each kind and priority.
 
-    Within a priority the kind whose first task has waited longest comes first, so that none starves the others.
+    Within a priority the kind whose first task has waited longest comes first, so that no kind starves the
+    others.
     """
     level = _levels()
     if single:
@@ -166,9 +189,10 @@ def _ready_of(
 
 
 def _of_kind(kind: FromClause, level: FromClause) -> list[ColumnElement[bool]]:
-    """Which tasks are of a kind and a priority, in the words of the index that serves this and no other question.
+    """The conditions for a kind and a priority, written as the expressions of the index.
 
-    The indexes hold numbers in the place of names, which makes them smaller and faster to write; two names may have one.
+    The indexes hold hashes instead of names, which makes them smaller and faster to write. Two names may have
+    the same hash, so that the names are compared too.
     """
     keys = [name for name in ("queue", "intent") if name in kind.c]
     same = [_t[name] == kind.c[name] for name in keys]
@@ -180,7 +204,7 @@ def _of_kind(kind: FromClause, level: FromClause) -> list[ColumnElement[bool]]:
 
 
 def _hash(*names: ColumnElement[str]) -> ColumnElement[int]:
-    """One number for several names; that of the first is what the hash of the second starts from."""
+    """One hash of several names: the hash of a name is the seed of the next."""
     hashed: ColumnElement[int] = literal_column("0", BigInteger)
     for name in names:
         hashed = func.hashtextextended(name, hashed, type_=BigInteger)
@@ -197,6 +221,6 @@ def _kinds(*, by_queue: bool, by_intent: bool) -> Any:
 
 
 def _given(name: str, parameter: str) -> Any:
-    # A sub-select hides how many there are: else each call would be planned anew, for that number.
+    # A sub-select hides the length of the array; otherwise PostgreSQL would plan each call for its length.
     values = func.unnest(select(bindparam(parameter, type_=ARRAY(Text))).scalar_subquery())
     return values.table_valued(column(name, Text)).render_derived(parameter)

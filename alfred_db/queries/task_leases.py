@@ -1,4 +1,4 @@
-"""How tasks are held; the statements are those of `leases`."""
+"""How tasks are leased; `leases` builds the statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements that keep the queue in order: ageing, purging, and a look at its health."""
+"""Statements that maintain the queue: ageing, purging, and its health."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .shapes.literals import among, constant, number, seconds_ago
 from .task_claims import ready
 
 COUNTED = 10_000
-"""How far `health` counts."""
+"""Maximum number of tasks that `health` counts."""
 
 FINAL = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
 
@@ -45,7 +45,7 @@ _now = func.statement_timestamp
 
 
 def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
-    """Raise by one level what has waited at its priority for so many seconds."""
+    """Raise the priority of tasks by one that have waited at it for more than `after` seconds."""
     waited = (
         _pending,
         _t.priority < 5,
@@ -68,9 +68,15 @@ def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
 def purge(
     older_than: float, *, status: TaskStatus | None, queue: str | None = None, limit: int
 ) -> ReturningDelete[uuid.UUID]:
-    """Delete tasks that ended so many seconds ago, the oldest first, and no parent before its children.
+    """Delete tasks that ended more than `older_than` seconds ago, the oldest first, with their results.
 
-    Their results go too.
+    A parent is not deleted before its children.
+
+    Args:
+        older_than: seconds since the end of the task.
+        status: a final status; None for all of them.
+        queue: a queue; None for all.
+        limit: maximum number of tasks.
     """
 
     def over(task: Any) -> list[ColumnElement[bool]]:
@@ -92,7 +98,7 @@ def _ended_at(task: Any) -> ColumnElement[Any]:
 
 
 def health(table_name: str) -> Select[*tuple[Any, ...]]:
-    """The fields of `QueueHealth` but for the snapshot's."""
+    """Select the fields of `QueueHealth`, except those of the oldest snapshot."""
     first = ready(1, lock=False, also=[_t.available_at]).subquery("first")
     statistics = table("pg_stat_user_tables", column("n_dead_tup"), column("relid"), schema="pg_catalog")
     return select(
@@ -108,7 +114,10 @@ def health(table_name: str) -> Select[*tuple[Any, ...]]:
 
 
 def oldest_snapshot() -> Select[float, int, str]:
-    """Age, process and application of the oldest transaction that holds a snapshot in this database."""
+    """Select age, process id and application of the oldest transaction that holds a snapshot.
+
+    Only transactions in this database are considered.
+    """
     names = ("pid", "application_name", "xact_start", "backend_xmin", "datname")
     columns: list[ColumnClause[Any]] = [column(name) for name in names]
     activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
@@ -128,7 +137,10 @@ def oldest_snapshot() -> Select[float, int, str]:
 def waiting(
     queues: Sequence[str] | None, intents: Sequence[str], assigned_to: str | None, *, limit: int
 ) -> Select[uuid.UUID]:
-    """The keys of the tasks that a claim with these filters comes to first; nothing else of them is read."""
+    """Select the ids of the tasks that a claim with these filters would claim first.
+
+    No other column is read.
+    """
     filters = [
         _pending,
         _t.available_at <= _now(),
@@ -142,7 +154,7 @@ def waiting(
 
 
 def set_aside(id: uuid.UUID, *, code: str, message: str) -> ReturningUpdate[uuid.UUID]:
-    """Have a task that waits fail without having been claimed."""
+    """Fail a pending task without claiming it."""
     return (
         update(table_of(Task))
         .where(_t.id == id, _pending)
@@ -152,12 +164,15 @@ def set_aside(id: uuid.UUID, *, code: str, message: str) -> ReturningUpdate[uuid
 
 
 def overdue_handlers() -> Select[int]:
-    """How many handlers of workers of this database go on though they were to end: their listeners' names say it."""
+    """Select how many handlers of workers of this database are still running after their end was requested.
+
+    Workers report the number in the application name of their listener connection.
+    """
     names = ("application_name", "datname")
     columns: list[ColumnClause[Any]] = [column(name, Text) for name in names]
     activity = table("pg_stat_activity", *columns, schema="pg_catalog").c
-    told = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
-    return select(cast(func.coalesce(func.sum(cast(told, BigInteger)), 0), BigInteger)).where(
+    reported = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
+    return select(cast(func.coalesce(func.sum(cast(reported, BigInteger)), 0), BigInteger)).where(
         activity.datname == func.current_database()
     )
 

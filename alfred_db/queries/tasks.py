@@ -1,4 +1,4 @@
-"""Statements about tasks: filed, found, cancelled, filed again."""
+"""Statements that enqueue, select, cancel and requeue tasks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ COLUMNS = (
     "dedupe_key",
     "queue",
 )
-"""Attributes of a task that is filed; the others have their defaults."""
+"""Attributes that an enqueued task is inserted with; the others have their defaults."""
 
 FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
 """All attributes of a task."""
@@ -68,7 +68,11 @@ FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
 _t = table_of(Task).c
 _live = _t.status.in_([constant(status) for status in LIVE])
 _deduplicating = and_(_live, _t.cancel_requested_at.is_(None))
-"""One that is to be cancelled has lost its key: its holder ends it, and a new task of that key is not lost."""
+"""Tasks that hold their `dedupe_key`.
+
+A task whose cancellation was requested has released it: its holder will end it, and a new task with the key
+must not be dropped.
+"""
 
 
 _GIVEN: dict[str, TypeEngine[Any]] = {
@@ -81,10 +85,14 @@ _GIVEN: dict[str, TypeEngine[Any]] = {
 
 @cache
 def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
-    """File a task unless its `task_id`, or a live one's `dedupe_key`, is taken; gives all its attributes, as `FIELDS`.
+    """Insert a task, unless its `task_id` is taken, or its `dedupe_key` by a live task.
 
-    Parameters: `COLUMNS`, by attribute, `content` and `metadata_` as JSON text, and the interval `delay`. A `child` is
-    not filed either when its parent takes no more children: see `lock_parents`.
+    Returns all attributes, as `FIELDS`. Parameters of the statement: `COLUMNS` by attribute, with `content`
+    and `metadata_` as JSON text, and the interval `delay`.
+
+    Args:
+        child: whether the task has a parent. It is not inserted either if the parent is being cancelled; see
+            `lock_parents`.
     """
     given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
     parent = _t.id == given["parent_task_id"]
@@ -93,10 +101,14 @@ def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
 
 @cache
 def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
-    """The same for several tasks, which gives the ids of those that were filed; each parameter is an array.
+    """Insert several tasks, as `enqueue`, and return the ids of the inserted ones.
 
-    As arrays they are a hundredth of the text that rows of parameters would be, for the driver and for the server.
-    When there are `children` among them, and one of the parents takes no more, none of the tasks is filed.
+    Each parameter is an array. Arrays need a hundredth of the text of a VALUES list with a parameter for each
+    value, in the driver and on the server.
+
+    Args:
+        children: whether some tasks have parents. If one of the parents is being cancelled, no task is
+            inserted.
     """
     given = (
         func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in _GIVEN.items()))
@@ -108,7 +120,7 @@ def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
 
 
 def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
-    """The task that an enqueue ran into."""
+    """Select the existing task that an enqueue conflicted with."""
     if dedupe_key is None:
         return select(Task).where(Task.task_id == task_id)
     taken = or_(Task.task_id == task_id, _deduplicating & (Task.dedupe_key == dedupe_key))
@@ -116,12 +128,12 @@ def standing(task_id: str, dedupe_key: str | None) -> Select[Task]:
 
 
 def known(task_ids: Sequence[str]) -> Select[uuid.UUID, str]:
-    """Id and `task_id` of the tasks that exist."""
+    """Select id and `task_id` of existing tasks."""
     return select(_t.id, _t.task_id).where(_t.task_id == func.any(literal(list(task_ids), ARRAY(Text))))
 
 
 def deduplicated(dedupe_keys: Sequence[str]) -> Select[uuid.UUID, str | None]:
-    """Id and `dedupe_key` of the live tasks that have one of these."""
+    """Select id and `dedupe_key` of the live tasks that hold one of these keys."""
     keys = func.any(literal(list(dedupe_keys), ARRAY(Text)))
     return select(_t.id, _t.dedupe_key).where(
         _t.dedupe_key == keys, _t.dedupe_key.is_not(None), _deduplicating
@@ -129,23 +141,30 @@ def deduplicated(dedupe_keys: Sequence[str]) -> Select[uuid.UUID, str | None]:
 
 
 def now() -> Select[datetime]:
+    """Select the time of the database."""
     return select(func.statement_timestamp(type_=DateTime(timezone=True)))
 
 
 def add_results() -> Insert:
-    """Parameters: `task_id`, `result_type`, `content`, `metadata`."""
+    """Insert results.
+
+    Run it with a list of mappings of `task_id`, `result_type`, `content` and `metadata`.
+    """
     return insert(table_of(TaskResult))
 
 
 def get(id: uuid.UUID) -> Select[Task]:
+    """Select a task by its id."""
     return select(Task).where(Task.id == id)
 
 
 def get_by_task_id(task_id: str) -> Select[Task]:
+    """Select a task by its `task_id`."""
     return select(Task).where(Task.task_id == task_id)
 
 
 def results(id: uuid.UUID) -> Select[TaskResult]:
+    """Select the results of a task, oldest first."""
     return select(TaskResult).where(TaskResult.task_id == id).order_by(TaskResult.created_at, TaskResult.id)
 
 
@@ -161,7 +180,10 @@ def list_(
     after: str | None,
     limit: int,
 ) -> Select[Task]:
-    """The latest first, as the ids of what the library files are; no other index is needed for it."""
+    """Select a page of tasks, newest first.
+
+    The order is that of the ids, which the library generates in ascending order; it needs no other index.
+    """
     filters = _matching(status, queue, intent, assigned_to, parent, created_after, created_before)
     return page(select(Task).where(*filters), [Task.id], after=after, limit=limit, newest_first=True)
 
@@ -176,6 +198,7 @@ def count(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Select[int]:
+    """Count the tasks that match all filters that are not None."""
     filters = _matching(status, queue, intent, assigned_to, parent, created_after, created_before)
     return select(func.count()).select_from(Task).where(*filters)
 
@@ -208,10 +231,13 @@ def _matching(
 
 
 def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:
-    """Each of these tasks, and whether it takes no more children, because it or what it is a part of is cancelled.
+    """Lock tasks, and select for each whether it accepts no more children.
 
-    Locked as a foreign key locks them: their holders go on, a cancellation waits until the children can be seen. The
-    ancestors of a task that has ended otherwise count too, up to the first that is live.
+    That is the case if the task is cancelled or a cancellation was requested. For a task that completed or
+    failed, its ancestors are checked too, up to the first live one.
+
+    The lock is that of a foreign key: the holders of the tasks are not blocked, and a cancellation waits
+    until the children are visible.
     """
     return _locked_line(_t.id == func.any(literal(list(ids), ARRAY(Uuid))))
 
@@ -239,9 +265,14 @@ def _locked_line(parents: ColumnElement[bool]) -> Select[uuid.UUID, bool]:
 
 
 def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]]:
-    """End what waits, ask the holders of what runs; locked in the order of the ids, so that two calls queue up.
+    """Cancel a pending task; request the cancellation of a running one.
 
-    The lock waits for those who are enqueueing children of these tasks: call it again to see what they have enqueued.
+    The tasks are locked in the order of their ids, so that two calls do not deadlock. The lock waits for
+    transactions that are enqueueing children of these tasks: run it again to see those.
+
+    Args:
+        id: the task.
+        children: whether all descendants are cancelled too.
     """
     tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
     if children:
@@ -259,8 +290,8 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     return (
         update(table_of(Task))
         .where(_t.id == live.c.id)
-        # What waits has no holder, so that it ends here. What runs is its holder's: only he, or a reaper, ends it,
-        # and both make it cancelled unless the work is done by then.
+        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
+        # a reaper ends it, and either cancels it unless the work has been completed by then.
         .values(
             status=case((waits, constant(TaskStatus.CANCELLED)), else_=live.c.status),
             cancelled_at=case((waits, live.c.now)),
@@ -273,13 +304,16 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
 
 
 def requeue(id: uuid.UUID) -> ReturningUpdate[Task]:
-    """File a failed or cancelled task again, as if it had not been tried."""
+    """Requeue a failed or cancelled task as if it had never been attempted."""
     again = Task.status.in_([constant(TaskStatus.FAILED), constant(TaskStatus.CANCELLED)])
     return update(Task).where(Task.id == id, again).values(**_renewed()).returning(Task)
 
 
 def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) -> ReturningUpdate[uuid.UUID]:
-    """The same for failed ones, the oldest first; of those with one `dedupe_key`, one, and none beside a live one."""
+    """Requeue failed tasks, the oldest first.
+
+    Of several tasks with the same `dedupe_key` only one is requeued, and none if a live task holds the key.
+    """
     failed = _t.status == constant(TaskStatus.FAILED)
     other = table_of(Task).alias("other")
     live = other.c.status.in_([constant(status) for status in LIVE])
@@ -324,10 +358,14 @@ def _renewed() -> dict[str, Any]:
 def _filing(
     given: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None
 ) -> postgresql.Insert:
-    """File what is given: the value of each of `COLUMNS`, JSON as text, and `delay`.
+    """Build the INSERT of tasks.
 
-    The parents are locked and looked at in the same statement: where each statement is a transaction of its own, a lock
-    of another one would be gone before the children are there.
+    The parents are locked and checked in the same statement. With autocommit, a lock of an earlier statement
+    would be gone before the children are inserted.
+
+    Args:
+        given: the value of each of `COLUMNS`, JSON as text, and `delay`.
+        parents: selects the parents; None if there are none.
     """
     values = {name: given[name] for name in COLUMNS}
     values["available_at"] = func.greatest(given["available_at"], func.statement_timestamp() + given["delay"])

@@ -1,4 +1,4 @@
-"""Statements about test suites, their cases, and the figures of their runs."""
+"""Statements about test suites, their cases and runs, and the results of runs."""
 
 from __future__ import annotations
 
@@ -28,23 +28,27 @@ LIST_KEY = ("id",)
 
 
 def create_suite(name: str, description: str | None) -> ReturningInsert[TestSuite]:
+    """Insert a test suite."""
     return insert(TestSuite).values(name=name, description=description).returning(TestSuite)
 
 
 def get_suite(suite_id: int) -> Select[TestSuite]:
+    """Select a suite by its id."""
     return select(TestSuite).where(TestSuite.id == suite_id)
 
 
 def lock_suite(suite_id: int) -> Select[TestSuite]:
+    """Select a suite and lock it until the transaction ends."""
     return get_suite(suite_id).with_for_update(key_share=True)
 
 
 def list_suites(*, after: str | None, limit: int) -> Select[TestSuite]:
+    """Select a page of suites, ordered by id."""
     return page(select(TestSuite), [TestSuite.id], after=after, limit=limit)
 
 
 def add_case(suite_id: int, name: str, description: str | None) -> ReturningInsert[TestCase]:
-    """Gives no row when there is no such suite."""
+    """Insert a test case; inserts no row if the suite does not exist."""
     suite = select(TestSuite.id, literal(name), literal(description, TestCase.description.type)).where(
         TestSuite.id == suite_id
     )
@@ -53,10 +57,12 @@ def add_case(suite_id: int, name: str, description: str | None) -> ReturningInse
 
 
 def get_case(case_id: int) -> Select[TestCase]:
+    """Select a test case by its id."""
     return select(TestCase).where(TestCase.id == case_id)
 
 
 def list_cases(suite_id: int, *, after: str | None, limit: int) -> Select[TestCase]:
+    """Select a page of the cases of a suite, ordered by id."""
     statement = select(TestCase).where(TestCase.test_suite_id == suite_id)
     return page(statement, [TestCase.id], after=after, limit=limit)
 
@@ -64,6 +70,7 @@ def list_cases(suite_id: int, *, after: str | None, limit: int) -> Select[TestCa
 def finish_case(
     case_id: int, status: TestCaseStatus, *, result: str | None, execution_time: int | None
 ) -> ReturningUpdate[TestCase]:
+    """Set status, result and time of execution of a case."""
     return (
         update(TestCase)
         .where(TestCase.id == case_id)
@@ -81,7 +88,7 @@ def finish_case(
 
 
 def start_run(suite_id: int, metadata: Mapping[str, Any]) -> ReturningInsert[TestRun]:
-    """Gives no row when there is no such suite."""
+    """Insert a run; inserts no row if the suite does not exist."""
     suite = select(TestSuite.id, literal(dict(metadata), TestRun.metadata_.type)).where(
         TestSuite.id == suite_id
     )
@@ -90,26 +97,35 @@ def start_run(suite_id: int, metadata: Mapping[str, Any]) -> ReturningInsert[Tes
 
 
 def get_run(run_id: int) -> Select[TestRun]:
+    """Select a run by its id."""
     return select(TestRun).where(TestRun.id == run_id)
 
 
 def lock_run(run_id: int) -> Select[TestRun]:
-    """Waits for those who record figures of the run, and keeps others from it."""
+    """Select a run and lock it until the transaction ends.
+
+    Waits for transactions that record results of the run, and blocks new ones.
+    """
     return get_run(run_id).with_for_update(key_share=True)
 
 
 def share_run(run_id: int) -> Select[TestRun]:
-    """Keeps the run from being finished until the transaction ends."""
+    """Select a run and lock it in share mode, so that it cannot be finished until the transaction ends."""
     return get_run(run_id).with_for_update(read=True)
 
 
 def list_runs(suite_id: int, *, after: str | None, limit: int) -> Select[TestRun]:
+    """Select a page of the runs of a suite, ordered by id."""
     statement = select(TestRun).where(TestRun.test_suite_id == suite_id)
     return page(statement, [TestRun.id], after=after, limit=limit)
 
 
 def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
-    """Failed when a figure is, or a case that was executed since it began; passed otherwise."""
+    """Finish a run that is running.
+
+    It fails if one of its results fails, or a case that was executed since the start of the run; otherwise it
+    passes.
+    """
     figure = select(TestResult.id).where(
         TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL
     )
@@ -138,6 +154,7 @@ def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
 
 
 def cancel_run(run_id: int) -> ReturningUpdate[TestRun]:
+    """Cancel a run that is running."""
     return (
         update(TestRun)
         .where(TestRun.id == run_id, TestRun.status == TestRunStatus.RUNNING)
@@ -147,10 +164,12 @@ def cancel_run(run_id: int) -> ReturningUpdate[TestRun]:
 
 
 def get_baseline(suite_id: int) -> Select[TestRun]:
+    """Select the baseline run of a suite."""
     return select(TestRun).where(TestRun.test_suite_id == suite_id, TestRun.is_baseline)
 
 
 def clear_baseline(suite_id: int) -> ReturningUpdate[int]:
+    """Unmark the baseline run of a suite."""
     return (
         update(TestRun)
         .where(TestRun.test_suite_id == suite_id, TestRun.is_baseline)
@@ -160,10 +179,11 @@ def clear_baseline(suite_id: int) -> ReturningUpdate[int]:
 
 
 def set_baseline(run_id: int) -> ReturningUpdate[TestRun]:
+    """Mark a run as the baseline of its suite."""
     return update(TestRun).where(TestRun.id == run_id).values(is_baseline=True).returning(TestRun)
 
 
-# Figures
+# Results
 
 
 def record(
@@ -176,6 +196,7 @@ def record(
     status: TestResultStatus,
     run_id: int | None,
 ) -> ReturningInsert[TestResult]:
+    """Insert a result: the value of a metric for a case."""
     return (
         insert(TestResult)
         .values(
@@ -195,6 +216,7 @@ def record(
 def list_results(
     run_id: int, *, status: TestResultStatus | None, after: str | None, limit: int
 ) -> Select[TestResult]:
+    """Select a page of the results of a run, ordered by id; `status` filters if it is not None."""
     statement = select(TestResult).where(TestResult.test_run_id == run_id)
     if status is not None:
         statement = statement.where(TestResult.status == status)
@@ -202,7 +224,12 @@ def list_results(
 
 
 def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal | None, Decimal | None, bool]:
-    """The last figure of each case and metric of the baseline, with that of the run; whether more is better."""
+    """Select the last value of each case and metric of a baseline, with that of a run.
+
+    Returns:
+        A SELECT of metric, case id, case name, value of the baseline, value of the run (NULL if missing), and
+        whether higher is better.
+    """
     current, before = _last_figures(run_id, "current"), _last_figures(baseline_id, "before")
     return (
         select(
@@ -238,7 +265,7 @@ def _last_figures(run_id: int, name: str) -> type[TestResult]:
 
 
 def trend(case_id: int, metric: str, *, since: datetime | None, limit: int) -> Select[TestResult]:
-    """The newest figures of a metric, newest first."""
+    """Select the newest results of a metric of a case, newest first."""
     statement = select(TestResult).where(TestResult.test_case_id == case_id, TestResult.metric_name == metric)
     if since is not None:
         statement = statement.where(TestResult.created_at >= since)

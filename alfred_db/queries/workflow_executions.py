@@ -1,4 +1,4 @@
-"""Statements of those who run the executions of workflows."""
+"""Statements of the workers that run workflow executions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ REACHED = (
     .correlate(table_of(WorkflowExecution))
     .scalar_subquery()
 )
-"""How far an execution is by its steps: most checkpoints leave `current_step` to the next write of the row."""
+"""The number of the next step, computed from the stored steps.
+
+Most checkpoints do not update `current_step`; the next write of the row does.
+"""
 
 EXECUTIONS = Leased(
     noun="workflow execution",
@@ -61,14 +64,18 @@ EXECUTIONS = Leased(
         "error_code": null(),
     },
 )
-"""How executions are held; the statements are those of `leases`."""
+"""How workflow executions are leased; `leases` builds the statements."""
 
 
 def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Claim the executions of these versions that have waited longest, one version after the other in the order given.
+    """Claim the executions of these versions that have waited longest.
 
-    Parameters: those of `leases.taken`, and the seconds of the lease as `seconds`. The columns are those of
-    `ClaimedWorkflow`, up to `lease`.
+    Parameters of the statement: those of `leases.taken`, and the seconds of the lease as `seconds`. The
+    columns are those of `ClaimedWorkflow`, up to `lease`.
+
+    Args:
+        workflow_ids: ids of the versions; executions of earlier ones in the sequence are claimed first.
+        limit: maximum number of executions.
     """
     wanted = func.unnest(literal(list(workflow_ids), ARRAY(BigInteger))).table_valued(
         column("id", BigInteger)
@@ -103,7 +110,7 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
     return (
         update(WorkflowExecution)
         .where(WorkflowExecution.id == chosen.c.id)
-        # What it waited for has come, or its time has: the next wait says so anew.
+        # The event that it waited for has arrived, or the wait has timed out; the next wait sets `waiting_for` again.
         .values(
             **taken(EXECUTIONS, chosen.c.deadline),
             lease_seconds=bindparam("seconds", type_=Double),
@@ -130,4 +137,5 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
 
 
 def get(execution_id: int) -> Select[WorkflowExecution]:
+    """Select an execution by its id."""
     return select(WorkflowExecution).where(WorkflowExecution.id == execution_id)

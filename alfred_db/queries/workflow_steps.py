@@ -1,4 +1,4 @@
-"""Statements about the steps of executions, and the events they wait for."""
+"""Statements about the steps of executions, and the events that they wait for."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ from .workflow_executions import EXECUTIONS
 
 @cache
 def checkpoint(*, extending: bool) -> ReturningInsert[int]:
-    """Store a finished step in one statement, if the lease is held and no step is in the way.
+    """Insert a finished step, if the lease is held and no such step exists.
 
-    `extending` also writes the execution: its lease, how far it is, and the retries that a new step returns. Without, it
-    is half the work for the server, and stores nothing when there is more to write than how far it is.
-    Parameters: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text), `failure`, `tries`, `began`; the
-    interval `lease` if `extending`, else the part of it that must be left, `fresh`.
+    Parameters of the statement: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text),
+    `failure`, `tries`, `began`; the interval `lease` if `extending`, otherwise `fresh`: the minimum time that
+    the lease must have left.
+
+    Args:
+        extending: True also updates the execution: its lease, its current step, and the retry counts, which a
+            new step resets. False is half the work for the server, and inserts nothing if the execution needs
+            such an update.
     """
     executions = EXECUTIONS.table.c
     token, number = bindparam("token", type_=Uuid), bindparam("number", type_=Integer)
@@ -57,7 +61,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
         own = (
             update(EXECUTIONS.table)
             .where(mine)
-            # The wait that this step ends is over, so that the next one has a deadline of its own.
+            # This step ends the wait, so that the next wait has another deadline.
             .values(
                 lease_expires_at=now + bindparam("lease", type_=INTERVAL),
                 wait_deadline_at=null(),
@@ -96,7 +100,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
 def sleep(
     execution_id: int, token: uuid.UUID, step_key: str, *, seq: int, until: datetime
 ) -> ReturningUpdate[int]:
-    """Store the sleep as a finished step and give the execution up until then, unless that step is there."""
+    """Insert a sleep as a finished step and suspend the execution until then, unless the step exists."""
     own = (
         select(WorkflowExecution.id)
         .where(held(EXECUTIONS, execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
@@ -123,7 +127,11 @@ def sleep(
 
 
 def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> Select[*tuple[Any, ...]]:
-    """Whether the lease is held, given up by its holder, and to be cancelled; and the steps in this one's place."""
+    """Select the state of a lease, and the steps that conflict with a step.
+
+    The columns are: whether the lease is held, whether its holder released it, whether a cancellation was
+    requested, and a step with the same key or the same number.
+    """
     return (
         select(
             held(EXECUTIONS, execution_id, token),
@@ -149,7 +157,7 @@ def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> S
 
 @cache
 def steps() -> Select[WorkflowStep]:
-    """The steps of the execution `execution`, in their order."""
+    """Select the steps of the execution `execution`, in order."""
     own = WorkflowStep.execution_id == bindparam("execution", type_=BigInteger)
     return select(WorkflowStep).where(own).order_by(WorkflowStep.seq)
 
@@ -158,7 +166,7 @@ def steps() -> Select[WorkflowStep]:
 
 
 def own(execution_id: int, token: uuid.UUID) -> Select[datetime | None, datetime]:
-    """Lock an execution that is held: until when it waits already, and the database's time."""
+    """Lock a held execution; select the deadline of its current wait and the time of the database."""
     return (
         select(WorkflowExecution.wait_deadline_at, func.statement_timestamp())
         .where(held(EXECUTIONS, execution_id, token))
@@ -169,7 +177,7 @@ def own(execution_id: int, token: uuid.UUID) -> Select[datetime | None, datetime
 def wait(
     execution_id: int, token: uuid.UUID, event: str, *, available_at: datetime, deadline: datetime | None
 ) -> ReturningUpdate[int]:
-    """Give the execution up until the event or the deadline comes."""
+    """Suspend the execution until the event arrives or the deadline passes."""
     return (
         _suspend(execution_id, token, available_at=available_at)
         .values(waiting_for=event, wait_deadline_at=deadline)
@@ -178,7 +186,11 @@ def wait(
 
 
 def target(execution_id: int) -> Select[WorkflowExecutionStatus]:
-    """Lock the execution that an event is for: the waiter sees the event, or the event sees the waiter."""
+    """Lock the execution that an event is delivered to, and select its status.
+
+    The lock serialises delivery and wait: either the wait sees the event, or the delivery sees the waiting
+    execution.
+    """
     return (
         select(WorkflowExecution.status)
         .where(WorkflowExecution.id == execution_id)
@@ -187,6 +199,7 @@ def target(execution_id: int) -> Select[WorkflowExecutionStatus]:
 
 
 def deliver(execution_id: int, name: str, payload: str | None) -> ReturningInsert[str]:
+    """Insert an event, unless the execution already has one with this name."""
     values = select(literal(execution_id, BigInteger), literal(name, Text), jsonb(payload))
     return (
         insert(WorkflowEvent)
@@ -197,7 +210,7 @@ def deliver(execution_id: int, name: str, payload: str | None) -> ReturningInser
 
 
 def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
-    """Let an execution that waits for this event be claimed."""
+    """Make an execution that waits for this event available."""
     return (
         update(WorkflowExecution)
         .where(
@@ -205,7 +218,7 @@ def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
             WorkflowExecution.status == WorkflowExecutionStatus.PENDING,
             WorkflowExecution.waiting_for == event,
         )
-        # It can be claimed from now on. Whoever runs it next finds the event, as its row was written before.
+        # From now on it can be claimed. The next holder finds the event, because its row is already written.
         .values(
             waiting_for=None,
             available_at=func.least(WorkflowExecution.available_at, func.statement_timestamp()),
@@ -215,10 +228,12 @@ def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
 
 
 def event(execution_id: int, name: str) -> Select[WorkflowEvent]:
+    """Select an event of an execution by its name."""
     return select(WorkflowEvent).where(WorkflowEvent.execution_id == execution_id, WorkflowEvent.name == name)
 
 
 def events(execution_id: int) -> Select[WorkflowEvent]:
+    """Select the events of an execution, oldest first."""
     return (
         select(WorkflowEvent)
         .where(WorkflowEvent.execution_id == execution_id)
@@ -239,7 +254,7 @@ def _insert(
 
 
 def _progress(executions: ReadOnlyColumnCollection[str, Any], seq: ColumnElement[int]) -> dict[str, Any]:
-    """A step that was not there gives the attempts at the next one a new start."""
+    """The columns for the progress of an execution. A new step resets the retry counts."""
     new, zero = executions.current_step <= seq, literal_column("0", Integer)
     return {
         "current_step": func.greatest(executions.current_step, seq + literal_column("1", Integer)),
@@ -249,7 +264,10 @@ def _progress(executions: ReadOnlyColumnCollection[str, Any], seq: ColumnElement
 
 
 def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> Update:
-    """Give the execution up until then. The token stays: a holder who repeats the call learns that he did so."""
+    """Suspend an execution until a time.
+
+    The lease ends and the token stays, so that a holder who repeats the call is recognised.
+    """
     return (
         update(WorkflowExecution)
         .where(held(EXECUTIONS, execution_id, token))

@@ -46,7 +46,7 @@ _cancelled = literal(WorkflowExecutionStatus.CANCELLED, Text)
 def define(
     name: str, definition: str | None, *, version: int | None, created_by: str | None
 ) -> ReturningInsert[Workflow]:
-    """File a version unless it is there; None is the one after the last."""
+    """Insert a version of a workflow, unless it exists; None is the one after the last."""
     last = select(func.coalesce(func.max(Workflow.version), 0) + 1).where(Workflow.name == name)
     number = last.scalar_subquery() if version is None else literal(version, Integer)
     values = select(literal(name, Text), jsonb(definition), number, literal(created_by, Text))
@@ -59,21 +59,23 @@ def define(
 
 
 def version(name: str, number: int, definition: str | None) -> Select[Workflow, bool]:
-    """A version, and whether it has this definition."""
+    """Select a version of a workflow, and whether it has this definition."""
     same = Workflow.definition == jsonb(definition)
     return select(Workflow, same).where(Workflow.name == name, Workflow.version == number)
 
 
 def get(workflow_id: int) -> Select[Workflow]:
+    """Select a workflow version by its id."""
     return select(Workflow).where(Workflow.id == workflow_id)
 
 
 def versions(name: str) -> Select[Workflow]:
+    """Select all versions of a workflow, newest first."""
     return select(Workflow).where(Workflow.name == name).order_by(Workflow.version.desc(), Workflow.id)
 
 
 def siblings(workflow_id: int) -> Select[str]:
-    """Lock all versions of a workflow in the order of their ids; gives its name with each."""
+    """Lock all versions of the workflow of a version, in the order of their ids; select its name for each."""
     own = aliased(Workflow)
     name = select(own.name).where(own.id == workflow_id).scalar_subquery()
     return (
@@ -85,7 +87,7 @@ def siblings(workflow_id: int) -> Select[str]:
 
 
 def activate(workflow_id: int, name: str) -> ReturningUpdate[int]:
-    """Make this the version that is started, in the place of any other."""
+    """Make a version the active one, and archive the version that was."""
     this = Workflow.id == workflow_id
     status = case((this, literal(WorkflowStatus.ACTIVE, Text)), else_=literal(WorkflowStatus.ARCHIVED, Text))
     return (
@@ -97,6 +99,7 @@ def activate(workflow_id: int, name: str) -> ReturningUpdate[int]:
 
 
 def archive(workflow_id: int) -> ReturningUpdate[Workflow]:
+    """Archive a version."""
     return (
         update(Workflow)
         .where(Workflow.id == workflow_id)
@@ -119,9 +122,10 @@ def start(
     max_retries: int,
     timeout_seconds: int | None,
 ) -> ReturningInsert[WorkflowExecution]:
-    """File an execution of the active version, with its definition, unless the key is taken.
+    """Insert an execution of the active version, with its definition, unless the idempotency key is taken.
 
-    The parent is locked while its child is filed, so that a cancellation sees the child or the child sees it.
+    The parent is locked meanwhile, so that either a cancellation of the parent sees the child, or this
+    statement sees the cancellation and inserts nothing.
     """
     values: dict[str, ColumnElement[Any]] = {
         "workflow_id": Workflow.id.expression,
@@ -161,7 +165,7 @@ def start(
 
 
 def by_key(idempotency_key: str) -> Select[WorkflowExecution, str]:
-    """The execution of a key, and the name of its workflow."""
+    """Select the execution with an idempotency key, and the name of its workflow."""
     return (
         select(WorkflowExecution, Workflow.name)
         .join(Workflow, Workflow.id == WorkflowExecution.workflow_id, isouter=True)
@@ -170,7 +174,7 @@ def by_key(idempotency_key: str) -> Select[WorkflowExecution, str]:
 
 
 def waiting(workflow_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
-    """How many executions of other versions than these wait, by version, as `WaitingWorkflowVersion`."""
+    """Count the waiting executions of all versions but these, as rows of `WaitingWorkflowVersion`."""
     return (
         select(Workflow.id, Workflow.name, Workflow.version, func.count())
         .join(WorkflowExecution, WorkflowExecution.workflow_id == Workflow.id)
@@ -185,7 +189,7 @@ def waiting(workflow_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 
 def tree(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
-    """Lock an execution and all that it started, directly or not, in the order of their ids."""
+    """Lock an execution and all of its descendants, in the order of their ids."""
     family = select(WorkflowExecution.id).where(WorkflowExecution.id == execution_id)
     members = family.cte("family", recursive=True)
     child = aliased(WorkflowExecution)
@@ -199,7 +203,10 @@ def tree(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
 
 
 def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecutionStatus]:
-    """End those that wait; ask the holders of those that run to. Those that have ended stay as they are."""
+    """Cancel pending executions; request the cancellation of running ones.
+
+    Executions that have ended are unchanged.
+    """
     own = (
         select(WorkflowExecution.id, WorkflowExecution.status, func.statement_timestamp().label("now"))
         .where(
@@ -215,8 +222,8 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
     return (
         update(WorkflowExecution)
         .where(WorkflowExecution.id == own.c.id)
-        # What waits has no holder, so that it ends here. What runs is its holder's: only he, or a reaper, ends it,
-        # and both make it cancelled unless the work is done by then.
+        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
+        # a reaper ends it, and either cancels it unless the work has been completed by then.
         .values(
             status=case((waits, _cancelled), else_=WorkflowExecution.status),
             cancelled_at=case((waits, own.c.now), else_=null()),
@@ -228,6 +235,7 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
 
 
 def children(execution_id: int) -> Select[WorkflowExecution]:
+    """Select the executions that an execution started, ordered by id."""
     return (
         select(WorkflowExecution)
         .where(WorkflowExecution.parent_execution_id == execution_id)
@@ -236,13 +244,17 @@ def children(execution_id: int) -> Select[WorkflowExecution]:
 
 
 def history(name: str, *, after: str | None, limit: int) -> Select[WorkflowExecution]:
+    """Select a page of the executions of a workflow, newest first."""
     ids = select(Workflow.id).where(Workflow.name == name)
     statement = select(WorkflowExecution).where(WorkflowExecution.workflow_id.in_(ids))
     return page(statement, [WorkflowExecution.id], after=after, limit=limit, newest_first=True)
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
-    """Delete executions that ended so many seconds ago, the oldest first; none before its children and its forks."""
+    """Delete executions that ended more than `older_than` seconds ago, the oldest first.
+
+    An execution is not deleted before its children and forks.
+    """
     executions = table_of(WorkflowExecution)
 
     def ended(execution: Any) -> ColumnElement[Any]:
@@ -257,14 +269,17 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
 
 
 def finished_before(execution_id: int, seq: int) -> Select[int]:
-    """How many of the steps before this one are finished."""
+    """Count the finished steps before the step `seq`."""
     return select(func.count()).where(WorkflowStep.execution_id == execution_id, WorkflowStep.seq < seq)
 
 
 def fork(
     execution_id: int, seq: int, *, workflow_id: int | None, idempotency_key: str | None
 ) -> ReturningInsert[WorkflowExecution]:
-    """File an execution like another one, of its version and definition unless one is given."""
+    """Insert an execution that continues another one from the step `seq`.
+
+    It has the version and the definition of the other one, unless a workflow version is passed.
+    """
     source = aliased(WorkflowExecution)
     if workflow_id is None:
         pinned = [source.workflow_id, source.workflow_version, source.definition]
@@ -291,7 +306,7 @@ def fork(
 
 
 def copy_steps(source_id: int, target_id: int, seq: int) -> ReturningInsert[str]:
-    """Give an execution the finished steps of another one, up to this one."""
+    """Copy the finished steps of an execution before the step `seq` to another execution."""
     copied = (
         WorkflowStep.step_key,
         WorkflowStep.seq,

@@ -28,22 +28,27 @@ def there() -> ColumnElement[bool]:
 
 
 def offered(*, session_id: str | None, agent: str | None, memory_type: str | None) -> ColumnElement[bool]:
-    """The records that a search looks through: those in use, of a session, an agent, or a type."""
+    """The active records of a session, an agent or a type, which a search considers."""
     active = WorkingMemory.status == WorkingMemoryStatus.ACTIVE
     return and_(active, there(), *_of(session_id, agent, memory_type))
 
 
 def store(values: Mapping[str, Any], ttl: timedelta | None) -> ReturningInsert[WorkingMemory]:
+    """Insert a record."""
     expires_at = func.now() + literal(ttl, INTERVAL)
     return insert(WorkingMemory).values(**values, expires_at=expires_at).returning(WorkingMemory)
 
 
 def get(memory_id: uuid.UUID) -> Select[WorkingMemory]:
+    """Select a record by its id, unless it is deleted or expired."""
     return select(WorkingMemory).where(WorkingMemory.id == memory_id, there())
 
 
 def change(memory_id: uuid.UUID, values: Mapping[str, Any]) -> ReturningUpdate[WorkingMemory]:
-    """What is deleted expires at once, so that the sweep finds it by the index."""
+    """Update columns of a record.
+
+    A deleted record expires at once, so that the sweep finds it with the index.
+    """
     if values.get("status") == _DELETED:
         at_once = func.least(WorkingMemory.expires_at, func.statement_timestamp())
         values = {**values, "expires_at": at_once}
@@ -51,7 +56,7 @@ def change(memory_id: uuid.UUID, values: Mapping[str, Any]) -> ReturningUpdate[W
 
 
 def set_blob(memory_id: uuid.UUID, provider: str, blob_key: str) -> ReturningUpdate[WorkingMemory]:
-    """A record that waited for its blob can be used from now on."""
+    """Set the blob of a record; a pending record becomes active."""
     pending = WorkingMemory.status == WorkingMemoryStatus.PENDING
     active = literal(WorkingMemoryStatus.ACTIVE, WorkingMemory.status.type)
     status = case((pending, active), else_=WorkingMemory.status)
@@ -73,7 +78,10 @@ def list_(
     after: str | None,
     limit: int,
 ) -> Select[WorkingMemory]:
-    """Records, the newest first; the deleted ones, which await the sweep, only when asked for."""
+    """Select a page of records, newest first.
+
+    Deleted records, which wait for the sweep, are selected only with `status`.
+    """
     chosen = _of(session_id, agent, memory_type)
     if status is not None:
         chosen.append(WorkingMemory.status == status)
@@ -96,7 +104,7 @@ def _of(session_id: str | None, agent: str | None, memory_type: str | None) -> l
 
 
 def sweep(limit: int) -> ReturningDelete[uuid.UUID, str | None, str | None]:
-    """Remove what has expired longest, passing over what others hold."""
+    """Delete expired records, the earliest expired first; locked rows are skipped."""
     due = (
         select(WorkingMemory.id)
         .where(WorkingMemory.expires_at <= func.statement_timestamp())

@@ -10,7 +10,10 @@ from sqlalchemy.sql.expression import Executable
 
 
 class Explain(Executable, ClauseElement):
-    """EXPLAIN of a statement: `"\\n".join(session.scalars(Explain(statement), parameters))` is its plan."""
+    r"""EXPLAIN of a statement.
+
+    `"\n".join(session.scalars(Explain(statement), parameters))` is the plan.
+    """
 
     inherit_cache = False
 

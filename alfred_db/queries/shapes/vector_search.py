@@ -54,8 +54,10 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
-    """The vector index of a model, as its table declares it: the one description that searches, plan tests and the
-    commands about vectors go by."""
+    """The vector index of a model, as its table declares it.
+
+    Searches, tests of plans and the commands for vector indexes all use this description.
+    """
 
     name: str
     index: Index
