@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import Conversation, MessageRole
 from .shapes.functions import func
 from .shapes.hybrid_search import DIVIDED_BY_LENGTH
-from .shapes.literals import among, in_order, seconds_ago
+from .shapes.literals import among, in_order, materialized, seconds_ago
 from .shapes.paging import page
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
 from .shapes.words import parameters, tsquery
@@ -108,13 +108,12 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
 
     Locked rows are skipped.
     """
-    oldest = (
+    oldest = materialized(
         select(Conversation.id)
         .where(Conversation.created_at < seconds_ago(older_than))
         .order_by(Conversation.created_at)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("oldest")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(skip_locked=True),
+        "oldest",
     )
     return delete(Conversation).where(among(Conversation.id, oldest)).returning(Conversation.id)

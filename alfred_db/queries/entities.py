@@ -41,7 +41,7 @@ from ..types import Text
 from ..values.entities import EdgeDirection
 from .shapes import cascades
 from .shapes.functions import func
-from .shapes.literals import any_of
+from .shapes.literals import any_of, materialized
 from .shapes.paging import page
 
 NODES_KEY = ("node_type", "key")
@@ -389,7 +389,7 @@ def _subgraph(direction: EdgeDirection, typed: bool, dated: bool) -> Select[Any,
     )
     if typed:
         leaving = leaving.where(EntityEdge.edge_type == any_(bindparam("edge_types", type_=_TYPES)))
-    left = leaving.cte("leaving").prefix_with("MATERIALIZED")
+    left = materialized(leaving, "leaving")
     edges = (
         select(left)
         .where(left.c.target_id.in_(select(func.unnest(ids))))

@@ -29,7 +29,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
 from .shapes.functions import func
-from .shapes.literals import in_order, number
+from .shapes.literals import in_order, materialized, number
 from .shapes.paging import page
 
 Ts = TypeVarTuple("Ts")
@@ -167,14 +167,13 @@ def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
     )
     same = aliased(KnowledgeCollection)
     # The collections are locked before any alias is written: `drop` locks the collection first, then its aliases.
-    held = (
+    held = materialized(
         select(wanted.c.alias, KnowledgeCollection.name)
         .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
         .where(~select(same.name).where(same.name == wanted.c.alias).exists())
         .order_by(KnowledgeCollection.name)
-        .with_for_update(read=True, key_share=True, of=KnowledgeCollection)
-        .cte("held")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(read=True, key_share=True, of=KnowledgeCollection),
+        "held",
     )
     found = select(held.c.alias, held.c.name, func.now()).order_by(held.c.alias)
     statement = insert(KnowledgeAlias).from_select(

@@ -32,7 +32,7 @@ from ..vectors.formats import Embedding
 from .shapes.filters import Where, expression
 from .shapes.functions import func
 from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
-from .shapes.literals import among
+from .shapes.literals import among, materialized
 from .shapes.paging import page
 from .shapes.payload_paths import WHOLE, elements, values
 from .shapes.vector_search import MAX_LIMIT, Partition, columns_of, distance
@@ -170,7 +170,7 @@ def best_of_groups(
     statement = statement.join(members, true()).where(IN_COLLECTION, KnowledgePoint.embedding.is_not(None))
     if among is not None:
         statement = statement.where(value.in_([literal(known, JSONB) for known in among]))
-    ranked = _matching(statement, where).cte("ranked").prefix_with("MATERIALIZED")
+    ranked = materialized(_matching(statement, where), "ranked")
     placed = select(
         ranked, func.dense_rank().over(order_by=(ranked.c.best, ranked.c.value)).label("group_place")
     ).subquery("placed")
@@ -206,11 +206,10 @@ def _held(collection: str, which: ColumnElement[bool], *, key_share: bool = Fals
 
     Two calls for the same points wait for each other instead of deadlocking.
     """
-    return (
+    return materialized(
         select(KnowledgePoint.id)
         .where(_of(collection), which)
         .order_by(collate(KnowledgePoint.id, "C"))
-        .with_for_update(key_share=key_share)
-        .cte("held")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=key_share),
+        "held",
     )

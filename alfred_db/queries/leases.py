@@ -48,7 +48,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..types import Text
 from .shapes.functions import func
-from .shapes.literals import among, constant, number, seconds_ahead
+from .shapes.literals import among, constant, materialized, number, seconds_ahead
 
 __all__ = [
     "HANDLER",
@@ -401,7 +401,7 @@ def _outcome(leased: Leased[Any], attempt: Select[*tuple[Any, ...]], *, reaped: 
 
     Times are columns here, so that a CASE can select among them.
     """
-    lost = attempt.cte("attempt").prefix_with("MATERIALIZED")
+    lost = materialized(attempt, "attempt")
     again = and_(lost.c.again, ~lost.c.cancelled)
     waits = [(again, lost.c.retry_at)]
     if reaped and leased.crash_is_retried_at_once:

@@ -38,7 +38,7 @@ from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..vectors.formats import VectorLike
 from .shapes.functions import func
-from .shapes.literals import among, any_of, in_order
+from .shapes.literals import among, any_of, in_order, materialized
 from .shapes.memories import alive, expired, later
 from .shapes.paging import page
 from .shapes.vector_search import literal_limit
@@ -253,7 +253,7 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
         now = _epoch(func.statement_timestamp()) / literal(float(half_life), Double)
         doomed = doomed.where(life < _log2(literal(float(below), Double)) + now)
     # Locked in the order of the ids, as in all other statements, so that they cannot deadlock.
-    chosen = doomed.cte("doomed").prefix_with("MATERIALIZED")
+    chosen = materialized(doomed, "doomed")
     held = select(Memory.id).where(among(Memory.id, chosen)).order_by(Memory.id).with_for_update()
     return delete(Memory).where(among(Memory.id, held.cte("gone"))).returning(Memory.id)
 

@@ -12,7 +12,7 @@ from ..models import ProcessedMessage
 from ..models.base import table_of
 from ..types import Text
 from .shapes.functions import func
-from .shapes.literals import among, number
+from .shapes.literals import among, materialized, number
 
 _messages = table_of(ProcessedMessage)
 
@@ -46,14 +46,13 @@ def get(message_id: str) -> Select[ProcessedMessage]:
 def purge(*, limit: int) -> ReturningDelete[str]:
     """Delete expired messages, the earliest expired first; locked rows are skipped."""
     expired = ProcessedMessage.expires_at <= func.statement_timestamp()
-    oldest = (
+    oldest = materialized(
         select(ProcessedMessage.message_id)
         .where(expired)
         .order_by(ProcessedMessage.expires_at)
         .limit(number(limit))
-        .with_for_update(skip_locked=True)
-        .cte("oldest")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(skip_locked=True),
+        "oldest",
     )
     return (
         delete(ProcessedMessage)

@@ -29,7 +29,7 @@ from ..models.base import table_of
 from ..types import Text
 from .leases import Leased, held, taken
 from .shapes.functions import func
-from .shapes.literals import among, constant, seconds_ago, seconds_ahead
+from .shapes.literals import among, constant, materialized, seconds_ago, seconds_ahead
 from .shapes.paging import page
 
 HISTORY_KEY = ("scheduled_at",)
@@ -70,7 +70,7 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     Parameters of the statement: those of `leases.taken`, and the seconds of the lease as `seconds`. The
     columns are those of `ClaimedExecution`, up to `lease`.
     """
-    ready = (
+    ready = materialized(
         select(ScheduledExecution.id, ScheduledExecution.task_id)
         .where(
             _pending,
@@ -79,21 +79,18 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
         )
         .order_by(ScheduledExecution.available_at, ScheduledExecution.id)
         .limit(limit)
-        .with_for_update(key_share=True, skip_locked=True)
-        .cte("ready")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True, skip_locked=True),
+        "ready",
     )
-    chosen = (
+    chosen = materialized(
         select(
             ready.c.id,
             ScheduledTask.name,
             ScheduledTask.command,
             ScheduledTask.max_retries,
             seconds_ahead(ScheduledTask.timeout).label("deadline"),
-        )
-        .join(ScheduledTask, ScheduledTask.id == ready.c.task_id)
-        .cte("chosen")
-        .prefix_with("MATERIALIZED")
+        ).join(ScheduledTask, ScheduledTask.id == ready.c.task_id),
+        "chosen",
     )
     return (
         update(ScheduledExecution)
@@ -124,13 +121,12 @@ def start() -> ReturningUpdate[*tuple[Any, ...]]:
     Timeout and deadline count from now on.
     """
     mine = held(EXECUTIONS, bindparam("id", type_=BigInteger), bindparam("token", type_=Uuid))
-    own = (
+    own = materialized(
         select(_own.id, seconds_ahead(_task.c.timeout).label("deadline"))
         .join_from(EXECUTIONS.table, _task, _task.c.id == _own.task_id)
         .where(mine)
-        .with_for_update(key_share=True, of=EXECUTIONS.table)
-        .cte("own")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True, of=EXECUTIONS.table),
+        "own",
     )
     return (
         update(EXECUTIONS.table)
@@ -146,16 +142,15 @@ def start() -> ReturningUpdate[*tuple[Any, ...]]:
 
 def cancel(execution_id: int) -> ReturningUpdate[ExecutionStatus]:
     """Cancel a pending execution; request the cancellation of a running one."""
-    own = (
+    own = materialized(
         select(
             ScheduledExecution.id,
             ScheduledExecution.status,
             func.statement_timestamp().label("now"),
         )
         .where(ScheduledExecution.id == execution_id, ScheduledExecution.status.in_(LIVE))
-        .with_for_update(key_share=True)
-        .cte("own")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True),
+        "own",
     )
     waits = own.c.status == ExecutionStatus.PENDING
     return (
@@ -190,14 +185,13 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         ScheduledExecution.status.in_([constant(status) for status in ExecutionStatus if status not in LIVE]),
         ScheduledExecution.end_time < seconds_ago(older_than),
     )
-    oldest = (
+    oldest = materialized(
         select(ScheduledExecution.id)
         .where(final)
         .order_by(ScheduledExecution.end_time)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("oldest")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(skip_locked=True),
+        "oldest",
     )
     return (
         delete(ScheduledExecution)

@@ -30,7 +30,7 @@ from ..models.base import table_of
 from ..types import Text
 from .leases import taken
 from .shapes.functions import func
-from .shapes.literals import constant, number
+from .shapes.literals import constant, materialized, number
 from .task_leases import TASKS
 
 __all__ = ["ISOLATION", "claim", "isolation", "ready"]
@@ -101,11 +101,8 @@ def claim(
         found = _ready_of(kinds, limit, *filters, also=[deadline], single=single)
     else:
         found = ready(limit, *filters, lock=True, also=[deadline])
-    claimed = (
-        found.where(_isolation == literal_column(f"'{ISOLATION}'", Text))
-        .limit(number(limit))
-        .cte("claimed")
-        .prefix_with("MATERIALIZED")
+    claimed = materialized(
+        found.where(_isolation == literal_column(f"'{ISOLATION}'", Text)).limit(number(limit)), "claimed"
     )
     return (
         update(table_of(Task))

@@ -30,7 +30,7 @@ from ..models.base import table_of
 from ..types import Text
 from .shapes import trees
 from .shapes.functions import func
-from .shapes.literals import among, constant, number, seconds_ago
+from .shapes.literals import among, constant, materialized, number, seconds_ago
 from .task_claims import ready
 
 COUNTED = 10_000
@@ -52,13 +52,9 @@ def age(after: float, *, limit: int) -> ReturningUpdate[uuid.UUID]:
         _t.available_at <= seconds_ago(after),
         _t.updated_at <= seconds_ago(after),
     )
-    waiting = (
-        select(_t.id)
-        .where(*waited)
-        .limit(number(limit))
-        .with_for_update(key_share=True, skip_locked=True)
-        .cte("waiting")
-        .prefix_with("MATERIALIZED")
+    waiting = materialized(
+        select(_t.id).where(*waited).limit(number(limit)).with_for_update(key_share=True, skip_locked=True),
+        "waiting",
     )
     return (
         update(table_of(Task)).where(among(_t.id, waiting)).values(priority=_t.priority + 1).returning(_t.id)

@@ -37,7 +37,7 @@ from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
 from .shapes.functions import func
-from .shapes.literals import among, constant, number
+from .shapes.literals import among, constant, materialized, number
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -278,13 +278,12 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     if children:
         child = table_of(Task).alias("child")
         tree = tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
-    live = (
+    live = materialized(
         select(_t.id, _t.status, _t.cancel_requested_at, func.statement_timestamp().label("now"))
         .where(_t.id.in_(select(tree.c.id)), _live)
         .order_by(_t.id)
-        .with_for_update(of=table_of(Task))
-        .cte("live")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(of=table_of(Task)),
+        "live",
     )
     waits = live.c.status == constant(TaskStatus.PENDING)
     return (
@@ -328,12 +327,11 @@ def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) 
         oldest = oldest.where(_t.queue == queue)
     if intent is not None:
         oldest = oldest.where(_t.intent == intent)
-    locked = (
+    locked = materialized(
         oldest.order_by(_t.failed_at)
         .limit(number(limit))
-        .with_for_update(key_share=True, skip_locked=True, of=table_of(Task))
-        .cte("locked")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True, skip_locked=True, of=table_of(Task)),
+        "locked",
     )
     key = func.coalesce(locked.c.dedupe_key, cast(locked.c.id, Text))
     chosen = (
@@ -373,7 +371,7 @@ def _filing(
         values[name] = cast(given[name], JSONB)
     source = select(*values.values())
     if parents is not None:
-        locked = _locked_line(parents).cte("locked").prefix_with("MATERIALIZED")
+        locked = materialized(_locked_line(parents), "locked")
         source = source.where(~select(locked.c.origin).where(locked.c.dying).exists())
     return (
         postgresql.insert(table_of(Task))

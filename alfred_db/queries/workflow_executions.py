@@ -29,7 +29,7 @@ from ..models.base import table_of
 from ..types import Text
 from .leases import Leased, taken
 from .shapes.functions import func
-from .shapes.literals import constant, seconds_ahead
+from .shapes.literals import constant, materialized, seconds_ahead
 
 _e = table_of(WorkflowExecution).c
 _steps = table_of(WorkflowStep).c
@@ -93,19 +93,18 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
         .with_for_update(key_share=True, skip_locked=True)
         .lateral("first")
     )
-    ready = (
+    ready = materialized(
         select(first.c.id, first.c.workflow_id, first.c.timeout_seconds)
         .select_from(wanted)
         .join(first, true())
-        .limit(limit)
-        .cte("ready")
-        .prefix_with("MATERIALIZED")
+        .limit(limit),
+        "ready",
     )
-    chosen = (
-        select(ready.c.id, Workflow.name, seconds_ahead(ready.c.timeout_seconds).label("deadline"))
-        .join(Workflow, Workflow.id == ready.c.workflow_id)
-        .cte("chosen")
-        .prefix_with("MATERIALIZED")
+    chosen = materialized(
+        select(ready.c.id, Workflow.name, seconds_ahead(ready.c.timeout_seconds).label("deadline")).join(
+            Workflow, Workflow.id == ready.c.workflow_id
+        ),
+        "chosen",
     )
     return (
         update(WorkflowExecution)

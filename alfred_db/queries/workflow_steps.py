@@ -36,7 +36,7 @@ from ..models.base import table_of
 from ..types import Text
 from .leases import given_up, held
 from .shapes.functions import func
-from .shapes.literals import jsonb
+from .shapes.literals import jsonb, materialized
 from .workflow_executions import EXECUTIONS
 
 
@@ -71,7 +71,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
             .cte("own")
         )
     else:
-        own = (
+        own = materialized(
             select(executions.id)
             .where(
                 mine,
@@ -80,9 +80,8 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
                 executions.crash_count == zero,
                 executions.wait_deadline_at.is_(None),
             )
-            .with_for_update(key_share=True)
-            .cte("own")
-            .prefix_with("MATERIALIZED")
+            .with_for_update(key_share=True),
+            "own",
         )
     values: dict[str, ColumnElement[Any]] = {
         "step_key": bindparam("key", type_=Text),
@@ -101,12 +100,11 @@ def sleep(
     execution_id: int, token: uuid.UUID, step_key: str, *, seq: int, until: datetime
 ) -> ReturningUpdate[int]:
     """Insert a sleep as a finished step and suspend the execution until then, unless the step exists."""
-    own = (
+    own = materialized(
         select(WorkflowExecution.id)
         .where(held(EXECUTIONS, execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
-        .with_for_update(key_share=True)
-        .cte("own")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True),
+        "own",
     )
     step = _insert(
         own.c.id,

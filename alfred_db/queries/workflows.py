@@ -29,7 +29,7 @@ from ..models.base import table_of
 from ..types import Text
 from .shapes import trees
 from .shapes.functions import func
-from .shapes.literals import constant, jsonb, seconds_ago, seconds_ahead
+from .shapes.literals import constant, jsonb, materialized, seconds_ago, seconds_ahead
 from .shapes.paging import page
 
 HISTORY_KEY = ("id",)
@@ -143,16 +143,15 @@ def start(
     if parent_id is None:
         source = select(*values.values()).where(wanted)
     else:
-        parent = (
+        parent = materialized(
             select(WorkflowExecution.id)
             .where(
                 WorkflowExecution.id == parent_id,
                 WorkflowExecution.status.in_(LIVE),
                 WorkflowExecution.cancel_requested_at.is_(None),
             )
-            .with_for_update(read=True)
-            .cte("parent")
-            .prefix_with("MATERIALIZED")
+            .with_for_update(read=True),
+            "parent",
         )
         values["parent_execution_id"] = parent.c.id
         source = select(*values.values()).select_from(Workflow).join(parent, true()).where(wanted)
@@ -207,16 +206,15 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
 
     Executions that have ended are unchanged.
     """
-    own = (
+    own = materialized(
         select(WorkflowExecution.id, WorkflowExecution.status, func.statement_timestamp().label("now"))
         .where(
             WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))),
             WorkflowExecution.status.in_(LIVE),
         )
         .order_by(WorkflowExecution.id)
-        .with_for_update(key_share=True)
-        .cte("own")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(key_share=True),
+        "own",
     )
     waits = own.c.status == WorkflowExecutionStatus.PENDING
     return (

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import WorkingMemory, WorkingMemoryStatus
 from .shapes.functions import func
-from .shapes.literals import among
+from .shapes.literals import among, materialized
 from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
@@ -105,14 +105,13 @@ def _of(session_id: str | None, agent: str | None, memory_type: str | None) -> l
 
 def sweep(limit: int) -> ReturningDelete[uuid.UUID, str | None, str | None]:
     """Delete expired records, the earliest expired first; locked rows are skipped."""
-    due = (
+    due = materialized(
         select(WorkingMemory.id)
         .where(WorkingMemory.expires_at <= func.statement_timestamp())
         .order_by(WorkingMemory.expires_at)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(skip_locked=True),
+        "due",
     )
     return (
         delete(WorkingMemory)

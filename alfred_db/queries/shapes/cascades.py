@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Table, or_, select
 
 from .functions import func
-from .literals import number
+from .literals import materialized, number
 
 
 def held(parent: Table, key: Any) -> list[ColumnElement[bool]]:
@@ -21,13 +21,9 @@ def held(parent: Table, key: Any) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     for child, links in _shared(parent):
         order = child.primary_key.columns
-        locked = (
-            select(*order)
-            .where(or_(*(link == key for link in links)))
-            .order_by(*order)
-            .with_for_update()
-            .cte(f"held_{child.name}")
-            .prefix_with("MATERIALIZED")
+        locked = materialized(
+            select(*order).where(or_(*(link == key for link in links))).order_by(*order).with_for_update(),
+            f"held_{child.name}",
         )
         # Always true; the server computes it, and so locks the rows, before it comes to the row that is deleted.
         conditions.append(select(func.count()).select_from(locked).scalar_subquery() >= number(0))

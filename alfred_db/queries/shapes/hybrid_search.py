@@ -28,6 +28,7 @@ from ...models import Base
 from ...models.base import table_of
 from ...types import Text
 from .functions import func
+from .literals import materialized
 from .vector_search import AnySelect, columns_of, distance, has_vector, literal_limit
 from .words import Match, bound_language, tsquery
 
@@ -92,7 +93,7 @@ def _fused(
         place = func.row_number().over(order_by=(inner.c[1] if nearest else inner.c[1].desc(), inner.c.id))
         return select(inner, place.label("place")).cte(name).prefix_with("MATERIALIZED")
 
-    query = select(tsquery(bound_language(), match).label("query")).cte("words").prefix_with("MATERIALIZED")
+    query = materialized(select(tsquery(bound_language(), match).label("query")), "words")
     asked = select(query.c.query).scalar_subquery()
     text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
     legs = {

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.selectable import HasCTE
 from sqlalchemy.types import TypeEngine
 
 from ...errors import InvalidInputError
@@ -72,10 +73,15 @@ def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
 
 
+def materialized(rows: HasCTE, name: str) -> CTE:
+    """Return `rows` as a CTE that PostgreSQL computes once, and does not merge into the statement around it."""
+    return rows.cte(name).prefix_with("MATERIALIZED")
+
+
 def in_order(key: InstrumentedAttribute[Any], *conditions: ColumnElement[bool]) -> CTE:
     """The keys of the rows to be written, locked in their order: two calls wait for each other, and do not deadlock."""
     rows = select(key).where(*conditions).order_by(key).with_for_update()
-    return rows.cte("held").prefix_with("MATERIALIZED")
+    return materialized(rows, "held")
 
 
 def any_of(values: Iterable[Any], type_: TypeEngine[Any]) -> CollectionAggregate[Any]:

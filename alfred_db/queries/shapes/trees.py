@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Table, delete, or_, select
 from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.sql.expression import FromClause
 
-from .literals import among, number
+from .literals import among, materialized, number
 
 Conditions = Callable[[Any], list[ColumnElement[bool]]]
 
@@ -26,13 +26,12 @@ def purge(
     found = rows.c
     other = rows.alias("other")
     referring = or_(*(other.c[name] == found.id for name in references))
-    leaves = (
+    leaves = materialized(
         select(found.id, *(found[name] for name in references))
         .where(*over(found), ~select(other.c.id).where(referring).exists())
         .order_by(ended)
-        .limit(number(limit))
-        .cte("leaves")
-        .prefix_with("MATERIALIZED")
+        .limit(number(limit)),
+        "leaves",
     )
     up = select(*leaves.c).cte("up", recursive=True)
     above = rows.alias("above")
@@ -42,14 +41,13 @@ def purge(
         .join_from(up, above, referred)
         .where(*over(above.c))
     )
-    chosen = select(up.c.id).limit(number(limit)).cte("chosen").prefix_with("MATERIALIZED")
-    locked = (
+    chosen = materialized(select(up.c.id).limit(number(limit)), "chosen")
+    locked = materialized(
         select(found.id, *(found[name] for name in references))
         .where(among(found.id, chosen), *over(found))
         .order_by(found.id)
-        .with_for_update(skip_locked=True, of=rows)
-        .cte("locked")
-        .prefix_with("MATERIALIZED")
+        .with_for_update(skip_locked=True, of=rows),
+        "locked",
     )
     stays = _referred_by_others(rows, locked, references)
     gone = select(locked.c.id).where(locked.c.id.not_in(select(stays.c.id))).cte("gone")

@@ -45,6 +45,7 @@ from ...vectors.distances import OPERATORS
 from ...vectors.formats import VectorLike
 from ...vectors.types import VectorType
 from .functions import func
+from .literals import materialized
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT whose columns depend on the model."""
@@ -209,7 +210,7 @@ def nearest_within(
         candidates = inner.offset(literal_column("0")).subquery("candidates")
     else:
         nearest = inner.order_by(found).limit(literal_limit(limit))
-        candidates = nearest.cte("candidates").prefix_with("MATERIALIZED")
+        candidates = materialized(nearest, "candidates")
     statement = select(candidates)
     if max_distance is not None:
         statement = statement.where(candidates.c.distance <= max_distance)
