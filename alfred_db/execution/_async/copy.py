@@ -32,6 +32,10 @@ async def copy_rows(
 
     Returns:
         The number of rows.
+
+    Raises:
+        InvalidInputError: A value does not fit its column; the message names row and column.
+        ConfigurationError: The encoding of the connection is not UTF-8.
     """
     interruption: BaseException | None = None
     with translated():

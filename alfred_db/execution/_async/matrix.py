@@ -20,6 +20,9 @@ async def fetch_matrix(session: AsyncSession, statement: Select[T, Any]) -> tupl
     """Return the keys and the vectors that a SELECT of these two columns finds.
 
     See `AsyncUnitOfWork.fetch_matrix`.
+
+    Raises:
+        InvalidInputError: The statement does not select a key and a vector.
     """
     raw, type_ = _raw(statement)
     with translated():

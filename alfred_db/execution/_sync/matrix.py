@@ -21,6 +21,9 @@ def fetch_matrix(session: Session, statement: Select[T, Any]) -> tuple[list[T], 
     """Return the keys and the vectors that a SELECT of these two columns finds.
 
     See `UnitOfWork.fetch_matrix`.
+
+    Raises:
+        InvalidInputError: The statement does not select a key and a vector.
     """
     raw, type_ = _raw(statement)
     with translated():

@@ -141,7 +141,10 @@ def search_many(
     params: SearchParams = SearchParams(),
     partition: Partition | None = None,
 ) -> list[list[Hit]]:
-    """Return the nearest rows of each vector, by the index; up to `AT_ONCE` vectors in one round trip."""
+    """Return the nearest rows of each vector, by the index; up to `AT_ONCE` vectors in one round trip.
+
+    The arguments are those of `search`.
+    """
     found: list[list[Hit]] = [[] for _ in embeddings]
     if not len(embeddings):
         return found
@@ -214,7 +217,19 @@ def hybrid_search(
 ) -> SearchResult:
     """Return the best rows by meaning and by word, fused by rank in one statement.
 
-    With `trigram`, a column, rows with a similar spelling in it are fused as a third list.
+    Args:
+        session: The session whose transaction is used.
+        model: A model with a vector index.
+        text: The words to search for.
+        embedding: The vector to search for.
+        tsvector: The column or expression of the text index.
+        trigram: A column whose similar spellings are a third ranking; needs pg_trgm.
+        limit: The maximum number of hits.
+        candidates: The number of rows of each ranking.
+        where: Only rows that match this filter.
+        weights: The weight of each ranking.
+        language: The language of `text`.
+        match: Whether any or all of the words must occur.
     """
     check_word("match", match, Match)
     parameters: dict[str, Any] = {

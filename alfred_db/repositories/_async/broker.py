@@ -119,6 +119,14 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
     ) -> ModelSnapshot:
         """Create or update a version of a model.
 
+        Args:
+            model: The code of the model.
+            code: The code of the version.
+            name: The name for people.
+            released_at: When the version was released.
+            retired_at: When it was retired, or will be.
+            metadata: Any JSON.
+
         Raises:
             NotFoundError: The model is unknown.
         """

@@ -45,7 +45,12 @@ class AsyncEntityRepository(AsyncRepository):
     ) -> EntityNode:
         """Create the node, or update the one with this type and key.
 
-        An argument that is None leaves the stored value unchanged; `properties` are merged key by key.
+        Args:
+            node_type: The kind of node.
+            key: The unique key within the type.
+            name: The name for people; None keeps the stored one.
+            description: A text for people; None keeps the stored one.
+            properties: Any JSON, merged key by key with the stored one.
         """
         node = await self._write(
             queries.upsert_node(
@@ -182,9 +187,16 @@ class AsyncEntityRepository(AsyncRepository):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[EntityEdge]:
-        """Return a page of the edges of a node that held at `as_of`.
+        """Return a page of the edges of a node.
 
-        `known_at` returns the edges that the database contained at that time.
+        Args:
+            node_id: The node.
+            direction: Edges that begin at the node, that end at it, or both.
+            edge_types: Only edges of these types.
+            as_of: The time at which the edges held; None is now.
+            known_at: Read the edges as the database contained them at this time.
+            after: `next` of the previous page.
+            limit: The maximum number of edges.
         """
         check_word("direction", direction, EdgeDirection)
         _check_zone("as_of", as_of)
@@ -256,7 +268,19 @@ class AsyncEntityRepository(AsyncRepository):
         edge_types: Sequence[str] | None = None,
         as_of: datetime | None = None,
     ) -> GraphPath | None:
-        """Return a path with the fewest edges, whatever their weights; None without one of at most `max_depth`."""
+        """Return a path with the fewest edges, whatever their weights.
+
+        Args:
+            source_id: The node where the path begins.
+            target_id: The node where the path ends.
+            max_depth: The maximum number of edges, 1 to 10.
+            direction: The direction in which edges are followed.
+            edge_types: Only edges of these types.
+            as_of: Only edges that held at this time.
+
+        Returns:
+            The path; None without one of at most `max_depth` edges.
+        """
         statement, parameters = _walk(direction, edge_types, as_of)
         within("max_depth", max_depth, 1, MAX_DEPTH)
         parameters |= {"source": source_id, "target": target_id}
@@ -277,8 +301,18 @@ class AsyncEntityRepository(AsyncRepository):
     ) -> Subgraph:
         """Return the nodes, those within `depth` edges of any of them, and all edges between these.
 
-        At most `limit` nodes are added and at most 10,000 edges returned: `truncated` is true if there are
-        more.
+        Args:
+            node_ids: The nodes where the walk begins.
+            depth: The maximum number of edges, 0 to 10.
+            direction: The direction in which edges are followed.
+            edge_types: Only edges of these types.
+            as_of: Only edges that held at this time.
+            fan_out: The number of edges of greatest weight that are followed from each node in each
+                direction.
+            limit: The maximum number of nodes added.
+
+        Returns:
+            The nodes and at most 10,000 edges; `truncated` is true if there are more.
         """
         statement, parameters = _walk(direction, edge_types, as_of)
         within("node_ids", len(node_ids), 1, MAX_NODES)

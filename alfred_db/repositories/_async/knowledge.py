@@ -28,7 +28,7 @@ from .knowledge_points import AsyncKnowledgePoints
 class AsyncKnowledgeRepository(AsyncKnowledgePoints):
     """The collections of the platform's knowledge, and their points.
 
-    A collection is named by its name or by an alias. A method raises NotFoundError if it does not exist.
+    A collection is named by its name or by an alias.
     """
 
     async def query(
@@ -165,8 +165,17 @@ class AsyncKnowledgeRepository(AsyncKnowledgePoints):
         The search vector is twice the mean of the positive vectors minus the mean of the negative ones, as in
         Qdrant.
 
+        Args:
+            collection: The name or an alias.
+            positive: Ids of points that the hits should resemble; at least one.
+            negative: Ids of points that the hits should not resemble.
+            limit: The maximum number of hits.
+            where: Only points that match this filter.
+            params: Settings of the search.
+
         Raises:
             NotFoundError: The collection or one of the points does not exist.
+            InvalidInputError: One of the points has no vector.
             InvalidVector: The positive and the negative points cancel out.
         """
         partition = await self._partition(collection)

@@ -162,6 +162,14 @@ class AsyncMemoryRepository(AsyncPagedRepository):
     ) -> SearchResult:
         """Return the bank's memories nearest to a vector, by cosine distance.
 
+        Args:
+            bank: The bank or its id.
+            embedding: A vector of 384 dimensions.
+            limit: The maximum number of hits.
+            where: Only memories that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
+
         Raises:
             NotFoundError: The bank does not exist.
         """
@@ -208,6 +216,14 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         match: Match = "any",
     ) -> SearchResult:
         """Return the bank's best memories by meaning and by English word, fused by rank.
+
+        Args:
+            bank: The bank or its id.
+            text: The words to search for.
+            embedding: A vector of 384 dimensions.
+            limit: The maximum number of hits.
+            weights: The weight of each ranking.
+            match: Whether any or all of the words must occur.
 
         Raises:
             NotFoundError: The bank does not exist.

@@ -46,6 +46,16 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
 
         Texts are compared without case and white space. An argument that is None keeps the stored value, the
         metadata is replaced, and the later of two expiries is kept.
+
+        Args:
+            namespace: The namespace.
+            content: The text.
+            embedding: A vector of 768 dimensions.
+            agent: The agent that it comes from.
+            source: Where it comes from.
+            metadata: Any JSON.
+            ttl: The time until it expires; None is never.
+            embedding_model: The model of the vector.
         """
         entry = await self._write(
             queries.remember(
@@ -89,7 +99,16 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """Return the entries of a namespace nearest to a vector of 768 dimensions, by cosine distance."""
+        """Return the entries of a namespace nearest to a vector, by cosine distance.
+
+        Args:
+            namespace: The namespace.
+            embedding: A vector of 768 dimensions.
+            limit: The maximum number of hits.
+            where: Only entries that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
+        """
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
             condition &= given
@@ -130,7 +149,16 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult:
-        """Return the best entries of a namespace by meaning and by English word, fused by rank."""
+        """Return the best entries of a namespace by meaning and by English word, fused by rank.
+
+        Args:
+            namespace: The namespace.
+            text: The words to search for.
+            embedding: A vector of 768 dimensions.
+            limit: The maximum number of hits.
+            weights: The weight of each ranking.
+            match: Whether any or all of the words must occur.
+        """
         return await hybrid_search(
             self._session,
             MemoryEntry,

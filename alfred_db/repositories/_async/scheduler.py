@@ -133,7 +133,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
         max_catchup: int | None = None,
         overlap_policy: OverlapPolicy | None = None,
     ) -> ScheduledTask:
-        """Change the arguments that are not None.
+        """Change the arguments that are not None; they are those of `create`.
 
         Another schedule or time zone takes effect now, and drops a due slot. Existing executions keep their
         slots, and take the new retries, delay and timeout.

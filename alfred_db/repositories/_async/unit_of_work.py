@@ -38,6 +38,9 @@ T = TypeVar("T")
 class AsyncUnitOfWork:
     """The repositories of one session; each is created when it is first used.
 
+    A repository runs its statements in the session's transaction. It refuses an invalid argument with
+    InvalidInputError before it sends anything.
+
     Args:
         session: The SQLAlchemy session whose transaction all repositories use.
     """

@@ -264,6 +264,9 @@ class BrokerRequestRepository(Partitions):
             model: Only requests to this model.
             provider: Only requests to this provider.
             agent_name: Only requests of this agent.
+
+        Raises:
+            InvalidInputError: The range is empty, or a group or the time zone is unknown.
         """
         _check_usage(since, until, by)
         zone = _zone(timezone)

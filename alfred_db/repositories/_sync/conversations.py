@@ -61,6 +61,9 @@ class ConversationRepository(Repository):
 
         Returns:
             Their ids, which rise in the order of the messages.
+
+        Raises:
+            InvalidInputError: A message has wrong keys or an unknown role; the message names it.
         """
         check_text("session_id", session_id)
         rows = [_row(session_id, place, message) for place, message in enumerate(messages)]

@@ -41,7 +41,16 @@ class DocumentRepository(PagedRepository):
         external_id: str | None = None,
         embedding_model: str | None = None,
     ) -> Document:
-        """Store a document, or replace the content of the one with this `external_id`."""
+        """Store a document, or replace the content of the one with this `external_id`.
+
+        Args:
+            content: The text.
+            title: The title.
+            embedding: A vector of 384 dimensions.
+            metadata: Any JSON.
+            external_id: The caller's unique key.
+            embedding_model: The model of the vector.
+        """
         values = {
             "content": content,
             "title": title,

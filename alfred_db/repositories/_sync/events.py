@@ -62,6 +62,9 @@ class EventRepository(Partitions):
             payload: A mapping of at most 1 MiB as JSON.
             type: The kind of event.
             key: What the event is about.
+
+        Raises:
+            InvalidInputError: One of these is too long, or cannot be stored.
         """
         values = _checked({"topic": topic, "payload": payload or {}, "type": type, "key": key}, "")
         published = self._write(queries.publish(values))
@@ -73,6 +76,9 @@ class EventRepository(Partitions):
 
         Returns:
             Their ids, in order.
+
+        Raises:
+            InvalidInputError: An event cannot be stored; the message names it. None was written.
         """
         rows = [_checked(event, f"event {number}: ") for number, event in enumerate(events)]
         if not rows:
@@ -127,6 +133,9 @@ class EventRepository(Partitions):
             consumer: The name, 1 to 500 bytes.
             topics: 1 to 100 topics.
             start: The position of a new consumer. `now` omits no event that commits after this call.
+
+        Raises:
+            NotFoundError: `start` is the id of an event that is not in the log.
         """
         check_text("consumer", consumer, MAX_NAME_BYTES)
         wanted = _topics(topics)

@@ -29,7 +29,7 @@ from .knowledge_points import KnowledgePoints
 class KnowledgeRepository(KnowledgePoints):
     """The collections of the platform's knowledge, and their points.
 
-    A collection is named by its name or by an alias. A method raises NotFoundError if it does not exist.
+    A collection is named by its name or by an alias.
     """
 
     def query(
@@ -166,8 +166,17 @@ class KnowledgeRepository(KnowledgePoints):
         The search vector is twice the mean of the positive vectors minus the mean of the negative ones, as in
         Qdrant.
 
+        Args:
+            collection: The name or an alias.
+            positive: Ids of points that the hits should resemble; at least one.
+            negative: Ids of points that the hits should not resemble.
+            limit: The maximum number of hits.
+            where: Only points that match this filter.
+            params: Settings of the search.
+
         Raises:
             NotFoundError: The collection or one of the points does not exist.
+            InvalidInputError: One of the points has no vector.
             InvalidVector: The positive and the negative points cancel out.
         """
         partition = self._partition(collection)

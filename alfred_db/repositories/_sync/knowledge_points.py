@@ -39,7 +39,7 @@ _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payloa
 class KnowledgePoints(KnowledgeCollections):
     """The methods of the knowledge repository for points.
 
-    A collection is named by its name or by an alias. A method raises NotFoundError if it does not exist.
+    A collection is named by its name or by an alias.
     """
 
     def upsert(self, collection: str, points: Sequence[Mapping[str, Any]]) -> int:
@@ -91,7 +91,11 @@ class KnowledgePoints(KnowledgeCollections):
     def retrieve(
         self, collection: str, ids: Sequence[KnowledgePointId], *, with_vectors: bool = False
     ) -> Sequence[KnowledgePoint]:
-        """Return the points with these ids, in their order; unknown ids are omitted."""
+        """Return the points with these ids, in their order; unknown ids are omitted.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         name = self._name(collection)
         found = self._all(queries.retrieve(name, ids, with_vectors=with_vectors))
         known = {point.id: point for point in found}
@@ -100,7 +104,11 @@ class KnowledgePoints(KnowledgeCollections):
     def delete(
         self, collection: str, *, ids: Sequence[KnowledgePointId] | None = None, where: Where | None = None
     ) -> int:
-        """Delete the points with these ids, or those that match; return their number."""
+        """Delete the points with these ids, or those that match; return their number.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         which = chosen(ids, where)
         return self._affected(queries.remove(self._name(collection), which))
 
@@ -112,7 +120,13 @@ class KnowledgePoints(KnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Set these keys of the payload and keep the others; return the number of points that have changed."""
+        """Set these keys of the payload and keep the others; return the number of points that have changed.
+
+        The points are those with these ids, or those that match.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         which, new = chosen(ids, where), json_of(payload)
         return self._affected(queries.set_payload(self._name(collection), which, new))
 
@@ -124,7 +138,13 @@ class KnowledgePoints(KnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Replace the whole payload; return the number of points that have changed."""
+        """Replace the whole payload; return the number of points that have changed.
+
+        The points are those with these ids, or those that match.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         which, new = chosen(ids, where), json_of(payload)
         return self._affected(queries.overwrite_payload(self._name(collection), which, new))
 
@@ -136,7 +156,13 @@ class KnowledgePoints(KnowledgeCollections):
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
     ) -> int:
-        """Delete these top-level keys of the payload; return the number of points that have changed."""
+        """Delete these top-level keys of the payload; return the number of points that have changed.
+
+        The points are those with these ids, or those that match.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         which = chosen(ids, where)
         if isinstance(keys, str):
             raise InvalidInputError("keys: expected several, got one text; put it into a list")
@@ -151,13 +177,21 @@ class KnowledgePoints(KnowledgeCollections):
         limit: int = 100,
         with_vectors: bool = False,
     ) -> Page[KnowledgePoint]:
-        """Return a page of the points that match, by id."""
+        """Return a page of the points that match, by id.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         name = self._name(collection)
         statement = queries.scroll(name, where=where, after=after, limit=limit, with_vectors=with_vectors)
         return as_page(self._all(statement), queries.SCROLL_KEY, limit)
 
     def count(self, collection: str, *, where: Where | None = None) -> int:
-        """Return the exact number of points, or of those that match."""
+        """Return the exact number of points, or of those that match.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
         return self._first(queries.count(self._name(collection), where)) or 0
 
     def facet(
@@ -171,6 +205,9 @@ class KnowledgePoints(KnowledgeCollections):
                 once for each point; objects and nulls do not count.
             where: Only points that match this filter.
             limit: The maximum number of values.
+
+        Raises:
+            NotFoundError: The collection does not exist.
         """
         rows = self._rows(queries.facet(self._name(collection), key, where=where, limit=limit))
         return [KnowledgeFacetCount(*row) for row in rows]
@@ -194,6 +231,10 @@ class KnowledgePoints(KnowledgeCollections):
 
         Returns:
             The number of points.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+            InvalidInputError: A line is not a point; the message names it.
         """
         return self._import(collection, read_qdrant(source, vector_name), progress)
 
@@ -207,6 +248,9 @@ class KnowledgePoints(KnowledgeCollections):
 
         Returns:
             The number of points.
+
+        Raises:
+            NotFoundError: The collection does not exist.
         """
         found = self._collection(collection)
         last = ""
@@ -243,6 +287,10 @@ class KnowledgePoints(KnowledgeCollections):
 
         Returns:
             The number of points.
+
+        Raises:
+            InvalidInputError: The folder is not an export.
+            ConflictError: The collection has another distance or embedding model.
         """
         described, points = read_export(folder)
         name = described.get("name") if collection is None else collection

@@ -253,7 +253,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> int:
-        """Return the number of tasks that `list` returns with these filters."""
+        """Return the number of tasks that match all filters, which are those of `list`."""
         statement = queries.count(
             status=status,
             queue=queue,

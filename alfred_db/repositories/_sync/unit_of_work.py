@@ -39,6 +39,9 @@ T = TypeVar("T")
 class UnitOfWork:
     """The repositories of one session; each is created when it is first used.
 
+    A repository runs its statements in the session's transaction. It refuses an invalid argument with
+    InvalidInputError before it sends anything.
+
     Args:
         session: The SQLAlchemy session whose transaction all repositories use.
     """

@@ -132,9 +132,17 @@ class WorkingMemoryRepository(PagedRepository):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult:
-        """Return the active records nearest to a vector of 1536 dimensions, by cosine distance.
+        """Return the active records nearest to a vector, by cosine distance; records without one are not found.
 
-        Records without a vector are not found.
+        Args:
+            embedding: A vector of 1536 dimensions.
+            session_id: Only records of this session.
+            agent: Only records of this agent.
+            memory_type: Only records of this kind.
+            limit: The maximum number of hits.
+            where: Only records that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
         """
         condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
         if (given := expression(WorkingMemory, where)) is not None:
@@ -160,7 +168,10 @@ class WorkingMemoryRepository(PagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates:
-        """Return the ids and distances of up to 1000 active records nearest to a vector; `page` returns their rows."""
+        """Return the ids and distances of up to 1000 active records nearest to a vector; `page` returns their rows.
+
+        The arguments are those of `search`.
+        """
         condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
         if (given := expression(WorkingMemory, where)) is not None:
             condition &= given
@@ -191,7 +202,14 @@ class WorkingMemoryRepository(PagedRepository):
     ) -> Page[WorkingMemory]:
         """Return a page of the records that match, the newest first.
 
-        The status `deleted` returns the records that the sweep.
+        Args:
+            session_id: Only records of this session.
+            agent: Only records of this agent.
+            memory_type: Only records of this kind.
+            status: Only records with this status; `deleted` returns those that the sweep.
+            with_blob: Only records whose content is a blob.
+            after: `next` of the previous page.
+            limit: The maximum number of records.
         """
         rows = self._all(
             queries.list_(
