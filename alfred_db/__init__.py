@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SchemaError,
         SchemaOutdatedError,
         SchemaTooNewError,
+        UnreadableRow,
     )
     from .interchange.qdrant import qdrant_filter
     from .models import (
@@ -391,6 +392,7 @@ __all__ = [
     "TokenUsage",
     "TokenUsageKey",
     "UnitOfWork",
+    "UnreadableRow",
     "User",
     "UserRepository",
     "ValidationRegression",

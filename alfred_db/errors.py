@@ -11,6 +11,7 @@ AlfredDBError
 │  └─ MigrationLockTimeout
 ├─ NotFoundError
 ├─ ConflictError
+├─ UnreadableRow                 a row that other means have written holds what Python cannot read
 ├─ LeaseLost
 ├─ InvalidTransition
 ├─ InvalidInputError
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -58,9 +59,11 @@ __all__ = [
     "SchemaError",
     "SchemaOutdatedError",
     "SchemaTooNewError",
+    "UnreadableRow",
     "conceal",
     "shown",
     "translated",
+    "why_unreadable",
 ]
 
 
@@ -123,6 +126,31 @@ class NotFoundError(AlfredDBError):
 
 class ConflictError(AlfredDBError):
     """Another row or another transaction stands in the way."""
+
+
+class UnreadableRow(AlfredDBError):
+    """A row holds a value that Python or this version of the library cannot read; other means have written it.
+
+    Such as JSON that is nested too deeply or has a number of too many digits, a time of before Christ or `infinity`, or a
+    status that this version does not know.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: str | None = None,
+        column: str | None = None,
+        key: Mapping[str, str] | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.table = table
+        """The table of the row, or None if it is not known."""
+        self.column = column
+        """The column of the value."""
+        self.key: Mapping[str, str] = key or {}
+        """The primary key of the row, as text."""
 
 
 class LeaseLost(AlfredDBError):
@@ -525,6 +553,11 @@ class _Translation:
             raise InvalidInputError(
                 "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
             ) from None
+        if _in_reading(error):
+            reason = why_unreadable(error)
+            raise UnreadableRow(
+                f"a row cannot be read, {reason}; find it by SQL, and correct the value or delete the row"
+            ) from None
         if isinstance(error, TypeError | ValueError | RecursionError) and _of_json(error):
             raise InvalidInputError(
                 f"a value is no JSON ({shown(error)}); use what json.dumps takes"
@@ -540,6 +573,33 @@ class _Translation:
 
 
 _TRANSLATION = _Translation()
+
+
+_READING = {"fetchone", "fetchmany", "fetchall", "process_result_value"}
+
+
+def _in_reading(error: BaseException | None) -> bool:
+    """Whether the error comes from reading a value that the server has sent."""
+    found = error.orig if isinstance(error, exc.DataError) else error
+    if not isinstance(
+        found, ValueError | ArithmeticError | RecursionError | psycopg.DataError | SchemaDriftError
+    ):
+        return False
+    if isinstance(found, psycopg.Error) and found.sqlstate is not None:
+        return False
+    return any(frame.f_code.co_name in _READING for frame, _ in traceback.walk_tb(found.__traceback__))
+
+
+def why_unreadable(error: BaseException | None) -> str:
+    """The reason why a value cannot be read, without the value."""
+    found = error.orig if isinstance(error, exc.DataError) else error
+    if isinstance(found, RecursionError):
+        return "its JSON is nested more deeply than Python can read"
+    if isinstance(found, psycopg.DataError | ArithmeticError):
+        return "it is outside of the years 1 to 9999, or of what Python can hold"
+    if isinstance(found, SchemaDriftError):
+        return str(found)
+    return "its JSON has a number of more digits than Python reads (sys.set_int_max_str_digits)"
 
 
 def _of_json(error: Exception) -> bool:

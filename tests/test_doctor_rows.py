@@ -86,3 +86,28 @@ def test_a_worker_names_each_such_schedule_once(database_url: URL, caplog: pytes
         assert sql(db, "SELECT DISTINCT task_id FROM scheduler_executions") == [(good.id,)]
     assert len(named()) == 150
     assert "'Mars/Olympus'" in named()[0]
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_work_that_cannot_be_read_is_named(database_url: URL, schema: str | None) -> None:
+    with Database(database_url, schema=schema) as db:
+        with db.begin() as uow:
+            uow.tasks.enqueue("x")
+            bad, _ = uow.tasks.enqueue("x")
+            uow.scheduler.create("s", "c", "0 0 29 2 *")
+            uow.events.subscribe("c", ["t"], start="beginning")
+            event = uow.events.publish("t", {})
+            keys = bad.id, event.id
+        assert warnings(database_url, schema, "cannot be read") == []
+        home = "" if schema is None else f"{schema}."
+        digits = "('[' || repeat('9', 5000) || ']')::jsonb"
+        sql(db, f"UPDATE {home}tasks SET content = {digits} WHERE id = '{keys[0]}'")
+        sql(db, f"UPDATE {home}events SET payload = {digits}, began_at = '-infinity' WHERE id = {keys[1]}")
+        sql(db, f"UPDATE {home}scheduler_tasks SET created_at = '0044-03-15 BC'")
+        found = warnings(database_url, schema, "cannot be read")
+    assert [line.split(",")[0] for line in found] == [
+        f"tasks id = '{keys[0]}': column content cannot be read",
+        "scheduler_tasks id = '1': column created_at cannot be read",
+        f"events id = '{keys[1]}'",
+    ]
+    assert all(line.endswith("correct the value by SQL, or delete the row") for line in found)

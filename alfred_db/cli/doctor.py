@@ -8,13 +8,26 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, Select, select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from .. import cron, migrate
 from ..engine.pool import RELIED_ON, passing_engine
 from ..errors import AlfredDBError, shown, translated
+from ..execution._sync.unreadable import Unreadable, unreadable
 from ..migrate.verify import problems, verify
+from ..models import (
+    Event,
+    EventConsumer,
+    ExecutionStatus,
+    ScheduledExecution,
+    ScheduledTask,
+    Task,
+    TaskStatus,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+)
 from ..queries import events, scheduler
 from ..queries.shapes.paging import MAX_LIMIT
 from ..server import requirements
@@ -122,7 +135,7 @@ def _rows(connection: Connection, schema: str | None) -> list[str]:
     """What stands in the tables and cannot be worked on: it is passed by in silence where it is met."""
     found: list[str] = []
     connection.execution_options(schema_translate_map=schema_translate_map(schema))
-    for examined in (_schedules, _events):
+    for examined in (_schedules, _events, _unreadable):
         with suppress(SQLAlchemyError), connection.begin_nested():  # a role that may not read the table
             found += examined(connection)
     return found
@@ -140,6 +153,30 @@ def _schedules(connection: Connection) -> list[str]:
                 found.append(f"scheduled task {last} has no slots: {error}")
     left = len(found) - NAMED
     return [*found[:NAMED], *([f"{left:,} more scheduled tasks have no slots"] if left > 0 else [])]
+
+
+LOOKED_AT = 200
+"""Rows of each table that are read, those that come next: to read all would take as long as the tables are large."""
+
+
+def _unreadable(connection: Connection) -> list[str]:
+    """Work, and what consumers have still to read, that other means have written and Python cannot read."""
+    waiting: list[Select[Any]] = [
+        select(Task).where(Task.status == TaskStatus.PENDING).order_by(Task.available_at),
+        select(ScheduledExecution).where(ScheduledExecution.status == ExecutionStatus.PENDING),
+        select(WorkflowExecution).where(WorkflowExecution.status == WorkflowExecutionStatus.PENDING),
+        select(ScheduledTask).where(ScheduledTask.is_active),
+        select(EventConsumer),
+        select(Event).order_by(Event.id.desc()),
+    ]
+    found: list[Unreadable] = []
+    driver = connection.connection.driver_connection
+    with Session(connection) as session:
+        for statement in waiting:
+            found += unreadable(session, driver, statement.limit(LOOKED_AT))
+    named = [f"{one}; correct the value by SQL, or delete the row" for one in found[:NAMED]]
+    left = len(found) - NAMED
+    return [*named, *([f"{left:,} more rows cannot be read"] if left > 0 else [])]
 
 
 def _events(connection: Connection) -> list[str]:

@@ -13,6 +13,10 @@ from .base import Base, CreatedAt, Json, monthly_partitions
 __all__ = ["Event", "EventConsumer"]
 
 
+UNREADABLE = "unreadable_reason"
+"""Where an instance keeps what `Event.unreadable` returns."""
+
+
 class Event(Base):
     """Something that happened, told to whoever subscribes to its topic. Partitioned by month of `created_at`.
 
@@ -45,6 +49,12 @@ class Event(Base):
     """What it happened to, such as the id of an order; not read by the library, and not unique."""
     payload: Mapped[Json]
     """What there is to know."""
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why a consumer gets this event without what Python cannot read of it, such as its payload; else None."""
+        reason: str | None = vars(self).get(UNREADABLE)
+        return reason
 
 
 monthly_partitions(Event)

@@ -47,7 +47,7 @@ from ..models import Event, EventConsumer
 from ..models.base import table_of
 from ..types import Text, TransactionId
 from .shapes.functions import func
-from .shapes.literals import number
+from .shapes.literals import number, readable
 from .shapes.paging import page
 
 COUNTED = 10_000
@@ -57,6 +57,15 @@ LIST_KEY = ("tx", "id")
 
 _e = table_of(Event).c
 _c = table_of(EventConsumer).c
+
+
+def remains(ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """What is left to read of events that cannot be read as a whole: all but the payload, in order."""
+    return (
+        select(_e.id, _e.tx, _e.topic, _e.type, _e.key, readable(_e.created_at), readable(_e.began_at))
+        .where(_e.id == func.any(literal(list(ids), ARRAY(BigInteger))))
+        .order_by(_e.tx, _e.id)
+    )
 
 
 def publish(values: Mapping[str, Any]) -> ReturningInsert[Event]:
@@ -122,7 +131,7 @@ def change(name: str, values: Mapping[str, Any]) -> Update:
     return update(EventConsumer).where(EventConsumer.name == name).values(dict(values))
 
 
-def advance(name: str, *, tx: int, event_id: int, since: datetime) -> Update:
+def advance(name: str, *, tx: int, event_id: int, since: datetime | None) -> Update:
     """Move the position of a consumer to the event (`tx`, `event_id`)."""
     return change(
         name, {"tx": tx, "event_id": event_id, "since": since, "read_at": func.statement_timestamp()}
@@ -135,7 +144,14 @@ def unsubscribe(name: str) -> ReturningDelete[str]:
 
 
 def batch(
-    topics: Sequence[str], *, tx: int, event_id: int, since: datetime | None, horizon: int, limit: int
+    topics: Sequence[str],
+    *,
+    tx: int,
+    event_id: int,
+    since: datetime | None,
+    horizon: int,
+    limit: int,
+    without: Sequence[int] = (),
 ) -> Select[Event]:
     """Select the first `limit` events after the position (`tx`, `event_id`) and below the horizon.
 
@@ -143,7 +159,10 @@ def batch(
     """
     wanted = _topics(literal(list(topics), ARRAY(Text)))
     after = literal(tx, TransactionId), literal(event_id, BigInteger)
-    first = _unread(wanted, after, table_of(Event).c, [_e.tx < horizon, *_written(since)], limit)
+    conditions = [_e.tx < horizon, *_written(since)]
+    if without:
+        conditions.append(_e.id != func.all(literal(list(without), ARRAY(BigInteger))))
+    first = _unread(wanted, after, table_of(Event).c, conditions, limit)
     event = aliased(Event, first)
     return (
         select(event)

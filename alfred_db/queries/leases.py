@@ -15,7 +15,8 @@ a commit whose response was lost. `reap` removes the token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -36,6 +37,7 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    literal,
     literal_column,
     null,
     or_,
@@ -54,7 +56,9 @@ __all__ = [
     "HANDLER",
     "LEASE_LOST",
     "TIMEOUT",
+    "UNREADABLE",
     "Leased",
+    "again",
     "complete",
     "complete_many",
     "fail",
@@ -63,12 +67,16 @@ __all__ = [
     "held",
     "reap",
     "release",
+    "set_aside",
     "standing",
     "taken",
 ]
 
 HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
 """Values of `error_code` for an attempt, unless the handler sets another code."""
+
+UNREADABLE = "unreadable"
+"""The same of work that ends because its row cannot be read."""
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -183,7 +191,36 @@ def heartbeat(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
         update(leased.table)
         .where(among(own.id, _locked(leased)))
         .values(lease_expires_at=_now() + _lease, **leased.progress)
-        .returning(own.id, own.lease_expires_at, own.cancel_requested_at)
+        .returning(own.id, own.lease_expires_at, own.cancel_requested_at.is_not(None))
+    )
+
+
+def again(
+    leased: Leased[Any], columns: Sequence[Any], token: uuid.UUID, known: Sequence[Any]
+) -> Select[*tuple[Any, ...]]:
+    """Columns of what the claim with this token has taken, without the rows of these ids."""
+    own = leased.table.c
+    others = own.id != func.all(literal(list(known), ARRAY(own.id.type)))
+    rows: Select[*tuple[Any, ...]] = select(*columns).select_from(leased.table)
+    return rows.where(_is_running(leased), own.lease_token == token, others)
+
+
+def set_aside(
+    leased: Leased[Any], id: Any, token: uuid.UUID, *, code: str, message: str
+) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Have a row fail that was just claimed, as if it had not been."""
+    own = leased.table.c
+    return (
+        update(leased.table)
+        .where(held(leased, id, token))
+        .values(
+            **{leased.failed_at: _now(), leased.error: message},
+            status=constant(leased.status("failed")),
+            error_code=code,
+            claim_seq=own.claim_seq - _one,
+            **given_up(),
+        )
+        .returning(own.id)
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    ColumnElement,
     DateTime,
     Integer,
     Select,
@@ -33,7 +34,8 @@ LIST_KEY = ("id",)
 
 _Time = DateTime(timezone=True)
 _FIRST = datetime(2, 1, 1, tzinfo=UTC)
-_PLANNED = (
+PLANNED = (
+    ScheduledTask.id,
     ScheduledTask.schedule,
     ScheduledTask.timezone,
     ScheduledTask.next_run_at,
@@ -110,7 +112,9 @@ def list_(*, after: str | None, limit: int) -> Select[ScheduledTask]:
 # Slots
 
 
-def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
+def due(
+    *, limit: int, after: ScheduledTask | None, without: Sequence[int] = ()
+) -> Select[ScheduledTask, datetime]:
     """Select and lock the tasks whose next slot is due, with the time of the database.
 
     Tasks that another scheduler has locked are skipped. A slot before the range of `datetime` is left out: it
@@ -119,9 +123,10 @@ def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, dat
     Args:
         limit: maximum number of tasks.
         after: the last task of the previous call, in the order of slots; None for the first call.
+        without: ids of tasks that cannot be read, which are left out.
     """
     key = ScheduledTask.next_run_at, ScheduledTask.id
-    statement = _scheduled(limit).where(
+    statement = _scheduled(limit, without).where(
         ScheduledTask.next_run_at <= func.statement_timestamp(),
         ScheduledTask.next_run_at >= literal(_FIRST, _Time),
     )
@@ -131,12 +136,14 @@ def due(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, dat
     return statement.order_by(*key)
 
 
-def unscheduled(*, limit: int, after: ScheduledTask | None) -> Select[ScheduledTask, datetime]:
+def unscheduled(
+    *, limit: int, after: ScheduledTask | None, without: Sequence[int] = ()
+) -> Select[ScheduledTask, datetime]:
     """Select and lock the active tasks without a next slot, with the time of the database.
 
     Such tasks were not created by this library. The arguments are those of `due`.
     """
-    statement = _scheduled(limit).where(ScheduledTask.next_run_at.is_(None))
+    statement = _scheduled(limit, without).where(ScheduledTask.next_run_at.is_(None))
     if after is not None:
         statement = statement.where(ScheduledTask.id > after.id)
     return statement.order_by(ScheduledTask.id)
@@ -152,18 +159,24 @@ def active(*, after: int, limit: int) -> Select[int, str | None, str]:
     )
 
 
-def _scheduled(limit: int) -> Select[ScheduledTask, datetime]:
+def _scheduled(limit: int, without: Sequence[int]) -> Select[ScheduledTask, datetime]:
     """Select the columns that planning needs.
 
     No other column can then make a row unreadable.
     """
     return (
         select(ScheduledTask, func.statement_timestamp())
-        .options(load_only(*_PLANNED))
-        .where(ScheduledTask.is_active, ScheduledTask.schedule.is_not(None))
+        .options(load_only(*PLANNED))
+        .where(ScheduledTask.is_active, ScheduledTask.schedule.is_not(None), *_left_out(without))
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True, of=ScheduledTask)
     )
+
+
+def _left_out(without: Sequence[int]) -> list[ColumnElement[bool]]:
+    if not without:
+        return []
+    return [ScheduledTask.id != func.all(literal(list(without), ARRAY(BigInteger)))]
 
 
 def file(slots: Sequence[Slot]) -> ReturningInsert[int, int | None, datetime]:

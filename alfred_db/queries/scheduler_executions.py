@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Double,
+    FromClause,
     Integer,
     Select,
     Uuid,
@@ -27,6 +31,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
 from ..models.base import table_of
 from ..types import Text
+from . import leases
 from .leases import Leased, held, taken
 from .shapes.functions import func
 from .shapes.literals import among, constant, materialized, seconds_ago, seconds_ahead
@@ -96,22 +101,31 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
         update(ScheduledExecution)
         .where(ScheduledExecution.id == chosen.c.id)
         .values(**taken(EXECUTIONS, chosen.c.deadline), lease_seconds=bindparam("seconds", type_=Double))
-        .returning(
-            ScheduledExecution.id,
-            ScheduledExecution.task_id,
-            chosen.c.name,
-            chosen.c.command,
-            ScheduledExecution.scheduled_at,
-            ScheduledExecution.lease_token,
-            ScheduledExecution.claim_seq,
-            ScheduledExecution.lease_expires_at,
-            ScheduledExecution.attempt_deadline_at,
-            ScheduledExecution.retry_count,
-            ScheduledExecution.crash_count,
-            chosen.c.max_retries,
-            ScheduledExecution.missed_slots,
-        )
+        .returning(*_claimed(chosen))
     )
+
+
+def again(token: uuid.UUID, known: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """The same columns of what a claim has taken, without the executions that are known."""
+    return leases.again(EXECUTIONS, _claimed(_task), token, known).join(_task, _task.c.id == _own.task_id)
+
+
+def _claimed(task: FromClause) -> Sequence[ColumnElement[Any]]:
+    return [
+        _own.id,
+        _own.task_id,
+        task.c.name,
+        task.c.command,
+        _own.scheduled_at,
+        _own.lease_token,
+        _own.claim_seq,
+        _own.lease_expires_at,
+        _own.attempt_deadline_at,
+        _own.retry_count,
+        _own.crash_count,
+        task.c.max_retries,
+        _own.missed_slots,
+    ]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -28,12 +29,13 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from ..models import Task, TaskStatus
 from ..models.base import table_of
 from ..types import Text
+from . import leases
 from .leases import taken
 from .shapes.functions import func
 from .shapes.literals import constant, materialized, number
 from .task_leases import TASKS
 
-__all__ = ["ISOLATION", "claim", "isolation", "ready"]
+__all__ = ["ISOLATION", "again", "claim", "isolation", "ready"]
 
 ISOLATION = "read committed"
 """The isolation level of a claim.
@@ -46,6 +48,26 @@ _t = table_of(Task).c
 _pending = _t.status == constant(TaskStatus.PENDING)
 _second = literal_column("interval '1 second'", Interval)
 _now = func.statement_timestamp
+_CLAIMED: Sequence[ColumnElement[Any]] = (
+    _t.id,
+    _t.task_id,
+    _t.intent,
+    _t.content,
+    _t.metadata,
+    _t.priority,
+    _t.created_by,
+    _t.assigned_to,
+    _t.parent_task_id,
+    _t.available_at,
+    _t.retry_count,
+    _t.crash_count,
+    _t.max_retries,
+    _t.attempt_deadline_at,
+    _t.claim_seq,
+    _t.lease_token,
+    _t.lease_expires_at,
+    _t.queue,
+)
 _isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
 
 
@@ -108,27 +130,13 @@ def claim(
         update(table_of(Task))
         .where(_t.id == claimed.c.id)
         .values(taken(TASKS, claimed.c.deadline))
-        .returning(
-            _t.id,
-            _t.task_id,
-            _t.intent,
-            _t.content,
-            _t.metadata,
-            _t.priority,
-            _t.created_by,
-            _t.assigned_to,
-            _t.parent_task_id,
-            _t.available_at,
-            _t.retry_count,
-            _t.crash_count,
-            _t.max_retries,
-            _t.attempt_deadline_at,
-            _t.claim_seq,
-            _t.lease_token,
-            _t.lease_expires_at,
-            _t.queue,
-        )
+        .returning(*_CLAIMED)
     )
+
+
+def again(token: uuid.UUID, known: Sequence[uuid.UUID]) -> Select[*tuple[Any, ...]]:
+    """The same columns of what a claim has taken, without the tasks that are known."""
+    return leases.again(TASKS, _CLAIMED, token, known)
 
 
 def _levels() -> Any:

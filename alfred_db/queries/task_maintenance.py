@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ColumnClause,
     ColumnElement,
@@ -16,7 +14,6 @@ from sqlalchemy import (
     cast,
     column,
     extract,
-    literal,
     select,
     table,
     update,
@@ -127,35 +124,6 @@ def oldest_snapshot() -> Select[float, int, str]:
         )
         .order_by(activity.xact_start)
         .limit(1)
-    )
-
-
-def waiting(
-    queues: Sequence[str] | None, intents: Sequence[str], assigned_to: str | None, *, limit: int
-) -> Select[uuid.UUID]:
-    """Select the ids of the tasks that a claim with these filters would claim first.
-
-    No other column is read.
-    """
-    filters = [
-        _pending,
-        _t.available_at <= _now(),
-        _t.intent == func.any(literal(list(intents), ARRAY(Text))),
-    ]
-    if queues is not None:
-        filters.append(_t.queue == func.any(literal(list(queues), ARRAY(Text))))
-    if assigned_to is not None:
-        filters.append(_t.assigned_to == assigned_to)
-    return select(_t.id).where(*filters).order_by(_t.priority.desc(), _t.available_at, _t.id).limit(limit)
-
-
-def set_aside(id: uuid.UUID, *, code: str, message: str) -> ReturningUpdate[uuid.UUID]:
-    """Fail a pending task without claiming it."""
-    return (
-        update(table_of(Task))
-        .where(_t.id == id, _pending)
-        .values(status=constant(TaskStatus.FAILED), failed_at=_now(), error_code=code, error_message=message)
-        .returning(_t.id)
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     Double,
     Integer,
     Select,
@@ -27,6 +29,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
+from . import leases
 from .leases import Leased, taken
 from .shapes.functions import func
 from .shapes.literals import constant, materialized, seconds_ahead
@@ -115,24 +118,35 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
             lease_seconds=bindparam("seconds", type_=Double),
             waiting_for=None,
         )
-        .returning(
-            WorkflowExecution.id,
-            WorkflowExecution.workflow_id,
-            chosen.c.name,
-            WorkflowExecution.workflow_version,
-            WorkflowExecution.definition,
-            WorkflowExecution.input_data,
-            WorkflowExecution.current_step,
-            WorkflowExecution.lease_token,
-            WorkflowExecution.claim_seq,
-            WorkflowExecution.lease_expires_at,
-            WorkflowExecution.attempt_deadline_at,
-            WorkflowExecution.retry_count,
-            WorkflowExecution.crash_count,
-            WorkflowExecution.max_retries,
-            WorkflowExecution.parent_execution_id,
-        )
+        .returning(*_claimed(chosen.c.name))
     )
+
+
+def again(token: uuid.UUID, known: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """The same columns of what a claim has taken, without the executions that are known."""
+    name = table_of(Workflow).c.name
+    rows = leases.again(EXECUTIONS, _claimed(name), token, known)
+    return rows.join(table_of(Workflow), table_of(Workflow).c.id == _e.workflow_id)
+
+
+def _claimed(name: ColumnElement[str]) -> Sequence[ColumnElement[Any]]:
+    return [
+        _e.id,
+        _e.workflow_id,
+        name,
+        _e.workflow_version,
+        _e.definition,
+        _e.input_data,
+        _e.current_step,
+        _e.lease_token,
+        _e.claim_seq,
+        _e.lease_expires_at,
+        _e.attempt_deadline_at,
+        _e.retry_count,
+        _e.crash_count,
+        _e.max_retries,
+        _e.parent_execution_id,
+    ]
 
 
 def get(execution_id: int) -> Select[WorkflowExecution]:

@@ -24,7 +24,6 @@ from ._log import log
 from ._outcome import Ended, failed
 from ._periodic import Periodic
 from ._settle import is_transient, settled
-from ._unreadable import UNREADABLE, set_aside
 from ._watch import Watch
 
 __all__ = ["End", "Loop", "Settings", "Start"]
@@ -161,13 +160,7 @@ class Loop:
                 looks = 0
 
     def _claim(self, limit: int) -> int:
-        try:
-            tasks = self._claimed(limit)
-        except UNREADABLE:
-            settings = self._settings
-            if not set_aside(self._db, settings.queues, self._intents, settings.assigned_to):
-                raise
-            tasks = self._claimed(limit)
+        tasks = self._claimed(limit)
         again = {task.id for task in tasks}
         for lease in self._held:
             if lease.task.id in again:  # lost, and claimed once more before its handler has ended

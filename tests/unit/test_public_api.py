@@ -437,6 +437,7 @@ PUBLIC = [
     "TokenUsage",
     "TokenUsageKey",
     "UnitOfWork",
+    "UnreadableRow",
     "User",
     "UserRepository",
     "ValidationRegression",

@@ -11,8 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from ...errors import translated
+from ...errors import UnreadableRow, translated
 from ..arguments import checked
+from .driver import driver_of
+from .unreadable import located
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -35,23 +37,40 @@ class AsyncRepository:
                 setattr(cls, name, checked(cls, name, method))
 
     async def _first(self, statement: Select[T]) -> T | None:
-        with translated():
-            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        try:
+            with translated():
+                return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        except UnreadableRow as error:
+            raise await self._located(error, statement) from None
 
     async def _all(self, statement: Select[T]) -> Sequence[T]:
-        with translated():
-            return (await self._session.scalars(statement, execution_options=_OPTIONS)).all()
+        try:
+            with translated():
+                return (await self._session.scalars(statement, execution_options=_OPTIONS)).all()
+        except UnreadableRow as error:
+            raise await self._located(error, statement) from None
 
     async def _write(
         self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
     ) -> T | None:
         """Run a statement that returns one value for a row; return the value, or None when no row was written."""
-        with translated():
-            return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        try:
+            with translated():
+                return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        except UnreadableRow as error:
+            raise await self._located(error, statement) from None
 
     async def _rows(
         self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
     ) -> Sequence[Row[*Ts]]:
         """Run a statement that returns rows of several columns, or that writes several rows."""
-        with translated():
-            return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+        try:
+            with translated():
+                return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+        except UnreadableRow as error:
+            raise await self._located(error, statement, parameters) from None
+
+    async def _located(
+        self, error: UnreadableRow, statement: Any, parameters: Mapping[str, Any] | None = None
+    ) -> UnreadableRow:
+        return await located(self._session, await driver_of(self._session), error, statement, parameters)

@@ -21,8 +21,9 @@ from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
 from ...engine.session import DirectSession, take
-from ...errors import mark_lost, translated
+from ...errors import UnreadableRow, mark_lost, translated
 from ...types import bind_text
+from .unreadable import located
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
@@ -69,6 +70,16 @@ async def fetch_rows(
         locks: Whether the SELECT locks rows. If not, and no transaction is open, it runs without beginning
             one.
     """
+    try:
+        return await _fetched(session, statement, parameters, locks=locks)
+    except UnreadableRow as error:
+        driver = await driver_of(session)
+        raise await located(session, driver, error, statement, parameters) from None
+
+
+async def _fetched(
+    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool
+) -> Sequence[Row[*Ts]]:
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ClauseElement
 
 from ...checks import check_text, plain_text, within
-from ...errors import LeaseLost, lease_lost, shown, translated
+from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
 from ...queries import leases as queries
 from ...queries.leases import Leased, S
 from ...queries.shapes.functions import func
@@ -22,7 +22,8 @@ from ...values.scheduler import ClaimedExecution
 from ...values.task_columns import MAX_SECONDS
 from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
-from .driver import fetch
+from .driver import driver_of, fetch
+from .unreadable import unreadable
 
 __all__ = ["PAUSES", "AsyncLeases", "lost", "taking", "waiting"]
 
@@ -86,7 +87,7 @@ class AsyncLeases(Generic[C, S]):
                         lease=seconds,
                         held_until=until,
                         lease_expires_at=expires,
-                        cancel_requested=cancelled is not None,
+                        cancel_requested=cancelled,
                     )
         return [kept[one.id] for one in claimed if one.id in kept]
 
@@ -162,6 +163,45 @@ class AsyncLeases(Generic[C, S]):
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = await fetch(self._session, queries.reap(self._leased, limit), spread)
         return {row[0]: self._leased.status(row[1]) for row in rows}
+
+    async def beside(
+        self,
+        error: UnreadableRow,
+        limit: int,
+        token: uuid.UUID,
+        claim: Callable[[int], Any],
+        again: Callable[[uuid.UUID, Sequence[Any]], Select[*tuple[Any, ...]]],
+    ) -> list[Sequence[Any]]:
+        """The rows of a claim that has met one that cannot be read.
+
+        That one fails, and others are claimed in its place. `claim` takes a limit, and `again` selects the same
+        columns of what the claim of a token has taken, beside the rows that are known.
+        """
+        rows: list[Sequence[Any]] = []
+        while True:
+            # The server has done its part of the claim: what it took is found again by its token.
+            taken = again(token, [row[0] for row in rows])
+            found = await unreadable(self._session, await driver_of(self._session), taken)
+            if not found:
+                raise error
+            for one in found:
+                (key,) = one.key.values()
+                await self._set_aside(key, token, f"it cannot be read: column {one.column}, {one.reason}")
+            with translated():
+                rows += (await self._session.execute(taken)).all()
+            if len(rows) >= limit:
+                return rows
+            try:
+                return [*rows, *await claim(limit - len(rows))]
+            except UnreadableRow as another:
+                error = another
+
+    async def _set_aside(self, key: str, token: uuid.UUID, message: str) -> None:
+        id = self._leased.table.c.id.type.python_type(key)
+        statement = queries.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
+        with translated():
+            await self._session.execute(statement)
+        _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
 
     async def _each(
         self, statement: ClauseElement, claimed: Sequence[C], parameters: Mapping[str, Any]

@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from ...errors import translated
+from ...errors import UnreadableRow, translated
 from ..arguments import checked
+from .driver import driver_of
+from .unreadable import located
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -36,23 +38,40 @@ class Repository:
                 setattr(cls, name, checked(cls, name, method))
 
     def _first(self, statement: Select[T]) -> T | None:
-        with translated():
-            return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        try:
+            with translated():
+                return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        except UnreadableRow as error:
+            raise self._located(error, statement) from None
 
     def _all(self, statement: Select[T]) -> Sequence[T]:
-        with translated():
-            return (self._session.scalars(statement, execution_options=_OPTIONS)).all()
+        try:
+            with translated():
+                return (self._session.scalars(statement, execution_options=_OPTIONS)).all()
+        except UnreadableRow as error:
+            raise self._located(error, statement) from None
 
     def _write(
         self, statement: ReturningInsert[T] | ReturningUpdate[T] | ReturningDelete[T]
     ) -> T | None:
         """Run a statement that returns one value for a row; return the value, or None when no row was written."""
-        with translated():
-            return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        try:
+            with translated():
+                return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+        except UnreadableRow as error:
+            raise self._located(error, statement) from None
 
     def _rows(
         self, statement: TypedReturnsRows[*Ts], parameters: Mapping[str, Any] | None = None
     ) -> Sequence[Row[*Ts]]:
         """Run a statement that returns rows of several columns, or that writes several rows."""
-        with translated():
-            return (self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+        try:
+            with translated():
+                return (self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+        except UnreadableRow as error:
+            raise self._located(error, statement, parameters) from None
+
+    def _located(
+        self, error: UnreadableRow, statement: Any, parameters: Mapping[str, Any] | None = None
+    ) -> UnreadableRow:
+        return located(self._session, driver_of(self._session), error, statement, parameters)

@@ -22,8 +22,9 @@ from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
 from ...engine.session import DirectSession, take
-from ...errors import mark_lost, translated
+from ...errors import UnreadableRow, mark_lost, translated
 from ...types import bind_text
+from .unreadable import located
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
@@ -70,6 +71,16 @@ def fetch_rows(
         locks: Whether the SELECT locks rows. If not, and no transaction is open, it runs without beginning
             one.
     """
+    try:
+        return _fetched(session, statement, parameters, locks=locks)
+    except UnreadableRow as error:
+        driver = driver_of(session)
+        raise located(session, driver, error, statement, parameters) from None
+
+
+def _fetched(
+    session: Session, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool
+) -> Sequence[Row[*Ts]]:
     with translated():
         constants, binding = _binding(statement)
         bound = {name: process(parameters[name]) for name, process in binding}

@@ -6,16 +6,16 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
 from ...checks import check_text, plain_text, within
-from ...errors import LeaseLost, lease_lost, shown, translated
+from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
 from ...queries import leases as queries
 from ...queries.leases import Leased, S
 from ...queries.shapes.functions import func
@@ -23,7 +23,8 @@ from ...values.scheduler import ClaimedExecution
 from ...values.task_columns import MAX_SECONDS
 from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
-from .driver import fetch
+from .driver import driver_of, fetch
+from .unreadable import unreadable
 
 __all__ = ["PAUSES", "Leases", "lost", "taking", "waiting"]
 
@@ -87,7 +88,7 @@ class Leases(Generic[C, S]):
                         lease=seconds,
                         held_until=until,
                         lease_expires_at=expires,
-                        cancel_requested=cancelled is not None,
+                        cancel_requested=cancelled,
                     )
         return [kept[one.id] for one in claimed if one.id in kept]
 
@@ -163,6 +164,45 @@ class Leases(Generic[C, S]):
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = fetch(self._session, queries.reap(self._leased, limit), spread)
         return {row[0]: self._leased.status(row[1]) for row in rows}
+
+    def beside(
+        self,
+        error: UnreadableRow,
+        limit: int,
+        token: uuid.UUID,
+        claim: Callable[[int], Any],
+        again: Callable[[uuid.UUID, Sequence[Any]], Select[*tuple[Any, ...]]],
+    ) -> list[Sequence[Any]]:
+        """The rows of a claim that has met one that cannot be read.
+
+        That one fails, and others are claimed in its place. `claim` takes a limit, and `again` selects the same
+        columns of what the claim of a token has taken, beside the rows that are known.
+        """
+        rows: list[Sequence[Any]] = []
+        while True:
+            # The server has done its part of the claim: what it took is found again by its token.
+            taken = again(token, [row[0] for row in rows])
+            found = unreadable(self._session, driver_of(self._session), taken)
+            if not found:
+                raise error
+            for one in found:
+                (key,) = one.key.values()
+                self._set_aside(key, token, f"it cannot be read: column {one.column}, {one.reason}")
+            with translated():
+                rows += (self._session.execute(taken)).all()
+            if len(rows) >= limit:
+                return rows
+            try:
+                return [*rows, *claim(limit - len(rows))]
+            except UnreadableRow as another:
+                error = another
+
+    def _set_aside(self, key: str, token: uuid.UUID, message: str) -> None:
+        id = self._leased.table.c.id.type.python_type(key)
+        statement = queries.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
+        with translated():
+            self._session.execute(statement)
+        _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
 
     def _each(
         self, statement: ClauseElement, claimed: Sequence[C], parameters: Mapping[str, Any]

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.orm import Session
 
 from ...checks import check_word
-from ...errors import ConfigurationError, translated
+from ...errors import ConfigurationError, UnreadableRow, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries.shapes import hybrid_search as hybrid
@@ -29,6 +29,7 @@ from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import VectorLike
 from .copy import table_name
 from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
+from .unreadable import located
 
 FEW = 20_000
 """At most this many matches are compared one by one, if they are also a small part of the table."""
@@ -107,7 +108,7 @@ def search(
                 exact=exact,
                 partition=partition,
             )
-            rows = (session.execute(statement, parameters)).all()
+            rows = _rows(session, statement, parameters)
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The scan ended before it had found enough. No matching row may be missing, so compare all.
             statement = queries.nearest_within(
@@ -118,7 +119,7 @@ def search(
                 exact=True,
                 partition=partition,
             )
-            rows, path = (session.execute(statement, parameters)).all(), SearchPath.EXACT
+            rows, path = _rows(session, statement, parameters), SearchPath.EXACT
         lines = session.scalars(Explain(statement), parameters) if explain else ()
     operator = None if partition is None else partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
@@ -186,7 +187,7 @@ def candidates(
                 exact=compare_all,
                 only_keys=True,
             )
-            rows = (session.execute(statement, {"embedding": embedding})).all()
+            rows = _rows(session, statement, {"embedding": embedding})
             if path is not SearchPath.HNSW_ITERATIVE or len(rows) == limit or params.exact is not None:
                 break
             path = SearchPath.EXACT
@@ -253,9 +254,17 @@ def hybrid_search(
             statement = hybrid.hybrid_where(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
             )
-            rows = (session.execute(statement, parameters)).all()
+            rows = _rows(session, statement, parameters)
     path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
+
+
+def _rows(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    try:
+        with translated():
+            return (session.execute(statement, parameters)).all()
+    except UnreadableRow as error:
+        raise located(session, driver_of(session), error, statement, parameters) from None
 
 
 def _fused_hit(row: Row[Any]) -> Hit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -11,9 +11,11 @@ from sqlalchemy import (
     CTE,
     CollectionAggregate,
     ColumnElement,
+    DateTime,
     Integer,
     SQLColumnExpression,
     any_,
+    case,
     cast,
     literal,
     literal_column,
@@ -27,6 +29,8 @@ from sqlalchemy.types import TypeEngine
 from ...errors import InvalidInputError
 from ...types import Text
 from .functions import func
+
+_FIRST, _LAST = datetime(1, 1, 3, tzinfo=UTC), datetime(9999, 12, 28, tzinfo=UTC)
 
 
 def interval(seconds: float) -> timedelta:
@@ -58,6 +62,12 @@ def jsonb(text: str | None) -> ColumnElement[Any]:
 def constant(member: StrEnum) -> ColumnElement[str]:
     """A member, written into the statement: a partial index serves no parameter that is only known later."""
     return literal_column(f"'{member.value}'")
+
+
+def readable(time: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A time of a column, or the nearest that Python can hold: other means may have written `infinity`."""
+    first, last = (literal(bound, DateTime(timezone=True)) for bound in (_FIRST, _LAST))
+    return case((time.is_not(None), func.greatest(func.least(time, last), first)))
 
 
 def number(value: int) -> ColumnElement[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -9,15 +10,20 @@ from typing import Any, cast
 from sqlalchemy import CursorResult
 
 from ...checks import as_cursor, aware, check_text, json_text, within
-from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
+from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
 from ...execution._async.copy import copy_rows, reserve_ids
+from ...execution._async.driver import driver_of
 from ...execution._async.partitions import AsyncPartitions
+from ...execution._async.unreadable import unreadable
 from ...models import Event, EventConsumer
 from ...models.base import table_of
+from ...models.events import UNREADABLE
 from ...queries import events as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.events import EventConsumerLag, EventHorizon, EventPosition, NewEvent
+
+_log = logging.getLogger("alfred_db")
 
 COPIED = 1000
 """More events than this are published by COPY."""
@@ -179,6 +185,8 @@ class AsyncEventRepository(AsyncPartitions):
 
         What the caller does about them in the same transaction happens exactly once; after a rollback they
         are returned again. Until the transaction ends, another reader of the same consumer gets no events.
+        An event that Python cannot read is delivered in its place with an empty payload, and the reason in
+        its `unreadable`; the log names it too.
 
         Args:
             consumer: The name.
@@ -197,9 +205,15 @@ class AsyncEventRepository(AsyncPartitions):
                 raise _unknown(consumer)
             return []
         events = await self._after(reader, limit)
+        for event in events:
+            if event.unreadable is not None:
+                _log.warning(
+                    "event %s of topic %s: unreadable, %s", event.id, shown(event.topic), event.unreadable
+                )
         if events:
             last = events[-1]
-            since = last.began_at - CLOCK_MARGIN
+            whole = [event for event in events if event.unreadable is None]
+            since = _before(whole[-1].began_at) if whole else reader.since
             with translated():
                 await self._session.execute(
                     queries.advance(consumer, tx=last.tx, event_id=last.id, since=since)
@@ -297,16 +311,40 @@ class AsyncEventRepository(AsyncPartitions):
                 f"consumer {reader.name!r}: has read up to transaction {reader.tx}, but this server is only at"
                 f" {horizon}: its data came from another server; call `after_restore`, which loses no event"
             )
-        return await self._all(
-            queries.batch(
+        reasons: dict[int, str] = {}
+        while True:
+            batch = queries.batch(
                 reader.topics,
                 tx=reader.tx,
                 event_id=reader.event_id,
                 since=reader.since,
                 horizon=horizon,
                 limit=limit,
+                without=list(reasons),
             )
-        )
+            try:
+                events = await self._all(batch)
+            except UnreadableRow:
+                found = await unreadable(self._session, await driver_of(self._session), batch)
+                if not found:
+                    raise
+                reasons |= {int(one.key["id"]): f"column {one.column}: {one.reason}" for one in found}
+            else:
+                break
+        if not reasons:
+            return events
+        merged = [*events, *await self._remains(reasons)]
+        return sorted(merged, key=lambda event: (event.tx, event.id))[:limit]
+
+    async def _remains(self, reasons: Mapping[int, str]) -> Sequence[Event]:
+        """What is left of events that cannot be read: a consumer sees by `unreadable` that they are not whole."""
+        events: list[Event] = []
+        names = ("id", "tx", "topic", "type", "key", "created_at", "began_at")
+        for row in await self._rows(queries.remains(list(reasons))):
+            event = Event(**dict(zip(names, row, strict=True)), payload={})
+            vars(event)[UNREADABLE] = reasons[event.id]
+            events.append(event)
+        return events
 
     async def _horizon(self) -> int:
         return (await self._rows(queries.snapshot()))[0][0]
@@ -332,13 +370,13 @@ class AsyncEventRepository(AsyncPartitions):
         if isinstance(position, datetime):
             for tx, id in await self._rows(queries.first_written(topics, aware("position", position))):
                 place = min(place, (tx, id - 1))
-            since = position - CLOCK_MARGIN
+            since = _before(position)
         elif isinstance(position, int):
             found = await self.get(position)
             if found is None:
                 raise NotFoundError(f"event {position}: not in the log; seek a time, or 'beginning'")
             if found.tx < place[0]:  # otherwise the events before it are not all known yet
-                place, since = (found.tx, found.id - 1), found.began_at - CLOCK_MARGIN
+                place, since = (found.tx, found.id - 1), _before(found.began_at)
         elif position != "now":
             raise InvalidInputError(
                 "position: expected 'beginning', 'now', a datetime or the id of an event, got"
@@ -365,6 +403,14 @@ def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
     values["payload"] = dict(payload)
     json_text(f"{where}payload", values["payload"], MAX_PAYLOAD_BYTES)
     return values
+
+
+def _before(time: datetime) -> datetime | None:
+    """No event that comes later in order was written before; None is not known."""
+    try:
+        return time - CLOCK_MARGIN
+    except OverflowError:  # of the year 1
+        return None
 
 
 def _topics(topics: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_text, json_text, within
-from ...errors import ConfigurationError, InvalidInputError, translated
+from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import driver_of, fetch
 from ...execution._async.leases import AsyncLeases, taking, waiting
@@ -39,6 +39,7 @@ class AsyncHeldTasks(AsyncRepository):
         """Claim tasks that can be run now, the highest priority first.
 
         Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
+        A task that Python cannot read fails with the `error_code` `unreadable`, and others are claimed instead.
 
         Args:
             worker: The name of the caller, shown to people.
@@ -62,12 +63,20 @@ class AsyncHeldTasks(AsyncRepository):
             single = single and len(names) == 1
         if assigned_to is not None:
             parameters["assigned_to"] = assigned_to
-        statement = claims.claim(
-            limit, queues is not None, intents is not None, assigned_to is not None, single
-        )
+        shape = queues is not None, intents is not None, assigned_to is not None, single
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows = await fetch(self._session, statement, parameters)
+        rows: Sequence[Sequence[Any]]
+        try:
+            rows = await fetch(self._session, claims.claim(limit, *shape), parameters)
+        except UnreadableRow as error:
+            rows = await self._leases.beside(
+                error,
+                limit,
+                parameters["token"],
+                lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
+                claims.again,
+            )
         if not rows:
             await self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import json_text, within
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, UnreadableRow
 from ...execution._async.base import AsyncRepository
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
@@ -33,6 +33,7 @@ class AsyncWorkflowExecutions(AsyncRepository):
         The order of the versions is random; within a version the longest waiting execution comes first. An
         execution of a vanished worker can be claimed after `reap`, a sleeping or waiting one when its time
         has come. Commit before running them, and extend the lease by `checkpoint` and `heartbeat`.
+        An execution that Python cannot read fails with the `error_code` `unreadable`, and others are claimed instead.
 
         Args:
             worker: The name of the caller, shown to people.
@@ -45,10 +46,20 @@ class AsyncWorkflowExecutions(AsyncRepository):
             raise InvalidInputError("workflow_ids: is empty; pass the versions that this worker can run")
         versions = list(dict.fromkeys(workflow_ids))
         random.shuffle(versions)
-        parameters = {**taking(worker, lease), "seconds": lease}
+        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows = await self._rows(queries.claim(versions, limit=limit), parameters)
+        rows: Sequence[Sequence[Any]]
+        try:
+            rows = await self._rows(queries.claim(versions, limit=limit), parameters)
+        except UnreadableRow as error:
+            rows = await self._leases.beside(
+                error,
+                limit,
+                parameters["token"],
+                lambda number: self._rows(queries.claim(versions, limit=number), parameters),
+                queries.again,
+            )
         return sorted(
             (ClaimedWorkflow._make((*row, lease, until, False)) for row in rows), key=lambda one: one.id
         )

@@ -12,7 +12,9 @@ from sqlalchemy import Select
 from ... import cron
 from ...checks import within
 from ...cron import Plan, Slot
-from ...errors import ConflictError, NotFoundError, shown
+from ...errors import ConflictError, NotFoundError, UnreadableRow, shown
+from ...execution._sync.driver import driver_of
+from ...execution._sync.unreadable import unreadable
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
 from ...queries.shapes.paging import MAX_LIMIT, as_page
@@ -293,9 +295,24 @@ class SchedulerRepository(Executions):
         plans: _Planned = []
         last: ScheduledTask | None = None
         time: datetime | None = None
+        passed: list[int] = []  # rows that cannot be read, which the next look leaves out
         while len(plans) < limit:
             asked = limit - len(plans)
-            rows = self._rows(page(limit=asked, after=last))
+            try:
+                rows = self._rows(page(limit=asked, after=last, without=passed))
+            except UnreadableRow:
+                found = unreadable(
+                    self._session,
+                    driver_of(self._session),
+                    page(limit=asked, after=last, without=passed).with_only_columns(*queries.PLANNED),
+                )
+                if not found:
+                    raise
+                passed += [int(*one.key.values()) for one in found]
+                invalid += [
+                    ScheduleProblem(int(*one.key.values()), f"{one.column}: {one.reason}") for one in found
+                ]
+                continue
             for task, now in rows:
                 last, time = task, now
                 try:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from ...checks import plain_text, within
-from ...errors import InvalidTransition, NotFoundError
+from ...errors import InvalidTransition, NotFoundError, UnreadableRow
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
 from ...execution._sync.leases import Leases, lost, taking
@@ -30,6 +31,7 @@ class Executions(Repository):
         """Claim waiting executions, the longest waiting first.
 
         Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
+        An execution that Python cannot read fails with the `error_code` `unreadable`, and others are claimed instead.
 
         Args:
             worker: The name of the caller, shown to people.
@@ -37,10 +39,20 @@ class Executions(Repository):
             lease: Seconds until the executions can be taken from the caller.
         """
         within("limit", limit, 1, MAX_LIMIT)
-        parameters = {**taking(worker, lease), "seconds": lease}
+        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows = self._rows(queries.claim(limit=limit), parameters)
+        rows: Sequence[Sequence[Any]]
+        try:
+            rows = self._rows(queries.claim(limit=limit), parameters)
+        except UnreadableRow as error:
+            rows = self._leases.beside(
+                error,
+                limit,
+                parameters["token"],
+                lambda number: self._rows(queries.claim(limit=number), parameters),
+                queries.again,
+            )
         return sorted(
             (ClaimedExecution._make((*row, lease, until, False)) for row in rows),
             key=lambda one: (one.scheduled_at, one.id),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_text, json_text, within
-from ...errors import ConfigurationError, InvalidInputError, translated
+from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import driver_of, fetch
 from ...execution._sync.leases import Leases, taking, waiting
@@ -40,6 +40,7 @@ class HeldTasks(Repository):
         """Claim tasks that can be run now, the highest priority first.
 
         Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
+        A task that Python cannot read fails with the `error_code` `unreadable`, and others are claimed instead.
 
         Args:
             worker: The name of the caller, shown to people.
@@ -63,12 +64,20 @@ class HeldTasks(Repository):
             single = single and len(names) == 1
         if assigned_to is not None:
             parameters["assigned_to"] = assigned_to
-        statement = claims.claim(
-            limit, queues is not None, intents is not None, assigned_to is not None, single
-        )
+        shape = queues is not None, intents is not None, assigned_to is not None, single
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows = fetch(self._session, statement, parameters)
+        rows: Sequence[Sequence[Any]]
+        try:
+            rows = fetch(self._session, claims.claim(limit, *shape), parameters)
+        except UnreadableRow as error:
+            rows = self._leases.beside(
+                error,
+                limit,
+                parameters["token"],
+                lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
+                claims.again,
+            )
         if not rows:
             self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]

@@ -15,6 +15,7 @@ SUBSCRIBED = EventConsumer(name="consumer-4711", topics=["topic-4711"], tx=4711,
 BATCH = {"tx": 4711, "event_id": 4712, "since": TIME, "horizon": 4713, "limit": 471}
 
 EXAMPLES: dict[str, list[Call]] = {
+    "remains": [call([4711])],
     "publish": [call(EVENT)],
     "publish_many": [call()],
     "get": [call(4711)],
@@ -29,7 +30,10 @@ EXAMPLES: dict[str, list[Call]] = {
     "change": [call("consumer-4711", {"topics": ["topic-4711"]})],
     "advance": [call("consumer-4711", tx=4711, event_id=4712, since=TIME)],
     "unsubscribe": [call("consumer-4711")],
-    "batch": [call(["topic-4711"], **BATCH), call(["topic-4711"], **BATCH | {"since": None})],
+    "batch": [
+        call(["topic-4711"], **BATCH),
+        call(["topic-4711"], **BATCH | {"since": None, "without": [4714]}),
+    ],
     "first_written": [call(["topic-4711", "topic-4712"], TIME)],
     "lags": [call()],
     "holder": [call()],

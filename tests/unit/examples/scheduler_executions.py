@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+
 from unit.examples import Call, call
 
 CURSOR = "WyIyMDQ3LTExLTA0IDA3OjExOjAwKzAwOjAwIl0="
 
 EXAMPLES: dict[str, list[Call]] = {
+    "again": [call(uuid.UUID(int=4712), [4711])],
     "claim": [call(limit=471)],
     "start": [call()],
     "cancel": [call(4711)],

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
+
 from unit.examples import Call, call
 
 from alfred_db import Task
 
+TASK, TOKEN = uuid.UUID(int=4711), uuid.UUID(int=4712)
+
 EXAMPLES: dict[str, list[Call]] = {
     "isolation": [call()],
+    "again": [call(TOKEN, [TASK])],
     "ready": [
         call(471, lock=False),
         call(471, Task.intent == "intent-4711", lock=True, also=[Task.priority]),
