@@ -45,6 +45,7 @@ pyright: .venv/test.stamp
 
 mypy: .venv/test.stamp
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 pages: .venv/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

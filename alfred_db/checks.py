@@ -37,7 +37,9 @@ from .errors import InvalidInputError, shown
 
 __all__ = [
     "as_cursor",
+    "attribute",
     "aware",
+    "by_attribute",
     "check_column",
     "check_names",
     "check_objects",
@@ -189,8 +191,22 @@ def check_column(name: str, type_: TypeEngine[Any], values: Iterable[Any]) -> in
     return next((place for place, value in enumerate(values) if not (value is None or takes(value))), None)
 
 
-def check_values(model: type[Any], values: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError for a value that is none for its attribute of the model, and for an unknown name."""
+def attribute(name: str) -> str:
+    """The attribute that a key of a mapping means: `metadata`, a name that SQLAlchemy keeps, is `metadata_`."""
+    return "metadata_" if name == "metadata" else name
+
+
+def by_attribute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by the names of their attributes; raises InvalidInputError where one is named twice."""
+    named = {attribute(name): value for name, value in values.items()}
+    if len(named) != len(values):
+        raise InvalidInputError("metadata: given twice, as metadata and as metadata_; leave one of them out")
+    return named
+
+
+def check_values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by their attributes; raises InvalidInputError for a wrong value and for an unknown name."""
+    values = by_attribute(given)
     check_names(model, values)
     mapper: Mapper[Any] = inspect(model)
     types: dict[str, TypeEngine[Any]] = {name: column.type for name, column in mapper.columns.items()}
@@ -211,6 +227,7 @@ def check_values(model: type[Any], values: Mapping[str, Any]) -> None:
             if is_object(model, name) and not isinstance(value, Mapping):
                 raise InvalidInputError(f"{where}: expected a mapping, got {kind(value)}")
             json_text(where, value)
+    return values
 
 
 def check_objects(model: type[Any], name: str, values: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.sql import sqltypes
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from .errors import InvalidInputError, SchemaDriftError, shown
-from .vectors.formats import Bits, BitsLike, Embedding, Matrix, SparseLike, VectorLike
+from .vectors.formats import Bits, BitsLike, Embedding, Matrix, MatrixLike, SparseLike, VectorLike
 from .vectors.types import Bit, HalfVector, SparseVector, Vector, VectorType
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "EnumText",
     "HalfVector",
     "Matrix",
+    "MatrixLike",
     "SparseLike",
     "SparseVector",
     "Text",

@@ -67,7 +67,7 @@ def rows_of(hosted: int, count: int) -> list[dict[str, Any]]:
             "latency_ms": number % 9000,
             "agent_name": f"agent-{number % 20}",
             "session_id": f"session-{number % 1000}",
-            "metadata_": {"attempt": 1},
+            "metadata": {"attempt": 1},
         }
         for number in range(count)
     ]

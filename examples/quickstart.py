@@ -44,7 +44,7 @@ def store(uow: UnitOfWork, entries: list[dict[str, Any]], vectors: Embedding) ->
             "external_id": f"wordnet:{entry['synset']}",
             "title": ", ".join(entry["words"]),
             "content": entry["text"],
-            "metadata_": {"lexname": entry["lexname"]},
+            "metadata": {"lexname": entry["lexname"]},
             "embedding_model": "MiniLM",
         }
         for entry in entries

@@ -118,7 +118,7 @@ VALUES: tuple[tuple[Any, Callable[[], Any]], ...] = (
 
 def value(column: Column[Any]) -> Any:
     if isinstance(column.type, EnumText):
-        return next(iter(column.type.enum))
+        return next(iter(column.type.enum.__members__.values()))
     return next(make for kind, make in VALUES if isinstance(column.type, kind))()
 
 

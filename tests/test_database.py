@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from servers import free_port, pgbouncer
@@ -197,7 +198,12 @@ def test_only_a_connection_that_idled_is_pinged(
 ) -> None:
     pinged: list[object] = []
     ping = db.engine.dialect.do_ping
-    monkeypatch.setattr(db.engine.dialect, "do_ping", lambda found: pinged.append(found) or ping(found))
+
+    def counted(found: Any) -> bool:
+        pinged.append(found)
+        return ping(found)
+
+    monkeypatch.setattr(db.engine.dialect, "do_ping", counted)
     monkeypatch.setattr("alfred_db.engine.pool.TRUSTED_SECONDS", trusted)
     for _ in range(4):  # the first one opens it
         assert agents(db) == []

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, func, text, update
@@ -107,10 +108,10 @@ def test_twenty_sessions_file_one_task(db: Database, winner_commits: bool) -> No
         time.sleep(0.3)
         assert not any(future.done() for future in futures), "they wait for the winner"
         first.commit() if winner_commits else first.rollback()
-        filed = [future.result() for future in futures]
-    ids = {task.id for task, _ in filed}  # type: ignore[attr-defined]
+        filed: list[Any] = [future.result() for future in futures]
+    ids = {task.id for task, _ in filed}
     assert len(ids) == 1
-    assert sum(created for _, created in filed) == (0 if winner_commits else 1)  # type: ignore[attr-defined]
+    assert sum(created for _, created in filed) == (0 if winner_commits else 1)
     assert (winner_id in ids) is winner_commits
     assert with_tasks(db, lambda tasks: tasks.count()) == 1
 

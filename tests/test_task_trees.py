@@ -259,7 +259,7 @@ def test_executions_of_workflows_go_with_their_children_and_forks(db: Database) 
                 status="completed", completed_at=func.now() - text("interval '1 day'")
             )
         )
-    numbers = []
+    numbers: list[int] = []
     while not numbers or numbers[-1] == 10:
         with db.begin() as uow:
             numbers.append(uow.workflows.purge(older_than=3600, limit=10))

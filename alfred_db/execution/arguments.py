@@ -25,8 +25,16 @@ from sqlalchemy import ClauseElement
 
 from ..checks import aware, finite, json_text, kind, storable, whole
 from ..errors import InvalidInputError
+from ..values.broker import NewBrokerRequest
+from ..values.broker_catalog import CatalogDocument
+from ..values.documents import DocumentChanges, NewDocument
 from ..values.events import NewEvent
+from ..values.knowledge import NewKnowledgePoint
+from ..values.memories import MemoryChanges
+from ..values.memory_banks import MemoryBankChanges
+from ..values.model_registry import RegistryModelChanges
 from ..values.tasks import NewTask
+from ..values.working_memory import WorkingMemoryChanges
 
 __all__ = ["FROM_OUTSIDE", "checked"]
 
@@ -36,8 +44,20 @@ FROM_OUTSIDE = frozenset({"error", "error_code", "error_message", "error_output"
 So is the `code` of a method `fail`.
 """
 
-_ROWS_BY_COLUMN = (NewEvent, NewTask)
-"""Rows that arrive by the hundred thousand; their repositories check them column by column."""
+_CHECKED_LATER = (
+    CatalogDocument,
+    DocumentChanges,
+    MemoryBankChanges,
+    MemoryChanges,
+    NewBrokerRequest,
+    NewDocument,
+    NewEvent,
+    NewKnowledgePoint,
+    NewTask,
+    RegistryModelChanges,
+    WorkingMemoryChanges,
+)
+"""Mappings that their methods check: rows that arrive by the hundred thousand column by column, changes by the model."""
 
 _NO_JSON = frozenset({"capabilities", "document", "values", "vectors"})
 """Mappings of attributes or of sections, which their methods check."""
@@ -227,7 +247,7 @@ def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
     kinds = _alternatives(hint)
     found = next((one for one in kinds if _fits(one, value)), _MISSING)
     if found is _MISSING:
-        if value is not None and any(_is_vector(one) for one in kinds):
+        if value is not None and any(map(_is_vector, kinds)) and not any(map(_is_matrix, kinds)):
             return  # the column's type reports what is wrong
         got = (
             "one; put it into a list" if isinstance(value, str) and any(map(_is_list, kinds)) else kind(value)
@@ -243,6 +263,8 @@ def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:
             finite(name, value)
     elif found is datetime:
         aware("position" if name in _POSITIONS else name, value)
+    elif found in _CHECKED_LATER:
+        return
     elif typing.is_typeddict(found):
         known = _keys(found)
         for key, one in value.items():
@@ -328,6 +350,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
     if isinstance(origin, type) and issubclass(origin, abc.Iterable):
         return _lists(value, origin)
+    if isinstance(origin, type):
+        return isinstance(value, origin)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
@@ -365,15 +389,13 @@ def _elements(name: str, values: Any, hint: Any) -> None:
     kinds = _alternatives(hint)
     if name == "points" or kinds in ((float,), _POINT_ID) or any(_is_vector(one) for one in kinds):
         return  # the column or the method checks each element, and reports more about it
-    if hint in _ROWS_BY_COLUMN:
-        hint = Mapping
-    usual = dict if hint is Mapping else hint
-    if set(map(type, values)) <= {usual}:  # one comparison for all elements
+    usual = {dict if one in _CHECKED_LATER else one for one in kinds}
+    if set(map(type, values)) <= usual:  # one comparison for all elements
         if hint is str:
             text = "".join(values)
             if text.isascii() and "\0" not in text:
                 return
-        elif usual is dict or (isinstance(hint, type) and hint not in _LOOKED_INTO):
+        elif all(one is dict or (isinstance(one, type) and one not in _LOOKED_INTO) for one in usual):
             return
     for number, value in enumerate(values):
         check(f"{name}[{number}]", value, hint)
@@ -381,6 +403,10 @@ def _elements(name: str, values: Any, hint: Any) -> None:
 
 def _is_vector(hint: Any) -> bool:
     return hint is ndarray or typing.get_origin(hint) is ndarray
+
+
+def _is_matrix(hint: Any) -> bool:
+    return _is_list(hint) and any(map(_is_vector, _alternatives(typing.get_args(hint)[0])))
 
 
 @cache

@@ -18,11 +18,12 @@ from typing import Any, cast
 
 from ..checks import unstorable
 from ..errors import InvalidInputError, shown
+from ..values.broker_catalog import CatalogDocument
 
 __all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "read", "seed", "written"]
 
 
-def read(text: str, name: str = "catalog") -> Mapping[str, Any]:
+def read(text: str, name: str = "catalog") -> CatalogDocument:
     """The document of a JSON text, which a message calls `name`; raises InvalidInputError."""
     try:
         document: Any = json.loads(text, parse_float=Decimal)
@@ -30,7 +31,7 @@ def read(text: str, name: str = "catalog") -> Mapping[str, Any]:
         raise InvalidInputError(
             f"{name}: this is no JSON ({error}); give a file of `catalog export`"
         ) from None
-    return _document(document)
+    return cast("CatalogDocument", _document(document))
 
 
 def seed() -> str:
@@ -38,18 +39,18 @@ def seed() -> str:
     return files("alfred_db").joinpath("data", "catalog.json").read_text("utf-8")
 
 
-def written(document: Mapping[str, Any]) -> str:
+def written(document: CatalogDocument) -> str:
     """The JSON text of a document, an entry a line, so that two of them can be compared."""
     sections = [
         f"  {json.dumps(section)}: [\n"
         + ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in found)
         + ("\n  ]" if found else "  ]")
-        for section, found in document.items()
+        for section, found in _document(document).items()
     ]
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
-def entries(document: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+def entries(document: CatalogDocument, section: str) -> list[dict[str, Any]]:
     """The entries of a section, with times, prices and so on as Python has them; raises InvalidInputError."""
     return _entries(_document(document).get(section), SECTIONS[section], section)
 

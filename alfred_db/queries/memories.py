@@ -36,7 +36,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
-from ..vectors.formats import VectorLike
+from ..vectors.formats import MatrixLike
 from .shapes.functions import func
 from .shapes.literals import among, any_of, in_order, materialized
 from .shapes.memories import alive, expired, later
@@ -184,9 +184,7 @@ def _one_of(memory_ids: Sequence[int]) -> ColumnElement[bool]:
     return _memories.c.id == any_of(sorted(set(memory_ids)), BigInteger())
 
 
-def nearest_each(
-    bank_id: int, embeddings: Sequence[VectorLike], *, limit: int, exact: bool
-) -> Select[int, int, float]:
+def nearest_each(bank_id: int, embeddings: MatrixLike, *, limit: int, exact: bool) -> Select[int, int, float]:
     """Select the nearest memories of each of several vectors; `place` is the index of the vector, from 0."""
     vector = _memories.c.embedding.type
     given = values(column("place", Integer), column("embedding", vector), name="given").data(

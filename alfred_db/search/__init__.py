@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .filters import Filter, FilterCondition, contains, eq, exists, in_, range_, size
 from .params import SearchParams, SearchWeights
-from .results import Hit, SearchCandidates, SearchPath, SearchResult
+from .results import FoundRow, Hit, SearchCandidates, SearchPath, SearchResult
 
 __all__ = [
     "Filter",
     "FilterCondition",
+    "FoundRow",
     "Hit",
     "SearchCandidates",
     "SearchParams",

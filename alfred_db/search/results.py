@@ -6,14 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Row
+from sqlalchemy import ColumnElement, RowMapping
 from sqlalchemy.ext import serializer
+from typing_extensions import TypeVar
 
-__all__ = ["Hit", "SearchCandidates", "SearchPath", "SearchResult"]
+__all__ = ["FoundRow", "Hit", "SearchCandidates", "SearchPath", "SearchResult"]
 
 _EXPRESSIONS: Any = serializer
+
+KeyT = TypeVar("KeyT", covariant=True, default=Any)
+RowT = TypeVar("RowT", covariant=True, default=Any)
 
 
 class SearchPath(StrEnum):
@@ -27,10 +31,26 @@ class SearchPath(StrEnum):
     """The index was read on until enough rows had passed the filter."""
 
 
-class Hit(NamedTuple):
-    """One row that was found."""
+class FoundRow(Protocol):
+    """A row that a search found: a `sqlalchemy.Row`, whose columns the protocol of its noun names.
 
-    row: Row[Any]
+    Vectors and text indexes are not fetched.
+    """
+
+    @property
+    def _mapping(self) -> RowMapping:
+        """The columns, and what the search computed, by name."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]:
+        """A dictionary of the same."""
+        ...
+
+
+class Hit(NamedTuple, Generic[RowT]):
+    """One row that was found: `Hit[DocumentRow]` is one of the documents."""
+
+    row: RowT
     """The model's columns, by the names of its attributes; vectors and text indexes are not fetched."""
     distance: float | None
     """The smaller, the nearer; None for a row that only other legs of a hybrid search found."""
@@ -45,10 +65,10 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
+class SearchResult(Generic[RowT]):
     """The hits, nearest first, and how they were found."""
 
-    hits: Sequence[Hit]
+    hits: Sequence[Hit[RowT]]
     path: SearchPath
     truncated: bool
     """Whether fewer hits than asked for are given although more rows may match."""
@@ -57,7 +77,7 @@ class SearchResult:
     plan: str | None = None
     """The server's plan, when `explain` was asked for."""
 
-    def __iter__(self) -> Iterator[Hit]:
+    def __iter__(self) -> Iterator[Hit[RowT]]:
         return iter(self.hits)
 
     def __len__(self) -> int:
@@ -65,10 +85,13 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchCandidates:
-    """What a search found, by id and distance only: asked once, then read page by page."""
+class SearchCandidates(Generic[RowT, KeyT]):
+    """What a search found, by id and distance only: asked once, then read page by page.
 
-    ids: Sequence[Any]
+    `SearchCandidates[DocumentRow, int]` are documents, whose ids are integers.
+    """
+
+    ids: Sequence[KeyT]
     """The nearest first; of equally near ones the one with the smaller id."""
     distances: Sequence[float]
     """One for each id."""

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from .broker import ModelOffer, TokenUsage, TokenUsageKey
-from .conversations import ConversationSummary, NewMessage
+from .broker import ModelOffer, NewBrokerRequest, TokenUsage, TokenUsageKey
+from .broker_catalog import CatalogDocument
+from .conversations import ConversationRow, ConversationSummary, NewMessage
+from .documents import DocumentChanges, DocumentRow, NewDocument
 from .entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
 from .events import EventConsumerLag, EventHorizon, EventPosition, NewEvent
-from .knowledge import KnowledgeCollectionInfo, KnowledgeFacetCount, KnowledgePointGroup, KnowledgePointId
+from .knowledge import (
+    KnowledgeCollectionInfo,
+    KnowledgeFacetCount,
+    KnowledgePointGroup,
+    KnowledgePointId,
+    KnowledgePointRow,
+    NewKnowledgePoint,
+)
 from .memories import (
     MemoryBankSummary,
+    MemoryChanges,
     MemoryOutcome,
     MemoryRecallResult,
     MemoryRecallWeights,
+    MemoryRow,
     NewMemory,
     RememberedMemory,
 )
-from .model_registry import ModelEndpointSpec, ScoredModel
+from .memory_banks import MemoryBankChanges
+from .memory_entries import MemoryEntryRow
+from .model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 from .page import Page
 from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
@@ -23,13 +36,17 @@ from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, Sched
 from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff
 from .validation import ValidationRegression
 from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
-from .working_memory import SweptWorkingMemory
+from .working_memory import SweptWorkingMemory, WorkingMemoryChanges, WorkingMemoryRow
 
 __all__ = [
+    "CatalogDocument",
     "ClaimedExecution",
     "ClaimedTask",
     "ClaimedWorkflow",
+    "ConversationRow",
     "ConversationSummary",
+    "DocumentChanges",
+    "DocumentRow",
     "EdgeDirection",
     "EventConsumerLag",
     "EventHorizon",
@@ -41,14 +58,22 @@ __all__ = [
     "KnowledgeFacetCount",
     "KnowledgePointGroup",
     "KnowledgePointId",
+    "KnowledgePointRow",
+    "MemoryBankChanges",
     "MemoryBankSummary",
+    "MemoryChanges",
+    "MemoryEntryRow",
     "MemoryOutcome",
     "MemoryRecallResult",
     "MemoryRecallWeights",
+    "MemoryRow",
     "ModelEndpointSpec",
     "ModelOffer",
     "MonthlyPartition",
+    "NewBrokerRequest",
+    "NewDocument",
     "NewEvent",
+    "NewKnowledgePoint",
     "NewMemory",
     "NewMessage",
     "NewTask",
@@ -57,6 +82,7 @@ __all__ = [
     "QueueHealth",
     "RagContext",
     "RagSource",
+    "RegistryModelChanges",
     "RememberedMemory",
     "ScheduleOutcome",
     "ScheduleProblem",
@@ -70,4 +96,6 @@ __all__ = [
     "ValidationRegression",
     "WaitingWorkflowVersion",
     "WorkflowWaitResult",
+    "WorkingMemoryChanges",
+    "WorkingMemoryRow",
 ]

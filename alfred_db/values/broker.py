@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Required, TypeAlias, TypedDict
 
-from ..models import BrokerModel, HostedModel, HostedModelPrice, HostingProvider, ModelFamily
+from ..models import (
+    BrokerModel,
+    BrokerRequestStatus,
+    HostedModel,
+    HostedModelPrice,
+    HostingProvider,
+    ModelFamily,
+)
 
-__all__ = ["ModelOffer", "TokenUsage", "TokenUsageKey"]
+__all__ = ["ModelOffer", "NewBrokerRequest", "TokenUsage", "TokenUsageKey"]
 
 TokenUsageKey: TypeAlias = Literal["model", "provider", "agent", "day"]
 """What a roll-up of usage can be by."""
+
+
+class NewBrokerRequest(TypedDict, total=False):
+    """One request of `log_many`; what is left out is filled in, as `log_many` says."""
+
+    request_id: Required[str]
+    status: BrokerRequestStatus | str | None
+    created_at: datetime | None
+    finished_at: datetime | None
+    hosted_model_id: int | None
+    model: str | None
+    provider: str | None
+    request: Mapping[str, Any] | None
+    response: Mapping[str, Any] | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    total_tokens: int | None
+    latency_ms: int | None
+    cost: Decimal | None
+    currency: str | None
+    error_code: str | None
+    error_message: str | None
+    agent_name: str | None
+    session_id: str | None
+    trace_id: str | None
+    metadata: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,49 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from datetime import datetime
+from typing import Any, NotRequired, Protocol, TypeAlias, TypedDict, TypeGuard
 
 from ..errors import InvalidInputError, shown
 from ..models import KnowledgeCollection
-from ..search.results import Hit
+from ..search.results import FoundRow, Hit
+from ..vectors.formats import VectorLike
 
 __all__ = [
     "KnowledgeCollectionInfo",
     "KnowledgeFacetCount",
     "KnowledgePointGroup",
     "KnowledgePointId",
+    "KnowledgePointRow",
+    "NewKnowledgePoint",
     "point_id",
 ]
 
 KnowledgePointId: TypeAlias = str | int | uuid.UUID
 """What a point is called by; kept and given back as text, so that 42 and "42" are the same point."""
+
+
+class KnowledgePointRow(FoundRow, Protocol):
+    """The columns of a `KnowledgePoint` in a search's hit."""
+
+    collection: str
+    """The collection, and so the partition; it is removed with its partition, never row by row."""
+    id: str
+    """Key in the collection: a UUID or an integer in Qdrant, here as text, so that imported ones stay."""
+    payload: dict[str, Any]
+    """What the point says, to give back and to filter by."""
+    created_at: datetime
+    """When it was stored."""
+    updated_at: datetime
+    """When the row last changed."""
+
+
+class NewKnowledgePoint(TypedDict):
+    """One point of `upsert`."""
+
+    id: KnowledgePointId
+    vector: NotRequired[VectorLike | None]
+    payload: NotRequired[Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +76,9 @@ class KnowledgePointGroup:
     """The nearest points that share a value of a payload key, nearest first."""
 
     value: str | float | bool
-    hits: Sequence[Hit]
+    hits: Sequence[Hit[KnowledgePointRow]]
 
-    def __iter__(self) -> Iterator[Hit]:
+    def __iter__(self) -> Iterator[Hit[KnowledgePointRow]]:
         return iter(self.hits)
 
     def __len__(self) -> int:

@@ -6,20 +6,70 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from ..errors import InvalidInputError
-from ..search.results import Hit, SearchPath
+from ..search.results import FoundRow, Hit, SearchPath
 from ..vectors.formats import VectorLike
 
 __all__ = [
     "MemoryBankSummary",
+    "MemoryChanges",
     "MemoryOutcome",
     "MemoryRecallResult",
     "MemoryRecallWeights",
+    "MemoryRow",
     "NewMemory",
     "RememberedMemory",
 ]
+
+
+class MemoryRow(FoundRow, Protocol):
+    """The columns of a `Memory` in a search's hit."""
+
+    id: int
+    """Key of the row."""
+    memory_bank_id: int | None
+    """The bank it is in."""
+    content: str
+    """What is remembered."""
+    metadata_: dict[str, Any] | None
+    """The caller's notes."""
+    importance: int
+    """How much it matters; more is more, 1 is the least that the library gives."""
+    access_count: int
+    """How often it was recalled."""
+    last_accessed: datetime | None
+    """When it was last recalled."""
+    created_at: datetime
+    """When it was first remembered."""
+    updated_at: datetime
+    """When the row last changed."""
+    content_hash: bytes | None
+    """sha256 of the normalised content, set by the library."""
+    seen_count: int
+    """How often it was told, the first time included."""
+    expires_at: datetime | None
+    """When it may be forgotten; NULL is never."""
+    embedding_model: str | None
+    """What made the vector."""
+
+
+class MemoryChanges(TypedDict, total=False):
+    """The attributes of a memory that `update` can set; the others stay."""
+
+    memory_bank_id: int | None
+    content: str
+    embedding: VectorLike | None
+    metadata: Mapping[str, Any] | None
+    importance: int
+    access_count: int
+    last_accessed: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    seen_count: int
+    expires_at: datetime | None
+    embedding_model: str | None
 
 
 class NewMemory(TypedDict, total=False):
@@ -71,14 +121,14 @@ class MemoryRecallWeights:
 class MemoryRecallResult:
     """The memories with the best score, best first."""
 
-    hits: Sequence[Hit]
+    hits: Sequence[Hit[MemoryRow]]
     path: SearchPath
     certified: bool
     """Whether no memory of the bank can have a better score, up to neighbours that the index itself misses."""
     candidates: int
     """Memories that were compared in the last step."""
 
-    def __iter__(self) -> Iterator[Hit]:
+    def __iter__(self) -> Iterator[Hit[MemoryRow]]:
         return iter(self.hits)
 
     def __len__(self) -> int:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NotRequired, TypedDict
 
 from ..models import RegistryModel
 
-__all__ = ["ModelEndpointSpec", "ScoredModel"]
+__all__ = ["ModelEndpointSpec", "RegistryModelChanges", "ScoredModel"]
+
+
+class RegistryModelChanges(TypedDict, total=False):
+    """The attributes of a model that `update` can set; the others stay."""
+
+    name: str
+    display_name: str
+    provider: str
+    model_type: str
+    version: str | None
+    description: str | None
+    deprecated_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
 
 
 class ModelEndpointSpec(TypedDict):

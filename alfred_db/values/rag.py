@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..search.results import Hit
+from .documents import DocumentRow
 
 __all__ = ["RagContext", "RagSource"]
 
@@ -39,7 +40,7 @@ class RagContext:
     """Whether a document was cut or left out because the text would have been too long."""
 
 
-def packed(hits: Sequence[Hit], max_chars: int) -> RagContext:
+def packed(hits: Sequence[Hit[DocumentRow]], max_chars: int) -> RagContext:
     """The documents, the best first, in at most `max_chars` characters.
 
     Those that fit are whole; the first that does not is cut after a word, and the rest are left out, however

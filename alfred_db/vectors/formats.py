@@ -29,6 +29,9 @@ Bits: TypeAlias = npt.NDArray[np.bool_]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector | pgvector.HalfVector
 """What a vector or half-precision column takes."""
 
+MatrixLike: TypeAlias = Sequence[VectorLike] | npt.NDArray[Any]
+"""Many vectors: a sequence of them, or an array with one a row, which is the fastest."""
+
 BitsLike: TypeAlias = Sequence[bool] | Sequence[int] | npt.NDArray[Any] | pgvector.Bit | str
 """What a bit column takes: True and False, or 1 and 0, or a text of these such as `101`."""
 

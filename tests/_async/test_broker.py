@@ -188,7 +188,7 @@ async def test_a_price_from_the_same_time_is_corrected(
         )
     found = await catalog.list_prices("azure", "gpt-4o")
     assert [(row.input_price, row.output_price, row.cached_input_price) for row in found] == [
-        (5, 15, None),
+        (Decimal(5), Decimal(15), None),
         (6, 7, Decimal("1.25")),
     ]
     assert await uow.session.scalar(select(func.count()).select_from(HostedModelPrice)) == 2

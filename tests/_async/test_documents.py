@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import Text, func, literal_column, select, text
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
@@ -56,12 +56,28 @@ async def test_storing_again_replaces_what_the_key_names(documents: AsyncDocumen
 
 async def test_a_change_names_attributes(documents: AsyncDocumentRepository) -> None:
     stored = await documents.add("old", external_id="x")
-    changed = await documents.update(stored.id, {"content": "new", "metadata_": {"c": 3}})
+    changed = await documents.update(stored.id, {"content": "new", "metadata": {"c": 3}})
     assert (changed.content, changed.metadata_, changed.external_id) == ("new", {"c": 3}, "x")
     with pytest.raises(InvalidInputError, match="nope"):
         await documents.update(stored.id, {"nope": 1})
     with pytest.raises(NotFoundError, match="does not exist"):
         await documents.update(stored.id + 1, {"content": "x"})
+
+
+async def test_metadata_is_named_as_an_argument_or_as_an_attribute(
+    documents: AsyncDocumentRepository,
+) -> None:
+    rows: list[Any] = [{"content": "a", "metadata": {"n": 1}}, {"content": "b", "metadata_": {"n": 2}}]
+    rows += [Document(content="c", metadata_={"n": 3}), {"content": "d"}]
+    for some in (rows, rows[:1], rows[1:3]):
+        found = [await documents.get(one) for one in await documents.add_many(some)]
+        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]
+        assert [one and one.metadata_ for one in found] == wanted
+    twice: Any = {"content": "x", "metadata": {}, "metadata_": {}}
+    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+        await documents.add_many([twice])
+    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+        await documents.update(1, twice)
 
 
 async def test_a_deleted_document_is_gone(documents: AsyncDocumentRepository) -> None:
@@ -111,7 +127,7 @@ async def test_an_update_in_bulk_rewrites_only_what_differs(documents: AsyncDocu
 
 async def versions(documents: AsyncDocumentRepository) -> dict[str | None, str]:
     """The server's own mark of each row's version."""
-    marks = select(Document.external_id, literal_column("ctid::text")).select_from(Document)
+    marks = select(Document.external_id, literal_column("ctid::text", Text)).select_from(Document)
     return {row[0]: row[1] for row in await documents._session.execute(marks)}
 
 

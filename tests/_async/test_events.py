@@ -82,6 +82,7 @@ async def test_an_event_is_stored_as_it_is_published(events: AsyncEventRepositor
     event = await events.publish("orders", {"total": 1.5, HOSTILE: [None]}, type="order.paid", key=HOSTILE)
     assert (event.topic, event.type, event.key) == ("orders", "order.paid", HOSTILE)
     assert event.payload == {"total": 1.5, HOSTILE: [None]}
+    assert before is not None
     assert event.began_at < before <= event.created_at
     assert event.tx == await events._session.scalar(text("SELECT pg_current_xact_id()::text::bigint"))
     assert await events.get(event.id) is event
@@ -141,11 +142,12 @@ async def test_what_only_the_server_refuses_is_one_error(events: AsyncEventRepos
 
 
 async def test_keys_that_an_event_has_not_are_named(events: AsyncEventRepository) -> None:
-    for event in ({"topic": "t", "id": 1}, {"payload": {}}):
+    wrong: list[Any] = [{"topic": "t", "id": 1}, {"payload": {}}]
+    for event in wrong:
         with pytest.raises(
             InvalidInputError, match="event 0: expected `topic` and some of type, key, payload"
         ):
-            await events.publish_many([event])  # type: ignore[list-item]
+            await events.publish_many([event])
 
 
 # Reading

@@ -219,7 +219,7 @@ async def test_near_duplicates_are_merged(memories: AsyncMemoryRepository, bank:
 
 async def test_a_change_names_attributes(memories: AsyncMemoryRepository, bank: int) -> None:
     stored = await memories.remember(bank, "old", embedding=UNIT)
-    changed = await memories.update(stored.id, {"importance": 8, "metadata_": {"b": 2}})
+    changed = await memories.update(stored.id, {"importance": 8, "metadata": {"b": 2}})
     assert (changed.content, changed.importance, changed.metadata_) == ("old", 8, {"b": 2})
     assert len(await memories.search(bank, UNIT)) == 1
     changed = await memories.update(stored.id, {"content": "new"})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from alfred_db import AsyncDatabase, Memory, MemoryBank
 from alfred_db.errors import InvalidInputError, NotFoundError
@@ -93,7 +93,7 @@ async def test_sweeping_passes_over_what_others_hold(committed: AsyncDatabase) -
             bank, [{"content": "a"}, {"content": "b"}]
         )
         past = func.now() - func.make_interval(0, 0, 0, 1)
-        await uow.session.execute(Memory.__table__.update().values(expires_at=past))
+        await uow.session.execute(update(Memory).values(expires_at=past))
     async with committed.begin() as holder, committed.begin() as sweeper:
         await holder.session.scalars(select(Memory).where(Memory.id == told[0].id).with_for_update())
         assert await AsyncMemoryRepository(sweeper.session).sweep() == 1

@@ -60,7 +60,7 @@ async def test_the_nearest_come_first_with_their_rows(library: AsyncDocumentRepo
     assert not found.truncated
     first = found.hits[0]
     assert first.row.external_id == "5"
-    assert first.row.metadata_["lexname"] == corpus.documents()[5]["lexname"]
+    assert (first.row.metadata_ or {})["lexname"] == corpus.documents()[5]["lexname"]
     assert first.distance == pytest.approx(0, abs=1e-5)
     assert first.score == pytest.approx(1, abs=1e-5)
     assert [hit.distance for hit in found] == sorted(hit.distance or 0 for hit in found)
@@ -271,7 +271,7 @@ async def test_words_and_spelling_find_too(library: AsyncDocumentRepository) -> 
     nothing = await library.hybrid_search("", vector)
     assert {tuple(hit.ranks) for hit in nothing} == {("vector",)}
     among = await library.hybrid_search("brother", vector, where=part("half"))
-    assert {hit.row.metadata_["half"] for hit in among} == {0}
+    assert {(hit.row.metadata_ or {})["half"] for hit in among} == {0}
 
 
 async def sent(session: AsyncSession, library: AsyncDocumentRepository) -> list[str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -357,14 +357,14 @@ async def test_an_ending_is_not_replaced_by_another(tasks: AsyncTaskRepository) 
     await tasks.complete(completed)
     await tasks.fail(failed, "no", retry=False)
     await tasks.release(released)
-    for write in (lambda: tasks.fail(completed, "no"), lambda: tasks.release(completed)):
-        with pytest.raises(LeaseLost):
-            await write()
-    for write in (
+    writes: list[Callable[[], Awaitable[object]]] = [
+        lambda: tasks.fail(completed, "no"),
+        lambda: tasks.release(completed),
         lambda: tasks.complete(failed),
         lambda: tasks.release(failed),
         lambda: tasks.complete(released),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(LeaseLost):
             await write()
     statuses = [(await found(tasks, task.id)).status for task in (completed, failed, released)]

@@ -109,7 +109,7 @@ async def test_any_vector_round_trips_bit_for_bit(session: AsyncSession, rows: l
         assert [forms(row) for row in stored] == wanted * 2
         # What the server shows is what pgvector's own classes would have sent.
         shown = (await session.execute(select(*(cast(column, Text) for column in VALUES)).limit(1))).one()
-        kinds = (pgvector.Vector, pgvector.HalfVector, pgvector.SparseVector, pgvector.Bit)
+        kinds: tuple[Any, ...] = (pgvector.Vector, pgvector.HalfVector, pgvector.SparseVector, pgvector.Bit)
         for kind, text, value in zip(kinds, shown, rows[0], strict=True):
             assert kind.from_text(text).to_binary() == kind(value).to_binary()
         await savepoint.rollback()
@@ -156,7 +156,7 @@ async def test_distances_are_the_ones_of_numpy(session: AsyncSession) -> None:
             select(hamming_distance(ITEMS.c.bits, others), jaccard_distance(ITEMS.c.bits, others))
         )
     ).one()
-    assert tuple(found) == (2, pytest.approx(1 - 2 / 4))
+    assert list(found) == [2, pytest.approx(1 - 2 / 4)]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,11 @@ async def test_a_matrix_is_read_at_once(session: AsyncSession, uow: AsyncUnitOfW
     for column in VALUES[:2]:
         ids, matrix = await uow.fetch_matrix(select(ITEMS.c.id, column).order_by(ITEMS.c.id))
         assert ids == list(range(1, 51))
-        assert (matrix.dtype, matrix.shape, matrix.flags.c_contiguous) == (np.float32, (50, D), True)
+        assert (matrix.dtype, matrix.shape, matrix.flags.c_contiguous) == (
+            np.dtype(np.float32),
+            (50, D),
+            True,
+        )
         assert matrix.tobytes() == rows.tobytes()
     wanted = [7, 3, 49, 51, 99]
     some = select(ITEMS.c.id, ITEMS.c.half).where(ITEMS.c.id.in_(wanted)).order_by(ITEMS.c.id.desc()).limit(2)

@@ -97,7 +97,18 @@ def wrong_calls(
 
 def minimal(parameters: Mapping[str, Any], ground: Ground) -> dict[str, Any]:
     """Arguments for a method that has no specimen; the wrong one is refused whatever the others are."""
-    usual = (1, "x", 1.0, True, uuid.UUID(int=1), [1.0], [], {}, datetime.now(UTC), timedelta(1))
+    usual: tuple[Any, ...] = (
+        1,
+        "x",
+        1.0,
+        True,
+        uuid.UUID(int=1),
+        [1.0],
+        [],
+        {},
+        datetime.now(UTC),
+        timedelta(1),
+    )
     usual += (ground.task, ground.execution, ground.run)
     found = {
         name: [value for value in usual if acceptable(hint, "", value)] for name, hint in parameters.items()

@@ -276,7 +276,7 @@ def test_what_is_left_out_of_many_is_filled_in(
     written = requests.log_many(
         [
             {"request_id": "full", "hosted_model_id": hosted, "prompt_tokens": 1000, "completion_tokens": 100,
-             "cached_tokens": 1000, "latency_ms": 1500, "created_at": created, "metadata_": {"a": 1}},
+             "cached_tokens": 1000, "latency_ms": 1500, "created_at": created, "metadata": {"a": 1}},
             {"request_id": "plain", "model": "local"},
             {"request_id": "own cost", "hosted_model_id": hosted, "prompt_tokens": 1, "cost": Decimal("1.5"),
              "currency": "EUR", "model": "alias", "total_tokens": 7},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import Text, func, literal_column, select, text
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
@@ -57,12 +57,28 @@ def test_storing_again_replaces_what_the_key_names(documents: DocumentRepository
 
 def test_a_change_names_attributes(documents: DocumentRepository) -> None:
     stored = documents.add("old", external_id="x")
-    changed = documents.update(stored.id, {"content": "new", "metadata_": {"c": 3}})
+    changed = documents.update(stored.id, {"content": "new", "metadata": {"c": 3}})
     assert (changed.content, changed.metadata_, changed.external_id) == ("new", {"c": 3}, "x")
     with pytest.raises(InvalidInputError, match="nope"):
         documents.update(stored.id, {"nope": 1})
     with pytest.raises(NotFoundError, match="does not exist"):
         documents.update(stored.id + 1, {"content": "x"})
+
+
+def test_metadata_is_named_as_an_argument_or_as_an_attribute(
+    documents: DocumentRepository,
+) -> None:
+    rows: list[Any] = [{"content": "a", "metadata": {"n": 1}}, {"content": "b", "metadata_": {"n": 2}}]
+    rows += [Document(content="c", metadata_={"n": 3}), {"content": "d"}]
+    for some in (rows, rows[:1], rows[1:3]):
+        found = [documents.get(one) for one in documents.add_many(some)]
+        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]
+        assert [one and one.metadata_ for one in found] == wanted
+    twice: Any = {"content": "x", "metadata": {}, "metadata_": {}}
+    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+        documents.add_many([twice])
+    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+        documents.update(1, twice)
 
 
 def test_a_deleted_document_is_gone(documents: DocumentRepository) -> None:
@@ -112,7 +128,7 @@ def test_an_update_in_bulk_rewrites_only_what_differs(documents: DocumentReposit
 
 def versions(documents: DocumentRepository) -> dict[str | None, str]:
     """The server's own mark of each row's version."""
-    marks = select(Document.external_id, literal_column("ctid::text")).select_from(Document)
+    marks = select(Document.external_id, literal_column("ctid::text", Text)).select_from(Document)
     return {row[0]: row[1] for row in documents._session.execute(marks)}
 
 

@@ -83,6 +83,7 @@ def test_an_event_is_stored_as_it_is_published(events: EventRepository) -> None:
     event = events.publish("orders", {"total": 1.5, HOSTILE: [None]}, type="order.paid", key=HOSTILE)
     assert (event.topic, event.type, event.key) == ("orders", "order.paid", HOSTILE)
     assert event.payload == {"total": 1.5, HOSTILE: [None]}
+    assert before is not None
     assert event.began_at < before <= event.created_at
     assert event.tx == events._session.scalar(text("SELECT pg_current_xact_id()::text::bigint"))
     assert events.get(event.id) is event
@@ -142,11 +143,12 @@ def test_what_only_the_server_refuses_is_one_error(events: EventRepository, size
 
 
 def test_keys_that_an_event_has_not_are_named(events: EventRepository) -> None:
-    for event in ({"topic": "t", "id": 1}, {"payload": {}}):
+    wrong: list[Any] = [{"topic": "t", "id": 1}, {"payload": {}}]
+    for event in wrong:
         with pytest.raises(
             InvalidInputError, match="event 0: expected `topic` and some of type, key, payload"
         ):
-            events.publish_many([event])  # type: ignore[list-item]
+            events.publish_many([event])
 
 
 # Reading

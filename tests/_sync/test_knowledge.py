@@ -203,7 +203,7 @@ def test_groups_are_filled_from_beyond_what_was_fetched(filled: KnowledgeReposit
         **{f"t{number}": 20 for number in range(5)},
     }
     for group in tags:
-        distances = [hit.distance for hit in group]
+        distances = [hit.distance or 0.0 for hit in group]
         assert distances == sorted(distances)
         assert [hit.score for hit in group] == [1 - distance for distance in distances]
         assert all(group.value in hit.row.payload["tags"] for hit in group)

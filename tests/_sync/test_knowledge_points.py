@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import Text, func, literal_column, select
 
 from alfred_db import Database, KnowledgeDistance, KnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
@@ -70,7 +70,9 @@ def payload(knowledge: KnowledgeRepository, id_: Any, collection: str = LEGAL) -
 
 def versions(knowledge: KnowledgeRepository) -> dict[str, str]:
     """The server's own mark of each row's version."""
-    marks = select(KnowledgePoint.id, literal_column("ctid::text")).where(KnowledgePoint.collection == LEGAL)
+    marks = select(KnowledgePoint.id, literal_column("ctid::text", Text)).where(
+        KnowledgePoint.collection == LEGAL
+    )
     return {row[0]: row[1] for row in knowledge._session.execute(marks)}
 
 
@@ -498,7 +500,8 @@ def test_an_export_gives_back_exactly_what_was_stored(
     ]
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
     knowledge.upsert("notes", stored)
-    folder, told = tmp_path / "a" / "export", []
+    folder = tmp_path / "a" / "export"
+    told: list[int] = []
     assert knowledge.export_to("notes", folder, progress=told.append) == 27
     assert told == [7, 14, 21, 27]
     assert np.load(folder / "vectors.npy").shape == (26, 1536)

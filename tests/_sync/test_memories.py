@@ -220,7 +220,7 @@ def test_near_duplicates_are_merged(memories: MemoryRepository, bank: int) -> No
 
 def test_a_change_names_attributes(memories: MemoryRepository, bank: int) -> None:
     stored = memories.remember(bank, "old", embedding=UNIT)
-    changed = memories.update(stored.id, {"importance": 8, "metadata_": {"b": 2}})
+    changed = memories.update(stored.id, {"importance": 8, "metadata": {"b": 2}})
     assert (changed.content, changed.importance, changed.metadata_) == ("old", 8, {"b": 2})
     assert len(memories.search(bank, UNIT)) == 1
     changed = memories.update(stored.id, {"content": "new"})

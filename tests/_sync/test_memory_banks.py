@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from alfred_db import Database, Memory, MemoryBank
 from alfred_db.errors import InvalidInputError, NotFoundError
@@ -94,7 +94,7 @@ def test_sweeping_passes_over_what_others_hold(committed: Database) -> None:
             bank, [{"content": "a"}, {"content": "b"}]
         )
         past = func.now() - func.make_interval(0, 0, 0, 1)
-        uow.session.execute(Memory.__table__.update().values(expires_at=past))
+        uow.session.execute(update(Memory).values(expires_at=past))
     with committed.begin() as holder, committed.begin() as sweeper:
         holder.session.scalars(select(Memory).where(Memory.id == told[0].id).with_for_update())
         assert MemoryRepository(sweeper.session).sweep() == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -358,14 +358,14 @@ def test_an_ending_is_not_replaced_by_another(tasks: TaskRepository) -> None:
     tasks.complete(completed)
     tasks.fail(failed, "no", retry=False)
     tasks.release(released)
-    for write in (lambda: tasks.fail(completed, "no"), lambda: tasks.release(completed)):
-        with pytest.raises(LeaseLost):
-            write()
-    for write in (
+    writes: list[Callable[[], Awaitable[object]]] = [
+        lambda: tasks.fail(completed, "no"),
+        lambda: tasks.release(completed),
         lambda: tasks.complete(failed),
         lambda: tasks.release(failed),
         lambda: tasks.complete(released),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(LeaseLost):
             write()
     statuses = [(found(tasks, task.id)).status for task in (completed, failed, released)]

@@ -19,7 +19,7 @@ from _sync.workflow_runs import (
     set_columns,
 )
 from plans import Explain
-from sqlalchemy import Select, func, insert, literal, literal_column, select, text, update
+from sqlalchemy import ColumnElement, Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
 from alfred_db import (
@@ -304,8 +304,8 @@ def test_a_fork_takes_the_first_steps_over(workflows: WorkflowRepository) -> Non
         workflows.fork(held.id, 1, idempotency_key="f")
     (found,) = workflows.claim("w", [held.workflow_id])
     assert found.id == fork.id
-    step = workflows.replay(found, "sum", seq=1)
-    assert step is not None
+    replayed = workflows.replay(found, "sum", seq=1)
+    assert replayed is not None
     assert workflows.checkpoint(found, "report", 9, seq=2) == 9
     assert [step.output for step in workflows.steps(held.id)] == [0, 1, 2]
 
@@ -408,11 +408,11 @@ def test_the_hot_statements_have_their_index(
 
 def fill(session: Session, rows: int) -> Sequence[int]:
     """Ten versions, and so many executions, of which three in ten wait and one, with a step behind it, runs."""
-    for number in range(10):
-        session.execute(insert(Workflow).values(name="w", version=number + 1, definition={}))
+    for version in range(10):
+        session.execute(insert(Workflow).values(name="w", version=version + 1, definition={}))
     ids = (session.scalars(select(Workflow.id).order_by(Workflow.id))).all()
     number = func.generate_series(1, rows).column_valued("number")
-    values = {
+    values: dict[str, ColumnElement[Any]] = {
         "workflow_id": ids[0] + number % 10,
         "status": literal_column(
             "CASE WHEN number / 10 % 10 < 3 THEN 'pending' WHEN number / 10 % 10 = 3 THEN 'running' ELSE 'completed' END"

@@ -106,7 +106,7 @@ def test_a_change_names_attributes(memory: WorkingMemoryRepository) -> None:
     record = memory.store("plan", "note", content="old")
     until = datetime.now(UTC) + HOUR
     changed = memory.update(
-        record.id, {"content": "new", "metadata_": {"x": 1}, "expires_at": until, "status": "archived"}
+        record.id, {"content": "new", "metadata": {"x": 1}, "expires_at": until, "status": "archived"}
     )
     assert changed is record
     assert (changed.content, changed.metadata_, changed.expires_at) == ("new", {"x": 1}, until)
@@ -279,7 +279,7 @@ def test_hostile_text_is_data(memory: WorkingMemoryRepository, value: str) -> No
     chosen: dict[str, Any] = {"session_id": short, "agent": short, "memory_type": value}
     assert [found.id for found in memory.list(**chosen)] == [record.id]
     assert [hit.row.id for hit in memory.search(UNIT, **chosen)] == [record.id]
-    changed = memory.update(record.id, {"content": value * 2, "metadata_": {"v": value}})
+    changed = memory.update(record.id, {"content": value * 2, "metadata": {"v": value}})
     assert (changed.content, changed.metadata_) == (value * 2, {"v": value})
     memory.set_blob(record.id, provider=short, blob_key=short)
     memory.set_status(record.id, "deleted")

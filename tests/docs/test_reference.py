@@ -40,6 +40,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def is_protocol(value: type) -> bool:
+    return typing.Protocol in value.__bases__
+
+
 def members(name: str, value: Any) -> Iterator[str]:
     """The public name, and those of its fields, methods and members."""
     yield name
@@ -50,7 +54,7 @@ def members(name: str, value: Any) -> Iterator[str]:
         yield from (f"{name}.{attribute}" for attribute in columns)
         return
     fields: set[str] = set()
-    if is_dataclass(value) or typing.is_typeddict(value) or hasattr(value, "_fields"):
+    if is_dataclass(value) or typing.is_typeddict(value) or hasattr(value, "_fields") or is_protocol(value):
         fields = {field for field in typing.get_type_hints(value) if not field.startswith("_")}
     if issubclass(value, Enum):
         fields = set(value.__members__)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 
-from ledger import ATTEMPT, EFFECT
+from ledger import ATTEMPT, EFFECT  # type: ignore[import-not-found]
 
 from alfred_db import ClaimedTask, Database
 from alfred_db.worker import Lease, TaskFailed

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from ledger import ATTEMPT, EFFECT
+from ledger import ATTEMPT, EFFECT  # type: ignore[import-not-found]
 
 from alfred_db import Database
 

@@ -20,7 +20,7 @@ class _Meta(type):
         return isinstance(instance, _real)
 
 
-class _Shifted(_real, metaclass=_Meta):
+class _Shifted(datetime.datetime, metaclass=_Meta):
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
         return _real.now(tz) + datetime.timedelta(seconds=SHIFT)

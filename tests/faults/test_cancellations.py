@@ -194,10 +194,11 @@ async def test_a_cancellation_in_each_wait_goes_on(
 
     async def counted(*arguments: Any, **options: Any) -> Any:
         nonlocal waits
-        if target is not None and asyncio.current_task() is target:
+        task = asyncio.current_task()
+        if task is not None and task is target:
             waits += 1
             if waits == chosen:
-                asyncio.get_running_loop().call_soon(target.cancel)
+                asyncio.get_running_loop().call_soon(task.cancel)
         return await wait(*arguments, **options)
 
     async def unit(db: AsyncDatabase) -> None:

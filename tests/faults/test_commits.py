@@ -269,8 +269,8 @@ async def test_the_same_with_asyncio(
             return done
 
     async with AsyncDatabase(own_server.url(database, proxy.port)) as through_proxy:
-        async with through_proxy.begin() as uow:
-            await uow.session.execute(text("SELECT 1"))
+        async with through_proxy.begin() as first:
+            await first.session.execute(text("SELECT 1"))
         with pytest.raises(DatabaseUnavailable):
             await complete(through_proxy, way)
         await asyncio.to_thread(_until_alone, db)

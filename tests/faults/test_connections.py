@@ -84,7 +84,7 @@ async def test_a_cancelled_claim(own_server: Server, database: str, db: Database
                 await claiming
             blocker.rollback()
         assert found.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-        async with found.begin() as uow:
-            (held,) = await uow.tasks.claim(worker="w")
+        async with found.begin() as later:
+            (held,) = await later.tasks.claim(worker="w")
             assert held.claim_seq == 1
-            await uow.tasks.complete(held)
+            await later.tasks.complete(held)

@@ -211,7 +211,7 @@ CASES: dict[str, Callable[[Place], object]] = {
     "the connection was lost before the commit": lost,
     "the connection was lost during the commit": lost_in_commit,
     "the statement ran into a timeout": lambda p: use(
-        p.url(options="-c statement_timeout=100ms"), lambda uow: uow.tasks.purge(older_than=0) or _sleep(uow)
+        p.url(options="-c statement_timeout=100ms"), _slow_purge
     ),
     "a lock was not free in time": locked,
     "a conflict with another transaction": serialized,
@@ -219,6 +219,11 @@ CASES: dict[str, Callable[[Place], object]] = {
     "a commit after a swallowed failure": failed,
     "more than 65,535 values in one statement": many_values,
 }
+
+
+def _slow_purge(uow: Any) -> None:
+    uow.tasks.purge(older_than=0)
+    _sleep(uow)
 
 
 def _sleep(uow: Any) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import URL, func, select, update
 
 from alfred_db import Database, ExecutionStatus, MisfirePolicy, ScheduledExecution, ScheduledTask
 from alfred_db.repositories._sync.scheduler import SchedulerRepository
+from alfred_db.values.scheduler import ScheduleOutcome
 
 TASKS = 60
 DOWN = timedelta(minutes=9, seconds=30)
@@ -88,17 +89,17 @@ def test_workers_run_each_execution_once(db: Database) -> None:
 
 
 def test_many_replicas_file_one_task(db: Database) -> None:
-    def create(number: int) -> tuple[int, bool]:
+    def create(number: int) -> tuple[int, ScheduleOutcome]:
         with db.begin() as uow:
-            task, created = SchedulerRepository(uow.session).create(
+            task, outcome = SchedulerRepository(uow.session).create(
                 f"n{number}", "c", "0 * * * *", schedule_key="k"
             )
-            return task.id, created
+            return task.id, outcome
 
     with ThreadPoolExecutor(10) as pool:
         found = list(pool.map(create, range(20)))
     assert len({task for task, _ in found}) == 1
-    assert sum(bool(created) for _, created in found) == 1
+    assert [outcome for _, outcome in found].count(ScheduleOutcome.CREATED) == 1
 
 
 def test_two_edits_of_one_task_see_each_other(db: Database) -> None:

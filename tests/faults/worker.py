@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
-from ledger import ATTEMPT, EFFECT
+from ledger import ATTEMPT, EFFECT  # type: ignore[import-not-found]
 
 from alfred_db import ClaimedTask, Database, LeaseLost, TaskBackoff
 from alfred_db.errors import ConflictError, DatabaseUnavailable, translated

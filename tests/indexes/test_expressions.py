@@ -57,7 +57,9 @@ ONE, TWO = [1, -1.5, 0], [2, -1.5, 0]
 def table(types: tuple[Any, ...]) -> Table:
     names = ("v", "h", "s", "b")
     columns = [Column(name, type_(3)) for name, type_ in zip(names, types, strict=True)]
-    arrays = [Column(f"{name}a", ARRAY(type_(3))) for name, type_ in zip(names, types, strict=True)]
+    arrays: list[Column[Any]] = [
+        Column(f"{name}a", ARRAY(type_(3))) for name, type_ in zip(names, types, strict=True)
+    ]
     arrays[0].type = POSTGRESQL_ARRAY(types[0](3))
     return Table(
         "expressions",

@@ -12,7 +12,7 @@ from plans import Explain
 from sqlalchemy import URL, Index, MetaData, cast, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from alfred_db import Base, Database, Embedding, HalfVector, SearchParams, SearchPath, Vector, vectors
+from alfred_db import Base, Database, Embedding, HalfVector, SearchParams, SearchPath, Vector, indexes
 from alfred_db.execution._sync.bulk import add_many
 from alfred_db.execution._sync.search import search, search_many
 from alfred_db.indexes import IndexState, catalog
@@ -121,19 +121,19 @@ def test_the_commands_about_vectors_go_by_it(notes: Database, monkeypatch: pytes
 
     def states() -> dict[str, IndexState]:
         with notes.engine.connect() as connection:
-            return {one.name: one.state for one in vectors.status(connection)}
+            return {one.name: one.state for one in indexes.status(connection)}
 
     assert states() == {"idx_notes_half": IndexState.VALID, "idx_notes_part_one": IndexState.VALID}
-    report = vectors.recall(notes.engine, "notes", samples=20, ef=(80,))
+    report = indexes.recall(notes.engine, "notes", samples=20, ef=(80,))
     assert (report.index, report.measured[0].recall > 0.9) == ("idx_notes_half", True)
     with notes.engine.begin() as connection:
         connection.execute(text("DROP INDEX idx_notes_half"))
     with notes.engine.connect() as connection:
-        (missing,) = [one for one in vectors.status(connection) if one.state is IndexState.MISSING]
+        (missing,) = [one for one in indexes.status(connection) if one.state is IndexState.MISSING]
         (command,) = [line for line in missing.warnings[0].split(": ") if line.startswith("CREATE INDEX")]
         assert "(CAST(embedding AS HALFVEC(384)) halfvec_cosine_ops)" in command
     with notes.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(command))
     assert states()["idx_notes_half"] is IndexState.VALID
-    (rebuilt,) = vectors.rebuild(notes.engine, "idx_notes_half")
+    (rebuilt,) = indexes.rebuild(notes.engine, "idx_notes_half")
     assert rebuilt is not None

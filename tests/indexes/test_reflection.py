@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, inspect
@@ -9,7 +11,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, inspect
 from alfred_db import Bit, HalfVector, SparseVector, Vector
 
 
-def table(dimensions: int, *more: object) -> Table:
+def table(dimensions: int, *more: Any) -> Table:
     return Table(
         "vector_items",
         MetaData(),

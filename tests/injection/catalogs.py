@@ -130,7 +130,7 @@ SPECIMENS: Specimens = {
                 "currency": "EUR",
                 "error_code": "c",
                 "error_message": "m",
-                "metadata_": JSON,
+                "metadata": JSON,
             }
         ]
     },

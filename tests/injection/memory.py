@@ -9,8 +9,8 @@ from alfred_db.values.rag import RagContext
 from . import JSON, Lines, Returns, Specimens
 from .ground import vector
 
-_DOCUMENT = {"content": "c", "title": "t", "metadata_": JSON, "external_id": "new", "embedding_model": "m"}
-_MEMORY = {"content": "c", "metadata_": JSON, "embedding_model": "m"}
+_DOCUMENT = {"content": "c", "title": "t", "metadata": JSON, "external_id": "new", "embedding_model": "m"}
+_MEMORY = {"content": "c", "metadata": JSON, "embedding_model": "m"}
 _WORKING = {
     "name": "n",
     "memory_type": "t",
@@ -215,6 +215,6 @@ SPECIMENS: Specimens = {
     "working_memory.store": lambda g: {**_WORKING, "metadata": JSON},
     "working_memory.update": lambda g: {
         "memory_id": g.working_memory,
-        "values": {**_WORKING, "metadata_": JSON},
+        "values": {**_WORKING, "metadata": JSON},
     },
 }

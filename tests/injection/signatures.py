@@ -63,7 +63,7 @@ def carries_text(hint: Any) -> bool:
     if origin is abc.Callable:
         return carries_text(arguments[-1])
     if arguments:
-        return any(carries_text(argument) for argument in arguments)
+        return any(map(carries_text, arguments)) or (is_dataclass(origin) and carries_text(origin))
     if hint is Filter or (isinstance(hint, type) and issubclass(hint, StrEnum)):
         return True
     if typing.is_typeddict(hint) or is_dataclass(hint) or hasattr(hint, "_fields"):

@@ -207,7 +207,7 @@ def test_each_command_that_is_written_exists_and_names_database_and_tenant() -> 
             assert isinstance(action, ast.Constant), f"{name}: options are arguments of their own"
             words = str(action.value).split()
             found = leaf(words)
-            assert found is not None, f"{name}: {action.value}"
+            assert found is not None, f"{name}: {action.value!r}"
             assert takes(found, "--url")
             # Upgrading the shared catalogs is the default tenant's.
             shared = name.endswith("verify.py") and "without a schema" in ast.unparse(tree)
@@ -310,7 +310,7 @@ def test_what_recall_advises_rebuilds_the_index(
             )
         report = recall(db.engine, "documents", samples=2, ef=[10])  # of the engine's own tenant
     said = replace(report, target=2.0).as_text()
-    assert own_url(database_url) in said or database_url.database in said
+    assert own_url(database_url) in said or str(database_url.database) in said
     assert ("--schema acme" in said) is (schema is not None)
     (words,) = commands_in(said)
     done = CliRunner().invoke(main, words)

@@ -115,9 +115,9 @@ def test_no_door_migrates_through_a_quiet_transaction_pooler(
         if size == 2:
             done = command("upgrade", "--schema", "newco", "--url", own_url(url))
             assert (done.exit_code, "transaction pooler" in done.output) == (2, True)
-            done = alembic("-x", "schema=newco", "upgrade", "head", url=url)
-            assert done.returncode != 0
-            assert "transaction pooler" in done.stdout + done.stderr
+            run = alembic("-x", "schema=newco", "upgrade", "head", url=url)
+            assert run.returncode != 0
+            assert "transaction pooler" in run.stdout + run.stderr
             assert state(url) == CLEAN
     assert differences(before, snapshot(database_url)) == []
     assert scalar(database_url, ADVISORY) == 0

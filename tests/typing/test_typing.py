@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,73 +9,48 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-USER_CODE = Path(__file__).parent / "user_code.py"
-
-# Each line is a mistake of a user: the type checkers must find every one.
-MISTAKES = """\
-from __future__ import annotations
-import uuid
-from alfred_db import Agent, AsyncDatabase, Database
-
-db = Database("postgresql:///d")
-Database(1)
-Database(pooler="session")
-Database(poolsize=5)
-db.upgrad()
-with db.begin() as uow:
-    uow.agents.register("writer")
-    uow.agents.register("writer", type="llm", version=1)
-    uow.agents.register("writer", "llm", "1")
-    uow.agents.get("not a uuid")
-    uow.agents.get(uuid.uuid4()).name
-    uow.agent
-    uow.agents.set_status(uuid.uuid4(), 5)
-    name: int = uow.agents.list_alive()[0].name
-with AsyncDatabase() as other:
-    pass
-async def work() -> None:
-    async with AsyncDatabase().begin() as uow:
-        agent: Agent = uow.agents.register("writer", type="llm", version="1")
-"""
-WRONG_LINES = {6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 23}
+USER_CODE = Path(__file__).with_name("user_code.py")
+MISTAKES = Path(__file__).with_name("mistakes.py")
 
 
-def run(checker: str, path: Path) -> tuple[int, str]:
+@pytest.fixture(scope="module", params=["mypy", "pyright"])
+def errors(request: pytest.FixtureRequest) -> dict[str, list[tuple[int, str]]]:
+    """What a type checker finds: by the name of the file, the lines and what is said of each."""
+    checker = request.param
     if shutil.which(checker, path=str(Path(sys.executable).parent)) is None:
         pytest.skip(f"{checker} is not installed")
     options = {
-        "mypy": ["--strict", "--no-error-summary", "--python-executable", sys.executable],
+        "mypy": [
+            "--strict",
+            "--no-error-summary",
+            "--hide-error-context",
+            "--python-executable",
+            sys.executable,
+        ],
         "pyright": ["--pythonpath", sys.executable],
     }
     done = subprocess.run(
-        [Path(sys.executable).parent / checker, *options[checker], path],
+        [Path(sys.executable).parent / checker, *options[checker], USER_CODE, MISTAKES],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[str, list[tuple[int, str]]] = {}
+    for line in done.stdout.splitlines():
+        if where := re.match(r"\s*(\S+\.py):(\d+):.*\berror\b", line):
+            found.setdefault(Path(where[1]).name, []).append((int(where[2]), line))
+    return found
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_user_code_is_typed(checker: str) -> None:
-    status, output = run(checker, USER_CODE)
-    assert status == 0, output
+def test_user_code_is_typed(errors: dict[str, list[tuple[int, str]]]) -> None:
+    assert errors.keys() == {MISTAKES.name}, errors
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_mistakes_of_users_are_found(checker: str, tmp_path: Path) -> None:
-    path = tmp_path / "mistakes.py"
-    path.write_text(MISTAKES)
-    # Outside of the project's folder pyright would look for a configuration of its own.
-    (tmp_path / "pyrightconfig.json").write_text(
-        f'{{"typeCheckingMode": "strict", "extraPaths": ["{ROOT}"]}}'
-    )
-    status, output = run(checker, path)
-    assert status == 1, output
-    found = {
-        int(line.split(f"{path.name}:")[1].split(":")[0])
-        for line in output.splitlines()
-        if f"{path.name}:" in line and "error" in line
-    }
-    assert sorted(WRONG_LINES - found) == [], output
+def test_mistakes_of_users_are_found_and_nothing_else(errors: dict[str, list[tuple[int, str]]]) -> None:
+    lines = MISTAKES.read_text().splitlines()
+    wrong = {number for number, line in enumerate(lines, start=1) if line.endswith("  # error")}
+    found = {number for number, _ in errors[MISTAKES.name]}
+    assert [lines[number - 1].strip() for number in sorted(wrong - found)] == []
+    assert [text for number, text in errors[MISTAKES.name] if number not in wrong] == []

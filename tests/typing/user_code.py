@@ -30,6 +30,7 @@ from alfred_db import (
     ClaimedTask,
     Database,
     DatabaseUnavailable,
+    DocumentRow,
     Embedding,
     HalfVector,
     Hit,
@@ -37,6 +38,7 @@ from alfred_db import (
     Matrix,
     Memory,
     MemoryBank,
+    MemoryRow,
     NewTaskResult,
     Page,
     SearchCandidates,
@@ -161,9 +163,12 @@ def vectors(session: Session, vector: VectorLike) -> None:
     assert_type(ids, list[int])
     assert_type(matrix, Matrix)
     candidates = uow.documents.candidates(vector, limit=200)
-    assert_type(candidates, SearchCandidates)
+    assert_type(candidates, SearchCandidates[DocumentRow, int])
     hits = uow.documents.page(candidates, after=None, limit=20)
-    assert_type(hits, Page[Hit])
+    assert_type(hits, Page[Hit[DocumentRow]])
+    uow.documents.add_many([{"content": "x"}], embeddings=matrix)
+    uow.documents.add_many([{"content": "x"}], embeddings=[vector, [0.5] * 384])
+    assert_type(uow.documents.search_many(matrix), Sequence[Sequence[Hit[DocumentRow]]])
     note = session.get_one(Note, 1)
     assert_type(note.half, Embedding | None)
     assert_type(note.bits, Bits | None)
@@ -172,7 +177,7 @@ def vectors(session: Session, vector: VectorLike) -> None:
 async def async_vectors(session: AsyncSession, vector: VectorLike) -> None:
     uow = AsyncUnitOfWork(session)
     assert_type(await uow.fetch_matrix(select(Note.id, Note.half)), tuple[list[int], Matrix])
-    assert_type(await uow.memories.candidates(1, vector), SearchCandidates)
+    assert_type(await uow.memories.candidates(1, vector), SearchCandidates[MemoryRow, int])
 
 
 class Note(Base):

@@ -224,7 +224,7 @@ def _set_and_where(statement: Update | Delete) -> Iterator[tuple[str, Any]]:
     yield from (("WHERE", criterion) for criterion in statement._where_criteria)
     if not isinstance(statement, Update):
         return
-    values = dict(statement._values or {}) or dict(statement._ordered_values or ())
+    values: dict[Any, Any] = dict(statement._values or {})
     yield from (("SET", value) for value in values.values() if hasattr(value, "get_children"))
     named = {getattr(key, "key", key) for key in values}
     for column in statement.table.c:

@@ -48,7 +48,7 @@ One processor, 2 cores, 4 GB; Linux.
 def figures() -> Iterator[Any]:
     sys.path.insert(0, str(SCRIPT.parent))
     try:
-        import figures
+        import figures  # type: ignore[import-not-found]
 
         yield figures
     finally:

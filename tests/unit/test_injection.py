@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ ATTRIBUTES = {
     ("model_registry.update", "values"): RegistryModel,
     ("broker_requests.log_many", "rows"): BrokerRequest,
 }
-"""Mappings whose keys are the attributes of a model."""
+"""Mappings whose keys are the attributes of a model; `metadata_` is `metadata` there."""
 
 
 def ground() -> Any:
@@ -71,7 +72,7 @@ def test_rows_have_every_text_of_what_they_are() -> None:
                     keys.setdefault((name.partition(",")[0], parameter), set()).update(mapping)
     for place, model in ATTRIBUTES.items():
         texts = {
-            attribute
+            "metadata" if attribute == "metadata_" else attribute
             for attribute, column in inspect(model).columns.items()
             if isinstance(column.type, Text | JSON) and column.computed is None
         }
@@ -81,10 +82,17 @@ def test_rows_have_every_text_of_what_they_are() -> None:
             name.split(".")[1].partition(",")[0] for name in SPECIMENS if name.startswith(f"{noun}.")
         }:
             for parameter, hint in hints(getattr(repository, method)).items():
-                for kind in typing.get_args(hint):
+                for kind in flattened(hint):
                     if typing.is_typeddict(kind):
                         texts = {key for key, inner in typing.get_type_hints(kind).items() if _is_text(inner)}
                         assert texts <= keys[f"{noun}.{method}", parameter], (noun, method, parameter)
+
+
+def flattened(hint: Any) -> Iterator[Any]:
+    """A type, and those it is made of."""
+    yield hint
+    for argument in typing.get_args(hint):
+        yield from flattened(argument)
 
 
 def _is_text(hint: Any) -> bool:

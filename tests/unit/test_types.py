@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 from alfred_db import Memory
 from alfred_db.errors import DimensionMismatch, InvalidInputError, InvalidVector, SchemaDriftError
 from alfred_db.models import Base
+from alfred_db.queries.shapes.vector_search import vector_index
 from alfred_db.types import Bit, EnumText, HalfVector, SparseVector, Vector
 from alfred_db.vectors.formats import pack, unpack
 
@@ -60,7 +61,11 @@ def test_every_usual_form_of_a_vector_is_packed(value: Any) -> None:
 
 def test_a_vector_is_given_as_float32_and_cannot_be_changed() -> None:
     found = unpack(ONE_TWO_THREE)
-    assert (found.dtype, found.dtype.isnative, found.tolist()) == (np.float32, True, [1.0, 2.0, 3.0])
+    assert (found.dtype, found.dtype.isnative, found.tolist()) == (
+        np.dtype(np.float32),
+        True,
+        [1.0, 2.0, 3.0],
+    )
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 9
 
@@ -148,8 +153,9 @@ def test_a_length_that_pgvector_cannot_store_is_refused(length: int) -> None:
 
 
 def test_the_message_names_table_and_column() -> None:
+    embedding: Any = vector_index(Memory).column.type
     with pytest.raises(DimensionMismatch, match=r"^memories\.embedding: expected 384 dimensions, got 2;"):
-        Memory.__table__.c.embedding.type.pack([1.0, 2.0])
+        embedding.pack([1.0, 2.0])
     names = {
         f"{table.fullname}.{column.name}": column.type._where
         for table in Base.metadata.tables.values()
@@ -162,7 +168,7 @@ def test_the_message_names_table_and_column() -> None:
 
 def test_a_column_that_is_added_later_is_named_too() -> None:
     table = Table("late", MetaData(), schema="s")
-    column = Column("v", Vector(3))
+    column: Column[Any] = Column("v", Vector(3))
     table.append_column(column)
     process = column.type.dialect_impl(DIALECT).bind_processor(DIALECT)
     with pytest.raises(DimensionMismatch, match=r"^s\.late\.v: "):

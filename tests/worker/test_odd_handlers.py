@@ -26,7 +26,7 @@ def leave(*_: object) -> NoReturn:
     raise SystemExit(3)
 
 
-def odd(base: type[BaseException] = Exception, **methods: Any) -> BaseException:
+def odd(base: type[BaseException] = Exception, **methods: Any) -> Any:
     made: BaseException = type("Odd", (base,), methods)("odd")
     return made
 

@@ -7,20 +7,20 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import le
+from operator import le, methodcaller
 from typing import Any, cast
 
 import numpy as np
 from sqlalchemy import BigInteger, Column, MetaData, Table, inspect
 from sqlalchemy.orm import Session
 
-from ...checks import check_names, check_objects, check_word
+from ...checks import attribute, by_attribute, check_names, check_objects, check_word
 from ...errors import InvalidInputError, shown, translated
 from ...models import Base
 from ...models.base import table_of
 from ...queries.shapes import bulk as queries
 from ...queries.shapes.bulk import OnConflict
-from ...vectors.formats import Matrix
+from ...vectors.formats import Matrix, MatrixLike
 from ...vectors.types import Vector
 from .copy import copy_rows, reserve_ids, table_name
 
@@ -38,7 +38,7 @@ def add_many(
     model: type[Base],
     rows: Sequence[Mapping[str, Any] | Base],
     *,
-    vectors: Mapping[str, Sequence[Any]] | None = None,
+    vectors: Mapping[str, MatrixLike] | None = None,
     key: str | None = None,
     on_conflict: OnConflict = "error",
     progress: Progress | None = None,
@@ -125,20 +125,27 @@ def _merge(
 
 
 def _transposed(
-    model: type[Base], rows: Sequence[Mapping[str, Any] | Base], vectors: Mapping[str, Sequence[Any]]
+    model: type[Base], rows: Sequence[Mapping[str, Any] | Base], vectors: Mapping[str, MatrixLike]
 ) -> tuple[list[Column[Any]], list[Sequence[Any]]]:
     """Return the columns that the rows name, and the values of each column."""
     mapped = {name: column for name, column in inspect(model).columns.items() if name != "id"}
     given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
-    names = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
-    check_names(model, names)
+    keys = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
+    key_of = {attribute(key): key for key in keys}
+    if len(key_of) < len(keys):  # models say `metadata_`, mappings say `metadata`
+        given = [by_attribute(row) for row in given]
+        key_of = {name: name for name in key_of}
+    check_names(model, key_of)
     for name, column in vectors.items():
         if len(column) != len(rows):
             raise InvalidInputError(
                 f"{model.__name__}.{name}: expected {len(rows)} values, one a row, got {len(column)}"
             )
-    chosen = [name for name in mapped if name in names]
-    values = [vectors[name] if name in vectors else [row.get(name) for row in given] for name in chosen]
+    chosen = [name for name in mapped if name in key_of]
+    values: list[Any] = [
+        vectors[name] if name in vectors else list(map(methodcaller("get", key_of[name]), given))
+        for name in chosen
+    ]
     for name, column in zip(chosen, values, strict=True):
         check_objects(model, name, column)
     return [mapped[name] for name in chosen], values

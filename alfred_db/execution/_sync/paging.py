@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Double
 
@@ -20,6 +20,9 @@ MOST = 1000
 """The maximum number of candidates that the index returns."""
 
 
+RowT = TypeVar("RowT")
+KeyT = TypeVar("KeyT")
+
 _DISTANCE: Double[float] = Double()
 
 
@@ -28,14 +31,14 @@ class _Place(NamedTuple):
     id: Any
 
 
-class PagedRepository(Repository):
+class PagedRepository(Repository, Generic[RowT, KeyT]):
     """A repository whose searches can be read page by page."""
 
     _model: ClassVar[type[Base]]
 
     def page(
-        self, candidates: SearchCandidates, *, after: str | None = None, limit: int = 10
-    ) -> Page[Hit]:
+        self, candidates: SearchCandidates[RowT, KeyT], *, after: str | None = None, limit: int = 10
+    ) -> Page[Hit[RowT]]:
         """Return the rows of the next candidates, the nearest first.
 
         Rows that were deleted or no longer match are left out, so a page can be shorter than `limit` although
@@ -54,7 +57,7 @@ class PagedRepository(Repository):
         found = self._rows(queries.rows_of(self._model, ids, candidates.where)) if ids else ()
         key = queries.key_of(self._model).name
         rows = {getattr(row, key): row for row in found}
-        hits = [
+        hits: list[Hit[Any]] = [
             Hit(rows[place.id], place.distance, 1.0 - place.distance) for place in page if place.id in rows
         ]
         return Page(hits, page.next)

@@ -26,7 +26,7 @@ from ...queries.shapes.words import Match
 from ...queries.shapes.words import parameters as words
 from ...search.params import MAX_EF_SEARCH, SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
-from ...vectors.formats import VectorLike
+from ...vectors.formats import MatrixLike, VectorLike
 from .copy import table_name
 from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
 from .unreadable import located
@@ -78,7 +78,7 @@ def search(
     params: SearchParams = SearchParams(),
     partition: Partition | None = None,
     explain: bool = False,
-) -> SearchResult:
+) -> SearchResult[Any]:
     """Return the rows nearest to `embedding`: `limit` of them whenever at least that many rows match.
 
     Args:
@@ -135,18 +135,18 @@ def search(
 def search_many(
     session: Session,
     model: type[Base],
-    embeddings: Sequence[VectorLike],
+    embeddings: MatrixLike,
     *,
     limit: int = 10,
     where: Where | None = None,
     params: SearchParams = SearchParams(),
     partition: Partition | None = None,
-) -> list[list[Hit]]:
+) -> list[list[Hit[Any]]]:
     """Return the nearest rows of each vector, by the index; up to `AT_ONCE` vectors in one round trip.
 
     The arguments are those of `search`.
     """
-    found: list[list[Hit]] = [[] for _ in embeddings]
+    found: list[list[Hit[Any]]] = [[] for _ in embeddings]
     if not len(embeddings):
         return found
     with translated():
@@ -171,7 +171,7 @@ def candidates(
     limit: int,
     where: Where | None = None,
     params: SearchParams = SearchParams(),
-) -> SearchCandidates:
+) -> SearchCandidates[Any, Any]:
     """Return the ids and distances of the nearest rows, for a large `limit`."""
     condition = expression(model, where)
     with translated():
@@ -215,7 +215,7 @@ def hybrid_search(
     weights: SearchWeights = SearchWeights(),
     language: str = "english",
     match: Match = "any",
-) -> SearchResult:
+) -> SearchResult[Any]:
     """Return the best rows by meaning and by word, fused by rank in one statement.
 
     Args:
@@ -267,7 +267,7 @@ def _rows(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Se
         raise located(session, driver_of(session), error, statement, parameters) from None
 
 
-def _fused_hit(row: Row[Any]) -> Hit:
+def _fused_hit(row: Row[Any]) -> Hit[Any]:
     places: dict[str, int | None] = {
         name: getattr(row, f"{name}_place", None) for name in ("vector", "text", "trigram")
     }
@@ -276,7 +276,7 @@ def _fused_hit(row: Row[Any]) -> Hit:
     )
 
 
-def hit(row: Row[Any], operator: str | None = None) -> Hit:
+def hit(row: Row[Any], operator: str | None = None) -> Hit[Any]:
     """Return the hit of a row whose last column is the distance: cosine, or that of `operator`."""
     distance = row[-1]
     return Hit(row, distance, score(distance, operator))

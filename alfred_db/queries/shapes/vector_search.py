@@ -42,7 +42,7 @@ from ...errors import InvalidInputError
 from ...models import Base
 from ...models.base import table_of
 from ...vectors.distances import OPERATORS
-from ...vectors.formats import VectorLike
+from ...vectors.formats import MatrixLike
 from ...vectors.types import VectorType
 from .functions import func
 from .literals import materialized
@@ -220,7 +220,7 @@ def nearest_within(
 
 def nearest_each(
     model: type[Base],
-    embeddings: Sequence[VectorLike],
+    embeddings: MatrixLike,
     limit: int,
     where: ColumnElement[bool] | None,
     partition: Partition | None = None,

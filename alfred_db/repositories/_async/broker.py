@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import null
 
@@ -29,6 +29,7 @@ from ...queries.shapes.functions import func
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.broker import ModelOffer
+from ...values.broker_catalog import CatalogDocument
 
 M = TypeVar("M", bound=Base)
 
@@ -337,7 +338,7 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
         )
         return [ModelOffer(*row) for row in rows]
 
-    async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
+    async def export_catalog(self) -> CatalogDocument:
         """Return the whole catalog as a document of plain JSON values for `import_catalog`."""
         document: dict[str, list[dict[str, Any]]] = {section: [] for section in BROKER_SECTIONS}
         statement = queries.everything()
@@ -346,9 +347,9 @@ class AsyncBrokerCatalogRepository(AsyncRepository):
             given = exported(dict(zip(fields, row, strict=True)))
             section = next(iter(given)).partition(".")[0]
             document[section].append({name.partition(".")[2]: value for name, value in given.items()})
-        return document
+        return cast("CatalogDocument", document)
 
-    async def import_catalog(self, document: Mapping[str, Any]) -> Mapping[str, int]:
+    async def import_catalog(self, document: CatalogDocument) -> Mapping[str, int]:
         """Create or update the entries of a document; entries that it does not name are unchanged.
 
         Returns:

@@ -15,7 +15,7 @@ from ...queries import memory_banks
 from ...queries.shapes.paging import as_page
 from ...search.results import Hit
 from ...values import Page
-from ...values.conversations import ConversationSummary, NewMessage
+from ...values.conversations import ConversationRow, ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
 FEW = 1_000
@@ -93,7 +93,9 @@ class AsyncConversationRepository(AsyncRepository):
         found = [ConversationSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
         return as_page(found, queries.LIST_KEY, limit)
 
-    async def search(self, text: str, *, session_id: str | None = None, limit: int = 10) -> Sequence[Hit]:
+    async def search(
+        self, text: str, *, session_id: str | None = None, limit: int = 10
+    ) -> Sequence[Hit[ConversationRow]]:
         """Return the messages that contain these English words, the best first.
 
         Args:
@@ -106,7 +108,8 @@ class AsyncConversationRepository(AsyncRepository):
         """
         within("characters of text", len(text), 0, MAX_TEXT)
         rows = await self._rows(queries.search(text, session_id=session_id, limit=limit))
-        return [Hit(row, None, row.score) for row in rows]
+        hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
+        return hits
 
     async def delete_session(self, session_id: str) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session."""

@@ -20,12 +20,13 @@ from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
-from ...vectors.formats import VectorLike
+from ...values.documents import DocumentChanges, DocumentRow, NewDocument
+from ...vectors.formats import MatrixLike, VectorLike
 
 _columns = table_of(Document).c
 
 
-class AsyncDocumentRepository(AsyncPagedRepository):
+class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
     """The documents of the platform."""
 
     _model = Document
@@ -64,9 +65,9 @@ class AsyncDocumentRepository(AsyncPagedRepository):
 
     async def add_many(
         self,
-        rows: Sequence[Mapping[str, Any] | Document],
+        rows: Sequence[NewDocument | Document],
         *,
-        embeddings: Sequence[VectorLike] | None = None,
+        embeddings: MatrixLike | None = None,
         on_conflict: OnConflict = "error",
         progress: Progress | None = None,
     ) -> list[int]:
@@ -103,14 +104,13 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         """Return the document with this external id."""
         return await self._first(queries.get_by_external_id(external_id))
 
-    async def update(self, document_id: int, values: Mapping[str, Any]) -> Document:
+    async def update(self, document_id: int, values: DocumentChanges) -> Document:
         """Change attributes of a document, by their names.
 
         Raises:
             NotFoundError: The document does not exist.
         """
-        check_values(Document, values)
-        document = await self._write(queries.change(document_id, values))
+        document = await self._write(queries.change(document_id, check_values(Document, values)))
         if document is None:
             raise NotFoundError(f"document {document_id}: does not exist")
         return document
@@ -132,7 +132,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[DocumentRow]:
         """Return the documents nearest to a vector of 384 dimensions, by cosine distance.
 
         `explain` adds the plan of the statement to the result.
@@ -148,18 +148,18 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[DocumentRow, int]:
         """Return the ids and distances of up to 1000 documents nearest to a vector; `page` returns their rows."""
         return await candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
 
     async def search_many(
         self,
-        embeddings: Sequence[VectorLike],
+        embeddings: MatrixLike,
         *,
         limit: int = 10,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Sequence[Sequence[Hit]]:
+    ) -> Sequence[Sequence[Hit[DocumentRow]]]:
         """Return the documents nearest to each of several vectors, by the index, in one round trip."""
         return await search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
 
@@ -174,7 +174,7 @@ class AsyncDocumentRepository(AsyncPagedRepository):
         language: str = "english",
         match: Match = "any",
         by_spelling: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[DocumentRow]:
         """Return the best documents by meaning and by word, fused by rank.
 
         Args:

@@ -23,7 +23,7 @@ from ...queries.shapes.filters import Where
 from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, spellings
+from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
 from .knowledge_collections import AsyncKnowledgeCollections
 
 BATCH = 1_000
@@ -41,7 +41,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
     A collection is named by its name or by an alias.
     """
 
-    async def upsert(self, collection: str, points: Sequence[Mapping[str, Any]]) -> int:
+    async def upsert(self, collection: str, points: Sequence[NewKnowledgePoint]) -> int:
         """Store points.
 
         An existing point gets the new vector and the new payload as a whole.
@@ -311,7 +311,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         await self._name(collection)
         done = 0
         for batch in batches(points, BATCH):
-            await self.upsert(collection, batch)
+            await self.upsert(collection, cast("list[NewKnowledgePoint]", batch))
             done += len(batch)
             if progress is not None:
                 progress(done)

@@ -22,13 +22,15 @@ from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
 from ...values.memories import (
+    MemoryChanges,
     MemoryOutcome,
     MemoryRecallResult,
     MemoryRecallWeights,
+    MemoryRow,
     NewMemory,
     RememberedMemory,
 )
-from ...vectors.formats import VectorLike
+from ...vectors.formats import MatrixLike, VectorLike
 from .memory_banks import id_of, unknown_bank
 from .memory_batches import remember_many
 from .memory_consolidation import consolidate
@@ -41,7 +43,7 @@ NEAR = 0.08
 """Cosine distance up to which two texts are taken to mean the same; calibrate it for the embedding model."""
 
 
-class AsyncMemoryRepository(AsyncPagedRepository):
+class AsyncMemoryRepository(AsyncPagedRepository[MemoryRow, int]):
     """The memories of agents, by bank.
 
     Vectors have 384 dimensions. Expired memories are not returned.
@@ -100,7 +102,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         bank: MemoryBank | int,
         memories: Sequence[NewMemory],
         *,
-        embeddings: Sequence[VectorLike] | None = None,
+        embeddings: MatrixLike | None = None,
         near: float | None = None,
     ) -> Sequence[RememberedMemory]:
         """Store several memories.
@@ -125,7 +127,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         """Return the memory with this id."""
         return await self._first(queries.get(memory_id))
 
-    async def update(self, memory_id: int, values: Mapping[str, Any]) -> Memory:
+    async def update(self, memory_id: int, values: MemoryChanges) -> Memory:
         """Change attributes of a memory, by their names.
 
         A new content without a new embedding removes the old embedding, which belongs to another text.
@@ -133,10 +135,10 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         Raises:
             NotFoundError: The memory does not exist, or has expired.
         """
-        check_values(Memory, values)
-        if "content" in values:
-            values = {"embedding": None, **values, "content_hash": content_hash(values["content"])}
-        memory = await self._write(queries.change(memory_id, values))
+        new = check_values(Memory, values)
+        if "content" in new:
+            new = {"embedding": None, **new, "content_hash": content_hash(new["content"])}
+        memory = await self._write(queries.change(memory_id, new))
         if memory is None:
             raise _unknown(memory_id)
         return memory
@@ -159,7 +161,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryRow]:
         """Return the bank's memories nearest to a vector, by cosine distance.
 
         Args:
@@ -190,7 +192,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[MemoryRow, int]:
         """Return the ids and distances of up to 1000 memories nearest to a vector; `page` returns their rows.
 
         Raises:
@@ -214,7 +216,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryRow]:
         """Return the bank's best memories by meaning and by English word, fused by rank.
 
         Args:
@@ -289,7 +291,7 @@ class AsyncMemoryRepository(AsyncPagedRepository):
 
     async def duplicates(
         self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
-    ) -> Sequence[Hit]:
+    ) -> Sequence[Hit[MemoryRow]]:
         """Return the bank's memories that mean nearly the same as a vector, the nearest first.
 
         `within` is the greatest cosine distance.

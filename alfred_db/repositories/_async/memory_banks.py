@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +16,7 @@ from ...queries import memory_banks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.memories import MemoryBankSummary
+from ...values.memory_banks import MemoryBankChanges
 
 
 class AsyncMemoryBankRepository(AsyncRepository):
@@ -52,14 +51,13 @@ class AsyncMemoryBankRepository(AsyncRepository):
         """Return the bank with this name; of several, the oldest."""
         return await self._first(queries.get_by_name(name))
 
-    async def update(self, bank_id: int, values: Mapping[str, Any]) -> MemoryBank:
+    async def update(self, bank_id: int, values: MemoryBankChanges) -> MemoryBank:
         """Change attributes of a bank, by their names.
 
         Raises:
             NotFoundError: The bank does not exist.
         """
-        check_values(MemoryBank, values)
-        bank = await self._write(queries.change(bank_id, values))
+        bank = await self._write(queries.change(bank_id, check_values(MemoryBank, values)))
         if bank is None:
             raise unknown_bank(bank_id)
         return bank

@@ -20,7 +20,7 @@ from ...queries import memory_banks
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting
 from ...search.params import SearchParams
 from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
-from ...vectors.formats import Embedding, VectorLike, unpack
+from ...vectors.formats import Embedding, MatrixLike, VectorLike, unpack
 from ...vectors.types import Vector
 from .memory_banks import lock_key, unknown_bank
 from .memory_recall import COMPARED
@@ -46,7 +46,7 @@ async def remember_many(
     session: AsyncSession,
     bank_id: int,
     memories: Sequence[NewMemory],
-    embeddings: Sequence[VectorLike] | None,
+    embeddings: MatrixLike | None,
     near: float | None,
 ) -> list[RememberedMemory]:
     """Store each text once, and count repeated texts and near duplicates."""
@@ -74,7 +74,7 @@ async def remember_many(
 
 
 def _by_text(
-    memories: Sequence[NewMemory], embeddings: Sequence[VectorLike] | None
+    memories: Sequence[NewMemory], embeddings: MatrixLike | None
 ) -> tuple[list[bytes], dict[bytes, _Told]]:
     """Return the hash of each memory, and the new data for each text.
 

@@ -19,10 +19,11 @@ from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
+from ...values.memory_entries import MemoryEntryRow
 from ...vectors.formats import VectorLike
 
 
-class AsyncMemoryEntryRepository(AsyncPagedRepository):
+class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]):
     """The entries of the knowledge agent.
 
     Vectors have 768 dimensions. All methods except those by id work within one namespace.
@@ -98,7 +99,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryEntryRow]:
         """Return the entries of a namespace nearest to a vector, by cosine distance.
 
         Args:
@@ -130,7 +131,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[MemoryEntryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 entries nearest to a vector; `page` returns their rows."""
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
@@ -148,7 +149,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository):
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryEntryRow]:
         """Return the best entries of a namespace by meaning and by English word, fused by rank.
 
         Args:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.dialects.postgresql import Insert
 
@@ -19,7 +19,8 @@ from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.model_registry import ModelEndpointSpec, ScoredModel
+from ...values.broker_catalog import CatalogDocument
+from ...values.model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 
 MAX_RANKED = 1000
 
@@ -61,14 +62,13 @@ class AsyncModelRegistryRepository(AsyncRepository):
         }
         return await self._register(values, endpoints, capabilities)
 
-    async def update(self, name: str, values: Mapping[str, Any]) -> RegistryModel:
+    async def update(self, name: str, values: RegistryModelChanges) -> RegistryModel:
         """Change attributes of a model, by their names; `deprecated_at` None puts it back into use.
 
         Raises:
             NotFoundError: The model is not in the registry.
         """
-        check_values(RegistryModel, values)
-        return _known(name, await self._write(queries.change(name, values)))
+        return _known(name, await self._write(queries.change(name, check_values(RegistryModel, values))))
 
     async def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
         """Deprecate the model from `at` or now on: it is not chosen for new work, but can be read and used.
@@ -153,7 +153,7 @@ class AsyncModelRegistryRepository(AsyncRepository):
             )
         return found
 
-    async def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
+    async def export_catalog(self) -> CatalogDocument:
         """Return the whole registry, with deprecated models, as a document for `import_catalog`."""
         endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
         scores: dict[int | None, dict[str, float]] = defaultdict(dict)
@@ -163,19 +163,18 @@ class AsyncModelRegistryRepository(AsyncRepository):
                 endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
             if score is not None:
                 scores[score.model_id][score.capability] = score.capability_score
-        return {
-            "registry": [
-                {
-                    **_exported(model, _FIELDS),
-                    "endpoints": endpoints[model.id],
-                    "capabilities": scores[model.id],
-                }
-                for model, _, _ in rows
-                if model is not None
-            ]
-        }
+        models = [
+            {
+                **_exported(model, _FIELDS),
+                "endpoints": endpoints[model.id],
+                "capabilities": scores[model.id],
+            }
+            for model, _, _ in rows
+            if model is not None
+        ]
+        return cast("CatalogDocument", {"registry": models})
 
-    async def import_catalog(self, document: Mapping[str, Any]) -> int:
+    async def import_catalog(self, document: CatalogDocument) -> int:
         """Register the models of a document as `register` does; others are unchanged.
 
         Returns:

@@ -19,11 +19,11 @@ from ...queries.shapes.paging import as_page
 from ...search.params import SearchParams
 from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
-from ...values.working_memory import SweptWorkingMemory
+from ...values.working_memory import SweptWorkingMemory, WorkingMemoryChanges, WorkingMemoryRow
 from ...vectors.formats import VectorLike
 
 
-class AsyncWorkingMemoryRepository(AsyncPagedRepository):
+class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.UUID]):
     """The records of sessions and agents.
 
     Vectors have 1536 dimensions. Deleted and expired records are not returned.
@@ -89,14 +89,13 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         """Return the record with this id, unless it is deleted or has expired."""
         return await self._first(queries.get(memory_id))
 
-    async def update(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
+    async def update(self, memory_id: uuid.UUID, values: WorkingMemoryChanges) -> WorkingMemory:
         """Change attributes of a record, by their names.
 
         Raises:
             NotFoundError: The record does not exist, is deleted, or has expired.
         """
-        check_values(WorkingMemory, values)
-        return await self._changed(memory_id, values)
+        return await self._changed(memory_id, check_values(WorkingMemory, values))
 
     async def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:
         """Change the status; `deleted` is final, and the next sweep removes the record.
@@ -130,7 +129,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[WorkingMemoryRow]:
         """Return the active records nearest to a vector, by cosine distance; records without one are not found.
 
         Args:
@@ -166,7 +165,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[WorkingMemoryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 active records nearest to a vector; `page` returns their rows.
 
         The arguments are those of `search`.

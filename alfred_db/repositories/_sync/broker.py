@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import null
 
@@ -30,6 +30,7 @@ from ...queries.shapes.functions import func
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.broker import ModelOffer
+from ...values.broker_catalog import CatalogDocument
 
 M = TypeVar("M", bound=Base)
 
@@ -338,7 +339,7 @@ class BrokerCatalogRepository(Repository):
         )
         return [ModelOffer(*row) for row in rows]
 
-    def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
+    def export_catalog(self) -> CatalogDocument:
         """Return the whole catalog as a document of plain JSON values for `import_catalog`."""
         document: dict[str, list[dict[str, Any]]] = {section: [] for section in BROKER_SECTIONS}
         statement = queries.everything()
@@ -347,9 +348,9 @@ class BrokerCatalogRepository(Repository):
             given = exported(dict(zip(fields, row, strict=True)))
             section = next(iter(given)).partition(".")[0]
             document[section].append({name.partition(".")[2]: value for name, value in given.items()})
-        return document
+        return cast("CatalogDocument", document)
 
-    def import_catalog(self, document: Mapping[str, Any]) -> Mapping[str, int]:
+    def import_catalog(self, document: CatalogDocument) -> Mapping[str, int]:
         """Create or update the entries of a document; entries that it does not name are unchanged.
 
         Returns:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Row, inspect
 
-from ...checks import aware, check_names, check_objects, plain_text
+from ...checks import aware, by_attribute, check_names, check_objects, plain_text
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.copy import copy_rows
@@ -19,7 +19,7 @@ from ...models.base import table_of
 from ...queries import broker_requests as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.broker import TokenUsage, TokenUsageKey
+from ...values.broker import NewBrokerRequest, TokenUsage, TokenUsageKey
 from ...values.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
 
 
@@ -143,7 +143,7 @@ class BrokerRequestRepository(Partitions):
             )
         return InvalidTransition(f"request {id}: it has ended already, as {found.status}")
 
-    def log_many(self, rows: Sequence[Mapping[str, Any]]) -> int:
+    def log_many(self, rows: Sequence[NewBrokerRequest]) -> int:
         """Log finished requests by COPY.
 
         Defaults: `status` is completed, `created_at` is now, and `finished_at` and `total_tokens` are
@@ -160,18 +160,19 @@ class BrokerRequestRepository(Partitions):
         """
         if not rows:
             return 0
-        names = {name for row in rows for name in row}
+        given = [by_attribute(row) for row in rows]
+        names = {name for row in given for name in row}
         check_names(BrokerRequest, names)
         for name in names:
-            check_objects(BrokerRequest, name, [row.get(name) for row in rows])
-        given = [row.get("hosted_model_id") for row in rows]
-        ids = {number for number in given if isinstance(number, int) and 0 < number < 2**63}
+            check_objects(BrokerRequest, name, [row.get(name) for row in given])
+        models = [row.get("hosted_model_id") for row in given]
+        ids = {number for number in models if isinstance(number, int) and 0 < number < 2**63}
         catalog = self._hosted(ids)
         names |= {*FILLED, *(FROM_CATALOG if "hosted_model_id" in names else ())}
         columns = {name: column for name, column in inspect(BrokerRequest).columns.items() if name in names}
         now = self._first(queries.now())
         assert now is not None
-        values = filled(rows, list(columns), catalog, now)
+        values = filled(given, list(columns), catalog, now)
         return copy_rows(self._session, table_of(BrokerRequest), list(columns.values()), values)
 
     def _hosted(self, ids: Collection[int]) -> Mapping[int, Hosted]:

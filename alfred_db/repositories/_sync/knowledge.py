@@ -21,8 +21,8 @@ from ...queries.shapes.payload_paths import values_at
 from ...queries.shapes.vector_search import MAX_LIMIT, Partition
 from ...search.params import SearchParams
 from ...search.results import Hit, SearchResult
-from ...values.knowledge import KnowledgePointGroup, KnowledgePointId
-from ...vectors.formats import Embedding, VectorLike
+from ...values.knowledge import KnowledgePointGroup, KnowledgePointId, KnowledgePointRow
+from ...vectors.formats import Embedding, MatrixLike, VectorLike
 from .knowledge_points import KnowledgePoints
 
 
@@ -41,7 +41,7 @@ class KnowledgeRepository(KnowledgePoints):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[KnowledgePointRow]:
         """Return the points nearest to a vector of 1536 dimensions, by the collection's distance.
 
         Only `cosine` is served by an index; for the other distances all points are compared.
@@ -77,12 +77,12 @@ class KnowledgeRepository(KnowledgePoints):
     def query_many(
         self,
         collection: str,
-        embeddings: Sequence[VectorLike],
+        embeddings: MatrixLike,
         *,
         limit: int = 10,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> Sequence[Sequence[Hit]]:
+    ) -> Sequence[Sequence[Hit[KnowledgePointRow]]]:
         """Return the points nearest to each of several vectors.
 
         One round trip, unless `where` or `params` are passed.
@@ -160,7 +160,7 @@ class KnowledgeRepository(KnowledgePoints):
         limit: int = 10,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchResult:
+    ) -> SearchResult[KnowledgePointRow]:
         """Return points like the `positive` ones and unlike the `negative` ones, without these.
 
         The search vector is twice the mean of the positive vectors minus the mean of the negative ones, as in
@@ -203,7 +203,7 @@ class KnowledgeRepository(KnowledgePoints):
         where: Where | None,
         params: SearchParams,
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[KnowledgePointRow]:
         return search(
             self._session,
             KnowledgePoint,
@@ -216,7 +216,7 @@ class KnowledgeRepository(KnowledgePoints):
         )
 
 
-def _grouped(hits: Iterable[Hit], key: str) -> list[KnowledgePointGroup]:
+def _grouped(hits: Iterable[Hit[KnowledgePointRow]], key: str) -> list[KnowledgePointGroup]:
     """Return the hits grouped by the values at a path of their payload, the group with the nearest hit first."""
     return _groups((value, found) for found in hits for value in _unique(values_at(found.row.payload, key)))
 
@@ -225,8 +225,8 @@ def _unique(values: Iterable[Any]) -> Iterable[Any]:
     return {_key(value): value for value in values if isinstance(value, str | int | float)}.values()
 
 
-def _groups(members: Iterable[tuple[Any, Hit]]) -> list[KnowledgePointGroup]:
-    groups: dict[Any, tuple[Any, list[Hit]]] = {}
+def _groups(members: Iterable[tuple[Any, Hit[Any]]]) -> list[KnowledgePointGroup]:
+    groups: dict[Any, tuple[Any, list[Hit[KnowledgePointRow]]]] = {}
     for value, found in members:
         groups.setdefault(_key(value), (value, []))[1].append(found)
     return [KnowledgePointGroup(value, hits) for value, hits in groups.values()]

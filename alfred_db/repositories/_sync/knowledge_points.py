@@ -24,7 +24,7 @@ from ...queries.shapes.filters import Where
 from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, spellings
+from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
 from .knowledge_collections import KnowledgeCollections
 
 BATCH = 1_000
@@ -42,7 +42,7 @@ class KnowledgePoints(KnowledgeCollections):
     A collection is named by its name or by an alias.
     """
 
-    def upsert(self, collection: str, points: Sequence[Mapping[str, Any]]) -> int:
+    def upsert(self, collection: str, points: Sequence[NewKnowledgePoint]) -> int:
         """Store points.
 
         An existing point gets the new vector and the new payload as a whole.
@@ -312,7 +312,7 @@ class KnowledgePoints(KnowledgeCollections):
         self._name(collection)
         done = 0
         for batch in batches(points, BATCH):
-            self.upsert(collection, batch)
+            self.upsert(collection, cast("list[NewKnowledgePoint]", batch))
             done += len(batch)
             if progress is not None:
                 progress(done)

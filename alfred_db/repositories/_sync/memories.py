@@ -23,13 +23,15 @@ from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
 from ...values.memories import (
+    MemoryChanges,
     MemoryOutcome,
     MemoryRecallResult,
     MemoryRecallWeights,
+    MemoryRow,
     NewMemory,
     RememberedMemory,
 )
-from ...vectors.formats import VectorLike
+from ...vectors.formats import MatrixLike, VectorLike
 from .memory_banks import id_of, unknown_bank
 from .memory_batches import remember_many
 from .memory_consolidation import consolidate
@@ -42,7 +44,7 @@ NEAR = 0.08
 """Cosine distance up to which two texts are taken to mean the same; calibrate it for the embedding model."""
 
 
-class MemoryRepository(PagedRepository):
+class MemoryRepository(PagedRepository[MemoryRow, int]):
     """The memories of agents, by bank.
 
     Vectors have 384 dimensions. Expired memories are not returned.
@@ -101,7 +103,7 @@ class MemoryRepository(PagedRepository):
         bank: MemoryBank | int,
         memories: Sequence[NewMemory],
         *,
-        embeddings: Sequence[VectorLike] | None = None,
+        embeddings: MatrixLike | None = None,
         near: float | None = None,
     ) -> Sequence[RememberedMemory]:
         """Store several memories.
@@ -126,7 +128,7 @@ class MemoryRepository(PagedRepository):
         """Return the memory with this id."""
         return self._first(queries.get(memory_id))
 
-    def update(self, memory_id: int, values: Mapping[str, Any]) -> Memory:
+    def update(self, memory_id: int, values: MemoryChanges) -> Memory:
         """Change attributes of a memory, by their names.
 
         A new content without a new embedding removes the old embedding, which belongs to another text.
@@ -134,10 +136,10 @@ class MemoryRepository(PagedRepository):
         Raises:
             NotFoundError: The memory does not exist, or has expired.
         """
-        check_values(Memory, values)
-        if "content" in values:
-            values = {"embedding": None, **values, "content_hash": content_hash(values["content"])}
-        memory = self._write(queries.change(memory_id, values))
+        new = check_values(Memory, values)
+        if "content" in new:
+            new = {"embedding": None, **new, "content_hash": content_hash(new["content"])}
+        memory = self._write(queries.change(memory_id, new))
         if memory is None:
             raise _unknown(memory_id)
         return memory
@@ -160,7 +162,7 @@ class MemoryRepository(PagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryRow]:
         """Return the bank's memories nearest to a vector, by cosine distance.
 
         Args:
@@ -191,7 +193,7 @@ class MemoryRepository(PagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[MemoryRow, int]:
         """Return the ids and distances of up to 1000 memories nearest to a vector; `page` returns their rows.
 
         Raises:
@@ -215,7 +217,7 @@ class MemoryRepository(PagedRepository):
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryRow]:
         """Return the bank's best memories by meaning and by English word, fused by rank.
 
         Args:
@@ -290,7 +292,7 @@ class MemoryRepository(PagedRepository):
 
     def duplicates(
         self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
-    ) -> Sequence[Hit]:
+    ) -> Sequence[Hit[MemoryRow]]:
         """Return the bank's memories that mean nearly the same as a vector, the nearest first.
 
         `within` is the greatest cosine distance.

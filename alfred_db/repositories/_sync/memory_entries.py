@@ -20,10 +20,11 @@ from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
+from ...values.memory_entries import MemoryEntryRow
 from ...vectors.formats import VectorLike
 
 
-class MemoryEntryRepository(PagedRepository):
+class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
     """The entries of the knowledge agent.
 
     Vectors have 768 dimensions. All methods except those by id work within one namespace.
@@ -99,7 +100,7 @@ class MemoryEntryRepository(PagedRepository):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryEntryRow]:
         """Return the entries of a namespace nearest to a vector, by cosine distance.
 
         Args:
@@ -131,7 +132,7 @@ class MemoryEntryRepository(PagedRepository):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
-    ) -> SearchCandidates:
+    ) -> SearchCandidates[MemoryEntryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 entries nearest to a vector; `page` returns their rows."""
         condition = queries.in_namespace(namespace)
         if (given := expression(MemoryEntry, where)) is not None:
@@ -149,7 +150,7 @@ class MemoryEntryRepository(PagedRepository):
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
-    ) -> SearchResult:
+    ) -> SearchResult[MemoryEntryRow]:
         """Return the best entries of a namespace by meaning and by English word, fused by rank.
 
         Args:

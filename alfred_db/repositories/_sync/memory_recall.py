@@ -90,5 +90,5 @@ def _nearest(
 
 
 def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> MemoryRecallResult:
-    hits = [Hit(row, row.distance, row.score) for row in rows]
+    hits: list[Hit[Any]] = [Hit(row, row.distance, row.score) for row in rows]
     return MemoryRecallResult(hits, path, certified, rows[0].compared if rows else 0)

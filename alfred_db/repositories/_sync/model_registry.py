@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.dialects.postgresql import Insert
 
@@ -20,7 +20,8 @@ from ...models import ModelEndpoint, RegistryModel
 from ...queries import model_registry as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
-from ...values.model_registry import ModelEndpointSpec, ScoredModel
+from ...values.broker_catalog import CatalogDocument
+from ...values.model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 
 MAX_RANKED = 1000
 
@@ -62,14 +63,13 @@ class ModelRegistryRepository(Repository):
         }
         return self._register(values, endpoints, capabilities)
 
-    def update(self, name: str, values: Mapping[str, Any]) -> RegistryModel:
+    def update(self, name: str, values: RegistryModelChanges) -> RegistryModel:
         """Change attributes of a model, by their names; `deprecated_at` None puts it back into use.
 
         Raises:
             NotFoundError: The model is not in the registry.
         """
-        check_values(RegistryModel, values)
-        return _known(name, self._write(queries.change(name, values)))
+        return _known(name, self._write(queries.change(name, check_values(RegistryModel, values))))
 
     def deprecate(self, name: str, *, at: datetime | None = None) -> RegistryModel:
         """Deprecate the model from `at` or now on: it is not chosen for new work, but can be read and used.
@@ -154,7 +154,7 @@ class ModelRegistryRepository(Repository):
             )
         return found
 
-    def export_catalog(self) -> dict[str, list[dict[str, Any]]]:
+    def export_catalog(self) -> CatalogDocument:
         """Return the whole registry, with deprecated models, as a document for `import_catalog`."""
         endpoints: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
         scores: dict[int | None, dict[str, float]] = defaultdict(dict)
@@ -164,19 +164,18 @@ class ModelRegistryRepository(Repository):
                 endpoints[endpoint.model_id].append(_exported(endpoint, _ENDPOINT_FIELDS))
             if score is not None:
                 scores[score.model_id][score.capability] = score.capability_score
-        return {
-            "registry": [
-                {
-                    **_exported(model, _FIELDS),
-                    "endpoints": endpoints[model.id],
-                    "capabilities": scores[model.id],
-                }
-                for model, _, _ in rows
-                if model is not None
-            ]
-        }
+        models = [
+            {
+                **_exported(model, _FIELDS),
+                "endpoints": endpoints[model.id],
+                "capabilities": scores[model.id],
+            }
+            for model, _, _ in rows
+            if model is not None
+        ]
+        return cast("CatalogDocument", {"registry": models})
 
-    def import_catalog(self, document: Mapping[str, Any]) -> int:
+    def import_catalog(self, document: CatalogDocument) -> int:
         """Register the models of a document as `register` does; others are unchanged.
 
         Returns:

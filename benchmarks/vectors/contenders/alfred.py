@@ -33,7 +33,7 @@ class Alfred:
             ]
         else:
             self.rows = [
-                {"content": text, "metadata_": metadata}
+                {"content": text, "metadata": metadata}
                 for text, metadata in zip(data.texts, data.metadata, strict=True)
             ]
 
