@@ -131,7 +131,7 @@ def _transposed(
     given = [row.__dict__ if isinstance(row, Base) else row for row in rows]
     keys = {name for row in given for name in row if not name.startswith("_sa_")} | set(vectors)
     key_of = {attribute(key): key for key in keys}
-    if len(key_of) < len(keys):  # models say `metadata_`, mappings say `metadata`
+    if len(key_of) < len(keys):  # models have `metadata_`, mappings have `metadata`
         given = [by_attribute(row) for row in given]
         key_of = {name: name for name in key_of}
     check_names(model, key_of)
