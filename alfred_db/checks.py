@@ -36,11 +36,16 @@ from sqlalchemy.types import TypeEngine
 from .errors import InvalidInputError, shown
 
 __all__ = [
+    "MAX_LIMIT",
+    "MAX_SECONDS",
+    "YEAR",
     "as_cursor",
     "attribute",
     "aware",
     "by_attribute",
     "check_column",
+    "check_keys",
+    "check_limit",
     "check_names",
     "check_objects",
     "check_text",
@@ -51,6 +56,7 @@ __all__ = [
     "encodable",
     "finite",
     "from_json",
+    "has_keys",
     "has_nul",
     "is_object",
     "json_text",
@@ -67,6 +73,15 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=StrEnum)
+
+MAX_LIMIT = 1000
+"""The maximum number of rows in a page, and of hits in a search."""
+
+YEAR = 366 * 86_400
+"""The longest delay or timeout of most kinds, in seconds."""
+
+MAX_SECONDS = 100 * YEAR
+"""The longest time that any argument takes, in seconds."""
 
 MAX_CURSOR = 1 << 20
 """More characters than the key of a row can have."""
@@ -111,6 +126,30 @@ def within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         got = f"{value:,}" if -1e300 < value < 1e300 else "one far outside"
         raise InvalidInputError(f"{name}: expected {low:,} to {high:,}, got {got}")
+
+
+def check_limit(limit: int, advice: str = "") -> None:
+    """Raise InvalidInputError, which ends with the advice, unless a limit is 1 to `MAX_LIMIT`."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(
+            f"limit: expected 1 to {MAX_LIMIT:,}, got {limit:,}{advice and f'; {advice}'}"
+        )
+
+
+def has_keys(value: Mapping[str, Any], typed: type, *required: str) -> bool:
+    """Whether a mapping has the required keys of the TypedDict, and no key that is not one of its own."""
+    return set(required) <= set(value) <= set(typed.__annotations__)
+
+
+def check_keys(name: str, value: Mapping[str, Any], typed: type, *required: str) -> None:
+    """Raise InvalidInputError unless the argument `name` has the keys of the TypedDict that `has_keys` asks for."""
+    if not has_keys(value, typed, *required):
+        other = [key for key in typed.__annotations__ if key not in required]
+        optional = f" and at most {', '.join(f'`{key}`' for key in other)}" if other else ""
+        got = ", ".join(map(shown, list(value)[:5])) or "nothing"
+        raise InvalidInputError(
+            f"{name}: expected {', '.join(f'`{key}`' for key in required)}{optional}, got {got}"
+        )
 
 
 def encodable(text: str) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .. import cron, migrate
+from ..checks import MAX_LIMIT
 from ..engine.pool import RELIED_ON, passing_engine
 from ..errors import AlfredDBError, shown, translated
 from ..execution._sync.unreadable import Unreadable, unreadable
@@ -29,7 +30,6 @@ from ..models import (
     WorkflowExecutionStatus,
 )
 from ..queries import events, scheduler
-from ..queries.shapes.paging import MAX_LIMIT
 from ..server import requirements
 from ..sql import SHARED_SCHEMAS, quoted, schema_translate_map
 

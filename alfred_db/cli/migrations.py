@@ -13,7 +13,7 @@ from ..config import database_url, migration_url
 from ..engine.pool import passing_engine
 from ..errors import ConfigurationError, translated
 from .doctor import examine
-from .options import json_option, migration_url_option, schema_option, url_option
+from .options import json_option, migration_url_option, schema_option, triggers_option, url_option
 
 SECTION = '[tool.alembic]\nscript_location = "alfred_db:migrations"\n'
 INI = "[alembic]\nscript_location = alfred_db:migrations\n"
@@ -46,9 +46,7 @@ def init() -> None:
 @click.argument("revision", default="head")
 @migration_url_option
 @schema_option
-@click.option(
-    "--triggers/--no-triggers", default=True, help="Leave out the triggers, which Citus cannot distribute."
-)
+@triggers_option
 def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) -> None:
     """Bring the database to REVISION (default: head)."""
     migrate.upgrade(url, revision, schema=schema, triggers=triggers)
@@ -106,9 +104,7 @@ def check(url: str | None, schema: str | None) -> None:
 @click.command()
 @click.argument("revision", default="head")
 @schema_option
-@click.option(
-    "--triggers/--no-triggers", default=True, help="Leave out the triggers, which Citus cannot distribute."
-)
+@triggers_option
 def sql(revision: str, schema: str | None, triggers: bool) -> None:
     """Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."""
     click.echo(migrate.sql(revision, schema=schema, triggers=triggers), nl=False)

@@ -13,7 +13,7 @@ from ..database import Database
 from ..errors import NotFoundError
 from ..models import MisfirePolicy, OverlapPolicy
 from ..repositories import SchedulerRepository
-from .options import json_option, schema_option, url_option
+from .options import after_option, json_option, schema_option, url_option
 from .tasks import as_dict, table
 
 __all__ = ["schedule"]
@@ -26,7 +26,7 @@ def schedule() -> None:
 
 @schedule.command("list")
 @click.option("--limit", default=100, show_default=True, help="Rows of a page.")
-@click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
+@after_option
 @url_option
 @schema_option
 @json_option

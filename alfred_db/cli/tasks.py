@@ -18,7 +18,7 @@ from ..errors import NotFoundError
 from ..models import Task, TaskStatus
 from ..models.base import Base
 from ..repositories import TaskRepository
-from .options import json_option, schema_option, url_option
+from .options import after_option, json_option, schema_option, url_option
 
 __all__ = ["as_dict", "table", "tasks"]
 
@@ -38,7 +38,7 @@ def tasks() -> None:
 @click.option("--intent")
 @click.option("--assigned-to", metavar="AGENT")
 @click.option("--limit", default=50, show_default=True, help="Rows of a page.")
-@click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
+@after_option
 @url_option
 @schema_option
 @json_option

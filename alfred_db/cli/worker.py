@@ -17,7 +17,7 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..worker import AsyncWorker, Worker
 from ..worker.workers import is_asynchronous
-from .options import schema_option, url_option
+from .options import pooler_option, schema_option, url_option
 
 __all__ = ["handlers_of", "worker"]
 
@@ -55,9 +55,7 @@ __all__ = ["handlers_of", "worker"]
 @click.option("--drain", is_flag=True, help="End when no task is left that can be done now.")
 @url_option
 @schema_option
-@click.option(
-    "--pooler", type=click.Choice(["transaction"]), help="What stands before the server: polls only."
-)
+@pooler_option
 def worker(
     app: str,
     concurrency: int,

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import undefer
 
-from ..errors import InvalidInputError
+from ..checks import check_limit
 from ..models import KnowledgePoint
 from ..types import Text
 from ..values.knowledge import KnowledgePointId
@@ -35,7 +35,7 @@ from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
 from .shapes.literals import among, materialized
 from .shapes.paging import page
 from .shapes.payload_paths import WHOLE, elements, values
-from .shapes.vector_search import MAX_LIMIT, Partition, columns_of, distance
+from .shapes.vector_search import Partition, columns_of, distance
 
 Ts = TypeVarTuple("Ts")
 
@@ -90,8 +90,7 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
     Raises:
         InvalidInputError: `limit` is not between 1 and `MAX_LIMIT`.
     """
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
+    check_limit(limit)
     rows, value = elements(values(POINTS.c.payload, key))
     points = func.count(KnowledgePoint.id.distinct()).label("points")
     kind = func.jsonb_typeof(value)

@@ -11,11 +11,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import column, table
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
-from ..checks import cursor_values, within
+from ..checks import check_limit, cursor_values
 from ..models import Bucket, StorageObject, WorkingMemory
 from ..sql import MADE_HERE
 from .shapes.functions import func
-from .shapes.paging import MAX_LIMIT, page
+from .shapes.paging import page
 
 BUCKETS_KEY = ("id",)
 OBJECTS_KEY = ("name",)
@@ -142,7 +142,7 @@ def _by_name(
     statement: Select[StorageObject], bucket_id: str, prefix: str, *, after: str | None, limit: int
 ) -> Select[StorageObject]:
     """Page with the operators of text_pattern_ops; unlike LIKE they use the index with any parameter."""
-    within("limit", limit, 1, MAX_LIMIT)
+    check_limit(limit)
     name = StorageObject.name
     statement = statement.where(StorageObject.bucket_id == bucket_id, name.op("~>=~")(prefix))
     end = _after_prefix(prefix)

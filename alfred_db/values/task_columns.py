@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any
 
-from ..checks import aware, check_text, json_text, to_json, within
+from ..checks import MAX_SECONDS, aware, check_text, json_text, to_json, within
 from ..errors import InvalidInputError, shown
 from ..models.tasks import DEFAULT_QUEUE
 from .tasks import NewTask
@@ -20,7 +20,6 @@ __all__ = [
     "MAX_JSON_BYTES",
     "MAX_KEY_BYTES",
     "MAX_QUEUE_BYTES",
-    "MAX_SECONDS",
     "as_text",
     "at",
     "columns_of",
@@ -35,7 +34,6 @@ MAX_KEY_BYTES = 2000
 """What an entry of an index holds for certain."""
 MAX_QUEUE_BYTES = 200
 """The length that the index of claims by intent holds."""
-MAX_SECONDS = 100 * 366 * 86400
 MAX_INTEGER = 2**31 - 1
 
 _DEFAULTS: Mapping[str, Any] = {

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
-from ..checks import check_text, json_text, plain_text
+from ..checks import MAX_SECONDS, check_text, has_keys, json_text, plain_text
 from ..errors import InvalidInputError, LeaseLost, conceal
 from ..queries.leases import HANDLER, TIMEOUT
-from ..values.task_columns import MAX_JSON_BYTES, MAX_SECONDS
+from ..values.task_columns import MAX_JSON_BYTES
 from ..values.tasks import NewTaskResult
 from ._lease import AnyLease, TaskFailed
 
@@ -166,13 +166,12 @@ def _results(value: object) -> list[NewTaskResult]:
 
 
 def _result(result: object, kind: str) -> NewTaskResult:
-    keys = set(cast("Mapping[str, Any]", result)) if isinstance(result, Mapping) else set[str]()
-    if not {"result_type", "content"} <= keys <= set(NewTaskResult.__annotations__):
+    returned = cast("Mapping[str, Any]", result) if isinstance(result, Mapping) else {}
+    if not has_keys(returned, NewTaskResult, "result_type", "content"):
         raise InvalidInputError(
             f"the handler returned {kind}: expected None, or a list of results, each with the"
             " keys result_type, content and perhaps metadata"
         )
-    returned = cast("Mapping[str, Any]", result)
     check_text("result_type", returned["result_type"])
     return {
         "result_type": str.__str__(returned["result_type"]),

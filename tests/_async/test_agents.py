@@ -105,7 +105,7 @@ async def test_pages_cover_everything_once(uow: AsyncUnitOfWork) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 async def test_a_page_has_a_sane_size(uow: AsyncUnitOfWork, limit: int) -> None:
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await uow.agents.list(limit=limit)
 
 

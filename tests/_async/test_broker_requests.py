@@ -257,7 +257,7 @@ async def test_bad_input_is_one_clear_error(requests: AsyncBrokerRequestReposito
     for zone in ("Mars/Olympus", "../etc/passwd", "", "a\0b"):
         with pytest.raises(InvalidInputError, match="timezone: "):
             await requests.usage(LONG_AGO, now, timezone=zone)
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await requests.recent(limit=0)
     with pytest.raises(InvalidInputError):
         await requests.start("a\0b")

@@ -230,7 +230,7 @@ async def test_a_topic_is_listed_page_by_page_without_a_consumer(committed: Asyn
         assert [event.id for event in await uow.events.list("t", after=last)] == [late]
         with pytest.raises(InvalidInputError, match="is no cursor"):
             await uow.events.list("t", after="nonsense")
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             await uow.events.list("t", limit=1001)
         with pytest.raises(InvalidInputError, match="since: a time without time zone"):
             await uow.events.list("t", since=datetime(2025, 1, 1))

@@ -299,7 +299,7 @@ async def test_a_wrong_vector_is_one_clear_error(
 
 async def test_wrong_arguments_are_clear_errors(knowledge: AsyncKnowledgeRepository) -> None:
     for limit in (0, -1, 1001):
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             await knowledge.query(LEGAL, VECTORS[0], limit=limit)
         with pytest.raises(InvalidInputError, match="groups: expected 1 to"):
             await knowledge.query_groups(LEGAL, VECTORS[0], group_by="a", groups=limit)

@@ -204,7 +204,7 @@ async def test_a_search_can_run_out_of_time(library: AsyncDocumentRepository) ->
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 async def test_a_limit_is_checked(library: AsyncDocumentRepository, limit: int) -> None:
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await library.search(corpus.vectors()[1][0], limit=limit)
 
 

@@ -177,5 +177,5 @@ async def test_a_wrong_cursor_or_limit_is_one_clear_error(uow: AsyncUnitOfWork, 
     for limit in (0, 1001):
         with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             await uow.documents.page(candidates, limit=limit)
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             await uow.documents.candidates([1.0] * 384, limit=limit)

@@ -349,7 +349,7 @@ async def test_pages_cover_everything_once(tasks: AsyncTaskRepository) -> None:
         if after is None:
             break
     assert sorted(seen) == [f"t-{number}" for number in range(7)]
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await tasks.list(limit=0)
     with pytest.raises(InvalidInputError, match="is no cursor"):
         await tasks.list(after="x")

@@ -230,7 +230,7 @@ async def test_records_are_listed_newest_first(memory: AsyncWorkingMemoryReposit
             break
     assert seen[2:] == [record.id for record in records[4::-1]]
     assert set(seen[:2]) == {record.id for record in records[5:]}
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await memory.list(limit=0)
     with pytest.raises(InvalidInputError, match="WorkingMemoryStatus: expected one of"):
         await memory.list(status="asleep")

@@ -106,7 +106,7 @@ def test_pages_cover_everything_once(uow: UnitOfWork) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_a_page_has_a_sane_size(uow: UnitOfWork, limit: int) -> None:
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         uow.agents.list(limit=limit)
 
 

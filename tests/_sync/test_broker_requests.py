@@ -258,7 +258,7 @@ def test_bad_input_is_one_clear_error(requests: BrokerRequestRepository) -> None
     for zone in ("Mars/Olympus", "../etc/passwd", "", "a\0b"):
         with pytest.raises(InvalidInputError, match="timezone: "):
             requests.usage(LONG_AGO, now, timezone=zone)
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         requests.recent(limit=0)
     with pytest.raises(InvalidInputError):
         requests.start("a\0b")

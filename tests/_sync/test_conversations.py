@@ -137,7 +137,7 @@ def test_words_are_found_best_first(conversations: ConversationRepository) -> No
     for nothing in ("", "the", "zebra", '"', "& | ! <-> :* (", "a:b'c\\", *HOSTILE[:2], "owl " * 2500):
         assert not conversations.search(nothing, session_id="unknown")
         conversations.search(nothing)
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         conversations.search("owl", limit=0)
     with pytest.raises(InvalidInputError, match="characters of text: expected 0 to 10,000"):
         conversations.search(HOSTILE[2])

@@ -231,7 +231,7 @@ def test_a_topic_is_listed_page_by_page_without_a_consumer(committed: Database) 
         assert [event.id for event in uow.events.list("t", after=last)] == [late]
         with pytest.raises(InvalidInputError, match="is no cursor"):
             uow.events.list("t", after="nonsense")
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             uow.events.list("t", limit=1001)
         with pytest.raises(InvalidInputError, match="since: a time without time zone"):
             uow.events.list("t", since=datetime(2025, 1, 1))

@@ -300,7 +300,7 @@ def test_a_wrong_vector_is_one_clear_error(
 
 def test_wrong_arguments_are_clear_errors(knowledge: KnowledgeRepository) -> None:
     for limit in (0, -1, 1001):
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             knowledge.query(LEGAL, VECTORS[0], limit=limit)
         with pytest.raises(InvalidInputError, match="groups: expected 1 to"):
             knowledge.query_groups(LEGAL, VECTORS[0], group_by="a", groups=limit)

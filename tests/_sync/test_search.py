@@ -205,7 +205,7 @@ def test_a_search_can_run_out_of_time(library: DocumentRepository) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_a_limit_is_checked(library: DocumentRepository, limit: int) -> None:
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         library.search(corpus.vectors()[1][0], limit=limit)
 
 

@@ -350,7 +350,7 @@ def test_pages_cover_everything_once(tasks: TaskRepository) -> None:
         if after is None:
             break
     assert sorted(seen) == [f"t-{number}" for number in range(7)]
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         tasks.list(limit=0)
     with pytest.raises(InvalidInputError, match="is no cursor"):
         tasks.list(after="x")

@@ -231,7 +231,7 @@ def test_records_are_listed_newest_first(memory: WorkingMemoryRepository) -> Non
             break
     assert seen[2:] == [record.id for record in records[4::-1]]
     assert set(seen[:2]) == {record.id for record in records[5:]}
-    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1000"):
+    with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         memory.list(limit=0)
     with pytest.raises(InvalidInputError, match="WorkingMemoryStatus: expected one of"):
         memory.list(status="asleep")

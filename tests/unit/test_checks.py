@@ -6,12 +6,22 @@ import base64
 import json
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from sqlalchemy import BigInteger, DateTime, Double, Integer, Text, Uuid
 
-from alfred_db.checks import as_cursor, check_values, cursor_values, json_text, plain_text, within
+from alfred_db.checks import (
+    MAX_LIMIT,
+    as_cursor,
+    check_keys,
+    check_limit,
+    check_values,
+    cursor_values,
+    json_text,
+    plain_text,
+    within,
+)
 from alfred_db.errors import InvalidInputError
 from alfred_db.models import Document, Task
 from alfred_db.search.filters import in_
@@ -125,3 +135,26 @@ def test_an_attribute_is_given_what_it_holds(model: Any, values: dict[str, Any],
 def test_a_text_is_no_list_of_values(values: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"in_: .* expected a sequence"):
         in_("metadata.topic", values)
+
+
+class _Given(TypedDict, total=False):
+    name: str
+    size: int
+
+
+@pytest.mark.parametrize("limit", [0, -1, MAX_LIMIT + 1, 1 << 62])
+def test_a_limit_is_of_one_to_a_thousand(limit: int) -> None:
+    check_limit(1)
+    check_limit(MAX_LIMIT)
+    with pytest.raises(InvalidInputError, match=f"^limit: expected 1 to 1,000, got {limit:,}; page$"):
+        check_limit(limit, "page")
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [({}, "nothing"), ({"size": 1}, "'size'"), ({"name": "", "nam": ""}, "'name', 'nam'")]
+)
+def test_the_keys_of_a_typed_dict(value: dict[str, Any], got: str) -> None:
+    check_keys("row 1", {"name": "a"}, _Given, "name")
+    check_keys("row 1", {"name": "a", "size": 1}, _Given, "name")
+    with pytest.raises(InvalidInputError, match=f"^row 1: expected `name` and at most `size`, got {got}$"):
+        check_keys("row 1", value, _Given, "name")

@@ -7,17 +7,13 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Double
 
-from ...checks import cursor_values, within
+from ...checks import check_limit, cursor_values
 from ...models import Base
 from ...queries.shapes import vector_search as queries
 from ...queries.shapes.paging import as_page
 from ...search.results import Hit, SearchCandidates
 from ...values import Page
 from .base import AsyncRepository
-
-MOST = 1000
-"""The maximum number of candidates that the index returns."""
-
 
 RowT = TypeVar("RowT")
 KeyT = TypeVar("KeyT")
@@ -48,7 +44,7 @@ class AsyncPagedRepository(AsyncRepository, Generic[RowT, KeyT]):
             after: `next` of the previous page; None starts at the nearest.
             limit: The maximum number of hits, 1 to 1000.
         """
-        within("limit", limit, 1, MOST)
+        check_limit(limit)
         places = list(map(_Place, candidates.distances, candidates.ids))
         start = 0 if after is None else bisect_right(places, self._place(after))
         page = as_page(places[start : start + limit + 1], _Place._fields, limit)

@@ -14,13 +14,12 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
-from ...checks import check_text, plain_text, within
+from ...checks import MAX_SECONDS, check_text, plain_text, within
 from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
 from ...queries import leases as queries
 from ...queries.leases import Leased, S
 from ...queries.shapes.functions import func
 from ...values.scheduler import ClaimedExecution
-from ...values.task_columns import MAX_SECONDS
 from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
 from .driver import driver_of, fetch

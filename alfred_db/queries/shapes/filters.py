@@ -61,6 +61,12 @@ def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | 
     return where
 
 
+def scoped(scope: ColumnElement[bool], model: type[Base], where: Where | None) -> ColumnElement[bool]:
+    """Return the condition of a search within a scope, such as a bank or a namespace, and the caller's filter."""
+    given = expression(model, where)
+    return scope if given is None else scope & given
+
+
 def _refuse_naive(where: ClauseElement) -> None:
     """Raise InvalidFilter for a time without time zone, which the server would read in the session's."""
     for part in iterate(where):

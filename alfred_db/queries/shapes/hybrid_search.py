@@ -91,7 +91,7 @@ def _fused(
             found = found if part is None else found.where(part)
         inner = found.subquery()
         place = func.row_number().over(order_by=(inner.c[1] if nearest else inner.c[1].desc(), inner.c.id))
-        return select(inner, place.label("place")).cte(name).prefix_with("MATERIALIZED")
+        return materialized(select(inner, place.label("place")), name)
 
     query = materialized(select(tsquery(bound_language(), match).label("query")), "words")
     asked = select(query.c.query).scalar_subquery()

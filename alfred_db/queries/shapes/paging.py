@@ -8,14 +8,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
-from ...checks import as_cursor, cursor_values
-from ...errors import InvalidInputError
+from ...checks import as_cursor, check_limit, cursor_values
 from ...values import Page
 
 T = TypeVar("T")
-
-
-MAX_LIMIT = 1000
 
 
 def page(
@@ -27,8 +23,7 @@ def page(
     newest_first: bool = False,
 ) -> Select[T]:
     """One page in the order of `key`, which must be unique; reads one row more to know whether another follows."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; page through with `after`")
+    check_limit(limit, "page through with `after`")
     order = [column.desc() for column in key] if newest_first else key
     if after is not None:
         types = [column.type for column in key]

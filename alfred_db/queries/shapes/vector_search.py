@@ -38,19 +38,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, OID, TSVECTOR
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.util import ClauseAdapter
 
-from ...errors import InvalidInputError
+from ...checks import check_limit
 from ...models import Base
 from ...models.base import table_of
 from ...vectors.distances import OPERATORS
 from ...vectors.formats import MatrixLike
 from ...vectors.types import VectorType
 from .functions import func
-from .literals import materialized
+from .literals import materialized, number
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT whose columns depend on the model."""
-
-MAX_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +271,5 @@ _inherits = table("pg_inherits", column("inhrelid"), column("inhparent"), schema
 
 def literal_limit(limit: int) -> ColumnElement[int]:
     """The limit as text of the statement: with a parameter there a prepared statement may lose its index."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
-    return literal_column(str(int(limit)), Integer)
+    check_limit(limit)
+    return number(limit)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import check_text, one_of, within
-from ...errors import InvalidInputError, shown, translated
+from ...checks import MAX_SECONDS, check_keys, check_text, one_of, within
+from ...errors import InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.bulk import add_many
 from ...models import Conversation, MessageRole
@@ -23,8 +23,6 @@ FEW = 1_000
 
 MAX_TEXT = 10_000
 """Maximum length of a search text in characters: with 100,000 words the server's stack overflows."""
-
-_CENTURY = 100 * 366 * 86_400.0
 
 
 class AsyncConversationRepository(AsyncRepository):
@@ -125,18 +123,13 @@ class AsyncConversationRepository(AsyncRepository):
         Returns:
             The number of messages deleted.
         """
-        within("older_than", older_than, 0, _CENTURY)
+        within("older_than", older_than, 0, MAX_SECONDS)
         within("limit", limit, 1, 100_000)
         return len(await self._rows(queries.purge(older_than, limit=limit)))
 
 
 def _row(session_id: str, place: int, message: NewMessage) -> dict[str, Any]:
-    unknown = sorted(set(message) - set(NewMessage.__annotations__))
-    if unknown or not {"role", "content"} <= set(message):
-        raise InvalidInputError(
-            f"message {place}: expected `role`, `content` and at most `metadata`, got"
-            f" {', '.join(map(shown, list(message)[:5])) or 'nothing'}"
-        )
+    check_keys(f"message {place}", message, NewMessage, "role", "content")
     try:
         role = one_of(MessageRole, message["role"])
     except InvalidInputError as error:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
-from ...checks import as_cursor, aware, check_text, json_text, within
+from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
 from ...execution._async.copy import copy_rows, reserve_ids
 from ...execution._async.driver import driver_of
@@ -386,8 +386,7 @@ class AsyncEventRepository(AsyncPartitions):
 
 
 def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
-    unknown = set(event) - set(_KEYS)
-    if unknown or "topic" not in event:
+    if not has_keys(event, NewEvent, "topic"):
         raise InvalidInputError(
             f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(map(shown, event)))}"
         )

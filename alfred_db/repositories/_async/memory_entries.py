@@ -13,7 +13,7 @@ from ...execution._async.paging import AsyncPagedRepository
 from ...execution._async.search import candidates, hybrid_search, search
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
-from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
@@ -110,9 +110,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
         """
-        condition = queries.in_namespace(namespace)
-        if (given := expression(MemoryEntry, where)) is not None:
-            condition &= given
+        condition = scoped(queries.in_namespace(namespace), MemoryEntry, where)
         return await search(
             self._session,
             MemoryEntry,
@@ -133,9 +131,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         params: SearchParams = SearchParams(),
     ) -> SearchCandidates[MemoryEntryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 entries nearest to a vector; `page` returns their rows."""
-        condition = queries.in_namespace(namespace)
-        if (given := expression(MemoryEntry, where)) is not None:
-            condition &= given
+        condition = scoped(queries.in_namespace(namespace), MemoryEntry, where)
         return await candidates(
             self._session, MemoryEntry, embedding, limit=limit, where=condition, params=params
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from ...checks import check_text, within
+from ...checks import MAX_SECONDS, check_text, within
 from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
@@ -31,7 +31,7 @@ class AsyncMessageRepository(AsyncRepository):
 
     async def first_time_many(self, message_ids: Sequence[str], *, ttl: float = HOURS_48) -> list[str]:
         """Record messages as `first_time` does; return the new ones, in order and without repeats."""
-        within("ttl", ttl, 0.001, 100 * 366 * 86400)
+        within("ttl", ttl, 0.001, MAX_SECONDS)
         if isinstance(message_ids, str):
             raise InvalidInputError("message_ids: expected a sequence of ids, got one; put it in a list")
         for message_id in message_ids:

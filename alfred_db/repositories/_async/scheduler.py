@@ -9,14 +9,14 @@ from datetime import datetime
 from sqlalchemy import Select
 
 from ... import cron
-from ...checks import within
+from ...checks import YEAR, check_limit, within
 from ...cron import Plan, Slot
 from ...errors import ConflictError, NotFoundError, UnreadableRow, shown
 from ...execution._async.driver import driver_of
 from ...execution._async.unreadable import unreadable
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
-from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.scheduler import ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .scheduler_executions import AsyncExecutions
@@ -24,12 +24,11 @@ from .scheduler_executions import AsyncExecutions
 _Planned = list[tuple[ScheduledTask, Plan]]
 _Invalid = list[ScheduleProblem]
 
-_YEAR = 366 * 86400
 _LIMITS = {
     "max_retries": (0, 10_000),
-    "retry_delay": (0, _YEAR),
-    "timeout": (1, _YEAR),
-    "misfire_grace_seconds": (0, _YEAR),
+    "retry_delay": (0, YEAR),
+    "timeout": (1, YEAR),
+    "misfire_grace_seconds": (0, YEAR),
     "max_catchup": (1, cron.MAX_SLOTS),
 }
 
@@ -222,7 +221,7 @@ class AsyncSchedulerRepository(AsyncExecutions):
         Args:
             limit: The maximum number of tasks.
         """
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         invalid: _Invalid = []
         # The tasks stay locked until the transaction ends, so that no other scheduler plans the same slots.
         due, now = await self._planned(queries.due, limit, invalid)

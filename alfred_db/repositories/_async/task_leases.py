@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import check_text, json_text, within
+from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import driver_of, fetch
@@ -132,8 +132,7 @@ class AsyncHeldTasks(AsyncRepository):
             ConfigurationError: There are results, but no transaction: the connection is in AUTOCOMMIT.
         """
         for result in results:
-            if not {"result_type", "content"} <= set(result) <= set(NewTaskResult.__annotations__):
-                raise InvalidInputError("result: expected `result_type`, `content` and at most `metadata`")
+            check_keys("result", result, NewTaskResult, "result_type", "content")
             check_text("result_type", result["result_type"])
             json_text("content", result["content"], MAX_JSON_BYTES)
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...checks import within
+from ...checks import MAX_SECONDS, within
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
 from ...models import Task, TaskStatus
 from ...models.base import table_of
 from ...queries import task_maintenance as queries
-from ...values.task_columns import MAX_SECONDS
 from ...values.tasks import QueueHealth
 
 MAX_BATCH = 10_000

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
-from ...checks import aware, plain_text, within
+from ...checks import aware, check_limit, plain_text
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
 from ...execution._async.base import AsyncRepository
 from ...models import (
@@ -20,7 +20,7 @@ from ...models import (
     TestSuite,
 )
 from ...queries import validation as queries
-from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.validation import ValidationRegression
 
@@ -281,7 +281,7 @@ class AsyncValidationRepository(AsyncRepository):
         self, case_id: int, metric: str, *, since: datetime | None = None, limit: int = 100
     ) -> Sequence[TestResult]:
         """Return the newest `limit` results of a metric, the oldest first."""
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         if since is not None:
             aware("since", since)
         rows = await self._all(queries.trend(case_id, metric, since=since, limit=limit))

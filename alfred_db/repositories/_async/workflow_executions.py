@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import json_text, within
+from ...checks import check_limit, json_text
 from ...errors import InvalidInputError, UnreadableRow
 from ...execution._async.base import AsyncRepository
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
 from ...queries.leases import HANDLER
-from ...queries.shapes.paging import MAX_LIMIT
 from ...values.tasks import TaskBackoff
 from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow
 
@@ -41,7 +40,7 @@ class AsyncWorkflowExecutions(AsyncRepository):
             limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
         """
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         if not workflow_ids:
             raise InvalidInputError("workflow_ids: is empty; pass the versions that this worker can run")
         versions = list(dict.fromkeys(workflow_ids))
@@ -166,7 +165,7 @@ class AsyncWorkflowExecutions(AsyncRepository):
         Returns:
             The new statuses.
         """
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         return await self._leases.reap(limit, BACKOFF)
 
     async def get_execution(self, execution_id: int) -> WorkflowExecution | None:

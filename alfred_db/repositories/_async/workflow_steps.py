@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
-from ...checks import aware, json_text, plain_text, within
+from ...checks import MAX_SECONDS, YEAR, aware, json_text, plain_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
@@ -15,10 +15,8 @@ from ...execution._async.leases import lost
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
 from ...queries.workflow_executions import EXECUTIONS
-from ...values.task_columns import MAX_SECONDS
 from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
 
-_YEAR = 366 * 86400
 _MOST = (1 << 31) - 2
 _NEVER = datetime(9000, 1, 1, tzinfo=UTC)
 _FRESH = 0.9
@@ -194,7 +192,7 @@ class AsyncWorkflowSteps(AsyncRepository):
             InvalidTransition: The execution is being cancelled.
         """
         within("seq", seq, 0, _MOST)
-        within("timeout", timeout or 0, 0, _YEAR)
+        within("timeout", timeout or 0, 0, YEAR)
         # The row stays locked until the transaction ends, so that no event is delivered between the look for it and
         # the suspension.
         locked = await self._rows(queries.own(claimed.id, claimed.lease_token))

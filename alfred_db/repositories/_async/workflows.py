@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import json_text, within
+from ...checks import MAX_SECONDS, YEAR, json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
@@ -15,7 +15,6 @@ from ...values.workflows import MAX_JSON_BYTES, WaitingWorkflowVersion
 from .workflow_executions import AsyncWorkflowExecutions
 from .workflow_steps import AsyncWorkflowSteps
 
-_YEAR = 366 * 86400
 _ENDED = {WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED}
 _ATTEMPTS = 100
 
@@ -133,9 +132,9 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             InvalidTransition: The version is not active, or the parent has ended or is being cancelled.
             ConflictError: The key belongs to another workflow.
         """
-        within("delay", delay, 0, _YEAR)
+        within("delay", delay, 0, YEAR)
         within("max_retries", max_retries, 0, 10_000)
-        within("timeout_seconds", 1 if timeout_seconds is None else timeout_seconds, 1, _YEAR)
+        within("timeout_seconds", 1 if timeout_seconds is None else timeout_seconds, 1, YEAR)
         text = json_text("input", None if input is None else dict(input), MAX_JSON_BYTES)
         execution = await self._write(
             queries.start(
@@ -270,7 +269,7 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             The number of executions deleted.
         """
         within("limit", limit, 1, 10_000)
-        within("older_than", older_than, 0, 100 * _YEAR)
+        within("older_than", older_than, 0, MAX_SECONDS)
         deleted = 0
         while deleted < limit:
             rows = await self._rows(queries.purge(older_than, limit=limit - deleted))

@@ -13,7 +13,7 @@ from ...execution._async.paging import AsyncPagedRepository
 from ...execution._async.search import candidates, search
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
-from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.memories import lasting
 from ...queries.shapes.paging import as_page
 from ...search.params import SearchParams
@@ -142,9 +142,9 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.U
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
         """
-        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
-        if (given := expression(WorkingMemory, where)) is not None:
-            condition &= given
+        condition = scoped(
+            queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
+        )
         return await search(
             self._session,
             WorkingMemory,
@@ -170,9 +170,9 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.U
 
         The arguments are those of `search`.
         """
-        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
-        if (given := expression(WorkingMemory, where)) is not None:
-            condition &= given
+        condition = scoped(
+            queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
+        )
         return await candidates(
             self._session, WorkingMemory, embedding, limit=limit, where=condition, params=params
         )

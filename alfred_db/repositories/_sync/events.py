@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
-from ...checks import as_cursor, aware, check_text, json_text, within
+from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
 from ...execution._sync.copy import copy_rows, reserve_ids
 from ...execution._sync.driver import driver_of
@@ -387,8 +387,7 @@ class EventRepository(Partitions):
 
 
 def _checked(event: Mapping[str, Any], where: str) -> dict[str, Any]:
-    unknown = set(event) - set(_KEYS)
-    if unknown or "topic" not in event:
+    if not has_keys(event, NewEvent, "topic"):
         raise InvalidInputError(
             f"{where}expected `topic` and some of type, key, payload, got {', '.join(sorted(map(shown, event)))}"
         )

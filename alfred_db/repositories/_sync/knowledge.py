@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...checks import within
+from ...checks import MAX_LIMIT, check_limit, within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...execution._sync.search import score, search, search_many
 from ...models import KnowledgePoint
@@ -18,7 +18,7 @@ from ...queries import knowledge_points as queries
 from ...queries.shapes.filters import Where
 from ...queries.shapes.knowledge import ids_of
 from ...queries.shapes.payload_paths import values_at
-from ...queries.shapes.vector_search import MAX_LIMIT, Partition
+from ...queries.shapes.vector_search import Partition
 from ...search.params import SearchParams
 from ...search.results import Hit, SearchResult
 from ...values.knowledge import KnowledgePointGroup, KnowledgePointId, KnowledgePointRow
@@ -182,7 +182,7 @@ class KnowledgeRepository(KnowledgePoints):
         partition = self._partition(collection)
         liked, disliked = ids_of(positive), ids_of(negative)
         given = {*liked, *disliked}
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         if not liked or len(given) + limit > MAX_LIMIT:
             raise InvalidInputError(
                 f"positive: expected at least one id, and at most {MAX_LIMIT} ids and hits together"

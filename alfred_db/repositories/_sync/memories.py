@@ -15,7 +15,7 @@ from ...execution._sync.search import candidates, hybrid_search, search
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
-from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
@@ -176,9 +176,7 @@ class MemoryRepository(PagedRepository[MemoryRow, int]):
         Raises:
             NotFoundError: The bank does not exist.
         """
-        condition = queries.in_bank(id_of(bank))
-        if (given := expression(Memory, where)) is not None:
-            condition &= given
+        condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = search(
             self._session, Memory, embedding, limit=limit, where=condition, params=params, explain=explain
         )
@@ -199,9 +197,7 @@ class MemoryRepository(PagedRepository[MemoryRow, int]):
         Raises:
             NotFoundError: The bank does not exist.
         """
-        condition = queries.in_bank(id_of(bank))
-        if (given := expression(Memory, where)) is not None:
-            condition &= given
+        condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = candidates(
             self._session, Memory, embedding, limit=limit, where=condition, params=params
         )

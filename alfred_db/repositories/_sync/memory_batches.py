@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from sqlalchemy.orm import Session
 
-from ...checks import within
+from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.search import FEW, SMALL_PART, estimate, scan_settings, set_local
 from ...models import Memory
@@ -104,8 +104,7 @@ def _by_text(
 
 
 def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
-    unknown = sorted(set(memory) - set(NewMemory.__annotations__))
-    if unknown or "content" not in memory:
+    if not has_keys(memory, NewMemory, "content"):
         expected = ", ".join(NewMemory.__annotations__)
         raise InvalidInputError(
             f"expected `content` and some of {expected}, got {', '.join(map(shown, sorted(memory)[:5])) or 'nothing'}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ...checks import plain_text, within
+from ...checks import MAX_SECONDS, check_limit, plain_text, within
 from ...errors import InvalidTransition, NotFoundError, UnreadableRow
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
@@ -16,12 +16,9 @@ from ...execution._sync.leases import Leases, lost, taking
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
 from ...queries.leases import HANDLER
-from ...queries.shapes.paging import MAX_LIMIT, as_page
+from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.scheduler import ClaimedExecution
-from ...values.task_columns import MAX_SECONDS
-
-_YEAR = 366 * 86400
 
 
 class Executions(Repository):
@@ -38,7 +35,7 @@ class Executions(Repository):
             limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
         """
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
@@ -221,7 +218,7 @@ class Executions(Repository):
         Returns:
             The new statuses.
         """
-        within("limit", limit, 1, MAX_LIMIT)
+        check_limit(limit)
         return self._leases.reap(limit)
 
     def get_execution(self, execution_id: int) -> ScheduledExecution | None:
@@ -238,7 +235,7 @@ class Executions(Repository):
     def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` executions that ended more than `older_than` seconds ago; return their number."""
         within("limit", limit, 1, 10_000)
-        within("older_than", older_than, 0, 100 * _YEAR)
+        within("older_than", older_than, 0, MAX_SECONDS)
         return len(self._rows(queries.purge(older_than, limit=limit)))
 
     @property

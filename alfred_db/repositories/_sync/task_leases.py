@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import check_text, json_text, within
+from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import driver_of, fetch
@@ -133,8 +133,7 @@ class HeldTasks(Repository):
             ConfigurationError: There are results, but no transaction: the connection is in AUTOCOMMIT.
         """
         for result in results:
-            if not {"result_type", "content"} <= set(result) <= set(NewTaskResult.__annotations__):
-                raise InvalidInputError("result: expected `result_type`, `content` and at most `metadata`")
+            check_keys("result", result, NewTaskResult, "result_type", "content")
             check_text("result_type", result["result_type"])
             json_text("content", result["content"], MAX_JSON_BYTES)
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)

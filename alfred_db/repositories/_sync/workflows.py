@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import json_text, within
+from ...checks import MAX_SECONDS, YEAR, json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
@@ -16,7 +16,6 @@ from ...values.workflows import MAX_JSON_BYTES, WaitingWorkflowVersion
 from .workflow_executions import WorkflowExecutions
 from .workflow_steps import WorkflowSteps
 
-_YEAR = 366 * 86400
 _ENDED = {WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED}
 _ATTEMPTS = 100
 
@@ -134,9 +133,9 @@ class WorkflowRepository(WorkflowExecutions, WorkflowSteps):
             InvalidTransition: The version is not active, or the parent has ended or is being cancelled.
             ConflictError: The key belongs to another workflow.
         """
-        within("delay", delay, 0, _YEAR)
+        within("delay", delay, 0, YEAR)
         within("max_retries", max_retries, 0, 10_000)
-        within("timeout_seconds", 1 if timeout_seconds is None else timeout_seconds, 1, _YEAR)
+        within("timeout_seconds", 1 if timeout_seconds is None else timeout_seconds, 1, YEAR)
         text = json_text("input", None if input is None else dict(input), MAX_JSON_BYTES)
         execution = self._write(
             queries.start(
@@ -271,7 +270,7 @@ class WorkflowRepository(WorkflowExecutions, WorkflowSteps):
             The number of executions deleted.
         """
         within("limit", limit, 1, 10_000)
-        within("older_than", older_than, 0, 100 * _YEAR)
+        within("older_than", older_than, 0, MAX_SECONDS)
         deleted = 0
         while deleted < limit:
             rows = self._rows(queries.purge(older_than, limit=limit - deleted))

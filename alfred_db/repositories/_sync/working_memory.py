@@ -14,7 +14,7 @@ from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, search
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
-from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.memories import lasting
 from ...queries.shapes.paging import as_page
 from ...search.params import SearchParams
@@ -143,9 +143,9 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
         """
-        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
-        if (given := expression(WorkingMemory, where)) is not None:
-            condition &= given
+        condition = scoped(
+            queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
+        )
         return search(
             self._session,
             WorkingMemory,
@@ -171,9 +171,9 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
 
         The arguments are those of `search`.
         """
-        condition = queries.offered(session_id=session_id, agent=agent, memory_type=memory_type)
-        if (given := expression(WorkingMemory, where)) is not None:
-            condition &= given
+        condition = scoped(
+            queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
+        )
         return candidates(
             self._session, WorkingMemory, embedding, limit=limit, where=condition, params=params
         )
