@@ -24,9 +24,11 @@ LOGS: dict[str, type[Partitions]] = {
 @schema_option
 @click.option("--only", type=click.Choice(list(LOGS)), help="Look after one of the two logs.")
 @click.option("--months-ahead", default=3, show_default=True, help="Coming months to have partitions for.")
-@click.option("--keep-months", type=int, help="Detach what is older than so many months before this one.")
+@click.option(
+    "--keep-months", type=int, help="Detach what is older than this number of months before the current one."
+)
 @click.option("--drop", is_flag=True, help="Drop what is older, with its rows, instead of detaching it.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option(
     "--schedule", metavar="CRON", help="Have pg_cron do it at these times from now on, and do nothing now."
 )
@@ -70,7 +72,7 @@ def maintain(
                 left = log(uow.session).count_default()
             if left:
                 message = (
-                    f"{left} rows are in the default partition of {name}: their months have none of their own"
+                    f"{left} rows are in the default partition of {name}: their months have no partition"
                 )
                 click.echo(message, err=True)
     context.exit(1 if kept else 0)
@@ -104,13 +106,13 @@ def _make(database: Database, log: type[Partitions], months_ahead: int, dry_run:
 
 
 def _take_away(database: Database, log: type[Partitions], keep_months: int, drop: bool, dry_run: bool) -> int:
-    """Each in a transaction of its own, so that nobody waits for more than one. Gives how many are kept."""
+    """Detach or drop old partitions, one transaction each, and return how many are kept."""
     kept = 0
     with database.begin() as uow:
         old = log(uow.session).old_partitions(keep_months)
     for part in old:
         try:
-            # In a transaction of its own: to hold the partition while waiting for the table would be a deadlock.
+            # In a separate transaction: to hold the partition while waiting for the table would be a deadlock.
             with database.begin() as uow:
                 readers = log(uow.session).partition_readers(part.name)
             if readers:

@@ -35,7 +35,7 @@ def start() -> None:
 
 @server.command()
 def stop() -> None:
-    """Stop it now, whoever uses it."""
+    """Stop it now, even while processes use it."""
     click.echo("stopped" if embedded.stop() else "it was not running")
 
 

@@ -24,7 +24,7 @@ __all__ = ["as_dict", "table", "tasks"]
 
 
 _HIDDEN = ("lease_token",)
-"""Whoever has it could write as the holder."""
+"""A reader of the token could write as the holder."""
 
 
 @click.group()
@@ -99,7 +99,7 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
 @click.option("--failed", is_flag=True, help="All failed ones instead, the oldest first.")
 @click.option("--queue", help="Of these, those of one queue.")
 @click.option("--intent", help="Of these, those of one intent.")
-@click.option("--limit", default=1000, show_default=True, help="At most so many of them.")
+@click.option("--limit", default=1000, show_default=True, help="The most tasks to requeue.")
 @url_option
 @schema_option
 def requeue(

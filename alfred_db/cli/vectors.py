@@ -99,7 +99,7 @@ def build(
 
 
 def _teller() -> Callable[[Progress], None]:
-    """Tells of each new phase, and of each tenth of it."""
+    """Return a callback that prints each new phase, and each tenth of it."""
     last: list[tuple[str, str, int]] = []
 
     def show(progress: Progress) -> None:

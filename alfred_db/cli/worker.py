@@ -101,7 +101,11 @@ def worker(
 
 
 def handlers_of(app: str) -> Mapping[str, Callable[..., Any]]:
-    """The mapping that MODULE:NAME names. Raises ConfigurationError."""
+    """Return the mapping that MODULE:NAME names.
+
+    Raises:
+        ConfigurationError: The module cannot be imported, or the name is not a mapping of handlers.
+    """
     module_name, colon, name = app.partition(":")
     if not (module_name and colon and name):
         raise ConfigurationError(f"--app {app!r}: expected MODULE:NAME, such as myapp.tasks:handlers")

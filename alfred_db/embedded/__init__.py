@@ -14,7 +14,7 @@ drops a lock with its process, however that ends: a killed process neither keeps
 the others. If the last one is killed (SIGTERM counts, unless it is handled), the server stays until the next one
 ends. A child made by `fork` counts as long as it lives.
 
-Whoever reaches the socket is the superuser of the database: its folder lets in its owner only, and root.
+Any process that reaches the socket is the superuser of the database: its folder lets in its owner only, and root.
 PostgreSQL refuses to run as root: for root it runs as the owner of the folder, and in root's own folders as the
 system user `embedded_postgres`, which is made if missing. On Windows it listens on 127.0.0.1, where every user
 of the machine reaches it.
@@ -205,7 +205,7 @@ def _explained(folder: Path) -> Generator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ConfigurationError(
                 f"the embedded server in {folder} cannot be used: {error}; let this user write there, or set"
-                " ALFRED_DB_HOME to a folder of its own"
+                " ALFRED_DB_HOME to another folder"
             ) from error
         raise server.failed(folder, "using the embedded server", str(error)) from error
     except psycopg.Error as error:

@@ -119,7 +119,10 @@ def _no_answer(folder: Path) -> AlfredDBError:
 
 
 def _initialise(tools: system.Tools, lock: int) -> None:
-    """Create the data folder if it does not exist. It is prepared under another name, so that a kill leaves no half of one."""
+    """Create the data folder if it does not exist.
+
+    It is prepared under another name, so that a killed process leaves no incomplete folder.
+    """
     data, new = tools.folder / "data", tools.folder / "data.new"
     if data.exists() and any(data.iterdir()):
         _check_version(data)

@@ -1,4 +1,4 @@
-"""The text of statements that create and drop schemas, and look for rows; the revisions have copies of their own."""
+"""Statements that create and drop schemas, and look for rows. The revisions have copies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def search_path(names: Sequence[str]) -> str:
 
 
 def create_schema(name: str) -> str:
-    """Make a schema unless it is there, whoever owns it; `IF NOT EXISTS` would want the right to make it."""
+    """Return the statement that creates a schema if it does not exist.
+
+    `CREATE SCHEMA IF NOT EXISTS` would need the CREATE privilege even where the schema exists.
+    """
     return f"""
         DO $$ BEGIN
             IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {literal(name)}) THEN

@@ -38,12 +38,21 @@ _PID = text("SELECT pg_catalog.pg_backend_pid()")
 def locked(
     engine: Engine, schema: str | None, timeout: float = LOCK_TIMEOUT, *, beside: Connection | None = None
 ) -> Generator[None]:
-    """Hold the migration lock of one tenant of one database, on a connection of its own.
+    """Hold the migration lock of one tenant of one database, on a separate connection.
 
-    Polled, because a session that waits inside `pg_advisory_lock` holds a snapshot that stops every
-    CREATE INDEX CONCURRENTLY of the one that works. The server frees it when the holder dies. `beside` is the
-    connection that will migrate, in no transaction: the two show whether a pooler in between shares out sessions,
-    which would leave the lock to whoever comes next. Raises ConfigurationError then, before anything is locked.
+    The lock is polled, because a session that waits inside `pg_advisory_lock` holds a snapshot that stops every
+    CREATE INDEX CONCURRENTLY of the holder. The server releases the lock when the holder dies.
+
+    Args:
+        engine: The engine of the database to migrate.
+        schema: The schema of the tenant; None is the default tenant.
+        timeout: Seconds to wait for another holder.
+        beside: The connection that will migrate, outside of a transaction. The two connections show whether a
+            transaction pooler shares sessions between clients: the lock would pass to the session's next client.
+
+    Raises:
+        ConfigurationError: A pooler shares sessions. Nothing has been locked.
+        MigrationLockTimeout: Another process held the lock for `timeout` seconds.
     """
     key = int.from_bytes(sha256(f"{VERSION_TABLE}:{schema or ''}".encode()).digest()[:8], signed=True)
     deadline = time.monotonic() + timeout

@@ -36,7 +36,7 @@ _VECTORS_HOME = """
 
 
 def settle(connection: Connection) -> None:
-    """Have each transaction of a connection find nothing but what is in pg_catalog, and leave nothing in the session.
+    """Have each transaction of a connection find only objects of pg_catalog, and leave nothing in the session.
 
     What somebody has put into another schema of the search_path is not taken for PostgreSQL's own: the revisions, and
     what compares, name the schemas of the rest. The connection may be a pooler's, and the process may be killed: what

@@ -1,4 +1,4 @@
-"""The options of a run, and the rehearsal of downgrades: what would they drop?
+"""The options of a run, and the rehearsal of downgrades, which finds what they would drop.
 
 Revisions import frozen operations (`operations_v1`) and nothing else of this library. They and the code that runs them
 meet in the attributes of Alembic's configuration, which `operations_v1` lists.

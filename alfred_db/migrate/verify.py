@@ -135,7 +135,7 @@ def _hidden(connection: Connection, tables: Sequence[tuple[str, Table]]) -> Iter
     """Tables of the default tenant whose names mean something else, which the search_path finds before them."""
     numbers = connection.scalars(
         text(
-            "SELECT number FROM unnest(CAST(:full AS text[]), CAST(:short AS text[])) WITH ORDINALITY AS given (name, short, number)"
+            "SELECT number FROM unnest(CAST(:full AS text[]), CAST(:short AS text[])) WITH ORDINALITY AS requested (name, short, number)"
             " WHERE CAST(pg_catalog.to_regclass(short) AS oid) IS DISTINCT FROM CAST(pg_catalog.to_regclass(name) AS oid)"
         ),
         {"full": [name for name, _ in tables], "short": [quoted(table.name) for _, table in tables]},

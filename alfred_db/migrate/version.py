@@ -89,10 +89,14 @@ def current(connection: Connection, schema: str | None = None) -> str | None:
 
 
 def home(connection: Connection) -> str | None:
-    """The schema of the default tenant's unqualified tables: where they are, or where they would be created.
+    """Return the schema of the default tenant's unqualified tables: where they are, or where they would be created.
 
-    None if this role may use no schema of its search_path. Raises ConfigurationError when the search_path finds
-    another tenant's tables first, or not the schema where the default tenant is.
+    Returns:
+        The schema's name, or None if this role may use no schema of its search_path.
+
+    Raises:
+        ConfigurationError: The search_path finds another tenant's tables first, or not the schema where the default
+            tenant is.
     """
     # One that is neither in the path nor the default tenant's does not matter here, and there may be thousands.
     found = connection.execute(

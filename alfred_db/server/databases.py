@@ -33,7 +33,7 @@ VERSION_TABLES = f"""
 
 
 def mark_version_table(home: str | None, *, tenant: bool) -> str:
-    """Say on a version table whose it is, so that a search_path cannot make one tenant pass for another."""
+    """Return the statement that marks a version table with its owner, so that a search_path cannot make one tenant pass for another."""
     comment = _OF_TENANT if tenant else _OF_DEFAULT
     return f"COMMENT ON TABLE {qualified(home, VERSION_TABLE)} IS '{comment}'"
 

@@ -11,7 +11,7 @@ __all__ = ["GUIDES", "ROLES", "Guide", "Platform", "Signs", "recognise"]
 
 
 class Platform(StrEnum):
-    """Where a server runs, as far as it matters to whoever installs an extension."""
+    """Where a server runs, as far as it matters to the installation of extensions."""
 
     RDS = "rds"
     AZURE = "azure"
@@ -98,7 +98,7 @@ class Guide:
     admin: str = "a superuser"
     """Who creates extensions."""
     managed: bool = False
-    """Whether a provider decides who creates extensions, by code of its own."""
+    """Whether a provider's own code decides who creates extensions."""
     admins: tuple[str, ...] = ()
     """Roles whose members a provider lets create them; none: nobody knows, so everybody."""
     trusted: bool = True

@@ -1,4 +1,4 @@
-"""What is there: the server, the database, the role, and the extensions that the library makes use of."""
+"""Facts about the server, the database, the role, and the extensions that the library uses."""
 
 from __future__ import annotations
 
@@ -162,7 +162,11 @@ class Facts:
         return self.server_version // 10000
 
     def extension(self, name: str) -> Status:
-        """One of EXTENSIONS; raises KeyError for another."""
+        """Return the status of one of EXTENSIONS.
+
+        Raises:
+            KeyError: The name is not one of EXTENSIONS.
+        """
         return {status.name: status for status in self.extensions}[name]
 
     def schema(self, name: str) -> Schema | None:

@@ -85,9 +85,13 @@ def _steps(extension: Extension, facts: Facts, minimum: str | None) -> str:
 def require(facts: Facts) -> None:
     """Raise unless the server can hold the library's schema: call it before changing anything.
 
-    A required extension that is not installed is no error as long as this role may create it. Raises
-    ExtensionMissingError, ExtensionTooOldError, ConfigurationError for a role that may not use the schema of
-    one or for a database that is not in UTF-8, and SchemaError for a PostgreSQL that is too old.
+    A required extension that is not installed is no error as long as this role may create it.
+
+    Raises:
+        ExtensionMissingError: A required extension is not installed, and this role may not create it.
+        ExtensionTooOldError: A required extension is too old.
+        ConfigurationError: The role may not use the schema of an extension, or the database is not in UTF-8.
+        SchemaError: PostgreSQL is too old.
     """
     if facts.encoding != "UTF8":
         raise ConfigurationError(not_utf8(facts.database, facts.encoding))
@@ -125,10 +129,14 @@ def require(facts: Facts) -> None:
 
 
 def require_rights(facts: Facts, needed_schemas: Iterable[str]) -> None:
-    """Raise ConfigurationError, with the SQL for an administrator, unless this role may make the library's tables.
+    """Raise, with the SQL for an administrator, unless this role may create the library's tables.
 
-    What is there already is used as it is; `auth` and `storage` of another owner are left to that owner. The
-    schema of the unqualified tables is looked at too. Raises DatabaseUnavailable on a standby.
+    Existing schemas are used unchanged; `auth` and `storage` of another owner are left to that owner. The
+    schema of the unqualified tables is checked too.
+
+    Raises:
+        ConfigurationError: The role lacks a privilege.
+        DatabaseUnavailable: The server is a standby, or the session is read-only.
     """
     if facts.read_only:
         raise DatabaseUnavailable(
@@ -184,7 +192,7 @@ def warnings(facts: Facts) -> list[str]:
             found.append(f"{extension.name} is not installed: {extension.without}")
     found += [
         f"schema {quoted(schema)}: {role} may create in it, and so put functions and operators where the SQL of others finds"
-        f" them in the place of PostgreSQL's own; its owner runs in {quoted(facts.database)}: REVOKE CREATE ON SCHEMA {quoted(schema)} FROM {role};"
+        f" them before PostgreSQL's own; its owner runs in {quoted(facts.database)}: REVOKE CREATE ON SCHEMA {quoted(schema)} FROM {role};"
         for schema, role in facts.creators
     ]
     return found
@@ -196,9 +204,10 @@ def _extended(path: str, schema: str) -> str:
 
 
 def external(facts: Facts, schema: str) -> bool:
-    """Whether a schema is another service's: it has tables without our comment, whoever owns them.
+    """Return whether a schema is another service's: it has tables without our comment.
 
-    Where none of the models' tables is there yet, one that neither this role nor a group of its owns is.
+    The owner does not matter then. Where none of the models' tables exists yet, a schema is another service's if
+    neither this role nor one of its groups owns it.
     """
     made_here = [made for name, made in facts.shared_tables.items() if name.startswith(f"{schema}.")]
     found = facts.schema(schema)

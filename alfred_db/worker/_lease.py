@@ -46,7 +46,7 @@ class AnyLease:
         self.overdue = False
         """Whether the handler goes on though it was to end, and has been logged. The worker's own."""
         self.completing = False
-        """Whether the handler began to complete the task in a transaction of its own."""
+        """Whether the handler began to complete the task in the handler's own transaction."""
         self.given_back = False
         """Whether the worker stops, and cannot wait for the handler."""
         self._lock = threading.Lock()
@@ -55,10 +55,10 @@ class AnyLease:
 
     @property
     def lost(self) -> bool:
-        """Whether others may have the task by now: stop, and write nothing for it any more.
+        """Whether another worker may hold the task by now: stop, and write nothing for it any more.
 
         True when a heartbeat reported it, when none got through in time, when the attempt has exceeded the task's
-        `timeout_seconds`, and when the worker gave the task back because it has to stop. Told without the database.
+        `timeout_seconds`, and when the worker released the task because it has to stop. Needs no round trip.
         """
         return self._taken or self.task.is_over or self.time_left <= 0
 
@@ -130,7 +130,10 @@ class Lease(AnyLease):
         """Complete the task in the handler's own transaction, whose effects then happen exactly once.
 
         Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because
-        it would wait for the transaction. Raises LeaseLost.
+        it would wait for the transaction.
+
+        Raises:
+            LeaseLost: Another worker may hold the task. Nothing has been written.
         """
         self._begin_to_complete()
         uow.tasks.complete(self.task, results)
@@ -143,7 +146,10 @@ class AsyncLease(AnyLease):
         """Complete the task in the handler's own transaction, whose effects then happen exactly once.
 
         Make it the last statement of the transaction, and return: no heartbeat extends the lease any more, because
-        it would wait for the transaction. Raises LeaseLost.
+        it would wait for the transaction.
+
+        Raises:
+            LeaseLost: Another worker may hold the task. Nothing has been written.
         """
         self._begin_to_complete()
         await uow.tasks.complete(self.task, results)

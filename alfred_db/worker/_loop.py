@@ -238,7 +238,7 @@ class Loop:
         return list(self._held - {one.lease for one in self._ended})
 
     def _end_all(self, seconds: float, at_once: Callable[[], bool] = lambda: False) -> None:
-        """Settle what ends within so many seconds."""
+        """Settle the tasks that end within `seconds`."""
         until = time.monotonic() + seconds
         while True:
             pause = 1.0

@@ -92,7 +92,7 @@ def described(error: BaseException) -> str:
 
 
 def plain(text: str, most: int) -> str:
-    """At most so many characters, without those that PostgreSQL cannot store."""
+    """Return at most `most` characters, without those that PostgreSQL cannot store."""
     # Cut first: what is long may be very long. No method of a subclass of str is called.
     exact = str.__str__(text)[:most]
     return plain_text(exact)

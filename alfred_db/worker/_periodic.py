@@ -1,4 +1,4 @@
-"""Something done every so often in a thread of its own."""
+"""A function called at intervals in a separate thread."""
 
 from __future__ import annotations
 

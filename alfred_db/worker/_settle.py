@@ -32,7 +32,7 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
     list: to end a task twice with one token changes nothing. The one that met the error is then the last.
     """
     done = sorted((one for one in ended if one.failure is None), key=lambda one: one.lease.task.id)
-    # Those with results in a transaction of their own: rows are locked in the order of the ids, as heartbeats do.
+    # Tasks with results in a separate transaction: rows are locked in the order of the ids, as heartbeats do.
     for group in ([one for one in done if not one.results], [one for one in done if one.results]):
         if len(group) < 2 and (not group or group[0].results):
             continue
@@ -72,7 +72,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def _settle(db: Database, one: Ended, backoff: TaskBackoff) -> None:
-    """End one task. Raises only what is transient: what cannot be stored fails the attempt, in the end without words."""
+    """End one task, and raise only transient errors.
+
+    What cannot be stored fails the attempt, in the end without a message.
+    """
     try:
         with db.begin() as uow:
             uow.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))

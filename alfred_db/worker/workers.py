@@ -23,7 +23,7 @@ from ._outcome import Ended, raised, returned
 __all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
 
 Handler = Callable[[ClaimedTask, Lease], Sequence[NewTaskResult] | None]
-"""Does a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
+"""Runs a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
 
 AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewTaskResult] | None]]
 """The same for asyncio. It is cancelled when its task is to be cancelled or its lease is lost."""
@@ -32,14 +32,22 @@ H = TypeVar("H", bound=Callable[..., object])
 
 
 class Worker:
-    """Does the tasks of some intents, each by the handler of its intent, in threads of its own.
+    """Runs tasks of some intents, each with the handler of its intent, in threads.
 
-    It takes them from the queues of `queues`, from all by default, and does those of the agent `assigned_to` alone.
-    At most `concurrency` at once, and it claims no more than that. `lease` is the seconds after which others take the
-    tasks of a worker that fell silent; `grace` those that running tasks may have when it is stopped; `poll` the longest
-    time between two looks; `upkeep` that between two sweeps for tasks of vanished workers and for due slots of
-    schedules, unless `schedules` is False. It opens connections of its own to the database of `db`: three in a pool,
-    and one that listens.
+    It opens its own connections to the database of `db`: three in a pool, and one that listens.
+
+    Args:
+        db: The database whose tasks are run.
+        handlers: The handler of each intent. Tasks of other intents are not claimed.
+        concurrency: The most tasks that run at once; no more are claimed.
+        lease: Seconds after which another worker takes the tasks of a worker that fell silent.
+        grace: Seconds that running tasks have when the worker is stopped.
+        poll: The longest time between two looks for tasks, in seconds.
+        upkeep: Seconds between two sweeps for tasks of vanished workers and for due slots of schedules.
+        schedules: Whether the sweeps include the slots of schedules.
+        queues: The queues to claim from; None is all.
+        assigned_to: Claim only the tasks assigned to this agent.
+        backoff: The delays before a failed task is tried again.
     """
 
     def __init__(
@@ -65,14 +73,20 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """What its tasks have as `worker_id`: new for each worker."""
+        """The `worker_id` of its tasks: new for each worker."""
         return self._loop.worker
 
     def run(self, *, drain: bool = False, signals: bool = True) -> None:
-        """Work until it is stopped; with `drain`, until nothing can be claimed and nothing runs.
+        """Claim and run tasks until the worker is stopped.
 
-        With `signals`, and in the main thread, SIGINT and SIGTERM stop it, and a second one stops it at once. A lost
-        database is waited for. Raises what no waiting mends, such as SchemaOutdatedError.
+        While the database is unavailable, the worker waits for it.
+
+        Args:
+            drain: Return once nothing can be claimed and nothing runs.
+            signals: In the main thread, have SIGINT and SIGTERM stop the worker; a second one stops it at once.
+
+        Raises:
+            AlfredDBError: An error that does not pass by waiting, such as SchemaOutdatedError.
         """
         for _ in range(self._concurrency):
             threading.Thread(target=self._serve, name="alfred-db handler", daemon=True).start()
@@ -86,7 +100,10 @@ class Worker:
     def stop(self, *, at_once: bool = False) -> None:
         """Have `run` claim no more, and return when the running tasks have ended or been released.
 
-        They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
+        May be called from any thread and any signal handler.
+
+        Args:
+            at_once: Release running tasks almost at once, instead of after the grace period.
         """
         self._loop.stop(at_once=at_once)
 
@@ -136,15 +153,21 @@ class AsyncWorker:
 
     @property
     def name(self) -> str:
-        """What its tasks have as `worker_id`: new for each worker."""
+        """The `worker_id` of its tasks: new for each worker."""
         return self._loop.worker
 
     async def run(self, *, drain: bool = False, signals: bool = True) -> None:
-        """Work until it is stopped; with `drain`, until nothing can be claimed and nothing runs.
+        """Claim and run tasks until the worker is stopped.
 
-        With `signals`, and in the main thread, SIGINT and SIGTERM stop it, and a second one stops it at once; so does
-        cancelling the task that awaits it. A lost database is waited for. Raises what no waiting mends, such as
-        SchemaOutdatedError.
+        While the database is unavailable, the worker waits for it. Cancelling the task that awaits `run` stops the
+        worker at once.
+
+        Args:
+            drain: Return once nothing can be claimed and nothing runs.
+            signals: In the main thread, have SIGINT and SIGTERM stop the worker; a second one stops it at once.
+
+        Raises:
+            AlfredDBError: An error that does not pass by waiting, such as SchemaOutdatedError.
         """
         self._events = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "alfred-db worker") as executor, _stopped_by_signals(self._loop, signals):
@@ -159,7 +182,10 @@ class AsyncWorker:
     def stop(self, *, at_once: bool = False) -> None:
         """Have `run` claim no more, and return when the running tasks have ended or been released.
 
-        They have the grace period for it, or hardly any time with `at_once`. For any thread and any signal handler.
+        May be called from any thread and any signal handler.
+
+        Args:
+            at_once: Release running tasks almost at once, instead of after the grace period.
         """
         self._loop.stop(at_once=at_once)
 
@@ -191,7 +217,7 @@ class AsyncWorker:
         lease.interruptible(interrupt)
 
     async def _handle(self, lease: AsyncLease) -> Ended:
-        """Never raises: SystemExit and KeyboardInterrupt would end the event loop."""
+        """Run the handler, and never raise: SystemExit and KeyboardInterrupt would end the event loop."""
         try:
             value = await self._handlers[lease.task.intent](lease.task, lease)
         except BaseException as error:
@@ -203,7 +229,7 @@ def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
     """Return the handlers if each can be run by this worker.
 
     Raises:
-        ConfigurationError: There are none, or one is asynchronous where a function is expected, or the reverse.
+        ConfigurationError: `handlers` is empty, or one is asynchronous where a function is expected, or the reverse.
     """
     if not handlers:
         raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
@@ -221,14 +247,16 @@ def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
 
 
 def is_asynchronous(handler: Callable[..., object]) -> bool:
-    """Whether it is for an AsyncWorker: a coroutine function, or an object whose call is one."""
+    """Return whether a handler is for an AsyncWorker: a coroutine function, or an object whose call is one."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 @contextmanager
 def _stopped_by_signals(loop: Loop, wanted: bool) -> Generator[None]:
-    """Have signals stop the loop. A handler of Python's own is right for asyncio too: it only fills a queue, and runs
-    while the event loop is blocked."""
+    """Have SIGINT and SIGTERM stop the loop.
+
+    A handler set by `signal.signal` fits asyncio too: it only fills a queue, and runs while the event loop is blocked.
+    """
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield
         return
