@@ -33,7 +33,10 @@ VERSION_TABLES = f"""
 
 
 def mark_version_table(home: str | None, *, tenant: bool) -> str:
-    """Return the statement that marks a version table with its owner, so that a search_path cannot make one tenant pass for another."""
+    """Return the statement that marks a version table as the default tenant's or a named tenant's.
+
+    With the mark, a search_path cannot make one tenant pass for another.
+    """
     comment = _OF_TENANT if tenant else _OF_DEFAULT
     return f"COMMENT ON TABLE {qualified(home, VERSION_TABLE)} IS '{comment}'"
 
