@@ -166,7 +166,7 @@ def _results(value: object) -> list[NewTaskResult]:
 
 
 def _result(result: object, kind: str) -> NewTaskResult:
-    returned = cast("Mapping[str, Any]", result) if isinstance(result, Mapping) else {}
+    returned: Mapping[str, Any] = cast("Mapping[str, Any]", result) if isinstance(result, Mapping) else {}
     if not has_keys(returned, NewTaskResult, "result_type", "content"):
         raise InvalidInputError(
             f"the handler returned {kind}: expected None, or a list of results, each with the"

@@ -104,7 +104,7 @@ def _by_text(
 
 
 def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
-    if not has_keys(memory, NewMemory, "content"):
+    if "content" not in memory or not has_keys(memory, NewMemory):
         expected = ", ".join(NewMemory.__annotations__)
         raise InvalidInputError(
             f"expected `content` and some of {expected}, got {', '.join(map(shown, sorted(memory)[:5])) or 'nothing'}"
