@@ -367,7 +367,7 @@ def test_of_two_who_maintain_at_once_one_takes_the_month_away(tenant: Database, 
     verb = "dropped" if drop else "detached"
     for year in (2020, 2021):
         assert len(re.findall(rf"^{verb} {home}\.{log}_{year}_01, ", lines, re.MULTILINE)) == 1
-    assert f"{home}.{log}_2020_01 is gone already\n" in lines
+    assert f"{home}.{log}_2020_01 no longer exists\n" in lines
 
 
 # pg_cron
@@ -404,7 +404,7 @@ def test_pg_cron_does_the_upkeep(cron: Database) -> None:
     for schedule in ("0 3 * * *", "1 seconds"):
         done = run(*arguments, schedule)
         assert done.exit_code == 0, done.output
-        assert re.fullmatch(r"(pg_cron does it as job \d+\n){2}", done.output)
+        assert re.fullmatch(r"(pg_cron runs it as job \d+\n){2}", done.output)
     assert sql(cron, "SELECT jobname, schedule FROM cron.job ORDER BY jobname") == [
         ('alfred-db maintain "brk_tracking".broker_request', "1 seconds"),
         ("alfred-db maintain events", "1 seconds"),

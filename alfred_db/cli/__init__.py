@@ -18,7 +18,10 @@ COMMANDS = {
     "check": ("migrations", "Fail when Alembic would generate a revision from the models."),
     "current": ("migrations", "Print the revision that the database is at."),
     "doctor": ("migrations", "Examine server, extensions and schema."),
-    "downgrade": ("migrations", "Take the database back to REVISION; `base` for nothing of ours."),
+    "downgrade": (
+        "migrations",
+        "Downgrade the database to REVISION; `base` removes all tables of alfred-db.",
+    ),
     "history": ("migrations", "List all revisions, oldest first."),
     "init": (
         "migrations",
@@ -26,7 +29,7 @@ COMMANDS = {
     ),
     "maintain": (
         "maintain",
-        "Make the coming partitions of the broker's request log and of the events, and detach or drop the old ones.",
+        "Create the coming partitions of the broker's request log and of the events, and detach or drop old ones.",
     ),
     "schedule": ("schedule", "Scheduled tasks."),
     "server": (
@@ -34,19 +37,19 @@ COMMANDS = {
         "The embedded PostgreSQL server, in the folder ALFRED_DB_HOME or the user's data folder.",
     ),
     "sql": ("migrations", "Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."),
-    "tasks": ("tasks", "The tasks: what waits, runs and failed."),
-    "upgrade": ("migrations", "Bring the database to REVISION (default: head)."),
-    "vectors": ("vectors", "The indexes of the vectors: their state, rebuilding them, and their recall."),
-    "worker": ("worker", "Do tasks until SIGINT or SIGTERM; a second one ends it at once."),
+    "tasks": ("tasks", "List, requeue and cancel tasks, and show the health of the queue."),
+    "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
+    "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),
+    "worker": ("worker", "Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once."),
 }
 """The module of each command, and the first sentence of its help."""
 
 
 class Commands(click.Group):
-    """Shows an error of the library, the database or the file system as one line, not as a traceback."""
+    """Command that shows an error of the library, the database or the file system as one line, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; exits with status 2 after an error of these kinds."""
+        """Run the command; exit with status 2 after an error of these kinds."""
         from psycopg import Error
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -56,7 +59,7 @@ class Commands(click.Group):
             with translated():
                 return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # click ends in silence when nobody reads on
+            raise  # click ends silently when the reader of the pipe is gone
         except (AlfredDBError, OSError, ValueError, SQLAlchemyError, Error) as error:
             line = str(error) if isinstance(error, AlfredDBError) else _line(error)
             click.echo(f"alfred-db: {line}", err=True)

@@ -59,11 +59,11 @@ class Report:
         return 2 if self.errors else 1 if self.warnings else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for programs."""
+        """Return the report as values for JSON."""
         return {**asdict(self), "exit_status": self.exit_status}
 
     def as_text(self) -> str:
-        """The report for people."""
+        """Return the report as text."""
         lines = [
             f"database    {self.url}",
             f"server      {self.server}",
@@ -85,7 +85,7 @@ class Report:
 
 
 def examine(url: URL, schema: str | None = None) -> Report:
-    """Examine a database; raises only when it cannot be reached."""
+    """Examine a database; raise only when it cannot be reached."""
     engine = passing_engine(url, "alfred-db doctor", any_encoding=True)
     with translated(), engine.connect() as connection:
         facts = requirements.probe(connection)
@@ -132,7 +132,7 @@ NAMED = 10
 
 
 def _rows(connection: Connection, schema: str | None) -> list[str]:
-    """What stands in the tables and cannot be worked on: it is passed by in silence where it is met."""
+    """Return warnings about rows that cannot be processed: workers and consumers skip them silently."""
     found: list[str] = []
     connection.execution_options(schema_translate_map=schema_translate_map(schema))
     for examined in (_schedules, _events, _unreadable):
@@ -142,14 +142,14 @@ def _rows(connection: Connection, schema: str | None) -> list[str]:
 
 
 def _schedules(connection: Connection) -> list[str]:
-    """Active tasks of the scheduler whose slots this machine cannot compute."""
+    """Return the active scheduled tasks whose slots this machine cannot compute."""
     found: list[str] = []
     last, now = 0, datetime.now(UTC)
     while rows := connection.execute(scheduler.active(after=last, limit=MAX_LIMIT)).all():
         for last, schedule, timezone in rows:
             try:
                 cron.first_slot(schedule or "", timezone, after=now)
-            except Exception as error:  # as `tick` passes it by
+            except Exception as error:  # `tick` skips it too
                 found.append(f"scheduled task {last} has no slots: {error}")
     left = len(found) - NAMED
     return [*found[:NAMED], *([f"{left:,} more scheduled tasks have no slots"] if left > 0 else [])]
@@ -160,7 +160,7 @@ LOOKED_AT = 200
 
 
 def _unreadable(connection: Connection) -> list[str]:
-    """Work, and what consumers have still to read, that other means have written and Python cannot read."""
+    """Return unfinished work and unread events that other programs wrote and Python cannot read."""
     waiting: list[Select[Any]] = [
         select(Task).where(Task.status == TaskStatus.PENDING).order_by(Task.available_at),
         select(ScheduledExecution).where(ScheduledExecution.status == ExecutionStatus.PENDING),
@@ -180,7 +180,7 @@ def _unreadable(connection: Connection) -> list[str]:
 
 
 def _events(connection: Connection) -> list[str]:
-    """Consumers that wait for transactions of the server which the log was dumped on."""
+    """Return a warning about consumers that wait for transactions of the server that the log was dumped from."""
     horizon, newest = connection.execute(events.snapshot()).one()
     names = connection.scalars(events.foreign(horizon=horizon, newest=newest)).all()
     if not names:
@@ -193,7 +193,7 @@ def _events(connection: Connection) -> list[str]:
 
 
 def _functions(connection: Connection, database: str) -> list[str]:
-    """What raw SQL may miss: a dump of a database with uuid-ossp is restored without its function elsewhere."""
+    """Return a warning about a function that raw SQL may need: a dump restored elsewhere lacks uuid-ossp's."""
     lost = "SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities') IS NOT NULL AND pg_catalog.to_regprocedure(:name) IS NULL"
     name = "extensions.uuid_generate_v4()"
     if not connection.scalar(text(lost), {"name": name}):
@@ -234,7 +234,7 @@ _SETTINGS = """
 
 
 def _settings(connection: Connection, facts: requirements.Facts) -> list[str]:
-    """The settings of this role and database that differ from what the library counts on.
+    """Return warnings about settings of this role and database that differ from what the library relies on.
 
     What connections of the library have set already is seen past: other programs, and a pooler, do not set it.
     """
@@ -264,7 +264,7 @@ def _settings(connection: Connection, facts: requirements.Facts) -> list[str]:
 
 
 def _extensions(connection: Connection, facts: requirements.Facts) -> list[dict[str, Any]]:
-    """The live state, and beside it what the first revision chose where one was missing."""
+    """Return the live state of each extension, and the fallback that the first revision chose for a missing one."""
     chosen: dict[str, str] = {}
     if (
         connection.scalar(text("SELECT pg_catalog.to_regclass('extensions.alfred_db_capabilities')"))

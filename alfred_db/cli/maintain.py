@@ -22,16 +22,16 @@ LOGS: dict[str, type[Partitions]] = {
 @click.command()
 @migration_url_option
 @schema_option
-@click.option("--only", type=click.Choice(list(LOGS)), help="Look after one of the two logs.")
-@click.option("--months-ahead", default=3, show_default=True, help="Coming months to have partitions for.")
+@click.option("--only", type=click.Choice(list(LOGS)), help="Maintain only one of the two logs.")
+@click.option(
+    "--months-ahead", default=3, show_default=True, help="Create partitions for this number of coming months."
+)
 @click.option(
     "--keep-months", type=int, help="Detach what is older than this number of months before the current one."
 )
 @click.option("--drop", is_flag=True, help="Drop what is older, with its rows, instead of detaching it.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
-@click.option(
-    "--schedule", metavar="CRON", help="Have pg_cron do it at these times from now on, and do nothing now."
-)
+@click.option("--schedule", metavar="CRON", help="Have pg_cron run it at these times, and do nothing now.")
 @click.pass_context
 def maintain(
     context: click.Context,
@@ -44,7 +44,7 @@ def maintain(
     dry_run: bool,
     schedule: str | None,
 ) -> None:
-    """Make the coming partitions of the broker's request log and of the events, and detach or drop the old ones.
+    """Create the coming partitions of the broker's request log and of the events, and detach or drop old ones.
 
     Partitions with events that a consumer has still to read are kept; the command reports them and exits with status 1.
     """
@@ -90,7 +90,7 @@ def _schedule(
         job = log(uow.session).schedule_maintenance(
             months_ahead=months_ahead, keep_months=keep_months, drop=drop, schedule=schedule
         )
-    click.echo(f"pg_cron does it as job {job}")
+    click.echo(f"pg_cron runs it as job {job}")
 
 
 def _make(database: Database, log: type[Partitions], months_ahead: int, dry_run: bool) -> int:
@@ -123,7 +123,7 @@ def _take_away(database: Database, log: type[Partitions], keep_months: int, drop
                 with database.begin() as uow:
                     log(uow.session).detach_partition(part.name, drop=drop)
         except NotFoundError:
-            click.echo(f"{part.name} is gone already")
+            click.echo(f"{part.name} no longer exists")
             continue
         except ConflictError as error:  # a reader, or a lock: the others are not to wait for it
             click.echo(f"kept {part.name}: {error}", err=True)

@@ -1,4 +1,4 @@
-"""The commands about the schema: upgrade, downgrade and what shows where it stands."""
+"""The commands that migrate the schema and show its state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def init() -> None:
 @schema_option
 @triggers_option
 def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) -> None:
-    """Bring the database to REVISION (default: head)."""
+    """Upgrade the database to REVISION (default: head)."""
     migrate.upgrade(url, revision, schema=schema, triggers=triggers)
 
 
@@ -56,10 +56,10 @@ def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) 
 @click.argument("revision")
 @migration_url_option
 @schema_option
-@click.option("--allow-data-loss", is_flag=True, help="Drop tables that hold rows, too.")
-@click.option("--yes", is_flag=True, help="Do not ask, as on a terminal it would.")
+@click.option("--allow-data-loss", is_flag=True, help="Also drop tables that hold rows.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation on a terminal.")
 def downgrade(revision: str, url: str | None, schema: str | None, allow_data_loss: bool, yes: bool) -> None:
-    """Take the database back to REVISION; `base` for nothing of ours.
+    """Downgrade the database to REVISION; `base` removes all tables of alfred-db.
 
     Exit status: 0 done, 1 the answer was no, 2 refused or failed, such as when a table holds rows.
     """

@@ -18,14 +18,16 @@ url_option = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATAB
 migration_url_option = click.option(
     "--url", help="Database URL; else ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL."
 )
-schema_option = click.option(
-    "--schema", help="The tenant whose tables are meant; default: the unqualified ones."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+schema_option = click.option("--schema", help="The tenant; default: the default tenant.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 triggers_option = click.option(
-    "--triggers/--no-triggers", default=True, help="Leave out the triggers, which Citus cannot distribute."
+    "--triggers/--no-triggers",
+    default=True,
+    help="Create the updated_at triggers, which Citus cannot distribute.",
 )
 pooler_option = click.option(
-    "--pooler", type=click.Choice(["transaction"]), help="What stands before the server: polls only."
+    "--pooler",
+    type=click.Choice(["transaction"]),
+    help="The pooler in front of the server; the worker then polls only.",
 )
-after_option = click.option("--after", metavar="CURSOR", help="The next page: what the last one ended with.")
+after_option = click.option("--after", metavar="CURSOR", help="The cursor that the previous page ended with.")

@@ -25,7 +25,7 @@ def schedule() -> None:
 
 
 @schedule.command("list")
-@click.option("--limit", default=100, show_default=True, help="Rows of a page.")
+@click.option("--limit", default=100, show_default=True, help="Rows per page.")
 @after_option
 @url_option
 @schema_option
@@ -51,7 +51,7 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
 @click.option(
     "--timezone", default="UTC", show_default=True, help="IANA name of the zone that CRON is read in."
 )
-@click.option("--key", help="Adding one with a known key changes that one.")
+@click.option("--key", help="A unique key; adding a task with an existing key changes that task.")
 @click.option("--max-retries", default=3, show_default=True)
 @click.option("--retry-delay", default=60, show_default=True, help="Seconds between attempts.")
 @click.option("--timeout", default=300, show_default=True, help="Seconds that an attempt may take.")
@@ -60,16 +60,16 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
     type=click.Choice([str(policy) for policy in MisfirePolicy]),
     default=str(MisfirePolicy.LATEST),
     show_default=True,
-    help="Which of the slots that nobody was there for are made up for.",
+    help="Which missed slots are run later.",
 )
 @click.option(
     "--overlap",
     type=click.Choice([str(policy) for policy in OverlapPolicy]),
     default=str(OverlapPolicy.ALLOW),
     show_default=True,
-    help="Whether a slot is run while an earlier one still is.",
+    help="Whether a slot is run while an earlier one is still running.",
 )
-@click.option("--paused", is_flag=True, help="Run no slots until it is resumed.")
+@click.option("--paused", is_flag=True, help="Add the task paused.")
 @url_option
 @schema_option
 def add(
@@ -122,7 +122,7 @@ def pause(task: str, url: str | None, schema: str | None) -> None:
 @url_option
 @schema_option
 def resume(task: str, url: str | None, schema: str | None) -> None:
-    """Go on with the first slot from now."""
+    """Resume a task with the first slot from now."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         found = uow.scheduler.resume(_id_of(uow.scheduler, task))
     due = "-" if found.next_run_at is None else found.next_run_at.isoformat(" ", "seconds")
@@ -131,7 +131,9 @@ def resume(task: str, url: str | None, schema: str | None) -> None:
 
 @schedule.command()
 @click.argument("task", required=False)
-@click.option("--cron", "expression", metavar="CRON", help="Of this expression instead; needs no database.")
+@click.option(
+    "--cron", "expression", metavar="CRON", help="Preview this expression instead; needs no database."
+)
 @click.option("--timezone", default="UTC", show_default=True, help="The zone that CRON is read in.")
 @click.option("--count", default=5, show_default=True)
 @url_option
@@ -146,7 +148,7 @@ def preview(
     schema: str | None,
     as_json: bool,
 ) -> None:
-    """Print the next slots of a task, or of an expression that is none's yet, in UTC."""
+    """Print the next slots of a task, or of an expression, in UTC."""
     if (task is None) == (expression is None):
         raise click.UsageError("pass either a TASK or --cron")
     if expression is not None:

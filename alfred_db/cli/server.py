@@ -29,20 +29,20 @@ def server() -> None:
 
 @server.command()
 def start() -> None:
-    """Start it, and keep it running until `stop`."""
+    """Start the server, and keep it running until `stop`."""
     click.echo(f"running, until `alfred-db server stop`: {embedded.start().url}")
 
 
 @server.command()
 def stop() -> None:
-    """Stop it now, even while processes use it."""
+    """Stop the server now, even while processes use it."""
     click.echo("stopped" if embedded.stop() else "it was not running")
 
 
 @server.command()
 @click.pass_context
 def status(ctx: click.Context) -> None:
-    """Show whether it runs, where, and who uses it; the exit status is 3 if it does not."""
+    """Show whether the server runs, where, and which processes use it. Exit status: 3 if it does not run."""
     found = embedded.status()
     running = f"PostgreSQL {found.version}, pid {found.pid}" if found.running else "not running"
     click.echo(f"server    {running}")
@@ -56,7 +56,7 @@ def status(ctx: click.Context) -> None:
 
 @server.command()
 def url() -> None:
-    """Print its URL, for ALFRED_DB_URL."""
+    """Print the server's URL, for ALFRED_DB_URL."""
     found = embedded.status()
     if not found.url:
         raise click.ClickException(f"no server runs in {found.folder}: `alfred-db server start` starts it")
@@ -67,7 +67,7 @@ def url() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def psql(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Open psql on it, started if need be; the arguments are psql's own."""
+    """Start the server if needed and open psql; the arguments are psql's own."""
     command = [str(embedded.binaries() / "psql"), embedded.url(), *arguments]
     # Ctrl-C is for the statement that runs in psql, not for us.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -29,7 +29,7 @@ _HIDDEN = ("lease_token",)
 
 @click.group()
 def tasks() -> None:
-    """The tasks: what waits, runs and failed. TASK is a `task_id` or an `id`."""
+    """List, requeue and cancel tasks, and show the health of the queue. TASK is a `task_id` or an `id`."""
 
 
 @tasks.command("list")
@@ -37,7 +37,7 @@ def tasks() -> None:
 @click.option("--queue")
 @click.option("--intent")
 @click.option("--assigned-to", metavar="AGENT")
-@click.option("--limit", default=50, show_default=True, help="Rows of a page.")
+@click.option("--limit", default=50, show_default=True, help="Rows per page.")
 @after_option
 @url_option
 @schema_option
@@ -96,9 +96,9 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
 
 @tasks.command()
 @click.argument("task", required=False)
-@click.option("--failed", is_flag=True, help="All failed ones instead, the oldest first.")
-@click.option("--queue", help="Of these, those of one queue.")
-@click.option("--intent", help="Of these, those of one intent.")
+@click.option("--failed", is_flag=True, help="Requeue all failed tasks instead, the oldest first.")
+@click.option("--queue", help="Only failed tasks of this queue.")
+@click.option("--intent", help="Only failed tasks of this intent.")
 @click.option("--limit", default=1000, show_default=True, help="The most tasks to requeue.")
 @url_option
 @schema_option
@@ -111,7 +111,7 @@ def requeue(
     url: str | None,
     schema: str | None,
 ) -> None:
-    """File a failed or cancelled task again, as if it had never been tried."""
+    """Requeue a failed or cancelled task, as if it had never been tried."""
     if failed == (task is not None) or ((queue or intent) is not None and not failed):
         raise click.UsageError("pass either a TASK, or --failed and perhaps --queue and --intent")
     with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
@@ -125,7 +125,7 @@ def requeue(
 
 @tasks.command()
 @click.argument("task")
-@click.option("--children/--no-children", default=True, help="Whether its parts are cancelled, too.")
+@click.option("--children/--no-children", default=True, help="Whether its child tasks are cancelled too.")
 @url_option
 @schema_option
 def cancel(task: str, children: bool, url: str | None, schema: str | None) -> None:
@@ -141,7 +141,10 @@ def cancel(task: str, children: bool, url: str | None, schema: str | None) -> No
 @schema_option
 @json_option
 def health(url: str | None, schema: str | None, as_json: bool) -> None:
-    """How the queue is doing. Exit status: 0 well, 1 leases have expired and nobody takes the tasks back."""
+    """Show the health of the queue.
+
+    Exit status: 0 healthy, 1 leases have expired and no worker takes the tasks back.
+    """
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         found = uow.tasks.queue_health()
     if as_json:
@@ -165,14 +168,14 @@ def _found(repository: TaskRepository, name: str) -> Task:
 
 
 def as_dict(row: Base) -> dict[str, Any]:
-    """The columns of a row by their names, but for what would let others write to it."""
+    """Return the columns of a row by name, without those that would let others write to it."""
     mapper = inspect(type(row))
     pairs = ((attribute.columns[0].name, attribute.key) for attribute in mapper.column_attrs)
     return {name: getattr(row, key) for name, key in pairs if name not in _HIDDEN}
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows in columns that are as wide as they must be."""
+    """Return the rows as text in aligned columns."""
     lines = [columns, *([_plain(row[name]) for name in columns] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     return "\n".join(

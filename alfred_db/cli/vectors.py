@@ -20,7 +20,7 @@ __all__ = ["vectors"]
 
 @click.group()
 def vectors() -> None:
-    """The indexes of the vectors: their state, rebuilding them, and their recall."""
+    """Vector indexes: show their state, rebuild them, and measure their recall."""
 
 
 @vectors.command("status")
@@ -78,12 +78,12 @@ def build(
     lock_timeout: float,
     as_json: bool,
 ) -> None:
-    """Build indexes anew while others read and write; drop what failed attempts have left."""
+    """Rebuild indexes while others read and write; drop what failed attempts have left."""
     done = rebuild(
         passing_engine(migration_url(url), "alfred-db vectors rebuild"),
         index,
         schema=schema,
-        progress=_teller(),
+        progress=_progress_printer(),
         maintenance_work_mem=maintenance_work_mem,
         lock_timeout=lock_timeout,
     )
@@ -98,7 +98,7 @@ def build(
         click.echo("nothing to rebuild")
 
 
-def _teller() -> Callable[[Progress], None]:
+def _progress_printer() -> Callable[[Progress], None]:
     """Return a callback that prints each new phase, and each tenth of it."""
     last: list[tuple[str, str, int]] = []
 
@@ -114,8 +114,8 @@ def _teller() -> Callable[[Progress], None]:
 
 @vectors.command("recall")
 @click.option("--table", required=True, help="A table, or a partition, with a vector index.")
-@click.option("--target", default=0.95, show_default=True, help="The recall that is good enough.")
-@click.option("--k", default=10, show_default=True, help="How many nearest a search asks for.")
+@click.option("--target", default=0.95, show_default=True, help="The recall to reach.")
+@click.option("--k", default=10, show_default=True, help="How many nearest rows a search returns.")
 @click.option("--samples", default=200, show_default=True, help="How many stored vectors to search for.")
 @click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
 @url_option

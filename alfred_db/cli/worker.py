@@ -1,4 +1,4 @@
-"""`alfred-db worker`: does tasks by handlers of the caller's."""
+"""`alfred-db worker`: runs tasks with the caller's handlers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,14 @@ __all__ = ["handlers_of", "worker"]
 )
 @click.option("--poll", default=5.0, show_default=True, help="Longest seconds between two looks for tasks.")
 @click.option(
-    "--upkeep", default=5.0, show_default=True, help="Seconds between two looks for vanished workers."
+    "--upkeep",
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks for vanished workers and due slots.",
 )
-@click.option("--schedules/--no-schedules", default=True, help="Whether to file the slots of schedules, too.")
+@click.option(
+    "--schedules/--no-schedules", default=True, help="Whether to create the executions of due slots too."
+)
 @click.option(
     "--queue",
     "queues",
@@ -51,8 +56,8 @@ __all__ = ["handlers_of", "worker"]
     metavar="QUEUE",
     help="Take tasks from this queue only; may be repeated.",
 )
-@click.option("--assigned-to", metavar="AGENT", help="Do this agent's tasks only.")
-@click.option("--drain", is_flag=True, help="End when no task is left that can be done now.")
+@click.option("--assigned-to", metavar="AGENT", help="Run this agent's tasks only.")
+@click.option("--drain", is_flag=True, help="End when no task can be claimed now and none runs.")
 @url_option
 @schema_option
 @pooler_option
@@ -71,7 +76,7 @@ def worker(
     schema: str | None,
     pooler: str | None,
 ) -> None:
-    """Do tasks until SIGINT or SIGTERM; a second one ends it at once.
+    """Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once.
 
     MODULE is found as Python finds it, and in this folder. Its handlers run in this process; what is still running
     after the grace period is released.

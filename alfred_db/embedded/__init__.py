@@ -48,7 +48,7 @@ _LOCK_SECONDS = 150  # longer than a start that runs into its timeout
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a server; `pid`, `version` and `url` are None while it does not answer."""
+    """The state of a server; `pid`, `version` and `url` are None while it does not answer."""
 
     running: bool
     folder: Path
@@ -71,13 +71,13 @@ _uses: dict[Path, _Use] = {}
 
 
 def home() -> Path:
-    """The folder of the server: ALFRED_DB_HOME, or the user's data folder, for root /var/lib/alfred-db."""
+    """Return the folder of the server: ALFRED_DB_HOME, or the user's data folder, for root /var/lib/alfred-db."""
     moved = os.environ.get("ALFRED_DB_HOME")
     return Path(moved).expanduser().resolve() if moved else system.default_folder()
 
 
 def url(folder: Path | None = None) -> str:
-    """The URL of the database `alfred` on a server that runs at least until this process ends."""
+    """Return the URL of the database `alfred` on a server that runs at least until this process ends."""
     folder = _checked(folder)
     with _explained(folder), _locked(folder):
         found = _ensure_running(folder)
@@ -86,7 +86,7 @@ def url(folder: Path | None = None) -> str:
 
 
 def start(folder: Path | None = None) -> Status:
-    """Start the server unless it runs, and keep it until `stop`, used or not."""
+    """Start the server unless it runs, and keep it running until `stop`, even if unused."""
     folder = _checked(folder)
     with _explained(folder), _locked(folder):
         _ensure_running(folder)
@@ -95,7 +95,7 @@ def start(folder: Path | None = None) -> Status:
 
 
 def stop(folder: Path | None = None) -> bool:
-    """Stop the server now, even while processes use it; False if it did not run."""
+    """Stop the server now, even while processes use it; return False if it did not run."""
     folder = _checked(folder)
     with _explained(folder):
         if not (folder / "lock").exists():
@@ -106,7 +106,7 @@ def stop(folder: Path | None = None) -> bool:
 
 
 def status(folder: Path | None = None) -> Status:
-    """Whether the server answers and who uses it; does not start it."""
+    """Return whether the server answers and which processes use it, without starting it."""
     folder = _checked(folder)
     with _explained(folder):
         if not (folder / "lock").exists():
@@ -131,7 +131,7 @@ def _ensure_running(folder: Path) -> str:
 
 
 def _join(folder: Path) -> None:
-    """Note that this process uses the server, once."""
+    """Register, once, that this process uses the server."""
     use = _uses.get(folder)
     if use and use.pid == os.getpid() and use.file.exists():
         return
@@ -160,7 +160,7 @@ def _leave(folder: Path, use: _Use) -> None:
 
 
 def _living(folder: Path) -> tuple[int, ...]:
-    """The processes that use the server; the files of dead ones are removed."""
+    """Return the processes that use the server, and remove the files of dead ones."""
     living: list[int] = []
     for file in list((folder / "users").glob("*-*")):
         with locks.opened(file) as descriptor:
@@ -184,7 +184,7 @@ def _checked(folder: Path | None) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """Alone with the folder, which is made if missing, among processes and threads."""
+    """Hold the folder exclusively among processes and threads; create it if missing."""
     system.make_folder(folder)
     with locks.opened(folder / "lock") as descriptor:
         if not locks.wait_for(descriptor, _LOCK_SECONDS):
@@ -198,7 +198,7 @@ def _locked(folder: Path) -> Generator[None]:
 
 @contextmanager
 def _explained(folder: Path) -> Generator[None]:
-    """Raise what the system or the server refuses as our error with the next step."""
+    """Raise errors of the system or the server as errors of this library, with the next step."""
     try:
         yield
     except OSError as error:

@@ -20,7 +20,7 @@ _not_for_children: set[int] = set()
 
 
 def create(path: Path) -> int:
-    """Open a file, made if it is not there, and never by a link; one that root opens gets its folder's owner."""
+    """Open a file, created if missing, never through a link. Files that root opens get their folder's owner."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     if sys.platform != "win32" and os.geteuid() == 0:
         folder = path.parent.stat()
@@ -30,7 +30,7 @@ def create(path: Path) -> int:
 
 @contextmanager
 def opened(path: Path) -> Generator[int]:
-    """A descriptor for a while; closing it drops the lock, unless another process has inherited it."""
+    """Open a descriptor for a context; closing it drops the lock, unless another process inherited it."""
     descriptor = create(path)
     _not_for_children.add(descriptor)
     try:
@@ -41,7 +41,7 @@ def opened(path: Path) -> Generator[int]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock; False if somebody has it, be it this process by another descriptor."""
+    """Take the lock; return False if another descriptor holds it, even one of this process."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -53,7 +53,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def wait_for(descriptor: int, seconds: float) -> bool:
-    """Take the lock as soon as it is free; False if it was not in time."""
+    """Take the lock as soon as it is free; return False if it was not free in time."""
     deadline = time.monotonic() + seconds
     while not try_lock(descriptor):
         if time.monotonic() > deadline:

@@ -28,19 +28,24 @@ _MB = 1 << 20
 
 
 def url(folder: Path, database: str = "alfred") -> str:
-    """Where the server has written that it listens; FileNotFoundError or IndexError if it does not."""
+    """Return the URL at which the server has written that it listens.
+
+    Raises:
+        FileNotFoundError: The server does not run.
+        IndexError: The server does not listen yet.
+    """
     lines = _pid_file(folder).read_text().splitlines()
     port, host = lines[3].strip(), lines[4].strip() or lines[5].strip()
     return f"postgresql://postgres@/{database}?host={quote(host, safe='')}&port={port}"
 
 
 def recorded_pid(folder: Path) -> int:
-    """The pid that the server has written down."""
+    """Return the pid that the server has written."""
     return int(_pid_file(folder).read_text().partition("\n")[0])
 
 
 def connect(folder: Path) -> psycopg.Connection[tuple[Any, ...]] | None:
-    """A connection to the server's own database, None if it does not answer."""
+    """Return a connection to the server's own database, or None if it does not answer."""
     try:
         return psycopg.connect(url(folder, "postgres"), autocommit=True, connect_timeout=10)
     except (FileNotFoundError, IndexError, psycopg.OperationalError):
@@ -48,7 +53,7 @@ def connect(folder: Path) -> psycopg.Connection[tuple[Any, ...]] | None:
 
 
 def launch(folder: Path) -> psycopg.Connection[tuple[Any, ...]]:
-    """Start the server, made first if it is new, and connect to it."""
+    """Start the server, initialised first if it is new, and connect to it."""
     tools = system.tools_for(folder)
     # The programs and the server inherit this lock: who gets it knows that nothing of an earlier start lives.
     with locks.opened(folder / "server.lock") as lock:
@@ -70,7 +75,7 @@ def launch(folder: Path) -> psycopg.Connection[tuple[Any, ...]]:
 
 
 def shut_down(folder: Path) -> bool:
-    """Stop the server and end its connections; False if it does not run."""
+    """Stop the server and end its connections; return False if it does not run."""
     process = system.recorded_process(_pid_file(folder))
     if process is not None and system.is_server(process):
         tools = system.tools_for(folder)
@@ -221,12 +226,12 @@ def _settings(sockets: Path) -> dict[str, str | int | float]:
 
 
 def _between(least: int, size: int, most: int) -> int:
-    """A size in bytes as MB, within limits in MB."""
+    """Return a size in bytes as MB, within limits in MB."""
     return min(max(size // _MB, least), most)
 
 
 def _socket_folder(tools: system.Tools) -> Path:
-    """The folder of the socket, closed to all but the server's user."""
+    """Return the folder of the socket, closed to all but the server's user."""
     sockets = tools.folder / "run"
     text = str(sockets)
     # A comma would part two hosts in a URL, and what is left needs no escapes in alfred.conf.

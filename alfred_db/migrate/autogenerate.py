@@ -17,7 +17,7 @@ __all__ = ["include_name", "include_object", "is_ours", "moved_metadata", "setti
 
 
 def settings(schema: str | None, home: str | None = None) -> dict[str, Any]:
-    """What `context.configure` receives for the tenant `schema`; `home` is where the default tenant's tables are."""
+    """Return the arguments of `context.configure` for a tenant; `home` has the default tenant's tables."""
     mapping = schema_translate_map(schema) or ({} if home is None else {None: home})
     target = moved_metadata(mapping) if mapping else Base.metadata
     return {
@@ -29,12 +29,12 @@ def settings(schema: str | None, home: str | None = None) -> dict[str, Any]:
 
 
 def tenant_metadata(schema: str) -> MetaData:
-    """The models' tables as the tenant `schema` has them, beside the shared ones that they refer to."""
+    """Return the models' tables in the tenant `schema`, and the shared ones that they refer to."""
     return moved_metadata(schema_translate_map(schema) or {})
 
 
 def moved_metadata(mapping: Mapping[str | None, str | None]) -> MetaData:
-    """The models' tables in the schemas that the mapping has for theirs."""
+    """Return the models' tables, moved to the schemas that the mapping has for theirs."""
     copy = MetaData(naming_convention=Base.metadata.naming_convention)
 
     def referred(
@@ -60,7 +60,7 @@ def _only_ours(target: MetaData) -> Any:
 
 
 def _compared(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Not compared: trigram indexes, which exist only where pg_trgm does, and tables that others made."""
+    """Return whether an object is compared: not trigram indexes (they need pg_trgm) nor others' tables."""
     if type_ == "index" and reflected and (name or "").endswith("_trgm"):
         return False
     if type_ != "table" or item.schema not in OTHERS:
@@ -70,7 +70,7 @@ def _compared(item: Any, name: str | None, type_: str, reflected: bool, compare_
 
 
 def include_object(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """For a host application's `context.configure`: its autogenerate leaves our tables alone.
+    """Return whether a host application's autogenerate compares an object: our tables are excluded.
 
     A table that only the database has, in any schema, passes for a tenant's when its name is one of ours. A table of
     `auth` or `storage` that the host models and that this library did not make is the host's to compare.
@@ -86,14 +86,14 @@ def include_object(item: Any, name: str | None, type_: str, reflected: bool, com
 
 
 def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
-    """For a host application's `context.configure` with `include_schemas`: our schemas are not read at all."""
+    """Return whether a host application's autogenerate reads a schema or table: ours are excluded."""
     if type_ == "schema":
         return name not in (*SHARED_SCHEMAS, *TENANT_SCHEMAS)
     return type_ != "table" or not is_ours(name or "", parent_names.get("schema_name"))
 
 
 def is_ours(table: str, schema: str | None) -> bool:
-    """Whether a table, or a partition of one, belongs to this library."""
+    """Return whether a table, or a partition of one, belongs to this library."""
     if table == VERSION_TABLE:
         return True
     known = [found for found in Base.metadata.tables.values() if found.schema == schema]

@@ -28,10 +28,13 @@ _one_at_a_time = threading.Lock()
 def upgrade(
     url: str | URL | None = None, revision: str = "head", *, schema: str | None = None, triggers: bool = True
 ) -> None:
-    """Bring the database to `revision`: safe to run twice, from many threads and from many processes at once.
+    """Upgrade the database to `revision`. Safe to run again, from many threads and many processes at once.
 
-    `schema` makes or upgrades the tables of the tenant of that name; its database must have the shared
-    catalogs already. `triggers=False` leaves out the `updated_at` triggers, which Citus cannot distribute.
+    Args:
+        url: The database; None is ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL, else the embedded server.
+        revision: The id of a revision, or `head`.
+        schema: The tenant whose tables are created or upgraded; its database must have the shared catalogs already.
+        triggers: Whether to create the `updated_at` triggers, which Citus cannot distribute.
     """
     from alembic import command
 
@@ -42,7 +45,7 @@ def upgrade(
 def downgrade(
     url: str | URL | None, revision: str, *, schema: str | None = None, allow_data_loss: bool = False
 ) -> None:
-    """Take the database back to `revision` (`base` for nothing of ours); refuses to drop rows unless allowed.
+    """Downgrade the database to `revision` (`base` removes all our tables). Drop rows only if allowed.
 
     Extensions stay, and so do schemas that this library did not make.
     """
@@ -55,7 +58,7 @@ def downgrade(
 
 
 def sql(revision: str = "head", *, schema: str | None = None, triggers: bool = True) -> str:
-    """The SQL of an upgrade to `revision` (or `from:to`), for those who run it by hand; needs no database."""
+    """Return the SQL of an upgrade to `revision` (or `from:to`), for those who run it by hand; needs no database."""
     from alembic import command
 
     output = io.StringIO()

@@ -17,7 +17,7 @@ __all__ = [
 
 
 def search_path(names: Sequence[str]) -> str:
-    """Set the search_path for this transaction; a temporary table never stands for one of ours."""
+    """Return the statement that sets the search_path of a transaction, temporary tables last."""
     return f"SET LOCAL search_path = {', '.join([*(quoted(name) for name in names), 'pg_temp'])}"
 
 
@@ -37,7 +37,7 @@ def create_schema(name: str) -> str:
 
 
 def drop_schema(name: str) -> str:
-    """Drop a schema that this library made, if nothing else has moved in."""
+    """Return the statement that drops a schema that this library created, if it is empty."""
     return f"""
         DO $$ BEGIN
             IF EXISTS (
@@ -64,7 +64,7 @@ class Look:
 
 
 def name_tables_with_rows(looks: Sequence[Look]) -> str:
-    """A DO block that fails with the names of all tables whose rows are in the way; to be rolled back.
+    """Return a DO block that fails with the names of all tables whose rows are in the way; to be rolled back.
 
     It waits for those who write, so that their rows are seen, and not for those who read.
     """

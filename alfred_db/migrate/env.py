@@ -159,7 +159,7 @@ def _schema() -> str | None:
 
 
 def _destination() -> str | None:
-    """The revision aimed at, `base` included; None for a command that only reads."""
+    """Return the target revision, `base` included; None for a command that only reads."""
     from alembic import context
 
     try:
@@ -185,7 +185,7 @@ def _configure(connection: Connection, schema: str | None, at: str | None = None
 
 
 def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
-    """The fast path; refuses a database that a newer version of the library has upgraded."""
+    """Return whether nothing is to do; refuse a database that a newer version of the library has upgraded."""
     from alembic import context
 
     found = current(connection, schema)
@@ -198,7 +198,7 @@ def _is_at(connection: Connection, schema: str | None, destination: str | None) 
 
 
 def _steps(migration: MigrationContext, heads: tuple[str, ...]) -> list[RevisionStep]:
-    """What the command would run on a database at `heads`; `fn` is how it passes that to the migration context."""
+    """Return the steps of the command on a database at `heads`; `fn` is how it passes that to the migration context."""
     return list(migration.opts["fn"](heads, migration))
 
 
@@ -231,7 +231,7 @@ _UNMARKED = "SELECT pg_catalog.obj_description(pg_catalog.to_regclass(:table), '
 
 
 def _refuse_to_leave_tenants(connection: Connection, undone: list[Any], at: str | None) -> None:
-    """Refuse, before the first step, a downgrade that would come upon what tenants need only in the middle."""
+    """Refuse, before its first step, a downgrade that removes objects that tenants need."""
     if any(getattr(step, "shared", False) for step in undone) and (
         tenants := connection.scalars(
             text(_TENANTS), {"table": VERSION_TABLE, "own": qualified(at, VERSION_TABLE)}
@@ -252,7 +252,10 @@ _TENANTS = """
 
 
 def _run_with_retries(connection: Connection, schema: str | None, at: str | None) -> None:
-    """A revision that cannot get a lock in time steps back, so that others go on, and is tried again."""
+    """Run the revisions.
+
+    A revision that cannot get a lock in time is rolled back, so that others go on, and is tried again.
+    """
     migration = _configure(connection, schema, at)
     for attempt in range(1, TRIES + 1):
         try:
@@ -288,7 +291,7 @@ def _oldest_transactions(connection: Connection) -> str:
 
 
 def _leave_no_trace(connection: Connection, schema: str | None, at: str | None) -> None:
-    """What Alembic itself would leave behind: the version table, and the tenant's schema if it is empty."""
+    """Drop what Alembic would leave behind: the version table, and the tenant's schema if it is empty."""
     connection.execute(text(f"DROP TABLE IF EXISTS {qualified(at, VERSION_TABLE)}"))
     if schema is not None:
         connection.execute(text(drop_schema(schema)))

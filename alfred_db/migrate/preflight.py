@@ -64,7 +64,7 @@ def settle(connection: Connection) -> None:
 
 
 def prepare(connection: Connection, schema: str | None, home: str | None) -> None:
-    """Check, before anything is changed, that the revisions can run; make a tenant's schema."""
+    """Check, before anything is changed, that the revisions can run; create a tenant's schema."""
     connection.execute(
         text("SET LOCAL search_path = DEFAULT")
     )  # the role's, which is one of the things to check
@@ -81,7 +81,7 @@ def prepare(connection: Connection, schema: str | None, home: str | None) -> Non
 
 
 def refuse_default(connection: Connection, schema: str) -> None:
-    """The default tenant's schema would pass for a tenant's: the version table is the same."""
+    """Refuse the default tenant's schema as a named tenant's: the version table would be the same."""
     whole = connection.scalar(
         text(f"SELECT tenant FROM ({VERSION_TABLES}) AS versions WHERE schema = :schema"), {"schema": schema}
     )
@@ -92,7 +92,7 @@ def refuse_default(connection: Connection, schema: str) -> None:
 
 
 def _require_others(connection: Connection, facts: requirements.Facts, home: str | None) -> None:
-    """A schema of another service is filled by that service; what is missing there cannot be made without its leave."""
+    """Raise if another service's schema lacks tables: only that service may create them."""
     if reached("alfred_0005_storage", current(connection, home)):
         return
     for name in requirements.OTHERS_TABLES:
@@ -106,7 +106,7 @@ def _require_others(connection: Connection, facts: requirements.Facts, home: str
 
 
 def _refuse_strangers(connection: Connection, schema: str | None, home: str | None) -> None:
-    """A table of ours without a version row was made by something else: adopting it blindly would lose columns."""
+    """Refuse tables of ours without a version row: something else made them, and they may lack columns."""
     if current(connection, schema or home) is not None:
         return
     if schema is None:

@@ -27,7 +27,7 @@ _OTHERS = "the service that owns the table"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that the models need and the database lacks, or has otherwise."""
+    """One difference between the models and the live schema."""
 
     what: str
     expected: str
@@ -72,7 +72,7 @@ def verify(connection: Connection, schema: str | None = None) -> None:
 
 
 def require_shared(connection: Connection) -> None:
-    """Raise SchemaOutdatedError unless the shared catalogs are there, which every tenant refers to."""
+    """Raise SchemaOutdatedError unless the shared catalogs exist, which every tenant refers to."""
     wrong = [
         problem
         for problem in problems(connection, None)
@@ -91,7 +91,7 @@ def problems(
     facts: requirements.Facts | None = None,
     home: str | None = None,
 ) -> list[Problem]:
-    """Everything in which the live schema differs from the models, tables first.
+    """Return all differences between the live schema and the models, tables first.
 
     `home` is the schema of the default tenant's unqualified tables; None leaves it to the search_path.
     """
@@ -132,7 +132,7 @@ def problems(
 
 
 def _hidden(connection: Connection, tables: Sequence[tuple[str, Table]]) -> Iterator[Problem]:
-    """Tables of the default tenant whose names mean something else, which the search_path finds before them."""
+    """Return the default tenant's tables that the search_path hides behind others of the same names."""
     numbers = connection.scalars(
         text(
             "SELECT number FROM unnest(CAST(:full AS text[]), CAST(:short AS text[])) WITH ORDINALITY AS requested (name, short, number)"
@@ -191,7 +191,7 @@ _JOINS = {
 
 
 def _read_columns(table: Table, live: dict[str, tuple[str, bool]]) -> Iterator[Problem]:
-    """Of a table that another service made, what the repositories read; its types and the rest are that service's."""
+    """Check the columns that repositories read of another service's table; the rest is that service's."""
     for mapper in Base.registry.mappers:
         for attribute in mapper.column_attrs if mapper.local_table is table else ():
             column = attribute.columns[0]
@@ -220,7 +220,7 @@ def _columns(table: Table, live: dict[str, tuple[str, bool]]) -> Iterator[Proble
 
 
 def type_name(name: str) -> str:
-    """One spelling for SQLAlchemy's and the catalog's names of a type."""
+    """Return one spelling for SQLAlchemy's and the catalog's names of a type."""
     name = name.lower().replace(", ", ",").replace('"', "")  # quoted with quote_all_identifiers
     name = re.sub(r"^(\w+\.)(?=(vector|halfvec|sparsevec)\b)", "", name)
     return {"float": "double precision"}.get(name, name)

@@ -27,7 +27,7 @@ class Revision:
 
 
 def location() -> Path:
-    """The folder of the revisions: inside an installed package, beside it in a checkout."""
+    """Return the folder of the revisions: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent.parent
     for folder in (package / "migrations", package.parent / "alembic"):
         if (folder / "env.py").is_file():
@@ -38,7 +38,7 @@ def location() -> Path:
 
 
 def alembic_config(url: str | URL | None = None, **options: Any) -> Config:
-    """The configuration of Alembic for a run on this database."""
+    """Return the configuration of Alembic for a run on this database."""
     from alembic.config import Config
 
     config = Config(attributes={"url": url, **options})
@@ -47,27 +47,27 @@ def alembic_config(url: str | URL | None = None, **options: Any) -> Config:
 
 
 def scripts() -> ScriptDirectory:
-    """The folder of the revisions, as Alembic reads it."""
+    """Return the folder of the revisions, as Alembic reads it."""
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(alembic_config())
 
 
 def head() -> str:
-    """The newest revision that this version of the library knows."""
+    """Return the newest revision that this version of the library knows."""
     found = scripts().get_current_head()
     assert found is not None
     return found
 
 
 def history() -> list[Revision]:
-    """All revisions, oldest first."""
+    """Return all revisions, oldest first."""
     steps = list(scripts().walk_revisions())
     return [Revision(step.revision, step.doc.splitlines()[0]) for step in reversed(steps)]
 
 
 def reached(revision: str, found: str | None) -> bool:
-    """Whether a database at the revision `found` has run `revision`, by ancestry: ids have no order.
+    """Return whether a database at the revision `found` has run `revision`, by ancestry: ids have no order.
 
     One that this version does not know comes from a newer version, which has run all that this one knows.
     """
@@ -80,7 +80,7 @@ def reached(revision: str, found: str | None) -> bool:
 
 
 def current(connection: Connection, schema: str | None = None) -> str | None:
-    """The revision that the database is at; None before the first."""
+    """Return the revision that the database is at; None before the first."""
     table = qualified(schema if schema is not None else home(connection), VERSION_TABLE)
     if connection.scalar(text("SELECT pg_catalog.to_regclass(:table)"), {"table": table}) is None:
         return None

@@ -55,7 +55,7 @@ class Signs:
 
 
 def recognise(signs: Signs) -> Platform:
-    """The platform of a server; GENERIC when nothing identifies it."""
+    """Return the platform of a server: GENERIC when nothing identifies it."""
     # Heroku names databases and roles at random, and some of its plans run on RDS.
     at_random = re.fullmatch(r"d(?=.*\d)[a-z0-9]{13}", signs.database)
     if signs.heroku_schema or (at_random and re.fullmatch(r"u[a-z0-9]{13}|[a-z]{14}", signs.role)):

@@ -42,7 +42,7 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An extension that the library makes use of."""
+    """An extension that the library uses."""
 
     name: str
     tier: Tier
@@ -115,7 +115,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A schema that is there, and what this role may do in it."""
+    """An existing schema, and what this role may do in it."""
 
     name: str
     owner: str
@@ -126,7 +126,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server, a database and a role are, as far as the library cares."""
+    """The facts about a server, a database and a role that the library needs."""
 
     server_version: int
     """As in 170004 for 17.4."""
@@ -170,7 +170,7 @@ class Facts:
         return {status.name: status for status in self.extensions}[name]
 
     def schema(self, name: str) -> Schema | None:
-        """One of the library's schemas; None if it is not there."""
+        """Return one of the library's schemas, or None if it does not exist."""
         return next((schema for schema in self.schemas if schema.name == name), None)
 
 
@@ -243,7 +243,7 @@ _PROBE = text("""
 
 
 def probe(connection: Connection) -> Facts:
-    """Everything there is to know, by one query of the catalog that any role may run."""
+    """Collect the facts with one query of the catalog that any role may run."""
     names = [extension.name for extension in EXTENSIONS]
     schemas = [*SHARED_SCHEMAS, *TENANT_SCHEMAS]
     parameters = {

@@ -49,7 +49,7 @@ MINIMUM_SERVER = 15
 
 
 def advice(name: str, facts: Facts) -> str:
-    """What to do next, on this platform, to have one of EXTENSIONS in a state that the library can use."""
+    """Return the next step on this platform to make one of EXTENSIONS usable."""
     extension = next(extension for extension in EXTENSIONS if extension.name == name)
     return _steps(extension, facts, extension.minimum)
 
@@ -165,7 +165,7 @@ def require_rights(facts: Facts, needed_schemas: Iterable[str]) -> None:
 
 
 def warnings(facts: Facts) -> list[str]:
-    """What works less well than it could, and what to do about it; nothing that `require` refuses."""
+    """Return warnings about what works less well than it could, and what to do; not what `require` refuses."""
     found: list[str] = []
     for extension in EXTENSIONS:
         status = facts.extension(extension.name)
@@ -199,7 +199,7 @@ def warnings(facts: Facts) -> list[str]:
 
 
 def _extended(path: str, schema: str) -> str:
-    """A search_path with one more schema: another order would find tables of others where ours are meant."""
+    """Return the search_path with one schema appended: another order could find tables of others first."""
     return ", ".join(filter(None, (path, quoted(schema))))
 
 

@@ -14,10 +14,13 @@ __all__ = ["AnyLease", "AsyncLease", "Lease", "TaskFailed"]
 
 
 class TaskFailed(Exception):
-    """Raised by a handler to end its attempt in another way than any exception does.
+    """Raised by a handler to choose how its attempt fails.
 
-    The arguments are those of `TaskRepository.fail`: `retry=False` ends the task at once, `delay` seconds replace
-    the back-off.
+    Args:
+        message: The error message of the task.
+        code: The error code of the task.
+        retry: Whether the task is tried again; False ends it at once.
+        delay: Seconds until the next attempt; None uses the worker's back-off.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class TaskFailed(Exception):
 
 
 class AnyLease:
-    """What `Lease` and `AsyncLease` have in common. The worker's threads write it, the handler reads it."""
+    """The base of `Lease` and `AsyncLease`. The worker's threads write it, the handler reads it."""
 
     def __init__(self, task: ClaimedTask) -> None:
         self.task = task
@@ -40,11 +43,11 @@ class AnyLease:
         self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
         self._taken = False
         self.ended = False
-        """Whether the handler has returned or raised. The worker's own."""
+        """Whether the handler has returned or raised. For the worker only."""
         self.again_at: float | None = None
-        """The local time at which the handler is interrupted again. The worker's own."""
+        """The local time at which the handler is interrupted again. For the worker only."""
         self.overdue = False
-        """Whether the handler goes on though it was to end, and has been logged. The worker's own."""
+        """Whether the handler goes on though it was to end, and has been logged. For the worker only."""
         self.completing = False
         """Whether the handler began to complete the task in the handler's own transaction."""
         self.given_back = False
@@ -64,7 +67,7 @@ class AnyLease:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the task's cancellation was asked for: stop, and raise; to return completes it all the same."""
+        """Whether the task's cancellation was requested: stop and raise. A return still completes the task."""
         return self.task.cancel_requested
 
     @property
@@ -73,33 +76,38 @@ class AnyLease:
         return self._deadline - time.monotonic()
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease is lost, and TaskFailed if the task is to be cancelled."""
+        """Raise if the handler should stop.
+
+        Raises:
+            LeaseLost: The lease is lost.
+            TaskFailed: The task's cancellation was requested.
+        """
         self._check_lost()
         if self.cancel_requested:
             raise TaskFailed("its cancellation was asked for", code="cancelled", retry=False)
 
     def revoke(self, *, again: bool = False) -> None:
-        """Have the lease report that it is lost, and interrupt the handler, or do so `again`. The worker's own."""
+        """Mark the lease as lost, and interrupt the handler, or do so `again`. For the worker only."""
         self._taken = True
         self.interrupt(again=again)
 
     def give_back(self) -> None:
-        """The same, because the worker stops: however the handler ends now, it has not failed. The worker's own."""
+        """Revoke the lease because the worker stops: the attempt does not count as failed. For the worker only."""
         self.given_back = True
         self.revoke()
 
     @property
     def ends_at(self) -> float:
-        """The local time from which on the handler is to end: the deadline, or long ago. The worker's own."""
+        """The local time at which the handler must end: the deadline, or 0 once revoked. For the worker only."""
         return 0.0 if self._taken else self._deadline
 
     @property
     def can_be_interrupted(self) -> bool:
-        """Whether the handler is of the kind that can be interrupted. The worker's own."""
+        """Whether the handler can be interrupted. For the worker only."""
         return self._on_interrupt is not None
 
     def interrupt(self, *, again: bool = False) -> None:
-        """Interrupt the handler, once unless it is to be done `again`, if it can be. The worker's own."""
+        """Interrupt the handler if it can be: once, unless `again`. For the worker only."""
         with self._lock:
             first, self._interrupted = not self._interrupted, True
             interrupt = self._on_interrupt if first or again else None
@@ -107,7 +115,7 @@ class AnyLease:
             interrupt()
 
     def interruptible(self, interrupt: Callable[[], None]) -> None:
-        """From now on the handler can be interrupted in this way. The worker's own."""
+        """Set the function that interrupts the handler; call it at once if that is due. For the worker only."""
         with self._lock:
             self._on_interrupt = interrupt
             late = self._interrupted

@@ -75,7 +75,7 @@ class Settings:
 
 
 class Loop:
-    """Claims tasks and has them done until it is stopped. Its own pool serves it alone: handlers cannot exhaust it."""
+    """Claims tasks and starts their handlers until stopped. Handlers cannot exhaust its separate pool."""
 
     def __init__(
         self, db: Database | AsyncDatabase, intents: Sequence[str], start: Start, settings: Settings
@@ -230,7 +230,7 @@ class Loop:
         if self._held:
             log(
                 logging.WARNING,
-                "%d tasks are left to their leases: the database is not there",
+                "%d tasks are left to their leases: the database is unavailable",
                 len(self._held),
             )
 
@@ -273,13 +273,13 @@ class Loop:
                 lease.revoke()
 
     def _keep_up(self) -> None:
-        """What any worker does for all: take tasks from those that vanished, file the slots of schedules.
+        """Take tasks back from workers that vanished, and create the executions of due slots.
 
-        What keeps it from the one does not keep it from the other.
+        An error in one does not prevent the other.
         """
         with ExitStack() as parts:
             if self._settings.schedules:
-                parts.callback(self._file_slots)
+                parts.callback(self._create_executions)
             self._reap()
 
     def _reap(self) -> None:
@@ -291,7 +291,7 @@ class Loop:
                 log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
             full = len(taken) == MAX_CLAIM
 
-    def _file_slots(self) -> None:
+    def _create_executions(self) -> None:
         full = True
         while full and not self.stopping:
             with self._db.begin() as uow:
@@ -311,5 +311,5 @@ class Loop:
 
 
 def _growing(first: float, times: int, most: float) -> float:
-    """A pause that doubles each time, up to a limit, with jitter."""
+    """Return a pause that doubles each time, up to a limit, with jitter."""
     return min(most, first * 2.0 ** min(times, 20)) * random.uniform(0.5, 1)

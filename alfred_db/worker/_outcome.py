@@ -36,7 +36,7 @@ MAX_PARTS = 5
 
 
 class Failure(NamedTuple):
-    """What a failed attempt is ended with: the arguments of `TaskRepository.fail`."""
+    """The arguments that end a failed attempt: those of `TaskRepository.fail`."""
 
     message: str
     code: str = HANDLER
@@ -55,7 +55,7 @@ class Ended(NamedTuple):
 
 
 def returned(lease: AnyLease, value: object) -> Ended:
-    """The end of a handler that returned; a failure when that cannot be stored."""
+    """Return the end of a handler that returned: a failure when its value cannot be stored."""
     if value is None:
         return Ended(lease)
     try:
@@ -66,7 +66,7 @@ def returned(lease: AnyLease, value: object) -> Ended:
 
 
 def raised(lease: AnyLease, error: BaseException) -> Ended:
-    """The end of a handler that raised."""
+    """Return the end of a handler that raised."""
     try:
         return Ended(lease, failure=_failure(lease, error), error=error)
     except BaseException:
@@ -74,18 +74,18 @@ def raised(lease: AnyLease, error: BaseException) -> Ended:
 
 
 def failed(message: str) -> Failure:
-    """A failure like that of any exception."""
+    """Return a failure like that of any exception."""
     return Failure(message)
 
 
 def described(error: BaseException) -> str:
-    """The type and the text of an exception as text that can be stored, whatever its methods do."""
+    """Return the type and the text of an exception as text that can be stored, even if its methods raise."""
     _conceal(error)
-    kind, text = _told(error)
+    kind, text = _read(error)
     try:
         if issubclass(type(error), BaseExceptionGroup):
             parts: Sequence[BaseException] = cast("BaseExceptionGroup[Any]", error).exceptions[:MAX_PARTS]
-            text = "; ".join([text, *(": ".join(_told(part)) for part in parts)])
+            text = "; ".join([text, *(": ".join(_read(part)) for part in parts)])
     except BaseException:
         pass  # the group's own text has their number
     return plain(f"{kind}: {text}", MAX_MESSAGE)
@@ -99,12 +99,12 @@ def plain(text: str, most: int) -> str:
 
 
 def _conceal(error: BaseException) -> None:
-    """A row's values are for neither the task nor the log."""
+    """Remove a row's values, which belong in neither the task nor the log."""
     with suppress(Exception, SystemExit, GeneratorExit):
         conceal(error, statements=False)
 
 
-def _told(error: BaseException) -> tuple[str, str]:
+def _read(error: BaseException) -> tuple[str, str]:
     try:
         kind = plain(type(error).__name__, MAX_CODE)
     except BaseException:
@@ -124,7 +124,10 @@ def _name(error: BaseException) -> str:
 
 
 def _failure(lease: AnyLease, error: BaseException) -> Failure:
-    """What an exception asks for. `issubclass`, as `isinstance` asks the exception for its `__class__`."""
+    """Return the failure that an exception stands for.
+
+    `issubclass`, because `isinstance` asks the exception for its `__class__`.
+    """
     kind = type(error)
     if issubclass(kind, asyncio.CancelledError | LeaseLost) and lease.time_left <= 0:
         return Failure("the attempt took longer than its timeout", TIMEOUT)
@@ -134,14 +137,14 @@ def _failure(lease: AnyLease, error: BaseException) -> Failure:
         return failed(described(error))
     asked = cast("TaskFailed", error)
     _conceal(error)
-    message = _told(error)[1]
+    message = _read(error)[1]
     asked_code: Any = asked.code
     code = plain(asked_code, MAX_CODE) if issubclass(type(asked_code), str) else ""
     return Failure(message, code or HANDLER, _asked(asked.retry), _delay(asked.delay))
 
 
 def _asked(retry: object) -> bool:
-    """Whether to try again; what has no truth value has not asked for the end."""
+    """Return whether to try again; a value without a truth value means yes."""
     try:
         return bool(retry)
     except BaseException:
@@ -149,7 +152,7 @@ def _asked(retry: object) -> bool:
 
 
 def _delay(delay: object) -> float | None:
-    """The seconds that were asked for, within what can be stored; None, the back-off, for what is no number."""
+    """Return the requested delay within what can be stored; None, the back-off, if it is not a number."""
     try:
         seconds = float(cast("float", delay))
     except BaseException:
@@ -158,7 +161,7 @@ def _delay(delay: object) -> float | None:
 
 
 def _results(value: object) -> list[NewTaskResult]:
-    """What a handler returned, if it is what a handler may return, as objects of the worker's own."""
+    """Return copies of the results that a handler returned, after checking them."""
     several = isinstance(value, list | tuple)
     return [
         _result(result, type(value).__name__) for result in (cast("list[Any]", value) if several else [value])

@@ -16,7 +16,7 @@ LAST_MOMENT = 5.0
 
 
 class Periodic:
-    """Does `work` every `seconds`, or up to a fifth sooner, while the context lasts; after an error sooner still."""
+    """Calls `work` every `seconds`, or up to a fifth sooner, while the context lasts; after an error sooner still."""
 
     def __init__(
         self, name: str, seconds: float, work: Callable[[], None], *, at_start: bool = False

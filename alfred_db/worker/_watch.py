@@ -45,7 +45,7 @@ class Watch:
         self._thread.join(timeout=LAST_MOMENT)
 
     def started(self, leases: Collection[AnyLease]) -> None:
-        """Look in time for these, which are among those held."""
+        """Schedule the look at these leases, which are among those held."""
         first = min((lease.ends_at for lease in leases), default=math.inf)
         with self._changed:
             if first < self._next:
@@ -71,7 +71,7 @@ class Watch:
 
 
 def _at(lease: AnyLease) -> float:
-    """When to look at it again; interrupts its handler if that is now."""
+    """Interrupt the handler if its time is up, and return when to look again."""
     now = time.monotonic()
     at = lease.again_at or lease.ends_at
     if now < at:
