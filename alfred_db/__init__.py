@@ -465,11 +465,11 @@ _MODULES = (
     "repositories",
     "worker",
 )
-"""Where the names are looked for: those come first that import little."""
+"""The modules of the public names; those that import little come first."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is asked for: defining the models takes longer than importing numpy."""
+    """Import a public name on first access: defining the models takes longer than importing numpy."""
     if name in __all__:
         for module in _MODULES:
             found = import_module(f".{module}", __name__)

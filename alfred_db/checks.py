@@ -1,4 +1,4 @@
-"""The one validator of arguments: numbers, text, times, JSON, names and cursors."""
+"""Validation of arguments: numbers, text, times, JSON, names and cursors."""
 
 from __future__ import annotations
 
@@ -84,23 +84,31 @@ MAX_SECONDS = 100 * YEAR
 """The longest time that any argument takes, in seconds."""
 
 MAX_CURSOR = 1 << 20
-"""More characters than the key of a row can have."""
+"""Maximum characters of a cursor, which exceeds the key of any row."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# A string of JSON, or a number that is written with an exponent above zero; only the second has a group.
+# A JSON string, or a number with a positive exponent; only the second has a group.
 _WITH_EXPONENT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(-?\d+(?:\.\d+)?e\+\d+)')
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _decode = json.JSONDecoder().decode
 
 
 def kind(value: object) -> str:
-    """What a message says of a value that has the wrong type."""
+    """Return the name of the type of a value for messages."""
     return "None" if value is None else type(value).__name__
 
 
 def whole(name: str, value: int) -> None:
-    """Raise InvalidInputError unless the argument `name` is a whole number of 64 bits."""
+    """Check that an argument is a whole number of 64 bits.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The argument.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected a whole number, got {kind(value)}")
     if not -(1 << 63) <= value < 1 << 63:
@@ -108,7 +116,15 @@ def whole(name: str, value: int) -> None:
 
 
 def finite(name: str, value: float | Decimal) -> None:
-    """Raise InvalidInputError unless the argument `name` is a number, and neither NaN nor infinite."""
+    """Check that an argument is a number, and neither NaN nor infinite.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The argument.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected a number, got {kind(value)}")
     try:
@@ -120,7 +136,17 @@ def finite(name: str, value: float | Decimal) -> None:
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
-    """Raise InvalidInputError unless the argument `name` is a number in the range."""
+    """Check that an argument is a number from `low` to `high`.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The argument.
+        low: The minimum.
+        high: The maximum.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
     if type(value) is not int and type(value) is not float:
         finite(name, value)
     if not low <= value <= high:
@@ -137,12 +163,16 @@ def check_limit(limit: int, advice: str = "") -> None:
 
 
 def has_keys(value: Mapping[str, Any], typed: type, *required: str) -> bool:
-    """Whether a mapping has the required keys of the TypedDict, and no key that is not one of its own."""
+    """Return whether a mapping has the required keys of a TypedDict, and no other than its keys."""
     return set(required) <= set(value) <= set(typed.__annotations__)
 
 
 def check_keys(name: str, value: Mapping[str, Any], typed: type, *required: str) -> None:
-    """Raise InvalidInputError unless the argument `name` has the keys of the TypedDict that `has_keys` asks for."""
+    """Check that an argument has the required keys of a TypedDict, and no other than its keys.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
     if not has_keys(value, typed, *required):
         other = [key for key in typed.__annotations__ if key not in required]
         optional = f" and at most {', '.join(f'`{key}`' for key in other)}" if other else ""
@@ -153,7 +183,11 @@ def check_keys(name: str, value: Mapping[str, Any], typed: type, *required: str)
 
 
 def encodable(text: str) -> bool:
-    """Whether a text has no lone surrogate. The exception, which holds the text, is gone when a caller raises its own."""
+    """Return whether a text has no lone surrogate.
+
+    The UnicodeEncodeError, which holds the text, is caught here so that it is not the context of the error of
+    a caller.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -162,7 +196,15 @@ def encodable(text: str) -> bool:
 
 
 def storable(name: str, value: str) -> None:
-    """Raise InvalidInputError unless the argument `name` is text that PostgreSQL can store."""
+    """Check that an argument is text that PostgreSQL can store.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The argument.
+
+    Raises:
+        InvalidInputError: It is not text, or holds a lone surrogate or a NUL character.
+    """
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected text, got {kind(value)}")
     if not value.isascii() and not encodable(value):
@@ -174,7 +216,16 @@ def storable(name: str, value: str) -> None:
 
 
 def check_text(name: str, value: str, most: int = 1 << 30) -> None:
-    """Raise InvalidInputError unless the argument `name` is text of 1 to `most` bytes that PostgreSQL can store."""
+    """Check that an argument is text of 1 to `most` bytes that PostgreSQL can store.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The argument.
+        most: Maximum number of bytes in UTF-8.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
     storable(name, value)
     length = len(value) if value.isascii() else len(value.encode())
     if not 1 <= length <= most:
@@ -182,28 +233,42 @@ def check_text(name: str, value: str, most: int = 1 << 30) -> None:
 
 
 def plain_text(text: str) -> str:
-    """Text from outside as PostgreSQL can store it: U+FFFD replaces NUL characters and lone surrogates."""
+    """Return text that PostgreSQL can store: U+FFFD replaces NUL characters and lone surrogates."""
     return text.replace("\0", _REPLACEMENT) if encodable(text) else _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
 def aware(name: str, value: datetime) -> datetime:
-    """Return the time; raises InvalidInputError unless it is a datetime with a time zone."""
+    """Return a datetime that has a time zone.
+
+    Raises:
+        InvalidInputError: The value is not a datetime, or has no time zone.
+    """
     if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"{name}: expected a datetime with a time zone, got {kind(value)}")
     if value.utcoffset() is None:
-        raise InvalidInputError(f"{name}: a time without time zone; give one, such as datetime.now(UTC)")
+        raise InvalidInputError(
+            f"{name}: a time without time zone; pass one with a time zone, such as datetime.now(UTC)"
+        )
     return value
 
 
 def check_word(name: str, value: str, words: Any) -> None:
-    """Raise InvalidInputError unless the argument `name` is one of the words of a Literal."""
+    """Check that an argument is one of the values of a Literal.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
     if value not in get_args(words):
         expected = ", ".join(get_args(words))
         raise InvalidInputError(f"{name}: expected one of {expected}, got {shown(value)}")
 
 
 def one_of(enum: type[E], value: E | str) -> E:
-    """The member of that value; raises InvalidInputError."""
+    """Return the member of an enum with a value.
+
+    Raises:
+        InvalidInputError: The enum has no such member.
+    """
     try:
         return enum(value)
     except ValueError:
@@ -212,7 +277,11 @@ def one_of(enum: type[E], value: E | str) -> E:
 
 
 def check_names(model: type[Any], names: Iterable[str]) -> None:
-    """Raise InvalidInputError for a name that is no attribute of the model which can be written."""
+    """Check that all names are attributes of a model that can be written.
+
+    Raises:
+        InvalidInputError: A name is not.
+    """
     mapper: Mapper[Any] = inspect(model)
     known = [name for name, _ in mapper.columns.items() if name != "id"]
     unknown = sorted(map(shown, set(names) - set(known)))
@@ -223,7 +292,7 @@ def check_names(model: type[Any], names: Iterable[str]) -> None:
 
 
 def check_column(name: str, type_: TypeEngine[Any], values: Iterable[Any]) -> int | None:
-    """The place of the first value that a column of the type does not take for one of its own, or None."""
+    """Return the index of the first value that a column of the type does not accept, or None."""
     usual, takes = _TAKES.get(type_.__class__) or _takes(type_)
     if set(map(type, values)) <= usual:
         return None
@@ -236,15 +305,23 @@ def attribute(name: str) -> str:
 
 
 def by_attribute(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by the names of their attributes; raises InvalidInputError where one is named twice."""
+    """Return values by the names of their attributes.
+
+    Raises:
+        InvalidInputError: An attribute is named twice.
+    """
     named = {attribute(name): value for name, value in values.items()}
     if len(named) != len(values):
-        raise InvalidInputError("metadata: given twice, as metadata and as metadata_; leave one of them out")
+        raise InvalidInputError("metadata: passed twice, as metadata and as metadata_; leave one of them out")
     return named
 
 
 def check_values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by their attributes; raises InvalidInputError for a wrong value and for an unknown name."""
+    """Check values by the attributes of a model.
+
+    Raises:
+        InvalidInputError: A name is unknown, or a value does not fit its attribute.
+    """
     values = by_attribute(given)
     check_names(model, values)
     mapper: Mapper[Any] = inspect(model)
@@ -270,7 +347,11 @@ def check_values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_objects(model: type[Any], name: str, values: Iterable[Any]) -> None:
-    """Raise InvalidInputError, which names the row, for other JSON than an object in an attribute that holds these."""
+    """Check that all values of an attribute that holds JSON objects are mappings or None.
+
+    Raises:
+        InvalidInputError: A value is other JSON; the message names its row.
+    """
     if is_object(model, name) and not set(map(type, values)) <= {dict, NoneType}:
         for place, value in enumerate(values):
             if not isinstance(value, Mapping | None):
@@ -280,7 +361,7 @@ def check_objects(model: type[Any], name: str, values: Iterable[Any]) -> None:
 
 
 def is_object(model: type[Any], name: str) -> bool:
-    """Whether the attribute holds a JSON object, and no other JSON."""
+    """Return whether an attribute holds JSON objects, and no other JSON."""
     for one in model.__mro__:
         annotation = str(vars(one).get("__annotations__", {}).get(name, ""))
         if annotation:
@@ -289,7 +370,7 @@ def is_object(model: type[Any], name: str) -> bool:
 
 
 def column_word(type_: TypeEngine[Any]) -> str:
-    """What a column of the type holds, in the words of a message."""
+    """Return a description of what a column of the type holds, for messages."""
     return next((word for known, (word, _, _) in _COLUMNS.items() if isinstance(type_, known)), "a value")
 
 
@@ -343,32 +424,51 @@ _COLUMNS: Mapping[Any, tuple[str, frozenset[type], Callable[[Any], bool]]] = {
 
 
 def to_json(value: Any) -> str:
-    """A value as the JSON text that PostgreSQL stores; raises TypeError, ValueError or RecursionError.
+    """Return a value as the JSON text that PostgreSQL stores.
 
-    jsonb keeps numbers as decimal digits, so a float that Python writes with an exponent (1e+22) would come back as
-    an int. Its digits are written out, with a fraction: it comes back as the same float.
+    jsonb stores numbers as decimal digits, so that a float that Python writes with an exponent (1e+22) would
+    be read as an int. It is written as digits with a fraction, so that it is read as the same float.
+
+    Raises:
+        TypeError: JSON cannot represent the value.
+        ValueError: A number is NaN or infinite, or the value contains itself.
+        RecursionError: The value is nested too deeply.
     """
     return written_out(_encode(value))
 
 
 def written_out(text: str) -> str:
-    """A JSON text whose numbers have no exponent above zero."""
+    """Return a JSON text with numbers with positive exponents written as digits."""
     return _WITH_EXPONENT.sub(_digits, text) if "e+" in text else text
 
 
 def from_json(text: bytes) -> Any:
-    """A JSON value that the driver has read; `json.loads` takes twice the time to find out what bytes these are."""
+    """Return the value of a JSON text that the driver has received.
+
+    `json.loads` takes twice as long, because it detects the encoding.
+    """
     return {} if text == b"{}" else _decode(text.decode())
 
 
 def json_text(name: str, value: Any, most: int = 1 << 28) -> str | None:
-    """A JSON value as text of at most `most` bytes of UTF-8; None stays None. Raises InvalidInputError."""
+    """Return a JSON value as text; None is returned unchanged.
+
+    Args:
+        name: Name of the argument for the message.
+        value: The value.
+        most: Maximum number of bytes in UTF-8.
+
+    Raises:
+        InvalidInputError: The value is not JSON that PostgreSQL can store, or is too long.
+    """
     if value is None:
         return None
     try:
         text = to_json(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name}: is no JSON value ({error}); use what json.dumps takes") from None
+        raise InvalidInputError(
+            f"{name}: not a JSON value ({error}); pass a value that json.dumps accepts"
+        ) from None
     if not text.isascii() and not encodable(text):
         raise InvalidInputError(unstorable(name, value) or f"{name}: holds a lone surrogate")
     if has_nul(text):
@@ -383,17 +483,24 @@ def json_text(name: str, value: Any, most: int = 1 << 28) -> str | None:
 
 
 def sent_json(value: Any) -> str:
-    """A JSON value as the driver sends it; raises InvalidInputError for what PostgreSQL cannot store."""
+    """Return a JSON value as the driver sends it.
+
+    Raises:
+        InvalidInputError: PostgreSQL cannot store the value.
+    """
     return json_text("a JSON value", value) or "null"
 
 
 def has_nul(text: str) -> bool:
-    """Whether a JSON text holds a NUL character; a backslash before `u0000` is none."""
+    """Return whether a JSON text holds a NUL character; `u0000` after an escaped backslash is not one."""
     return "\\u0000" in text and re.search(r"(?<!\\)(\\\\)*\\u0000", text) is not None
 
 
 def unstorable(name: str, value: Any) -> str | None:
-    """Which text of a JSON value PostgreSQL cannot store, and where it is. None if it can store all of them."""
+    """Describe the text in a JSON value that PostgreSQL cannot store, and its position.
+
+    None if it can store all of them.
+    """
     waiting: list[tuple[str, Any]] = [(name, value)]
     while waiting:
         place, inner = waiting.pop()
@@ -419,12 +526,16 @@ def _digits(found: re.Match[str]) -> str:
 
 
 def as_cursor(values: Sequence[Any]) -> str:
-    """What a page takes as `after`: the key of the last row before the page."""
+    """Return the key of the last row of a page as a cursor, the argument `after` of the next page."""
     return base64.urlsafe_b64encode(json.dumps(values, default=str).encode()).decode()
 
 
 def cursor_values(cursor: str, types: Sequence[TypeEngine[Any]]) -> Sequence[Any]:
-    """The key of the last row before the page, by the types of its columns; raises InvalidInputError."""
+    """Return the key in a cursor as values of the types of its columns.
+
+    Raises:
+        InvalidInputError: The cursor is not one of this list.
+    """
     try:
         if len(cursor) <= MAX_CURSOR:
             values = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
@@ -433,7 +544,7 @@ def cursor_values(cursor: str, types: Sequence[TypeEngine[Any]]) -> Sequence[Any
     except (ArithmeticError, AttributeError, TypeError, ValueError, RecursionError):
         pass
     raise InvalidInputError(
-        f"after: {shown(cursor)} is no cursor of this list; pass `next` of the page before, unchanged"
+        f"after: {shown(cursor)} is not a cursor of this list; pass `next` of the page before, unchanged"
     )
 
 
@@ -441,7 +552,7 @@ _WIDTHS = ((SmallInteger, 15), (BigInteger, 63), (Integer, 31))
 
 
 def _of_type(type_: TypeEngine[Any], value: Any) -> Any:
-    """A value of JSON as one of the type; raises ValueError and its like."""
+    """Return a JSON value as a value of a column type; a wrong value is a ValueError or similar."""
     if isinstance(type_, DateTime):
         time = datetime.fromisoformat(value)
         return time.replace(tzinfo=UTC) if time.utcoffset() is None else time

@@ -1,4 +1,4 @@
-"""Where the database is: an argument, the environment, or the embedded server."""
+"""The database URL: from an argument, the environment, or the embedded server."""
 
 from __future__ import annotations
 
@@ -35,9 +35,16 @@ _HOSTS = re.compile(r"[\w.\-:,%\[\]]*")
 
 
 def database_url(url: str | URL | None = None) -> URL:
-    """The URL to work on: the argument, ALFRED_DB_URL, DATABASE_URL, else the embedded server, which is started.
+    """Return the URL of the database.
 
-    Raises ConfigurationError for a URL that cannot be used, and when there is none of the four.
+    It is the argument, ALFRED_DB_URL, DATABASE_URL, or that of the embedded server, which is started.
+
+    Args:
+        url: The URL; None selects the first of the others that exists.
+
+    Raises:
+        ConfigurationError: The URL is invalid, or no URL is configured and the embedded server is not
+            installed.
     """
     given = os.environ.get("ALFRED_DB_URL") or os.environ.get("DATABASE_URL") if url is None else url
     if given is not None:
@@ -53,22 +60,35 @@ def database_url(url: str | URL | None = None) -> URL:
 
 
 def migration_url(url: str | URL | None = None) -> URL:
-    """The URL to migrate on: the argument, ALFRED_DB_MIGRATION_URL (the owner's, direct), else the working one."""
+    """Return the URL for migrations.
+
+    It is the argument, ALFRED_DB_MIGRATION_URL (the owner, without a pooler), or the URL of the database.
+
+    Raises:
+        ConfigurationError: As `database_url`.
+    """
     return database_url((os.environ.get("ALFRED_DB_MIGRATION_URL") or None) if url is None else url)
 
 
 def command(action: str, url: URL, schema: str | None = None, *options: str) -> str:
-    """The command line `alfred-db <action> <options>`, in backticks, that acts on the database of `url` wherever it is typed.
+    """Return the command line `alfred-db <action> <options>`, in backticks, for the database of `url`.
 
-    The database is named unless the environment does so; without its password, which libpq finds where it always does.
+    The URL is included unless the environment configures it. It has no password, which libpq finds in its
+    usual places.
+
+    Args:
+        action: The command.
+        url: The database.
+        schema: The schema of the tenant; None is the default tenant.
+        options: Further options.
     """
     words = ["alfred-db", *action.split(), *map(shlex.quote, options)]
     if not _named_by_environment(url):
         words += ["--url", shlex.quote(_without_password(url).render_as_string())]
     if schema is not None:
         words += ["--schema", shlex.quote(schema)]
-    given_away = "--url" in words and _has_secret(url)
-    return f"`{' '.join(words)}`{' (its password in PGPASSWORD or a passfile)' if given_away else ''}"
+    secret = "--url" in words and _has_secret(url)
+    return f"`{' '.join(words)}`{' (its password in PGPASSWORD or a passfile)' if secret else ''}"
 
 
 def _named_by_environment(url: URL) -> bool:
@@ -92,10 +112,13 @@ def _has_secret(url: URL) -> bool:
 
 
 def tenant_schema(name: str) -> str:
-    """The name of a tenant's schema, if it can be one: raises ConfigurationError for everything else.
+    """Return the name of the schema of a tenant.
 
-    Names that differ from those of the server and of the default tenant in upper and lower case alone are refused too:
-    SQL without quotes would mean the other one.
+    Names that differ only in case from those of the server and of the default tenant are refused too: SQL
+    without quotes would refer to the other schema.
+
+    Raises:
+        ConfigurationError: The name cannot be that of a tenant.
     """
     if (
         not isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -116,10 +139,13 @@ def tenant_schema(name: str) -> str:
 
 
 def parse_url(url: str | URL) -> URL:
-    """A URL as people write them: raw `%`, `@`, `/` and `:` in the password, several hosts, libpq's parameters.
+    """Return a URL with raw `%`, `@`, `/` and `:` in the password, several hosts, or parameters of libpq.
 
-    Adds `sslmode=require` for a server elsewhere unless the URL or PGSSLMODE says otherwise. A valid percent
-    escape in the password is decoded, as in every URL. Raises ConfigurationError; its text holds no password.
+    Adds `sslmode=require` for a remote server, unless the URL or PGSSLMODE sets it. A valid percent escape in
+    the password is decoded, as in every URL.
+
+    Raises:
+        ConfigurationError: The URL is invalid; the message contains no password.
     """
     parsed = _split(url) if isinstance(url, str) else url
     if parsed.drivername not in _SCHEMES:
@@ -176,8 +202,10 @@ def _split(text: str) -> URL:
 
 
 def _credentials(rest: str) -> tuple[str, str]:
-    """What is ahead of the host, and the address. A raw password may hold any character, so the first `@` whose
-    right side reads as an address ends it."""
+    """Return the credentials before the host, and the address.
+
+    A raw password may contain any character, so that it ends at the first `@` before a valid address.
+    """
     if _reads_as_address(rest):
         return "", rest
     cuts = [place for place, character in enumerate(rest) if character == "@"]
@@ -210,17 +238,17 @@ def _known_parameters() -> frozenset[str]:
 
 
 def _parameters(query: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
-    """The parameters as libpq wants them: each once, and several hosts and ports with commas between."""
+    """Return the parameters for libpq: each one once, with several hosts and ports joined by commas."""
     found: dict[str, str] = {}
     for name, value in query.items():
         values = [value] if isinstance(value, str) else list(value)
         if len(values) > 1 and name not in ("host", "hostaddr", "port"):
-            raise _refused(f"the parameter `{name}` is given {len(values)} times")
+            raise _refused(f"the parameter `{name}` is repeated {len(values)} times")
         found[name] = ",".join(values)
     pairs = [_host_and_port(host) for host in found.get("host", "").split(",")]
     if any(port is not None for _, port in pairs):
         if "port" in found:
-            raise _refused("ports are given both beside the hosts and as the parameter `port`")
+            raise _refused("ports are set both beside the hosts and by the parameter `port`")
         found["port"] = ",".join("" if port is None else str(port) for _, port in pairs)
     if "host" in found:
         found["host"] = ",".join(host or "" for host, _ in pairs)
@@ -238,7 +266,7 @@ def _host_and_port(text: str) -> tuple[str | None, int | None]:
 
 
 def _decode(password: str) -> str:
-    """Percent escapes decoded only when every `%` begins one of UTF-8: else the text is meant as it stands."""
+    """Return a password with percent escapes decoded if every `%` begins one of UTF-8, else unchanged."""
     escapes = re.findall(r"%[0-9A-Fa-f]{2}", password)
     try:
         return unquote(password, errors="strict") if len(escapes) == password.count("%") else password
@@ -247,7 +275,7 @@ def _decode(password: str) -> str:
 
 
 def _is_local(url: URL) -> bool:
-    """Whether every server is this machine; libpq's variables name it where the URL does not."""
+    """Return whether every server is this machine; variables of libpq apply if the URL names no host."""
     given = url.query.get("hostaddr") or url.query.get("host") or url.host
     named = given or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST") or ""
     return all(_LOCAL.fullmatch(host) for host in str(named).split(","))

@@ -1,16 +1,17 @@
-"""Cron expressions: the slots of a schedule, and which are run after a downtime.
+"""Cron expressions: the slots of a schedule, and which of them run after a downtime.
 
-An expression has five fields: minute, hour, day of month, month, day of week; or it is one of @yearly, @annually,
-@monthly, @weekly, @daily, @midnight and @hourly. It is read in an IANA time zone, as Debian's cron reads it:
+A slot is a time at which a schedule is due. An expression has five fields: minute, hour, day of month, month,
+day of week; or it is one of @yearly, @annually, @monthly, @weekly, @daily, @midnight and @hourly. It is
+evaluated in an IANA time zone, with the rules of Debian's cron:
 
-- Daylight saving begins: a fixed time that the clock jumps over (02:30 in Europe/Prague on 2026-03-29) has its
-  slot at the first moment after the jump (03:00); several of them in one jump have one slot.
-- Daylight saving ends: a fixed time that the clock passes twice has one slot, the first.
-- When the field of the minute or of the hour begins with `*`, the schedule follows the clock instead: what it
-  jumps over has no slot, what it passes twice has two.
+- Daylight saving begins: a fixed time that is skipped (02:30 in Europe/Prague on 2026-03-29) has its slot at the first
+  moment after the change (03:00); several of them in one change have one slot.
+- Daylight saving ends: a fixed time that occurs twice has one slot, the first.
+- If the field of the minute or of the hour begins with `*`, the schedule follows the clock instead: skipped times
+  have no slot, and repeated times have two.
 - A step that is longer than its range is refused: `*/90` as a minute would be once an hour.
-- 29 February has its slot in leap years. A date that never comes is refused.
-- Day of month and day of week: both must match when either begins with `*`, otherwise one is enough.
+- 29 February has its slot in leap years. A date that never occurs is refused.
+- Day of month and day of week: both must match if either begins with `*`, otherwise one is enough.
 
 Slots are times in UTC, each strictly later than the one before.
 """
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 MAX_SLOTS = 1000
-"""How many slots of a task are looked at in one go; of more, the latest are, and the count says no more than this."""
+"""Maximum number of slots of a task that are processed at once: the latest ones. Counts stop at it."""
 
 _MAX_LENGTH = 200
 
@@ -67,42 +68,42 @@ _NO_ZONES = frozenset({"factory", "leapseconds", "localtime", "posixrules"})
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The slots of a schedule that have come."""
+    """The slots of a schedule that are due."""
 
     slots: Sequence[datetime]
     """The latest of them, at most `MAX_SLOTS`, the earliest first."""
     earlier: int
-    """How many came before these; no more than `MAX_SLOTS` are counted."""
+    """The number of due slots before these, counted up to `MAX_SLOTS`."""
     next: datetime | None
-    """The first one that has not come."""
+    """The first slot that is not due yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a misfire policy makes of the slots that are due."""
+    """The result of a misfire policy for due slots."""
 
     slots: Sequence[datetime]
-    """The slots that are run, the earliest first."""
+    """The slots to run, the earliest first."""
     dropped: int
-    """How many are not."""
+    """The number of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An execution that is to be filed."""
+    """An execution to create."""
 
     task_id: int
     scheduled_at: datetime
     missed_slots: int
-    """How many slots before it are dropped."""
+    """The number of dropped slots before it."""
     exclusive: bool
     skipped_at: datetime | None = None
-    """When it was found that it is not to be run; None is that it is."""
+    """When it was decided that it is not run; None if it is run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of a task whose slot has come."""
+    """The executions to create for a task, and its next slot."""
 
     slots: Sequence[Slot]
     dropped: int
@@ -110,9 +111,16 @@ class Plan:
 
 
 def slots(expression: str, timezone: str, *, after: datetime) -> Iterator[datetime]:
-    """The slots later than `after`; they end when the next one is more than fifty years away.
+    """Yield the slots later than `after`, up to a gap of fifty years.
 
-    Raises InvalidCron for an expression or a time zone that is none, InvalidInputError for a time without zone.
+    Args:
+        expression: The cron expression.
+        timezone: The IANA name of a time zone.
+        after: A time with time zone.
+
+    Raises:
+        InvalidCron: The expression or the time zone is invalid.
+        InvalidInputError: `after` has no time zone.
     """
     aware("after", after)
     for name, text in (("schedule", expression), ("timezone", timezone)):
@@ -122,17 +130,32 @@ def slots(expression: str, timezone: str, *, after: datetime) -> Iterator[dateti
 
 
 def first_slot(expression: str, timezone: str, *, after: datetime) -> datetime:
-    """The first slot later than `after`; raises InvalidCron when there is none."""
+    """Return the first slot later than `after`.
+
+    Raises:
+        InvalidCron: The schedule has no further slot, or the expression or the time zone is invalid.
+    """
     found = next(slots(expression, timezone, after=after), None)
     if found is None:
-        raise InvalidCron(f"schedule: {expression[:60]!r} names a date that does not come; use one that does")
+        raise InvalidCron(f"schedule: {expression[:60]!r} names a date that never occurs; use another")
     return found
 
 
 def next_runs(
     expression: str, timezone: str = "UTC", *, after: datetime | None = None, count: int = 5
 ) -> Sequence[datetime]:
-    """The next `count` slots, at most `MAX_SLOTS`; after now by this machine's clock, unless `after` is given."""
+    """Return the next slots of a schedule.
+
+    Args:
+        expression: The cron expression.
+        timezone: The IANA name of a time zone.
+        after: The slots are later than this time; None is now, by the clock of this machine.
+        count: The number of slots, 1 to `MAX_SLOTS`.
+
+    Raises:
+        InvalidCron: The expression or the time zone is invalid.
+        InvalidInputError: `count` is out of range, or `after` has no time zone.
+    """
     whole("count", count)
     if not 1 <= count <= MAX_SLOTS:
         raise InvalidInputError(f"count: expected 1 to {MAX_SLOTS}, got {count}")
@@ -140,7 +163,14 @@ def next_runs(
 
 
 def due(expression: str, timezone: str, *, first: datetime, now: datetime) -> Due:
-    """The slots from `first`, which is taken for one as it is stored, to `now`."""
+    """Return the slots from `first` to `now`.
+
+    Args:
+        expression: The cron expression.
+        timezone: The IANA name of a time zone.
+        first: The stored slot; it counts as a slot even if the expression does not match it.
+        now: The current time.
+    """
     aware("first", first)
     aware("now", now)
     found: list[datetime] = [first.astimezone(UTC)]
@@ -155,11 +185,11 @@ def due(expression: str, timezone: str, *, first: datetime, now: datetime) -> Du
 
 
 def run(due: Due, now: datetime, *, policy: MisfirePolicy, grace_seconds: int, max_catchup: int) -> Run:
-    """Which slots that are due are run.
+    """Return which due slots to run.
 
-    A slot is missed when it is more than `grace_seconds` past. When none is, all are run, late as they are.
-    Otherwise: `skip` runs those that are not missed; `latest` runs one, the last; `all` runs them all, but of the
-    missed ones the last `max_catchup`.
+    A slot is missed if it is more than `grace_seconds` in the past. If none is missed, all are run. Otherwise
+    `skip` runs those that are not missed, `latest` runs the last one, and `all` runs all of them except that
+    at most `max_catchup` missed ones, the latest, are run.
     """
     aware("now", now)
     oldest = now - timedelta(seconds=grace_seconds)
@@ -176,9 +206,10 @@ def run(due: Due, now: datetime, *, policy: MisfirePolicy, grace_seconds: int, m
 
 
 def plan(task: ScheduledTask, now: datetime) -> Plan:
-    """What is to be filed for a task at this time, and its next slot.
+    """Return the executions to create for a task at a time, and its next slot.
 
-    When the misfire policy runs no slot at all, one execution that is `skipped` stands for them in the history.
+    If the misfire policy runs no slot, one execution with the status `skipped` represents them in the
+    history.
     """
     aware("now", now)
     expression = task.schedule or ""
@@ -206,7 +237,7 @@ def plan(task: ScheduledTask, now: datetime) -> Plan:
 def _latest(
     expression: str, timezone: str, width: timedelta, first: datetime, now: datetime
 ) -> Sequence[datetime]:
-    """The last `MAX_SLOTS` slots up to `now`, of more that there are since `first`."""
+    """Return the last `MAX_SLOTS` slots up to `now`; there are more since `first`."""
     while True:
         start = max(first, now - width)
         found = list(takewhile(lambda slot: slot <= now, slots(expression, timezone, after=start)))
@@ -216,19 +247,22 @@ def _latest(
 
 
 def _later(found: CronSim, last: datetime) -> Iterator[datetime]:
-    """CronSim's times in UTC, ascending: it goes back to the first pass of an hour that the clock passes twice."""
+    """Yield the times of CronSim in UTC, in ascending order.
+
+    For an hour that occurs twice CronSim returns to its first occurrence.
+    """
     try:
         for time in found:
             slot = time.astimezone(UTC)
             if slot > last:
                 last = slot
                 yield slot
-    except OverflowError:  # the end of the calendar
+    except OverflowError:  # the end of the range of datetime
         return
 
 
 def _parsed(expression: str, base: datetime) -> CronSim:
-    reason = "it has other than five fields"
+    reason = "it does not have five fields"
     written = _NICKNAMES.get(expression.strip().lower(), expression)
     fields = written.split()
     if len(written) <= _MAX_LENGTH and len(fields) == 5:
@@ -241,13 +275,13 @@ def _parsed(expression: str, base: datetime) -> CronSim:
     elif written.lstrip().startswith("@"):
         reason = f"expected one of {', '.join(_NICKNAMES)}"
     raise InvalidCron(
-        f"schedule: {expression[:60]!r} is no cron expression ({reason}); write minute, hour, day of month, month"
+        f"schedule: {expression[:60]!r} is not a cron expression ({reason}); write minute, hour, day of month, month"
         " and day of week, such as '30 2 * * *' for 02:30 each day"
     )
 
 
 def _check_steps(name: str, last: int, field: str) -> None:
-    """Refuse a step that leaves its range at once: `*/90` would be once an hour, and not each 90 minutes."""
+    """Refuse a step that exceeds its range: `*/90` would be once an hour instead of each 90 minutes."""
     for term in field.split(","):
         span, slash, step = term.partition("/")
         if not slash or not step.isascii() or not step.isdigit():
@@ -262,11 +296,15 @@ def _check_steps(name: str, last: int, field: str) -> None:
 
 
 def zone(name: str) -> tzinfo:
-    """The time zone of an IANA name; raises InvalidCron for any other, such as that of this machine."""
+    """Return the time zone of an IANA name.
+
+    Raises:
+        InvalidCron: The name is not one, for example that of the local time of this machine.
+    """
     if name == "UTC":
         return UTC
     try:
-        # Files of the database that name no place: this machine's zone, a placeholder, and other ways to count.
+        # Files of the database that are not IANA zones: the zone of this machine, a placeholder, and other scales.
         if name.lower() in _NO_ZONES or name.lower().startswith(("posix/", "right/")):
             raise ValueError
         return ZoneInfo(name)

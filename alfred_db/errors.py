@@ -1,4 +1,4 @@
-"""Every error that alfred-db raises on purpose, one class for each decision of a caller.
+"""The errors that alfred-db raises, one class for each decision of a caller.
 
 AlfredDBError
 ├─ ConfigurationError            no URL, bad URL, missing libpq or extra
@@ -68,32 +68,40 @@ __all__ = [
 
 
 def shown(text: object) -> str:
-    """A text of the caller's as a message names it: cut, and with nothing that a log could take for its own."""
+    """Return text of the caller for a message: shortened, and with control characters escaped."""
     return repr(str(text)[:60])
 
 
 class AlfredDBError(Exception):
-    """Base of all errors of this library; the message says what to do next."""
+    """Base class of all errors of this library; the message states what to do.
+
+    Args:
+        message: The message.
+        retryable: Whether running the whole unit of work again can succeed and cannot apply it twice.
+    """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
         """Whether running the whole unit of work again can succeed and cannot apply it twice."""
         self.original: psycopg.Error | None = None
-        """The driver's error, if there is one. Its `diag` has what the server says about the row and its values
-        (`message_detail`, `context`), which no text of an exception shows."""
+        """The error of the driver, or None.
+
+        Its `diag` has the details of the server about the row and its values (`message_detail`, `context`), which no
+        message contains.
+        """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What the server says about values does not leave the process.
+        # Details of the server, which contain values, stay in this process.
         return type(self), self.args, {**self.__dict__, "original": None}
 
 
 class ConfigurationError(AlfredDBError):
-    """The library was not told, or was told wrongly, how to reach its database."""
+    """The configuration of the database connection is missing or wrong."""
 
 
 class SchemaError(AlfredDBError):
-    """The database lacks what the library needs, or has something else in its place."""
+    """The schema of the database lacks an object or differs from what the library needs."""
 
 
 class ExtensionMissingError(SchemaError):
@@ -101,31 +109,31 @@ class ExtensionMissingError(SchemaError):
 
 
 class ExtensionTooOldError(SchemaError):
-    """A required extension is installed in a version that this library cannot use."""
+    """The installed version of a required extension is too old."""
 
 
 class SchemaOutdatedError(SchemaError):
-    """The database is behind this version of the library: upgrade the database."""
+    """The schema is older than this version of the library; upgrade the database."""
 
 
 class SchemaTooNewError(SchemaError):
-    """The database is ahead of this version of the library: upgrade the library."""
+    """The schema is newer than this version of the library; upgrade the library."""
 
 
 class SchemaDriftError(SchemaError):
-    """The database claims the right revision but differs from the models."""
+    """The database has the right revision but differs from the models."""
 
 
 class MigrationLockTimeout(SchemaError):
-    """Another process kept the migration lock, or a table lock, for too long."""
+    """Another process held the migration lock, or a table lock, for too long."""
 
 
 class NotFoundError(AlfredDBError):
-    """The row that was named does not exist."""
+    """A row does not exist."""
 
 
 class ConflictError(AlfredDBError):
-    """Another row or another transaction stands in the way."""
+    """Another row or another transaction conflicts with the operation."""
 
 
 class UnreadableRow(AlfredDBError):
@@ -154,40 +162,40 @@ class UnreadableRow(AlfredDBError):
 
 
 class LeaseLost(AlfredDBError):
-    """The caller does not hold this work any more: stop, and discard what was done for it."""
+    """The caller no longer holds this work: stop, and discard its results."""
 
 
 def lease_lost(what: str) -> LeaseLost:
-    """The error for work whose lease the caller does not hold, or not any more."""
+    """Return the error for work whose lease the caller does not hold."""
     return LeaseLost(f"{what}: lease lost: another worker may own it; stop, and discard what was done for it")
 
 
 class InvalidTransition(AlfredDBError):
-    """The row, or the transaction, is in a status from which the requested one cannot be reached."""
+    """The status of the row or the transaction does not allow the operation."""
 
 
 class InvalidInputError(AlfredDBError):
-    """A value that the database would refuse or misunderstand."""
+    """A value is invalid: the database would refuse or misinterpret it."""
 
 
 class DimensionMismatch(InvalidInputError):
-    """A vector of another length than its column."""
+    """The length of a vector differs from that of its column."""
 
 
 class InvalidVector(InvalidInputError):
-    """A vector with NaN or infinite elements, of zero length, or not a vector at all."""
+    """A value is not a vector, has NaN or infinite elements, or is the zero vector."""
 
 
 class InvalidCron(InvalidInputError):
-    """A cron expression or time zone that names no time."""
+    """A cron expression or a time zone is invalid."""
 
 
 class InvalidFilter(InvalidInputError):
-    """A filter that names an unknown field or operator."""
+    """A filter is invalid, such as by an unknown field or operator."""
 
 
 class DatabaseUnavailable(AlfredDBError):
-    """The server could not be reached or went away."""
+    """The server could not be reached, or the connection was lost."""
 
 
 _TRY_IN_A_SAVEPOINT = (
@@ -201,7 +209,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "23503": (ConflictError, "check that the referenced row exists and nothing refers to a row you delete"),
     "23505": (ConflictError, "a row with this key exists; read it, or use another key"),
     "23P01": (ConflictError, "a row with an overlapping key exists; read it, or use another key"),
-    "23502": (InvalidInputError, "give the missing value"),
+    "23502": (InvalidInputError, "pass the missing value"),
     "23514": (InvalidInputError, "use a value that the column allows"),
     "40001": (ConflictError, "run the transaction again"),
     "40P01": (ConflictError, "run the transaction again"),
@@ -238,8 +246,8 @@ _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
     "57": (DatabaseUnavailable, "the server is stopping or starting; try again"),
 }
 
-# A failed connection attempt has no SQLSTATE in libpq: only these texts tell the causes apart. What is not here can be
-# tried again. Where several hosts were tried, all have theirs in it.
+# libpq reports no SQLSTATE for a failed connection attempt: only these texts distinguish the causes. Other errors can be
+# retried. If several hosts were tried, the message contains an error for each.
 _BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
     (
         r"password authentication failed|no password supplied|password file|SASL authentication failed"
@@ -308,13 +316,19 @@ _ONCE_MORE: tuple[tuple[str, str], ...] = (
         "the server has ended a connection that idled for too long; run the transaction again",
     ),
 )
-"""Texts, without SQLSTATE or of a pooler, of what may be over in a moment, and before which nothing has run or remains."""
+"""Messages of transient errors, without SQLSTATE or of a pooler.
+
+At such an error nothing has been executed or committed.
+"""
 
 _RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
 
 
 def constraint_name(error: psycopg.Error) -> str | None:
-    """The violated constraint; taken from the message where a proxy such as Citus fills no diagnostics."""
+    """Return the name of the violated constraint.
+
+    It is parsed from the message if a proxy such as Citus does not fill the diagnostics.
+    """
     if error.diag.constraint_name:
         return error.diag.constraint_name
     found = re.search(r'constraint "([^"]+)"', error.diag.message_primary or "")
@@ -329,30 +343,32 @@ _COMMAND = "alfred_db_upgrade"
 
 
 def note_upgrade(error: BaseException, command: Callable[[], str]) -> None:
-    """Note the command that upgrades the database where an error has come up, for the advice about it.
+    """Attach the command that upgrades the database to an error, for its message.
 
-    It is asked for only where the error is that a table, column or schema is missing.
+    Args:
+        error: The error; only a missing table, column or schema is annotated.
+        command: Returns the command; called only if needed.
     """
     if isinstance(error, psycopg.Error) and _BY_SQLSTATE.get(error.sqlstate or "", ("", ""))[1] is _UPGRADE:
         setattr(error, _COMMAND, command())
 
 
 def failed_transaction() -> InvalidTransition:
-    """What is raised where the server would answer COMMIT by rolling back, without an error."""
+    """Return the error for a COMMIT that the server would answer with a rollback but without an error."""
     return InvalidTransition(f"a statement of this transaction has failed, so that {_TRY_IN_A_SAVEPOINT}")
 
 
 def mark_lost(error: BaseException, parameters: Any) -> None:
-    """Note that a statement has lost its connection before any COMMIT was sent, so that nothing of it remains.
+    """Mark an error of a lost connection as before any COMMIT, so that nothing of the transaction remains.
 
-    A message of a gigabyte or more ends the connection, too, whenever it is sent.
+    A message of a gigabyte or more ends the connection too, at any time.
     """
     if isinstance(error, psycopg.Error):
         setattr(error, _MARK, "too large" if _bytes_of(parameters) > _MOST_BYTES else "lost")
 
 
 def _bytes_of(value: Any) -> int:
-    """About so many bytes of a message."""
+    """Return the approximate size of a value in a message in bytes."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode(errors="replace"))
     if value.__class__ in (bytes, bytearray):
@@ -365,15 +381,18 @@ def _bytes_of(value: Any) -> int:
 
 
 def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | None:
-    """Our error for one of SQLAlchemy's or the driver's, or None when it is the caller's own programming error."""
+    """Return the error of this library for one of SQLAlchemy or the driver.
+
+    None if it is a programming error of the caller.
+    """
     if isinstance(error, exc.TimeoutError):
         return DatabaseUnavailable(
             "no connection became free in time; use fewer at once, or raise pool_size", retryable=True
         )
     if isinstance(error, exc.NoReferencedTableError):
         return ConfigurationError(
-            f"foreign key: it names the table {shown(error.table_name)} as a text, which is looked for among the tables of"
-            " its own model's Base; give the column of the model instead, such as ForeignKey(Task.id)"
+            f"foreign key: it names the table {shown(error.table_name)} as a text, which is looked up among the tables of"
+            " the Base of its model; pass the column of the model instead, such as ForeignKey(Task.id)"
         )
     if isinstance(error, exc.PendingRollbackError):
         if error.code == "8s2b":
@@ -405,7 +424,7 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
             "language: the server has no such text search configuration; see \\dF of psql"
         )
     if original.sqlstate == "2BP01" and (detail := getattr(original.diag, "message_detail", None)):
-        text = f"{text} ({detail.splitlines()[0][:200]})"  # names of objects, and no values
+        text = f"{text} ({detail.splitlines()[0][:200]})"  # names of objects, not values
     found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
     if found is None:
         return None
@@ -416,7 +435,7 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
 
 
 def _of_a_pooler(text: str) -> DatabaseUnavailable | None:
-    """What PgBouncer says as it ends a connection, which has one SQLSTATE for all reasons."""
+    """Return the error for a message with which PgBouncer ends a connection; all have one SQLSTATE."""
     if text == "query timeout":
         return DatabaseUnavailable(
             f"{text}: the statement took longer than the pooler's query_timeout; do less in one, or raise it"
@@ -426,12 +445,15 @@ def _of_a_pooler(text: str) -> DatabaseUnavailable | None:
 
 
 def _once_more(text: str) -> str | None:
-    """The advice, where the reason may be over in a moment."""
+    """Return the advice for a transient error, or None."""
     return next((advice for pattern, advice in _ONCE_MORE if re.search(pattern, text)), None)
 
 
 def _without_values(error: psycopg.Error) -> str:
-    """The server's message on one line; where it quotes the value that it refuses (class 22), without the value."""
+    """Return the message of the server on one line.
+
+    Where it quotes the refused value (class 22), the value is left out.
+    """
     text = error.diag.message_primary or type(error).__name__
     text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     quotes = (error.sqlstate or "")[:2] == "22" or re.search(r"\b(tsquery|jsonpath)\b", text)
@@ -441,12 +463,14 @@ def _without_values(error: psycopg.Error) -> str:
 _UNQUOTED = re.compile(
     r"""()".*"|(?<!\w)()'.*'(?!\w)|(?<=byte sequence )(for encoding ".*": )0x.*|[„“”«»「].*[“”«»」]"""
 )
-"""What quotes a value, in the languages of the server: all from the first quote to the last, as the value may hold
-quotes itself."""
+"""Quoted values, in the languages of the server.
+
+It matches from the first quote to the last, because the value may contain quotes.
+"""
 
 
 def _harmless(error: psycopg.Error) -> str:
-    """What may be shown of a driver's error: the server's message without values, or what the driver itself says."""
+    """Return the message of an error of the driver without values of the server."""
     if error.sqlstate is not None:
         return _without_values(error)
     text = " ".join(str(error).split())
@@ -469,12 +493,12 @@ def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None
             " `column == any_(literal(values, ARRAY(Text)))`, or in several calls"
         )
     if several := re.search(r"received \d+ results from command '(\w+)", text):
-        # The end of the connection, told by the server and once more by a pooler, before the answer or after it.
+        # The end of the connection, reported by the server and again by a pooler, before or after the response.
         return DatabaseUnavailable(
             f"the connection was lost during {several[1]}: check that the server runs and can be reached",
             retryable=several[1] != "COMMIT" or hasattr(original, _MARK),
         )
-    # Of several hosts each has its reason in the text, and one that may be over in a moment is enough.
+    # With several hosts the message has an error for each; one transient error is enough to retry.
     if (advice := _once_more(whole)) is not None:
         return DatabaseUnavailable(f"{text}: {advice}", retryable=True)
     for pattern, kind, advice in _BY_CONNECT_TEXT:
@@ -494,15 +518,18 @@ def _never_connected(original: psycopg.Error, text: str) -> bool:
 
 
 def translated() -> _Translation:
-    """Raise errors of the database as errors of this library; a programming error passes as it is."""
+    """Raise errors of the database as errors of this library.
+
+    A programming error is raised unchanged.
+    """
     return _TRANSLATION
 
 
 def conceal(error: BaseException | None, *, statements: bool = True) -> None:
-    """Take values, parameters and `statements` out of the texts of an error and of all that it was raised from.
+    """Remove values, parameters and `statements` from the messages of an error and of its causes.
 
-    A traceback prints the whole chain, and the server's DETAIL and CONTEXT quote rows. The objects stay what they are;
-    the `diag` of a driver's error keeps all that the server has said.
+    A traceback prints the whole chain, and DETAIL and CONTEXT of the server quote rows. The types of the
+    errors do not change, and the `diag` of an error of the driver keeps all details of the server.
     """
     waiting, seen = [error], set[int]()
     while waiting:
@@ -526,7 +553,7 @@ def conceal(error: BaseException | None, *, statements: bool = True) -> None:
 
 
 class _Translation:
-    """Stateless, as it stands around every statement."""
+    """Stateless, because it surrounds every statement."""
 
     __slots__ = ()
 
@@ -539,7 +566,7 @@ class _Translation:
             return
         if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
             raise ConfigurationError(
-                f"the connection's client_encoding ({error.encoding}) cannot hold a text; make the engine with"
+                f"the connection's client_encoding ({error.encoding}) cannot encode a text; create the engine with"
                 " connect_args={'client_encoding': 'utf8'}"
             ) from None
         if isinstance(error, NotImplementedError) and (
@@ -560,7 +587,7 @@ class _Translation:
             ) from None
         if isinstance(error, TypeError | ValueError | RecursionError) and _of_json(error):
             raise InvalidInputError(
-                f"a value is no JSON ({shown(error)}); use what json.dumps takes"
+                f"a value is not JSON ({shown(error)}); pass a value that json.dumps accepts"
             ) from None
         if isinstance(error, exc.SQLAlchemyError | psycopg.Error):
             ours = translate(error)
@@ -603,6 +630,6 @@ def why_unreadable(error: BaseException | None) -> str:
 
 
 def _of_json(error: Exception) -> bool:
-    """Whether the error comes from writing a value as JSON, which the driver does as it sends it."""
+    """Return whether an error was raised while the driver serialised a value as JSON."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == "json.encoder" for frame, _ in frames)

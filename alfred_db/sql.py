@@ -1,4 +1,4 @@
-"""Names in SQL: quoting, and the schemas of the tables."""
+"""Names in SQL: quoting, and the schemas of tables."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ SHARED_SCHEMAS = ("extensions", "auth", "storage", "model_registry", "brk_regist
 """Schemas of the catalogs that all tenants of a database share."""
 
 TENANT_SCHEMAS = ("wm", "entity", "brk_tracking")
-"""Schemas that belong to the default tenant; another tenant has their tables in its own schema."""
+"""Schemas of the default tenant; those of another tenant are all in one schema."""
 
 MADE_HERE = "made by alfred-db"
-"""The comment on a schema, table or function that a downgrade may drop; what others made carries none."""
+"""The comment on a schema, table or function that a downgrade may drop; objects of others do not have it."""
 
 
 def quoted(name: str) -> str:
-    """An identifier, quoted."""
+    """Return a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def qualified(schema: str | None, name: str) -> str:
-    """A name in a schema; None leaves it to the search_path."""
+    """Return a name qualified with a schema; with None it is left to the search_path."""
     return name if schema is None else f"{quoted(schema)}.{name}"
 
 
 def literal(text: str) -> str:
-    """A text as a literal."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def schema_translate_map(schema: str | None) -> dict[str | None, str | None] | None:
-    """Where the tables of the tenant `schema` are: all in that one schema; None is the default tenant."""
+    """Return the map from the schemas of the models to that of a tenant; None is the default tenant."""
     return None if schema is None else dict.fromkeys((None, *TENANT_SCHEMAS), schema)

@@ -1,4 +1,4 @@
-"""Column types: vectors, text columns that are enums in Python, transaction ids."""
+"""Column types: vectors, text columns that are enums in Python, and transaction ids."""
 
 from __future__ import annotations
 
@@ -37,28 +37,34 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class Text(sqltypes.Text):
-    """`text`, and bound as such.
+    """`text`, bound as `text`.
 
-    SQLAlchemy binds all strings as varchar. PostgreSQL has no operator of a text and a varchar, and takes one that
-    somebody has put into a schema of the search_path before it casts.
+    SQLAlchemy binds strings as varchar. PostgreSQL has no operator of text and varchar, and prefers such an
+    operator in a schema of the search_path, which any user may have created, to a cast.
     """
 
     cache_ok = True
     render_bind_cast = True
 
     def adapt(self, cls: Any, **kw: Any) -> Any:
-        """The same type: the dialect's own for strings is a varchar."""
+        """Return the same type; the string type of the dialect is a varchar."""
         return super().adapt(Text, **kw)
 
 
 def bind_text(dialect: Dialect) -> None:
-    """Have a dialect bind as text the strings that have no type of ours, too."""
+    """Make a dialect bind strings of other types as text too."""
     own: Any = dialect
     own.colspecs = {**own.colspecs, String: Text}
 
 
 class EnumText(TypeDecorator[E]):
-    """A text column whose values are the members of a StrEnum; the column's CHECK holds the database to it."""
+    """A text column whose values are the members of a StrEnum.
+
+    A CHECK constraint of the column enforces the values in the database.
+
+    Args:
+        enum: The enum.
+    """
 
     impl = Text
     cache_ok = True
@@ -69,6 +75,11 @@ class EnumText(TypeDecorator[E]):
         self._members: dict[str, E] = {member.value: member for member in enum}
 
     def process_bind_param(self, value: E | str | None, dialect: Dialect) -> str | None:
+        """Return a member or its value as text.
+
+        Raises:
+            InvalidInputError: The value is not a member of the enum.
+        """
         if value is None:
             return None
         if value in self._members.values():  # also equal to a plain string, and never unhashable
@@ -77,6 +88,11 @@ class EnumText(TypeDecorator[E]):
         raise InvalidInputError(f"{self.enum.__name__}: expected one of {expected}, got {shown(value)}")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
+        """Return the member of a stored value.
+
+        Raises:
+            SchemaDriftError: The enum has no such member.
+        """
         if value is None:
             return None
         try:
@@ -89,25 +105,27 @@ class EnumText(TypeDecorator[E]):
 
 
 class TransactionId(UserDefinedType[int]):
-    """PostgreSQL's `xid8`: the number of a transaction, which never wraps around; an int in Python."""
+    """`xid8` of PostgreSQL, the number of a transaction, which never wraps around; an int in Python."""
 
     cache_ok = True
     render_bind_cast = True
 
     def get_col_spec(self, **_: Any) -> str:
-        """The type's name."""
+        """Return the name of the type."""
         return "xid8"
 
     @property
     def python_type(self) -> type[int]:
-        """What the column holds in Python."""
+        """The Python type of the values."""
         return int
 
     def bind_processor(self, dialect: Dialect) -> Any:
-        # As text of no type: the server casts none of its numbers to xid8.
+        # As untyped text: PostgreSQL has no cast of a number to xid8.
+        """Return the conversion of an int to text."""
         return _as_text
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the conversion of text to an int."""
         return _as_number
 
 

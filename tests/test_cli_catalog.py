@@ -107,7 +107,7 @@ def test_what_is_exported_is_what_was_loaded(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ("{", "this is no JSON"),
+        ("{", "not JSON"),
         ('{"makers": [{"code": "a"}]}', r"makers\[0\]: without name"),
         ('{"registry": [{"name": "a"}], "makers": [{"code": "a", "name": "A"}]}', r"registry\[0\]: without"),
         (

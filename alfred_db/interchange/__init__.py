@@ -1,1 +1,1 @@
-"""Files and foreign formats, in and out."""
+"""Import and export of files and foreign formats."""

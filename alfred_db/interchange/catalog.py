@@ -1,9 +1,9 @@
-"""The JSON form of the catalogs: a list of entries for each section, which name each other by code.
+"""The JSON form of the catalogs: a list of entries for each section, which refer to each other by code.
 
     {"providers": [{"code": "openai", "name": "OpenAI"}], "makers": [...], ..., "registry": [...]}
 
-`registry` holds the models of the model registry, the other sections the broker's catalog. A field that is
-left out, or null, stays as it is in the database.
+`registry` holds the models of the model registry, the other sections the catalog of the broker. A field that
+is missing or null is left unchanged in the database.
 """
 
 from __future__ import annotations
@@ -24,23 +24,34 @@ __all__ = ["BROKER_SECTIONS", "SECTIONS", "endpoints", "entries", "exported", "r
 
 
 def read(text: str, name: str = "catalog") -> CatalogDocument:
-    """The document of a JSON text, which a message calls `name`; raises InvalidInputError."""
+    """Return the document of a JSON text.
+
+    Args:
+        text: The JSON text.
+        name: Name of the text in messages.
+
+    Raises:
+        InvalidInputError: The text is not JSON, or has an unknown section.
+    """
     try:
         document: Any = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"{name}: this is no JSON ({error}); give a file of `catalog export`"
+            f"{name}: not JSON ({error}); pass a file written by `catalog export`"
         ) from None
     return cast("CatalogDocument", _document(document))
 
 
 def seed() -> str:
-    """The catalog that comes with the library, as JSON: providers, makers, families and some models; no prices."""
+    """Return the catalog that comes with the library as JSON.
+
+    It has providers, makers, families and some models, but no prices.
+    """
     return files("alfred_db").joinpath("data", "catalog.json").read_text("utf-8")
 
 
 def written(document: CatalogDocument) -> str:
-    """The JSON text of a document, an entry a line, so that two of them can be compared."""
+    """Return the JSON text of a document with one entry a line, so that two documents can be compared."""
     sections = [
         f"  {json.dumps(section)}: [\n"
         + ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in found)
@@ -51,12 +62,16 @@ def written(document: CatalogDocument) -> str:
 
 
 def entries(document: CatalogDocument, section: str) -> list[dict[str, Any]]:
-    """The entries of a section, with times, prices and so on as Python has them; raises InvalidInputError."""
+    """Return the entries of a section, with times, prices and other values as Python objects.
+
+    Raises:
+        InvalidInputError: An entry has an unknown or missing field, or an invalid value.
+    """
     return _entries(_document(document).get(section), SECTIONS[section], section)
 
 
 def exported(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with what JSON has; without what is NULL."""
+    """Return an entry as JSON values, without NULLs."""
     return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
@@ -78,7 +93,7 @@ def _document(document: Any) -> Mapping[str, Any]:
     return found
 
 
-# Fields: `!` marks one that each entry must have
+# Fields: `!` marks a required one
 
 
 Convert = Callable[[Any], Any]
@@ -152,7 +167,7 @@ def _score(value: Any) -> float:
 
 
 def _object(value: Any) -> Any:
-    """An object with its decimals as floats, as jsonb is given them."""
+    """Return an object with its decimals as floats, because jsonb is sent as JSON of the standard library."""
     return json.loads(json.dumps(_mapping(value), default=float))
 
 
@@ -161,7 +176,11 @@ def _scores(value: Any) -> dict[str, float]:
 
 
 def endpoints(value: Any) -> list[dict[str, Any]]:
-    """Checked endpoints of a model of the registry; raises InvalidInputError."""
+    """Return checked endpoints of a model of the registry.
+
+    Raises:
+        InvalidInputError: An endpoint has an unknown or missing field, or an invalid value.
+    """
     return _entries(value, _ENDPOINT, "endpoints")
 
 
@@ -221,4 +240,4 @@ SECTIONS: Mapping[str, Fields] = {
 }
 
 BROKER_SECTIONS = tuple(section for section in SECTIONS if section != "registry")
-"""In an order in which what is referred to comes first."""
+"""The sections of the broker, ordered so that an entry follows those it refers to."""

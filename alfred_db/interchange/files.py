@@ -1,4 +1,4 @@
-"""Files from outside, read with bounded memory; what is wrong with one names the file and the line."""
+"""Files read with bounded memory; errors report the file and the line."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from ..vectors.formats import Matrix
 __all__ = ["MAX_FILE", "MAX_LINE", "binary_lines", "json_object", "limited", "matrix", "numbered", "utf8"]
 
 MAX_LINE = 32 << 20
-"""Bytes of a line of JSON lines: about 1,500 points of 1,536 dimensions."""
+"""Maximum bytes of a line of JSON lines: about 1,500 points of 1,536 dimensions."""
 
 MAX_FILE = 64 << 20
-"""Bytes of a file that is read as a whole."""
+"""Maximum bytes of a file that is read as a whole."""
 
 
 def binary_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, of which the longest is the most that is in memory; raises InvalidInputError."""
+    """Yield the lines of a file; only one line is in memory at a time.
+
+    Raises:
+        InvalidInputError: The file cannot be read, or a line is too long.
+    """
     try:
         with path.open("rb") as file:
             number = 0
@@ -37,7 +41,11 @@ def binary_lines(path: Path) -> Iterator[bytes]:
 
 
 def numbered(lines: Iterable[object], name: str) -> Iterator[tuple[str, str | bytes]]:
-    """Lines that are not blank, each after its name for a message; raises InvalidInputError."""
+    """Yield the lines that are not blank, each after its name for messages.
+
+    Raises:
+        InvalidInputError: A line is not text, or is too long.
+    """
     for number, line in enumerate(lines, start=1):
         where = f"{name}line {number}"
         if not isinstance(line, str | bytes):
@@ -49,7 +57,11 @@ def numbered(lines: Iterable[object], name: str) -> Iterator[tuple[str, str | by
 
 
 def json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """The JSON object of a text; raises InvalidInputError."""
+    """Return the JSON object of a text.
+
+    Raises:
+        InvalidInputError: The text is not a JSON object.
+    """
     try:
         found: Any = json.loads(text)
     except UnicodeDecodeError:
@@ -62,7 +74,11 @@ def json_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def limited(file: BinaryIO, name: str) -> bytes:
-    """All of a file, of at most MAX_FILE bytes; raises InvalidInputError."""
+    """Return the content of a file.
+
+    Raises:
+        InvalidInputError: The file has more than MAX_FILE bytes.
+    """
     found = file.read(MAX_FILE + 1)
     if len(found) > MAX_FILE:
         raise InvalidInputError(f"{name}: has more than {MAX_FILE:,} bytes; split it")
@@ -70,7 +86,11 @@ def limited(file: BinaryIO, name: str) -> bytes:
 
 
 def utf8(content: bytes, name: str) -> str:
-    """The text of a file; raises InvalidInputError, which names the line that is none."""
+    """Return the text of a file.
+
+    Raises:
+        InvalidInputError: The file is not UTF-8; the message names the line.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,13 +99,19 @@ def utf8(content: bytes, name: str) -> str:
 
 
 def matrix(path: Path) -> Matrix:
-    """The vectors of a .npy file, a row each, mapped: what is read is what a batch needs. Raises InvalidInputError."""
+    """Return the vectors of a .npy file, one a row, memory-mapped: only the rows that are used are read.
+
+    Raises:
+        InvalidInputError: The file does not contain vectors.
+    """
     try:
         with path.open("rb") as file:
             if file.read(6) != b"\x93NUMPY":
-                raise ValueError("it is no .npy file")
+                raise ValueError("not a .npy file")
         found: Any = np.load(path, mmap_mode="r")
-    except Exception as error:  # numpy reads the head as Python, and raises what that raises
+    except (
+        Exception
+    ) as error:  # numpy evaluates the header as a Python literal, and any error of that can occur
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidInputError(f"{path}: no array of vectors ({reason}); export again") from None
     array = cast("Matrix", found)

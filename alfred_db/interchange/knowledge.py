@@ -1,7 +1,7 @@
-"""Knowledge in files: dumps of Qdrant, and exports that give back exactly what was stored.
+"""Knowledge in files: dumps of Qdrant, and exports that restore exactly what was stored.
 
 An export is a folder: `points.jsonl` has a line for each point, `vectors.npy` their vectors as float32, and
-`collection.json` describes the collection. The last is written last: a folder without it is incomplete.
+`collection.json` describes the collection. It is written last, so that a folder without it is incomplete.
 """
 
 from __future__ import annotations
@@ -39,18 +39,23 @@ T = TypeVar("T")
 FORMAT = 1
 COLLECTION, POINTS, VECTORS = "collection.json", "points.jsonl", "vectors.npy"
 HEADER = 128
-"""Bytes before the vectors: room for any number of them, as it is known only at the end."""
+"""Bytes before the vectors; fixed, because the number of vectors is known only at the end."""
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items, so many at a time."""
+    """Yield lists of at most `size` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
 class ExportWriter:
-    """Writes an export into a folder, a batch at a time; what another export left there is replaced."""
+    """Writes an export into a folder in batches; an export that the folder already has is replaced.
+
+    Args:
+        folder: The folder; it is created if it does not exist.
+        dimensions: Dimensions of the vectors.
+    """
 
     def __init__(self, folder: str | Path, dimensions: int) -> None:
         self._folder = Path(folder)
@@ -74,12 +79,12 @@ class ExportWriter:
                 self.vectors += 1
 
     def finish(self, collection: Mapping[str, Any]) -> None:
-        """Say what the collection is, which makes the export complete."""
+        """Write the description of the collection, which completes the export."""
         self._vectors.seek(0)
         self._vectors.write(_header(self.vectors, self._dimensions))
         self.close()
-        said = {"format": FORMAT, "points": self.points, "vectors": self.vectors, **collection}
-        text = json.dumps(said, ensure_ascii=False, indent=2) + "\n"
+        document = {"format": FORMAT, "points": self.points, "vectors": self.vectors, **collection}
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
         (self._folder / COLLECTION).write_text(text, encoding="utf-8")
 
     def close(self) -> None:
@@ -96,15 +101,22 @@ class ExportWriter:
 
 
 def _header(rows: int, dimensions: int) -> bytes:
-    """The head of a .npy file; numpy's own would not keep its length."""
-    said = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimensions}), }}"
+    """Return the header of a .npy file with a fixed length; that of numpy depends on the number of rows."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimensions}), }}"
     return (
-        b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + said.ljust(HEADER - 11).encode() + b"\n"
+        b"\x93NUMPY\x01\x00"
+        + (HEADER - 10).to_bytes(2, "little")
+        + header.ljust(HEADER - 11).encode()
+        + b"\n"
     )
 
 
 def read_export(folder: str | Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
-    """The description of an exported collection, and its points one by one; raises InvalidInputError."""
+    """Return the description of an exported collection, and an iterator over its points.
+
+    Raises:
+        InvalidInputError: The export is incomplete or damaged.
+    """
     place = Path(folder)
     missing = [name for name in (COLLECTION, POINTS, VECTORS) if not (place / name).is_file()]
     if missing:
@@ -130,7 +142,7 @@ def _exported(place: Path, described: Mapping[str, Any]) -> Iterator[dict[str, A
         point = json_object(line, where)
         row = point.get("vector")
         if row is not None and not (row.__class__ is int and 0 <= row < len(vectors)):
-            raise InvalidInputError(f"{where}: there is no vector {str(row)[:20]}; export again")
+            raise InvalidInputError(f"{where}: vector {str(row)[:20]} does not exist; export again")
         vector = None if row is None else np.array(vectors[row])
         yield {
             "id": _id(point.get("id"), where),
@@ -146,10 +158,14 @@ def _exported(place: Path, described: Mapping[str, Any]) -> Iterator[dict[str, A
 def read_qdrant(
     source: str | Path | Iterable[str | bytes], vector_name: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The points of a dump of Qdrant's scroll: a line for each point, or for each page of them.
+    """Yield the points of a dump of the scroll API of Qdrant.
 
-    Of named vectors it takes `vector_name`, or the only one there is. Raises InvalidInputError, which names the
-    line.
+    Args:
+        source: A file of JSON lines, or its lines; a line is a point or a page of points.
+        vector_name: The vector to read if points have named vectors; None if they have only one.
+
+    Raises:
+        InvalidInputError: A line is invalid; the message names the line.
     """
     if isinstance(source, str | Path):
         path = Path(source)
@@ -201,7 +217,7 @@ def _payload(point: Mapping[str, Any], line: str | bytes, where: str) -> Any:
         return None
     if not is_object(given):
         raise InvalidInputError(f"{where}: payload: expected an object, got {kind(given)}")
-    # Only what JSON lines can hold and jsonb cannot: the rest is checked where it is sent.
+    # Only what JSON lines can hold and jsonb cannot; everything else is checked when it is sent.
     if _SUSPICIOUS.search(line.encode(errors="surrogatepass") if isinstance(line, str) else line):
         json_text(f"{where}: point {shown(point['id'])}: payload", dict(given))
     return given

@@ -1,4 +1,4 @@
-"""Filters of Qdrant, read into filters of this library.
+"""Filters of Qdrant, translated to filters of this library.
 
 qdrant_filter({"must": [{"key": "lang", "match": {"value": "en"}}], "must_not": [{"has_id": [42]}]})
 """

@@ -1,4 +1,4 @@
-"""What is stored: the tables. Importing this package completes the metadata."""
+"""The tables as SQLAlchemy models. Importing this package completes the metadata."""
 
 from __future__ import annotations
 

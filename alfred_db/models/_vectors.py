@@ -1,4 +1,4 @@
-"""The one shape of vector index that every table with an embedding has."""
+"""The vector index that all tables with an embedding share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["hnsw"]
 
 
 def hnsw(name: str | None, column: str) -> Index:
-    """HNSW for cosine distance; None names it by the convention.
+    """Return an HNSW index for cosine distance; None as the name applies the naming convention.
 
-    The query must say `ORDER BY column <=> vector LIMIT n` for the planner to use it.
+    The planner uses it only for a query with `ORDER BY column <=> vector LIMIT n`.
     """
     return Index(
         name,

@@ -1,4 +1,4 @@
-"""Agents: who is there, what each can do, and when each last said so."""
+"""Agents: their capabilities, their status and their heartbeats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Agent", "AgentStatus"]
 
 
 class AgentStatus(StrEnum):
-    """What the agent says of itself; whether it is alive is computed from its heartbeat."""
+    """The status that an agent reports; whether it is alive is computed from its heartbeat."""
 
     ACTIVE = "active"
     INACTIVE = "inactive"
@@ -26,7 +26,7 @@ class AgentStatus(StrEnum):
 
 @updated_by_trigger
 class Agent(Base):
-    """An agent of the platform, known by its name; each start of it is a new incarnation."""
+    """An agent of the platform, identified by its name; each start of it is a new incarnation."""
 
     __tablename__ = "agent_registry"
     __table_args__ = (
@@ -42,28 +42,28 @@ class Agent(Base):
     )
 
     id: Mapped[UuidId]
-    """Key of the row; stays the same over restarts."""
+    """Key of the row; it is the same after restarts."""
     name: Mapped[str]
-    """What the agent is known by."""
+    """Unique name."""
     type: Mapped[str]
-    """Kind of agent, in the platform's words."""
+    """Kind of agent, defined by the platform."""
     version: Mapped[str]
     """Version of its code."""
     status: Mapped[AgentStatus] = mapped_column(EnumText(AgentStatus), server_default=AgentStatus.INACTIVE)
-    """What it says of itself."""
+    """The status that it reports."""
     endpoint_url: Mapped[str | None]
-    """Where it takes requests."""
+    """URL for requests."""
     health_check_url: Mapped[str | None]
-    """Where its health can be asked for."""
+    """URL of its health check."""
     capabilities: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
-    """What it can do: an array of names."""
+    """Its capabilities, an array of names."""
     configuration: Mapped[Json]
-    """Its settings; not read by the library."""
+    """Its settings; not used by the library."""
     last_heartbeat: Mapped[datetime | None]
-    """When it last said that it is alive; deliberately not indexed, so that heartbeats are HOT."""
+    """Time of its last heartbeat; deliberately not indexed, so that heartbeats are HOT."""
     registered_at: Mapped[CreatedAt]
     """When its name was first registered."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     incarnation: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
-    """Fresh in each registration; refuses the heartbeat of a process that was replaced."""
+    """New in each registration; a heartbeat of a replaced process is refused."""

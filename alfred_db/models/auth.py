@@ -1,4 +1,4 @@
-"""Auth: the users that Supabase's GoTrue manages; created only where no one else owns the schema."""
+"""Users, as managed by GoTrue of Supabase; the table is created only if no other service owns the schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["User"]
 
 @updated_by_trigger
 class User(Base):
-    """A user. Passwords and tokens are never fetched unless a query asks for them by name."""
+    """A user. Passwords and tokens are read only if a query selects them explicitly."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -28,11 +28,11 @@ class User(Base):
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    """Key of the row; given by the service that registers users, so there is no default."""
+    """Key of the row; assigned by the service that registers users, so that it has no default."""
     email: Mapped[str | None]
-    """Address; NULL for who signed up by phone."""
+    """Email address; NULL for a user who signed up by phone."""
     phone: Mapped[str | None]
-    """Number; NULL for who signed up by email."""
+    """Phone number; NULL for a user who signed up by email."""
     encrypted_password: Mapped[str | None] = mapped_column(deferred=True)
     """Hash of the password."""
     email_confirmed_at: Mapped[datetime | None]
@@ -48,7 +48,10 @@ class User(Base):
     recovery_sent_at: Mapped[datetime | None]
     """When the recovery message was sent."""
     email_change_token: Mapped[str | None] = mapped_column(deferred=True)
-    """Secret of the message about a new address; Supabase has it as `email_change_token_new`, which is not mapped."""
+    """Secret of the message about a new address.
+
+    Supabase has it as `email_change_token_new`, which is not mapped.
+    """
     email_change: Mapped[str | None]
     """The new address, until it is confirmed."""
     email_change_sent_at: Mapped[datetime | None]
@@ -56,12 +59,12 @@ class User(Base):
     last_sign_in_at: Mapped[datetime | None]
     """When the user last signed in."""
     raw_app_meta_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What the platform knows of the user; the user may not change it."""
+    """Metadata of the platform, which the user may not change."""
     raw_user_meta_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What the user says of himself."""
+    """Metadata of the user."""
     created_at: Mapped[datetime | None]
     """When the user was registered."""
     updated_at: Mapped[datetime | None] = mapped_column(onupdate=func.now())
     """When the row last changed."""
     deleted_at: Mapped[datetime | None]
-    """When the user was deleted; the row stays."""
+    """When the user was deleted; the row remains."""

@@ -1,4 +1,4 @@
-"""What every model shares: the metadata, the names of constraints, and the columns that recur."""
+"""Shared parts of the models: the metadata, naming conventions, and common columns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Base(DeclarativeBase):
-    """Base of all models."""
+    """Base class of all models."""
 
     metadata = MetaData(
         naming_convention={
@@ -63,7 +63,7 @@ class Base(DeclarativeBase):
     }
 
     def __repr__(self) -> str:
-        """The class and the primary key: never a vector, a secret, or a query to the database."""
+        """Return class and primary key, without vectors or secrets and without a query."""
         state = inspect(self)
         key = ", ".join(
             f"{attribute.key}={state.dict.get(attribute.key)!r}"
@@ -85,23 +85,26 @@ Json = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text("'{}':
 
 
 def one_of(column: str, enum: type[StrEnum]) -> CheckConstraint:
-    """The CHECK that holds a text column to the members of `enum`; named after the column."""
+    """Return the CHECK that restricts a text column to the members of `enum`, named after the column."""
     values = ", ".join(f"'{member.value}'" for member in enum)
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
 
 def table_of(model: type[Base]) -> Table:
-    """The table of a model, typed as such."""
+    """Return the table of a model with its type."""
     return cast("Table", model.__table__)
 
 
 def after_create(model: type[Base], statement: str) -> None:
-    """Run a statement when the table is made; `%(fullname)s` is the table, wherever the tenant has it."""
+    """Run a statement after the table is created; `%(fullname)s` is the table in the schema of the tenant."""
     event.listen(model.__table__, "after_create", DDL(statement))  # type: ignore[no-untyped-call]
 
 
 def monthly_partitions(model: type[Base], storage: str = "") -> None:
-    """Make the partitions of a table by month: this month's, the next three, and the default one, whose storage they take."""
+    """Create the monthly partitions of a table: the current month, the next three, and the default partition.
+
+    They copy the storage parameters of the default partition.
+    """
     after_create(
         model, f"CREATE TABLE %(fullname)s_default PARTITION OF %(fullname)s DEFAULT {storage}".rstrip()
     )
@@ -109,7 +112,10 @@ def monthly_partitions(model: type[Base], storage: str = "") -> None:
 
 
 def updated_by_trigger(model: type[M]) -> type[M]:
-    """Give raw SQL what the library's own statements do themselves: `updated_at` follows each UPDATE."""
+    """Set `updated_at` by a trigger in each UPDATE.
+
+    Statements of the library set it themselves; the trigger serves raw SQL.
+    """
     after_create(
         model,
         "CREATE TRIGGER set_updated_at BEFORE UPDATE ON %(fullname)s FOR EACH ROW"
@@ -120,7 +126,10 @@ def updated_by_trigger(model: type[M]) -> type[M]:
 
 
 def trigram_index(model: type[Base], column: str) -> None:
-    """Index a column for search by similar spelling, where pg_trgm is installed: not in the metadata, as it may not be."""
+    """Create a trigram index on a column if pg_trgm is installed.
+
+    It is not part of the metadata, because the extension is optional.
+    """
     name = f"idx_{table_of(model).name}_{column}_trgm"
     after_create(
         model,

@@ -1,7 +1,7 @@
-"""Broker: the catalog of hosted models, shared by all tenants, and each tenant's log of requests to them.
+"""Broker: the catalog of hosted models, shared by all tenants, and the request log of each tenant.
 
-Every row of the catalog has a `code`, which stays the same from database to database: the catalog is kept
-elsewhere, and imports find rows by it.
+Every row of the catalog has a `code`, which is the same in every database: the catalog is maintained
+elsewhere, and imports identify rows by it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class BrokerRequestStatus(StrEnum):
 
 @updated_by_trigger
 class HostingProvider(Base):
-    """Who serves models: Azure, Bedrock, Anthropic."""
+    """A provider that serves models, such as Azure, Bedrock or Anthropic."""
 
     __tablename__ = "hosting_provider"
     __table_args__ = (UniqueConstraint("code"), {"schema": "brk_registry"})
@@ -60,15 +60,15 @@ class HostingProvider(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     code: Mapped[str]
-    """What programs call it; unique."""
+    """Unique name for programs."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
-    """Whether requests may go there."""
+    """Whether requests may be sent to it."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes; not read by the library."""
+    """Metadata of the catalog; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -77,7 +77,7 @@ class HostingProvider(Base):
 
 @updated_by_trigger
 class ModelMaker(Base):
-    """Who makes models: Anthropic, OpenAI, Meta."""
+    """A maker of models, such as Anthropic, OpenAI or Meta."""
 
     __tablename__ = "model_maker"
     __table_args__ = (UniqueConstraint("code"), {"schema": "brk_registry"})
@@ -85,13 +85,13 @@ class ModelMaker(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     code: Mapped[str]
-    """What programs call it; unique."""
+    """Unique name for programs."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes; not read by the library."""
+    """Metadata of the catalog; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -100,7 +100,7 @@ class ModelMaker(Base):
 
 @updated_by_trigger
 class ModelFamily(Base):
-    """Models of one maker that belong together: Claude, GPT, Llama."""
+    """A family of models of one maker, such as Claude, GPT or Llama."""
 
     __tablename__ = "model_family"
     __table_args__ = (UniqueConstraint("code"), Index(None, "maker_id"), {"schema": "brk_registry"})
@@ -108,15 +108,15 @@ class ModelFamily(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     maker_id: Mapped[int] = mapped_column(ForeignKey("brk_registry.model_maker.id"))
-    """Who makes it."""
+    """Its maker."""
     code: Mapped[str]
-    """What programs call it; unique."""
+    """Unique name for programs."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes; not read by the library."""
+    """Metadata of the catalog; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -126,7 +126,7 @@ class ModelFamily(Base):
 
 @updated_by_trigger
 class BrokerModel(Base):
-    """A model, whoever serves it."""
+    """A model, independent of its providers."""
 
     __tablename__ = "model"
     __table_args__ = (
@@ -145,21 +145,21 @@ class BrokerModel(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     family_id: Mapped[int] = mapped_column(ForeignKey("brk_registry.model_family.id"))
-    """The family it is of."""
+    """Its family."""
     code: Mapped[str]
-    """What programs call it; unique."""
+    """Unique name for programs."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     capabilities: Mapped[Json]
-    """What it can do, by name: `{"vision": true, "tools": true}`; indexed for containment."""
+    """Its capabilities by name: `{"vision": true, "tools": true}`; indexed for containment."""
     context_window: Mapped[int | None]
-    """Tokens that input and output may have together."""
+    """Maximum tokens of input and output together."""
     max_output_tokens: Mapped[int | None]
-    """Tokens that one answer may have."""
+    """Maximum tokens of a response."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes; not read by the library."""
+    """Metadata of the catalog; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -178,19 +178,19 @@ class ModelSnapshot(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     model_id: Mapped[int] = mapped_column(ForeignKey("brk_registry.model.id"))
-    """The model it is a version of; the unique constraint's index serves the foreign key."""
+    """The model; the index of the unique constraint serves the foreign key."""
     code: Mapped[str]
-    """What programs call it; unique in the model."""
+    """Name for programs, unique within the model."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     released_at: Mapped[datetime | None]
     """When its maker released it."""
     retired_at: Mapped[datetime | None]
     """When its maker withdraws or withdrew it."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes; not read by the library."""
+    """Metadata of the catalog; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -200,7 +200,7 @@ class ModelSnapshot(Base):
 
 @updated_by_trigger
 class HostedModel(Base):
-    """A model at a provider: what a request is sent to, and what has a price."""
+    """A model at a provider: the target of requests, which has a price."""
 
     __tablename__ = "hosted_model"
     __table_args__ = (
@@ -215,19 +215,19 @@ class HostedModel(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("brk_registry.model.id"))
     """The model that is served."""
     provider_id: Mapped[int] = mapped_column(ForeignKey("brk_registry.hosting_provider.id"))
-    """Who serves it; the unique constraint's index serves the foreign key."""
+    """The provider; the index of the unique constraint serves the foreign key."""
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("brk_registry.model_snapshot.id"))
-    """The version that is served; NULL is whichever is the provider's latest."""
+    """The version that is served; NULL is the latest version of the provider."""
     code: Mapped[str]
-    """What the provider calls it in its interface; unique at the provider."""
+    """Its name in the API of the provider; unique at the provider."""
     name: Mapped[str | None]
-    """What people call it; NULL is the model's name."""
+    """Display name; NULL is the name of the model."""
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
-    """Whether requests may go there."""
+    """Whether requests may be sent to it."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The catalog's notes: region, quota; not read by the library."""
+    """Metadata of the catalog, such as region and quota; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -246,9 +246,9 @@ class HostedModel(Base):
 
 
 class HostedModelPrice(Base):
-    """A price from some time on: the one that holds is the latest not after it.
+    """A price from a time on; the latest that is not after a time is valid at that time.
 
-    Added: a price that is overwritten would make the cost of old requests wrong.
+    Prices are added: overwriting a price would make the cost of earlier requests wrong.
     """
 
     __tablename__ = "hosted_model_price"
@@ -264,9 +264,9 @@ class HostedModelPrice(Base):
     hosted_model_id: Mapped[int] = mapped_column(
         ForeignKey("brk_registry.hosted_model.id", ondelete="CASCADE")
     )
-    """What it is the price of; its prices go with it. The unique index serves the foreign key."""
+    """The hosted model; its prices are deleted with it. The unique index serves the foreign key."""
     valid_from: Mapped[datetime]
-    """From when on it holds, until the next one does."""
+    """Start of its validity, which ends with the next price."""
     input_price: Mapped[Decimal] = mapped_column(Numeric(18, 9))
     """Price of a million tokens of input."""
     output_price: Mapped[Decimal] = mapped_column(Numeric(18, 9))
@@ -274,18 +274,18 @@ class HostedModelPrice(Base):
     cached_input_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 9))
     """Price of a million tokens of input that the provider had cached; NULL is `input_price`."""
     currency: Mapped[str] = mapped_column(server_default="USD")
-    """ISO 4217 code of all three."""
+    """ISO 4217 code of the three prices."""
     created_at: Mapped[CreatedAt]
-    """When it came into the catalog."""
+    """When the row was created."""
 
     hosted_model: Mapped[HostedModel] = relationship(back_populates="prices")
 
 
 class BrokerRequest(Base):
-    """One request to a model and what came of it. Partitioned by month of `created_at`.
+    """One request to a model and its outcome. Partitioned by month of `created_at`.
 
-    `created_at` is a part of the key, so give it in each lookup: then one partition is read. Model and
-    provider stand in the row as text too, because the log outlives the catalog.
+    `created_at` is part of the key: pass it in each lookup, so that only one partition is read. Model and
+    provider are stored as text too, because the log outlives the catalog.
     """
 
     __tablename__ = "broker_request"
@@ -307,55 +307,55 @@ class BrokerRequest(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Counts the requests; unique together with `created_at`."""
+    """Number of the request; unique together with `created_at`."""
     created_at: Mapped[CreatedAt] = mapped_column(primary_key=True)
-    """When it was made; decides the partition."""
+    """When it was made; determines the partition."""
     request_id: Mapped[str]
-    """The broker's own key; not unique, as one request may be sent again to another model."""
+    """Key of the broker; not unique, because a request may be sent again to another model."""
     status: Mapped[BrokerRequestStatus] = mapped_column(
         EnumText(BrokerRequestStatus), server_default=BrokerRequestStatus.PENDING
     )
-    """Where it stands; deliberately not indexed, so that finishing a request is a HOT update."""
+    """Its status; deliberately not indexed, so that finishing a request is a HOT update."""
     finished_at: Mapped[datetime | None]
-    """When it ended, in whatever way; NULL exactly while it is `pending`."""
+    """When it ended in any final status; NULL exactly while it is `pending`."""
     hosted_model_id: Mapped[int | None] = mapped_column(
         ForeignKey("brk_registry.hosted_model.id", ondelete="SET NULL")
     )
-    """What it was sent to; NULL when that has left the catalog."""
+    """The target; NULL if it has been deleted from the catalog."""
     model: Mapped[str | None]
-    """Code of the model, as it was then."""
+    """Code of the model at that time."""
     provider: Mapped[str | None]
-    """Code of the provider, as it was then."""
+    """Code of the provider at that time."""
     request: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What was sent; NULL where contents are not to be kept."""
+    """Content of the request; NULL if contents are not stored."""
     response: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What came back; NULL where contents are not to be kept."""
+    """Content of the response; NULL if contents are not stored."""
     prompt_tokens: Mapped[int | None]
-    """Tokens of input, the cached ones among them."""
+    """Tokens of input, including cached ones."""
     completion_tokens: Mapped[int | None]
     """Tokens of output."""
     cached_tokens: Mapped[int | None]
     """Tokens of input that the provider had cached."""
     total_tokens: Mapped[int | None]
-    """Tokens in all, as the provider counts them."""
+    """Total tokens, as counted by the provider."""
     latency_ms: Mapped[int | None]
-    """Milliseconds from sending to the last of the answer."""
+    """Milliseconds from the request to the end of the response."""
     cost: Mapped[Decimal | None] = mapped_column(Numeric(18, 9))
-    """What it cost, at the price of then."""
+    """Cost at the price of that time."""
     currency: Mapped[str] = mapped_column(server_default="USD")
     """ISO 4217 code of `cost`."""
     error_code: Mapped[str | None]
-    """Kind of failure, in the provider's or the broker's words."""
+    """Kind of failure, defined by the provider or the broker."""
     error_message: Mapped[str | None]
-    """Text of the failure."""
+    """Message of the failure."""
     agent_name: Mapped[str | None]
-    """Who made the request."""
+    """Name of the agent that made the request."""
     session_id: Mapped[str | None]
-    """The conversation or run that it belongs to."""
+    """Conversation or run of the request."""
     trace_id: Mapped[str | None]
-    """The trace that it belongs to, in the tracing system's words."""
+    """Trace of the request, as identified by the tracing system."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes; not read by the library."""
+    """Metadata of the caller; not used by the library."""
 
     hosted_model: Mapped[HostedModel | None] = relationship(back_populates="requests")
 

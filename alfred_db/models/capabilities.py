@@ -1,4 +1,4 @@
-"""Capabilities: which extensions were found when the schema was made, and what stands in for the others."""
+"""Capabilities: the extensions that existed when the schema was created, and the substitutes for others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Capability", "ProvidedBy"]
 
 
 class ProvidedBy(StrEnum):
-    """Where a capability comes from."""
+    """What provides a capability."""
 
     EXTENSION = "extension"
     FALLBACK = "fallback"
@@ -21,18 +21,18 @@ class ProvidedBy(StrEnum):
 
 
 class Capability(Base):
-    """One extension, as the first revision found it; `alfred-db doctor` shows what has changed since."""
+    """One extension, as found by the first revision; `alfred-db doctor` shows later changes."""
 
     __tablename__ = "alfred_db_capabilities"
     __table_args__ = (one_of("provided_by", ProvidedBy), {"schema": "extensions"})
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    """The extension that provides it, or would."""
+    """The extension."""
     provided_by: Mapped[ProvidedBy] = mapped_column(EnumText(ProvidedBy))
-    """The extension itself, functions of ours in its place, or nothing."""
+    """The extension, substitute functions of this library, or nothing."""
     version: Mapped[str | None]
     """Version of the extension."""
     schema_name: Mapped[str | None]
     """Schema of the extension."""
     found_at: Mapped[CreatedAt]
-    """When this was found."""
+    """When it was checked."""

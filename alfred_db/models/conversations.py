@@ -1,4 +1,4 @@
-"""Conversations: what was said in each session, in order."""
+"""Conversations: the messages of each session, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Conversation", "MessageRole"]
 
 
 class MessageRole(StrEnum):
-    """Who speaks; the reference has the first two, agents need the others too."""
+    """Role of the author; the reference has the first two, and agents need the others too."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -25,7 +25,7 @@ class MessageRole(StrEnum):
 
 
 class Conversation(Base):
-    """One message of a session. Messages are added, never changed; `id` is their order."""
+    """One message of a session. Messages are appended and never changed; `id` is their order."""
 
     __tablename__ = "conversations"
     __table_args__ = (
@@ -36,20 +36,20 @@ class Conversation(Base):
     )
 
     id: Mapped[BigIntId]
-    """Key of the row, and its place in the session."""
+    """Key of the row, and its position in the session."""
     session_id: Mapped[str]
-    """The session it is part of, in the caller's words."""
+    """The session, identified by the caller."""
     role: Mapped[MessageRole] = mapped_column(EnumText(MessageRole))
-    """Who said it."""
+    """Role of the author."""
     content: Mapped[str]
-    """What was said."""
+    """Text of the message."""
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
-    """The caller's notes, such as the name of a tool and the call that it answers."""
+    """Metadata of the caller, such as the name of a tool and the call that it answers."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     search: Mapped[str | None] = mapped_column(
         TSVECTOR,
         Computed("to_tsvector('english'::regconfig, \"left\"(content, 100000))", persisted=True),
         deferred=True,
     )
-    """English words of the first 100,000 characters (a tsvector holds 1 MB); added, for search by word."""
+    """English words of the first 100,000 characters (a tsvector holds 1 MB); added, for full-text search."""

@@ -1,4 +1,4 @@
-"""Documents: texts with a title, found by meaning, by word, or by both."""
+"""Documents: texts with a title, for vector, full-text and hybrid search."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Document"]
 
-# sha256 of the content's bytes, of immutable functions only, as a generated column wants: `convert_to` is
-# merely stable, and `md5` is refused on a server in FIPS mode. chr(92) is the backslash.
+# sha256 of the bytes of the content, with immutable functions only, as a generated column requires: `convert_to` is
+# only stable, and `md5` is refused by a server in FIPS mode. chr(92) is the backslash.
 _HASH = "sha256(decode(replace(content, chr(92), repeat(chr(92), 2)), 'escape'::text))"
 
-# A tsvector holds 1 MB; the limits keep a long text from being refused for the sake of its index.
+# A tsvector holds 1 MB; the limits keep a long text from being refused because of its index.
 _SEARCH = (
     "setweight(to_tsvector('english'::regconfig,"
     " \"left\"(COALESCE(title, ''::text), 10000)), 'A'::\"char\") ||"
@@ -33,7 +33,7 @@ _SEARCH = (
 
 @updated_by_trigger
 class Document(Base):
-    """A text, or one piece of a longer text, with the vector of its meaning."""
+    """A text, or one chunk of a longer text, with its vector."""
 
     __tablename__ = "documents"
     __table_args__ = (
@@ -48,25 +48,25 @@ class Document(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     title: Mapped[str | None]
-    """Its title; counts more than the content in a search by word."""
+    """Title; it has a higher weight than the content in full-text search."""
     content: Mapped[str | None]
-    """Its text."""
+    """Text."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(384), deferred=True)
-    """Meaning of the text; NULL until it is embedded, and then not found by meaning."""
+    """Vector of the text; while it is NULL, vector search does not find the row."""
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
-    """The caller's notes, to filter by."""
+    """Metadata of the caller, for filters."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     external_id: Mapped[str | None]
-    """The caller's own key, such as a path or URL; added, so that storing a document again updates it."""
+    """Unique key of the caller, such as a path or URL; added, so that storing a document again updates it."""
     embedding_model: Mapped[str | None]
-    """What made the vector; added, because vectors of two models have no meaningful distance."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
     content_hash: Mapped[bytes | None] = mapped_column(LargeBinary, Computed(_HASH, persisted=True))
-    """sha256 of the content, made by the server; added, to find a known text before it is embedded again."""
+    """sha256 of the content, computed by the server; added, to find a known text before it is embedded."""
     search: Mapped[str | None] = mapped_column(TSVECTOR, Computed(_SEARCH, persisted=True), deferred=True)
-    """English words of title (10,000 characters) and content (100,000); added, for search by word."""
+    """English words of title (10,000 characters) and content (100,000); added, for full-text search."""
 
     rag_queries: Mapped[list[RagQueryDocument]] = relationship(
         back_populates="document", cascade="all, delete-orphan", passive_deletes=True

@@ -1,4 +1,4 @@
-"""Entities: a graph of things, and of facts about them that hold for a time."""
+"""Entities: a graph of nodes, and of facts about them that are valid for a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["EntityEdge", "EntityNode"]
 
 @updated_by_trigger
 class EntityNode(Base):
-    """A thing. The reference says only "Entity nodes and edges": the tables and their columns are ours.
+    """A node. The reference only lists "Entity nodes and edges"; the columns are defined here.
 
-    The tables' names say `entity` again, because a tenant has all its tables in one schema.
+    The names of the tables repeat `entity`, because all tables of a tenant are in one schema.
     """
 
     __tablename__ = "entity_node"
@@ -28,19 +28,19 @@ class EntityNode(Base):
     )
 
     id: Mapped[UuidId]
-    """Key of the row, and what edges refer to."""
+    """Key of the row, which edges refer to."""
     node_type: Mapped[str]
-    """Kind of thing, in the platform's words."""
+    """Kind of node, defined by the platform."""
     key: Mapped[str]
-    """What it is known by among its kind; storing it twice gives the same node."""
+    """Key that is unique within its type; storing it again updates the same node."""
     name: Mapped[str | None]
-    """What people call it."""
+    """Display name."""
     description: Mapped[str | None]
-    """What it is, in words."""
+    """Description."""
     properties: Mapped[Json]
-    """What is known of it, to filter by; what holds for a time only is an edge."""
+    """Properties, for filters; a fact that is valid only for a time is an edge."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -62,9 +62,9 @@ class EntityNode(Base):
 class EntityEdge(Base):
     """A fact: `source` has this relation to `target`.
 
-    When it ceases to hold, `valid_to` says so; when it was a mistake, it is superseded, not deleted. At most one
-    such fact holds without an end, which is what storing it again finds. The indexes by weight give the strongest
-    edges of a node without reading the others.
+    `valid_to` marks its end; a wrong fact is superseded, not deleted. At most one such fact has no end, which
+    is the one that storing it again updates. The indexes with the weight return the strongest edges of a node
+    without reading the others.
     """
 
     __tablename__ = "entity_edge"
@@ -96,23 +96,23 @@ class EntityEdge(Base):
     id: Mapped[UuidId]
     """Key of the row."""
     source_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("entity.entity_node.id", ondelete="CASCADE"))
-    """The node it starts from; it goes with it."""
+    """The node it starts from; it is deleted with the node."""
     target_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("entity.entity_node.id", ondelete="CASCADE"))
-    """The node it leads to; it goes with it."""
+    """The node it leads to; it is deleted with the node."""
     edge_type: Mapped[str]
-    """The relation, in the platform's words."""
+    """The relation, defined by the platform."""
     weight: Mapped[float] = mapped_column(Double, server_default=text("1"))
-    """How strong it is; what it measures is the caller's."""
+    """Strength, on a scale of the caller."""
     properties: Mapped[Json]
-    """What else is known of the fact, to filter by."""
+    """Further properties of the fact, for filters."""
     valid_from: Mapped[CreatedAt]
-    """Since when it holds in the world."""
+    """Start of its validity in the world."""
     valid_to: Mapped[datetime | None]
-    """Until when it held; NULL is that it still does."""
+    """End of its validity; NULL if it is still valid."""
     created_at: Mapped[CreatedAt]
-    """Since when the database says so."""
+    """Start of its validity in the database."""
     superseded_at: Mapped[datetime | None]
-    """Until when the database said so; NULL is that it still does. With `created_at`: what was known when."""
+    """End of its validity in the database; NULL if not superseded. With `created_at`: what was known when."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 

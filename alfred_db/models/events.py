@@ -1,4 +1,4 @@
-"""Events: a log that is only appended to, and how far each of its consumers has read."""
+"""Events: an append-only log, and the positions of its consumers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ UNREADABLE = "unreadable_reason"
 
 
 class Event(Base):
-    """Something that happened, told to whoever subscribes to its topic. Partitioned by month of `created_at`.
+    """An event, delivered to the consumers of its topic. Partitioned by month of `created_at`.
 
-    Added, as the platform's own schema has no events. They are read in the order of (`tx`, `id`), and only up to the
-    oldest transaction that is still open: an `id` is given before its transaction commits, so that a reader who went
-    by the last one it saw would pass over what commits later.
+    Added: the schema of the platform has no events. They are read in the order of (`tx`, `id`), and only up
+    to the oldest transaction that is still open. An `id` is assigned before its transaction commits, so that
+    a consumer that continued after the last `id` would miss events that commit later.
     """
 
     __tablename__ = "events"
@@ -32,23 +32,26 @@ class Event(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Counts the events as they are written; unique together with `created_at`."""
+    """Number of the event, in the order of writing; unique together with `created_at`."""
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.clock_timestamp(), primary_key=True
     )
-    """When it was written; decides the partition. Not to be given: readers rely on it."""
+    """When it was written; determines the partition. Never set it: consumers rely on it."""
     began_at: Mapped[CreatedAt]
-    """When its transaction began: what comes after it in order was written later, so readers skip older partitions."""
+    """When its transaction began.
+
+    Later events in the order of reading were written after it, so that older partitions can be pruned.
+    """
     tx: Mapped[int] = mapped_column(TransactionId, server_default=func.pg_current_xact_id())
-    """The transaction that wrote it; readers wait until all up to it have ended."""
+    """The transaction that wrote it; consumers wait until all transactions up to it have ended."""
     topic: Mapped[str]
-    """What it is about, such as `orders`; consumers subscribe to topics."""
+    """Subject, such as `orders`; consumers subscribe to topics."""
     type: Mapped[str | None]
-    """What happened, such as `order.paid`; not read by the library."""
+    """Kind of event, such as `order.paid`; not used by the library."""
     key: Mapped[str | None]
-    """What it happened to, such as the id of an order; not read by the library, and not unique."""
+    """Object of the event, such as the id of an order; not used by the library, and not unique."""
     payload: Mapped[Json]
-    """What there is to know."""
+    """Content."""
 
     @property
     def unreadable(self) -> str | None:
@@ -61,26 +64,26 @@ monthly_partitions(Event)
 
 
 class EventConsumer(Base):
-    """Somebody who reads the events of some topics, each once and in order, and how far that has come."""
+    """A consumer that reads the events of some topics, each once and in order, and its position."""
 
     __tablename__ = "event_consumers"
     __table_args__ = (
         CheckConstraint("cardinality(topics) > 0", name="topics"),
-        # Each batch updates the row: kept on its page, and vacuumed before the versions pile up.
+        # Each batch updates the row: it stays on its page, and is vacuumed before dead versions accumulate.
         {"postgresql_with": {"fillfactor": 50, "autovacuum_vacuum_threshold": 1000}},
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    """The caller's name for it."""
+    """Unique name, chosen by the caller."""
     topics: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    """What it has subscribed to."""
+    """The topics that it subscribes to."""
     tx: Mapped[int] = mapped_column(TransactionId, server_default=text("'0'::xid8"))
-    """Transaction of the last event that it has read."""
+    """Transaction of the last event that it read."""
     event_id: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """The last event that it has read: everything of its topics up to (`tx`, `event_id`) is behind it."""
+    """The last event that it read: all events of its topics up to (`tx`, `event_id`) are read."""
     since: Mapped[datetime | None]
-    """No event that it has still to read was written before; NULL is not known."""
+    """No unread event was written before this time; NULL if unknown."""
     read_at: Mapped[datetime | None]
-    """When it last got events."""
+    """When it last received events."""
     created_at: Mapped[CreatedAt]
     """When it subscribed."""

@@ -1,4 +1,4 @@
-"""Knowledge: collections of points, in the place of Qdrant's, each in a partition with its own index."""
+"""Knowledge: collections of points, as in Qdrant, each in a partition with its indexes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 COLLECTIONS = ("general-knowledge", "financial-knowledge", "legal-knowledge", "social-knowledge")
-"""Collections that exist from the start."""
+"""The collections that a new database has."""
 
 _PREFIX = "knowledge_points_"
 
@@ -39,7 +39,7 @@ _SEARCH = (
 
 
 class KnowledgeDistance(StrEnum):
-    """How near two points are; all but `cosine` are searched without an index."""
+    """The distance between points; all but `cosine` are searched without an index."""
 
     COSINE = "cosine"
     DOT = "dot"
@@ -48,9 +48,10 @@ class KnowledgeDistance(StrEnum):
 
 
 def partition_name(collection: str) -> str:
-    """Table that holds the points of `collection`; two collections never have the same.
+    """Return the name of the table with the points of a collection, which is unique.
 
-    Names like `legal-knowledge` keep their form; any other gets a hash after a double underscore.
+    Names like `legal-knowledge` keep their form; other names are shortened and get a hash after a double
+    underscore.
     """
     name = _PREFIX + collection.replace("-", "_")
     if len(name) <= 63 and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", collection):
@@ -70,21 +71,21 @@ class KnowledgeCollection(Base):
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    """What it is called; names its partition, so it never changes."""
+    """Unique name; it determines the name of the partition and never changes."""
     dimensions: Mapped[int] = mapped_column(server_default=text("1536"))
-    """Length of its vectors; the points' column has the one length, and the CHECK says so."""
+    """Dimensions of its vectors; a CHECK enforces those of the column of points."""
     distance: Mapped[KnowledgeDistance] = mapped_column(
         EnumText(KnowledgeDistance), server_default=KnowledgeDistance.COSINE
     )
-    """How near two of its points are."""
+    """Distance between its points."""
     description: Mapped[str | None]
-    """What it is for."""
+    """Description."""
     embedding_model: Mapped[str | None]
-    """What makes its vectors: those of two models have no meaningful distance."""
+    """Name of the embedding model; distances between vectors of two models are meaningless."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes; not read by the library."""
+    """Metadata of the caller; not used by the library."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -98,17 +99,17 @@ class KnowledgeCollection(Base):
 
 @updated_by_trigger
 class KnowledgeAlias(Base):
-    """Another name of a collection; one UPDATE of it switches every reader to another collection."""
+    """Another name of a collection; one UPDATE of it switches all readers to another collection."""
 
     __tablename__ = "knowledge_aliases"
     __table_args__ = (Index(None, "collection"),)
 
     alias: Mapped[str] = mapped_column(primary_key=True)
-    """The other name; the library refuses that of a collection."""
+    """The alias; the library refuses the name of a collection."""
     collection: Mapped[str] = mapped_column(ForeignKey("knowledge_collections.name", ondelete="CASCADE"))
-    """What it stands for; it goes with it."""
+    """The collection; the alias is deleted with it."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When it was last switched."""
 
@@ -117,7 +118,7 @@ class KnowledgeAlias(Base):
 
 @updated_by_trigger
 class KnowledgePoint(Base):
-    """A vector with its payload. Partitions inherit every index declared here and have their own of each."""
+    """A vector with its payload. Every partition inherits the indexes that are declared here."""
 
     __tablename__ = "knowledge_points"
     __table_args__ = (
@@ -128,19 +129,19 @@ class KnowledgePoint(Base):
     )
 
     collection: Mapped[str] = mapped_column(ForeignKey("knowledge_collections.name"), primary_key=True)
-    """The collection, and so the partition; it is removed with its partition, never row by row."""
+    """The collection, which determines the partition; the points are removed with the partition."""
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Key in the collection: a UUID or an integer in Qdrant, here as text, so that imported ones stay."""
+    """Key in the collection: a UUID or an integer in Qdrant, stored as text to keep imported ids."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(1536), deferred=True)
-    """The vector; NULL until there is one, and then not found by meaning."""
+    """The vector; while it is NULL, vector search does not find the point."""
     payload: Mapped[Json]
-    """What the point says, to give back and to filter by."""
+    """The payload, returned with hits and used by filters."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     search: Mapped[str | None] = mapped_column(TSVECTOR, Computed(_SEARCH, persisted=True), deferred=True)
-    """English words of the payload's `text`, else `content`, `page_content` or `document`."""
+    """English words of `text` in the payload, else of `content`, `page_content` or `document`."""
 
     knowledge_collection: Mapped[KnowledgeCollection] = relationship(back_populates="points")
 
@@ -150,7 +151,7 @@ _ON_CREATE: list[tuple[type[Base], str]] = [
     (KnowledgeCollection, f"INSERT INTO %(fullname)s (name) VALUES {_names}")
 ]
 for _name in COLLECTIONS:
-    # The partition's name begins with the table's: so it lands in the same schema, whatever that is.
+    # The name of the partition begins with that of the table, so that it is created in the same schema.
     _suffix = partition_name(_name).removeprefix("knowledge_points")
     _statement = f"CREATE TABLE %(fullname)s{_suffix} PARTITION OF %(fullname)s FOR VALUES IN ('{_name}')"
     _ON_CREATE.append((KnowledgePoint, _statement))

@@ -1,4 +1,4 @@
-"""Memories: what agents keep, in banks, and what the knowledge agent keeps, in namespaces."""
+"""Memories: texts that agents remember, in banks, and entries of the knowledge agent, in namespaces."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .base import Base, BigIntId, CreatedAt, Json, UpdatedAt, UuidId, trigram_in
 
 __all__ = ["Memory", "MemoryBank", "MemoryEntry"]
 
-# An index over the expression, not a generated column: beside a BEFORE UPDATE trigger the server makes every
-# generated column anew in each update, and one that it had compressed then passes for changed: not HOT.
-# A tsvector holds 1 MB; the limit keeps a long text from being refused for the sake of its index.
+# An index on the expression instead of a generated column: with a BEFORE UPDATE trigger the server recomputes every
+# generated column in each update, and a compressed one then counts as changed, so that the update is not HOT.
+# A tsvector holds 1 MB; the limit keeps a long text from being refused because of its index.
 _SEARCH = "to_tsvector('english'::regconfig, \"left\"(content, 100000))"
 
 
 @updated_by_trigger
 class MemoryBank(Base):
-    """A set of memories that belong together, such as those of one agent or one person."""
+    """A set of memories, such as those of one agent or one person."""
 
     __tablename__ = "memory_banks"
     __table_args__ = (Index(None, "name"),)
@@ -32,11 +32,11 @@ class MemoryBank(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     name: Mapped[str]
-    """What it is called; not unique, as in the reference."""
+    """Name; not unique, as in the reference."""
     description: Mapped[str | None]
-    """What it is for."""
+    """Description."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -45,7 +45,7 @@ class MemoryBank(Base):
 
 @updated_by_trigger
 class Memory(Base):
-    """One thing to remember. To recall it touches it, and no index holds what a touch changes: it is HOT."""
+    """One memory. Recall updates it, and no index contains the updated columns, so that the update is HOT."""
 
     __tablename__ = "memories"
     __table_args__ = (
@@ -61,44 +61,44 @@ class Memory(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     memory_bank_id: Mapped[int | None] = mapped_column(ForeignKey("memory_banks.id"))
-    """The bank it is in."""
+    """Its bank."""
     content: Mapped[str]
-    """What is remembered."""
+    """The remembered text."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(384), deferred=True)
-    """Meaning of the content; NULL until it is embedded, and then not found by meaning."""
+    """Vector of the content; while it is NULL, vector search does not find the row."""
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
-    """The caller's notes."""
+    """Metadata of the caller."""
     importance: Mapped[int] = mapped_column(server_default=text("1"))
-    """How much it matters; more is more, 1 is the least that the library gives."""
+    """Importance; a larger number is more important, and the library assigns at least 1."""
     access_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """How often it was recalled; deliberately not indexed."""
+    """Number of recalls; deliberately not indexed."""
     last_accessed: Mapped[datetime | None]
     """When it was last recalled; deliberately not indexed."""
     created_at: Mapped[CreatedAt]
-    """When it was first remembered."""
+    """When it was first stored."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     content_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """sha256 of the normalised content, set by the library; added, so that a bank holds a thing once.
+    """sha256 of the normalised content, set by the library; added, so that a bank holds a text once.
 
-    NULL, as plain SQL leaves it, is not held to that: the reference lets a bank hold a text twice.
+    NULL, as plain SQL leaves it, is not unique: the reference allows a text twice in a bank.
     """
     seen_count: Mapped[int] = mapped_column(server_default=text("1"))
-    """How often it was told, the first time included; added, for duplicates that become one memory."""
+    """How often the text was stored, including the first time; added, for merged duplicates."""
     expires_at: Mapped[datetime | None]
-    """When it may be forgotten; NULL is never; added, for memories with a time to live."""
+    """When it expires; NULL is never; added, for memories with a time to live."""
     embedding_model: Mapped[str | None]
-    """What made the vector; added, because vectors of two models have no meaningful distance."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
 
     bank: Mapped[MemoryBank | None] = relationship(back_populates="memories")
 
 
 @updated_by_trigger
 class MemoryEntry(Base):
-    """A piece of the knowledge agent's knowledge.
+    """An entry of the knowledge agent.
 
-    The reference has the table's name, its vector and its index; the other columns are what such an agent
-    needs to find a piece, to cite it and to let go of it.
+    The reference has the name of the table, its vector and its index. The other columns are what such an
+    agent needs to find an entry, to cite it and to expire it.
     """
 
     __tablename__ = "memory_entries"
@@ -111,29 +111,29 @@ class MemoryEntry(Base):
     )
 
     id: Mapped[UuidId]
-    """Key of the row; a UUID, so that several instances of the agent can make it themselves."""
+    """Key of the row; a UUID, so that several instances of the agent can generate it."""
     namespace: Mapped[str] = mapped_column(server_default=text("'default'"))
-    """What it belongs to, such as a project or user: each search is within one."""
+    """Project or user that it belongs to: each search is within one namespace."""
     agent: Mapped[str | None]
-    """Name of the agent that stored it; no foreign key: it may write before it is registered."""
+    """Name of the agent that stored it; no foreign key, because the agent need not be registered."""
     source: Mapped[str | None]
-    """Where the knowledge comes from, such as a URL: what an answer cites."""
+    """Source, such as a URL, for citations."""
     content: Mapped[str]
-    """The knowledge, in words."""
+    """The text."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(768), deferred=True)
-    """Meaning of the content; NULL until it is embedded, and then not found by meaning."""
+    """Vector of the content; while it is NULL, vector search does not find the row."""
     embedding_model: Mapped[str | None]
-    """What made the vector: vectors of two models have no meaningful distance."""
+    """Name of the embedding model; distances between vectors of two models are meaningless."""
     content_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """sha256 of the normalised content, set by the library: a namespace holds a thing once, or NULL."""
+    """sha256 of the normalised content, set by the library; unique within a namespace unless NULL."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes."""
+    """Metadata of the caller."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     expires_at: Mapped[datetime | None]
-    """When it may be forgotten; NULL is never."""
+    """When it expires; NULL is never."""
 
 
 trigram_index(Memory, "content")

@@ -1,4 +1,4 @@
-"""Messages: the ledger of what was handled already, so that a repeated delivery has no second effect."""
+"""Messages: the ledger of processed messages, so that a repeated delivery has no second effect."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["ProcessedMessage"]
 
 
 class ProcessedMessage(Base):
-    """A message that was handled. Past `expires_at` it counts as new again, whether or not it was purged.
+    """A processed message. After `expires_at` it counts as new again, whether or not it was purged.
 
-    Not partitioned by time: the key of a partitioned table holds the partition's column, and one message
-    could then be stored once in each partition.
+    The table is not partitioned by time: the key would have to include the partition column, so that a
+    message could be stored once in each partition.
     """
 
     __tablename__ = "processed_messages"
@@ -32,8 +32,8 @@ class ProcessedMessage(Base):
     )
 
     message_id: Mapped[str] = mapped_column(primary_key=True)
-    """The sender's key of the message; two deliveries of one message have the same."""
+    """Key of the message, assigned by the sender; repeated deliveries have the same key."""
     processed_at: Mapped[CreatedAt]
-    """When it was handled."""
+    """When it was processed."""
     expires_at: Mapped[datetime] = mapped_column(server_default=text("now() + interval '48 hours'"))
     """Until when a repetition is refused; indexed for the purge."""

@@ -1,4 +1,4 @@
-"""Model registry: which models there are, where each is reached, and how well each does what."""
+"""Model registry: models, their endpoints, and scores of their capabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ModelCapability", "ModelEndpoint", "RegistryModel"]
 
 @updated_by_trigger
 class RegistryModel(Base):
-    """A model of the platform, known by its name."""
+    """A model of the platform, identified by its name."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("name"), {"schema": "model_registry"})
@@ -24,21 +24,21 @@ class RegistryModel(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     name: Mapped[str]
-    """What programs call it; unique."""
+    """Unique name for programs."""
     display_name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     provider: Mapped[str]
-    """Who serves it."""
+    """Provider that serves it."""
     model_type: Mapped[str]
-    """Kind of model, in the platform's words: `chat`, `embedding`."""
+    """Kind of model, defined by the platform: `chat`, `embedding`."""
     version: Mapped[str | None]
-    """The provider's version."""
+    """Version, as named by the provider."""
     description: Mapped[str | None]
-    """What it is good for."""
+    """Description."""
     deprecated_at: Mapped[datetime | None]
-    """From when on it is no longer chosen for new work; NULL while it is in use.
+    """From when on it is not selected for new work; NULL while it is in use.
 
-    Added: to delete a model would take away the endpoints of those who still use it.
+    Added: deleting a model would delete the endpoints of its users.
     """
     created_at: Mapped[CreatedAt]
     """When it was registered."""
@@ -55,7 +55,7 @@ class RegistryModel(Base):
 
 @updated_by_trigger
 class ModelEndpoint(Base):
-    """A place where a model is reached."""
+    """An endpoint of a model."""
 
     __tablename__ = "model_endpoints"
     __table_args__ = (Index(None, "model_id"), {"schema": "model_registry"})
@@ -63,15 +63,15 @@ class ModelEndpoint(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     model_id: Mapped[int | None] = mapped_column(ForeignKey("model_registry.models.id", ondelete="CASCADE"))
-    """The model it serves; its endpoints go with it."""
+    """The model; its endpoints are deleted with it."""
     endpoint_type: Mapped[str]
-    """Kind of interface, in the platform's words."""
+    """Kind of API, defined by the platform."""
     endpoint_url: Mapped[str | None]
-    """Its address; NULL is the provider's usual one."""
+    """URL; NULL is the default of the provider."""
     auth_type: Mapped[str | None]
-    """How a caller proves who it is; the proof itself belongs in a secret store."""
+    """Method of authentication; credentials belong in a secret store."""
     headers: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What to send with each request; no secrets, the table is read by every tenant."""
+    """Headers of each request; no secrets, because every tenant can read the table."""
     created_at: Mapped[CreatedAt]
     """When it was registered."""
     updated_at: Mapped[UpdatedAt]
@@ -81,7 +81,7 @@ class ModelEndpoint(Base):
 
 
 class ModelCapability(Base):
-    """How well a model does one thing; at most one row for each."""
+    """The score of a model in a capability; at most one row for each."""
 
     __tablename__ = "model_capabilities"
     __table_args__ = (
@@ -93,10 +93,13 @@ class ModelCapability(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     model_id: Mapped[int | None] = mapped_column(ForeignKey("model_registry.models.id", ondelete="CASCADE"))
-    """The model; its capabilities go with it. The unique constraint's index serves the foreign key."""
+    """The model; its capabilities are deleted with it.
+
+    The index of the unique constraint serves the foreign key.
+    """
     capability: Mapped[str]
-    """What it can do, in the platform's words; indexed with the score, to ask who does it best."""
+    """Name of the capability, defined by the platform; indexed with the score."""
     capability_score: Mapped[float] = mapped_column(Double)
-    """How well; the larger the better, the scale is the platform's."""
+    """Score; higher is better, on a scale of the platform."""
 
     model: Mapped[RegistryModel | None] = relationship(back_populates="capabilities")

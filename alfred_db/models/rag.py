@@ -1,4 +1,4 @@
-"""RAG: sessions of questions, and which documents each answer was made from."""
+"""RAG: sessions of queries, and the documents that each response used."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["RagQuery", "RagQueryDocument", "RagSession"]
 
 @updated_by_trigger
 class RagSession(Base):
-    """Questions that share a context."""
+    """Queries that share a context."""
 
     __tablename__ = "rag_sessions"
-    # The reference has a UNIQUE and an index besides: this is both, under the index's name.
+    # The reference has a UNIQUE constraint and an index: this is both, with the name of the index.
     __table_args__ = (UniqueConstraint("session_id", name="idx_rag_sessions_session_id"),)
 
     id: Mapped[BigIntId]
-    """Key of the row, and what its queries refer to."""
+    """Key of the row, which its queries refer to."""
     session_id: Mapped[str]
-    """The caller's own key."""
+    """Unique key of the caller."""
     context: Mapped[str | None]
-    """What all its questions presuppose."""
+    """Context of all its queries."""
     created_at: Mapped[CreatedAt]
     """When it began."""
     updated_at: Mapped[UpdatedAt]
@@ -39,7 +39,7 @@ class RagSession(Base):
 
 
 class RagQuery(Base):
-    """A question, the context that it was given, and the answer."""
+    """A query with its context and its response."""
 
     __tablename__ = "rag_queries"
     __table_args__ = (
@@ -50,17 +50,17 @@ class RagQuery(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     session_id: Mapped[int | None] = mapped_column(ForeignKey("rag_sessions.id"))
-    """The session it was asked in: the row's key there, not the caller's."""
+    """Key of the row of the session, not the `session_id` of the caller."""
     query_text: Mapped[str]
-    """The question."""
+    """The query."""
     context_used: Mapped[str | None]
-    """The text that the model was given; stays when the documents it came from are deleted."""
+    """The context passed to the model; it remains when its documents are deleted."""
     response: Mapped[str | None]
-    """The answer; NULL until there is one."""
+    """The response; NULL until it is known."""
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
-    """The caller's notes, such as the model and its settings."""
+    """Metadata of the caller, such as the model and its settings."""
     created_at: Mapped[CreatedAt]
-    """When it was asked."""
+    """When it was recorded."""
 
     session: Mapped[RagSession | None] = relationship(back_populates="queries")
     documents: Mapped[list[RagQueryDocument]] = relationship(
@@ -72,19 +72,19 @@ class RagQuery(Base):
 
 
 class RagQueryDocument(Base):
-    """A document that a query used; added, so that an answer can be traced to its sources and back."""
+    """A document that a query used; added, so that a response can be traced to its sources and back."""
 
     __tablename__ = "rag_query_documents"
     __table_args__ = (Index(None, "document_id"), CheckConstraint("rank >= 1", name="rank"))
 
     query_id: Mapped[int] = mapped_column(ForeignKey("rag_queries.id", ondelete="CASCADE"), primary_key=True)
-    """The query; what it used goes with it."""
+    """The query; the rows are deleted with it."""
     document_id: Mapped[int] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
-    """The document; deleting it must stay possible once it was cited, and `context_used` keeps its text."""
+    """The document; a cited document can be deleted, and `context_used` keeps its text."""
     rank: Mapped[int]
-    """Its place among the results of the search, from 1."""
+    """Its rank in the results of the search, from 1."""
     distance: Mapped[float | None] = mapped_column(Double)
-    """Cosine distance from the question, 0 to 2; NULL when it was found by word alone."""
+    """Cosine distance from the query, 0 to 2; NULL if it was found only by full text."""
 
     query: Mapped[RagQuery] = relationship(back_populates="documents")
     document: Mapped[Document] = relationship(back_populates="rag_queries")

@@ -1,4 +1,4 @@
-"""Scheduler: commands that recur, and one execution for each slot of their schedules."""
+"""Scheduler: recurring commands, and one execution for each slot of their schedules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ExecutionStatus(StrEnum):
 
 
 class MisfirePolicy(StrEnum):
-    """What becomes of slots that passed while no scheduler ran: none, the last one, or all of them."""
+    """Which of the slots that passed while no scheduler ran are run: none, the last one, or all."""
 
     SKIP = "skip"
     LATEST = "latest"
@@ -35,7 +35,7 @@ class MisfirePolicy(StrEnum):
 
 
 class OverlapPolicy(StrEnum):
-    """What becomes of a slot that comes while an earlier one is live: it runs too, or is skipped."""
+    """Whether a slot runs while an earlier one is live, or is skipped."""
 
     ALLOW = "allow"
     SKIP = "skip"
@@ -43,7 +43,7 @@ class OverlapPolicy(StrEnum):
 
 @updated_by_trigger
 class ScheduledTask(Base):
-    """A command and its schedule. The next slot is stored, so that downtime loses none."""
+    """A command and its schedule. The next slot is stored, so that a downtime loses none."""
 
     __tablename__ = "scheduler_tasks"
     __table_args__ = (
@@ -65,11 +65,11 @@ class ScheduledTask(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     name: Mapped[str]
-    """What people call it; not unique."""
+    """Display name; not unique."""
     command: Mapped[str]
-    """What is to be run: the name of a handler, or a command line."""
+    """What to run: the name of a handler, or a command line."""
     schedule: Mapped[str | None]
-    """Cron expression of five fields, read in `timezone`; NULL recurs at no time of its own."""
+    """Cron expression of five fields, in `timezone`; NULL for a task that is only triggered."""
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     """Whether its slots are run; a slot that is due when it is switched off is not."""
     max_retries: Mapped[int] = mapped_column(server_default=text("3"))
@@ -79,35 +79,35 @@ class ScheduledTask(Base):
     timeout: Mapped[int] = mapped_column(server_default=text("300"))
     """Seconds that one attempt may take."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     schedule_key: Mapped[str | None]
     """The caller's own key, added: registering it from every replica makes one row."""
     timezone: Mapped[str] = mapped_column(server_default="UTC")
-    """IANA name of the zone of `schedule`; added, because 02:30 is not the same everywhere."""
+    """IANA name of the time zone of `schedule`; added, because 02:30 is not the same time everywhere."""
     next_run_at: Mapped[datetime | None]
     """The next slot; stored, so that downtime loses none. NULL is none: switched off, run by hand, or not looked at."""
     misfire_policy: Mapped[MisfirePolicy] = mapped_column(
         EnumText(MisfirePolicy), server_default=MisfirePolicy.LATEST
     )
-    """What becomes of slots missed in downtime; added, so that a restart makes no storm."""
+    """Which slots missed in a downtime are run; added, so that a restart causes no burst."""
     misfire_grace_seconds: Mapped[int] = mapped_column(server_default=text("60"))
-    """Seconds past its time up to which a slot is late and not missed; added for `misfire_policy`."""
+    """Seconds after its time from which on a slot is missed instead of late; added for `misfire_policy`."""
     max_catchup: Mapped[int] = mapped_column(server_default=text("100"))
-    """How many missed slots `all` makes up for at most, the latest first; added for `misfire_policy`."""
+    """Maximum number of missed slots that `all` runs, the latest ones; added for `misfire_policy`."""
     overlap_policy: Mapped[OverlapPolicy] = mapped_column(
         EnumText(OverlapPolicy), server_default=OverlapPolicy.ALLOW
     )
-    """What becomes of a slot while an earlier one is live; added for work that must not run beside itself."""
+    """Whether a slot runs while an earlier one is live; added for work that must not run concurrently."""
 
     executions: Mapped[list[ScheduledExecution]] = relationship(back_populates="task", passive_deletes="all")
 
 
 class ScheduledExecution(Base):
-    """One slot of a schedule. Its row is what makes it run once: retries are attempts of the same row.
+    """One slot of a schedule. The row makes it run once: retries are attempts of the same row.
 
-    Every write by its holder carries `lease_token`, so a worker that lost it is refused.
+    Every write by its holder carries `lease_token`, so that a worker that lost it is refused.
     """
 
     __tablename__ = "scheduler_executions"
@@ -150,52 +150,55 @@ class ScheduledExecution(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     task_id: Mapped[int | None] = mapped_column(ForeignKey("scheduler_tasks.id"))
-    """What it is a slot of."""
+    """The scheduled task."""
     status: Mapped[ExecutionStatus] = mapped_column(
         EnumText(ExecutionStatus), server_default=ExecutionStatus.PENDING
     )
-    """Where the slot stands."""
+    """Status."""
     start_time: Mapped[datetime | None]
     """When its first attempt began."""
     end_time: Mapped[datetime | None]
-    """When it ended, in whatever way; NULL exactly while it is live."""
+    """When it ended in any final status; NULL exactly while it is live."""
     exit_code: Mapped[int | None]
-    """What the command returned; 0 is success."""
+    """Exit code of the command; 0 is success."""
     output: Mapped[str | None]
-    """What it wrote."""
+    """Output of the command."""
     error_output: Mapped[str | None]
-    """What it wrote as errors, or the text of its last failure."""
+    """Error output of the command, or the message of its last failure."""
     created_at: Mapped[CreatedAt]
-    """When the row was made; later than `scheduled_at` by the scheduler's delay."""
+    """When the row was created; later than `scheduled_at` by the delay of the scheduler."""
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    """The slot itself; added: unique in a task, so that many schedulers make one execution of it."""
+    """The slot; added: unique in a task, so that several schedulers create one execution of it."""
     available_at: Mapped[CreatedAt]
-    """Not to be claimed earlier; added for the delay between attempts."""
+    """Earliest time of a claim; added for the delay between attempts."""
     retry_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts that failed and were filed again; added to hold `max_retries`."""
+    """Attempts that failed and were retried; added to enforce `max_retries`."""
     crash_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts whose worker vanished; added, counted apart from the command's own failures."""
+    """Attempts whose worker vanished; added, counted separately from failures of the command."""
     missed_slots: Mapped[int] = mapped_column(server_default=text("0"))
-    """How many slots before this one were dropped by `misfire_policy`; added, so that it can be seen."""
+    """Number of slots before this one that `misfire_policy` dropped; added, for information."""
     exclusive: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether it is the task's only live one; added, set by `overlap_policy` and held by a unique index."""
+    """Whether it is the only live one of its task.
+
+    Added, set by `overlap_policy` and enforced by a unique index.
+    """
     worker_id: Mapped[str | None]
-    """The process that holds or last held it; added, an aid to people, never what decides."""
+    """The process that holds or last held it; added, for information only."""
     lease_token: Mapped[uuid.UUID | None]
-    """Fresh in each claim; added, kept on a finished row to tell a repeated completion from a stale one."""
+    """New in each claim; added, kept on a finished row to distinguish a repeated completion from a stale one."""
     claim_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Counts the claims; added to fence systems outside this database, which want a growing number."""
+    """Counts the claims; added as a fencing token for systems outside the database."""
     lease_expires_at: Mapped[datetime | None]
-    """Until when the holder may be silent; added, deliberately not indexed, so that heartbeats are HOT."""
+    """When the lease expires unless the holder extends it; added, deliberately not indexed, so that heartbeats are HOT."""
     attempt_started_at: Mapped[datetime | None]
-    """When the current attempt began; added, as `start_time` is the first one's."""
+    """When the current attempt began; added, because `start_time` is that of the first."""
     attempt_deadline_at: Mapped[datetime | None]
-    """When the current attempt has used up `timeout`; added, stored so that reaping needs no arithmetic."""
+    """When the `timeout` of the current attempt ends; added, stored so that reaping needs no computation."""
     cancel_requested_at: Mapped[datetime | None]
-    """When its cancellation was asked for while a worker held it; added."""
+    """When its cancellation was requested while a worker held it; added."""
     error_code: Mapped[str | None]
-    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the command's own; added."""
+    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or a code of the command; added."""
     lease_seconds: Mapped[float | None] = mapped_column(Double)
-    """How long its last claim was for; added, an aid to people: the holder has it in what `claim` returned."""
+    """Seconds of the lease of its last claim; added, for information only."""
 
     task: Mapped[ScheduledTask | None] = relationship(back_populates="executions")

@@ -1,6 +1,7 @@
-"""Storage: the metadata of blobs, in the tables and columns that Supabase's storage service has.
+"""Storage: metadata of blobs, in the tables and columns of the storage service of Supabase.
 
-The bytes are elsewhere. Only columns that Supabase has too are here, so that its own tables can be mapped.
+The contents are stored elsewhere. Only columns that Supabase has too are mapped, so that its tables can be
+used.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ __all__ = ["Bucket", "StorageObject"]
 
 @updated_by_trigger
 class Bucket(Base):
-    """A named place for objects, with the limits on what may be put there."""
+    """A named container of objects, with limits on their size and type."""
 
     __tablename__ = "buckets"
     __table_args__ = (UniqueConstraint("name"), {"schema": "storage", "comment": MADE_HERE})
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Key of the bucket, in the caller's words."""
+    """Key of the bucket, chosen by the caller."""
     name: Mapped[str]
-    """What the bucket is called; mostly the same as `id`."""
+    """Name of the bucket; usually the same as `id`."""
     owner: Mapped[uuid.UUID | None]
-    """The user who made it; no foreign key, as in Supabase: the bucket outlives the user."""
+    """The user who created it; no foreign key, as in Supabase: the bucket outlives the user."""
     public: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether its objects may be read without signing in."""
+    """Whether its objects may be read without authentication."""
     file_size_limit: Mapped[int | None] = mapped_column(BigInteger)
-    """Bytes that one object may have; NULL is no limit of its own."""
+    """Maximum bytes of an object; NULL is unlimited."""
     allowed_mime_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    """Types that objects may have, `image/*` too; NULL is any."""
+    """Allowed types of objects, also `image/*`; NULL is any."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 
@@ -48,7 +49,7 @@ class Bucket(Base):
 
 @updated_by_trigger
 class StorageObject(Base):
-    """What is known of one blob: where it is, whose, how large, of what type."""
+    """Metadata of one blob: its location, owner, size and type."""
 
     __tablename__ = "objects"
     __table_args__ = (
@@ -60,23 +61,23 @@ class StorageObject(Base):
     id: Mapped[UuidId]
     """Key of the row."""
     bucket_id: Mapped[str | None] = mapped_column(ForeignKey("storage.buckets.id"))
-    """The bucket it is in."""
+    """Its bucket."""
     name: Mapped[str | None]
-    """Its path in the bucket; the second index on it serves the listing of a prefix."""
+    """Path in the bucket; the second index on it serves lists by prefix."""
     owner: Mapped[uuid.UUID | None]
-    """The user who put it there; no foreign key, as in Supabase: the object outlives the user."""
+    """The user who stored it; no foreign key, as in Supabase: the object outlives the user."""
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB(none_as_null=True))
-    """What the store knows of the blob: `size`, `mimetype`, `eTag`, `cacheControl`."""
+    """Metadata of the store: `size`, `mimetype`, `eTag`, `cacheControl`."""
     path_tokens: Mapped[list[str] | None] = mapped_column(
         ARRAY(Text), Computed("string_to_array(name, '/'::text)", persisted=True)
     )
     """The parts of `name`; computed by the database."""
     version: Mapped[str | None]
-    """Which upload of that name this is; the store's own key."""
+    """Key of the upload in the store."""
     last_accessed_at: Mapped[CreatedAt]
     """When the blob was last read."""
     created_at: Mapped[CreatedAt]
-    """When it was put there."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
 

@@ -1,4 +1,4 @@
-"""Tasks: work that is filed once, claimed by one worker at a time, and finished once."""
+"""Tasks: work that is enqueued once, claimed by one worker at a time, and finished once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class TaskStatus(StrEnum):
 
 @updated_by_trigger
 class Task(Base):
-    """A unit of work. Every write by its holder carries `lease_token`, so a worker that lost it is refused."""
+    """A unit of work.
+
+    Every write by its holder carries `lease_token`, so that a worker that lost it is refused.
+    """
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -51,9 +54,9 @@ class Task(Base):
             "id",
             postgresql_where=text("status = 'pending'"),
         ),
-        # Claims by queue, by intent and by both have an index each. The expressions are all different, so that whatever
-        # the statistics say, no other index serves a claim: one that reads past the tasks of others. Names are hashed: a
-        # number takes two thirds of the time that a text takes to be written, and has a length that any index can hold.
+        # Claims by queue, by intent and by both have an index each. The expressions are all different, so that the planner
+        # cannot select another index, which would read past the tasks of others. Names are hashed: a number is written
+        # in two thirds of the time of a text, and always fits into an index entry.
         *(
             Index(
                 f"idx_tasks_waiting_{name}",
@@ -98,69 +101,69 @@ class Task(Base):
     )
 
     id: Mapped[UuidId]
-    """Key of the row, and what children and results refer to."""
+    """Key of the row, which children and results refer to."""
     task_id: Mapped[str]
-    """The caller's own key; filing it twice gives the same task."""
+    """Unique key of the caller; enqueuing it again returns the same task."""
     intent: Mapped[str]
-    """What is to be done: the name of a handler."""
+    """Kind of work: the name of a handler."""
     status: Mapped[TaskStatus] = mapped_column(EnumText(TaskStatus), server_default=TaskStatus.PENDING)
-    """Where the task stands; final statuses change only by an explicit requeue."""
+    """Status; a final status changes only by an explicit requeue."""
     content: Mapped[Json]
     """Input of the handler."""
     priority: Mapped[int] = mapped_column(server_default=text("1"))
     """1 (the least urgent) to 5 (the most urgent)."""
     created_by: Mapped[str | None]
-    """Who filed it."""
+    """Who enqueued it."""
     assigned_to: Mapped[str | None]
-    """The agent that is to do it; NULL is anyone."""
+    """The agent that is to do it; NULL is any agent."""
     parent_task_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tasks.id"))
     """The task that this one is a part of."""
     created_at: Mapped[CreatedAt]
-    """When it was filed."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     started_at: Mapped[datetime | None]
     """When its first attempt began."""
     completed_at: Mapped[datetime | None]
-    """When it was completed; set exactly in that status."""
+    """When it was completed; set exactly in the status `completed`."""
     failed_at: Mapped[datetime | None]
-    """When it failed for good; set exactly in that status."""
+    """When it failed finally; set exactly in the status `failed`."""
     error_message: Mapped[str | None]
-    """Text of the last failure."""
+    """Message of the last failure."""
     retry_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts that failed in the handler and were filed again."""
+    """Attempts that failed in the handler and were retried."""
     max_retries: Mapped[int] = mapped_column(server_default=text("3"))
-    """How often a failed attempt is filed again before the task fails."""
+    """How often a failed attempt is retried before the task fails."""
     timeout_seconds: Mapped[int] = mapped_column(server_default=text("300"))
     """Seconds that one attempt may take, however often its lease is extended."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes; not read by the library."""
+    """Metadata of the caller; not used by the library."""
     available_at: Mapped[CreatedAt]
-    """Not to be claimed earlier: the delay of a new task, the back-off of a failed one."""
+    """Earliest time of a claim: the delay of a new task, or the back-off of a failed one."""
     worker_id: Mapped[str | None]
-    """The process that holds or last held it; an aid to people, never what decides."""
+    """The process that holds or last held it; for information only."""
     lease_token: Mapped[uuid.UUID | None]
-    """Fresh in each claim; kept on a finished row, so that a repeated completion is told from a stale one."""
+    """New in each claim; kept on a finished row to distinguish a repeated completion from a stale one."""
     claim_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Counts the claims; fences systems outside this database, which want a growing number."""
+    """Counts the claims; a fencing token for systems outside the database."""
     lease_expires_at: Mapped[datetime | None]
-    """Until when the holder may be silent; deliberately not indexed, so that heartbeats are HOT."""
+    """When the lease expires unless the holder extends it; deliberately not indexed, so that heartbeats are HOT."""
     attempt_started_at: Mapped[datetime | None]
     """When the current attempt began."""
     attempt_deadline_at: Mapped[datetime | None]
-    """When the current attempt has used up `timeout_seconds`; stored, so that reaping needs no arithmetic."""
+    """When the `timeout_seconds` of the current attempt end; stored, so that reaping needs no computation."""
     crash_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts whose worker vanished; counted apart from the handler's own failures."""
+    """Attempts whose worker vanished; counted separately from failures of the handler."""
     cancel_requested_at: Mapped[datetime | None]
-    """When its cancellation was asked for while a worker held it."""
+    """When its cancellation was requested while a worker held it."""
     cancelled_at: Mapped[datetime | None]
     """When it was cancelled."""
     error_code: Mapped[str | None]
-    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the handler's own."""
+    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or a code of the handler."""
     dedupe_key: Mapped[str | None]
-    """At most one live task has it; free again when that one is final, or is to be cancelled."""
+    """At most one live task has it; free again when that task is final, or its cancellation is requested."""
     queue: Mapped[str] = mapped_column(server_default=DEFAULT_QUEUE)
-    """The queue that it waits in, of at most 200 bytes: a backlog of one queue does not slow the claims of another."""
+    """Name of its queue, at most 200 bytes; a backlog of one queue does not slow the claims of another."""
 
     parent: Mapped[Task | None] = relationship(back_populates="children", remote_side="Task.id")
     children: Mapped[list[Task]] = relationship(back_populates="parent", passive_deletes="all")
@@ -178,14 +181,14 @@ class TaskResult(Base):
     id: Mapped[UuidId]
     """Key of the row."""
     task_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
-    """The task it belongs to; its results go with it."""
+    """The task; its results are deleted with it."""
     result_type: Mapped[str]
-    """What `content` is, in the handler's words."""
+    """Kind of `content`, defined by the handler."""
     content: Mapped[dict[str, Any]]
-    """The result itself."""
+    """The result."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes; not read by the library."""
+    """Metadata of the caller; not used by the library."""
 
     task: Mapped[Task | None] = relationship(back_populates="results")

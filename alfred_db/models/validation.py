@@ -1,4 +1,4 @@
-"""Validation: test suites, their cases, and the figures each run of them gave."""
+"""Validation: test suites, their cases, and the results of their runs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = [
     "TestSuite",
 ]
 
-# `__test__ = False` tells pytest that these are no tests, whatever their names.
+# `__test__ = False` keeps pytest from collecting these classes as tests.
 
 
 class TestCaseStatus(StrEnum):
-    """How the case's last execution went; `skipped` is added for cases that a run left out."""
+    """Outcome of the last execution of a case; `skipped` is added for cases that a run left out."""
 
     __test__ = False
 
@@ -39,7 +39,7 @@ class TestCaseStatus(StrEnum):
 
 
 class TestResultStatus(StrEnum):
-    """How a metric stands to its threshold."""
+    """Result of the comparison of a metric with its threshold."""
 
     __test__ = False
 
@@ -69,18 +69,18 @@ class TestSuite(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     description: Mapped[str | None]
-    """What it checks."""
+    """Description."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
 
     cases: Mapped[list[TestCase]] = relationship(back_populates="suite", passive_deletes="all")
     runs: Mapped[list[TestRun]] = relationship(back_populates="suite", passive_deletes="all")
 
 
 class TestCase(Base):
-    """One check of a suite, with the outcome of its last execution."""
+    """One test of a suite, with the outcome of its last execution."""
 
     __test__: ClassVar[bool] = False
     __tablename__ = "test_cases"
@@ -89,21 +89,21 @@ class TestCase(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     test_suite_id: Mapped[int | None] = mapped_column(ForeignKey("test_suites.id"))
-    """The suite it is in."""
+    """Its suite."""
     name: Mapped[str]
-    """What people call it."""
+    """Display name."""
     description: Mapped[str | None]
-    """What it checks."""
+    """Description."""
     status: Mapped[TestCaseStatus] = mapped_column(
         EnumText(TestCaseStatus), server_default=TestCaseStatus.PENDING
     )
-    """How its last execution went."""
+    """Outcome of its last execution."""
     result: Mapped[str | None]
-    """What its last execution said."""
+    """Output of its last execution."""
     execution_time: Mapped[int | None]
-    """Milliseconds that its last execution took."""
+    """Duration of its last execution in milliseconds."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     executed_at: Mapped[datetime | None]
     """When it was last executed."""
 
@@ -112,7 +112,7 @@ class TestCase(Base):
 
 
 class TestRun(Base):
-    """One run of a suite. Added: figures are compared between runs, and one run is the baseline."""
+    """One run of a suite. Added: results are compared between runs, and one run is the baseline."""
 
     __test__: ClassVar[bool] = False
     __tablename__ = "test_runs"
@@ -147,7 +147,7 @@ class TestRun(Base):
 
 
 class TestResult(Base):
-    """One figure that a case gave, and how it stands to its threshold."""
+    """One value of a metric of a case, and its comparison with a threshold."""
 
     __test__: ClassVar[bool] = False
     __tablename__ = "test_results"
@@ -161,23 +161,23 @@ class TestResult(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     test_case_id: Mapped[int | None] = mapped_column(ForeignKey("test_cases.id"))
-    """The case that gave it."""
+    """The case."""
     metric_name: Mapped[str]
-    """What was measured."""
+    """Name of the metric."""
     metric_value: Mapped[Decimal | None] = mapped_column(Numeric(10, 4))
-    """The figure, in the metric's own unit; rounded to four places."""
+    """The value, in the unit of the metric; rounded to four places."""
     threshold: Mapped[Decimal | None] = mapped_column(Numeric(10, 4))
-    """What it is compared with."""
+    """The value that it is compared with."""
     status: Mapped[TestResultStatus] = mapped_column(
         EnumText(TestResultStatus), server_default=TestResultStatus.UNKNOWN
     )
-    """How it stands to the threshold."""
+    """Result of the comparison."""
     higher_is_better: Mapped[bool] = mapped_column(server_default=text("true"))
-    """Whether more is better, added: neither a threshold nor a baseline can be judged without it."""
+    """Whether a higher value is better; added, because no comparison is possible without it."""
     created_at: Mapped[CreatedAt]
     """When it was measured."""
     test_run_id: Mapped[int | None] = mapped_column(ForeignKey("test_runs.id", ondelete="CASCADE"))
-    """The run it belongs to, added for comparison with the baseline; NULL is a figure outside any run."""
+    """The run, added for the comparison with the baseline; NULL for a result outside any run."""
 
     case: Mapped[TestCase | None] = relationship(back_populates="results")
     run: Mapped[TestRun | None] = relationship(back_populates="results")

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class WorkflowStatus(StrEnum):
-    """Where a definition stands; `archived` is added for versions that are started no more."""
+    """Status of a version; `archived` is added for versions that are no longer started."""
 
     DRAFT = "draft"
     ACTIVE = "active"
@@ -60,23 +60,26 @@ class Workflow(Base):
     )
 
     id: Mapped[BigIntId]
-    """Key of the row; names one version of one workflow."""
+    """Key of the row, which identifies one version of one workflow."""
     name: Mapped[str]
-    """What the workflow is called, the same in all its versions."""
+    """Name of the workflow, the same in all its versions."""
     definition: Mapped[dict[str, Any]]
-    """Its steps, in the orchestrator's words; not read by the library."""
+    """Its steps, defined by the orchestrator; not used by the library."""
     status: Mapped[WorkflowStatus] = mapped_column(
         EnumText(WorkflowStatus), server_default=WorkflowStatus.DRAFT
     )
-    """Where this version stands."""
+    """Status of this version."""
     created_by: Mapped[str | None]
-    """Who made it."""
+    """Creator."""
     created_at: Mapped[CreatedAt]
-    """When it was made."""
+    """When the row was created."""
     updated_at: Mapped[UpdatedAt]
     """When the row last changed."""
     version: Mapped[int | None]
-    """Counts the versions of the name; added, so that a claimer can say which it can run. NULL: filed by other means."""
+    """Number of the version; NULL if not created by this library.
+
+    Added, so that a worker can claim the versions that it can run.
+    """
 
     executions: Mapped[list[WorkflowExecution]] = relationship(
         back_populates="workflow", passive_deletes="all"
@@ -128,73 +131,79 @@ class WorkflowExecution(Base):
     id: Mapped[BigIntId]
     """Key of the row."""
     workflow_id: Mapped[int | None] = mapped_column(ForeignKey("workflows.id"))
-    """The version that is run; claimers pass the ones they can run."""
+    """The version that is run; workers pass those that they can run to `claim`."""
     status: Mapped[WorkflowExecutionStatus] = mapped_column(
         EnumText(WorkflowExecutionStatus), server_default=WorkflowExecutionStatus.PENDING
     )
-    """Where the execution stands."""
+    """Status."""
     current_step: Mapped[int] = mapped_column(server_default=text("0"))
-    """How far it was when its lease was last extended or given up, for people; the truth is in `workflow_steps`."""
+    """Progress when its lease was last extended or ended; for information, `workflow_steps` is exact."""
     input_data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What it was started with; never changed."""
+    """Input; never changed."""
     output_data: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """What it gave, any JSON value; written together with the final status."""
+    """Output, any JSON value; written together with the final status."""
     error_message: Mapped[str | None]
-    """Text of the last failure."""
+    """Message of the last failure."""
     started_at: Mapped[datetime | None]
     """When its first attempt began."""
     completed_at: Mapped[datetime | None]
-    """When it was completed; set exactly in that status."""
+    """When it was completed; set exactly in the status `completed`."""
     created_at: Mapped[CreatedAt]
-    """When it was filed."""
+    """When the row was created."""
     workflow_version: Mapped[int | None]
-    """The version at the start; added, stays when the workflow's row changes. NULL: filed by other means."""
+    """The version at the start; added. NULL if not created by this library."""
     definition: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The definition at the start; added, so that a later edit changes no run. NULL: filed by other means."""
+    """The definition at the start; NULL if not created by this library.
+
+    Added, so that a later change of the workflow has no effect.
+    """
     idempotency_key: Mapped[str | None]
-    """The caller's own key; added: starting twice with it gives the same execution. Children have one too."""
+    """Unique key of the caller.
+
+    Added: starting it again returns the same execution. Children have one too.
+    """
     parent_execution_id: Mapped[int | None] = mapped_column(ForeignKey("workflow_executions.id"))
-    """The execution that started this one as a part of itself; added, for waiting and for cancellation."""
+    """The execution that started this one as a child; added, for waiting and for cancellation."""
     forked_from_id: Mapped[int | None] = mapped_column(ForeignKey("workflow_executions.id"))
-    """The execution whose first steps this one took over; added, for a replay from a step."""
+    """The execution whose first steps were copied; added, for a replay from a step."""
     forked_from_seq: Mapped[int | None]
-    """The first step that was not taken over; added, set with `forked_from_id`."""
+    """The first step that was not copied; added, set with `forked_from_id`."""
     available_at: Mapped[CreatedAt]
-    """Not to be claimed earlier; added for delay, back-off, sleep, and how long an event is waited for."""
+    """Earliest time of a claim; added for delays, back-off, sleeps, and waits for events."""
     waiting_for: Mapped[str | None]
-    """The event that ends the wait before `available_at`; added, NULL is none."""
+    """The event that ends the wait before `available_at`; added, NULL if it waits for no event."""
     wait_deadline_at: Mapped[datetime | None]
-    """Until when the event is waited for; added, kept until the wait has its checkpoint, whatever happens."""
+    """Deadline of the wait for the event; added, kept until the wait has its checkpoint."""
     failed_at: Mapped[datetime | None]
-    """When it failed for good; added."""
+    """When it failed finally; added."""
     cancelled_at: Mapped[datetime | None]
     """When it was cancelled; added."""
     cancel_requested_at: Mapped[datetime | None]
-    """When its cancellation was asked for while a worker held it; added, looked at before each step."""
+    """When its cancellation was requested while a worker held it; added, checked before each step."""
     retry_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts that failed and were filed again since the last new checkpoint; added."""
+    """Attempts that failed and were retried since the last new checkpoint; added."""
     max_retries: Mapped[int] = mapped_column(server_default=text("3"))
-    """How often attempts that get no further are filed again before the execution fails; added."""
+    """How often attempts without a new checkpoint are retried before the execution fails; added."""
     crash_count: Mapped[int] = mapped_column(server_default=text("0"))
-    """Attempts whose worker vanished since the last new checkpoint; added, counted apart from failures."""
+    """Attempts whose worker vanished since the last new checkpoint; added, counted separately from failures."""
     timeout_seconds: Mapped[int | None]
     """Seconds that one attempt may take, however often its lease is extended; added, NULL is no limit."""
     worker_id: Mapped[str | None]
-    """The process that holds or last held it; added, an aid to people, never what decides."""
+    """The process that holds or last held it; added, for information only."""
     lease_token: Mapped[uuid.UUID | None]
-    """Fresh in each claim; added, kept on a finished row to tell a repeated completion from a stale one."""
+    """New in each claim; added, kept on a finished row to distinguish a repeated completion from a stale one."""
     claim_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Counts the claims; added to fence systems outside this database, which want a growing number."""
+    """Counts the claims; added as a fencing token for systems outside the database."""
     lease_expires_at: Mapped[datetime | None]
-    """Until when the holder may be silent; added, deliberately not indexed, so that heartbeats are HOT."""
+    """When the lease expires unless the holder extends it; added, deliberately not indexed, so that heartbeats are HOT."""
     attempt_started_at: Mapped[datetime | None]
-    """When the current attempt began; added, as `started_at` is the first one's."""
+    """When the current attempt began; added, because `started_at` is that of the first."""
     attempt_deadline_at: Mapped[datetime | None]
-    """When the current attempt has used up `timeout_seconds`; added, so that reaping needs no arithmetic."""
+    """When the `timeout_seconds` of the current attempt end; added, so that reaping needs no computation."""
     error_code: Mapped[str | None]
-    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or the workflow's own; added."""
+    """Kind of the last failure: `handler`, `timeout`, `lease_lost` or a code of the workflow; added."""
     lease_seconds: Mapped[float | None] = mapped_column(Double)
-    """How long its last claim was for; added, an aid to people: the holder has it in what `claim` returned."""
+    """Seconds of the lease of its last claim; added, for information only."""
 
     workflow: Mapped[Workflow | None] = relationship(back_populates="executions")
     parent: Mapped[WorkflowExecution | None] = relationship(
@@ -221,9 +230,9 @@ class WorkflowExecution(Base):
 
 
 class WorkflowStep(Base):
-    """The checkpoint of one finished step: the first write wins, and a resumed run takes it as it is.
+    """The checkpoint of one finished step: the first write wins, and a resumed run uses it unchanged.
 
-    Added: without it an execution that lost its worker would begin again.
+    Added: without it an execution that lost its worker would start from the beginning.
     """
 
     __tablename__ = "workflow_steps"
@@ -235,21 +244,21 @@ class WorkflowStep(Base):
     execution_id: Mapped[int] = mapped_column(
         ForeignKey("workflow_executions.id", ondelete="CASCADE"), primary_key=True
     )
-    """The execution it belongs to; its steps go with it."""
+    """The execution; its steps are deleted with it."""
     step_key: Mapped[str] = mapped_column(primary_key=True)
-    """The step in that execution: its name, with a counter when the name repeats."""
+    """Key of the step in the execution: its name, with a counter if the name repeats."""
     seq: Mapped[int]
-    """Which step it was, from 0; with `name` it shows that the code took another way than before."""
+    """Number of the step, from 0; with `name` it reveals that the code took another path than before."""
     name: Mapped[str]
-    """What the step is called in the code."""
+    """Name of the step in the code."""
     attempt: Mapped[int] = mapped_column(server_default=text("1"))
-    """The attempt that ended it, from 1."""
+    """The attempt that finished it, from 1."""
     output: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """What it gave, any JSON value; of a sleep, until when."""
+    """Output, any JSON value; for a sleep, its end."""
     error: Mapped[str | None]
-    """Text of its final failure, which a resumed run raises again; NULL is success."""
+    """Message of its final failure, which a resumed run raises again; NULL is success."""
     lease_token: Mapped[uuid.UUID | None]
-    """The lease under which it was written; tells a repeated write from a stale one."""
+    """The lease under which it was written; distinguishes a repeated write from a stale one."""
     started_at: Mapped[datetime | None]
     """When it began."""
     completed_at: Mapped[CreatedAt]
@@ -259,18 +268,18 @@ class WorkflowStep(Base):
 
 
 class WorkflowEvent(Base):
-    """A message to one execution, by name: the first write wins. Added, so that an execution can wait."""
+    """An event for one execution, by name: the first write wins. Added, so that an execution can wait."""
 
     __tablename__ = "workflow_events"
 
     execution_id: Mapped[int] = mapped_column(
         ForeignKey("workflow_executions.id", ondelete="CASCADE"), primary_key=True
     )
-    """The execution it is for; its events go with it."""
+    """The execution; its events are deleted with it."""
     name: Mapped[str] = mapped_column(primary_key=True)
-    """What happened; once in an execution."""
+    """Name of the event; unique in an execution."""
     payload: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """What is to be known of it, any JSON value."""
+    """Payload, any JSON value."""
     created_at: Mapped[CreatedAt]
     """When it was sent."""
 

@@ -1,4 +1,4 @@
-"""Working memory: what agents have at hand for the work in progress, here or in a blob store."""
+"""Working memory: records for the work in progress of agents, in the row or in a blob store."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["WorkingMemory", "WorkingMemoryStatus"]
 
 
 class WorkingMemoryStatus(StrEnum):
-    """Whether a record can be used. That it has expired is computed from `expires_at`."""
+    """Whether a record can be used. Expiry is computed from `expires_at`."""
 
     PENDING = "pending"
     """Its blob is not stored yet."""
     ACTIVE = "active"
-    """It is there to be used."""
+    """It can be used."""
     ARCHIVED = "archived"
-    """It is kept and no longer offered."""
+    """It is kept but not searched."""
     DELETED = "deleted"
-    """It goes, with its blob, in the next sweep: a blob store is in no transaction."""
+    """The next sweep deletes it with its blob: a blob store has no transactions."""
 
 
 @updated_by_trigger
 class WorkingMemory(Base):
-    """One record; the reference shows `id` to `created_at` and `embedding`, the rest is added."""
+    """One record; the reference has `id` to `created_at` and `embedding`, the rest is added."""
 
     __tablename__ = "working_memory"
     __table_args__ = (
@@ -49,35 +49,35 @@ class WorkingMemory(Base):
     id: Mapped[UuidId]
     """Key of the row."""
     name: Mapped[str]
-    """What it is called."""
+    """Name."""
     memory_type: Mapped[str]
-    """Kind of record, in the platform's words."""
+    """Kind of record, defined by the platform."""
     provider: Mapped[str | None]
-    """The store that has the blob; NULL when the content is in this row."""
+    """The store of the blob; NULL if the content is in this row."""
     status: Mapped[WorkingMemoryStatus] = mapped_column(
         EnumText(WorkingMemoryStatus), server_default=WorkingMemoryStatus.ACTIVE
     )
-    """Whether it can be used; deliberately not indexed, so that a change of it is HOT."""
+    """Whether it can be used; deliberately not indexed, so that its changes are HOT."""
     blob_key: Mapped[str | None]
     """Key of the blob in its store."""
     created_at: Mapped[CreatedAt]
-    """When it was stored."""
+    """When the row was created."""
     embedding: Mapped[Embedding | None] = mapped_column(Vector(1536), deferred=True)
-    """Meaning of the content; NULL until it is embedded, and then not found by meaning."""
+    """Vector of the content; while it is NULL, vector search does not find the row."""
     content: Mapped[str | None]
-    """The content, when it is text and short; added, so that it needs no blob store."""
+    """The content, if it is text and short; added, so that it needs no blob store."""
     session_id: Mapped[str | None]
-    """The session it serves; added, because a record is looked for within one."""
+    """Its session; added, because searches are usually within one."""
     agent: Mapped[str | None]
-    """Name of the agent it serves; added, as the session is; no foreign key: it need not be registered."""
+    """Name of its agent; added; no foreign key, because the agent need not be registered."""
     embedding_model: Mapped[str | None]
-    """What made the vector; added, because vectors of two models have no meaningful distance."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
     metadata_: Mapped[Json] = mapped_column("metadata")
-    """The caller's notes; added; not read by the library."""
+    """Metadata of the caller; added; not used by the library."""
     updated_at: Mapped[UpdatedAt]
-    """When the row last changed; added, as every row that changes has it."""
+    """When the row last changed; added, as for every row that changes."""
     expires_at: Mapped[datetime | None]
-    """When it may be swept away; NULL is never; added, because such memory is meant to be short."""
+    """When it expires; NULL is never; added, because working memory is short-lived."""
 
 
 trigram_index(WorkingMemory, "name")

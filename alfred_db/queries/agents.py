@@ -105,8 +105,8 @@ def with_capabilities(names: Sequence[str], *, alive_within: float | None) -> Se
     The containment test uses the GIN index.
 
     Args:
-        names: the capabilities that an agent must have.
-        alive_within: maximum age of the last heartbeat in seconds; None also selects agents that are not
+        names: The capabilities that an agent must have.
+        alive_within: Maximum age of the last heartbeat in seconds; None also selects agents that are not
             alive.
     """
     statement = select(Agent) if alive_within is None else alive(within=alive_within, type=None)

@@ -153,14 +153,14 @@ def offers(
     """Select hosted models, each with the price that is valid at a time.
 
     Args:
-        model: code of a model; None for any.
-        family: code of a model family; None for any.
-        maker: code of a maker; None for any.
-        capability: a capability that the model must have; None for any.
-        provider: code of a hosting provider; None for any.
-        inactive: whether inactive hosted models, and those of inactive providers, are selected too.
-        at: time at which the price is valid; None is the time of the statement.
-        limit: maximum number of rows.
+        model: Code of a model; None for any.
+        family: Code of a model family; None for any.
+        maker: Code of a maker; None for any.
+        capability: A capability that the model must have; None for any.
+        provider: Code of a hosting provider; None for any.
+        inactive: Whether inactive hosted models, and those of inactive providers, are selected too.
+        at: Time at which the price is valid; None is the time of the statement.
+        limit: Maximum number of rows.
 
     Returns:
         A SELECT of hosted model, model, family, provider and price. The price is None if no price is valid at

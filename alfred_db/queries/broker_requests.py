@@ -85,10 +85,10 @@ def finish(
     """Finish a pending request, with the cost of its tokens at the price that was valid at `created_at`.
 
     Args:
-        request: id of the request.
-        created_at: the time in its row.
-        values: columns to write. Without `latency_ms`, the time since `created_at` is written.
-        tokens: input, output and cached tokens; None leaves the cost unchanged.
+        request: Id of the request.
+        created_at: The time in its row.
+        values: Columns to write. Without `latency_ms`, the time since `created_at` is written.
+        tokens: Input, output and cached tokens; None leaves the cost unchanged.
     """
     old = aliased(BrokerRequest)
     passed = func.round(
@@ -183,16 +183,16 @@ def recent(
     """Select a page of requests, newest first.
 
     Args:
-        since: earliest time, inclusive.
-        until: latest time, exclusive.
-        model: code of a model.
-        provider: code of a provider.
-        agent_name: name of an agent.
-        session_id: id of a session.
-        status: a status.
-        contents: whether `request` and `response` are read; without, access to them raises.
-        after: cursor of the previous page.
-        limit: size of the page.
+        since: Earliest time, inclusive.
+        until: Latest time, exclusive.
+        model: Code of a model.
+        provider: Code of a provider.
+        agent_name: Name of an agent.
+        session_id: Id of a session.
+        status: A status.
+        contents: Whether `request` and `response` are read; without, access to them raises.
+        after: Cursor of the previous page.
+        limit: Size of the page.
     """
     conditions: list[ColumnElement[bool]] = []
     asked: tuple[tuple[InstrumentedAttribute[Any], object], ...] = (

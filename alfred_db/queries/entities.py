@@ -99,11 +99,11 @@ def list_nodes(
     """Select a page of nodes, ordered by type and key.
 
     Args:
-        node_type: a type; None for all.
-        properties: properties that a node must have with these values. The containment test uses the GIN
+        node_type: A type; None for all.
+        properties: Properties that a node must have with these values. The containment test uses the GIN
             index.
-        after: cursor of the previous page.
-        limit: size of the page.
+        after: Cursor of the previous page.
+        limit: Size of the page.
     """
     statement = select(EntityNode)
     if node_type is not None:
@@ -217,14 +217,14 @@ def facts(
     """Select a page of the facts of a node.
 
     Args:
-        node_id: the node.
-        direction: edges that leave the node (`out`), that lead to it (`in`), or `both`.
-        edge_types: types of edges; None for all.
-        as_of: time at which a fact must be valid; None is the time of the statement.
-        known_at: time of knowledge. Facts stored later are left out, and those superseded later are selected.
+        node_id: The node.
+        direction: Edges that leave the node (`out`), that lead to it (`in`), or `both`.
+        edge_types: Types of edges; None for all.
+        as_of: Time at which a fact must be valid; None is the time of the statement.
+        known_at: Time of knowledge. Facts stored later are left out, and those superseded later are selected.
             None selects what is not superseded now.
-        after: cursor of the previous page.
-        limit: size of the page.
+        after: Cursor of the previous page.
+        limit: Size of the page.
     """
     ends = {"out": [EntityEdge.source_id], "in": [EntityEdge.target_id]}.get(
         direction, [EntityEdge.source_id, EntityEdge.target_id]

@@ -268,7 +268,7 @@ def first_unread(
 ) -> Select[int, int]:
     """Select `tx` and `id`, after the renumbering, of the first event that a consumer may not have read.
 
-    The position of the consumer tells what it read on the other server. An event with a higher `id` than the
+    The position of the consumer shows what it read on the other server. An event with a higher `id` than the
     position was inserted later, whatever the transaction numbers are. Events of a transaction that was open
     for long are delivered again.
     """
@@ -298,7 +298,7 @@ def renumber(*, restored: int | None, low: int, newest: int) -> Update:
 def forget_times() -> Update:
     """Clear the time from which consumers read.
 
-    The clocks of two servers differ, so that only the position tells what is unread.
+    The clocks of two servers differ, so that only the position shows what is unread.
     """
     return update(EventConsumer).values(since=None)
 

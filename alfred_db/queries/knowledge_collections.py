@@ -47,7 +47,7 @@ def resolve(*, hold: bool) -> Select[str, KnowledgeDistance]:
     """Select name and distance of the collection that `find` selects; run it with the parameter `name`.
 
     Args:
-        hold: whether the collection is locked, so that it cannot be dropped until the transaction ends.
+        hold: Whether the collection is locked, so that it cannot be dropped until the transaction ends.
     """
     statement = select(KnowledgeCollection.name, KnowledgeCollection.distance)
     found = _named(statement, bindparam("name", type_=Text))
@@ -205,8 +205,8 @@ def counted(partition: str, schema_of: str) -> Select[int]:
     Without such statistics the planner misjudges how many points of the partition match.
 
     Args:
-        partition: name of the partition.
-        schema_of: name of a table in the schema of the partition.
+        partition: Name of the partition.
+        schema_of: Name of a table in the schema of the partition.
     """
     home = (
         select(_namespace.c.nspname)

@@ -145,13 +145,13 @@ def best_of_groups(
     """Select the nearest points of each of the nearest groups, by comparing all points.
 
     Args:
-        key: path in the payload whose values are the groups.
-        partition: the collection.
-        where: filter of the points.
-        groups: maximum number of groups.
-        size: maximum number of points of a group.
-        among: the only values that are groups; None for all.
-        max_distance: maximum distance of a point.
+        key: Path in the payload whose values are the groups.
+        partition: The collection.
+        where: Filter of the points.
+        groups: Maximum number of groups.
+        size: Maximum number of points of a group.
+        among: The only values that are groups; None for all.
+        max_distance: Maximum distance of a point.
     """
     found = distance(KnowledgePoint, partition.operator).label("distance")
     rows, each = elements(values(POINTS.c.payload, key))

@@ -49,7 +49,7 @@ TSVECTOR = func.to_tsvector(
 )
 """The indexed expression of the full-text search."""
 
-GIVEN = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
+STORED = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
 """The columns that are parameters of both statements that store memories."""
 
 _memories = table_of(Memory)
@@ -66,13 +66,13 @@ def remember() -> ReturningInsert[int, int]:
     """Insert a memory, or count it if the bank already holds its text.
 
     Returns no row if the bank does not exist. Parameters of the statement: `bank`, `ttl` (may be None), and
-    the columns `GIVEN`, each prefixed with `new_`.
+    the columns `STORED`, each prefixed with `new_`.
     """
-    given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in GIVEN)
+    given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in STORED)
     expires_at = func.now() + bindparam("ttl", type_=INTERVAL)
     chosen: Select[Any] = select(MemoryBank.id, *given, literal_column("1"), expires_at, func.now())
     chosen = chosen.where(MemoryBank.id == bindparam("bank")).with_for_update(read=True, key_share=True)
-    names = ["memory_bank_id", *GIVEN, "seen_count", "expires_at", "updated_at"]
+    names = ["memory_bank_id", *STORED, "seen_count", "expires_at", "updated_at"]
     statement = insert(_memories).from_select(names, chosen, include_defaults=False)
     return _counted(statement).returning(Memory.id, Memory.seen_count)
 
@@ -237,10 +237,10 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
     in this form.
 
     Args:
-        bank_id: the bank.
-        half_life: half-life in seconds.
-        keep: number of memories to keep; None for no limit.
-        below: delete memories whose life is less than this; None for no threshold.
+        bank_id: The bank.
+        half_life: Half-life in seconds.
+        keep: Number of memories to keep; None for no limit.
+        below: Delete memories whose life is less than this; None for no threshold.
     """
     used = func.coalesce(Memory.last_accessed, Memory.created_at)
     life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(float(half_life), Double)

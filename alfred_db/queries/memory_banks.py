@@ -48,7 +48,7 @@ def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
     """Lock a bank and select the time of the database.
 
     Args:
-        bank_id: the bank.
+        bank_id: The bank.
         for_removal: True blocks transactions that add memories to the bank; False only blocks its removal.
     """
     statement = select(func.now()).where(MemoryBank.id == bank_id)

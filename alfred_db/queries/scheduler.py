@@ -121,9 +121,9 @@ def due(
     cannot be read, and would always come first.
 
     Args:
-        limit: maximum number of tasks.
-        after: the last task of the previous call, in the order of slots; None for the first call.
-        without: ids of tasks that cannot be read, which are left out.
+        limit: Maximum number of tasks.
+        after: The last task of the previous call, in the order of slots; None for the first call.
+        without: Ids of tasks that cannot be read, which are left out.
     """
     key = ScheduledTask.next_run_at, ScheduledTask.id
     statement = _scheduled(limit, without).where(

@@ -86,10 +86,10 @@ def ready(
     loop, which determines the order; a LIMIT ends the loop before it reaches the less urgent tasks.
 
     Args:
-        each: maximum number of tasks of a priority.
-        conditions: further conditions.
-        lock: whether the rows are locked; locked rows are skipped.
-        also: further columns.
+        each: Maximum number of tasks of a priority.
+        conditions: Further conditions.
+        lock: Whether the rows are locked; locked rows are skipped.
+        also: Further columns.
     """
     level = _levels()
     found = _waiting(each, _t.priority == level.c.priority, *conditions, beside=[level], lock=lock, also=also)
@@ -107,12 +107,12 @@ def claim(
     `lease_expires_at`, and the queue, in no order.
 
     Args:
-        limit: maximum number of tasks.
-        by_queue: whether to filter by queue.
-        by_intent: whether to filter by intent.
-        by_agent: whether to filter by `assigned_to`. It is not in an index: the claim reads and skips the
+        limit: Maximum number of tasks.
+        by_queue: Whether to filter by queue.
+        by_intent: Whether to filter by intent.
+        by_agent: Whether to filter by `assigned_to`. It is not in an index: the claim reads and skips the
             tasks of others.
-        single: whether there is only one queue or intent, or one of each.
+        single: Whether there is only one queue or intent, or one of each.
     """
     filters: list[ColumnElement[bool]] = []
     if by_agent:

@@ -66,10 +66,10 @@ def purge(
     A parent is not deleted before its children.
 
     Args:
-        older_than: seconds since the end of the task.
-        status: a final status; None for all of them.
-        queue: a queue; None for all.
-        limit: maximum number of tasks.
+        older_than: Seconds since the end of the task.
+        status: A final status; None for all of them.
+        queue: A queue; None for all.
+        limit: Maximum number of tasks.
     """
 
     def over(task: Any) -> list[ColumnElement[bool]]:

@@ -91,7 +91,7 @@ def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     and `metadata_` as JSON text, and the interval `delay`.
 
     Args:
-        child: whether the task has a parent. It is not inserted either if the parent is being cancelled; see
+        child: Whether the task has a parent. It is not inserted either if the parent is being cancelled; see
             `lock_parents`.
     """
     given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
@@ -107,7 +107,7 @@ def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
     value, in the driver and on the server.
 
     Args:
-        children: whether some tasks have parents. If one of the parents is being cancelled, no task is
+        children: Whether some tasks have parents. If one of the parents is being cancelled, no task is
             inserted.
     """
     given = (
@@ -271,8 +271,8 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     transactions that are enqueueing children of these tasks: run it again to see those.
 
     Args:
-        id: the task.
-        children: whether all descendants are cancelled too.
+        id: The task.
+        children: Whether all descendants are cancelled too.
     """
     tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
     if children:
@@ -353,22 +353,20 @@ def _renewed() -> dict[str, Any]:
     }
 
 
-def _filing(
-    given: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None
-) -> postgresql.Insert:
+def _filing(row: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None) -> postgresql.Insert:
     """Build the INSERT of tasks.
 
     The parents are locked and checked in the same statement. With autocommit, a lock of an earlier statement
     would be gone before the children are inserted.
 
     Args:
-        given: the value of each of `COLUMNS`, JSON as text, and `delay`.
-        parents: selects the parents; None if there are none.
+        row: The value of each of `COLUMNS`, JSON as text, and `delay`.
+        parents: Selects the parents; None if no task has one.
     """
-    values = {name: given[name] for name in COLUMNS}
-    values["available_at"] = func.greatest(given["available_at"], func.statement_timestamp() + given["delay"])
+    values = {name: row[name] for name in COLUMNS}
+    values["available_at"] = func.greatest(row["available_at"], func.statement_timestamp() + row["delay"])
     for name in ("content", "metadata_"):
-        values[name] = cast(given[name], JSONB)
+        values[name] = cast(row[name], JSONB)
     source = select(*values.values())
     if parents is not None:
         locked = materialized(_locked_line(parents), "locked")

@@ -77,8 +77,8 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
     columns are those of `ClaimedWorkflow`, up to `lease`.
 
     Args:
-        workflow_ids: ids of the versions; executions of earlier ones in the sequence are claimed first.
-        limit: maximum number of executions.
+        workflow_ids: Ids of the versions; executions of earlier ones in the sequence are claimed first.
+        limit: Maximum number of executions.
     """
     wanted = func.unnest(literal(list(workflow_ids), ARRAY(BigInteger))).table_valued(
         column("id", BigInteger)

@@ -1,4 +1,4 @@
-"""How to search: parameters, filters, and what a search returns."""
+"""Arguments and results of searches: parameters, filters and hits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Filters as data: what callers get as JSON, in the place of SQLAlchemy expressions.
+"""Filters as data, which callers can receive as JSON.
 
     Filter(must=[eq("metadata.lang", "en"), range_("metadata.year", gte=2020)], must_not=[exists("metadata.draft")])
 
-`Filter.from_dict` and `Filter.as_dict` take and give the JSON form:
+`Filter.from_dict` reads the JSON form, and `Filter.as_dict` writes it:
 
     {"must": [{"field": "metadata.lang", "eq": "en"}, {"field": "metadata.year", "range": {"gte": 2020}}]}
 """
@@ -26,7 +26,7 @@ MAX_CONDITIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class FilterCondition:
-    """One test of one field: a column, or a path into a JSON column such as `metadata.author.name`."""
+    """One condition on a field: a column, or a path into a JSON column such as `metadata.author.name`."""
 
     field: str
     operator: str
@@ -35,7 +35,10 @@ class FilterCondition:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """All of `must`, at least `min_should` of `should` if there are any, none of `must_not`."""
+    """A combination of conditions.
+
+    A row matches all of `must`, at least `min_should` of `should` if it has any, and none of `must_not`.
+    """
 
     must: Sequence[FilterCondition | Filter] = ()
     should: Sequence[FilterCondition | Filter] = ()
@@ -44,11 +47,15 @@ class Filter:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Filter:
-        """The filter of its JSON form; raises InvalidFilter, which names what is wrong and where."""
+        """Return the filter of its JSON form.
+
+        Raises:
+            InvalidFilter: The form is invalid; the message names the error and its position.
+        """
         return _filter(data, "filter", 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         parts = {"must": self.must, "should": self.should, "must_not": self.must_not}
         groups: dict[str, Any] = {
             name: [
@@ -64,12 +71,19 @@ class Filter:
 
 
 def eq(field: str, value: Any) -> FilterCondition:
-    """The field is this value; an array or object as a whole, so use `contains` for a part of one."""
+    """Return the condition that a field equals a value.
+
+    Arrays and objects are compared as a whole; use `contains` for a part of one.
+    """
     return FilterCondition(field, "eq", value)
 
 
 def in_(field: str, values: Sequence[Any]) -> FilterCondition:
-    """The field is one of these values, each as `eq` compares it."""
+    """Return the condition that a field equals one of several values, each compared as by `eq`.
+
+    Raises:
+        InvalidFilter: `values` is not a sequence of values.
+    """
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidFilter(
             f"in_: {shown(field)}: expected a sequence of values, got {type(values).__name__}; put it into a list"
@@ -78,22 +92,31 @@ def in_(field: str, values: Sequence[Any]) -> FilterCondition:
 
 
 def range_(field: str, **bounds: float | str) -> FilterCondition:
-    """The field lies within `gt`, `gte`, `lt`, `lte`; numbers among numbers, text (such as ISO times) among text."""
+    """Return the condition that a field lies within the bounds `gt`, `gte`, `lt`, `lte`.
+
+    Numbers are compared with numbers, and text (such as ISO times) with text.
+    """
     return FilterCondition(field, "range", dict(bounds))
 
 
 def contains(field: str, value: Any) -> FilterCondition:
-    """The JSON array or object of the field contains this element, or these keys and values."""
+    """Return the condition that a JSON value contains another.
+
+    An array contains an element, and an object contains keys with their values.
+    """
     return FilterCondition(field, "contains", value)
 
 
 def exists(field: str) -> FilterCondition:
-    """The field is there and not NULL."""
+    """Return the condition that a field exists and is not NULL."""
     return FilterCondition(field, "exists", True)
 
 
 def size(field: str, **bounds: float) -> FilterCondition:
-    """How many elements the JSON array of the field has; none where it is missing or null, else one."""
+    """Return the condition that the number of elements of a JSON array lies within bounds.
+
+    A missing field or null has 0 elements; any other value has 1.
+    """
     return FilterCondition(field, "size", dict(bounds))
 
 

@@ -1,4 +1,4 @@
-"""What a search is asked with, and what it gives."""
+"""Parameters of searches."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ __all__ = ["MAX_EF_SEARCH", "SearchParams", "SearchWeights"]
 
 
 MAX_EF_SEARCH = 1000
-"""pgvector's own limit."""
+"""The maximum that pgvector accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """How to search; None leaves it to the library, which decides by the filter's estimated matches."""
+    """Parameters of a search.
+
+    With None the library decides, by the estimated number of rows that match the filter.
+    """
 
     exact: bool | None = None
-    """True compares every row; False always uses the index."""
+    """True compares all rows; False always uses the index."""
     ef_search: int | None = None
-    """How many candidates the index keeps, 1 to 1000: more is slower and finds more of the true nearest."""
+    """Size of the candidate list of the index, 1 to 1000; a larger one is slower and has a better recall."""
     max_scan_tuples: int | None = None
-    """How many rows an iterative scan may visit before it gives up."""
+    """Maximum number of rows that an iterative scan visits."""
     max_distance: float | None = None
-    """Leave out hits that are farther away."""
+    """Maximum distance of a hit."""
     timeout: float | None = None
     """Seconds after which the server cancels the search."""
 
@@ -36,7 +39,7 @@ class SearchParams:
 
 @dataclass(frozen=True, slots=True)
 class SearchWeights:
-    """How much each leg of a hybrid search counts; 0 leaves its finds without influence."""
+    """Weights of the legs of a hybrid search; with 0 the rows of a leg do not add to the score."""
 
     vector: float = 1.0
     text: float = 1.0

@@ -1,4 +1,4 @@
-"""What a search returns."""
+"""Results of searches."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RowT = TypeVar("RowT", covariant=True, default=Any)
 
 
 class SearchPath(StrEnum):
-    """How a search was answered."""
+    """How a search was executed."""
 
     EXACT = "exact"
-    """Every row that the filter leaves was compared."""
+    """All rows that match the filter were compared."""
     HNSW = "hnsw"
-    """The index gave its nearest."""
+    """The index returned the nearest rows."""
     HNSW_ITERATIVE = "hnsw-iterative"
-    """The index was read on until enough rows had passed the filter."""
+    """The index was scanned until enough rows matched the filter."""
 
 
 class FoundRow(Protocol):
@@ -48,19 +48,19 @@ class FoundRow(Protocol):
 
 
 class Hit(NamedTuple, Generic[RowT]):
-    """One row that was found: `Hit[DocumentRow]` is one of the documents."""
+    """One row of a result; that of `Hit[DocumentRow]` has the attributes of a document."""
 
     row: RowT
-    """The model's columns, by the names of its attributes; vectors and text indexes are not fetched."""
+    """The columns of the model, by attribute; vectors and text search columns are not read."""
     distance: float | None
-    """The smaller, the nearer; None for a row that only other legs of a hybrid search found."""
+    """The distance; None for a row that only other legs of a hybrid search found."""
     score: float
-    """The larger, the better: 1 - distance for cosine, the fused score of a hybrid search."""
+    """The score, higher is better: 1 - distance for cosine, or the fused score of a hybrid search."""
     ranks: Mapping[str, int] = MappingProxyType({})
-    """Place, from 1, in each leg of a hybrid search that found it."""
+    """The rank, from 1, in each leg of a hybrid search that found the row."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A read-only view can be neither pickled nor copied deeply.
+        # A MappingProxyType can be neither pickled nor deep-copied.
         return type(self), (self.row, self.distance, self.score, dict(self.ranks))
 
 
@@ -71,11 +71,11 @@ class SearchResult(Generic[RowT]):
     hits: Sequence[Hit[RowT]]
     path: SearchPath
     truncated: bool
-    """Whether fewer hits than asked for are given although more rows may match."""
+    """Whether there are fewer than `limit` hits although more rows may match."""
     candidates: int
-    """Rows that were compared in the last step."""
+    """Number of rows compared in the last step."""
     plan: str | None = None
-    """The server's plan, when `explain` was asked for."""
+    """The plan of the server, if `explain` was requested."""
 
     def __iter__(self) -> Iterator[Hit[RowT]]:
         return iter(self.hits)
@@ -86,26 +86,26 @@ class SearchResult(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True)
 class SearchCandidates(Generic[RowT, KeyT]):
-    """What a search found, by id and distance only: asked once, then read page by page.
+    """The ids and distances of a result, to be read page by page without repeating the search.
 
     `SearchCandidates[DocumentRow, int]` are documents, whose ids are integers.
     """
 
     ids: Sequence[KeyT]
-    """The nearest first; of equally near ones the one with the smaller id."""
+    """The ids, nearest first; for equal distances the smaller id first."""
     distances: Sequence[float]
-    """One for each id."""
+    """The distance of each id."""
     path: SearchPath
     truncated: bool
-    """Whether fewer are given than were asked for although more rows may match."""
+    """Whether there are fewer ids than requested although more rows may match."""
     where: ColumnElement[bool] | None = field(default=None, repr=False)
-    """What every row of a page must still match."""
+    """The condition that every row of a page must still match."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An expression on a model refers to its mapper, which SQLAlchemy's own pickler names.
+        # An expression on a model refers to its mapper, which the serializer of SQLAlchemy pickles by name.
         where = None if self.where is None else _EXPRESSIONS.dumps(self.where)
         return _candidates, (self.ids, self.distances, self.path, self.truncated, where)
 

@@ -1,4 +1,4 @@
-"""What calls take and return, where it is more than a row."""
+"""Arguments and results of the repositories that are not rows of a table."""
 
 from __future__ import annotations
 

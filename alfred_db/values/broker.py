@@ -1,4 +1,4 @@
-"""What the broker's repositories give back when it is more than a row."""
+"""Results of the repositories of the broker."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..models import (
 __all__ = ["ModelOffer", "NewBrokerRequest", "TokenUsage", "TokenUsageKey"]
 
 TokenUsageKey: TypeAlias = Literal["model", "provider", "agent", "day"]
-"""What a roll-up of usage can be by."""
+"""What token usage can be grouped by."""
 
 
 class NewBrokerRequest(TypedDict, total=False):
-    """One request of `log_many`; what is left out is filled in, as `log_many` says."""
+    """One request of `log_many`, which fills in missing values."""
 
     request_id: Required[str]
     status: BrokerRequestStatus | str | None
@@ -52,35 +52,35 @@ class NewBrokerRequest(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ModelOffer:
-    """A model at a provider, and what it costs there."""
+    """A model at a provider, with its price."""
 
     hosted_model: HostedModel
     model: BrokerModel
     family: ModelFamily
     provider: HostingProvider
     price: HostedModelPrice | None
-    """The price that holds at the time asked for; None when there is none yet."""
+    """The price that is valid at the requested time; None if no price is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Requests of one group, added up. What they were not grouped by is None."""
+    """The sums of a group of requests. Keys that the requests are not grouped by are None."""
 
     model: str | None
     provider: str | None
     agent: str | None
     day: date | None
-    """In the time zone asked for."""
+    """The day, in the requested time zone."""
     currency: str
     requests: int
     failed: int
-    """How many of them ended in another way than `completed`."""
+    """Requests that ended in another status than `completed`."""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     total_tokens: int
     cost: Decimal
-    """Sum of the costs that are known, in `currency`."""
+    """Sum of the known costs, in `currency`."""
     unpriced: int
-    """How many of them have ended and have no cost."""
+    """Completed requests without a cost."""
     mean_latency_ms: float | None

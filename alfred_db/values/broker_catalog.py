@@ -11,11 +11,11 @@ from .model_registry import ModelEndpointSpec
 __all__ = ["CatalogDocument"]
 
 Price: TypeAlias = str | float | Decimal
-"""Text keeps every digit of it in JSON."""
+"""A price; text keeps every digit in JSON."""
 
 
 class CatalogMaker(TypedDict, total=False):
-    """Who makes models."""
+    """A maker of models."""
 
     code: Required[str]
     name: Required[str]
@@ -23,19 +23,19 @@ class CatalogMaker(TypedDict, total=False):
 
 
 class CatalogProvider(CatalogMaker, total=False):
-    """Who serves models."""
+    """A provider of models."""
 
     is_active: bool | None
 
 
 class CatalogFamily(CatalogMaker, total=False):
-    """A family of models; `maker` is the maker's code."""
+    """A family of models; `maker` is the code of the maker."""
 
     maker: Required[str]
 
 
 class CatalogModel(CatalogMaker, total=False):
-    """A model; `family` is the family's code."""
+    """A model; `family` is the code of the family."""
 
     family: Required[str]
     capabilities: Mapping[str, Any] | None
@@ -90,10 +90,10 @@ class CatalogRegistryModel(TypedDict, total=False):
 
 
 class CatalogDocument(TypedDict, total=False):
-    """What `export_catalog` returns and `import_catalog` takes: plain JSON, which names rows by their codes.
+    """The catalog, as `export_catalog` returns it and `import_catalog` accepts it.
 
-    `registry` is of the model registry, the other sections are of the broker's catalog. A section that is left out
-    stays as it is.
+    It is JSON that identifies rows by their codes. `registry` belongs to the model registry, the other
+    sections to the catalog of the broker. A missing section is left unchanged.
     """
 
     providers: Sequence[CatalogProvider]

@@ -1,4 +1,4 @@
-"""Rows of the broker's request log as they are copied: what is left out is filled in, the cost is worked out."""
+"""Preparation of rows for a bulk load of the request log of the broker: defaults and costs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ..models import BrokerRequestStatus, HostedModelPrice
 __all__ = ["FILLED", "FROM_CATALOG", "Hosted", "filled", "token_counts"]
 
 FILLED = ("created_at", "status", "finished_at", "total_tokens", "currency", "metadata_")
-"""What `filled` gives each row."""
+"""The columns that `filled` sets in each row."""
 
 FROM_CATALOG = ("model", "provider", "cost")
-"""What it gives a row with a hosted model, too."""
+"""The columns that it also sets in rows with a hosted model."""
 
 
 @dataclass(slots=True)
 class Hosted:
-    """What the log keeps of a hosted model: its codes, and its prices, the oldest first."""
+    """A hosted model as the request log needs it: its codes, and its prices, the oldest first."""
 
     model: str
     provider: str
     times: list[datetime] = field(default_factory=list[datetime])
     prices: list[tuple[int, int, int, str]] = field(default_factory=list[tuple[int, int, int, str]])
-    """Of input, output and cached input, in billionths: integers are exact, and fast."""
+    """Prices of input, output and cached input in billionths (exact as integers), with the currency."""
 
     def add(self, price: HostedModelPrice) -> None:
-        """The next price."""
+        """Append the next price."""
         cached = price.input_price if price.cached_input_price is None else price.cached_input_price
         self.times.append(price.valid_from)
         self.prices.append(
@@ -47,7 +47,15 @@ class Hosted:
         )
 
     def cost(self, at: datetime, tokens: tuple[int, int, int]) -> tuple[Decimal, str] | None:
-        """Cost and currency of tokens (input, output, cached) at that time, to nine places as the column has."""
+        """Return cost and currency of tokens at a time, to the nine decimal places of the column.
+
+        Args:
+            at: The time of the request.
+            tokens: Input, output and cached tokens.
+
+        Returns:
+            None if no price was valid at that time.
+        """
         place = bisect_right(self.times, at)
         if place == 0:
             return None
@@ -64,7 +72,11 @@ def _billionths(price: Decimal) -> int:
 def token_counts(
     prompt: int | None, completion: int | None, cached: int | None
 ) -> tuple[int, int, int] | None:
-    """Tokens of input, output and cached input; None when neither of the first two is known."""
+    """Return the tokens of input, output and cached input; None if the first two are unknown.
+
+    Raises:
+        InvalidInputError: A number is negative, or there are more cached tokens than input tokens.
+    """
     if prompt is None and completion is None:
         return None
     counts = prompt or 0, completion or 0, cached or 0
@@ -82,7 +94,20 @@ def filled(
     catalog: Mapping[int, Hosted],
     now: datetime,
 ) -> Iterator[list[Any]]:
-    """The values of `names`, FILLED among them, in each row. With a cost that is worked out goes its currency."""
+    """Yield the values of `names` in each row, with defaults for missing ones.
+
+    A computed cost also sets the currency.
+
+    Args:
+        rows: Mappings of attributes.
+        names: The attributes to yield; they include FILLED.
+        catalog: The hosted models by id.
+        now: The time of rows without `created_at`.
+
+    Raises:
+        InvalidInputError: A value does not fit its column; the message names the row.
+        NotFoundError: A hosted model is not in the catalog.
+    """
     blank: dict[str, Any] = dict.fromkeys(names)
     for number, row in enumerate(rows):
         values = {**blank, **row}
@@ -92,7 +117,7 @@ def filled(
             raise type(error)(f"row {number}: {error}") from None
         except (TypeError, AttributeError) as error:
             raise InvalidInputError(
-                f"row {number}: {error}; give each value as its attribute has it"
+                f"row {number}: {error}; pass each value in the type of its attribute"
             ) from None
         yield list(values.values())
 
@@ -105,7 +130,9 @@ def _fill(values: dict[str, Any], catalog: Mapping[int, Hosted], now: datetime) 
     created: datetime = given("created_at") or now
     status = given("status") or BrokerRequestStatus.COMPLETED
     if created.tzinfo is None:
-        raise InvalidInputError("created_at: a time without time zone; give one, such as datetime.now(UTC)")
+        raise InvalidInputError(
+            "created_at: a time without time zone; pass one with a time zone, such as datetime.now(UTC)"
+        )
     tokens = token_counts(given("prompt_tokens"), given("completion_tokens"), given("cached_tokens"))
     if tokens is not None and values["total_tokens"] is None:
         values["total_tokens"] = tokens[0] + tokens[1]

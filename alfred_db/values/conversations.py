@@ -1,4 +1,4 @@
-"""What conversations are told with, and what they give back when it is more than a row."""
+"""Arguments and results of the repository of conversations."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class ConversationRow(FoundRow, Protocol):
     """The columns of a `Conversation` in a search's hit."""
 
     id: int
-    """Key of the row, and its place in the session."""
+    """Key of the row, and its position in the session."""
     session_id: str
-    """The session it is part of, in the caller's words."""
+    """The session, identified by the caller."""
     role: MessageRole
-    """Who said it."""
+    """Role of the author."""
     content: str
-    """What was said."""
+    """Text of the message."""
     metadata_: dict[str, Any] | None
-    """The caller's notes, such as the name of a tool and the call that it answers."""
+    """Metadata of the caller, such as the name of a tool and the call that it answers."""
     created_at: datetime
-    """When it was stored."""
+    """When the row was created."""
 
 
 class NewMessage(TypedDict):
-    """One message to append, as `append` takes it."""
+    """One message of `append_many`; the keys are the arguments of `append`."""
 
     role: MessageRole | str
     content: str
@@ -40,10 +40,10 @@ class NewMessage(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ConversationSummary:
-    """A session, and how much was said in it."""
+    """A session with the number of its messages."""
 
     id: int
-    """Of its newest message."""
+    """Id of its newest message."""
     session_id: str
     messages: int
     last_at: datetime

@@ -1,4 +1,4 @@
-"""What the repository of documents takes and returns when it is more than a row."""
+"""Arguments and results of the repository of documents."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class DocumentRow(FoundRow, Protocol):
     id: int
     """Key of the row."""
     title: str | None
-    """Its title; counts more than the content in a search by word."""
+    """Title; it has a higher weight than the content in full-text search."""
     content: str | None
-    """Its text."""
+    """Text."""
     metadata_: dict[str, Any] | None
-    """The caller's notes, to filter by."""
+    """Metadata of the caller, for filters."""
     created_at: datetime
-    """When it was stored."""
+    """When the row was created."""
     updated_at: datetime
     """When the row last changed."""
     external_id: str | None
-    """The caller's own key, such as a path or URL."""
+    """Unique key of the caller, such as a path or URL; added, so that storing a document again updates it."""
     embedding_model: str | None
-    """What made the vector."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
     content_hash: bytes | None
-    """sha256 of the content, made by the server."""
+    """sha256 of the content, computed by the server; added, to find a known text before it is embedded."""
 
 
 class DocumentChanges(TypedDict, total=False):

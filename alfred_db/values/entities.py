@@ -1,4 +1,4 @@
-"""What the entity graph gives back when it is more than a row."""
+"""Results of the repository of entities."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..models import EntityEdge, EntityNode
 __all__ = ["EdgeDirection", "GraphNeighbour", "GraphNode", "GraphPath", "Subgraph"]
 
 EdgeDirection: TypeAlias = Literal["out", "in", "both"]
-"""Which edges are followed: from source to target, from target to source, or both ways."""
+"""Which edges to follow: from source to target, from target to source, or both."""
 
 
 class GraphNode(NamedTuple):
-    """What a walk says of a node: values, which no session keeps; `get_node` gives the row."""
+    """A node found by a traversal, as plain values; `get_node` returns the row."""
 
     id: uuid.UUID
     node_type: str
@@ -28,20 +28,20 @@ class GraphNode(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GraphNeighbour:
-    """A node that can be reached, by the fewest edges."""
+    """A node that can be reached, with the fewest edges to it."""
 
     node: GraphNode
     depth: int
-    """How many edges away it is; 1 is next door."""
+    """Number of edges to it; 1 is an adjacent node."""
     via: uuid.UUID
-    """Id of the last edge on the way to it."""
+    """Id of the last edge of the path."""
     edge_type: str
-    """The relation which that edge states."""
+    """Type of that edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPath:
-    """A way from one node to another; `edges[i]` joins `nodes[i]` and `nodes[i + 1]`."""
+    """A path between two nodes; `edges[i]` joins `nodes[i]` and `nodes[i + 1]`."""
 
     nodes: Sequence[EntityNode]
     edges: Sequence[EntityEdge]
@@ -50,15 +50,15 @@ class GraphPath:
         return len(self.edges)
 
     def __bool__(self) -> bool:
-        """A path is true even where it starts at its end and has no edge."""
+        """Return True, also for a path of a single node without edges."""
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class Subgraph:
-    """Some nodes, and the edges that join them."""
+    """Nodes, and the edges between them."""
 
     nodes: Sequence[EntityNode]
     edges: Sequence[EntityEdge]
     truncated: bool
-    """Whether a limit was reached, so that there may be more."""
+    """Whether a limit was reached, so that there may be more nodes or edges."""

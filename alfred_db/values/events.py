@@ -1,4 +1,4 @@
-"""What the repository of events takes and gives when it is more than a row."""
+"""Arguments and results of the repository of events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 __all__ = ["EventConsumerLag", "EventHorizon", "EventPosition", "NewEvent"]
 
 EventPosition: TypeAlias = Literal["beginning", "now"] | datetime | int
-"""Where to read from: the oldest event that is kept, what commits from now on, a time, or the `id` of an event."""
+"""Where a consumer starts to read.
+
+The oldest stored event (`beginning`), the events that commit from now on (`now`), a time, or the `id` of an
+event.
+"""
 
 
 class NewEvent(TypedDict):
@@ -24,27 +28,30 @@ class NewEvent(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class EventConsumerLag:
-    """A consumer, and how far behind it is."""
+    """A consumer, and how far it lags behind."""
 
     name: str
     topics: Sequence[str]
     behind: int
-    """Committed events that it has still to read, counted up to 10,000."""
+    """Number of committed events that it has not read, counted up to 10,000."""
     oldest_unread_age: float | None
-    """Seconds since the first of them was written; None when there is none."""
+    """Seconds since the first of them was written; None if it has read all of them."""
     read_at: datetime | None
-    """When it last got events."""
+    """When it last received events."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventHorizon:
-    """The oldest open transaction that has written: events of it and of later ones are read when it has ended."""
+    """The oldest open transaction that has written.
+
+    Its events and those of later transactions are delivered once it has ended.
+    """
 
     age: float | None
-    """Seconds since it began; None when this role may not know (`GRANT pg_read_all_stats`)."""
+    """Seconds since it began; None if the role may not see it (`GRANT pg_read_all_stats`)."""
     pid: int | None
-    """Its process, for `pg_terminate_backend`; None for a prepared transaction."""
+    """Its server process, for `pg_terminate_backend`; None for a prepared transaction."""
     application_name: str
-    """Of its connection; for a prepared transaction, its name."""
+    """Application name of its connection; for a prepared transaction, its name."""
     database: str
-    """It may be any of the server's, not only this one."""
+    """Its database, which can be any database of the server."""

@@ -1,4 +1,4 @@
-"""What the knowledge collections give back when it is more than a row, and how their points are named."""
+"""Results of the repository of knowledge, and ids of points."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 KnowledgePointId: TypeAlias = str | int | uuid.UUID
-"""What a point is called by; kept and given back as text, so that 42 and "42" are the same point."""
+"""The id of a point. It is stored and returned as text, so that 42 and "42" are the same point."""
 
 
 class KnowledgePointRow(FoundRow, Protocol):
     """The columns of a `KnowledgePoint` in a search's hit."""
 
     collection: str
-    """The collection, and so the partition; it is removed with its partition, never row by row."""
+    """The collection, which determines the partition; the points are removed with the partition."""
     id: str
-    """Key in the collection: a UUID or an integer in Qdrant, here as text, so that imported ones stay."""
+    """Key in the collection: a UUID or an integer in Qdrant, stored as text to keep imported ids."""
     payload: dict[str, Any]
-    """What the point says, to give back and to filter by."""
+    """The payload, returned with hits and used by filters."""
     created_at: datetime
-    """When it was stored."""
+    """When the row was created."""
     updated_at: datetime
     """When the row last changed."""
 
@@ -53,19 +53,19 @@ class NewKnowledgePoint(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeCollectionInfo:
-    """A collection, and what is in it."""
+    """A collection, with its aliases and the number of its points."""
 
     collection: KnowledgeCollection
     aliases: Sequence[str]
     points: int
-    """How many points it has, counted."""
+    """The exact number of its points."""
     table: str
     """The table of its points, a partition of `knowledge_points`."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeFacetCount:
-    """A value that a payload key has, and how many points have it there."""
+    """A value of a payload key, and the number of points that have it."""
 
     value: str | float | bool
     count: int
@@ -86,16 +86,16 @@ class KnowledgePointGroup:
 
 
 def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether it is a JSON object."""
+    """Whether a value is a JSON object."""
     return isinstance(value, Mapping)
 
 
 def is_array(value: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether it is a JSON array."""
+    """Whether a value is a JSON array."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-# The forms of a UUID that Qdrant reads; Python's own reader takes more.
+# The forms of a UUID that Qdrant reads; `uuid.UUID` accepts more.
 _UUID = re.compile(
     r"(?:urn:uuid:)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}"
     r"|\{[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\}",
@@ -104,7 +104,11 @@ _UUID = re.compile(
 
 
 def point_id(value: Any) -> str:
-    """The text of a point's id, one for all spellings of a UUID; raises InvalidInputError for what can be none."""
+    """Return the id of a point as text; all spellings of a UUID return the same text.
+
+    Raises:
+        InvalidInputError: The value cannot be an id.
+    """
     if isinstance(value, str | int | uuid.UUID) and not isinstance(value, bool) and str(value):
         text = str(value)
         return str(uuid.UUID(text)) if len(text) >= 32 and _UUID.fullmatch(text) else text
@@ -114,5 +118,8 @@ def point_id(value: Any) -> str:
 
 
 def spellings(values: Iterable[Any]) -> list[str]:
-    """The ids to look for: a UUID as it is stored now, and as it was stored as it came."""
+    """Return the ids to look up.
+
+    Each is looked up in its normal form and as passed, because earlier versions stored ids as passed.
+    """
     return list(dict.fromkeys(text for value in values for text in (point_id(value), str(value))))

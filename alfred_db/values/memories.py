@@ -1,4 +1,4 @@
-"""What memories are told with, and what they give back when it is more than a row."""
+"""Arguments and results of the repository of memories."""
 
 from __future__ import annotations
 
@@ -30,29 +30,32 @@ class MemoryRow(FoundRow, Protocol):
     id: int
     """Key of the row."""
     memory_bank_id: int | None
-    """The bank it is in."""
+    """Its bank."""
     content: str
-    """What is remembered."""
+    """The remembered text."""
     metadata_: dict[str, Any] | None
-    """The caller's notes."""
+    """Metadata of the caller."""
     importance: int
-    """How much it matters; more is more, 1 is the least that the library gives."""
+    """Importance; a larger number is more important, and the library assigns at least 1."""
     access_count: int
-    """How often it was recalled."""
+    """Number of recalls; deliberately not indexed."""
     last_accessed: datetime | None
-    """When it was last recalled."""
+    """When it was last recalled; deliberately not indexed."""
     created_at: datetime
-    """When it was first remembered."""
+    """When it was first stored."""
     updated_at: datetime
     """When the row last changed."""
     content_hash: bytes | None
-    """sha256 of the normalised content, set by the library."""
+    """sha256 of the normalised content, set by the library; added, so that a bank holds a text once.
+
+    NULL, as plain SQL leaves it, is not unique: the reference allows a text twice in a bank.
+    """
     seen_count: int
-    """How often it was told, the first time included."""
+    """How often the text was stored, including the first time; added, for merged duplicates."""
     expires_at: datetime | None
-    """When it may be forgotten; NULL is never."""
+    """When it expires; NULL is never; added, for memories with a time to live."""
     embedding_model: str | None
-    """What made the vector."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
 
 
 class MemoryChanges(TypedDict, total=False):
@@ -73,7 +76,7 @@ class MemoryChanges(TypedDict, total=False):
 
 
 class NewMemory(TypedDict, total=False):
-    """One thing to remember, as `remember` takes it; only `content` must be there."""
+    """One memory of `remember_many`; the keys are the arguments of `remember`, and `content` is required."""
 
     content: str
     embedding: VectorLike | None
@@ -84,19 +87,19 @@ class NewMemory(TypedDict, total=False):
 
 
 class MemoryOutcome(StrEnum):
-    """What became of something that was told."""
+    """How a text was stored."""
 
     STORED = "stored"
-    """It is a new memory."""
+    """As a new memory."""
     SEEN = "seen"
-    """The bank held, or the batch had, the same text: that memory counts it."""
+    """The bank or the batch already had the same text; that memory counts it."""
     MERGED = "merged"
-    """A memory means nearly the same: that memory counts it and keeps its own text."""
+    """A memory is nearly the same by its vector; it counts the text and keeps its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class RememberedMemory:
-    """The memory that now stands for what was told."""
+    """The memory that holds a stored text."""
 
     id: int
     outcome: MemoryOutcome
@@ -104,12 +107,15 @@ class RememberedMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecallWeights:
-    """How much of its score a memory can lose, from 0 (nothing) to 1 (all of it): a fifth, as in Hindsight."""
+    """How much of its score a memory can lose, from 0 (nothing) to 1 (everything).
+
+    The default is a fifth for each factor, as in Hindsight.
+    """
 
     importance: float = 0.2
-    """To its unimportance: what a memory of importance 0 would lose; one of 10 or more loses nothing."""
+    """The part that a memory of importance 0 loses; one of importance 10 or more loses nothing."""
     recency: float = 0.2
-    """To its age: what a memory loses that was not used for ever; after one half-life it is half of that."""
+    """The part that an infinitely old memory loses; after one half-life a memory has lost half of it."""
 
     def __post_init__(self) -> None:
         for name, value in (("importance", self.importance), ("recency", self.recency)):
@@ -119,14 +125,14 @@ class MemoryRecallWeights:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecallResult:
-    """The memories with the best score, best first."""
+    """The memories with the best scores, best first."""
 
     hits: Sequence[Hit[MemoryRow]]
     path: SearchPath
     certified: bool
-    """Whether no memory of the bank can have a better score, up to neighbours that the index itself misses."""
+    """Whether no memory of the bank can have a better score, except for neighbours that the index misses."""
     candidates: int
-    """Memories that were compared in the last step."""
+    """Number of memories compared in the last step."""
 
     def __iter__(self) -> Iterator[Hit[MemoryRow]]:
         return iter(self.hits)
@@ -137,11 +143,11 @@ class MemoryRecallResult:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBankSummary:
-    """A bank, and how much is in it."""
+    """A bank with the number of its memories."""
 
     id: int
     name: str
     description: str | None
     created_at: datetime
     memories: int
-    """Memories that have not expired."""
+    """Number of memories that have not expired."""

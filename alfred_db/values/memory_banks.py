@@ -1,4 +1,4 @@
-"""What the repository of memory banks takes when it is more than a row."""
+"""Arguments of the repository of memory banks."""
 
 from __future__ import annotations
 

@@ -15,24 +15,24 @@ class MemoryEntryRow(FoundRow, Protocol):
     """The columns of a `MemoryEntry` in a search's hit."""
 
     id: uuid.UUID
-    """Key of the row; a UUID, so that several instances of the agent can make it themselves."""
+    """Key of the row; a UUID, so that several instances of the agent can generate it."""
     namespace: str
-    """What it belongs to, such as a project or user: each search is within one."""
+    """Project or user that it belongs to: each search is within one namespace."""
     agent: str | None
-    """Name of the agent that stored it; no foreign key: it may write before it is registered."""
+    """Name of the agent that stored it; no foreign key, because the agent need not be registered."""
     source: str | None
-    """Where the knowledge comes from, such as a URL: what an answer cites."""
+    """Source, such as a URL, for citations."""
     content: str
-    """The knowledge, in words."""
+    """The text."""
     embedding_model: str | None
-    """What made the vector: vectors of two models have no meaningful distance."""
+    """Name of the embedding model; distances between vectors of two models are meaningless."""
     content_hash: bytes | None
-    """sha256 of the normalised content, set by the library: a namespace holds a thing once, or NULL."""
+    """sha256 of the normalised content, set by the library; unique within a namespace unless NULL."""
     metadata_: dict[str, Any]
-    """The caller's notes."""
+    """Metadata of the caller."""
     created_at: datetime
-    """When it was stored."""
+    """When the row was created."""
     updated_at: datetime
     """When the row last changed."""
     expires_at: datetime | None
-    """When it may be forgotten; NULL is never."""
+    """When it expires; NULL is never."""

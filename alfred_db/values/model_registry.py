@@ -1,4 +1,4 @@
-"""What the model registry takes and gives when it is more than a row."""
+"""Arguments and results of the repository of the model registry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RegistryModelChanges(TypedDict, total=False):
 
 
 class ModelEndpointSpec(TypedDict):
-    """A place where a model is reached, to be registered with it: a plain mapping."""
+    """An endpoint of a model, as an argument of `register`."""
 
     endpoint_type: str
     endpoint_url: NotRequired[str | None]
@@ -37,8 +37,8 @@ class ModelEndpointSpec(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ScoredModel:
-    """A model that has a capability, and how well."""
+    """A model with its score in a capability."""
 
     model: RegistryModel
     score: float
-    """The larger the better."""
+    """The score; higher is better."""

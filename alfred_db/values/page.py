@@ -1,4 +1,4 @@
-"""Pages of a listing."""
+"""Pages of a list."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some rows of a listing, and the cursor that gives the rows after them."""
+    """Some rows of a list, and the cursor of the next page."""
 
     items: Sequence[T]
     next: str | None
-    """Pass it as `after` for the next page; None on the last."""
+    """Pass it as `after` to read the next page; None on the last page."""
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)

@@ -1,4 +1,4 @@
-"""Partitions of the tables that have one for each month."""
+"""Monthly partitions of tables."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["MonthlyPartition"]
 
 @dataclass(frozen=True, slots=True)
 class MonthlyPartition:
-    """A part of a table that is partitioned by month."""
+    """A partition of a table that is partitioned by month."""
 
     name: str
-    """Its table, quoted and qualified as SQL wants it."""
+    """Name of its table, qualified and quoted for SQL."""
     starts_at: datetime | None
-    """The first time in it; None in the default partition, which takes what no other one does."""
+    """Start of its range, inclusive; None for the default partition."""
     ends_at: datetime | None
-    """The first time that is no longer in it."""
+    """End of its range, exclusive."""
     rows: int
-    """As the last ANALYZE or VACUUM counted them; -1 when none has."""
+    """Number of rows as of the last ANALYZE or VACUUM; -1 before the first one."""
     size: int
-    """Bytes, with indexes."""
+    """Size in bytes, including indexes."""
 
     @property
     def is_default(self) -> bool:
-        """Whether it takes what no other partition does."""
+        """Whether it is the default partition, which holds the rows outside all others."""
         return self.starts_at is None

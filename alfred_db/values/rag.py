@@ -1,4 +1,4 @@
-"""The context that a question is answered from, and how found documents are packed into it."""
+"""The context of a RAG query, and how documents are packed into it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["RagContext", "RagSource"]
 SEPARATOR = "\n\n"
 
 LONGEST_WORD = 40
-"""A longer run without white space is no word, as in scripts that write none, and is cut where the room ends."""
+"""A longer run without white space is not a word, as in scripts without spaces, and is cut at the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,19 @@ class RagSource:
     document_id: int
     title: str | None
     distance: float | None
-    """Cosine distance from the question, 0 to 2; None for one found by word alone."""
+    """Cosine distance from the query, 0 to 2; None if it was found only by full text."""
     rank: int
-    """Its place among the results of the search, from 1, and its number in the text."""
+    """Its rank in the results of the search, from 1; also its number in the text."""
     chars: int
-    """Characters of its title and content that are in the text."""
+    """Number of characters of its title and content in the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RagContext:
-    """Documents as one text: each is `[rank] title`, a line break and the content; an empty line parts them."""
+    """Documents as one text.
+
+    Each one is `[rank] title`, a line break and its content; a blank line separates them.
+    """
 
     text: str
     sources: tuple[RagSource, ...]
@@ -41,10 +44,10 @@ class RagContext:
 
 
 def packed(hits: Sequence[Hit[DocumentRow]], max_chars: int) -> RagContext:
-    """The documents, the best first, in at most `max_chars` characters.
+    """Pack documents, the best first, into at most `max_chars` characters.
 
-    Those that fit are whole; the first that does not is cut after a word, and the rest are left out, however
-    short. Documents without text are passed over.
+    Documents are included whole while they fit. The first that does not fit is cut after a word, and the rest
+    are left out. Documents without text are skipped.
     """
     text, truncated = "", False
     sources: list[RagSource] = []
@@ -65,7 +68,10 @@ def packed(hits: Sequence[Hit[DocumentRow]], max_chars: int) -> RagContext:
 
 
 def _cut(text: str, room: int) -> str:
-    """The words at the beginning of a text that fit; the text neither begins nor ends with white space."""
+    """Return the leading words of a text that fit.
+
+    The text neither begins nor ends with white space.
+    """
     if len(text) <= room:
         return text
     end = max(room, 0)

@@ -1,4 +1,4 @@
-"""What the repository of the scheduler gives back when it is more than a row."""
+"""Results of the repository of the scheduler."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ __all__ = ["ClaimedExecution", "ScheduleOutcome", "ScheduleProblem", "SchedulerT
 
 
 class ScheduleOutcome(StrEnum):
-    """What `SchedulerRepository.create` did: it is true when the row is new, like the second value of `enqueue`."""
+    """What `SchedulerRepository.create` did.
+
+    It is true if the row is new, like the second value of `enqueue`.
+    """
 
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
 
     def __bool__(self) -> bool:
-        """Whether the row is new."""
+        """Return whether the row is new."""
         return self is ScheduleOutcome.CREATED
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleProblem:
-    """A task whose next slot cannot be computed; it is passed by until its schedule or time zone is corrected."""
+    """A task whose next slot cannot be computed.
+
+    It is skipped until its schedule or time zone is corrected.
+    """
 
     task_id: int
     reason: str
@@ -38,56 +44,62 @@ class SchedulerTick:
     """What one call of `tick` did."""
 
     now: datetime | None
-    """The database's time that it went by; None when no task was due."""
+    """The time of the database that it used; None if no task was due."""
     filed: Sequence[int]
-    """Ids of the executions that can now be claimed."""
+    """Ids of the executions that it created, which can now be claimed."""
     skipped: int
-    """How many slots are not run: those that the misfire policy drops, and those that overlap."""
+    """Number of slots that are not run: dropped by the misfire policy, or overlapping."""
     invalid: Sequence[ScheduleProblem]
-    """Tasks filed by other means than this library, or that need a time zone that this machine lacks."""
+    """Tasks that were not created by this library, or whose time zone is missing on this machine."""
     full: bool
-    """Whether `limit` was reached: more may be due, so call again at once."""
+    """Whether `limit` was reached; more tasks may be due, so call it again at once."""
 
 
 class ClaimedExecution(NamedTuple):
-    """An execution that is the caller's until `lease_expires_at`; pass it to whatever the caller does with it next."""
+    """An execution that the caller holds until `lease_expires_at`.
+
+    Pass it to the methods that extend, complete, fail or release it.
+    """
 
     id: int
     task_id: int
-    """The scheduled task that it is a slot of."""
+    """The scheduled task."""
     name: str
     command: str
     scheduled_at: datetime
     """The slot."""
     lease_token: uuid.UUID
-    """What every write of the holder is checked against."""
+    """The token that every write by the holder is checked against."""
     claim_seq: int
-    """Grows with each claim of the execution: a fence for systems outside the database."""
+    """Grows with each claim of the execution; a fencing token for systems outside the database."""
     lease_expires_at: datetime
-    """By the database's clock."""
+    """The end of the lease, by the clock of the database."""
     attempt_deadline_at: datetime
-    """When the attempt has used up the task's `timeout`, by the database's clock."""
+    """When the `timeout` of the attempt ends, by the clock of the database."""
     retry_count: int
     """Attempts that failed."""
     crash_count: int
     """Attempts whose worker vanished."""
     max_retries: int
-    """How many of both are followed by another."""
+    """How many failures and crashes are followed by another attempt."""
     missed_slots: int
-    """How many slots before this one were dropped."""
+    """Number of slots before this one that were dropped."""
     lease: float
-    """Seconds that were asked for, which a heartbeat asks for again."""
+    """The requested seconds of the lease, which a heartbeat requests again."""
     held_until: float
-    """The end of the lease on this process's own `time.monotonic()`, counted from before the claim was sent."""
+    """The end of the lease by `time.monotonic()` of this process, counted from before the claim was sent."""
     cancel_requested: bool = False
-    """Whether its cancellation was asked for, as of the last heartbeat: stop, and end it by `fail`."""
+    """Whether a cancellation was requested, as of the last heartbeat; stop, and end the work with `fail`."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         return self.retry_count + self.crash_count + 1
 
     @property
     def is_over(self) -> bool:
-        """Whether the lease has run out without a heartbeat, told without the database: stop, others may have it."""
+        """Whether the lease has expired by the clock of this process.
+
+        If so, stop: another worker may hold the work.
+        """
         return time.monotonic() >= self.held_until

@@ -1,4 +1,4 @@
-"""Tasks on their way into the database: what `enqueue` and `enqueue_many` were given, checked and made complete."""
+"""Validation of the arguments of `enqueue` and `enqueue_many`, and their conversion to columns."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = [
 
 MAX_JSON_BYTES = 64 << 20
 MAX_KEY_BYTES = 2000
-"""What an entry of an index holds for certain."""
+"""Maximum size of a key that always fits into an index entry."""
 MAX_QUEUE_BYTES = 200
-"""The length that the index of claims by intent holds."""
+"""Maximum size of a queue name, by the index of claims by intent."""
 MAX_INTEGER = 2**31 - 1
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -53,7 +53,15 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]:
-    """The values of each attribute; only of those that a task has, or of `every` one. Raises InvalidInputError."""
+    """Return the values of each attribute of tasks.
+
+    Args:
+        tasks: The tasks to enqueue.
+        every: Whether all attributes are returned, or only those that a task has.
+
+    Raises:
+        InvalidInputError: A key is unknown, or a value is invalid.
+    """
     names = set[str]().union(*tasks)
     unknown = names - set(_DEFAULTS) - {"intent", "task_id"}
     if unknown:
@@ -73,7 +81,7 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
         if every or name in names:
             columns[name] = [task.get(name, default) for task in tasks]
     _check({**columns, "task_id": [key for key in keys if key is not None]})
-    # COPY checks JSON itself, and names the row unless the order of the keys has changed its place.
+    # COPY checks JSON too, but its position of the row is wrong if the tasks were sorted by key.
     check = every or named(tasks)
     for name in ("content", "metadata"):
         if name in columns:
@@ -86,25 +94,26 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
 
 
 def named(tasks: Sequence[NewTask]) -> bool:
-    """Whether a task has a key that another can have too."""
+    """Whether a task has a key that another task may have too."""
     return any("task_id" in task or "dedupe_key" in task for task in tasks)
 
 
 def at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
-    """Of each column the values at these places, in their order."""
+    """Return the values at these positions of each column, in order."""
     return {name: [column[place] for place in places] for name, column in columns.items()}
 
 
 def keys_at(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> list[tuple[str, str | None]]:
-    """The `task_id` and the `dedupe_key` of the tasks at these places."""
+    """Return the `task_id` and the `dedupe_key` of the tasks at these positions."""
     deduplicated = columns.get("dedupe_key")
     return [(columns["task_id"][place], deduplicated[place] if deduplicated else None) for place in places]
 
 
 def firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Sequence[int]:
-    """The places without those whose `task_id` or `dedupe_key` an earlier one has.
+    """Return the positions without those whose `task_id` or `dedupe_key` an earlier one has.
 
-    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    They are in the order of the keys: two calls with the same keys wait for each other instead of
+    deadlocking.
     """
     seen: set[tuple[str, str]] = set()
     kept: list[tuple[str, str, int]] = []
@@ -117,7 +126,7 @@ def firsts(columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> Seque
 
 
 def as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-    """The columns with JSON as text, which an array can hold."""
+    """Return the columns with JSON as text, which an array can hold."""
     return {
         name: [to_json(value) for value in column] if name in {"content", "metadata_"} else column
         for name, column in columns.items()
@@ -125,7 +134,7 @@ def as_text(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]
 
 
 def new_ids(count: int) -> list[uuid.UUID]:
-    """Ids as uuid version 7: tasks that are filed together are claimed in the order of these."""
+    """Return ids of version 7: tasks that are enqueued together are claimed in the order of their ids."""
     # Milliseconds and 12 bits of a fraction, counted on from the clock; the other 62 bits are random.
     first = time.time_ns() * 4096 // 1_000_000
     noise = array("Q", os.urandom(8 * count))
@@ -146,7 +155,7 @@ _WORDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 def _check(columns: Mapping[str, Sequence[Any]]) -> None:
     for name, (kinds, word) in _WORDS.items():
-        # A row of another type may not even have a hash.
+        # A value of another type may not be hashable.
         found: set[type] = set(map(type, columns.get(name, ())))
         for one in found:
             if one is bool or not (

@@ -1,4 +1,4 @@
-"""What the repository of tasks takes and gives when it is more than a row."""
+"""Arguments and results of the repository of tasks."""
 
 from __future__ import annotations
 
@@ -44,14 +44,20 @@ class NewTaskResult(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TaskBackoff:
-    """How long a failed task waits: `base * 2 ** attempts` seconds, at most `cap`, give or take `jitter` of it."""
+    """The wait before a failed task is retried.
+
+    It is `base * 2 ** attempts` seconds, at most `cap`, plus or minus up to `jitter` of it.
+    """
 
     base: float = 5.0
     """Seconds before the first retry."""
     cap: float = 3600.0
-    """Seconds that no wait exceeds, before jitter."""
+    """Maximum seconds of a wait, before jitter."""
     jitter: float = 0.1
-    """0 to 1: tasks that failed together are spread over this part of the wait, to either side."""
+    """Fraction of the wait, 0 to 1, by which it varies.
+
+    It spreads the retries of tasks that failed together.
+    """
 
     def __post_init__(self) -> None:
         for name, value, high in (
@@ -63,12 +69,15 @@ class TaskBackoff:
                 raise InvalidInputError(f"TaskBackoff.{name}: expected 0 to {high:,.0f}, got {value:,}")
 
     def spread(self) -> float:
-        """A factor from `1 - jitter` to `1 + jitter`."""
+        """Return a random factor from `1 - jitter` to `1 + jitter`."""
         return random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
 class ClaimedTask(NamedTuple):
-    """A task that is the caller's until `lease_expires_at`; pass it to whatever the caller does with it next."""
+    """A task that the caller holds until `lease_expires_at`.
+
+    Pass it to the methods that extend, complete, fail or release it.
+    """
 
     id: uuid.UUID
     task_id: str
@@ -86,57 +95,63 @@ class ClaimedTask(NamedTuple):
     crash_count: int
     """Attempts whose worker vanished."""
     max_retries: int
-    """How many of both are followed by another."""
+    """How many failures and crashes are followed by another attempt."""
     attempt_deadline_at: datetime
-    """When the attempt has used up the task's `timeout_seconds`, by the database's clock."""
+    """When the `timeout_seconds` of the attempt end, by the clock of the database."""
     claim_seq: int
-    """Grows with each claim of the task: a fence for systems outside the database."""
+    """Grows with each claim of the task; a fencing token for systems outside the database."""
     lease_token: uuid.UUID
-    """What every write of the holder is checked against."""
+    """The token that every write by the holder is checked against."""
     lease_expires_at: datetime
-    """By the database's clock."""
+    """The end of the lease, by the clock of the database."""
     lease: float
-    """Seconds that were asked for, which a heartbeat asks for again."""
+    """The requested seconds of the lease, which a heartbeat requests again."""
     held_until: float
-    """The end of the lease on this process's own `time.monotonic()`, counted from before the claim was sent."""
+    """The end of the lease by `time.monotonic()` of this process, counted from before the claim was sent."""
     cancel_requested: bool = False
-    """Whether its cancellation was asked for, as of the last heartbeat: stop, and end it by `fail`."""
+    """Whether a cancellation was requested, as of the last heartbeat; stop, and end the work with `fail`."""
     queue: str = "default"
-    """The queue that it waited in."""
+    """The queue that it was claimed from."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         return self.retry_count + self.crash_count + 1
 
     @property
     def is_over(self) -> bool:
-        """Whether the lease has run out without a heartbeat, told without the database: stop, others may have it."""
+        """Whether the lease has expired by the clock of this process.
+
+        If so, stop: another worker may hold the work.
+        """
         return time.monotonic() >= self.held_until
 
 
 @dataclass(frozen=True, slots=True)
 class QueueHealth:
-    """The state of the queue; what is counted is counted up to 10,000, which then means "or more"."""
+    """The state of the queue. Counts stop at 10,000, which then means "or more"."""
 
     ready: int
-    """Tasks that could be claimed now."""
+    """Tasks that can be claimed now."""
     oldest_ready_age: float | None
-    """Seconds that the longest-waiting of them could have been claimed; None when there is none."""
+    """Seconds since the longest-waiting of them became available; None if no task is ready."""
     running: int
     """Tasks that are held."""
     expired: int
-    """Held tasks whose lease has expired: more than a few mean that nobody reaps."""
+    """Held tasks whose lease has expired; more than a few mean that no worker reaps."""
     failed: int
-    """Dead letters."""
+    """Failed tasks."""
     dead_tuples: int
-    """Row versions of the table that wait for vacuum, as the statistics last had it."""
+    """Row versions of the table that wait for vacuum, according to the statistics."""
     oldest_snapshot_age: float | None
-    """Seconds since the start of the oldest transaction that keeps vacuum from them, as far as the role may see."""
+    """Seconds since the start of the oldest transaction that blocks vacuum, as far as the role can see."""
     oldest_snapshot_pid: int | None
     """Its server process."""
     oldest_snapshot_application: str | None
-    """What it calls itself."""
+    """Its application name."""
     overdue_handlers: int
-    """Handlers that go on though their attempt is over, and so keep a slot of their worker. Workers of all tenants of this
-    database count that listen; one behind a transaction pooler, or that drains, says it in its log alone."""
+    """Handlers that still run although their attempt has ended, and that occupy their worker.
+
+    Counts the workers of all tenants of this database that listen. A worker behind a transaction pooler, or
+    one that drains, reports its own only in its log.
+    """

@@ -1,4 +1,4 @@
-"""What validation gives back when it is more than a row."""
+"""Results of the repository of validation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ValidationRegression:
     """Name of the case."""
     baseline: Decimal
     current: Decimal | None
-    """None when the run has no such figure, which counts as worse."""
+    """The value of the run; None if it is missing, which counts as worse."""
     change: Decimal | None
-    """`current - baseline`, in the metric's own unit."""
+    """`current - baseline`, in the unit of the metric."""
     worse: bool
-    """Whether it moved the wrong way by more than the tolerance."""
+    """Whether it changed in the wrong direction by more than the tolerance."""

@@ -1,4 +1,4 @@
-"""What the repository of workflows gives back when it is more than a row."""
+"""Results of the repository of workflows."""
 
 from __future__ import annotations
 
@@ -16,52 +16,58 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 1 << 20
-"""How long a definition, an input, an output or a payload may be as JSON; larger ones go by reference."""
+"""Maximum size of a definition, input, output or payload as JSON; pass a reference to larger ones."""
 
 
 class ClaimedWorkflow(NamedTuple):
-    """An execution that is the caller's until `lease_expires_at`; pass it to whatever the caller does with it next."""
+    """An execution that the caller holds until `lease_expires_at`.
+
+    Pass it to the methods that extend, complete, fail or release it.
+    """
 
     id: int
     workflow_id: int
     name: str
     version: int | None
     definition: dict[str, Any] | None
-    """The definition as it was when the execution was started."""
+    """The definition at the start of the execution."""
     input: dict[str, Any] | None
     current_step: int
-    """How many steps are finished; `replay` and `steps` give them."""
+    """Number of finished steps; `replay` and `steps` return them."""
     lease_token: uuid.UUID
-    """What every write of the holder is checked against."""
+    """The token that every write by the holder is checked against."""
     claim_seq: int
-    """Grows with each claim of the execution: a fence for systems outside the database."""
+    """Grows with each claim of the execution; a fencing token for systems outside the database."""
     lease_expires_at: datetime
-    """By the database's clock."""
+    """The end of the lease, by the clock of the database."""
     attempt_deadline_at: datetime | None
-    """When the attempt has used up its time, by the database's clock; None is no limit."""
+    """When the time of the attempt ends, by the clock of the database; None is unlimited."""
     retry_count: int
     """Attempts that failed in the handler since the last new checkpoint."""
     crash_count: int
     """Attempts whose worker vanished since then."""
     max_retries: int
-    """How many of both are followed by another."""
+    """How many failures and crashes are followed by another attempt."""
     parent_execution_id: int | None
-    """The execution that started this one as a part of itself."""
+    """The execution that started this one as a child."""
     lease: float
-    """Seconds that were asked for, which a heartbeat asks for again."""
+    """The requested seconds of the lease, which a heartbeat requests again."""
     held_until: float
-    """The end of the lease on this process's own `time.monotonic()`, counted from before the claim was sent."""
+    """The end of the lease by `time.monotonic()` of this process, counted from before the claim was sent."""
     cancel_requested: bool = False
-    """Whether its cancellation was asked for, as of the last heartbeat: stop, and end it by `fail`."""
+    """Whether a cancellation was requested, as of the last heartbeat; stop, and end the work with `fail`."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         return self.retry_count + self.crash_count + 1
 
     @property
     def is_over(self) -> bool:
-        """Whether the lease has run out without a heartbeat, told without the database: stop, others may have it."""
+        """Whether the lease has expired by the clock of this process.
+
+        If so, stop: another worker may hold the work.
+        """
         return time.monotonic() >= self.held_until
 
 
@@ -70,9 +76,9 @@ class WorkflowWaitResult:
     """How a wait for an event ended."""
 
     received: bool
-    """Whether the event came; False is that the time was up."""
+    """Whether the event arrived; False if the wait timed out."""
     payload: Any
-    """What came with it."""
+    """The payload of the event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the repository of working memory takes and returns when it is more than a row."""
+"""Arguments and results of the repository of working memory."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class WorkingMemoryRow(FoundRow, Protocol):
     id: uuid.UUID
     """Key of the row."""
     name: str
-    """What it is called."""
+    """Name."""
     memory_type: str
-    """Kind of record, in the platform's words."""
+    """Kind of record, defined by the platform."""
     provider: str | None
-    """The store that has the blob; NULL when the content is in this row."""
+    """The store of the blob; NULL if the content is in this row."""
     status: WorkingMemoryStatus
-    """Whether it can be used."""
+    """Whether it can be used; deliberately not indexed, so that its changes are HOT."""
     blob_key: str | None
     """Key of the blob in its store."""
     created_at: datetime
-    """When it was stored."""
+    """When the row was created."""
     content: str | None
-    """The content, when it is text and short."""
+    """The content, if it is text and short; added, so that it needs no blob store."""
     session_id: str | None
-    """The session it serves."""
+    """Its session; added, because searches are usually within one."""
     agent: str | None
-    """Name of the agent it serves; no foreign key: it need not be registered."""
+    """Name of its agent; added; no foreign key, because the agent need not be registered."""
     embedding_model: str | None
-    """What made the vector."""
+    """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
     metadata_: dict[str, Any]
-    """The caller's notes; not read by the library."""
+    """Metadata of the caller; added; not used by the library."""
     updated_at: datetime
-    """When the row last changed."""
+    """When the row last changed; added, as for every row that changes."""
     expires_at: datetime | None
-    """When it may be swept away; NULL is never."""
+    """When it expires; NULL is never; added, because working memory is short-lived."""
 
 
 class WorkingMemoryChanges(TypedDict, total=False):
@@ -69,7 +69,7 @@ class WorkingMemoryChanges(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class SweptWorkingMemory:
-    """A record that was removed, and where its blob is, if it had one."""
+    """A deleted record, with the location of its blob if it had one."""
 
     id: uuid.UUID
     provider: str | None

@@ -1,1 +1,1 @@
-"""Vectors: column types, wire formats, distances."""
+"""Vectors: column types, binary formats, and distances."""

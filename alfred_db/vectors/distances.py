@@ -1,4 +1,4 @@
-"""Distances between vectors, as functions that type checkers know; the smaller, the nearer.
+"""Distances between vectors as typed functions; a smaller distance is nearer.
 
 Each takes a column or another expression of a vector type, and a vector or another such expression:
 
@@ -34,39 +34,42 @@ OPERATORS = {
     "hamming": "<~>",
     "jaccard": "<%>",
 }
-"""pgvector's operators, by what the names of its operator classes have after the type."""
+"""Operators of pgvector, by the part of the names of its operator classes after the type."""
 
 Operand: TypeAlias = VectorLike | SparseLike | ColumnOperators
-"""A vector, or an expression that gives one."""
+"""A vector, or an expression of a vector type."""
 
 
 def cosine_distance(column: ColumnOperators, other: Operand) -> ColumnElement[float]:
-    """1 - the cosine of the angle: 0 for the same direction, 1 for a right angle, 2 for the opposite."""
+    """Return 1 - the cosine of the angle.
+
+    It is 0 for the same direction, 1 for a right angle, and 2 for the opposite direction.
+    """
     return _distance(column, "cosine", other)
 
 
 def l2_distance(column: ColumnOperators, other: Operand) -> ColumnElement[float]:
-    """The length of the difference (Euclid)."""
+    """Return the Euclidean distance."""
     return _distance(column, "l2", other)
 
 
 def l1_distance(column: ColumnOperators, other: Operand) -> ColumnElement[float]:
-    """The sum of the differences along each axis (Manhattan)."""
+    """Return the Manhattan distance."""
     return _distance(column, "l1", other)
 
 
 def max_inner_product(column: ColumnOperators, other: Operand) -> ColumnElement[float]:
-    """The inner product times -1, so that the largest comes first."""
+    """Return the negative inner product, so that the largest product sorts first."""
     return _distance(column, "ip", other)
 
 
 def hamming_distance(column: ColumnOperators, other: BitsLike | ColumnOperators) -> ColumnElement[float]:
-    """How many bits differ."""
+    """Return the number of different bits."""
     return _distance(column, "hamming", other)
 
 
 def jaccard_distance(column: ColumnOperators, other: BitsLike | ColumnOperators) -> ColumnElement[float]:
-    """1 - the bits that both have, as a part of those that either has."""
+    """Return 1 - the number of bits set in both, divided by the number of bits set in either."""
     return _distance(column, "jaccard", other)
 
 
@@ -75,7 +78,7 @@ def _distance(column: ColumnOperators, name: str, other: Any) -> ColumnElement[f
 
 
 class Distances(UserDefinedType.Comparator[Any]):
-    """The methods of a column of numbers."""
+    """Methods of columns of numbers."""
 
     cosine_distance = cosine_distance
     l2_distance = l2_distance
@@ -84,7 +87,7 @@ class Distances(UserDefinedType.Comparator[Any]):
 
 
 class BitDistances(UserDefinedType.Comparator[Any]):
-    """The methods of a column of bits."""
+    """Methods of columns of bits."""
 
     hamming_distance = hamming_distance
     jaccard_distance = jaccard_distance

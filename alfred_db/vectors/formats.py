@@ -1,7 +1,8 @@
-"""pgvector's binary formats: what is checked before a value is sent, its bytes, and what the bytes give.
+"""Binary formats of pgvector: validation of values, and conversion to and from bytes.
 
-Every `pack_` function takes a value, the dimensions of the column (None: any), what to call the column in messages, and
-whether the zero vector is allowed. It raises DimensionMismatch or InvalidVector; no element is in a message.
+Every `pack_` function takes a value, the dimensions of the column (None: any), the name of the column for
+messages, and whether the zero vector is allowed. DimensionMismatch or InvalidVector reports a wrong value; no
+message contains an element.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ import pgvector
 from ..errors import DimensionMismatch, InvalidVector
 
 Embedding: TypeAlias = npt.NDArray[np.float32]
-"""What a vector or half-precision column gives: float32, one dimension, read-only."""
+"""A value of a vector or half-precision column: float32, one dimension, read-only."""
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
-"""Many vectors: float32, one a row."""
+"""Several vectors: float32, one vector a row."""
 
 Bits: TypeAlias = npt.NDArray[np.bool_]
-"""What a bit column gives: bool, one dimension, read-only."""
+"""A value of a bit column: bool, one dimension, read-only."""
 
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[Any] | pgvector.Vector | pgvector.HalfVector
-"""What a vector or half-precision column takes."""
+"""What a vector or half-precision column accepts."""
 
 MatrixLike: TypeAlias = Sequence[VectorLike] | npt.NDArray[Any]
 """Many vectors: a sequence of them, or an array with one a row, which is the fastest."""
 
 BitsLike: TypeAlias = Sequence[bool] | Sequence[int] | npt.NDArray[Any] | pgvector.Bit | str
-"""What a bit column takes: True and False, or 1 and 0, or a text of these such as `101`."""
+"""What a bit column accepts: True and False, 1 and 0, or a text of these such as `101`."""
 
 SparseLike: TypeAlias = Mapping[int, float] | Sequence[float] | npt.NDArray[Any] | pgvector.SparseVector
-"""What a sparse column takes: values by index from 0, all of them, or a sparse array of SciPy."""
+"""What a sparse column accepts: values by index from 0, all values, or a sparse array of SciPy."""
 
 MAX_DIMENSIONS = 16_000
-"""The longest vector that pgvector stores, and the most elements of a sparse one that are not zero."""
+"""Maximum dimensions of a vector in pgvector, and maximum number of nonzero elements of a sparse one."""
 
 MAX_BITS = 83_886_080
-"""The longest bit string that PostgreSQL stores."""
+"""Maximum length of a bit string in PostgreSQL."""
 
 MAX_SPARSE = 1_000_000_000
-"""The longest sparse vector that pgvector stores."""
+"""Maximum dimensions of a sparse vector in pgvector."""
 
 SINGLE, HALF = np.dtype(">f4"), np.dtype(">f2")
-"""The elements of the two dense formats, as they travel."""
+"""The elements of the two dense formats on the wire."""
 
 _FLOAT32, _INT32 = np.dtype(np.float32), np.dtype(">i4")
 _head = struct.Struct(">HH").pack
@@ -57,7 +58,12 @@ _sparse = struct.Struct(">iii")
 
 
 def pack(value: VectorLike, dimensions: int | None, where: str = "vector", allow_zero: bool = True) -> bytes:
-    """`vector`: two big-endian uint16 (dimensions, 0), then float32 each."""
+    """Return a `vector`: two big-endian uint16 (dimensions, 0), then the elements as float32.
+
+    Raises:
+        DimensionMismatch: The length is not that of the column.
+        InvalidVector: An element is not a finite number, or all are zero and `allow_zero` is False.
+    """
     array = _finite(_numbers(value, dimensions, where), np.float32, where, allow_zero)
     return _head(array.shape[0], 0) + array.astype(SINGLE).tobytes()
 
@@ -65,17 +71,27 @@ def pack(value: VectorLike, dimensions: int | None, where: str = "vector", allow
 def pack_half(
     value: VectorLike, dimensions: int | None, where: str = "halfvec", allow_zero: bool = True
 ) -> bytes:
-    """`halfvec`: two big-endian uint16 (dimensions, 0), then float16 each."""
+    """Return a `halfvec`: two big-endian uint16 (dimensions, 0), then the elements as float16.
+
+    Raises:
+        DimensionMismatch: The length is not that of the column.
+        InvalidVector: An element is not a finite number, or all are zero and `allow_zero` is False.
+    """
     array = _finite(_numbers(value, dimensions, where), np.float16, where, allow_zero)
     return _head(array.shape[0], 0) + array.astype(HALF).tobytes()
 
 
 def pack_bits(value: BitsLike, dimensions: int | None, where: str = "bit", allow_zero: bool = True) -> bytes:
-    """`bit`: int32 length, then the bits from the left, the last byte filled up with 0."""
+    """Return a `bit`: the length as int32, then the bits from the left, padded with 0 to whole bytes.
+
+    Raises:
+        DimensionMismatch: The length is not that of the column.
+        InvalidVector: An element is not a bit.
+    """
     if isinstance(value, pgvector.Bit):
         value = value.to_numpy()
     elif isinstance(value, str):
-        # As PostgreSQL writes it: 101.
+        # The output format of PostgreSQL: 101.
         value = np.frombuffer(value.encode("ascii", "replace"), np.uint8) - ord("0")
     array = _flat(value, "biu", where, "True or False")
     _check_length(array.shape[0], dimensions, MAX_BITS, where)
@@ -87,7 +103,15 @@ def pack_bits(value: BitsLike, dimensions: int | None, where: str = "bit", allow
 def pack_sparse(
     value: SparseLike, dimensions: int | None, where: str = "sparsevec", allow_zero: bool = True
 ) -> bytes:
-    """`sparsevec`: int32 dimensions, int32 count, 0; int32 indices in order; float32 each. Zeros are left out."""
+    """Return a `sparsevec`: int32 dimensions, int32 count, 0, the indices in order, the elements.
+
+    Indices are int32, elements float32. Zeros are left out.
+
+    Raises:
+        DimensionMismatch: The length is not that of the column.
+        InvalidVector: An index is repeated or out of range, an element is not a finite number, there are too
+            many nonzero elements, or all are zero and `allow_zero` is False.
+    """
     indices, values, length = _elements(value, dimensions, where)
     _check_length(length, dimensions, MAX_SPARSE, where)
     if indices.shape != values.shape or (indices.size and indices.dtype.kind not in "iu"):
@@ -109,21 +133,21 @@ def pack_sparse(
 
 
 def unpack(data: bytes) -> Embedding:
-    """The vector of one `vector`."""
+    """Return the vector of a `vector`."""
     array = np.frombuffer(data, SINGLE, -1, 4).astype(_FLOAT32)
     array.setflags(write=False)
     return array
 
 
 def unpack_half(data: bytes) -> Embedding:
-    """The vector of one `halfvec`, as float32."""
+    """Return the vector of a `halfvec` as float32."""
     array = np.frombuffer(data, HALF, -1, 4).astype(_FLOAT32)
     array.setflags(write=False)
     return array
 
 
 def unpack_bits(data: bytes) -> Bits:
-    """The bits of one `bit`."""
+    """Return the bits of a `bit`."""
     (length,) = _length.unpack_from(data)
     array = np.unpackbits(np.frombuffer(data, np.uint8, -1, 4), count=length).view(np.bool_)
     array.setflags(write=False)
@@ -132,7 +156,7 @@ def unpack_bits(data: bytes) -> Bits:
 
 @dataclass(frozen=True)
 class Format:
-    """One of the formats: the name of its type in SQL, pgvector's class of its values, and the two ways."""
+    """A format: the name of its SQL type, the class of its values in pgvector, and both conversions."""
 
     name: str
     values: Any
@@ -147,7 +171,10 @@ BIT = Format("bit", pgvector.Bit, pack_bits, unpack_bits)
 
 
 def pack_all(rows: npt.NDArray[Any], dimensions: int | None) -> list[bytes] | None:
-    """What `pack` gives for each row of a matrix; None if one may be wrong, so that `pack` is to look at each."""
+    """Return each row of a matrix as `pack` does.
+
+    None if a row may be invalid; the caller then calls `pack` for each row.
+    """
     if rows.dtype.kind != "f" or rows.shape[1] != dimensions:
         return None
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -162,7 +189,11 @@ def pack_all(rows: npt.NDArray[Any], dimensions: int | None) -> list[bytes] | No
 
 
 def unpack_all(values: Sequence[bytes], dimensions: int | None, *, half: bool) -> Matrix:
-    """The vectors of many `vector` or `halfvec` values, one a row; raises DimensionMismatch unless all are as long."""
+    """Return the vectors of several `vector` or `halfvec` values, one a row.
+
+    Raises:
+        DimensionMismatch: The vectors have different lengths.
+    """
     if not values:
         return np.empty((0, dimensions or 0), np.float32)
     element = HALF if half else SINGLE
@@ -176,7 +207,7 @@ def unpack_all(values: Sequence[bytes], dimensions: int | None, *, half: bool) -
 
 
 def _numbers(value: Any, dimensions: int | None, where: str) -> npt.NDArray[Any]:
-    """`value` as an array of numbers, one dimension, of the right length."""
+    """Return a value as a one-dimensional array of numbers of the right length."""
     if isinstance(value, pgvector.Vector | pgvector.HalfVector):
         value = value.to_numpy()
     array = _flat(value, "fiu", where, "numbers")
@@ -189,16 +220,14 @@ def _flat(value: Any, kinds: str, where: str, elements: str) -> npt.NDArray[Any]
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):
         array = np.asarray(None)
-    # A list of strings, of None or of numbers beyond int64 gives another kind than float, int or unsigned.
+    # The array of a list of strings, of None or of numbers beyond int64 has another kind than float, int or unsigned.
     if array.dtype.kind not in kinds and array.size:
         raise InvalidVector(
-            f"{where}: expected a flat sequence of {elements}, got {type(value).__name__} with elements that are none;"
-            " give a list or an ndarray"
+            f"{where}: expected a flat sequence of {elements}, got {type(value).__name__} with other elements;"
+            " pass a list or an ndarray"
         )
     if array.ndim != 1:
-        raise InvalidVector(
-            f"{where}: expected one dimension, got shape {array.shape}; give one vector a row"
-        )
+        raise InvalidVector(f"{where}: expected one dimension, got shape {array.shape}; pass one vector")
     return array
 
 
@@ -213,12 +242,12 @@ def _check_length(length: int, dimensions: int | None, most: int, where: str) ->
 def _finite(
     array: npt.NDArray[Any], kind: type[np.floating[Any]], where: str, allow_zero: bool
 ) -> npt.NDArray[Any]:
-    """The array as floats of that kind, all of them finite, and not all zero unless that is allowed."""
+    """Return an array as floats of a kind; all must be finite, and not all zero unless that is allowed."""
     if array.dtype != kind:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             array = array.astype(kind)
-    # One pass tells for nearly all vectors; those so large or so small that their squares are not in range are
-    # looked at again. Unlike `dot` it does not warn of them, which would have to be switched off each time.
+    # One pass is enough for nearly all vectors; those so large or so small that their squares are out of range are
+    # checked again. Unlike `dot`, `vdot` does not warn about them, so that no warning has to be suppressed.
     if 0 < np.vdot(array, array) < np.inf:
         return array
     if not np.isfinite(array).all():
@@ -234,7 +263,7 @@ def _finite(
 def _elements(
     value: Any, dimensions: int | None, where: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int]:
-    """Indices, values and dimensions of a sparse vector."""
+    """Return indices, values and dimensions of a sparse vector."""
     if hasattr(value, "tocoo"):
         try:
             value = pgvector.SparseVector(value)
@@ -247,7 +276,7 @@ def _elements(
     elif hasattr(value, "keys"):
         if dimensions is None:
             raise InvalidVector(
-                f"{where}: the column has no dimensions; give pgvector.SparseVector(mapping, dimensions)"
+                f"{where}: the column has no dimensions; pass pgvector.SparseVector(mapping, dimensions)"
             )
         indices, values, length = list(value), list(value.values()), dimensions
     else:

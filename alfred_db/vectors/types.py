@@ -26,15 +26,18 @@ from .distances import BitDistances, Distances
 from .formats import Matrix
 
 _BLOCK = 256
-"""How many vectors are packed at once."""
+"""Number of vectors that are packed at once."""
 
 
 class _Packed(bytes):
-    """A value in a binary format of pgvector, on its way to the server."""
+    """A value in a binary format of pgvector, ready to send."""
 
 
 class _PackedDumper(Dumper):
-    """Sends the bytes as they are; the statement's cast names the type, so no lookup of its OID is needed."""
+    """Sends the bytes unchanged.
+
+    The statement casts the parameter to its type, so that the OID of the type need not be looked up.
+    """
 
     format = Format.BINARY
     oid = 0
@@ -47,10 +50,15 @@ psycopg.adapters.register_dumper(_Packed, _PackedDumper)
 
 
 class VectorType(UserDefinedType[Any], SchemaEventTarget):
-    """What the four types of pgvector share: they travel in binary both ways, and are checked before they are sent.
+    """Base of the four types of pgvector.
 
-    A column that is compared by cosine also refuses the zero vector, which has no direction: its distance is NaN and
-    no HNSW index would hold the row.
+    Values are sent and received in binary, and checked before they are sent. A column that is compared by
+    cosine refuses the zero vector, which has no direction: its distance is NaN, and an HNSW index would not
+    hold the row.
+
+    Args:
+        dim: Dimensions of the column; None for any.
+        allow_zero: Whether the zero vector is allowed.
     """
 
     render_bind_cast = True
@@ -58,12 +66,13 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
     format: ClassVar[formats.Format]
     _where: str | None = None
 
-    # SQLAlchemy copies and caches a type by its positional parameters: one behind a `*` would be lost.
+    # SQLAlchemy copies and caches a type by its positional parameters: a keyword-only one would be lost.
     def __init__(self, dim: int | None = None, allow_zero: bool = False) -> None:
         self.dim = dim
         self.allow_zero = allow_zero
 
     def get_col_spec(self, **kw: Any) -> str:
+        """Return the SQL of the type."""
         name = self.format.name.upper()
         return name if self.dim is None else f"{name}({self.dim:d})"
 
@@ -72,25 +81,33 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
             event.listen(parent, "after_parent_attach", self._set_table)
 
     def _set_table(self, column: Column[Any], table: Any) -> None:
-        # The first table names it: a staging table that borrows the type must not.
+        # The first table sets it: a staging table shares the type and must not change the name.
         if self._where is None:
             self._where = f"{table.fullname}.{column.name}"
 
     def adapt(self, cls: Any, **kw: Any) -> Any:
+        """Return a copy that keeps the name of the column for messages."""
         adapted = super().adapt(cls, **kw)
         adapted._where = self._where
         return adapted
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """Return the same type for the other operand of an operator."""
         return self
 
     def pack(self, value: Any) -> bytes:
-        """The checked binary form of `value`, as COPY BINARY wants it too."""
+        """Return the checked binary form of a value, also for COPY BINARY.
+
+        Raises:
+            DimensionMismatch: The length is not that of the column.
+            InvalidVector: The value is not a vector that the column accepts.
+        """
         if isinstance(value, _Packed):
             return value
         return self.format.pack(value, self.dim, self._where or self.format.name, self.allow_zero)
 
     def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the conversion of a value to its binary form."""
         pack = self.pack
 
         def process(value: Any) -> _Packed | None:
@@ -99,19 +116,23 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
         return process
 
     def literal_processor(self, dialect: Dialect) -> Any:
+        """Return the conversion of a value to a literal."""
+
         def process(value: Any) -> str:
             return f"'{self.format.values.from_binary(self.pack(value)).to_text()}'"
 
         return process
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the expression that selects the column in its binary form."""
         return _Sent(colexpr, self.format)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
+        """Return the conversion of a received value."""
         unpack, values = self.format.unpack, self.format.values
 
         def process(value: Any) -> Any:
-            # Raw SQL that names this type returns text, and the driver's own loaders for pgvector its classes.
+            # Raw SQL with this type returns text; the loaders that pgvector registers return its classes.
             if isinstance(value, str):
                 value = values.from_text(value)
             if isinstance(value, values):
@@ -124,8 +145,8 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
 class _Sent(FunctionElement[Any]):
     """A column of a vector type in its binary form, unless the statement compares or sorts its output.
 
-    The bytes of two equal vectors can differ, by the sign of a zero, and their order is another one. So there the
-    server writes the column as text.
+    The bytes of two equal vectors can differ by the sign of a zero, and sort in another order. In such a
+    statement the column is selected as text.
     """
 
     inherit_cache = True
@@ -143,7 +164,7 @@ def _compile_sent(element: _Sent, compiler: Any, **kw: Any) -> str:
 
 
 def _compared(column: Any, stack: list[Any]) -> bool:
-    """Whether the statement compares the column's values in its result, which it would do by their bytes."""
+    """Whether the statement compares the values of the column in its result, and so their bytes."""
     statement: Any = stack[-1]["selectable"] if stack else None
     if isinstance(statement, CompoundSelect) or any(
         isinstance(entry["selectable"], CompoundSelect) for entry in stack
@@ -159,7 +180,7 @@ def _compared(column: Any, stack: list[Any]) -> bool:
 
 
 def _names(part: Any, name: str | None) -> bool:
-    """Whether a part of ORDER BY or GROUP BY names the column of the result."""
+    """Whether a part of ORDER BY or GROUP BY refers to the column of the result by name."""
     if isinstance(part, TextClause):
         return True
     if part.__visit_name__ == "textual_label_reference":
@@ -168,7 +189,7 @@ def _names(part: Any, name: str | None) -> bool:
 
 
 class _SentType(UserDefinedType[Any]):
-    """What `_Sent` returns: bytes, or text."""
+    """The type of `_Sent`: bytes or text."""
 
     cache_ok = True
 
@@ -183,7 +204,10 @@ class _SentType(UserDefinedType[Any]):
 
 
 class _VectorArray(PostgresqlArray[Any]):
-    """An array; one of vectors travels as text, as their type has no number that is the same everywhere."""
+    """An array.
+
+    An array of vectors is sent as text, because the OID of the type differs between databases.
+    """
 
     render_bind_cast = True
 
@@ -234,7 +258,7 @@ def _array_text(value: Any, item: VectorType, depth: int) -> str:
 
 
 def _array_of(text: str) -> list[Any]:
-    """The elements of an array of vectors: quoted or not, none of them has a quote in it."""
+    """Return the elements of an array of vectors; none of them contains a quote."""
     inner: list[Any] = []
     stack: list[list[Any]] = []
     for token in re.findall(r'"[^"]*"|[{}]|[^{},"]+', text.partition("=")[2] if text[0] == "[" else text):
@@ -250,7 +274,10 @@ def _array_of(text: str) -> list[Any]:
 
 
 class _OfVectors(GenericFunction[Any]):
-    """A function that returns a vector for vectors, or an element of an array of them; else of no type, as before."""
+    """A function that returns a vector for vectors, or an element of an array of vectors.
+
+    For other arguments it has no type, as without this class.
+    """
 
     _register = False
     inherit_cache = True
@@ -262,7 +289,7 @@ class _OfVectors(GenericFunction[Any]):
         if isinstance(given, ARRAY):
             given = cast("Any", given).item_type
         if type_ is None and isinstance(given, VectorType):
-            # Another length than that of the column is what `subvector` is for.
+            # `subvector` returns a vector of another length.
             self.type = given.adapt(type(given)) if self.name != "subvector" else type(given)()
 
 
@@ -284,14 +311,14 @@ for _name in [
 
 
 class Vector(VectorType):
-    """`vector(n)`: takes a list, tuple, ndarray or `pgvector.Vector`; gives a float32 ndarray."""
+    """`vector(n)`: accepts a list, tuple, ndarray or `pgvector.Vector`; returns a float32 ndarray."""
 
     cache_ok = True
     format = formats.VECTOR
     comparator_factory = Distances
 
     def packed(self, matrix: Matrix) -> Iterator[Any]:
-        """The rows of a matrix for `pack`: in binary already, unless one of their block has something wrong."""
+        """Yield the rows of a matrix for `pack`: packed, unless a row of their block may be invalid."""
         for start in range(0, len(matrix), _BLOCK):
             block = matrix[start : start + _BLOCK]
             packed = formats.pack_all(block, self.dim)
@@ -299,7 +326,10 @@ class Vector(VectorType):
 
 
 class HalfVector(VectorType):
-    """`halfvec(n)`: half the space, 11 bits of precision, numbers up to 65504. Takes and gives what `Vector` does."""
+    """`halfvec(n)`: half the space, 11 bits of precision, numbers up to 65504.
+
+    Accepts and returns the same values as `Vector`.
+    """
 
     cache_ok = True
     format = formats.HALFVEC
@@ -307,8 +337,10 @@ class HalfVector(VectorType):
 
 
 class SparseVector(VectorType):
-    """`sparsevec(n)`: takes a mapping of values by index from 0, what `Vector` takes, a sparse array of SciPy, or
-    `pgvector.SparseVector`; gives the last."""
+    """`sparsevec(n)`: accepts a mapping of values by index from 0, and returns a `pgvector.SparseVector`.
+
+    It also accepts the values that `Vector` accepts, a sparse array of SciPy, and `pgvector.SparseVector`.
+    """
 
     cache_ok = True
     format = formats.SPARSEVEC
@@ -316,8 +348,13 @@ class SparseVector(VectorType):
 
 
 class Bit(VectorType):
-    """`bit(n)`: takes a list, tuple or ndarray of True and False or 1 and 0, a text such as `101`, or `pgvector.Bit`; gives a
-    bool ndarray."""
+    """`bit(n)`: accepts True and False, or 1 and 0, in a list, tuple or ndarray, and returns a bool ndarray.
+
+    It also accepts a text such as `101`, and `pgvector.Bit`.
+
+    Args:
+        dim: Number of bits.
+    """
 
     cache_ok = True
     format = formats.BIT

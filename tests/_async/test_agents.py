@@ -111,7 +111,7 @@ async def test_a_page_has_a_sane_size(uow: AsyncUnitOfWork, limit: int) -> None:
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm8=", "W10="])
 async def test_a_cursor_is_checked(uow: AsyncUnitOfWork, cursor: str) -> None:
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await uow.agents.list(after=cursor)
 
 

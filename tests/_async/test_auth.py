@@ -56,7 +56,7 @@ async def test_users_come_in_pages(users: AsyncUserRepository, uow: AsyncUnitOfW
     assert rest.next is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         await users.list(limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await users.list(after="x")
 
 

@@ -102,7 +102,7 @@ async def test_a_page_that_there_cannot_be_is_refused(uow: AsyncUnitOfWork, oper
             await call(uow, operation)(**given, limit=limit)
     noun, _, name = operation.partition(".")
     if "after" in inspect.signature(getattr(repositories()[noun], name)).parameters:
-        with pytest.raises(InvalidInputError, match="after: 'x' is no cursor"):
+        with pytest.raises(InvalidInputError, match="after: 'x' is not a cursor"):
             await call(uow, operation)(**given, after="x")
 
 

@@ -66,7 +66,7 @@ async def test_nodes_are_listed_by_type_and_typed_properties(entities: AsyncEnti
     assert second.next is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         await entities.list_nodes(limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await entities.list_nodes(after="x")
 
 

@@ -118,8 +118,8 @@ async def test_many_are_published_in_order(events: AsyncEventRepository, size: i
         ({"topic": "t", "key": "k" * 501}, "key: expected 1 to 500 bytes, got 501"),
         ({"topic": "t", "type": ""}, "type: expected 1 to 500 bytes, got 0"),
         ({"topic": "t", "payload": [1]}, "payload: expected a mapping, got list"),
-        ({"topic": "t", "payload": {"x": object()}}, "payload: is no JSON value"),
-        ({"topic": "t", "payload": {"x": float("nan")}}, "payload: is no JSON value"),
+        ({"topic": "t", "payload": {"x": object()}}, "payload: not a JSON value"),
+        ({"topic": "t", "payload": {"x": float("nan")}}, "payload: not a JSON value"),
         ({"topic": "t", "payload": {"x": "y" * (1 << 20)}}, "payload: has 1,048,585 bytes as JSON"),
     ],
 )
@@ -228,7 +228,7 @@ async def test_a_topic_is_listed_page_by_page_without_a_consumer(committed: Asyn
     (late,) = await publish(committed, "t")
     async with committed.begin() as uow:
         assert [event.id for event in await uow.events.list("t", after=last)] == [late]
-        with pytest.raises(InvalidInputError, match="is no cursor"):
+        with pytest.raises(InvalidInputError, match="is not a cursor"):
             await uow.events.list("t", after="nonsense")
         with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             await uow.events.list("t", limit=1001)

@@ -316,7 +316,7 @@ async def test_pages_of_tasks_and_of_history_cover_everything_once(
     assert slots == sorted(set(slots), reverse=True)
     with pytest.raises(InvalidInputError, match="limit"):
         await scheduler.history(task.id, limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await scheduler.history(task.id, after="x")
 
 

@@ -126,7 +126,7 @@ async def test_objects_are_listed_by_prefix(storage: AsyncStorageRepository) -> 
         assert await names_of(storage, "b", prefix, limit=100) == expected
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         await storage.list("b", limit=1001)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await storage.list("b", after="x")
 
 

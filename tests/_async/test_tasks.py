@@ -351,7 +351,7 @@ async def test_pages_cover_everything_once(tasks: AsyncTaskRepository) -> None:
     assert sorted(seen) == [f"t-{number}" for number in range(7)]
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         await tasks.list(limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await tasks.list(after="x")
     with pytest.raises(InvalidInputError, match="TaskStatus: expected one of pending, processing"):
         await tasks.list(status="asleep")  # type: ignore[arg-type]

@@ -234,7 +234,7 @@ async def test_records_are_listed_newest_first(memory: AsyncWorkingMemoryReposit
         await memory.list(limit=0)
     with pytest.raises(InvalidInputError, match="WorkingMemoryStatus: expected one of"):
         await memory.list(status="asleep")
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         await memory.list(after="x")
 
 

@@ -112,7 +112,7 @@ def test_a_page_has_a_sane_size(uow: UnitOfWork, limit: int) -> None:
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm8=", "W10="])
 def test_a_cursor_is_checked(uow: UnitOfWork, cursor: str) -> None:
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         uow.agents.list(after=cursor)
 
 

@@ -57,7 +57,7 @@ def test_users_come_in_pages(users: UserRepository, uow: UnitOfWork) -> None:
     assert rest.next is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         users.list(limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         users.list(after="x")
 
 

@@ -75,9 +75,9 @@ def test_metadata_is_named_as_an_argument_or_as_an_attribute(
         wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]
         assert [one and one.metadata_ for one in found] == wanted
     twice: Any = {"content": "x", "metadata": {}, "metadata_": {}}
-    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+    with pytest.raises(InvalidInputError, match="metadata: passed twice"):
         documents.add_many([twice])
-    with pytest.raises(InvalidInputError, match="metadata: given twice"):
+    with pytest.raises(InvalidInputError, match="metadata: passed twice"):
         documents.update(1, twice)
 
 

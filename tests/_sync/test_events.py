@@ -119,8 +119,8 @@ def test_many_are_published_in_order(events: EventRepository, size: int) -> None
         ({"topic": "t", "key": "k" * 501}, "key: expected 1 to 500 bytes, got 501"),
         ({"topic": "t", "type": ""}, "type: expected 1 to 500 bytes, got 0"),
         ({"topic": "t", "payload": [1]}, "payload: expected a mapping, got list"),
-        ({"topic": "t", "payload": {"x": object()}}, "payload: is no JSON value"),
-        ({"topic": "t", "payload": {"x": float("nan")}}, "payload: is no JSON value"),
+        ({"topic": "t", "payload": {"x": object()}}, "payload: not a JSON value"),
+        ({"topic": "t", "payload": {"x": float("nan")}}, "payload: not a JSON value"),
         ({"topic": "t", "payload": {"x": "y" * (1 << 20)}}, "payload: has 1,048,585 bytes as JSON"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_topic_is_listed_page_by_page_without_a_consumer(committed: Database) 
     (late,) = publish(committed, "t")
     with committed.begin() as uow:
         assert [event.id for event in uow.events.list("t", after=last)] == [late]
-        with pytest.raises(InvalidInputError, match="is no cursor"):
+        with pytest.raises(InvalidInputError, match="is not a cursor"):
             uow.events.list("t", after="nonsense")
         with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
             uow.events.list("t", limit=1001)

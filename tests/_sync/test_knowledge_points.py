@@ -551,7 +551,7 @@ def test_an_empty_collection_is_exported_too(
         ("collection.json", "x", "not JSON"),
         ("collection.json", '{"format": 1, "name": "x", "distance": "far"}', "needs a name and a distance"),
         ("points.jsonl", "", "0 points of 2"),
-        ("points.jsonl", '{"id": "1", "vector": 9}\n', "line 1: there is no vector 9"),
+        ("points.jsonl", '{"id": "1", "vector": 9}\n', "line 1: vector 9 does not exist"),
         ("points.jsonl", "x\n", "line 1: not JSON"),
         ("vectors.npy", "x", "no array of vectors"),
     ],

@@ -317,7 +317,7 @@ def test_pages_of_tasks_and_of_history_cover_everything_once(
     assert slots == sorted(set(slots), reverse=True)
     with pytest.raises(InvalidInputError, match="limit"):
         scheduler.history(task.id, limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         scheduler.history(task.id, after="x")
 
 

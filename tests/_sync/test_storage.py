@@ -127,7 +127,7 @@ def test_objects_are_listed_by_prefix(storage: StorageRepository) -> None:
         assert names_of(storage, "b", prefix, limit=100) == expected
     with pytest.raises(InvalidInputError, match="limit: expected 1 to"):
         storage.list("b", limit=1001)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         storage.list("b", after="x")
 
 

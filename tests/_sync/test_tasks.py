@@ -352,7 +352,7 @@ def test_pages_cover_everything_once(tasks: TaskRepository) -> None:
     assert sorted(seen) == [f"t-{number}" for number in range(7)]
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
         tasks.list(limit=0)
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         tasks.list(after="x")
     with pytest.raises(InvalidInputError, match="TaskStatus: expected one of pending, processing"):
         tasks.list(status="asleep")  # type: ignore[arg-type]

@@ -235,7 +235,7 @@ def test_records_are_listed_newest_first(memory: WorkingMemoryRepository) -> Non
         memory.list(limit=0)
     with pytest.raises(InvalidInputError, match="WorkingMemoryStatus: expected one of"):
         memory.list(status="asleep")
-    with pytest.raises(InvalidInputError, match="is no cursor"):
+    with pytest.raises(InvalidInputError, match="is not a cursor"):
         memory.list(after="x")
 
 

@@ -248,7 +248,7 @@ def test_a_host_from_the_environment_is_away_too(name: str, monkeypatch: pytest.
         (f"postgresql://u:{SECRET}@h:1,i:99999/d", "1 to 65535"),
         (f"postgresql://u:{SECRET}@h:1/d?port=2&host=i:3", "both"),
         (f"postgresql://u:{SECRET}@h/d?colour=red", "parameters"),
-        (f"postgresql://u:{SECRET}@h/d?sslmode=require&sslmode=disable", "`sslmode` is given 2 times"),
+        (f"postgresql://u:{SECRET}@h/d?sslmode=require&sslmode=disable", "`sslmode` is repeated 2 times"),
         (f"postgresql://u:{SECRET}%00@h/d", "zero byte"),
         (f"postgresql://u:{SECRET}\udcff@h/d", "UTF-8"),
         (f"postgresql://u:p@h/d?password={SECRET}", "`password` in the query string"),

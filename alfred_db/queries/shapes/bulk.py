@@ -1,4 +1,4 @@
-"""Statements of a bulk write: rows are copied into a staging table, and merged from there."""
+"""Statements of a bulk write: rows are copied into a staging table and merged from there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .functions import func
 OnConflict = Literal["error", "ignore", "update"]
 
 ORDER = "alfred_ord"
-"""The staging table's column that keeps the order of the input."""
+"""The column of the staging table that holds the order of the input."""
 
 
 def create_stage(stage: str, target: str, columns: Sequence[Column[Any]]) -> TextClause:
-    """A temporary table with these columns of the target, gone at the end of the transaction."""
+    """Create a temporary table with these columns of the target; it is dropped when the transaction ends."""
     names = ", ".join(f'"{part.name}"' for part in columns)
     return text(
         f'CREATE TEMPORARY TABLE "{stage}" ON COMMIT DROP AS'
@@ -29,9 +29,17 @@ def create_stage(stage: str, target: str, columns: Sequence[Column[Any]]) -> Tex
 def merge(
     target: Table, stage: str, columns: Sequence[Column[Any]], key: Sequence[Column[Any]], action: OnConflict
 ) -> Insert:
-    """Move the staged rows over; a row whose key is known replaces what differs, or is passed over.
+    """Merge the staged rows into the target.
 
-    In the order of the keys: two calls with the same ones wait for each other, instead of deadlocking.
+    Rows are written in the order of their keys, so that two calls with the same keys wait for each other
+    instead of deadlocking.
+
+    Args:
+        target: The table to write.
+        stage: Name of the staging table.
+        columns: The staged columns.
+        key: The columns of the unique key.
+        action: `update` updates a row with a known key if a column differs; `ignore` skips it.
     """
     keys = {part.name for part in key}
     staged = _staged(stage, columns)
@@ -60,7 +68,10 @@ def merge(
 
 
 def merged_ids(target: Table, stage: str, columns: Sequence[Column[Any]], key: Column[Any]) -> Select[Any]:
-    """The id of each staged row, in the order of the input: the known row's where its key was known."""
+    """Select the id of each staged row, in the order of the input.
+
+    For a row whose key was known it is the id of the existing row.
+    """
     staged = _staged(stage, columns)
     identity = target.c.id
     return (
@@ -71,7 +82,7 @@ def merged_ids(target: Table, stage: str, columns: Sequence[Column[Any]], key: C
 
 
 def analyze(target: str) -> TextClause:
-    """Have the planner know what a load has changed, unless somebody else is doing it."""
+    """Update the statistics of a table after a load; skip it if another session holds its lock."""
     return text(f"ANALYZE (SKIP_LOCKED) {target}")
 
 

@@ -1,4 +1,4 @@
-"""Deleting a row with the rows that its foreign keys take along, when these belong to others too."""
+"""DELETE of rows whose foreign keys delete or change rows that other rows share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .literals import materialized, number
 
 
 def held(parent: Table, key: Any) -> list[ColumnElement[bool]]:
-    """Conditions of a DELETE of the row with this key: they lock what goes with it, in the order of the keys.
+    """Return conditions of a DELETE of the row with this key that lock its dependent rows.
 
-    ON DELETE CASCADE and SET NULL lock rows in the order of an index. Two parents of the same rows that are deleted at
-    once would do so in the orders of two indexes, and deadlock.
+    The rows are locked in the order of their keys. ON DELETE CASCADE and SET NULL lock rows in the order of
+    an index. Two parents of the same rows, deleted at the same time, would lock them in the orders of two
+    indexes, and deadlock.
     """
     conditions: list[ColumnElement[bool]] = []
     for child, links in _shared(parent):
@@ -25,14 +26,14 @@ def held(parent: Table, key: Any) -> list[ColumnElement[bool]]:
             select(*order).where(or_(*(link == key for link in links))).order_by(*order).with_for_update(),
             f"held_{child.name}",
         )
-        # Always true; the server computes it, and so locks the rows, before it comes to the row that is deleted.
+        # Always true; the server evaluates it, and thereby locks the rows, before it reads the row to delete.
         conditions.append(select(func.count()).select_from(locked).scalar_subquery() >= number(0))
     return conditions
 
 
 @cache
 def _shared(parent: Table) -> Sequence[tuple[Table, Sequence[Column[Any]]]]:
-    """The tables whose rows go with a row of this one and with another row, and their columns that refer to it."""
+    """The tables whose rows refer to this table and to another one, with the columns that refer to it."""
     found: list[tuple[Table, Sequence[Column[Any]]]] = []
     for child in parent.metadata.tables.values():
         cascading = [key for key in child.foreign_keys if key.ondelete]

@@ -1,4 +1,4 @@
-"""How the conditions of a filter are put together."""
+"""Combination of the conditions of a filter."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from ...search.filters import Filter, FilterCondition
 from .functions import func
 
 MAX_PARTS = 10_000
-"""Conditions of one filter; a statement has at most 65,535 parameters."""
+"""Maximum number of conditions of a filter; a statement has at most 65,535 parameters."""
 
 
 def combined(
     where: Filter, condition: Callable[[FilterCondition], ColumnElement[bool]]
 ) -> ColumnElement[bool]:
-    """The filter, with the expression of each of its conditions."""
+    """Return the expression of a filter.
+
+    Args:
+        where: The filter.
+        condition: Returns the expression of one condition.
+
+    Raises:
+        InvalidFilter: A group is not a sequence of conditions and filters, or the filter has too many
+            conditions.
+    """
     for name in ("must", "should", "must_not"):
         group: object = getattr(where, name)
         if not isinstance(group, list | tuple) or not all(
@@ -27,7 +36,7 @@ def combined(
             raise InvalidFilter(f"filter: {name}: expected a sequence of conditions and filters")
     if len(where.must) + len(where.should) + len(where.must_not) > MAX_PARTS:
         raise InvalidFilter(
-            f"filter: more than {MAX_PARTS:,} conditions; give the values of one field as `in`"
+            f"filter: more than {MAX_PARTS:,} conditions; pass the values of one field as `in`"
         )
 
     def part(one: FilterCondition | Filter) -> ColumnElement[bool]:
@@ -41,6 +50,6 @@ def combined(
             parts.append(count >= where.min_should)
         else:
             parts.append(or_(false(), *several))
-    # What is not known to be false does not forbid: a missing field is no match of `must_not`.
+    # NULL does not exclude a row: a missing field does not match a condition of `must_not`.
     parts += [not_(func.coalesce(part(one), false())) for one in where.must_not]
     return and_(true(), *parts)

@@ -1,4 +1,4 @@
-"""From filters as data to SQLAlchemy expressions: fields are looked up, values are bound, nothing is pasted."""
+"""Translation of filters to SQLAlchemy expressions: fields are looked up, and all values are bound."""
 
 from __future__ import annotations
 
@@ -49,11 +49,16 @@ _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
 
 
 Where: TypeAlias = ColumnElement[bool] | Filter
-"""What searches take: an expression on the model, or a filter as data."""
+"""The filter argument of searches: an expression on the model, or a `Filter`."""
 
 
 def expression(model: type[Base], where: Where | None) -> ColumnElement[bool] | None:
-    """The expression of either form."""
+    """Return the expression of a filter in either form; None if there is no filter.
+
+    Raises:
+        InvalidFilter: The filter has an unknown field or an invalid value, or an expression holds a time
+            without time zone.
+    """
     if isinstance(where, Filter):
         return compile_filter(model, where)
     if isinstance(where, ClauseElement):
@@ -68,7 +73,10 @@ def scoped(scope: ColumnElement[bool], model: type[Base], where: Where | None) -
 
 
 def _refuse_naive(where: ClauseElement) -> None:
-    """Raise InvalidFilter for a time without time zone, which the server would read in the session's."""
+    """Check that an expression holds no time without time zone.
+
+    The server would interpret it in the time zone of the session.
+    """
     for part in iterate(where):
         bound: Any = getattr(part, "value", None)
         several = bound.__class__ in (list, tuple, set, frozenset)
@@ -85,7 +93,11 @@ def _aware(where: str, value: datetime) -> None:
 
 
 def compile_filter(model: type[Base], where: Filter) -> ColumnElement[bool]:
-    """The filter as an expression on the model; raises InvalidFilter for a field or value it cannot have."""
+    """Return a filter as an expression on a model.
+
+    Raises:
+        InvalidFilter: The filter has an unknown field, or a value that does not fit its field.
+    """
     return combined(where, partial(_condition, model))
 
 
@@ -172,7 +184,7 @@ def _json(column: ColumnElement[Any], path: list[str], condition: FilterConditio
                 (func.coalesce(kind, "null") == "null", 0),
                 else_=1,
             )
-            elements = cast(counted, Double)  # as the bounds: pg_catalog does not compare it with an integer
+            elements = cast(counted, Double)  # like the bounds: pg_catalog has no double precision = integer
             return and_(
                 *(_COMPARE[bound](elements, _number(condition, limit)) for bound, limit in _bounds(condition))
             )
@@ -188,7 +200,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _equal(column: ColumnElement[Any], path: list[str], inside: Any, value: Any) -> ColumnElement[bool]:
-    # Containment is what the GIN index serves; of an array or object a part is contained too.
+    # The GIN index serves containment. Arrays and objects are compared too, as containment is true for a part of one.
     contained: ColumnElement[bool] = column.op("@>", is_comparison=True)(_bound(_nested(path, value)))
     return and_(contained, inside == _bound(value)) if _is_nested(value) else contained
 
@@ -219,14 +231,14 @@ def _items(condition: FilterCondition) -> Sequence[Any]:
 
 
 def _one_of(column: ColumnElement[Any], condition: FilterCondition) -> CollectionAggregate[Any]:
-    """The values of `in`, as one array of the column's own type."""
+    """The values of `in` as one array of the type of the column."""
     type_: Any = column.type
     plain: Any = type_
     if isinstance(type_, ARRAY):
         raise InvalidFilter(f"filter: `in` does not fit the field {shown(condition.field)}; use `contains`")
     given = _items(condition)
     items = [_checked(column, condition, item) for item in given]
-    if isinstance(type_, Integer):  # a fraction is none of them
+    if isinstance(type_, Integer):  # a fraction equals no integer
         return any_of([int(item) for item in items if isinstance(item, int) or item.is_integer()], plain)
     if isinstance(type_, Float):
         return any_of([float(item) for item in items], plain)
@@ -256,7 +268,7 @@ def _bounds(condition: FilterCondition) -> list[tuple[str, Any]]:
 
 
 def _checked(column: ColumnElement[Any], condition: FilterCondition, value: Any) -> Any:
-    """The value in the column's own kind, so that a wrong one is told before the server sees it."""
+    """Return a value as the type of the column, so that a wrong one is refused before it is sent."""
     type_ = column.type
     where = f"filter: {shown(condition.field)}"
     try:

@@ -1,11 +1,13 @@
-"""SQL functions by name, always PostgreSQL's own.
+"""SQL functions by name, qualified with pg_catalog.
 
-    from ._functions import func
+    from .functions import func
+
     func.lower(column)  # pg_catalog.lower(column)
 
-PostgreSQL takes the function whose parameters fit best, from any schema of the search_path: `public.unnest(text[])`
-of somebody who may create there would win over `pg_catalog.unnest(anyarray)`, and run with the caller's rights. A name
-with its schema is looked up nowhere else.
+For an unqualified name PostgreSQL selects the function whose parameters fit best, from any schema of the
+search_path. A function `public.unnest(text[])` of another user would be preferred to
+`pg_catalog.unnest(anyarray)`, and would run with the rights of the caller. A qualified name is looked up only
+in its schema.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["func"]
 
 SYNTAX = frozenset({"all", "any", "array", "bernoulli", "coalesce", "greatest", "least", "nullif", "system"})
-"""What is no function, though it is written as one."""
+"""Names that are syntax instead of functions, although they are written alike."""
 
 TEXT_SEARCH = frozenset({"to_tsvector", "ts_headline", "websearch_to_tsquery"})
-"""Functions that SQLAlchemy's dialect renders by their names alone."""
+"""Functions that the dialect of SQLAlchemy renders without their schema."""
 
 OF_EXTENSIONS = frozenset({"similarity", "vector_dims"})
-"""Functions of extensions, in the schemas of these."""
+"""Functions of extensions, which are in the schemas of the extensions."""
 
 
 class _Catalog:
-    """`sqlalchemy.func`, with the schema of the functions that PostgreSQL itself has."""
+    """`sqlalchemy.func`, with pg_catalog as the schema of built-in functions."""
 
     def __getattr__(self, name: str) -> Any:
         return partial(_made, name)
@@ -43,7 +45,7 @@ def _made(name: str, *arguments: Any, **options: Any) -> Any:
     if name in TEXT_SEARCH:
         return Function(quoted_name(f"pg_catalog.{name}", False), *arguments, **options)
     made: Any = getattr(_any, name)(*arguments, **options)
-    several = name == "unnest" and len(arguments) > 1  # which is syntax, too: the parser names the schema
+    several = name == "unnest" and len(arguments) > 1  # syntax too: the parser adds the schema
     if not several and name.removesuffix("_") not in SYNTAX | OF_EXTENSIONS:
         made.packagenames = ("pg_catalog",)
     return made

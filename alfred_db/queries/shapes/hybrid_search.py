@@ -1,7 +1,7 @@
-"""Hybrid search: by meaning, by word and by spelling, fused by rank in one statement.
+"""Hybrid search: by vector, full text and trigrams, fused by rank in one statement.
 
-Reciprocal rank fusion: each leg gives a row weight / (60 + its place in the leg), and the sums decide
-(Cormack, Clarke and Büttcher, SIGIR 2009).
+Reciprocal rank fusion: each leg adds weight / (60 + rank in the leg) to the score of a row (Cormack, Clarke
+and Büttcher, SIGIR 2009).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .vector_search import AnySelect, columns_of, distance, has_vector, literal_
 from .words import Match, bound_language, tsquery
 
 K = 60
-"""The constant of the fusion: how much a leg's first places stand out."""
+"""The constant of the fusion; the smaller, the more the first ranks of a leg count."""
 
 DIVIDED_BY_LENGTH = 2
-"""Normalisation of ts_rank: a word counts for more in a short text."""
+"""The normalization option of ts_rank that divides the rank by the length of the text."""
 
 
 @lru_cache(maxsize=256)
@@ -49,9 +49,18 @@ def hybrid(
     candidates: int,
     match: Match,
 ) -> AnySelect:
-    """The best rows of all legs; run it with the parameters that `parameters` gives.
+    """Select the best rows of all legs.
 
-    A row that only one leg found has NULL for its place in the others.
+    Run it with the result of `words.parameters`, `embedding`, `language` and the weights of the legs. The
+    rank in a leg is NULL for a row that the leg did not find.
+
+    Args:
+        model: The searched model.
+        tsvector: The indexed expression of the full-text search.
+        trigram: The expression with a trigram index; None leaves the leg out.
+        limit: Maximum number of rows.
+        candidates: Maximum number of rows of each leg.
+        match: Whether all words must match, or any.
     """
     return _fused(model, tsvector, trigram, limit, candidates, match, None)
 
@@ -66,7 +75,7 @@ def hybrid_where(
     match: Match,
     where: ColumnElement[bool],
 ) -> AnySelect:
-    """The same among the rows that match a filter."""
+    """Select the best rows of all legs that match a filter; the other arguments are those of `hybrid`."""
     return _fused(model, tsvector, trigram, limit, candidates, match, where)
 
 

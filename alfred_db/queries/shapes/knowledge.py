@@ -1,4 +1,4 @@
-"""What the statements about knowledge are made of: the partition of a collection, and paths into payloads."""
+"""Building blocks of the statements about knowledge: partitions, conditions, and points as rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPERATORS = {
     KnowledgeDistance.EUCLID: "<->",
     KnowledgeDistance.MANHATTAN: "<+>",
 }
-"""How points are compared where not by cosine, which is what the index does."""
+"""Operators of the distances other than cosine, which the index does not serve."""
 
 _AS_IT_WAS = exists().where(
     KnowledgeCollection.name == _COLLECTION,
@@ -42,19 +42,20 @@ _STANDS_FOR_IT = exists().where(
 
 
 def partition(collection: str, distance: KnowledgeDistance) -> Partition:
-    """Where a search finds the points of a collection, and how it compares them.
+    """Return the partition of a collection and the operator that compares its points.
 
-    By way of the parent, not of the partition: row security and the right to read are the parent's.
+    The statement reads the parent table, not the partition, because privileges and row security belong to the
+    parent.
     """
     return Partition(table(collection), IN_COLLECTION, {"collection": collection}, OPERATORS.get(distance))
 
 
 @lru_cache(maxsize=1024)
 def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Partition:
-    """The same, found empty unless the name or alias still stands for the collection as it was.
+    """Return the partition of a collection, empty unless the name or alias still refers to it.
 
-    With the name as a parameter the planner would plan each search anew: a plan that serves any collection has to
-    reckon with all of them. So names that are nothing but words are written out.
+    A collection name as a parameter would make PostgreSQL plan each search anew, because a generic plan has
+    to consider all partitions. So a name of harmless characters is written as a literal.
     """
     found = partition(collection, distance)
     parameters = {**found.parameters, "compared_by": distance}
@@ -69,12 +70,16 @@ def partition_if(name: str, collection: str, distance: KnowledgeDistance) -> Par
 
 @lru_cache
 def table(collection: str) -> Table:
-    """The partition, by name."""
+    """Return the partition of a collection, as a table without columns."""
     return Table(partition_name(collection), MetaData())
 
 
 def chosen(ids: Sequence[KnowledgePointId] | None, where: Where | None) -> ColumnElement[bool]:
-    """The points that a call means: those of the ids, or those that match."""
+    """Return the condition that selects points by their ids or by a filter.
+
+    Raises:
+        InvalidInputError: Both or none of `ids` and `where` are passed.
+    """
     if (ids is None) == (where is None):
         raise InvalidInputError("expected either ids or where; `where=Filter()` means every point")
     condition = expression(KnowledgePoint, where)
@@ -82,20 +87,28 @@ def chosen(ids: Sequence[KnowledgePointId] | None, where: Where | None) -> Colum
 
 
 def with_ids(ids: Sequence[KnowledgePointId]) -> ColumnElement[bool]:
-    """The points of these ids."""
+    """Return the condition that selects points by their ids."""
     ids_of(ids)
     return POINTS.c.id == literal(spellings(ids), ARRAY(Text)).any_()
 
 
 def ids_of(ids: Any) -> list[str]:
-    """The ids as text."""
+    """Return ids as text.
+
+    Raises:
+        InvalidInputError: `ids` is not a sequence, or an element is not an id.
+    """
     if not is_array(ids):
         raise InvalidInputError(f"ids: expected several, got {type(ids).__name__}; put it into a list")
     return [point_id(one) for one in ids]
 
 
 def rows_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Vector and payload by id; of points that share an id the last one counts."""
+    """Return vector and payload of points by their ids; the last of several points with the same id wins.
+
+    Raises:
+        InvalidInputError: A point has another form.
+    """
     rows: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     given: Sequence[Any] = points
     for number, point in enumerate(given):
@@ -109,7 +122,11 @@ _GIVEN = {"id", "vector", "payload"}
 
 
 def payload_of(payload: Any) -> Mapping[str, Any]:
-    """A payload, checked to be JSON as PostgreSQL takes it only where it is sent."""
+    """Return a payload as a mapping; None is an empty one. Its JSON is checked when it is sent.
+
+    Raises:
+        InvalidInputError: The payload is not a mapping.
+    """
     if payload is None:
         return {}
     if not is_object(payload):
@@ -118,7 +135,11 @@ def payload_of(payload: Any) -> Mapping[str, Any]:
 
 
 def json_of(payload: Any) -> Mapping[str, Any]:
-    """A payload that is JSON; raises InvalidInputError for NaN, for objects that JSON does not know, and for NUL."""
+    """Return a payload whose JSON is checked.
+
+    Raises:
+        InvalidInputError: It holds NaN, an object that JSON cannot represent, or a NUL character.
+    """
     checked = payload_of(payload)
     json_text("payload", dict(checked))
     return checked

@@ -1,4 +1,4 @@
-"""Shapes that recur in the statements: time intervals, locked rows, keyset pages."""
+"""Building blocks of statements: time intervals, literals, and locked rows."""
 
 from __future__ import annotations
 
@@ -34,20 +34,27 @@ _FIRST, _LAST = datetime(1, 1, 3, tzinfo=UTC), datetime(9999, 12, 28, tzinfo=UTC
 
 
 def interval(seconds: float) -> timedelta:
-    """So many seconds; raises InvalidInputError for more than a timedelta can hold."""
+    """Return a number of seconds as an interval.
+
+    Raises:
+        InvalidInputError: A timedelta cannot hold the value.
+    """
     try:
         return timedelta(seconds=seconds)
     except (OverflowError, ValueError):
-        raise InvalidInputError("seconds: expected fewer, a timedelta cannot hold so many") from None
+        raise InvalidInputError("seconds: out of range for an interval; pass fewer") from None
 
 
 def seconds_ago(seconds: float) -> ColumnElement[Any]:
-    """The database's time, `seconds` before the statement began."""
+    """Return the time of the database `seconds` before the start of the statement."""
     return func.statement_timestamp() - interval(seconds)
 
 
 def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[Any]:
-    """The database's time, `seconds` after the statement began; those of a column not in SET or WHERE."""
+    """Return the time of the database `seconds` after the start of the statement.
+
+    A column as `seconds` must not be used in SET or WHERE.
+    """
     if isinstance(seconds, int | float):
         return func.statement_timestamp() + interval(seconds)
     nothing = [literal_column("0", Integer)] * 6
@@ -55,12 +62,12 @@ def seconds_ahead(seconds: float | SQLColumnExpression[Any]) -> ColumnElement[An
 
 
 def jsonb(text: str | None) -> ColumnElement[Any]:
-    """A JSON text as jsonb; None is NULL."""
+    """Return a JSON text as jsonb; None is NULL."""
     return cast(literal(text, Text), JSONB)
 
 
 def constant(member: StrEnum) -> ColumnElement[str]:
-    """A member, written into the statement: a partial index serves no parameter that is only known later."""
+    """Return a member as a literal: a predicate with a parameter does not match that of a partial index."""
     return literal_column(f"'{member.value}'")
 
 
@@ -71,14 +78,18 @@ def readable(time: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def number(value: int) -> ColumnElement[int]:
-    """A LIMIT, written into the statement: the plan of a prepared one takes a parameter for a tenth of the rows."""
+    """Return an integer as a literal, for LIMIT.
+
+    For a LIMIT with a parameter, the planner assumes that a tenth of the rows are read.
+    """
     return literal_column(str(int(value)), Integer)
 
 
 def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
-    """The rows that a CTE of their keys has locked, of which nothing has to be asked again.
+    """Return the condition that a key is one of those that a CTE has locked.
 
-    Looked up by an array: where the statistics are of a time without such rows, a join would compare each with each.
+    The keys are compared as an array: with statistics from a time without such rows, the planner would choose
+    a join that compares all pairs.
     """
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
 
@@ -89,11 +100,17 @@ def materialized(rows: HasCTE, name: str) -> CTE:
 
 
 def in_order(key: InstrumentedAttribute[Any], *conditions: ColumnElement[bool]) -> CTE:
-    """The keys of the rows to be written, locked in their order: two calls wait for each other, and do not deadlock."""
+    """Select the keys of the rows to be written, and lock the rows in the order of the keys.
+
+    Two calls wait for each other instead of deadlocking.
+    """
     rows = select(key).where(*conditions).order_by(key).with_for_update()
     return materialized(rows, "held")
 
 
 def any_of(values: Iterable[Any], type_: TypeEngine[Any]) -> CollectionAggregate[Any]:
-    """What a column is compared with to be one of these; one parameter, however many they are."""
+    """Return the right operand of `==` that compares a column with several values.
+
+    It is one array parameter for any number of values.
+    """
     return any_(literal(list(values), ARRAY(type_)))

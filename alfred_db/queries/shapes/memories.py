@@ -1,4 +1,4 @@
-"""What memories and memory entries have in common: when texts are the same, and how long they last."""
+"""Building blocks shared by memories and memory entries: hashes of texts and expiry."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ MAX_IMPORTANCE = 2**31 - 1
 
 
 def content_hash(content: str) -> bytes:
-    """sha256 of the normalised content, by which texts are the same.
+    """Return the sha256 of the normalised content, which identifies a text.
 
-    Normalised: case folded, Unicode form NFC, no white space around, and each run of white space one blank.
-    Raises InvalidInputError for a text that is empty or holds half of a surrogate pair.
+    Normalised: case folded, Unicode form NFC, without white space at either end, and with each run of white
+    space replaced by one blank.
+
+    Raises:
+        InvalidInputError: The text is empty, or holds a lone surrogate.
     """
     normalised = " ".join(unicodedata.normalize("NFC", content.casefold()).split())
     if not normalised:
@@ -36,27 +39,31 @@ def content_hash(content: str) -> bytes:
 
 
 def seconds(name: str, duration: timedelta) -> float:
-    """A duration in seconds; raises InvalidInputError unless it is positive and at most 1,000 years."""
+    """Return a duration in seconds.
+
+    Raises:
+        InvalidInputError: It is not positive, or more than 1,000 years.
+    """
     value = duration.total_seconds()
     within(f"{name} in seconds", value, 0.001, MAX_TTL)
     return value
 
 
 def lasting(ttl: timedelta | None) -> timedelta | None:
-    """A time to live that is checked; None is for ever."""
+    """Return a checked time to live; None is unlimited."""
     return None if ttl is None else timedelta(seconds=seconds("ttl", ttl))
 
 
 def alive(model: type[Memory | MemoryEntry]) -> ColumnElement[bool]:
-    """Whether a row has not expired."""
+    """The condition that a row has not expired."""
     return or_(model.expires_at.is_(None), model.expires_at > func.statement_timestamp())
 
 
 def later(old: Any, new: Any) -> ColumnElement[datetime | None]:
-    """The later of two expiries; NULL is never, and so the latest."""
+    """The later of two expiries; NULL (never) is the latest."""
     return case((or_(old.is_(None), new.is_(None)), null()), else_=func.greatest(old, new))
 
 
 def expired(model: type[Memory | MemoryEntry]) -> ColumnElement[bool]:
-    """The opposite of `alive`, as the index on `expires_at` serves it."""
+    """The condition that a row has expired, in the form that the index on `expires_at` serves."""
     return model.expires_at <= func.statement_timestamp()

@@ -1,4 +1,4 @@
-"""Keyset pages."""
+"""Keyset pagination."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def page(
 
 
 def as_page(rows: Sequence[T], key: Sequence[str], limit: int) -> Page[T]:
-    """The page that `page` asked for; `key` names the attributes that it was ordered by."""
+    """Return the rows of a statement of `page` as a `Page`; `key` names the attributes of the order."""
     if len(rows) <= limit:
         return Page(rows, None)
     last = rows[limit - 1]

@@ -1,4 +1,7 @@
-"""Statements about the monthly partitions of a table; `parent` and `part` are names, quoted as they must be."""
+"""Statements about the monthly partitions of a table.
+
+`parent` and `part` are names of tables, quoted where necessary.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 from ...types import Text
 
 LOCK_TIMEOUT = "5s"
-"""How long an ALTER TABLE waits: everybody else's statements queue behind it."""
+"""Maximum time that an ALTER TABLE waits for its lock: all other statements queue behind it."""
 
 _PARTITIONS = r"""
     SELECT
@@ -27,7 +30,7 @@ _PARTITIONS = r"""
     CROSS JOIN LATERAL pg_catalog.regexp_match(bound, '^FOR VALUES FROM \(''(.+)''\) TO \(''(.+)''\)$') AS bounds
     CROSS JOIN LATERAL pg_catalog.pg_total_relation_size(c.oid) AS size
     WHERE i.inhparent = CAST(pg_catalog.to_regclass({parent}) AS oid)
-        AND bound IS NOT NULL AND size IS NOT NULL /* as of what was dropped since the statement began */
+        AND bound IS NOT NULL AND size IS NOT NULL /* as for a partition dropped since the statement began */
 """
 
 _OLD = (
@@ -55,30 +58,30 @@ _COLUMNS: dict[str, TypeEngine[Any]] = {
 
 
 def partitions(parent: str) -> TextualSelect:
-    """All of them, the oldest first and the default one last."""
+    """Select all partitions, the oldest first and the default one last."""
     return _bound(_PARTITIONS, parent=parent).columns(**_COLUMNS)
 
 
 def old(parent: str, keep: int) -> TextualSelect:
-    """Those that ended `keep` months before this one began, or earlier, the oldest first."""
+    """Select the partitions that ended at least `keep` months before the current month, the oldest first."""
     return _bound(_OLD, parent=parent, keep=keep).columns(**_COLUMNS)
 
 
 def _bound(sql: str, **values: str | int) -> TextClause:
-    # `::` and `=>` are no parameters; a literal colon before a word would be.
+    # SQLAlchemy does not take `::` and `=>` for parameters; a colon before a word would be one.
     statement = sql.format(parent="CAST(:parent AS text)", keep="CAST(:keep AS integer)")
     return text(statement + " ORDER BY starts_at NULLS LAST").bindparams(**values)
 
 
 def readers(consumers: str, part: str) -> TextualSelect:
-    """The names of the consumers that have still to read rows of a partition."""
+    """Select the names of the consumers that have not read all events of a partition."""
     return _named(_READERS.format(consumers="{}", part="{}") + " ORDER BY name", consumers, part).columns(
         name=Text()
     )
 
 
 def due(parent: str, months: int) -> TextualSelect:
-    """The names of those that `make` would make."""
+    """Select the names of the partitions that `make` would create."""
     return (
         text("""
             SELECT part
@@ -97,7 +100,10 @@ def due(parent: str, months: int) -> TextualSelect:
 
 
 def make(parent: str, months: int) -> TextualSelect:
-    """Make those of this month and the `months` after it; rows of theirs leave the default partition."""
+    """Create the partitions of the current month and of the next `months` months.
+
+    Their rows are moved out of the default partition.
+    """
     return (
         text(
             "SELECT extensions.make_month_partitions(CAST(:parent AS regclass), CAST(:months AS integer)) AS made"
@@ -108,7 +114,7 @@ def make(parent: str, months: int) -> TextualSelect:
 
 
 def lock(parent: str) -> list[TextClause]:
-    """Keep other upkeep away until the end of the transaction; readers and writers go on."""
+    """Lock a table against other maintenance until the transaction ends; reads and writes continue."""
     return [
         text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"),
         _named("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", parent),
@@ -116,7 +122,7 @@ def lock(parent: str) -> list[TextClause]:
 
 
 def detach(parent: str, part: str) -> TextClause:
-    """Detach a partition; its table stays."""
+    """Detach a partition; its table remains."""
     return _named("ALTER TABLE {} DETACH PARTITION {}", parent, part)
 
 
@@ -126,7 +132,7 @@ def drop(part: str) -> TextClause:
 
 
 def count(part: str) -> TextualSelect:
-    """The number of rows of a partition."""
+    """Count the rows of a partition."""
     return _named("SELECT pg_catalog.count(*) AS rows FROM {}", part).columns(rows=BigInteger())
 
 
@@ -138,14 +144,14 @@ def _named(sql: str, *names: str) -> TextClause:
 
 
 def cron_installed() -> TextualSelect:
-    """Whether the database has pg_cron."""
+    """Select whether the database has pg_cron."""
     return text(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_cron') AS installed"
     ).columns(installed=Boolean())
 
 
 def schedule(parent: str, schedule: str, command: str) -> TextualSelect:
-    """Create the job that keeps up the partitions of a table; one of the same name is replaced."""
+    """Create or replace the job that maintains the partitions of a table."""
     return (
         text("SELECT cron.schedule(:name, :schedule, :command) AS job")
         .bindparams(name=_job(parent), schedule=schedule, command=command)
@@ -154,7 +160,7 @@ def schedule(parent: str, schedule: str, command: str) -> TextualSelect:
 
 
 def unschedule(parent: str) -> TextualSelect:
-    """Remove the job that keeps up the partitions of a table."""
+    """Remove the job that maintains the partitions of a table."""
     return (
         text("SELECT cron.unschedule(jobid) AS gone FROM cron.job WHERE jobname = :name")
         .bindparams(name=_job(parent))
@@ -169,7 +175,7 @@ def _job(parent: str) -> str:
 def upkeep(
     parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool, consumers: str | None = None
 ) -> str:
-    """The SQL of a job: what `make`, `old`, `readers`, `detach` and `drop` do."""
+    """Return the SQL of the job, which does the same as `make`, `old`, `readers`, `detach` and `drop`."""
     table = _quoted(parent)
     made = f"SELECT extensions.make_month_partitions({table}, {months_ahead:d})"
     if keep_months is None:

@@ -1,4 +1,4 @@
-"""Filters of Qdrant: read into filters of this library, and their conditions as expressions on a JSON column."""
+"""Filters of Qdrant: translation to filters of this library, and of conditions to expressions on JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 def read(data: Any, where: str = "filter", depth: int = 0) -> Filter:
-    """The filter of Qdrant's JSON form: `has_id` asks the column `id`, everything else the column `payload`."""
+    """Return the filter of its JSON form in Qdrant.
+
+    `has_id` becomes a condition on the column `id`, every other condition one on the column `payload`.
+
+    Raises:
+        InvalidFilter: The filter is not supported; the message names the part.
+    """
     if depth > MAX_DEPTH:
         raise InvalidFilter(f"{where}: more than {MAX_DEPTH} filters inside one another; flatten it")
     given = _given(data, where)
@@ -48,7 +54,7 @@ def read(data: Any, where: str = "filter", depth: int = 0) -> Filter:
         if set(asked) != {"conditions", "min_count"} or not _is_whole(least) or least < 1:
             raise InvalidFilter(f"{where}.min_should: expected conditions, and min_count from 1")
         parts = _parts(asked["conditions"], f"{where}.min_should.conditions", depth)
-        # Of no conditions none is true, while a filter without any has nothing to say.
+        # `min_should` without conditions matches nothing, while a filter without conditions matches everything.
         groups["must"].append(Filter(should=parts, min_should=least) if parts else in_("id", []))
     return Filter(groups["must"], groups["should"], groups["must_not"])
 
@@ -76,7 +82,11 @@ def _part(data: Any, where: str, depth: int) -> FilterCondition | Filter:
 
 
 def ids(value: Any, where: str) -> list[str]:
-    """The ids of `has_id`."""
+    """Return the ids of `has_id`.
+
+    Raises:
+        InvalidFilter: It is not an array of ids.
+    """
     try:
         return spellings(_array(value, f"{where}.has_id"))
     except InvalidFilter:
@@ -88,7 +98,11 @@ def ids(value: Any, where: str) -> list[str]:
 def matching(
     document: ColumnElement[Any], data: Any, where: str = "qdrant", depth: int = 0
 ) -> ColumnElement[bool]:
-    """Whether a condition of Qdrant is true of a JSON document."""
+    """Return the expression of a condition of Qdrant on a JSON document.
+
+    Raises:
+        InvalidFilter: The condition is not supported.
+    """
     given = _given(data, where)
     if len(given) == 1:
         ((name, value),) = given.items()
@@ -114,7 +128,7 @@ def matching(
 def _nested(
     document: ColumnElement[Any], given: Mapping[str, Any], where: str, depth: int
 ) -> ColumnElement[bool]:
-    """Whether a filter is true of an object in the array."""
+    """Whether an object in the array matches a filter."""
     if set(given) != {"key", "filter"}:
         raise InvalidFilter(f"{where}.nested: expected key and filter")
     key = _key(given, where)
@@ -144,7 +158,7 @@ def _presence(document: ColumnElement[Any], test: str, key: str) -> ColumnElemen
 def _match(
     document: ColumnElement[Any], key: str, given: Mapping[str, Any], where: str
 ) -> ColumnElement[bool]:
-    # The client of Qdrant writes it so, unless told to use aliases.
+    # The client of Qdrant writes `except_` unless it serialises by alias.
     given = {"except" if name == "except_" else name: value for name, value in given.items()}
     if len(given) != 1 or (kind := next(iter(given))) not in MATCHES:
         raise InvalidFilter(
@@ -174,7 +188,10 @@ def _match(
 
 
 def _any(document: ColumnElement[Any], key: str, wanted: Sequence[Any], where: str) -> ColumnElement[bool]:
-    """One of the values, itself or as an element of an array; containment is what the index serves."""
+    """Whether one of the values, or an element of an array, is among the wanted ones.
+
+    The index serves the containment test.
+    """
     texts = [cast(_canonical(value, where), Text) for value in wanted]
     contained: list[ColumnElement[bool]] = []
     for value in wanted:
@@ -187,13 +204,13 @@ def _any(document: ColumnElement[Any], key: str, wanted: Sequence[Any], where: s
     else:
         if not any(_is_whole(value) for value in wanted):
             return or_(false(), *contained)
-    # Containment takes 1.0 for 1, and Qdrant does not.
+    # Containment treats 1.0 and 1 as equal, and Qdrant does not.
     exact = _some(document, key, lambda found: cast(found, Text).in_(texts))
     return and_(or_(*contained), exact) if contained else exact
 
 
 def _canonical(value: Any, where: str) -> ColumnElement[Any]:
-    """A value of `match` as JSON: the server writes equal ones alike."""
+    """Return a value of `match` as JSON; the server writes equal values alike."""
     if isinstance(value, str):
         _text(value, where)
     elif not isinstance(value, int):
@@ -228,7 +245,7 @@ def _range(
 def _values_count(
     document: ColumnElement[Any], key: str, given: Mapping[str, Any], where: str
 ) -> ColumnElement[bool]:
-    """One of the values has so many elements: an array its own, null none, any other one."""
+    """Whether the number of elements is in range: that of an array, 0 for null, 1 for any other value."""
     bounds = _bounds(given, where)
     if not all(_is_whole(limit) for limit in bounds.values()):
         raise InvalidFilter(f"{where}: the bounds must be whole numbers")
@@ -301,7 +318,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 def _some(
     document: ColumnElement[Any], key: str, test: Callable[[ColumnElement[Any]], ColumnElement[bool]]
 ) -> ColumnElement[bool]:
-    """Whether it is so for one of the values at the path."""
+    """Whether a test is true for one of the values at a path."""
     rows, element = paths.elements(paths.values(document, key))
     return select(1).select_from(rows).where(test(element)).exists()
 
@@ -350,13 +367,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _double(limit: float) -> float:
-    """A bound as Qdrant has it, in double precision, and written out in full."""
+    """Return a bound in double precision, as Qdrant has it, written without an exponent."""
     rounded = float(limit)
     return int(rounded) if rounded.is_integer() else rounded
 
 
 def _given(data: Any, where: str) -> Mapping[str, Any]:
-    """The object without its nulls, which the clients of Qdrant write for what is not set."""
+    """Return an object without its nulls, which the clients of Qdrant write for unset fields."""
     if not is_object(data):
         raise InvalidFilter(f"{where}: expected an object, got {type(data).__name__}")
     return {name: value for name, value in data.items() if value is not None}
@@ -369,7 +386,10 @@ def _array(value: Any, where: str) -> Sequence[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The condition as JSON: times, which Qdrant's client passes as datetimes, become text."""
+    """Return a condition as JSON.
+
+    Times, which the client of Qdrant passes as datetimes, become text.
+    """
     if is_object(value):
         return {name: _plain(one) for name, one in value.items() if one is not None}
     if is_array(value):

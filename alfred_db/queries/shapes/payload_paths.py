@@ -1,6 +1,7 @@
 """Paths into JSON as Qdrant writes them: `author.name`, `tags[]`, `parts[0].name`, `"two words".x`.
 
-Read strictly, as Qdrant does: `a.b` finds nothing where `a` is an array, `a[].b` finds each element's.
+They are strict, as in Qdrant: `a.b` selects nothing if `a` is an array, and `a[].b` selects from each
+element.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from ...types import Text
 from .functions import func
 
 Step: TypeAlias = str | int | None
-"""A key, the place of an element, or None for each element."""
+"""A key, the index of an element, or None for each element."""
 
 _STEP = re.compile(r'\.?(?:"(?P<quoted>[^"]*)"|(?P<key>[\w-]+))|\[(?P<place>[0-9]{0,9})\]')
 _NO_VARIABLES = literal_column("'{}'::jsonb", JSONB)
 WHOLE = literal_column("'{}'::text[]", ARRAY(Text))
-"""The path of `#>>` to a value itself."""
+"""The path of `#>>` that selects the value itself."""
 _SILENT: ColumnElement[bool] = literal_column("true", Boolean)
 
 
 @lru_cache(maxsize=1024)
 def steps(key: str) -> tuple[Step, ...]:
-    """The steps of a path; raises InvalidFilter for what is no path."""
+    """Return the steps of a path.
+
+    Raises:
+        InvalidFilter: The text is not a path.
+    """
     found: list[Step] = []
     end = 0
     while end < len(key):
@@ -55,13 +60,16 @@ def steps(key: str) -> tuple[Step, ...]:
 
 
 def jsonpath(text: str) -> ColumnElement[Any]:
-    """A JSON path that this library wrote, or one that is bound."""
+    """Return a text as a bound jsonpath."""
     return cast_to(literal(text), JSONPATH)
 
 
 @lru_cache(maxsize=1024)
 def _path(key: str) -> str:
-    """The path in SQL's language; what a step does not fit is left out, as an error of it would end the search."""
+    """Return a path as jsonpath.
+
+    Values that a step does not apply to are skipped, because an error would end the search.
+    """
     parts = ["strict $"]
     for step in steps(key):
         if step is None:
@@ -73,38 +81,44 @@ def _path(key: str) -> str:
 
 
 def found(document: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-    """What a path leads to, as one JSON array; empty where it leads nowhere."""
+    """Return the values that a path selects, as one JSON array."""
     return query_array(document, _path(key))
 
 
 def values(document: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-    """The same with each array replaced by its elements: the values that a condition looks at."""
-    # Lax: what is no array is taken for an array of one.
+    """Return the values that a path selects, with each array replaced by its elements.
+
+    These are the values that conditions test.
+    """
+    # Lax: a value that is not an array is treated as an array of one element.
     return query_array(found(document, key), "lax $[*][*]")
 
 
 def query_array(document: ColumnElement[Any], path: str) -> ColumnElement[Any]:
-    """What a JSON path finds in a document, as one JSON array."""
+    """Return the values that a jsonpath selects, as one JSON array."""
     return func.jsonb_path_query_array(document, jsonpath(path), _NO_VARIABLES, _SILENT, type_=JSONB)
 
 
 def path_exists(
     document: ColumnElement[Any], path: str, variables: Mapping[str, Any] | None = None
 ) -> ColumnElement[bool]:
-    """Whether a JSON path finds something in a document."""
+    """Whether a jsonpath selects anything in a document."""
     given = literal(dict(variables), JSONB) if variables else _NO_VARIABLES
     result: ColumnElement[bool] = func.jsonb_path_exists(document, jsonpath(path), given, _SILENT)
     return result
 
 
 def elements(array: ColumnElement[Any]) -> tuple[FromClause, ColumnElement[Any]]:
-    """The elements of a JSON array as rows, and their column."""
+    """Return the elements of a JSON array as rows, and their column."""
     rows = func.jsonb_array_elements(array).table_valued(column("element", JSONB)).render_derived()
     return rows, rows.c.element
 
 
 def containing(key: str, value: Any) -> list[Any] | None:
-    """The documents of which a match contains one, as a GIN index can tell; None if they say less than the path."""
+    """Return documents of which every match contains one, for the GIN index.
+
+    None if containment cannot express the path, because it has an index of an element.
+    """
     path = steps(key)
     if any(isinstance(step, int) for step in path):
         return None
@@ -115,7 +129,7 @@ def containing(key: str, value: Any) -> list[Any] | None:
 
 
 def values_at(payload: Any, key: str) -> list[Any]:
-    """What `values` returns, for a document in Python."""
+    """Return what `values` selects, for a document in Python."""
     found: list[Any] = [payload]
     for step in steps(key):
         if step is None:
@@ -131,5 +145,5 @@ def values_at(payload: Any, key: str) -> list[Any]:
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Whether it is a JSON array, as the driver returns one."""
+    """Whether a value is a JSON array, as the driver returns one."""
     return isinstance(value, list)

@@ -1,6 +1,6 @@
-"""What a condition of Qdrant says of one JSON value: a time, words in a text, a place on the Earth.
+"""Conditions of Qdrant on one JSON value: times, words of a text, places on the Earth.
 
-Each takes any value and raises no error on the server, whatever a payload holds.
+Each accepts any value, and raises no error on the server whatever the payload holds.
 """
 
 from __future__ import annotations
@@ -41,17 +41,20 @@ TIME = (
     r"(?:(?:[Tt]|\s+)(2[0-3]|[01]?[0-9]):([0-5]?[0-9])"
     r"(?::([0-5]?[0-9])(?:\.([0-9]+))?(?:\s*([+-])(2[0-3]|[01][0-9])(?::?([0-5][0-9]))?|\s*[Zz]|\s+UTC)?)?)?$"
 )
-"""The forms of a time that Qdrant reads, for Python and for PostgreSQL; without an offset it is UTC."""
+"""The forms of a time that Qdrant reads, as a regular expression for Python and PostgreSQL.
+
+A time without an offset is UTC.
+"""
 
 EARTH = 6371008.8
-"""Mean radius in metres, as Qdrant has it."""
+"""Mean radius in metres, as in Qdrant."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def instant(value: Any) -> int | None:
-    """Microseconds since 1970 of a time or of its text; None for what is none."""
+    """Return the microseconds since 1970 of a time or of its text; None if it is not a time."""
     if isinstance(value, str):
         parts = re.match(TIME, value)
         if parts is None:
@@ -75,7 +78,7 @@ def instant(value: Any) -> int | None:
 def time_matches(
     value: ColumnElement[Any], compare: Callable[[ColumnElement[int]], ColumnElement[bool]]
 ) -> ColumnElement[bool]:
-    """Whether the value is a time, and its microseconds since 1970 are so."""
+    """Whether a value is a time, and a comparison is true for its microseconds since 1970."""
     rows = (
         func.regexp_match(text_of(value), literal(TIME))
         .table_valued(column("parts", ARRAY(Text)))
@@ -96,25 +99,25 @@ def time_matches(
     is_so = and_(
         cast(func.date_part("month", day), Integer) == number(2), compare(seconds * 1_000_000 + fraction)
     )
-    # CASE, as a date is made of the parts only where there are some.
+    # CASE, so that a date is built only if the text matched.
     return select(1).select_from(rows).where(case((parts.is_not(None), is_so), else_=false())).exists()
 
 
 def text_of(value: ColumnElement[Any]) -> ColumnElement[str]:
-    """The text of a JSON value; that of a string is without quotes."""
+    """Return the text of a JSON value; a string is returned without quotes."""
     return value.op("#>>", return_type=Text())(WHOLE)
 
 
 def is_text(value: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether the JSON value is a string."""
+    """Whether a JSON value is a string."""
     return func.jsonb_typeof(value) == "string"
 
 
 def words_match(value: ColumnElement[Any], text: str, kind: str) -> ColumnElement[bool]:
-    """Whether the value is a text with these words: all of them, any (`text_any`), or in their order (`phrase`).
+    """Whether a value is a text with these words: all of them, any (`text_any`), or in this order (`phrase`).
 
-    A word is a run of letters and digits, and case does not count. The patterns name every letter: what the server
-    itself takes for one depends on the locale of the database.
+    A word is a run of letters and digits; case is ignored. The patterns list every letter, because the
+    character classes of the server depend on the locale of the database.
     """
     words = re.findall(r"[^\W_]+", text)
     content = text_of(value)
@@ -136,7 +139,7 @@ def _word(word: str) -> str:
 
 @lru_cache(maxsize=1)
 def _letters() -> tuple[str, Mapping[str, list[str]]]:
-    """All letters and digits as the ranges of a pattern, and those that each lower-case letter stands for."""
+    """Return all letters and digits as ranges of a pattern, and the variants of each lower-case letter."""
     variants: dict[str, list[str]] = defaultdict(list)
     known = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isalnum()]
     for char in known:
@@ -160,17 +163,17 @@ def _place(value: ColumnElement[Any], inside: ColumnElement[bool]) -> ColumnElem
 
 
 def _degrees(value: ColumnElement[Any], name: str) -> ColumnElement[float]:
-    # A number that is too small for a double is an error, hence the rounding.
+    # Rounded, because a number too small for a double is an error.
     return cast(func.round(cast(value[name], Numeric), 15), Double)
 
 
-_TWO = literal_column("float8 '2'", Double)  # pg_catalog divides no double precision by an integer
+_TWO = literal_column("float8 '2'", Double)  # pg_catalog has no double precision / integer
 
 
 def within_radius(
     value: ColumnElement[Any], latitude: float, longitude: float, radius: float
 ) -> ColumnElement[bool]:
-    """Whether the value is a place less than `radius` metres away, by the haversine formula."""
+    """Whether a value is a place less than `radius` metres away, by the haversine formula."""
     lat, lon = _degrees(value, "lat"), _degrees(value, "lon")
     north = func.power(func.sin(func.radians(literal(float(latitude), Double) - lat) / _TWO), _TWO)
     east = func.power(func.sin(func.radians(literal(float(longitude), Double) - lon) / _TWO), _TWO)
@@ -184,7 +187,10 @@ def within_radius(
 def within_box(
     value: ColumnElement[Any], top: float, left: float, bottom: float, right: float
 ) -> ColumnElement[bool]:
-    """Whether the value is a place inside the box, which crosses the date line where `left` is more than `right`."""
+    """Whether a value is a place inside a box.
+
+    The box crosses the date line if `left` is greater than `right`.
+    """
     lat, lon = _degrees(value, "lat"), _degrees(value, "lon")
     after, before = lon > literal(float(left), Double), lon < literal(float(right), Double)
     across = or_(after, before) if left > right else and_(after, before)

@@ -1,4 +1,4 @@
-"""Deleting rows that refer to each other: whole trees, or as much of them as nothing that stays refers to."""
+"""DELETE of rows that refer to each other: whole trees, or the rows that no remaining row refers to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ Conditions = Callable[[Any], list[ColumnElement[bool]]]
 def purge(
     rows: Table, references: Sequence[str], over: Conditions, ended: ColumnElement[Any], *, limit: int
 ) -> ReturningDelete[Any]:
-    """Delete at most `limit` rows that are `over`, the longest ended first, and none that another one refers to.
+    """Delete at most `limit` rows, the earliest ended first, and none that a remaining row refers to.
 
-    `references` are the columns by which one row refers to another. It starts at the rows that none refers to, and goes
-    on to those that they refer to, so that the last of a tree goes with the first. A row that another transaction has
-    locked stays, and so does what it refers to. As long as anything can be deleted, something is.
+    It starts with the rows that no other row refers to and continues with the rows they refer to, so that the
+    last row of a tree is deleted together with the first. A locked row is kept, and so are the rows that it
+    refers to. Each call deletes something as long as anything can be deleted.
+
+    Args:
+        rows: The table.
+        references: Names of the columns by which a row refers to another.
+        over: Returns the conditions of a row that may be deleted.
+        ended: The time of the end of a row.
+        limit: Maximum number of rows.
     """
     found = rows.c
     other = rows.alias("other")
@@ -55,7 +62,7 @@ def purge(
 
 
 def _referred_by_others(rows: Table, locked: FromClause, references: Sequence[str]) -> Any:
-    """Which of the locked rows are referred to by one that is not locked, directly or not."""
+    """Select the locked rows that a row which is not locked refers to, directly or not."""
     other = rows.alias("remaining")
     referring = or_(*(other.c[name] == locked.c.id for name in references))
     remaining = select(other.c.id).where(referring, other.c.id.not_in(select(locked.c.id)))

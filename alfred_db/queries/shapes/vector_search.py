@@ -1,7 +1,7 @@
-"""Nearest neighbours: the statements of every vector search.
+"""Statements of vector searches: nearest neighbours.
 
-A candidate query reads one table, orders by the index's exact expression, and carries a literal LIMIT: that is
-what the planner needs to use the index, also after a statement was prepared.
+A candidate query reads one table, orders by the exact expression of the index, and has a literal LIMIT: the
+planner needs this to use the index, also for a prepared statement.
 """
 
 from __future__ import annotations
@@ -60,38 +60,45 @@ class VectorIndex:
 
     name: str
     index: Index
-    """What declares it, and makes it."""
+    """The index of the model."""
     column: Column[Any]
-    """What it is about; rows that have NULL there are not in it."""
+    """The indexed column; rows that are NULL there are not in the index."""
     expression: ColumnElement[Any]
-    """What it holds, and a search must repeat: the column, or a copy such as one in half precision."""
+    """The indexed expression, which a search must repeat.
+
+    It is the column, or a copy of it such as one in half precision.
+    """
     operator: str
-    """How it compares."""
+    """The distance operator."""
     m: int
     ef_construction: int
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The one partition of a model's table that a search reads; its statistics are what counts."""
+    """The only partition of the table of a model that a search reads; its statistics decide the plan."""
 
     table: Table
-    """Its name."""
+    """The partition."""
     where: ColumnElement[bool]
-    """What leads the planner to it: no filter, as all of its rows match."""
+    """The condition that makes the planner prune the others; all rows of the partition match it."""
     parameters: Mapping[str, Any]
     """The parameters of `where`."""
     operator: str | None = None
-    """How its rows are compared where not as the index does it: then all of them are."""
+    """The distance operator if it is not that of the index; the search is then exact."""
 
 
 @lru_cache
 def vector_index(model: type[Base]) -> VectorIndex:
-    """The model's only vector index of all rows; raises LookupError when it has none, or several.
+    """Return the only vector index of a model that covers all rows.
 
     An index of half-precision copies takes half the memory; declare it after the model:
-    `Index("idx", cast(Model.embedding, HalfVector(384)).label("half"), postgresql_using="hnsw",
-    postgresql_ops={"half": "halfvec_cosine_ops"})`.
+
+        Index("idx", cast(Model.embedding, HalfVector(384)).label("half"), postgresql_using="hnsw",
+            postgresql_ops={"half": "halfvec_cosine_ops"})
+
+    Raises:
+        LookupError: The model has no such index, or several.
     """
     found = [
         index
@@ -120,7 +127,7 @@ def vector_index(model: type[Base]) -> VectorIndex:
 
 
 def dimensions(model: type[Base]) -> int:
-    """How long the vectors are; an index holds only such as are all as long."""
+    """Return the number of dimensions of the indexed vectors of a model."""
     type_ = vector_index(model).expression.type
     assert isinstance(type_, VectorType)
     assert type_.dim
@@ -128,13 +135,16 @@ def dimensions(model: type[Base]) -> int:
 
 
 def has_vector(model: type[Base]) -> ColumnElement[bool]:
-    """Leaves out rows without a vector: the index does not hold them, but a scan of the table would give them."""
+    """Return the condition that a row has a vector.
+
+    The index does not hold rows without one, but a scan of the table would return them.
+    """
     return vector_index(model).column.is_not(None)
 
 
 @lru_cache
 def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
-    """What a hit shows: the columns under the names of their attributes, without vectors and text indexes."""
+    """Return the columns of a hit, labelled by attribute, without vectors and text search columns."""
     mapper: Mapper[Any] = inspect(model)
     return tuple(
         attribute.columns[0].label(attribute.key)
@@ -145,26 +155,29 @@ def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
 
 @lru_cache
 def key_of(model: type[Base]) -> ColumnElement[Any]:
-    """The primary key, which has one column, under the name of its attribute."""
+    """Return the primary key, which must be one column, labelled by its attribute."""
     (key,) = inspect(model).primary_key
     return key.label(inspect(model).get_property_by_column(key).key)
 
 
 def rows_of(model: type[Base], ids: Sequence[Any], where: ColumnElement[bool] | None) -> AnySelect:
-    """What a hit shows of the rows of these ids that match, in no order."""
+    """Select the columns of hits for those of these ids that match, in no order."""
     (key,) = inspect(model).primary_key
     statement = select(*columns_of(model)).where(key == literal(list(ids), ARRAY(key.type)).any_())
     return statement if where is None else statement.where(where)
 
 
 def extension(name: str) -> Select[bool]:
-    """Whether an extension is installed."""
+    """Select whether an extension is installed."""
     return select(select(_extension.c.extname).where(_extension.c.extname == name).exists())
 
 
 @lru_cache
 def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
-    """The distance to the bound vector `embedding`; without an `operator`, in the form that the index serves."""
+    """Return the distance to the parameter `embedding`.
+
+    Without an `operator` it is the expression that the index serves.
+    """
     index = vector_index(model)
     parameter = bindparam("embedding", type_=index.expression.type)
     return index.expression.op(operator or index.operator, return_type=Float())(parameter)
@@ -172,7 +185,10 @@ def distance(model: type[Base], operator: str | None = None) -> ColumnElement[fl
 
 @lru_cache(maxsize=512)
 def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
-    """The nearest rows by the index; run it with the parameter `embedding`, and those of the partition."""
+    """Select the nearest rows with the index.
+
+    Run it with the parameter `embedding` and those of the partition.
+    """
     found = distance(model).label("distance")
     statement = select(*columns_of(model), found).where(has_vector(model))
     statement = statement.order_by(found).limit(literal_limit(limit))
@@ -189,12 +205,21 @@ def nearest_within(
     partition: Partition | None = None,
     only_keys: bool = False,
 ) -> AnySelect:
-    """The nearest rows that match: found by comparing all that match, or by reading the index until enough do.
+    """Select the nearest rows that match, exactly or by an iterative scan of the index.
 
-    The inner part is what the planner may not rearrange. In an exact search its OFFSET keeps the index away, and
-    rows pass through to the sort, which holds only the nearest. In an approximate one it is materialised, which
-    keeps the threshold from prolonging the scan; and sorted again, as an iterative scan gives rows only roughly in
-    order.
+    The planner must not rearrange the inner query. In an exact search an OFFSET keeps it from using the
+    index, and the rows are streamed to a top-N sort. In an approximate search it is materialised, so that the
+    threshold does not prolong the scan, and sorted again, because an iterative scan returns rows only roughly
+    in order.
+
+    Args:
+        model: The searched model.
+        limit: Maximum number of rows.
+        where: Condition of the rows; None for all.
+        max_distance: Maximum distance of a row.
+        exact: True compares all rows that match; False reads the index until enough rows match.
+        partition: The only partition to read.
+        only_keys: Whether only primary key and distance are selected.
     """
     columns = (key_of(model),) if only_keys else columns_of(model)
     found = distance(model, None if partition is None else partition.operator).label("distance")
@@ -212,7 +237,7 @@ def nearest_within(
     statement = select(candidates)
     if max_distance is not None:
         statement = statement.where(candidates.c.distance <= max_distance)
-    # "+ 0": from PostgreSQL 17 on the planner would take the order of the scan for the order asked for.
+    # "+ 0": from PostgreSQL 17 on the planner would otherwise rely on the order of the scan and omit the sort.
     return statement.order_by(candidates.c.distance + literal_column("0::float8")).limit(literal_limit(limit))
 
 
@@ -223,7 +248,10 @@ def nearest_each(
     where: ColumnElement[bool] | None,
     partition: Partition | None = None,
 ) -> AnySelect:
-    """The nearest rows of each of several vectors, in one round trip; `query` counts the vectors from 0."""
+    """Select the nearest rows of each of several vectors in one statement.
+
+    The column `query` is the index of the vector, from 0.
+    """
     index = vector_index(model)
     given = values(column("query", Integer), column("embedding", index.expression.type), name="queries").data(
         list(enumerate(embeddings))
@@ -247,7 +275,10 @@ def sample(
     percent: float,
     partition: ColumnElement[bool] | None = None,
 ) -> Select[int, int]:
-    """How many of some sampled rows match; whole pages are read, about `percent` of the table."""
+    """Count the sampled rows, and those of them that match.
+
+    Whole pages are sampled, about `percent` of the table.
+    """
     sampled = table_of(model).tablesample(func.system(percent), name="sampled")
     moved = ClauseAdapter(sampled)
     statement = select(func.count(), func.count().filter(moved.traverse(where))).select_from(sampled)
@@ -255,7 +286,7 @@ def sample(
 
 
 def table_size(name: str) -> Select[float, int]:
-    """Rows and pages of a table or of all its partitions, as the last ANALYZE or VACUUM counted them."""
+    """Select rows and pages of a table with its partitions, as counted by the last ANALYZE or VACUUM."""
     oid = cast(func.to_regclass(name), OID)
     partitions = select(_inherits.c.inhrelid).where(_inherits.c.inhparent == oid)
     return select(

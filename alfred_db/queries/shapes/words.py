@@ -1,8 +1,8 @@
-"""The words of a search in full text: quoted phrases, `or`, and `-` before a word that must not be there.
+"""Words of a full-text search: quoted phrases, `or`, and `-` before an excluded word.
 
-PostgreSQL's `websearch_to_tsquery` reads `cats or -dogs` as "cats, or anything without dogs", and a dash between spaces
-as a negation of what follows. Here a negated word is a condition on what the other words find, it finds nothing alone,
-and a dash that stands alone is none.
+`websearch_to_tsquery` of PostgreSQL reads `cats or -dogs` as "cats, or anything without dogs", and a dash
+between spaces as a negation of the next word. Here an excluded word is a condition on the results of the
+other words and finds nothing alone; a separate dash is ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .functions import func
 Match = Literal["all", "any"]
 
 _UNIT = re.compile(r'(?P<before>[\s!&|()-]*)(?P<unit>"[^"]*"?|[^\s"!&|()]+)')
-"""A phrase or a word, and the white space, operators and dashes before it."""
+"""A phrase or a word, with the white space, operators and dashes before it."""
 
 
 def parameters(text: str, match: Match) -> dict[str, str]:
-    """The parameters of `tsquery` for a text."""
+    """Return the parameters of `tsquery` for a text."""
     every, wanted, unwanted = _read(text)
     if match == "any":
         return {"wanted": " or ".join(one for one in wanted if one != "or"), "unwanted": unwanted}
@@ -31,7 +31,7 @@ def parameters(text: str, match: Match) -> dict[str, str]:
 
 
 def tsquery(language: ColumnElement[Any], match: Match) -> ColumnElement[Any]:
-    """The rows with all the words, or with any of them, and without the negated ones."""
+    """Return the query for all words, or for any of them, without the excluded ones."""
 
     def read(name: str) -> Any:
         return func.websearch_to_tsquery(language, bindparam(name, type_=Text), type_=TSQUERY)
@@ -41,18 +41,18 @@ def tsquery(language: ColumnElement[Any], match: Match) -> ColumnElement[Any]:
     limited = case((func.numnode(wanted) == literal_column("0"), wanted), else_=both)
     if match == "any":
         return limited
-    # Empty or T: what is true of rows without a single one of the words, and an index has nothing to look up.
+    # Empty or T: the query is true for rows without any of the words, and an index cannot serve it.
     every = read("every")
     return case((func.length(func.querytree(every)) < literal_column("2"), limited), else_=every)
 
 
 def bound_language() -> ColumnElement[Any]:
-    """The text search configuration of the parameter `language`."""
+    """Return the text search configuration of the parameter `language`."""
     return cast(bindparam("language", type_=Text), REGCONFIG)
 
 
 def _read(text: str) -> tuple[str, list[str], str]:
-    """All units, those that are wanted, and those that are not; `or` only between two others."""
+    """Return all units, the wanted ones, and the excluded ones; `or` is kept only between two other units."""
     every: list[str] = []
     wanted: list[str] = []
     unwanted: list[str] = []
@@ -71,7 +71,7 @@ def _read(text: str) -> tuple[str, list[str], str]:
 
 
 def _between(units: list[str]) -> list[str]:
-    """The units without an `or` that has nothing on one of its sides."""
+    """Return the units without each `or` that is first, last or repeated."""
     kept: list[str] = []
     for unit in units:
         if unit != "or" or (kept and kept[-1] != "or"):
