@@ -31,7 +31,7 @@ from .engine.pool import (
     refuse_failed_commits,
     reset_after_use,
 )
-from .engine.session import KEPT, DirectSession, Kept
+from .engine.session import DirectSession, Kept
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
 from .errors import translated
@@ -89,9 +89,7 @@ class Database:
         )
         kept = _watch(self.engine, pooler, self.schema)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._units = sessionmaker(
-            self.engine, class_=DirectSession, expire_on_commit=False, info={KEPT: kept}
-        )
+        self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._notifier = _notifier(self, self._sessions, self._units) if notify else None
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
@@ -169,7 +167,7 @@ class AsyncDatabase:
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
         kept = _watch(self.engine.sync_engine, pooler, self.schema)
-        sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, info={KEPT: kept})
+        sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, kept=kept)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
         self._notifier = _notifier(self, sessions, units) if notify else None

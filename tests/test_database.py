@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from servers import free_port, pgbouncer
-from sqlalchemy import URL, Engine, create_engine, exc, func, select, text
+from sqlalchemy import URL, Engine, Select, create_engine, exc, func, select, text
 
 from alfred_db import Agent, AsyncDatabase, Database
 from alfred_db.config import parse_url
 from alfred_db.errors import ConfigurationError, ConflictError, DatabaseUnavailable
 from alfred_db.execution._async.driver import fetch_rows
+from alfred_db.queries.shapes.driver_statement import driver_statement
 
 
 @pytest.fixture
@@ -325,6 +326,11 @@ async def test_fifty_tasks_share_five_connections(database_url: URL) -> None:
         assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+@driver_statement
+def sleeping() -> Select[Any]:
+    return select(func.pg_sleep(text("30")))
+
+
 @pytest.mark.parametrize("reading", [False, True])
 async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL, reading: bool) -> None:
     async with AsyncDatabase(database_url, pool_size=1) as database:
@@ -332,7 +338,7 @@ async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL, readin
         async def work() -> None:
             async with database.begin() as uow:
                 if reading:  # outside of the transaction
-                    await fetch_rows(uow.session, select(func.pg_sleep(text("30"))), {})
+                    await fetch_rows(uow.session, sleeping(), {})
                 await uow.agents.register("writer", type="llm", version="1")
                 await uow.session.execute(text("SELECT pg_sleep(30)"))
 

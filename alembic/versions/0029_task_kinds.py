@@ -27,9 +27,9 @@ HASHED = {
 }
 NAMED = {
     "idx_tasks_ready_queue": "(queue, (- priority), available_at, id) WHERE status = 'pending'",
-    "idx_tasks_ready_intent": "(\"left\"(intent, 400), (- priority), available_at, id) WHERE status = 'pending'",
+    "idx_tasks_ready_intent": "(pg_catalog.\"left\"(intent, 400), (- priority), available_at, id) WHERE status = 'pending'",
     "idx_tasks_ready_queue_intent": (
-        '("left"(queue, 200), "left"(intent, 399), (- priority), available_at, id) WHERE status = \'pending\''
+        '(pg_catalog."left"(queue, 200), pg_catalog."left"(intent, 399), (- priority), available_at, id) WHERE status = \'pending\''
     ),
 }
 

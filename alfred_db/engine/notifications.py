@@ -24,11 +24,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ..errors import translated
 from .pool import connect_args
+from .session import state_of
 
-__all__ = ["FILED", "Listener", "Notifier", "channel_of"]
-
-FILED = "alfred_db.tasks_filed"
-"""The key that is in the `info` of a session once tasks were enqueued in its transaction."""
+__all__ = ["Listener", "Notifier", "channel_of"]
 
 GATHER = 0.01
 """Seconds to wait for further commits, so that one notification serves several."""
@@ -83,8 +81,10 @@ class Notifier:
         """Notify whenever one of these sessions has committed tasks that it enqueued."""
 
         def committed(session: Session) -> None:
-            # Releasing a savepoint commits nothing: the key stays until the transaction itself commits.
-            if session.get_nested_transaction() is None and session.info.pop(FILED, False):
+            # Releasing a savepoint commits nothing: the tasks are announced when the transaction itself commits.
+            state = state_of(session)
+            if state.filed and session.get_nested_transaction() is None:
+                state.filed = False
                 self.notify()
 
         event.listen(sessions, "after_commit", committed)

@@ -6,6 +6,7 @@ import select
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -23,11 +24,12 @@ from ..types import bind_text
 
 __all__ = [
     "RELIED_ON",
+    "ConnectionState",
     "check_before_use",
     "check_pooled",
     "connect_args",
+    "connection_state",
     "end_interrupted",
-    "left_unused",
     "name_upgrade",
     "needs_ping",
     "passing_engine",
@@ -36,13 +38,31 @@ __all__ = [
     "refuse_failed_commits",
     "refuse_tenant_in_path",
     "reset_after_use",
-    "sees_latest",
     "shares_sessions",
-    "used_again",
 ]
 
-_USED = "alfred_db_used"
-_SEES_LATEST = "alfred_db_sees_latest"
+_STATE = "alfred_db"
+
+
+@dataclass(slots=True)
+class ConnectionState:
+    """What the library stores in a pooled connection's `info`, which SQLAlchemy clears when it reconnects."""
+
+    sees_latest: bool = False
+    """Whether each statement of a transaction sees what was committed before that statement began."""
+    unused_since: float | None = None
+    """Since when the connection is unused, by `time.monotonic()`; None while it is in use."""
+    kept_since: float | None = None
+    """Since when units of work pass it on to one another."""
+
+
+def connection_state(info: dict[Any, Any]) -> ConnectionState:
+    """Return the state of the connection with this `info`; it is created at the first call."""
+    found: ConnectionState | None = info.get(_STATE)
+    if found is None:
+        found = info[_STATE] = ConnectionState()
+    return found
+
 
 TRUSTED_SECONDS = 5.0
 """A pooled connection that was used within this time is pinged only if its socket has input."""
@@ -128,8 +148,8 @@ def reset_after_use(engine: Engine) -> None:
 
     def reset(dbapi_connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
         # The connection may be detached from the pool, or may have been recorded as unused before.
-        if record is not None and _USED not in record.info:
-            left_unused(record.info)
+        if record is not None and (known := connection_state(record.info)).unused_since is None:
+            known.unused_since = time.monotonic()
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
         if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
             dbapi_connection.rollback()
@@ -147,9 +167,10 @@ def check_before_use(engine: Engine) -> None:
 
     def check(dbapi_connection: Any, record: ConnectionPoolEntry, fairy: Any) -> None:
         try:
-            if needs_ping(record.info, record.driver_connection):
+            state = connection_state(record.info)
+            if needs_ping(state, record.driver_connection):
                 engine.dialect.do_ping(dbapi_connection)
-            used_again(record.info)
+            state.unused_since = None
         except engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
 
@@ -227,7 +248,7 @@ def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, defa
                 refuse_tenant_in_path(tenant)
             if search_path is not None:
                 _ask(dbapi_connection, f"SET search_path = {search_path}")
-        record.info[_SEES_LATEST] = isolation == "read committed"
+        connection_state(record.info).sees_latest = isolation == "read committed"
 
     event.listen(engine, "connect", prepare)
 
@@ -416,28 +437,12 @@ def refuse_client_encoding(driver: Any) -> None:
         )
 
 
-def sees_latest(info: dict[Any, Any]) -> bool:
-    """Return whether each statement of a transaction sees what was committed before that statement began."""
-    seen: bool = info.get(_SEES_LATEST, False)
-    return seen
-
-
-def left_unused(info: dict[Any, Any]) -> None:
-    """Record in the `info` of a connection since when it is unused."""
-    info[_USED] = time.monotonic()
-
-
-def used_again(info: dict[Any, Any]) -> None:
-    """Record that the connection is in use again."""
-    info.pop(_USED, None)
-
-
-def needs_ping(info: dict[Any, Any], driver: Any) -> bool:
+def needs_ping(state: ConnectionState, driver: Any) -> bool:
     """Return whether the other side may have closed the connection while it was unused."""
-    used: float | None = info.get(_USED)
-    if used is None:  # it was opened just now
+    unused = state.unused_since
+    if unused is None:  # it was opened just now
         return False
-    return time.monotonic() - used > TRUSTED_SECONDS or _has_input(driver.fileno())
+    return time.monotonic() - unused > TRUSTED_SECONDS or _has_input(driver.fileno())
 
 
 def _has_input(descriptor: int) -> bool:

@@ -1,29 +1,84 @@
-"""A session that leaves its connection to the driver until SQLAlchemy is needed."""
+"""A session that leaves its connection to the driver until SQLAlchemy is needed.
+
+The states of a `DirectSession`, by who uses its connection:
+
+    FREE -------------- a repository asks for the driver -----------> TAKEN
+     |                                                                |  |
+     |                                                                |  | a driver statement
+     |                                                                |  v
+     |          <------------------- commit ------------------------- BEGUN
+     |                                                                |  |
+     | SQLAlchemy needs a connection,                                 |  | SQLAlchemy needs a connection,
+     | or an object is added                                          |  | or an object is added
+     v                                                                v  v
+    SQLALCHEMY'S -------- commit ------> FREE <-------- commit ------- JOINED
+
+`rollback` and `close` lead from every state to FREE.
+
+FREE: No connection is held, and no transaction is open.
+TAKEN: `taken` is a connection that the last unit of work has kept, or one of the pool. No transaction is open. A driver
+    statement that only reads may run here in autocommit, and then does not change the state (`reads_alone`).
+BEGUN: The driver has begun the transaction, with its first statement. `direct` is true up to here. The driver alone
+    commits (`driver_commits`), unless there are listeners to `before_commit`. The connection is kept for the next unit.
+JOINED: SQLAlchemy uses the same connection and the same transaction. It flushes before the driver runs a statement. It
+    commits first, then the driver, whose transaction SQLAlchemy may have left open. The connection returns to the pool.
+SQLALCHEMY'S: As without this class. Driver statements run on SQLAlchemy's own connection, as in any other `Session`: one
+    of the caller, or one in AUTOCOMMIT.
+
+The driver runs a `DriverStatement` and nothing else; see `alfred_db/execution/_async/driver.py`. When a statement leaves
+the connection closed or in the middle of a command, `settle` there closes it, in whatever state the session is.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ..errors import failed_transaction
-from .pool import left_unused, needs_ping, sees_latest, used_again
+from .pool import connection_state, needs_ping
 
-__all__ = ["KEPT", "DirectSession", "Kept", "has_begun", "refuse_failed", "take"]
-
-KEPT = "alfred_db kept"
-"""The key in a session's `info` under which the `Kept` of its engine is stored."""
+__all__ = ["DirectSession", "Kept", "SessionState", "refuse_failed", "state_of", "take"]
 
 KEPT_SECONDS = 60.0
 """How long units of work pass one connection on; then it returns to the pool, which replaces old ones."""
 
-_SINCE = "alfred_db kept since"
+_STATE = "alfred_db"
+
+
+@dataclass(slots=True)
+class SessionState:
+    """What the library stores in a session's `info`. All of it belongs to one transaction."""
+
+    driver: Any = None
+    """The driver's connection in `transaction`, as SQLAlchemy returned it."""
+    transaction: object | None = None
+    """The transaction or savepoint of `driver`; in another one SQLAlchemy is asked again."""
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The settings that searches have made by SET LOCAL."""
+    set_in: object | None = None
+    """The transaction in which `settings` were made; they end with it."""
+    set_within: object | None = None
+    """The savepoint in which they were made; they end with it if it is rolled back."""
+    filed: bool = False
+    """Whether tasks were enqueued: workers are notified after the commit."""
+
+
+def state_of(session: Session | AsyncSession) -> SessionState:
+    """Return the state of a session; it is created at the first call."""
+    found: SessionState | None = session.info.get(_STATE)
+    if found is None:
+        found = session.info[_STATE] = SessionState()
+    return found
 
 
 class Kept:
@@ -44,21 +99,24 @@ class Kept:
         # `pop` and `append` of a deque are atomic: a connection is owned by one thread at a time.
         with suppress(IndexError):  # none is kept, or another thread was faster
             kept = self._connections.pop()
-            if not needs_ping(kept.info, kept.driver_connection):
-                used_again(kept.info)
+            state = connection_state(kept.info)
+            if not needs_ping(state, kept.driver_connection):
+                state.unused_since = None
                 return kept
             self._connections.append(kept)
         return None
 
-    def keep(self, used: PoolProxiedConnection) -> bool:
+    def keep(self, used: PoolProxiedConnection, driver: Any) -> bool:
         """Keep the connection, unless one is kept already or a transaction is open; return whether it is kept."""
-        if self._connections or not self._pooled or has_begun(used):
+        if self._connections or not self._pooled or _has_begun(driver):
             return False
-        now = time.monotonic()
-        if now - used.info.setdefault(_SINCE, now) > KEPT_SECONDS:
-            del used.info[_SINCE]
+        state, now = connection_state(used.info), time.monotonic()
+        if state.kept_since is None:
+            state.kept_since = now
+        if now - state.kept_since > KEPT_SECONDS:
+            state.kept_since = None
             return False
-        left_unused(used.info)
+        state.unused_since = now
         self._connections.append(used)
         return True
 
@@ -85,15 +143,16 @@ class DirectSession(Session):
     and the transaction is always the driver's: SQLAlchemy joins both when it is first needed.
     """
 
+    driver: Any = None
+    """The driver's connection, while one is taken."""
     _taken: PoolProxiedConnection | None = None
     _joined: Connection | None = None
     _transaction_of_driver: object | None = None
     _listeners: ClassVar[Any]
 
-    @property
-    def _kept(self) -> Kept:
-        found: Kept = self.info[KEPT]
-        return found
+    def __init__(self, bind: Engine | None = None, *, kept: Kept | None = None, **options: Any) -> None:
+        super().__init__(bind, **options)
+        self._kept = kept
 
     @property
     def taken(self) -> PoolProxiedConnection | None:
@@ -110,7 +169,7 @@ class DirectSession(Session):
     @property
     def direct(self) -> bool:
         """Whether SQLAlchemy has no part in the transaction so far, so that nothing can wait to be flushed."""
-        return not super().in_transaction()
+        return not Session.in_transaction(self)
 
     @property
     def listeners(self) -> Any:
@@ -136,32 +195,46 @@ class DirectSession(Session):
         while the caller waits for a model.
         """
         taken = self._taken
-        return taken is not None and self.direct and sees_latest(taken.info) and not has_begun(taken)
+        if taken is None or not self.direct or self.has_begun:
+            return False
+        return connection_state(taken.info).sees_latest
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a transaction is open on the connection that is taken, or its state is unknown."""
+        return _has_begun(self.driver)
 
     def take_kept(self) -> PoolProxiedConnection | None:
         """Return the connection if it is taken already or one is kept; never waits."""
-        if self._taken is None:
-            self._taken = self._kept.take()
+        if self._taken is None and self._kept is not None:
+            self._hold(self._kept.take())
         return self._taken
 
     def take(self) -> PoolProxiedConnection:
         """Return the connection, from the pool if none is taken yet; the driver begins the transaction."""
         if self.take_kept() is None:
             assert isinstance(self.bind, Engine)
-            self._kept.give_back()
-            self._taken = self.bind.raw_connection()
+            if self._kept is not None:
+                self._kept.give_back()
+            self._hold(self.bind.raw_connection())
         assert self._taken is not None
         return self._taken
 
+    def _hold(self, taken: PoolProxiedConnection | None) -> None:
+        """Become TAKEN, if there is a connection."""
+        self._taken = taken
+        self.driver = None if taken is None else taken.driver_connection
+
     def in_transaction(self) -> bool:
         """Return whether a transaction is open, SQLAlchemy's or the driver's alone."""
-        return self._taken is not None or super().in_transaction()
+        return self._taken is not None or Session.in_transaction(self)
 
     def get_bind(self, *arguments: Any, **options: Any) -> Engine | Connection:
         """Return the engine, or the connection once it is taken, so that SQLAlchemy joins its transaction."""
         if self._taken is None:
             return super().get_bind(*arguments, **options)
         if self._joined is None:
+            # TAKEN or BEGUN becomes JOINED: the connection is not kept any more, as SQLAlchemy may change its settings.
             assert isinstance(self.bind, Engine)
             self._joined = Connection(self.bind, connection=self._taken)
         return self._joined
@@ -174,11 +247,11 @@ class DirectSession(Session):
         """
         taken, direct = self._taken, self.driver_commits
         if taken is not None:
-            refuse_failed(taken)
+            refuse_failed(self.driver)
         if not direct:
             super().commit()
         try:
-            if taken is not None and has_begun(taken):
+            if taken is not None and self.has_begun:
                 # Also after SQLAlchemy's commit: without anything to write it has not joined, and the
                 # driver's transaction is still open.
                 taken.commit()
@@ -201,37 +274,32 @@ class DirectSession(Session):
             self._release()
 
     def _release(self) -> None:
-        """Leave the connection to the next unit of work, or to the pool, which rolls back what was not committed."""
-        taken, joined = self._taken, self._joined
-        self._taken = self._joined = self._transaction_of_driver = None
-        if taken is None or not taken.is_valid:
+        """Become FREE: leave the connection to the next unit of work, or to the pool, which rolls back what is open."""
+        taken, driver, joined = self._taken, self.driver, self._joined
+        if taken is None:
             return
-        driver: Any = taken.driver_connection
+        self._taken = self._joined = self._transaction_of_driver = self.driver = None
+        if not taken.is_valid:
+            return
         if driver.closed:
             taken.invalidate()
-        elif joined is not None or not self._kept.keep(taken):  # SQLAlchemy may have changed its settings
-            taken.close()
+        elif joined is not None or self._kept is None or not self._kept.keep(taken, driver):
+            taken.close()  # SQLAlchemy may have changed its settings
 
 
-def has_begun(taken: PoolProxiedConnection) -> bool:
-    """Return whether a transaction is open on the connection, or its state is unknown."""
-    return _status(taken) != TransactionStatus.IDLE
+def _has_begun(driver: Any) -> bool:
+    begun: bool = driver.pgconn.transaction_status != TransactionStatus.IDLE
+    return begun
 
 
-def refuse_failed(taken: PoolProxiedConnection) -> None:
+def refuse_failed(driver: Any) -> None:
     """Refuse to commit a transaction in which a statement has failed.
 
     Raises:
         InvalidTransition: The server would answer COMMIT by rolling back.
     """
-    if _status(taken) == TransactionStatus.INERROR:
+    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
         raise failed_transaction()
-
-
-def _status(taken: PoolProxiedConnection) -> int:
-    driver: Any = taken.driver_connection
-    status: int = driver.pgconn.transaction_status
-    return status
 
 
 def take(session: Session) -> PoolProxiedConnection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from ..errors import translated
-from .session import DirectSession, has_begun, refuse_failed
+from .session import DirectSession, refuse_failed
 
 __all__ = ["AsyncBegun", "Begun", "close"]
 
@@ -75,10 +75,9 @@ class AsyncBegun(Generic[U]):
 async def _commit(session: AsyncSession) -> None:
     own = session.sync_session
     if isinstance(own, DirectSession) and own.taken is not None and own.driver_commits:
-        refuse_failed(own.taken)
-        if has_begun(own.taken):
-            driver: Any = own.taken.driver_connection
-            await driver.commit()  # through SQLAlchemy this would cost twice as much
+        refuse_failed(own.driver)
+        if own.has_begun:
+            await own.driver.commit()  # through SQLAlchemy this would cost twice as much
         if own.listeners.after_commit:
             own.dispatch.after_commit(own)
     else:

@@ -40,6 +40,7 @@ from ..models.base import table_of
 from ..types import Text
 from ..values.entities import EdgeDirection
 from .shapes import cascades
+from .shapes.driver_statement import DriverStatement, driver_statement
 from .shapes.functions import func
 from .shapes.literals import any_of, materialized
 from .shapes.paging import page
@@ -271,7 +272,7 @@ _REVERSED: Mapping[EdgeDirection, EdgeDirection] = {"out": "in", "in": "out", "b
 
 def neighbours(
     direction: EdgeDirection, *, typed: bool, dated: bool
-) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
+) -> DriverStatement[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:
     """Select the nodes around the node `start`, up to `depth` edges away.
 
     From each node only the `cap` strongest edges are followed. Each level holds a node once, so that the work
@@ -337,7 +338,7 @@ def _around(given: ColumnElement[Any], direction: EdgeDirection, *, typed: bool,
     )
 
 
-@lru_cache
+@driver_statement
 def _neighbours(
     direction: EdgeDirection, typed: bool, dated: bool
 ) -> Select[uuid.UUID, str, str, str | None, str | None, dict[str, Any], int, uuid.UUID, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
@@ -28,6 +27,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import in_order, materialized, number
 from .shapes.paging import page
@@ -42,7 +42,7 @@ def find(name: str) -> Select[KnowledgeCollection]:
     return _named(select(KnowledgeCollection), literal(name))
 
 
-@cache
+@driver_statement
 def resolve(*, hold: bool) -> Select[str, KnowledgeDistance]:
     """Select name and distance of the collection that `find` selects; run it with the parameter `name`.
 

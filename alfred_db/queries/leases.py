@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
@@ -49,6 +48,7 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..types import Text
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, materialized, number, seconds_ahead
 
@@ -179,7 +179,7 @@ def given_up() -> dict[str, Any]:
     return {"lease_expires_at": null(), "attempt_deadline_at": null()}
 
 
-@cache
+@driver_statement
 def heartbeat(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Extend the leases of the rows `ids`, each with its token of `tokens`, by the interval `lease`.
 
@@ -224,7 +224,7 @@ def set_aside(
     )
 
 
-@cache
+@driver_statement
 def standing(leased: Leased[Any]) -> Select[*tuple[Any, ...]]:
     """Select the statuses of those of the rows `ids` whose last claim had the token in `tokens`.
 
@@ -236,7 +236,7 @@ def standing(leased: Leased[Any]) -> Select[*tuple[Any, ...]]:
     return select(own.id, own.status).join_from(given, leased.table, mine)
 
 
-@cache
+@driver_statement
 def complete(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Complete the row `id` with `token`.
 
@@ -245,13 +245,13 @@ def complete(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     return _completed(leased, _own(leased))
 
 
-@cache
+@driver_statement
 def complete_many(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Complete the rows `ids`, each with its token of `tokens`; locked rows are skipped."""
     return _completed(leased, among(leased.table.c.id, _locked(leased)))
 
 
-@cache
+@driver_statement
 def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """End a failed attempt at the row `id` with `token`: the row waits for its next attempt, or ends.
 
@@ -281,7 +281,7 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     )
 
 
-@cache
+@driver_statement
 def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any, ...]]:
     """Release the row `id` with `token` unfinished, without counting a retry.
 
@@ -305,7 +305,7 @@ def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any
     )
 
 
-@cache
+@driver_statement
 def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     """Take rows from workers that vanished or exceeded the timeout, whichever came first.
 

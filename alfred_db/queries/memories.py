@@ -37,6 +37,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..vectors.formats import MatrixLike
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, any_of, in_order, materialized
 from .shapes.memories import alive, expired, later
@@ -161,7 +162,7 @@ def list_(bank_id: int, *, after: str | None, limit: int) -> Select[Memory]:
     return page(select(Memory).where(in_bank(bank_id)), [Memory.id], after=after, limit=limit)
 
 
-@lru_cache
+@driver_statement
 def touch() -> Update:
     """Record an access to memories. The parameter `ids` must be sorted.
 

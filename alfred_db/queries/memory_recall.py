@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -19,6 +18,7 @@ from sqlalchemy import (
 )
 
 from ..models import Memory
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.memories import alive
 from .shapes.vector_search import columns_of, distance, literal_limit
@@ -29,7 +29,7 @@ FULL_IMPORTANCE = 10
 _ZERO, _ONE = literal_column("0::float8", Double), literal_column("1::float8", Double)
 
 
-@lru_cache(maxsize=512)
+@driver_statement
 def recall(limit: int, candidates: int) -> Select[Any]:
     """Select the best of the nearest `candidates` memories, and a bound of the score of all others.
 
@@ -57,7 +57,7 @@ def recall(limit: int, candidates: int) -> Select[Any]:
     return typing.cast("Select[Any]", statement)
 
 
-@lru_cache(maxsize=512)
+@driver_statement
 def recall_exactly(limit: int) -> Select[Any]:
     """Select the best memories of the whole bank.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from sqlalchemy import ARRAY, Select, bindparam, column, delete, select
 from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
@@ -11,13 +9,14 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from ..models import ProcessedMessage
 from ..models.base import table_of
 from ..types import Text
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, materialized, number
 
 _messages = table_of(ProcessedMessage)
 
 
-@cache
+@driver_statement
 def first_time() -> ReturningInsert[str]:
     """Insert those of `message_ids` that are new or expired, for the interval `ttl`, and return them.
 

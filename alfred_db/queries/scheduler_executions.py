@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -33,6 +32,7 @@ from ..models.base import table_of
 from ..types import Text
 from . import leases
 from .leases import Leased, held, taken
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, materialized, seconds_ago, seconds_ahead
 from .shapes.paging import page
@@ -128,7 +128,7 @@ def _claimed(task: FromClause) -> Sequence[ColumnElement[Any]]:
     ]
 
 
-@cache
+@driver_statement
 def start() -> ReturningUpdate[*tuple[Any, ...]]:
     """Restart the time of the attempt at the execution `id` with `token`, and extend its lease by `lease`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -31,6 +30,7 @@ from ..models.base import table_of
 from ..types import Text
 from . import leases
 from .leases import taken
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import constant, materialized, number
 from .task_leases import TASKS
@@ -71,6 +71,7 @@ _CLAIMED: Sequence[ColumnElement[Any]] = (
 _isolation = func.current_setting(literal_column("'transaction_isolation'"), type_=Text)
 
 
+@driver_statement
 def isolation() -> Select[str]:
     """Read the isolation level of the transaction."""
     return select(_isolation)
@@ -96,7 +97,7 @@ def ready(
     return select(*found.c).select_from(level.join(found, true()))
 
 
-@cache
+@driver_statement
 def claim(
     limit: int, by_queue: bool, by_intent: bool, by_agent: bool, single: bool = False
 ) -> ReturningUpdate[*tuple[Any, ...]]:

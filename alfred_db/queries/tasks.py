@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +35,7 @@ from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, materialized, number
 from .shapes.paging import page
@@ -83,7 +83,7 @@ _GIVEN: dict[str, TypeEngine[Any]] = {
 }
 
 
-@cache
+@driver_statement
 def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     """Insert a task, unless its `task_id` is taken, or its `dedupe_key` by a live task.
 
@@ -99,7 +99,7 @@ def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     return _filing(given, parent if child else None).returning(*Task.__mapper__.columns)
 
 
-@cache
+@driver_statement
 def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
     """Insert several tasks, as `enqueue`, and return the ids of the inserted ones.
 

@@ -35,12 +35,13 @@ from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, 
 from ..models.base import table_of
 from ..types import Text
 from .leases import given_up, held
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import jsonb, materialized
 from .workflow_executions import EXECUTIONS
 
 
-@cache
+@driver_statement
 def checkpoint(*, extending: bool) -> ReturningInsert[int]:
     """Insert a finished step, if the lease is held and no such step exists.
 

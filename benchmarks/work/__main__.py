@@ -12,7 +12,7 @@ import psycopg
 from harness import Page, Server, machine, one_server
 from plot import bars
 
-from . import filing, latency, snapshot, tasks, workers, workflows
+from . import filing, latency, snapshot, tasks, ways, workers, workflows
 from .libraries import DRIVER, PEERS
 from .runs import BATCH, Bench, Sizes
 
@@ -86,6 +86,7 @@ def main(quick: bool) -> None:
         workflows.resume(bench)
         tasks.much_behind(bench)
         tasks.heartbeat(bench)
+        ways.ablation(bench)
         filing.enqueue_some(bench)
         for count in (2, 4):
             workers.share(bench, count)

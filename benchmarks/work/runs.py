@@ -33,6 +33,7 @@ from .libraries import ALFRED, PEERS, RAW, Library
 __all__ = [
     "BATCH",
     "DIES_AFTER",
+    "SCRIPTS",
     "STEPS",
     "WARM",
     "Bench",

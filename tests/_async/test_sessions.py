@@ -15,7 +15,7 @@ import corpus
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
-from sqlalchemy import event, func, literal, select, text
+from sqlalchemy import Select, event, func, literal, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,6 +25,7 @@ from alfred_db.engine import session as engine_session
 from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
 from alfred_db.execution._async.driver import fetch_rows
+from alfred_db.queries.shapes.driver_statement import driver_statement
 from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
 from alfred_db.sql import schema_translate_map
 
@@ -209,17 +210,27 @@ async def test_what_locks_rows_begins(committed: AsyncDatabase) -> None:
         assert status(uow) is TransactionStatus.INTRANS
 
 
+@driver_statement
+def dividing() -> Select[int]:
+    return select(literal(1) % 0)
+
+
+@driver_statement
+def ending() -> Select[Any]:
+    return select(func.pg_terminate_backend(func.pg_backend_pid()))
+
+
 async def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: AsyncDatabase) -> None:
     with suppress(ZeroDivisionError):
         async with committed.begin() as uow:
             for _ in range(2):
                 with pytest.raises(InvalidInputError, match="division"):
-                    await fetch_rows(uow.session, select(literal(1) % 0), {})
+                    await fetch_rows(uow.session, dividing(), {})
             assert await seen(uow, "lost")
             raise ZeroDivisionError
     with pytest.raises(DatabaseUnavailable):
         async with committed.begin() as uow:
-            await fetch_rows(uow.session, select(func.pg_terminate_backend(func.pg_backend_pid())), {})
+            await fetch_rows(uow.session, ending(), {})
     async with committed.begin() as uow:
         assert await seen(uow, "kept")
     assert await messages(committed) == ["kept"]

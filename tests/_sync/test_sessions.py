@@ -16,7 +16,7 @@ import corpus
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
-from sqlalchemy import event, func, literal, select, text
+from sqlalchemy import Select, event, func, literal, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -26,6 +26,7 @@ from alfred_db.engine import session as engine_session
 from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
 from alfred_db.execution._sync.driver import fetch_rows
+from alfred_db.queries.shapes.driver_statement import driver_statement
 from alfred_db.repositories import MessageRepository, UnitOfWork
 from alfred_db.sql import schema_translate_map
 
@@ -210,17 +211,27 @@ def test_what_locks_rows_begins(committed: Database) -> None:
         assert status(uow) is TransactionStatus.INTRANS
 
 
+@driver_statement
+def dividing() -> Select[int]:
+    return select(literal(1) % 0)
+
+
+@driver_statement
+def ending() -> Select[Any]:
+    return select(func.pg_terminate_backend(func.pg_backend_pid()))
+
+
 def test_a_search_that_fails_leaves_what_comes_next_a_transaction(committed: Database) -> None:
     with suppress(ZeroDivisionError):
         with committed.begin() as uow:
             for _ in range(2):
                 with pytest.raises(InvalidInputError, match="division"):
-                    fetch_rows(uow.session, select(literal(1) % 0), {})
+                    fetch_rows(uow.session, dividing(), {})
             assert seen(uow, "lost")
             raise ZeroDivisionError
     with pytest.raises(DatabaseUnavailable):
         with committed.begin() as uow:
-            fetch_rows(uow.session, select(func.pg_terminate_backend(func.pg_backend_pid())), {})
+            fetch_rows(uow.session, ending(), {})
     with committed.begin() as uow:
         assert seen(uow, "kept")
     assert messages(committed) == ["kept"]

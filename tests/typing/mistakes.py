@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
 from alfred_db import (
     Agent,
@@ -16,8 +20,12 @@ from alfred_db import (
     NewDocument,
     SearchCandidates,
     SearchResult,
+    Task,
     UnitOfWork,
 )
+from alfred_db.execution._sync.driver import affected, fetch, fetch_rows
+from alfred_db.queries import task_claims
+from alfred_db.queries.shapes.driver_statement import driver_statement
 
 VECTOR = [0.0] * 384
 
@@ -165,3 +173,25 @@ async def async_keys(uow: AsyncUnitOfWork) -> None:
 def documents() -> Iterator[NewDocument]:
     yield {"content": "x"}
     yield {"content": "x", "titel": "y"}  # error
+
+
+# The driver's path accepts statements that are built once, and none that is built for the call.
+
+
+def fresh(id: uuid.UUID) -> Select[uuid.UUID]:
+    return select(Task.id).where(Task.id == id)
+
+
+@driver_statement
+def kept() -> Select[uuid.UUID, str]:
+    return select(Task.id, Task.intent)
+
+
+def statements(session: Session, values: dict[str, Any]) -> None:
+    fetch(session, task_claims.isolation(), values)
+    fetch_rows(session, kept(), values)[0][1].upper()
+    fetch(session, fresh(uuid.uuid4()), values)  # error
+    fetch_rows(session, select(Task.id), values)  # error
+    affected(session, fresh(uuid.uuid4()), values)  # error
+    kept(1)  # error
+    fetch_rows(session, kept(), values)[0][1].bit_length()  # error

@@ -37,6 +37,7 @@ from unit.examples import Call, Name
 from unit.rules import DIALECT, violations
 
 from alfred_db import Agent, Base, Memory, Task, queries
+from alfred_db.queries.shapes.driver_statement import DriverStatement
 from alfred_db.queries.shapes.functions import func
 
 NOUNS = {
@@ -78,7 +79,9 @@ CALLS = [
 
 def statements_in(result: Any) -> Iterator[Any]:
     """The statements that a function gives: one, or several in a sequence or a mapping."""
-    if isinstance(result, ClauseElement):
+    if isinstance(result, DriverStatement):
+        yield from statements_in(result.built)
+    elif isinstance(result, ClauseElement):
         yield result if result.supports_execution else select(result)  # type: ignore[call-overload]
     elif isinstance(result, str):
         yield result

@@ -1,33 +1,32 @@
 """Statements of the hot paths, run by the driver itself inside the session's transaction.
 
-SQLAlchemy compiles each of them once. Running them through it would cost the client more than the rest of the
-call.
+SQLAlchemy compiles each of them once. Running them through it would cost the client more than the rest of the call.
+Their type, `DriverStatement`, ensures that each is also built once. `alfred_db/engine/session.py` describes the states of
+a session's connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import Any, TypeVarTuple
+from typing import Any, NamedTuple, TypeVarTuple
 
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Dialect, Engine, Row, Select
+from sqlalchemy import Connection, Dialect, Engine, Row
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
-from ...engine.session import DirectSession, take
+from ...engine.session import DirectSession, state_of, take
 from ...errors import UnreadableRow, mark_lost, translated
+from ...queries.shapes.driver_statement import DriverStatement, Tenant
 from ...types import bind_text
 from .unreadable import located
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
-_DRIVER = "alfred_db driver"
 
 CANCEL_SECONDS = 2.0
 """How long to wait for the server to accept the cancellation of a statement."""
@@ -36,9 +35,9 @@ Ts = TypeVarTuple("Ts")
 
 
 async def fetch(
-    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]
-) -> Sequence[tuple[Any, ...]]:
-    """Return the rows of a statement built by a cached function of `queries`.
+    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any]
+) -> Sequence[tuple[*Ts]]:
+    """Return the rows of a statement.
 
     Args:
         session: The session whose transaction is used.
@@ -47,21 +46,27 @@ async def fetch(
             unchanged, so psycopg must know their types.
     """
     with translated():
-        rows: list[tuple[Any, ...]] = await (await _run(session, statement, parameters)).fetchall()
+        rows: list[tuple[*Ts]] = await (await _run(session, statement, parameters)).fetchall()
         return rows
 
 
-async def affected(session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any]) -> int:
-    """Return the number of rows that such a statement writes."""
+async def affected(
+    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any]
+) -> int:
+    """Return the number of rows that a statement writes."""
     with translated():
         number: int = (await _run(session, statement, parameters)).rowcount
         return number
 
 
 async def fetch_rows(
-    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool = False
+    session: AsyncSession,
+    statement: DriverStatement[*Ts],
+    parameters: Mapping[str, Any],
+    *,
+    locks: bool = False,
 ) -> Sequence[Row[*Ts]]:
-    """Return named rows of such a SELECT, with columns of any type.
+    """Return named rows of a SELECT, with columns of any type.
 
     Args:
         session: The session whose transaction is used.
@@ -74,19 +79,19 @@ async def fetch_rows(
         return await _fetched(session, statement, parameters, locks=locks)
     except UnreadableRow as error:
         driver = await driver_of(session)
-        raise await located(session, driver, error, statement, parameters) from None
+        raise await located(session, driver, error, statement.built, parameters) from None
 
 
 async def _fetched(
-    session: AsyncSession, statement: Select[*Ts], parameters: Mapping[str, Any], *, locks: bool
+    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, locks: bool
 ) -> Sequence[Row[*Ts]]:
     with translated():
-        constants, binding = _binding(statement)
-        bound = {name: process(parameters[name]) for name, process in binding}
-        cursor = await _run(session, statement, {**constants, **parameters, **bound}, begin=locks)
+        binding = _binding_of(statement)
+        bound = {name: process(parameters[name]) for name, process in binding.given}
+        cursor = await _run(session, statement, {**binding.constants, **parameters, **bound}, begin=locks)
         result = cursor.pgresult  # `description` would create an object for each column
-        type_codes: list[int] = [result.ftype(number) for number in range(result.nfields)]
-        row_of: Any = _row_of(statement, tuple(type_codes))
+        type_codes = tuple([result.ftype(number) for number in range(result.nfields)])
+        row_of = statement.rows.get(type_codes) or _row_of(statement, type_codes)
         return [row_of(row) for row in await cursor.fetchall()]
 
 
@@ -94,19 +99,18 @@ async def driver_of(session: AsyncSession) -> Any:
     """Return the driver's connection, in the session's transaction."""
     own = session.sync_session
     if isinstance(own, DirectSession) and own.direct:
-        taken = own.take_kept()
-        if taken is None:
-            taken = await session.run_sync(take)
-        return taken.driver_connection
+        if own.take_kept() is None:
+            await session.run_sync(take)
+        return own.driver
     # SQLAlchemy sends SAVEPOINT when the nested transaction is first asked for its connection. So the driver's
     # connection that is stored in the session belongs to one transaction or savepoint, and to no other.
     transaction = own.get_nested_transaction() or own.get_transaction()
-    known, driver = session.info.get(_DRIVER, (None, None))
-    if transaction is None or transaction is not known or driver.closed:
+    state = state_of(own)
+    if transaction is None or transaction is not state.transaction or state.driver.closed:
         connection: Any = await session.connection()
-        driver = connection.sync_connection.connection.driver_connection
-        session.info[_DRIVER] = own.get_nested_transaction() or own.get_transaction(), driver
-    return driver
+        state.driver = connection.sync_connection.connection.driver_connection
+        state.transaction = own.get_nested_transaction() or own.get_transaction()
+    return state.driver
 
 
 async def settle(
@@ -158,22 +162,29 @@ def bind_of(session: AsyncSession) -> Engine | Connection:
 
 
 async def _run(
-    session: AsyncSession, statement: ClauseElement, parameters: Mapping[str, Any], *, begin: bool = True
+    session: AsyncSession,
+    statement: DriverStatement[*Ts],
+    parameters: Mapping[str, Any],
+    *,
+    begin: bool = True,
 ) -> Any:
     own = session.sync_session
-    direct = isinstance(own, DirectSession) and own.direct
-    if not direct and own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
-        await session.flush()
-    options: Mapping[str, Any] = bind_of(session).get_execution_options()
-    tenant: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
-    driver = await driver_of(session)
-    # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
-    # and it ends before the connection is used for anything else.
-    alone = not begin and isinstance(own, DirectSession) and own.reads_alone
+    if isinstance(own, DirectSession) and own.direct:
+        driver = own.driver or await driver_of(session)
+        # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
+        # and it ends before the connection is used for anything else.
+        alone = not begin and own.reads_alone
+    else:
+        # `dirty` and `deleted` are slow, and empty without objects in the session.
+        if own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
+            await session.flush()
+        driver = await driver_of(session)
+        alone = False
+    tenant = tenant_of(session)
     try:
         if alone:
             await driver.set_autocommit(True)
-        return await driver.execute(_text(statement, tuple(tenant.items())), parameters)
+        return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
     except BaseException as error:
         await settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
         raise
@@ -189,46 +200,66 @@ async def _end_autocommit(driver: Any) -> None:
         await driver.close()  # the next statement must not run outside of a transaction
 
 
-@lru_cache(maxsize=2048)
-def _text(statement: ClauseElement, tenant: tuple[tuple[str | None, str | None], ...]) -> str:
+def tenant_of(session: AsyncSession) -> Tenant:
+    """Return the schema translation of the session's statements: whose tables they use."""
+    options: Mapping[str, Any] = bind_of(session).get_execution_options()
+    translation: Mapping[str | None, str | None] | None = options.get("schema_translate_map")
+    return tuple(translation.items()) if translation else ()
+
+
+def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> str:
     options: dict[str, Any] = {}
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
-    return str(statement.compile(dialect=DIALECT, **options))
+    text = statement.texts[tenant] = str(statement.compile(dialect=DIALECT, **options))
+    return text
 
 
-@lru_cache(maxsize=2048)
-def _binding(
-    statement: Select[*tuple[Any, ...]],
-) -> tuple[Mapping[str, Any], Sequence[tuple[str, Callable[[Any], Any]]]]:
-    """Return the parameters that the statement defines, and the conversions of the others by name."""
+class _Binding(NamedTuple):
+    constants: Mapping[str, Any]
+    """The parameters that the statement defines."""
+    given: Sequence[tuple[str, Callable[[Any], Any]]]
+    """The conversions of the others by name."""
+
+
+def _binding_of(statement: DriverStatement[*Ts]) -> _Binding:
+    known: _Binding | None = statement.binding
+    if known is not None:
+        return known
     constants: dict[str, Any] = {}
-    binding: list[tuple[str, Callable[[Any], Any]]] = []
+    given: list[tuple[str, Callable[[Any], Any]]] = []
     for name, bound in statement.compile(dialect=DIALECT).binds.items():
         process = _implemented(bound.type).bind_processor(DIALECT)
         if not bound.required:
             constants[name] = bound.effective_value if process is None else process(bound.effective_value)
         elif process is not None:
-            binding.append((name, process))
-    return constants, binding
+            given.append((name, process))
+    statement.binding = binding = _Binding(constants, given)
+    return binding
 
 
-@lru_cache(maxsize=2048)
 def _row_of(
-    statement: Select[*tuple[Any, ...]], type_codes: tuple[int, ...]
-) -> Callable[[Sequence[Any]], Row[Any]]:
+    statement: DriverStatement[*Ts], type_codes: tuple[int, ...]
+) -> Callable[[Sequence[Any]], Row[*Ts]]:
     """Return the function that converts the driver's values into a row."""
-    columns = statement.selected_columns
-    named = result_tuple([str(column.key) for column in columns])
+    columns = statement.built.selected_columns
+    named: Any = result_tuple([str(column.key) for column in columns])
     processes = [
         _implemented(column.type).result_processor(DIALECT, type_code)
         for column, type_code in zip(columns, type_codes, strict=True)
     ]
-    if not any(processes):
-        return named
-    return lambda row: named(
-        [value if process is None else process(value) for process, value in zip(processes, row, strict=True)]
-    )
+
+    def processed(row: Sequence[Any]) -> Row[*Ts]:
+        made: Row[*Ts] = named(
+            [
+                value if process is None else process(value)
+                for process, value in zip(processes, row, strict=True)
+            ]
+        )
+        return made
+
+    made = statement.rows[type_codes] = processed if any(processes) else named
+    return made
 
 
 def _implemented(type_: TypeEngine[Any]) -> TypeEngine[Any]:

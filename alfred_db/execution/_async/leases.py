@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql import ClauseElement
 
 from ...checks import MAX_SECONDS, check_text, plain_text, within
 from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
 from ...queries import leases as queries
 from ...queries.leases import Leased, S
+from ...queries.shapes.driver_statement import DriverStatement
 from ...queries.shapes.functions import func
 from ...values.scheduler import ClaimedExecution
 from ...values.tasks import ClaimedTask, TaskBackoff
@@ -203,7 +203,10 @@ class AsyncLeases(Generic[C, S]):
         _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
 
     async def _each(
-        self, statement: ClauseElement, claimed: Sequence[C], parameters: Mapping[str, Any]
+        self,
+        statement: DriverStatement[*tuple[Any, ...]],
+        claimed: Sequence[C],
+        parameters: Mapping[str, Any],
     ) -> tuple[dict[Any, Sequence[Any]], dict[Any, C], dict[Any, str]]:
         """Run a statement over held rows, and again over those that others have locked.
 

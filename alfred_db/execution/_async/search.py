@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import check_word
+from ...engine.session import state_of
 from ...errors import ConfigurationError, UnreadableRow, translated
 from ...models import Base
 from ...models.base import table_of
@@ -96,8 +97,9 @@ async def search(
         exact, path, settings = await _way(session, model, limit, condition, params, partition)
         await set_local(session, settings)
         if path is SearchPath.HNSW and params.max_distance is None:
-            statement = queries.nearest(model, limit, None if partition is None else partition.where)
-            rows = await fetch_rows(session, statement, parameters)
+            nearest = queries.nearest(model, limit, None if partition is None else partition.where)
+            statement = nearest.built
+            rows = await fetch_rows(session, nearest, parameters)
         else:
             statement = queries.nearest_within(
                 model,
@@ -245,15 +247,13 @@ async def hybrid_search(
     with translated():
         await set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
         if condition is None:
-            statement = hybrid.hybrid(
-                model, tsvector, trigram, limit=limit, candidates=candidates, match=match
-            )
-            rows = await fetch_rows(session, statement, parameters)
+            best = hybrid.hybrid(model, tsvector, trigram, limit=limit, candidates=candidates, match=match)
+            rows = await fetch_rows(session, best, parameters)
         else:
-            statement = hybrid.hybrid_where(
+            matching = hybrid.hybrid_where(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
             )
-            rows = await _rows(session, statement, parameters)
+            rows = await _rows(session, matching, parameters)
     path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
@@ -350,12 +350,12 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
     Raises:
         ConfigurationError: The connection is in AUTOCOMMIT, where SET LOCAL has no effect.
     """
-    info, transaction = session.info, transaction_of(session)
+    state, transaction = state_of(session), transaction_of(session)
     savepoint = session.sync_session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
-    if transaction is not None and info.get("alfred_db_transaction") is transaction:
+    if transaction is not None and state.set_in is transaction:
         # Rolling back to a savepoint also resets the settings made in it: outside of it they are unknown.
-        known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
+        known = state.settings if state.set_within is savepoint else {}
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
@@ -369,8 +369,8 @@ async def set_local(session: AsyncSession, wanted: Mapping[str, str]) -> None:
             " without that isolation level"
         )
     await driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
-    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction_of(session), savepoint
-    info["alfred_db_settings"] = {**known, **changed}
+    state.set_in, state.set_within = transaction_of(session), savepoint
+    state.settings = {**known, **changed}
 
 
 async def _on_citus(session: AsyncSession) -> bool:

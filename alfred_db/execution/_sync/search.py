@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.orm import Session
 
 from ...checks import check_word
+from ...engine.session import state_of
 from ...errors import ConfigurationError, UnreadableRow, translated
 from ...models import Base
 from ...models.base import table_of
@@ -97,8 +98,9 @@ def search(
         exact, path, settings = _way(session, model, limit, condition, params, partition)
         set_local(session, settings)
         if path is SearchPath.HNSW and params.max_distance is None:
-            statement = queries.nearest(model, limit, None if partition is None else partition.where)
-            rows = fetch_rows(session, statement, parameters)
+            nearest = queries.nearest(model, limit, None if partition is None else partition.where)
+            statement = nearest.built
+            rows = fetch_rows(session, nearest, parameters)
         else:
             statement = queries.nearest_within(
                 model,
@@ -246,15 +248,13 @@ def hybrid_search(
     with translated():
         set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
         if condition is None:
-            statement = hybrid.hybrid(
-                model, tsvector, trigram, limit=limit, candidates=candidates, match=match
-            )
-            rows = fetch_rows(session, statement, parameters)
+            best = hybrid.hybrid(model, tsvector, trigram, limit=limit, candidates=candidates, match=match)
+            rows = fetch_rows(session, best, parameters)
         else:
-            statement = hybrid.hybrid_where(
+            matching = hybrid.hybrid_where(
                 model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
             )
-            rows = _rows(session, statement, parameters)
+            rows = _rows(session, matching, parameters)
     path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
@@ -351,12 +351,12 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     Raises:
         ConfigurationError: The connection is in AUTOCOMMIT, where SET LOCAL has no effect.
     """
-    info, transaction = session.info, transaction_of(session)
+    state, transaction = state_of(session), transaction_of(session)
     savepoint = session.get_nested_transaction()
     known: Mapping[str, str] = DEFAULTS
-    if transaction is not None and info.get("alfred_db_transaction") is transaction:
+    if transaction is not None and state.set_in is transaction:
         # Rolling back to a savepoint also resets the settings made in it: outside of it they are unknown.
-        known = info["alfred_db_settings"] if info["alfred_db_savepoint"] is savepoint else {}
+        known = state.settings if state.set_within is savepoint else {}
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
@@ -370,8 +370,8 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
             " without that isolation level"
         )
     driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
-    info["alfred_db_transaction"], info["alfred_db_savepoint"] = transaction_of(session), savepoint
-    info["alfred_db_settings"] = {**known, **changed}
+    state.set_in, state.set_within = transaction_of(session), savepoint
+    state.settings = {**known, **changed}
 
 
 def _on_citus(session: Session) -> bool:

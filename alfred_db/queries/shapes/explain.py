@@ -8,6 +8,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.expression import Executable
 
+from .driver_statement import DriverStatement
+
 
 class Explain(Executable, ClauseElement):
     r"""EXPLAIN of a statement.
@@ -18,7 +20,7 @@ class Explain(Executable, ClauseElement):
     inherit_cache = False
 
     def __init__(self, statement: Any) -> None:
-        self.statement = statement
+        self.statement = statement.built if isinstance(statement, DriverStatement) else statement
 
 
 @compiles(Explain)

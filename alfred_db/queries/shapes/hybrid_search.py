@@ -6,7 +6,6 @@ and Büttcher, SIGIR 2009).
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -27,6 +26,7 @@ from sqlalchemy import (
 from ...models import Base
 from ...models.base import table_of
 from ...types import Text
+from .driver_statement import driver_statement
 from .functions import func
 from .literals import materialized
 from .vector_search import AnySelect, columns_of, distance, has_vector, literal_limit
@@ -39,7 +39,7 @@ DIVIDED_BY_LENGTH = 2
 """The normalization option of ts_rank that divides the rank by the length of the text."""
 
 
-@lru_cache(maxsize=256)
+@driver_statement
 def hybrid(
     model: type[Base],
     tsvector: ColumnElement[Any],

@@ -44,6 +44,7 @@ from ...models.base import table_of
 from ...vectors.distances import OPERATORS
 from ...vectors.formats import MatrixLike
 from ...vectors.types import VectorType
+from .driver_statement import driver_statement
 from .functions import func
 from .literals import materialized, number
 
@@ -183,7 +184,7 @@ def distance(model: type[Base], operator: str | None = None) -> ColumnElement[fl
     return index.expression.op(operator or index.operator, return_type=Float())(parameter)
 
 
-@lru_cache(maxsize=512)
+@driver_statement
 def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
     """Select the nearest rows with the index.
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from ...checks import within
-from ...engine.notifications import FILED
+from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError
 from ...execution._async.copy import copy_rows
 from ...execution._async.driver import driver_of, fetch
@@ -101,7 +101,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         for _ in range(ATTEMPTS):
             rows = await fetch(self._session, statement, values)
             if rows:
-                self._session.info[FILED] = True
+                state_of(self._session).filed = True
                 return self._loaded(rows[0]), True
             # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -135,7 +135,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
         left: Sequence[int] = range(len(ids))
         filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -212,7 +212,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             InvalidTransition: The task has neither failed nor been cancelled.
             ConflictError: Another live task has its `dedupe_key`.
         """
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         task = await self._write(queries.requeue(id))
         if task is None:
             status = (await self._existing(id)).status
@@ -237,7 +237,7 @@ class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
             Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
         return [row[0] for row in await self._rows(statement)]
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from ...checks import within
-from ...engine.notifications import FILED
+from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError
 from ...execution._sync.copy import copy_rows
 from ...execution._sync.driver import driver_of, fetch
@@ -102,7 +102,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         for _ in range(ATTEMPTS):
             rows = fetch(self._session, statement, values)
             if rows:
-                self._session.info[FILED] = True
+                state_of(self._session).filed = True
                 return self._loaded(rows[0]), True
             # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -136,7 +136,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
         left: Sequence[int] = range(len(ids))
         filed: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -213,7 +213,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             InvalidTransition: The task has neither failed nor been cancelled.
             ConflictError: Another live task has its `dedupe_key`.
         """
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         task = self._write(queries.requeue(id))
         if task is None:
             status = (self._existing(id)).status
@@ -238,7 +238,7 @@ class TaskRepository(HeldTasks, TaskUpkeep):
             Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
-        self._session.info[FILED] = True
+        state_of(self._session).filed = True
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
         return [row[0] for row in self._rows(statement)]
 
