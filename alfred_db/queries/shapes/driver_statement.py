@@ -51,13 +51,11 @@ class DriverStatement(Generic[*Ts]):
 
 
 @overload
-def driver_statement(build: Callable[P, TypedReturnsRows[*Ts]]) -> Callable[P, DriverStatement[*Ts]]:
-    """Build statements that return rows."""
+def driver_statement(build: Callable[P, TypedReturnsRows[*Ts]]) -> Callable[P, DriverStatement[*Ts]]: ...
 
 
 @overload
-def driver_statement(build: Callable[P, Update]) -> Callable[P, DriverStatement[()]]:
-    """Build statements that return none."""
+def driver_statement(build: Callable[P, Update]) -> Callable[P, DriverStatement[()]]: ...
 
 
 def driver_statement(build: Callable[P, Any]) -> Callable[P, DriverStatement[*tuple[Any, ...]]]:
