@@ -120,7 +120,8 @@ def undocumented(body: list[ast.stmt], where: str, *, exported: set[str] | None 
             continue
         if node.name.startswith("_") or (exported is not None and node.name not in exported):
             continue
-        if ast.get_docstring(node) is None:
+        overload = any(isinstance(one, ast.Name) and one.id == "overload" for one in node.decorator_list)
+        if ast.get_docstring(node) is None and not overload:  # the implementation has it
             yield f"{where}.{node.name}"
         if isinstance(node, ast.ClassDef):
             yield from undocumented(node.body, f"{where}.{node.name}")
