@@ -119,7 +119,7 @@ CASES: dict[str, Callable[[URL], object]] = {
         "client_login_timeout = 1", use, host="127.0.0.1", port=free_port(), query={}
     ),
     "the server refuses the pooler's role or password": pooled("", use, username=SLEEPING),
-    "the same, until `server_login_retry` is over": pooled(
+    "the same, until `server_login_retry` has passed": pooled(
         "client_login_timeout = 1", twice, username=SLEEPING
     ),
     "the server does not have the database": pooled("", lambda url: use(url.set(database="nowhere"))),

@@ -129,15 +129,16 @@ _UNQUALIFIED = re.compile(
 """The tables of the first releases, wherever they stand, and indexes."""
 
 _TARGET = re.compile(
-    r"\A((?:(?:CREATE|ALTER|DROP|LOCK|TRUNCATE|COMMENT ON) TABLE(?: IF (?:NOT )?EXISTS)?+(?: ONLY)?+"
-    r"|INSERT INTO|UPDATE(?: ONLY)?+|DELETE FROM(?: ONLY)?+"
-    r"|CREATE (?:UNIQUE )?+INDEX(?: IF NOT EXISTS)?+ \w++ ON(?: ONLY)?+|CREATE TRIGGER \w++(?:(?! ON ).)*+ ON)\s+)(\w++)(?!\.)",
+    r"\A((?:(?:CREATE|ALTER|DROP|LOCK|TRUNCATE|COMMENT ON) TABLE(?: IF (?:NOT )?EXISTS)?(?: ONLY)?"
+    r"|INSERT INTO|UPDATE(?: ONLY)?|DELETE FROM(?: ONLY)?"
+    r"|CREATE (?:UNIQUE )?INDEX(?: IF NOT EXISTS)? \w+ ON(?: ONLY)?|CREATE TRIGGER \w+(?:(?! ON ).)* ON)\s+)"
+    r"(?!(?:IF|ONLY)\b)(\w+)\b(?!\.)",
     re.DOTALL,
 )
 """The table of a statement, whatever its name."""
 
 _REFERRED = re.compile(
-    r"(\b(?:REFERENCES|PARTITION OF)\s+|(?:make_month_partitions|to_regclass)\(')(\w++)(?!\.)"
+    r"(\b(?:REFERENCES|PARTITION OF)\s+|(?:make_month_partitions|to_regclass)\(')(\w+)\b(?!\.)"
 )
 
 

@@ -382,7 +382,7 @@ async def test_hostile_text_is_stored(memories: AsyncMemoryRepository, bank: int
 async def test_bad_input_is_one_clear_error(memories: AsyncMemoryRepository, bank: int) -> None:
     unknown = bank + 999
     told: list[NewMemory] = [{"content": "x"}]
-    with pytest.raises(NotFoundError, match=f"memory bank {unknown}: does not exist; make it"):
+    with pytest.raises(NotFoundError, match=f"memory bank {unknown}: does not exist; create it"):
         await memories.remember(unknown, "x")
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}"):
         await memories.remember_many(unknown, told)

@@ -593,7 +593,8 @@ async def test_the_hot_statements_have_their_index(
     await session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_executions"))
     if rows == 0:  # an empty table is read as a whole unless that is forbidden
         await session.execute(text("SET LOCAL enable_seqscan = off"))
-    for index, statement in PLANS.items():
+    for index, built in PLANS.items():
+        statement = getattr(built, "built", built)  # the statement of SQLAlchemy, where the driver runs it
         selected = statement if isinstance(statement, Select) else select(statement.cte().c.id)
         given = {name: CLAIM[name] for name in CLAIM.keys() & selected.compile().params.keys()}
         plan = "\n".join(await session.scalars(Explain(selected), given))

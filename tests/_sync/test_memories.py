@@ -383,7 +383,7 @@ def test_hostile_text_is_stored(memories: MemoryRepository, bank: int, content: 
 def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> None:
     unknown = bank + 999
     told: list[NewMemory] = [{"content": "x"}]
-    with pytest.raises(NotFoundError, match=f"memory bank {unknown}: does not exist; make it"):
+    with pytest.raises(NotFoundError, match=f"memory bank {unknown}: does not exist; create it"):
         memories.remember(unknown, "x")
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}"):
         memories.remember_many(unknown, told)

@@ -396,7 +396,8 @@ def test_the_hot_statements_have_their_index(
             1, token, "a", seq=1, until=datetime.now(UTC)
         ),
     }
-    for index, statement in plans.items():
+    for index, built in plans.items():
+        statement = getattr(built, "built", built)  # the statement of SQLAlchemy, where the driver runs it
         selected = (
             statement if isinstance(statement, Select) else select(func.count()).select_from(statement.cte())
         )
