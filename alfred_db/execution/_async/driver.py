@@ -100,14 +100,16 @@ async def driver_of(session: AsyncSession) -> Any:
     own = session.sync_session
     if isinstance(own, DirectSession) and own.direct:
         if own.take_kept() is None:
-            await session.run_sync(take)
+            with translated():
+                await session.run_sync(take)
         return own.driver
     # SQLAlchemy sends SAVEPOINT when the nested transaction is first asked for its connection. So the driver's
     # connection that is stored in the session belongs to one transaction or savepoint, and to no other.
     transaction = own.get_nested_transaction() or own.get_transaction()
     state = state_of(own)
     if transaction is None or transaction is not state.transaction or state.driver.closed:
-        connection: Any = await session.connection()
+        with translated():
+            connection: Any = await session.connection()
         state.driver = connection.sync_connection.connection.driver_connection
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver

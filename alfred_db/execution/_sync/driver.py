@@ -101,14 +101,16 @@ def driver_of(session: Session) -> Any:
     own = session
     if isinstance(own, DirectSession) and own.direct:
         if own.take_kept() is None:
-            take(session)
+            with translated():
+                take(session)
         return own.driver
     # SQLAlchemy sends SAVEPOINT when the nested transaction is first asked for its connection. So the driver's
     # connection that is stored in the session belongs to one transaction or savepoint, and to no other.
     transaction = own.get_nested_transaction() or own.get_transaction()
     state = state_of(own)
     if transaction is None or transaction is not state.transaction or state.driver.closed:
-        connection: Any = session.connection()
+        with translated():
+            connection: Any = session.connection()
         state.driver = connection.connection.driver_connection
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver
