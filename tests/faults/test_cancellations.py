@@ -26,7 +26,7 @@ from psycopg.rows import scalar_row
 from sqlalchemy import URL, select, text
 
 from alfred_db import AsyncDatabase, Database, Document
-from alfred_db.errors import AlfredDBError
+from alfred_db.errors import AlfredDBError, DatabaseUnavailable
 from alfred_db.repositories import AsyncUnitOfWork, UnitOfWork
 
 from .processes import wait_until
@@ -178,6 +178,26 @@ async def test_a_cancellation_at_any_moment_goes_on(
         gc.enable()
     print(f"{cancelled} cancellations, {len(swallowed)} swallowed, {len(left)} left active")
     assert (swallowed, left) == ([], [])
+
+
+async def test_a_call_without_a_server_raises_an_error_of_the_library(prepared: tuple[URL, Ground]) -> None:
+    """Whatever asks for the connection first, in every call."""
+    url, ground = prepared
+    nowhere = url.set(host="127.0.0.1", port=1).difference_update_query(["host", "port"])
+    wrong: list[str] = []
+    async with AsyncDatabase(nowhere) as db:
+        for name in NAMES:
+            try:
+                async with db.begin() as uow:
+                    await call(uow, ground, name)
+            except DatabaseUnavailable as error:
+                if not error.retryable:
+                    wrong.append(f"{name}: not retryable")
+            except Exception as error:
+                wrong.append(f"{name}: {type(error).__name__}")
+            else:
+                wrong.append(f"{name}: no error")
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
