@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
+
+from alfred_db.repositories import _async as repositories
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "alfred_db"
@@ -99,6 +102,66 @@ def test_a_noun_has_its_models_its_repository_and_its_test(noun: str) -> None:
     assert list((ROOT / "tests/_async").glob(f"test_{noun}.py")) or list(
         (ROOT / "tests/_async").glob(f"test_{word}_*.py")
     )
+
+
+REPOSITORIES = PACKAGE / "repositories/_async"
+
+
+def repository_classes() -> dict[str, tuple[str, list[str]]]:
+    """The public classes of the repositories: the module, and the names of the bases."""
+    return {
+        node.name: (
+            path.stem,
+            [name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name)],
+        )
+        for path in sorted(REPOSITORIES.glob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(REPOSITORIES.glob("*.py")) if path.stem not in ("__init__", "unit_of_work")],
+    ids=lambda path: path.stem,
+)
+def test_a_repository_is_split_in_one_way(path: Path) -> None:
+    mine = [name for name, (module, _) in repository_classes().items() if module == path.stem]
+    assert len(mine) == 1, "one public class in each file: a repository, or a part of one"
+    functions = [
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+    assert functions == [], "what runs statements for a repository is a method of a part"
+    if not mine[0].endswith("Repository"):
+        assert mine[0] == "Async" + "".join(word.title() for word in path.stem.split("_")), (
+            "named after its file"
+        )
+
+
+def test_parts_belong_to_one_repository_and_to_no_other_part() -> None:
+    classes = repository_classes()
+    parts = {name for name in classes if not name.endswith(("Repository", "Base", "UnitOfWork"))}
+    assert len(parts) >= 10
+    for part in parts:
+        owners = [name for name, (_, bases) in classes.items() if part in bases]
+        assert len(owners) == 1, f"{part}: is a base of {owners}; expected one repository"
+        assert owners[0].endswith("Repository"), f"{part}: is a base of the part {owners[0]}"
+        assert not parts & set(classes[part][1]), f"{part}: derives from another part"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in repositories.__all__ if name.endswith("Repository")], ids=str
+)
+def test_a_method_is_defined_in_one_part(name: str) -> None:
+    own = [
+        kind
+        for kind in getattr(repositories, name).__mro__
+        if kind.__module__.startswith("alfred_db.repositories.")
+    ]
+    names = [method for kind in own for method in vars(kind) if isfunction(vars(kind)[method])]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("page", ["docs/concepts/layout.md", "CONTRIBUTING.md"])

@@ -24,6 +24,7 @@ from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
+from .knowledge_base import AsyncKnowledgeBase
 from .knowledge_collections import AsyncKnowledgeCollections
 
 BATCH = 1_000
@@ -35,8 +36,8 @@ Imported = Callable[[int], None]
 _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
 
 
-class AsyncKnowledgePoints(AsyncKnowledgeCollections):
-    """The methods of the knowledge repository for points.
+class AsyncKnowledgePoints(AsyncKnowledgeBase):
+    """The part of the knowledge repository for points.
 
     A collection is named by its name or by an alias.
     """
@@ -296,7 +297,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeCollections):
         if not isinstance(name, str) or described.get("distance") not in list(KnowledgeDistance):
             raise InvalidInputError(f"{folder}: collection.json needs a name and a distance; export again")
         known = await self._first(collections.find(name))
-        await self.create_collection(
+        await AsyncKnowledgeCollections(self._session).create_collection(
             name if known is None else known.name,
             distance=KnowledgeDistance(described["distance"]),
             description=described.get("description") if known is None else None,

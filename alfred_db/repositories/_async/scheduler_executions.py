@@ -20,7 +20,7 @@ from ...values import Page
 from ...values.scheduler import ClaimedExecution
 
 
-class AsyncExecutions(AsyncRepository):
+class AsyncSchedulerExecutions(AsyncRepository):
     """The methods of the scheduler's repository that workers call."""
 
     async def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:

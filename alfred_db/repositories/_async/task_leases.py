@@ -23,7 +23,7 @@ from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 MAX_CLAIM = 500
 
 
-class AsyncHeldTasks(AsyncRepository):
+class AsyncTaskLeases(AsyncRepository):
     """The methods of the task repository that workers call."""
 
     async def claim(

@@ -16,7 +16,7 @@ from ...values.tasks import QueueHealth
 MAX_BATCH = 10_000
 
 
-class AsyncTaskUpkeep(AsyncRepository):
+class AsyncTaskMaintenance(AsyncRepository):
     """The methods of the task repository that a service calls from time to time."""
 
     async def age(self, *, after: float = 60.0, limit: int = 1000) -> int:

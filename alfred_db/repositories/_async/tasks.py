@@ -22,8 +22,8 @@ from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
 from ...values.tasks import NewTask
-from .task_leases import AsyncHeldTasks
-from .task_maintenance import MAX_BATCH, AsyncTaskUpkeep
+from .task_leases import AsyncTaskLeases
+from .task_maintenance import MAX_BATCH, AsyncTaskMaintenance
 
 COPIED = 1000
 """More tasks than this are enqueued by COPY."""
@@ -33,7 +33,7 @@ ATTEMPTS = 5
 _columns = table_of(Task).c
 
 
-class AsyncTaskRepository(AsyncHeldTasks, AsyncTaskUpkeep):
+class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     async def enqueue(

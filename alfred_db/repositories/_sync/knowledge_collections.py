@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
-
-from sqlalchemy import Engine
 
 from ...errors import (
     ConfigurationError,
@@ -17,33 +14,29 @@ from ...errors import (
     shown,
     translated,
 )
-from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
-from ...execution._sync.driver import bind_of, fetch_rows
 from ...execution._sync.search import set_local
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
 from ...queries import knowledge_collections as queries
 from ...queries import knowledge_points as points
-from ...queries.shapes.knowledge import partition, partition_if, table
+from ...queries.shapes.knowledge import table
 from ...queries.shapes.paging import as_page
-from ...queries.shapes.vector_search import Partition
 from ...values import Page
 from ...values.knowledge import KnowledgeCollectionInfo
+from .knowledge_base import KnowledgeBase, unknown_collection
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
 """How long dropping a collection waits for running searches; later searches wait behind it."""
 
-_resolved: WeakKeyDictionary[Engine, dict[str, Partition]] = WeakKeyDictionary()
-
 _POINTS = table_of(KnowledgePoint)
 _LOCKED = (table_of(KnowledgeCollection), table_of(KnowledgeAlias))
 
 
-class KnowledgeCollections(Repository):
-    """The methods of the knowledge repository for collections and their aliases."""
+class KnowledgeCollections(KnowledgeBase):
+    """The part of the knowledge repository for collections and their aliases."""
 
     def create_collection(
         self,
@@ -105,7 +98,7 @@ class KnowledgeCollections(Repository):
         if changed:
             known = self._write(queries.change(name, changed))
             if known is None:  # dropped meanwhile
-                raise _unknown(name)
+                raise unknown_collection(name)
         return known
 
     def _create(
@@ -159,7 +152,7 @@ class KnowledgeCollections(Repository):
             with translated():
                 with session.begin_nested():
                     if self._first(queries.lock(name)) is None:
-                        raise _unknown(name)
+                        raise unknown_collection(name)
                     before = self._session.scalar(queries.lock_timeout())
                     set_local(session, {"lock_timeout": LOCK_TIMEOUT})
                     session.execute(queries.drop_partition(table_name(session, table(name))))
@@ -206,7 +199,7 @@ class KnowledgeCollections(Repository):
                         raise ConflictError(
                             f"alias {shown(alias)}: a collection has the name; use another, or drop the collection"
                         )
-                    raise _unknown(aliases[alias])
+                    raise unknown_collection(aliases[alias])
 
     def delete_alias(self, alias: str) -> None:
         """Delete an alias, not the collection.
@@ -221,47 +214,10 @@ class KnowledgeCollections(Repository):
         """Return the aliases, by name, optionally those of one collection."""
         return self._all(queries.aliases(collection))
 
-    def _collection(self, name: str) -> KnowledgeCollection:
-        found = self._first(queries.find(name))
-        if found is None:
-            raise _unknown(name)
-        return found
-
-    def _named(self, name: str) -> KnowledgeCollection | None:
-        """Return the collection with this name, which is not an alias."""
-        found = self._first(queries.find(name))
-        return found if found is not None and found.name == name else None
-
-    def _partition(self, name: str, *, hold: bool = False) -> Partition:
-        """Return the partition of the collection; `hold` keeps it from being dropped."""
-        rows = fetch_rows(self._session, queries.resolve(hold=hold), {"name": name}, locks=hold)
-        if not rows:
-            raise _unknown(name)
-        known = _resolved.setdefault(bind_of(self._session).engine, {})
-        if len(known) > 1000:
-            known.clear()
-        known[name] = partition_if(name, *rows[0])
-        return partition(*rows[0])
-
-    def _known_partition(self, name: str) -> Partition | None:
-        """Return what `_partition` last returned for the name; searching it finds nothing if that has changed."""
-        return _resolved.get(bind_of(self._session).engine, {}).get(name)
-
-    def _name(self, name: str) -> str:
-        """Return the name of the collection that has this name or alias."""
-        return str((self._partition(name)).parameters["collection"])
-
 
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > MAX_NAME:
         raise InvalidInputError(f"name: expected 1 to {MAX_NAME} characters, got {shown(name)}")
-
-
-def _unknown(name: str) -> NotFoundError:
-    return NotFoundError(
-        f"collection {shown(name)}: does not exist; create it with `create_collection`, or see"
-        " `list_collections`"
-    )
 
 
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:

@@ -25,6 +25,7 @@ from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
+from .knowledge_base import KnowledgeBase
 from .knowledge_collections import KnowledgeCollections
 
 BATCH = 1_000
@@ -36,8 +37,8 @@ Imported = Callable[[int], None]
 _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
 
 
-class KnowledgePoints(KnowledgeCollections):
-    """The methods of the knowledge repository for points.
+class KnowledgePoints(KnowledgeBase):
+    """The part of the knowledge repository for points.
 
     A collection is named by its name or by an alias.
     """
@@ -297,7 +298,7 @@ class KnowledgePoints(KnowledgeCollections):
         if not isinstance(name, str) or described.get("distance") not in list(KnowledgeDistance):
             raise InvalidInputError(f"{folder}: collection.json needs a name and a distance; export again")
         known = self._first(collections.find(name))
-        self.create_collection(
+        KnowledgeCollections(self._session).create_collection(
             name if known is None else known.name,
             distance=KnowledgeDistance(described["distance"]),
             description=described.get("description") if known is None else None,

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from ...checks import check_values, within
@@ -14,7 +14,6 @@ from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, hybrid_search, search
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
-from ...queries import memory_banks
 from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries.shapes.paging import as_page
@@ -25,26 +24,20 @@ from ...values import Page
 from ...values.memories import (
     MemoryChanges,
     MemoryOutcome,
-    MemoryRecallResult,
-    MemoryRecallWeights,
     MemoryRow,
-    NewMemory,
     RememberedMemory,
 )
-from ...vectors.formats import MatrixLike, VectorLike
+from ...vectors.formats import VectorLike
 from .memory_banks import id_of, unknown_bank
-from .memory_batches import remember_many
-from .memory_consolidation import consolidate
-from .memory_recall import recall
-
-HALF_LIFE = timedelta(days=30)
-"""The time without use after which a memory counts half as recent."""
-
-NEAR = 0.08
-"""Cosine distance up to which two texts are taken to mean the same; calibrate it for the embedding model."""
+from .memory_base import HALF_LIFE, NEAR
+from .memory_batches import MemoryBatches
+from .memory_consolidation import MemoryConsolidation
+from .memory_recall import MemoryRecall
 
 
-class MemoryRepository(PagedRepository[MemoryRow, int]):
+class MemoryRepository(
+    MemoryBatches, MemoryRecall, MemoryConsolidation, PagedRepository[MemoryRow, int]
+):
     """The memories of agents, by bank.
 
     Vectors have 384 dimensions. Expired memories are not returned.
@@ -97,32 +90,6 @@ class MemoryRepository(PagedRepository[MemoryRow, int]):
         return RememberedMemory(
             rows[0].id, MemoryOutcome.STORED if rows[0].seen_count == 1 else MemoryOutcome.SEEN
         )
-
-    def remember_many(
-        self,
-        bank: MemoryBank | int,
-        memories: Sequence[NewMemory],
-        *,
-        embeddings: MatrixLike | None = None,
-        near: float | None = None,
-    ) -> Sequence[RememberedMemory]:
-        """Store several memories.
-
-        Args:
-            bank: The bank or its id.
-            memories: The memories; see `remember`.
-            embeddings: Their vectors, in the same order.
-            near: A cosine distance such as 0.08. A memory within this distance of one in the bank, or of an
-                earlier one in the call, is merged into that one: it is counted there, and the text and vector
-                there are kept.
-
-        Returns:
-            The outcome for each memory, in order.
-
-        Raises:
-            NotFoundError: The bank does not exist.
-        """
-        return remember_many(self._session, id_of(bank), memories, embeddings, near)
 
     def get(self, memory_id: int) -> Memory | None:
         """Return the memory with this id."""
@@ -241,51 +208,6 @@ class MemoryRepository(PagedRepository[MemoryRow, int]):
         self._known(bank, found)
         return found
 
-    def recall(
-        self,
-        bank: MemoryBank | int,
-        embedding: VectorLike,
-        *,
-        limit: int = 10,
-        half_life: timedelta = HALF_LIFE,
-        weights: MemoryRecallWeights = MemoryRecallWeights(),
-        now: datetime | None = None,
-        exact: bool | None = None,
-    ) -> MemoryRecallResult:
-        """Return the bank's best memories by similarity x importance x recency; it touches nothing.
-
-        score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), where
-        age is the time from the last use to `now`. The index returns the nearest memories. Their number is
-        doubled until no other memory can have a better score.
-
-        Args:
-            bank: The bank or its id.
-            embedding: The vector.
-            limit: The maximum number of hits.
-            half_life: The age at which recency counts half.
-            weights: The weights w_i of importance and w_r of recency.
-            now: The time for ages; None is the database's time.
-            exact: True compares the whole bank, False never does, None decides by its size.
-
-        Returns:
-            The hits; `certified` is true if no other memory can have a better score.
-
-        Raises:
-            NotFoundError: The bank does not exist.
-        """
-        found = recall(
-            self._session,
-            id_of(bank),
-            embedding,
-            limit=limit,
-            half_life=seconds("half_life", half_life),
-            weights=weights,
-            now=now,
-            exact=exact,
-        )
-        self._known(bank, found)
-        return found
-
     def duplicates(
         self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
     ) -> Sequence[Hit[MemoryRow]]:
@@ -341,43 +263,12 @@ class MemoryRepository(PagedRepository[MemoryRow, int]):
             self._rows(queries.prune(id_of(bank), half_life=half_life_seconds, keep=keep, below=below))
         )
 
-    def consolidate(
-        self,
-        bank: MemoryBank | int,
-        *,
-        within: float = NEAR,
-        merge: Callable[[Sequence[Memory]], str] | None = None,
-    ) -> int:
-        """Merge memories that mean nearly the same into the newest of them; compares the whole bank.
-
-        The newest memory keeps its vector. It gets the sum of the counts, the highest importance, and the
-        latest use and expiry of its group.
-
-        Args:
-            bank: The bank or its id.
-            within: The greatest cosine distance of a memory to the newest one of its group.
-            merge: Called with a group, the newest first; returns the text to keep. None keeps the newest
-                text.
-
-        Returns:
-            The number of memories deleted.
-
-        Raises:
-            NotFoundError: The bank does not exist.
-        """
-        return consolidate(self._session, id_of(bank), within, merge)
-
     def list(
         self, bank: MemoryBank | int, *, after: str | None = None, limit: int = 100
     ) -> Page[Memory]:
         """Return a page of the bank's memories, in the order in which they were stored."""
         rows = self._all(queries.list_(id_of(bank), after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
-
-    def _known(self, bank: MemoryBank | int, found: Sized) -> None:
-        """Distinguish an empty bank from an unknown one, which raises NotFoundError."""
-        if not len(found) and self._first(memory_banks.get(id_of(bank))) is None:
-            raise unknown_bank(id_of(bank))
 
 
 def _unknown(memory_id: int) -> NotFoundError:

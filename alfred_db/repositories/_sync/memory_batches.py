@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.search import FEW, SMALL_PART, estimate, scan_settings, set_local
-from ...models import Memory
+from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memories as queries
 from ...queries import memory_banks
@@ -23,7 +23,8 @@ from ...search.params import SearchParams
 from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
 from ...vectors.formats import Embedding, MatrixLike, VectorLike, unpack
 from ...vectors.types import Vector
-from .memory_banks import lock_key, unknown_bank
+from .memory_banks import id_of, lock_key, unknown_bank
+from .memory_base import MemoryBase
 from .memory_recall import COMPARED
 
 AT_ONCE = 500
@@ -43,35 +44,55 @@ class _Told:
     ttl: timedelta | None
 
 
-def remember_many(
-    session: Session,
-    bank_id: int,
-    memories: Sequence[NewMemory],
-    embeddings: MatrixLike | None,
-    near: float | None,
-) -> list[RememberedMemory]:
-    """Store each text once, and count repeated texts and near duplicates."""
-    if near is not None:
-        within("near", near, 0, 2)
-    hashes, told = _by_text(memories, embeddings)
-    if not told:
-        return []
-    with translated():
+class MemoryBatches(MemoryBase):
+    """The part of the memory repository that stores many memories at once."""
+
+    def remember_many(
+        self,
+        bank: MemoryBank | int,
+        memories: Sequence[NewMemory],
+        *,
+        embeddings: MatrixLike | None = None,
+        near: float | None = None,
+    ) -> Sequence[RememberedMemory]:
+        """Store several memories.
+
+        Args:
+            bank: The bank or its id.
+            memories: The memories; see `remember`.
+            embeddings: Their vectors, in the same order.
+            near: A cosine distance such as 0.08. A memory within this distance of one in the bank, or of an
+                earlier one in the call, is merged into that one: it is counted there, and the text and vector
+                there are kept.
+
+        Returns:
+            The outcome for each memory, in order.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
+        session, bank_id = self._session, id_of(bank)
         if near is not None:
-            # Concurrent calls with near duplicates do not see each other's rows, so they take turns. The advisory
-            # lock ends with the transaction.
-            session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
-        now = session.scalar(memory_banks.hold(bank_id, for_removal=False))
-        if now is None:
-            raise unknown_bank(bank_id)
-        merged: dict[bytes, int | bytes] = {}
-        if near is not None:
-            merged = _merged_in_bank(session, bank_id, told, near)
-            merged |= _merged_in_batch(told, set(merged), near)
-            _count_in(session, told, merged)
-        new = sorted(text for text in told if text not in merged)
-        stored = _store(session, bank_id, [told[text] for text in new], now)
-    return _outcomes(hashes, told, merged, stored)
+            within("near", near, 0, 2)
+        hashes, told = _by_text(memories, embeddings)
+        if not told:
+            return []
+        with translated():
+            if near is not None:
+                # Concurrent calls with near duplicates do not see each other's rows, so they take turns. The advisory
+                # lock ends with the transaction.
+                session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
+            now = session.scalar(memory_banks.hold(bank_id, for_removal=False))
+            if now is None:
+                raise unknown_bank(bank_id)
+            merged: dict[bytes, int | bytes] = {}
+            if near is not None:
+                merged = _merged_in_bank(session, bank_id, told, near)
+                merged |= _merged_in_batch(told, set(merged), near)
+                _count_in(session, told, merged)
+            new = sorted(text for text in told if text not in merged)
+            stored = _store(session, bank_id, [told[text] for text in new], now)
+        return _outcomes(hashes, told, merged, stored)
 
 
 def _by_text(

@@ -9,14 +9,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ...checks import within
+from ...checks import within as check
 from ...errors import translated
 from ...execution._sync.search import estimate, scan_settings, set_local
-from ...models import Memory
+from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries.shapes.memories import content_hash
-from .memory_banks import unknown_bank
+from .memory_banks import id_of, unknown_bank
+from .memory_base import NEAR, MemoryBase
 from .memory_batches import AT_ONCE, EFFORT
 from .memory_recall import COMPARED
 
@@ -26,31 +27,55 @@ NEIGHBOURS = 20
 _options = {"populate_existing": True, "synchronize_session": False}
 
 
-def consolidate(
-    session: Session, bank_id: int, near: float, merge: Callable[[Sequence[Memory]], str] | None
-) -> int:
-    """Keep the newest memory of each group with the counts of the others; return the number of the others."""
-    within("within", near, 0, 2)
-    removed = 0
-    with translated():
-        if session.scalar(memory_banks.hold(bank_id, for_removal=False)) is None:
-            raise unknown_bank(bank_id)
-        groups = _stars(_pairs(session, bank_id, near))
-        ids = [memory_id for group in groups for memory_id in group]
-        held = session.scalars(queries.hold(ids), execution_options=_options)
-        memories = {memory.id: memory for memory in held}
-        for newest, *others in groups:
-            group = [memories[memory_id] for memory_id in (newest, *others) if memory_id in memories]
-            if newest not in memories or len(group) < 2:
-                continue  # deleted by another transaction meanwhile
-            values = _together(group)
-            if merge is not None:
-                content = merge(group)
-                values |= {"content": content, "content_hash": content_hash(content)}
-            session.execute(queries.remove(others), execution_options=_options)
-            session.execute(queries.change(newest, values), execution_options=_options)
-            removed += len(group) - 1
-    return removed
+class MemoryConsolidation(MemoryBase):
+    """The part of the memory repository that merges memories."""
+
+    def consolidate(
+        self,
+        bank: MemoryBank | int,
+        *,
+        within: float = NEAR,
+        merge: Callable[[Sequence[Memory]], str] | None = None,
+    ) -> int:
+        """Merge memories that mean nearly the same into the newest of them; compares the whole bank.
+
+        The newest memory keeps its vector. It gets the sum of the counts, the highest importance, and the
+        latest use and expiry of its group.
+
+        Args:
+            bank: The bank or its id.
+            within: The greatest cosine distance of a memory to the newest one of its group.
+            merge: Called with a group, the newest first; returns the text to keep. None keeps the newest
+                text.
+
+        Returns:
+            The number of memories deleted.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
+        check("within", within, 0, 2)
+        session, bank_id = self._session, id_of(bank)
+        removed = 0
+        with translated():
+            if session.scalar(memory_banks.hold(bank_id, for_removal=False)) is None:
+                raise unknown_bank(bank_id)
+            groups = _stars(_pairs(session, bank_id, within))
+            ids = [memory_id for group in groups for memory_id in group]
+            held = session.scalars(queries.hold(ids), execution_options=_options)
+            memories = {memory.id: memory for memory in held}
+            for newest, *others in groups:
+                group = [memories[memory_id] for memory_id in (newest, *others) if memory_id in memories]
+                if newest not in memories or len(group) < 2:
+                    continue  # deleted by another transaction meanwhile
+                values = _together(group)
+                if merge is not None:
+                    content = merge(group)
+                    values |= {"content": content, "content_hash": content_hash(content)}
+                session.execute(queries.remove(others), execution_options=_options)
+                session.execute(queries.change(newest, values), execution_options=_options)
+                removed += len(group) - 1
+        return removed
 
 
 def _pairs(session: Session, bank_id: int, near: float) -> list[tuple[int, int]]:

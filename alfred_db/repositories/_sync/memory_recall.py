@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,13 +13,16 @@ from sqlalchemy.orm import Session
 from ...errors import translated
 from ...execution._sync.driver import fetch_rows
 from ...execution._sync.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
-from ...models import Memory
+from ...models import Memory, MemoryBank
 from ...queries import memory_recall as queries
 from ...queries.memories import in_bank
+from ...queries.shapes.memories import seconds
 from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchPath
 from ...values.memories import MemoryRecallResult, MemoryRecallWeights
 from ...vectors.formats import VectorLike
+from .memory_banks import id_of
+from .memory_base import HALF_LIFE, MemoryBase
 
 FIRST, MOST = 50, 1000
 """The initial and the maximum number of candidates; initially five for each hit if that is more."""
@@ -34,7 +37,56 @@ WHOLE = 100_000
 """The largest bank that is compared whole when the maximum number of candidates was not enough."""
 
 
-def recall(
+class MemoryRecall(MemoryBase):
+    """The part of the memory repository that ranks memories by meaning, importance and recency."""
+
+    def recall(
+        self,
+        bank: MemoryBank | int,
+        embedding: VectorLike,
+        *,
+        limit: int = 10,
+        half_life: timedelta = HALF_LIFE,
+        weights: MemoryRecallWeights = MemoryRecallWeights(),
+        now: datetime | None = None,
+        exact: bool | None = None,
+    ) -> MemoryRecallResult:
+        """Return the bank's best memories by similarity x importance x recency; it touches nothing.
+
+        score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), where
+        age is the time from the last use to `now`. The index returns the nearest memories. Their number is
+        doubled until no other memory can have a better score.
+
+        Args:
+            bank: The bank or its id.
+            embedding: The vector.
+            limit: The maximum number of hits.
+            half_life: The age at which recency counts half.
+            weights: The weights w_i of importance and w_r of recency.
+            now: The time for ages; None is the database's time.
+            exact: True compares the whole bank, False never does, None decides by its size.
+
+        Returns:
+            The hits; `certified` is true if no other memory can have a better score.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
+        found = _recalled(
+            self._session,
+            id_of(bank),
+            embedding,
+            limit=limit,
+            half_life=seconds("half_life", half_life),
+            weights=weights,
+            now=now,
+            exact=exact,
+        )
+        self._known(bank, found)
+        return found
+
+
+def _recalled(
     session: Session,
     bank_id: int,
     embedding: VectorLike,
@@ -51,7 +103,7 @@ def recall(
         "embedding": embedding,
         "importance_weight": float(weights.importance),
         "recency_weight": float(weights.recency),
-        "half_life": float(half_life),
+        "half_life": half_life,
         "now": now,
     }
     with translated():

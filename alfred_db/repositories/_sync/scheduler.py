@@ -20,7 +20,7 @@ from ...queries import scheduler as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.scheduler import ScheduleOutcome, ScheduleProblem, SchedulerTick
-from .scheduler_executions import Executions
+from .scheduler_executions import SchedulerExecutions
 
 _Planned = list[tuple[ScheduledTask, Plan]]
 _Invalid = list[ScheduleProblem]
@@ -34,7 +34,7 @@ _LIMITS = {
 }
 
 
-class SchedulerRepository(Executions):
+class SchedulerRepository(SchedulerExecutions):
     """Scheduled tasks and their executions; `alfred_db.cron` computes the slots of a schedule.
 
     A slot is one time of a schedule. `tick` creates the executions of due slots, and any number of schedulers

@@ -21,7 +21,7 @@ from ...values import Page
 from ...values.scheduler import ClaimedExecution
 
 
-class Executions(Repository):
+class SchedulerExecutions(Repository):
     """The methods of the scheduler's repository that workers call."""
 
     def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:

@@ -24,7 +24,7 @@ from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 MAX_CLAIM = 500
 
 
-class HeldTasks(Repository):
+class TaskLeases(Repository):
     """The methods of the task repository that workers call."""
 
     def claim(

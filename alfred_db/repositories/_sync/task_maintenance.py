@@ -17,7 +17,7 @@ from ...values.tasks import QueueHealth
 MAX_BATCH = 10_000
 
 
-class TaskUpkeep(Repository):
+class TaskMaintenance(Repository):
     """The methods of the task repository that a service calls from time to time."""
 
     def age(self, *, after: float = 60.0, limit: int = 1000) -> int:

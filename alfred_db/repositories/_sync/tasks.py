@@ -23,8 +23,8 @@ from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
 from ...values.tasks import NewTask
-from .task_leases import HeldTasks
-from .task_maintenance import MAX_BATCH, TaskUpkeep
+from .task_leases import TaskLeases
+from .task_maintenance import MAX_BATCH, TaskMaintenance
 
 COPIED = 1000
 """More tasks than this are enqueued by COPY."""
@@ -34,7 +34,7 @@ ATTEMPTS = 5
 _columns = table_of(Task).c
 
 
-class TaskRepository(HeldTasks, TaskUpkeep):
+class TaskRepository(TaskLeases, TaskMaintenance):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     def enqueue(
