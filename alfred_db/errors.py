@@ -31,13 +31,17 @@ except DatabaseUnavailable as error:
 from __future__ import annotations
 
 import re
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import psycopg
 from sqlalchemy import exc
+
+from .failures.causes import misconfigured, never_connected, transient
+from .failures.marks import COMMAND, MARK
+from .failures.messages import conceal, driver_error, harmless, without_values
+from .failures.values import in_reading, of_json, why_unreadable
 
 __all__ = [
     "AlfredDBError",
@@ -246,138 +250,12 @@ _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
     "57": (DatabaseUnavailable, "the server is stopping or starting; try again"),
 }
 
-# libpq reports no SQLSTATE for a failed connection attempt: only these texts distinguish the causes. Other errors can be
-# retried. If several hosts were tried, the message contains an error for each.
-_BY_CONNECT_TEXT: tuple[tuple[str, type[AlfredDBError], str], ...] = (
-    (
-        r"password authentication failed|no password supplied|password file|SASL authentication failed"
-        r"|authentication failed for user",
-        ConfigurationError,
-        "check user and password of the database URL",
-    ),
-    (
-        r'role ".*" does not exist|no such user|not permitted to log in',
-        ConfigurationError,
-        "check the user of the database URL",
-    ),
-    (
-        r'database ".*" does not exist|no such database|is not currently accepting connections'
-        r'|database ".*" is disabled|database does not allow connections',
-        ConfigurationError,
-        "create the database, or name another in the URL",
-    ),
-    (
-        r"bouncer config error|server login failed",
-        ConfigurationError,
-        "the pooler cannot log in to the server: its log has the reason, and its configuration user and password",
-    ),
-    (r"permission denied for", ConfigurationError, "grant the role the missing right, or use another role"),
-    (
-        r"pg_hba\.conf|does not support SSL|sslmode|certificate|SSL error|sslrootcert|channel binding|GSSAPI"
-        r"|private key|server requires encryption|authentication method",
-        ConfigurationError,
-        "check sslmode in the URL, the certificates, and pg_hba.conf on the server",
-    ),
-    (
-        r"unsupported startup parameter",
-        ConfigurationError,
-        "a pooler refuses what the connection asks for: take it out of the URL and of PGOPTIONS, or add it to the"
-        " pooler's ignore_startup_parameters",
-    ),
-    (
-        r"invalid connection option|invalid .* value|invalid value for parameter|invalid integer value"
-        r"|unrecognized configuration parameter|invalid command-line argument|invalid port number"
-        r"|could not match .* port numbers|definition of service|service file|is not supported",
-        ConfigurationError,
-        "check the parameters of the database URL",
-    ),
-)
-
-_ONCE_MORE: tuple[tuple[str, str], ...] = (
-    (
-        r"session is (not )?read-only|server is (not )?in hot standby mode",
-        "no server among the hosts is what target_session_attrs asks for; a failover may be on its way: try again",
-    ),
-    (
-        r"the database system is|not yet accepting connections|bouncer is shutting down",
-        "the server is stopping or starting; try again",
-    ),
-    (
-        r"too many (clients|connections)|connection slots|no more connections allowed|client connections exceeded"
-        r"|query_wait_timeout",
-        "the server has no connection to spare; try again, or use fewer connections",
-    ),
-    (
-        r"server login has been failing, try again|client_login_timeout|server DNS lookup failed",
-        "the pooler cannot reach the server or log in to it, and its log has the reason: try again",
-    ),
-    (
-        r"due to (idle-session|idle-in-transaction) timeout|client_idle_timeout|idle transaction timeout",
-        "the server has ended a connection that idled for too long; run the transaction again",
-    ),
-)
-"""Messages of transient errors, without SQLSTATE or of a pooler.
-
-At such an error nothing has been executed or committed.
-"""
-
 _RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
-
-
-def constraint_name(error: psycopg.Error) -> str | None:
-    """Return the name of the violated constraint.
-
-    It is parsed from the message if a proxy such as Citus does not fill the diagnostics.
-    """
-    if error.diag.constraint_name:
-        return error.diag.constraint_name
-    found = re.search(r'constraint "([^"]+)"', error.diag.message_primary or "")
-    return re.sub(r"_\d{6,}$", "", found.group(1)) if found else None
-
-
-_MARK = "alfred_db_mark"
-_MOST_BYTES = (1 << 30) - (1 << 16)
-
-
-_COMMAND = "alfred_db_upgrade"
-
-
-def note_upgrade(error: BaseException, command: Callable[[], str]) -> None:
-    """Attach the command that upgrades the database to an error, for its message.
-
-    Args:
-        error: The error; only a missing table, column or schema is annotated.
-        command: Returns the command; called only if needed.
-    """
-    if isinstance(error, psycopg.Error) and _BY_SQLSTATE.get(error.sqlstate or "", ("", ""))[1] is _UPGRADE:
-        setattr(error, _COMMAND, command())
 
 
 def failed_transaction() -> InvalidTransition:
     """Return the error for a COMMIT that the server would answer with a rollback but without an error."""
     return InvalidTransition(f"a statement of this transaction has failed, so that {_TRY_IN_A_SAVEPOINT}")
-
-
-def mark_lost(error: BaseException, parameters: Any) -> None:
-    """Mark an error of a lost connection as before any COMMIT, so that nothing of the transaction remains.
-
-    A message of a gigabyte or more ends the connection too, at any time.
-    """
-    if isinstance(error, psycopg.Error):
-        setattr(error, _MARK, "too large" if _bytes_of(parameters) > _MOST_BYTES else "lost")
-
-
-def _bytes_of(value: Any) -> int:
-    """Return the approximate size of a value in a message in bytes."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode(errors="replace"))
-    if value.__class__ in (bytes, bytearray):
-        return len(value)
-    if value.__class__ is dict:
-        return sum(_bytes_of(one) for one in value.values())
-    if value.__class__ in (list, tuple):
-        return sum(_bytes_of(one) for one in value)
-    return int(getattr(value, "nbytes", 8))
 
 
 def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | None:
@@ -405,14 +283,14 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         return original
     if not isinstance(original, psycopg.Error):
         return None
-    mark = getattr(original, _MARK, None)
+    mark = getattr(original, MARK, None)
     if mark == "too large" or "invalid message length" in str(original):
         return InvalidInputError(
             "the values of the statement have a gigabyte or more; store them in several parts"
         )
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
-    text = _without_values(original)[:300]
+    text = without_values(original)[:300]
     if original.sqlstate == "08P01" and (pooled := _of_a_pooler(text)) is not None:
         return pooled
     if original.sqlstate == "23514" and "violates partition constraint" in text:
@@ -429,7 +307,7 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if found is None:
         return None
     kind, advice = found
-    if (command := getattr(original, _COMMAND, None)) is not None:
+    if (command := getattr(original, COMMAND, None)) is not None:
         advice = f"run {command}"
     return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE or mark == "lost")
 
@@ -440,50 +318,12 @@ def _of_a_pooler(text: str) -> DatabaseUnavailable | None:
         return DatabaseUnavailable(
             f"{text}: the statement took longer than the pooler's query_timeout; do less in one, or raise it"
         )
-    found = _once_more(text)
+    found = transient(text)
     return None if found is None else DatabaseUnavailable(f"{text}: {found}", retryable=True)
 
 
-def _once_more(text: str) -> str | None:
-    """Return the advice for a transient error, or None."""
-    return next((advice for pattern, advice in _ONCE_MORE if re.search(pattern, text)), None)
-
-
-def _without_values(error: psycopg.Error) -> str:
-    """Return the message of the server on one line.
-
-    Where it quotes the refused value (class 22), the value is left out.
-    """
-    text = error.diag.message_primary or type(error).__name__
-    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-    quotes = (error.sqlstate or "")[:2] == "22" or re.search(r"\b(tsquery|jsonpath)\b", text)
-    return _UNQUOTED.sub(r'\1"..."', text) if quotes else text
-
-
-_UNQUOTED = re.compile(
-    r"""()".*"|(?<!\w)()'.*'(?!\w)|(?<=byte sequence )(for encoding ".*": )0x.*|[„“”«»「].*[“”«»」]"""
-)
-"""Quoted values, in the languages of the server.
-
-It matches from the first quote to the last, because the value may contain quotes.
-"""
-
-
-def _harmless(error: psycopg.Error) -> str:
-    """Return the message of an error of the driver without values of the server."""
-    if error.sqlstate is not None:
-        return _without_values(error)
-    text = " ".join(str(error).split())
-    return _UNQUOTED.sub(r'\1"..."', text) if isinstance(error, psycopg.DataError) else text
-
-
-def _driver_error(error: exc.SQLAlchemyError | psycopg.Error) -> psycopg.Error | None:
-    found = error.orig if isinstance(error, exc.StatementError) else error
-    return found if isinstance(found, psycopg.Error) else None
-
-
 def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None:
-    whole = _harmless(original)
+    whole = harmless(original)
     text = whole[:500]
     if isinstance(original, psycopg.DataError):
         return InvalidInputError(f"{text}: use a value that the column allows")
@@ -496,14 +336,13 @@ def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None
         # The end of the connection, reported by the server and again by a pooler, before or after the response.
         return DatabaseUnavailable(
             f"the connection was lost during {several[1]}: check that the server runs and can be reached",
-            retryable=several[1] != "COMMIT" or hasattr(original, _MARK),
+            retryable=several[1] != "COMMIT" or hasattr(original, MARK),
         )
     # With several hosts the message has an error for each; one transient error is enough to retry.
-    if (advice := _once_more(whole)) is not None:
+    if (advice := transient(whole)) is not None:
         return DatabaseUnavailable(f"{text}: {advice}", retryable=True)
-    for pattern, kind, advice in _BY_CONNECT_TEXT:
-        if re.search(pattern, whole):
-            return kind(f"{text}: {advice}")
+    if (advice := misconfigured(whole)) is not None:
+        return ConfigurationError(f"{text}: {advice}")
     if isinstance(original, psycopg.OperationalError):
         advice = "check that the server runs and can be reached"
         return DatabaseUnavailable(f"{text}: {advice}", retryable=_never_connected(original, text))
@@ -512,9 +351,9 @@ def _translate_without_sqlstate(original: psycopg.Error) -> AlfredDBError | None
 
 def _never_connected(original: psycopg.Error, text: str) -> bool:
     """Whether nothing of the unit of work can have run, so that to run it again cannot apply it twice."""
-    if isinstance(original, psycopg.errors.ConnectionTimeout) or hasattr(original, _MARK):
+    if isinstance(original, psycopg.errors.ConnectionTimeout) or hasattr(original, MARK):
         return True
-    return bool(re.search(r"connection failed|connection to server .* failed|failed to resolve host", text))
+    return never_connected(text)
 
 
 def translated() -> _Translation:
@@ -523,33 +362,6 @@ def translated() -> _Translation:
     A programming error is raised unchanged.
     """
     return _TRANSLATION
-
-
-def conceal(error: BaseException | None, *, statements: bool = True) -> None:
-    """Remove values, parameters and `statements` from the messages of an error and of its causes.
-
-    A traceback prints the whole chain, and DETAIL and CONTEXT of the server quote rows. The types of the
-    errors do not change, and the `diag` of an error of the driver keeps all details of the server.
-    """
-    waiting, seen = [error], set[int]()
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, exc.StatementError):
-            waiting.append(one.orig)
-            kind = type(one.orig)
-            text = _harmless(one.orig) if isinstance(one.orig, psycopg.Error) else "a value cannot be sent"
-            one.args = (f"({kind.__module__}.{kind.__qualname__}) {text}",)
-            one.params, one.hide_parameters = None, True
-            if statements:
-                one.statement = None
-        elif isinstance(one, psycopg.Error):
-            one.args = (_harmless(one),)
-        elif isinstance(one, UnicodeEncodeError):
-            one.args, one.object, one.start, one.end = (), "", 0, 0
 
 
 class _Translation:
@@ -580,12 +392,12 @@ class _Translation:
             raise InvalidInputError(
                 "a text holds a lone surrogate, which no UTF-8 can hold; decode it with errors='replace'"
             ) from None
-        if _in_reading(error):
+        if in_reading(error, SchemaDriftError):
             reason = why_unreadable(error)
             raise UnreadableRow(
                 f"a row cannot be read, {reason}; find it by SQL, and correct the value or delete the row"
             ) from None
-        if isinstance(error, TypeError | ValueError | RecursionError) and _of_json(error):
+        if isinstance(error, TypeError | ValueError | RecursionError) and of_json(error):
             raise InvalidInputError(
                 f"a value is not JSON ({shown(error)}); pass a value that json.dumps accepts"
             ) from None
@@ -593,43 +405,10 @@ class _Translation:
             ours = translate(error)
             conceal(error, statements=ours is not None)
             if ours is not None:
-                ours.original = ours.original or _driver_error(error)
+                ours.original = ours.original or driver_error(error)
                 raise ours from (None if ours is getattr(error, "orig", None) else error)
         elif isinstance(error, AlfredDBError):
             conceal(error)
 
 
 _TRANSLATION = _Translation()
-
-
-_READING = {"fetchone", "fetchmany", "fetchall", "process_result_value"}
-
-
-def _in_reading(error: BaseException | None) -> bool:
-    """Whether the error comes from reading a value that the server has sent."""
-    found = error.orig if isinstance(error, exc.DataError) else error
-    if not isinstance(
-        found, ValueError | ArithmeticError | RecursionError | psycopg.DataError | SchemaDriftError
-    ):
-        return False
-    if isinstance(found, psycopg.Error) and found.sqlstate is not None:
-        return False
-    return any(frame.f_code.co_name in _READING for frame, _ in traceback.walk_tb(found.__traceback__))
-
-
-def why_unreadable(error: BaseException | None) -> str:
-    """The reason why a value cannot be read, without the value."""
-    found = error.orig if isinstance(error, exc.DataError) else error
-    if isinstance(found, RecursionError):
-        return "its JSON is nested more deeply than Python can read"
-    if isinstance(found, psycopg.DataError | ArithmeticError):
-        return "it is outside of the years 1 to 9999, or of what Python can hold"
-    if isinstance(found, SchemaDriftError):
-        return str(found)
-    return "its JSON has a number of more digits than Python reads (sys.set_int_max_str_digits)"
-
-
-def _of_json(error: Exception) -> bool:
-    """Return whether an error was raised while the driver serialised a value as JSON."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == "json.encoder" for frame, _ in frames)

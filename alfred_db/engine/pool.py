@@ -18,7 +18,8 @@ from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from ..config import command
-from ..errors import ConfigurationError, failed_transaction, mark_lost, note_upgrade
+from ..errors import ConfigurationError, failed_transaction
+from ..failures.marks import mark_lost, note_upgrade
 from ..server.databases import VERSION_TABLES, not_utf8
 from ..types import bind_text
 

@@ -23,6 +23,7 @@ ROOMS = (
     "alfred_db/engine",
     "alfred_db/errors.py",
     "alfred_db/execution",
+    "alfred_db/failures",
     "alfred_db/indexes",
     "alfred_db/interchange",
     "alfred_db/migrate",

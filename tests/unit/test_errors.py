@@ -21,10 +21,10 @@ from alfred_db.errors import (
     InvalidInputError,
     LeaseLost,
     SchemaOutdatedError,
-    constraint_name,
     translate,
     translated,
 )
+from alfred_db.failures.messages import constraint_name
 
 SECRET = "s3cr3t-Wort"
 

@@ -20,7 +20,8 @@ from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
 from ...engine.session import DirectSession, state_of, take
-from ...errors import UnreadableRow, mark_lost, translated
+from ...errors import UnreadableRow, translated
+from ...failures.marks import mark_lost
 from ...queries.shapes.driver_statement import DriverStatement, Tenant
 from ...types import bind_text
 from .unreadable import located
