@@ -31,6 +31,7 @@ COMMANDS = {
         "maintain",
         "Create the coming partitions of the broker's request log and of the events, and detach or drop old ones.",
     ),
+    "mcp": ("mcp", "Serve the data to models over the Model Context Protocol."),
     "schedule": ("schedule", "Scheduled tasks."),
     "server": (
         "server",

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -17,6 +14,7 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..worker import AsyncWorker, Worker
 from ..worker.workers import is_asynchronous
+from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 
 __all__ = ["handlers_of", "worker"]
@@ -111,22 +109,7 @@ def handlers_of(app: str) -> Mapping[str, Callable[..., Any]]:
     Raises:
         ConfigurationError: The module cannot be imported, or the name is not a mapping of handlers.
     """
-    module_name, colon, name = app.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigurationError(f"--app {app!r}: expected MODULE:NAME, such as myapp.tasks:handlers")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # one that the module itself imports
-        raise ConfigurationError(
-            f"--app {app!r}: there is no module {module_name!r}; it is looked for in {os.getcwd()} and in sys.path"
-        ) from None
-    found = getattr(module, name, None)
-    if found is None:
-        raise ConfigurationError(f"--app {app!r}: {module_name} has no {name!r}; define it as a dict")
+    found = named_object("--app", app, "myapp.tasks:handlers", "define it as a dict")
     if not isinstance(found, Mapping):
         raise ConfigurationError(
             f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease)"

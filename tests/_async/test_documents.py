@@ -210,6 +210,22 @@ async def test_hybrid_search_finds_what_meaning_alone_does_not(documents: AsyncD
     assert by_both > by_meaning
 
 
+async def test_words_alone_find_documents_without_any_vector(documents: AsyncDocumentRepository) -> None:
+    once = (await documents.add("a kettle", title="tea", metadata={"kind": "x"})).id
+    other = (await documents.add("a long text about a kettle and other things", embedding=UNIT)).id
+    await documents.add("a dog", embedding=UNIT)
+    found = await documents.hybrid_search("kettle", None)
+    assert [hit.row.id for hit in found] == [once, other]
+    assert [(hit.distance, dict(hit.ranks)) for hit in found] == [(None, {"text": 1}), (None, {"text": 2})]
+    assert [
+        hit.row.id
+        for hit in await documents.hybrid_search(
+            "kettle", None, where=Filter(must=[eq("metadata.kind", "x")])
+        )
+    ] == [once]
+    assert len(await documents.hybrid_search("", None)) == 0
+
+
 async def test_documents_without_a_vector_are_not_found_by_meaning(
     documents: AsyncDocumentRepository,
 ) -> None:

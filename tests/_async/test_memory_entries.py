@@ -42,6 +42,8 @@ async def test_an_entry_is_stored_and_found(entries: AsyncMemoryEntryRepository)
         "vector": 1,
         "text": 1,
     }
+    (by_word,) = await entries.hybrid_search("project", "boiling water", None)
+    assert (by_word.row.id, by_word.distance, dict(by_word.ranks)) == (entry.id, None, {"text": 1})
     assert await entries.get(uuid.uuid4()) is None
 
 

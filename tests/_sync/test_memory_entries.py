@@ -43,6 +43,8 @@ def test_an_entry_is_stored_and_found(entries: MemoryEntryRepository) -> None:
         "vector": 1,
         "text": 1,
     }
+    (by_word,) = entries.hybrid_search("project", "boiling water", None)
+    assert (by_word.row.id, by_word.distance, dict(by_word.ranks)) == (entry.id, None, {"text": 1})
     assert entries.get(uuid.uuid4()) is None
 
 

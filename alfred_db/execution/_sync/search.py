@@ -207,7 +207,7 @@ def hybrid_search(
     session: Session,
     model: type[Base],
     text: str,
-    embedding: VectorLike,
+    embedding: VectorLike | None,
     *,
     tsvector: ColumnElement[Any],
     trigram: ColumnElement[str] | None = None,
@@ -224,7 +224,7 @@ def hybrid_search(
         session: The session whose transaction is used.
         model: A model with a vector index.
         text: The words to search for.
-        embedding: The vector to search for.
+        embedding: The vector to search for; None ranks by words alone.
         tsvector: The column or expression of the text index.
         trigram: A column whose similar spellings are a third ranking; needs pg_trgm.
         limit: The maximum number of hits.
@@ -236,26 +236,42 @@ def hybrid_search(
     """
     check_word("match", match, Match)
     parameters: dict[str, Any] = {
-        "embedding": embedding,
         "language": language,
         **words(text, match),
-        "vector_weight": float(weights.vector),
         "text_weight": float(weights.text),
     }
+    nearest = embedding is not None
+    if nearest:
+        parameters |= {"embedding": embedding, "vector_weight": float(weights.vector)}
     if trigram is not None:
         parameters |= {"text": text, "trigram_weight": float(weights.trigram)}
     condition = expression(model, where)
     with translated():
-        set_local(session, scan_settings(candidates, SearchParams(), iterative=condition is not None))
+        if nearest:
+            set_local(
+                session, scan_settings(candidates, SearchParams(), iterative=condition is not None)
+            )
         if condition is None:
-            best = hybrid.hybrid(model, tsvector, trigram, limit=limit, candidates=candidates, match=match)
+            best = hybrid.hybrid(
+                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, nearest=nearest
+            )
             rows = fetch_rows(session, best, parameters)
         else:
             matching = hybrid.hybrid_where(
-                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, where=condition
+                model,
+                tsvector,
+                trigram,
+                limit=limit,
+                candidates=candidates,
+                match=match,
+                where=condition,
+                nearest=nearest,
             )
             rows = _rows(session, matching, parameters)
-    path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
+    if not nearest:
+        path = SearchPath.EXACT
+    else:
+        path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
 

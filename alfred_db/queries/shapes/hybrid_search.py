@@ -48,6 +48,7 @@ def hybrid(
     limit: int,
     candidates: int,
     match: Match,
+    nearest: bool = True,
 ) -> AnySelect:
     """Select the best rows of all legs.
 
@@ -61,8 +62,10 @@ def hybrid(
         limit: Maximum number of rows.
         candidates: Maximum number of rows of each leg.
         match: Whether all words must match, or any.
+        nearest: Whether there is a leg by vector; without it the parameters `embedding` and `vector_weight`
+            are not used.
     """
-    return _fused(model, tsvector, trigram, limit, candidates, match, None)
+    return _fused(model, tsvector, trigram, limit, candidates, match, None, nearest)
 
 
 def hybrid_where(
@@ -74,9 +77,10 @@ def hybrid_where(
     candidates: int,
     match: Match,
     where: ColumnElement[bool],
+    nearest: bool = True,
 ) -> AnySelect:
     """Select the best rows of all legs that match a filter; the other arguments are those of `hybrid`."""
-    return _fused(model, tsvector, trigram, limit, candidates, match, where)
+    return _fused(model, tsvector, trigram, limit, candidates, match, where, nearest)
 
 
 def _fused(
@@ -87,6 +91,7 @@ def _fused(
     candidates: int,
     match: Match,
     where: ColumnElement[bool] | None,
+    by_vector: bool,
 ) -> AnySelect:
     identity = table_of(model).c.id
     most = literal_limit(candidates)
@@ -105,10 +110,10 @@ def _fused(
     query = materialized(select(tsquery(bound_language(), match).label("query")), "words")
     asked = select(query.c.query).scalar_subquery()
     text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
-    legs = {
-        "vector": leg("by_vector", distance(model).label("distance"), has_vector(model), nearest=True),
-        "text": leg("by_text", text_rank.label("rank"), tsvector.op("@@")(asked)),
-    }
+    legs: dict[str, CTE] = {}
+    if by_vector:
+        legs["vector"] = leg("by_vector", distance(model).label("distance"), has_vector(model), nearest=True)
+    legs["text"] = leg("by_text", text_rank.label("rank"), tsvector.op("@@")(asked))
     if trigram is not None:
         spelled = bindparam("text", type_=Text)
         similar = func.similarity(trigram, spelled).label("similarity")

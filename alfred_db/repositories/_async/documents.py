@@ -166,7 +166,7 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
     async def hybrid_search(
         self,
         text: str,
-        embedding: VectorLike,
+        embedding: VectorLike | None,
         *,
         limit: int = 10,
         where: Where | None = None,
@@ -179,7 +179,7 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
 
         Args:
             text: The words to search for.
-            embedding: The vector to search for.
+            embedding: The vector to search for; None ranks by words alone.
             limit: The maximum number of hits.
             where: Only documents that match this filter.
             weights: The weight of each ranking.

@@ -174,7 +174,7 @@ class AsyncMemoryRepository(
         self,
         bank: MemoryBank | int,
         text: str,
-        embedding: VectorLike,
+        embedding: VectorLike | None,
         *,
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
@@ -185,7 +185,7 @@ class AsyncMemoryRepository(
         Args:
             bank: The bank or its id.
             text: The words to search for.
-            embedding: A vector of 384 dimensions.
+            embedding: A vector of 384 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each ranking.
             match: Whether any or all of the words must occur.

@@ -140,7 +140,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         self,
         namespace: str,
         text: str,
-        embedding: VectorLike,
+        embedding: VectorLike | None,
         *,
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
@@ -151,7 +151,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         Args:
             namespace: The namespace.
             text: The words to search for.
-            embedding: A vector of 768 dimensions.
+            embedding: A vector of 768 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each ranking.
             match: Whether any or all of the words must occur.

@@ -167,7 +167,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
     def hybrid_search(
         self,
         text: str,
-        embedding: VectorLike,
+        embedding: VectorLike | None,
         *,
         limit: int = 10,
         where: Where | None = None,
@@ -180,7 +180,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
 
         Args:
             text: The words to search for.
-            embedding: The vector to search for.
+            embedding: The vector to search for; None ranks by words alone.
             limit: The maximum number of hits.
             where: Only documents that match this filter.
             weights: The weight of each ranking.

@@ -141,7 +141,7 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         self,
         namespace: str,
         text: str,
-        embedding: VectorLike,
+        embedding: VectorLike | None,
         *,
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
@@ -152,7 +152,7 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         Args:
             namespace: The namespace.
             text: The words to search for.
-            embedding: A vector of 768 dimensions.
+            embedding: A vector of 768 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each ranking.
             match: Whether any or all of the words must occur.

@@ -1,0 +1,71 @@
+"""The server: the groups of tools that were asked for, over one database or tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mcp.server import MCPServer
+
+from ..database import AsyncDatabase
+from ..errors import ConfigurationError
+from . import GROUPS, agent_memory, vector_store
+from .embedding import Embedder
+from .tools import Tools
+
+__all__ = ["create_server", "serve_stdio"]
+
+_REGISTER: dict[str, Callable[[Tools], None]] = {
+    "vector-store": vector_store.register,
+    "agent-memory": agent_memory.register,
+}
+
+INSTRUCTIONS = (
+    "Tools over the data of an agent platform in one PostgreSQL database. Lists have pages: pass `next` as"
+    " `after`. A result with a `note` was cut. An error message says what to do next."
+)
+
+
+def create_server(
+    database: AsyncDatabase,
+    *,
+    groups: Sequence[str] = GROUPS,
+    embedder: Embedder | None = None,
+    read_only: bool = False,
+) -> MCPServer[Any]:
+    """Return a server of the SDK with groups of tools; it runs nothing.
+
+    Args:
+        database: The database, or one tenant of it. The caller closes it.
+        groups: The names of the groups.
+        embedder: A function, plain or async, from a list of texts to one vector for each.
+        read_only: Leave out all tools that write.
+
+    Raises:
+        ConfigurationError: A group is unknown, or none was named.
+    """
+    server: MCPServer[Any] = MCPServer("alfred-db", instructions=INSTRUCTIONS, log_level="WARNING")
+    tools = Tools(server, database, embedder, read_only)
+    for name in checked_groups(groups):
+        _REGISTER[name](tools)
+    return server
+
+
+def checked_groups(groups: Sequence[str]) -> list[str]:
+    """Return the names in the order of `GROUPS`, each once.
+
+    Raises:
+        ConfigurationError: A group is unknown, or none was named.
+    """
+    unknown = sorted(set(groups) - set(_REGISTER))
+    if unknown or not groups:
+        raise ConfigurationError(
+            f"--tools: unknown group {', '.join(unknown) or '(none)'}; expected some of {','.join(_REGISTER)}"
+        )
+    return [name for name in _REGISTER if name in groups]
+
+
+async def serve_stdio(server: MCPServer[Any], database: AsyncDatabase) -> None:
+    """Serve one client over stdin and stdout until it closes them."""
+    async with database:
+        await server.run_stdio_async()
