@@ -227,11 +227,11 @@ def plan(task: ScheduledTask, now: datetime) -> Plan:
         skipped = Slot(task.id, found.slots[-1], chosen.dropped - 1, exclusive=False, skipped_at=now)
         return Plan([skipped], chosen.dropped, found.next)
     exclusive = task.overlap_policy is OverlapPolicy.SKIP
-    filed = [
+    slots = [
         Slot(task.id, slot, chosen.dropped if number == 0 else 0, exclusive)
         for number, slot in enumerate(chosen.slots)
     ]
-    return Plan(filed, chosen.dropped, found.next)
+    return Plan(slots, chosen.dropped, found.next)
 
 
 def _latest(

@@ -27,6 +27,9 @@ SAMPLE = frozenset(
         "task_leases",
         "task_queues",
         "events",
+        "event_consumers",
+        "event_partitions",
+        "event_restores",
         "messages",
         "conversations",
         "workflow_steps",  # functions of the caller that are called

@@ -83,8 +83,8 @@ class Notifier:
         def committed(session: Session) -> None:
             # Releasing a savepoint commits nothing: the tasks are announced when the transaction itself commits.
             state = state_of(session)
-            if state.filed and session.get_nested_transaction() is None:
-                state.filed = False
+            if state.enqueued and session.get_nested_transaction() is None:
+                state.enqueued = False
                 self.notify()
 
         event.listen(sessions, "after_commit", committed)

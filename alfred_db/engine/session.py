@@ -69,7 +69,7 @@ class SessionState:
     """The transaction in which `settings` were made; they end with it."""
     set_within: object | None = None
     """The savepoint in which they were made; they end with it if it is rolled back."""
-    filed: bool = False
+    enqueued: bool = False
     """Whether tasks were enqueued: workers are notified after the commit."""
 
 

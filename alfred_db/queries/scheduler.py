@@ -179,7 +179,7 @@ def _left_out(without: Sequence[int]) -> list[ColumnElement[bool]]:
     return [ScheduledTask.id != func.all(literal(list(without), ARRAY(BigInteger)))]
 
 
-def file(slots: Sequence[Slot]) -> ReturningInsert[int, int | None, datetime]:
+def create_executions(slots: Sequence[Slot]) -> ReturningInsert[int, int | None, datetime]:
     """Insert an execution for each slot that has none.
 
     An exclusive slot is skipped if its task has an execution that is pending or running.

@@ -45,7 +45,7 @@ class SchedulerTick:
 
     now: datetime | None
     """The time of the database that it used; None if no task was due."""
-    filed: Sequence[int]
+    created: Sequence[int]
     """Ids of the executions that it created, which can now be claimed."""
     skipped: int
     """Number of slots that are not run: dropped by the misfire policy, or overlapping."""

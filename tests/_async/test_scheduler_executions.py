@@ -300,7 +300,7 @@ async def test_a_task_can_be_claimed_while_an_execution_of_it_is_filed(committed
         task = await task_due(AsyncSchedulerRepository(uow.session))
     async with committed.session() as by_hand, committed.session() as other:
         await AsyncSchedulerRepository(by_hand).trigger(task.id)
-        assert len((await AsyncSchedulerRepository(other).tick()).filed) == 1
+        assert len((await AsyncSchedulerRepository(other).tick()).created) == 1
 
 
 @pytest.mark.parametrize(("limit", "lease"), [(0, 60), (1001, 60), (1, 0), (1, -1), (1, 1e12)])

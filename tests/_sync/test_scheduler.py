@@ -2,36 +2,28 @@
 from __future__ import annotations
 
 import inspect
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from _sync.scheduled import all_executions, executions_of, set_next_run, task_due
-from plans import Explain
-from sqlalchemy import Select, func, insert, literal_column, select, text, update
-from sqlalchemy.orm import Session
+from _sync.scheduled import executions_of, task_due
+from sqlalchemy import update
 
 from alfred_db import (
     Database,
-    ExecutionStatus,
     MisfirePolicy,
     OverlapPolicy,
-    ScheduledExecution,
     ScheduledTask,
     ScheduleOutcome,
     cron,
 )
 from alfred_db.errors import (
-    ConflictError,
     InvalidCron,
     InvalidInputError,
     NotFoundError,
 )
-from alfred_db.queries import leases
 from alfred_db.queries import scheduler as queries
-from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.scheduler import SchedulerRepository
 
@@ -205,7 +197,7 @@ def test_only_another_schedule_begins_now(scheduler: SchedulerRepository) -> Non
     assert changed.next_run_at is not None
     assert changed.next_run_at > datetime.now(UTC) - timedelta(minutes=5)
     assert changed.next_run_at.minute == 30
-    assert (scheduler.tick()).filed == []
+    assert (scheduler.tick()).created == []
 
 
 def test_another_time_zone_begins_now(scheduler: SchedulerRepository) -> None:
@@ -222,7 +214,7 @@ def test_deactivation_beats_a_due_slot(scheduler: SchedulerRepository) -> None:
     task = task_due(scheduler)
     paused = scheduler.pause(task.id)
     assert (paused.is_active, paused.next_run_at) == (False, None)
-    assert (scheduler.tick()).filed == []
+    assert (scheduler.tick()).created == []
     scheduler.pause(task.id)
     edited = scheduler.update(task.id, schedule="* * * * *")
     assert edited.next_run_at is None
@@ -233,7 +225,7 @@ def test_a_task_that_is_switched_off_by_other_means_is_not_run(
 ) -> None:
     task_due(scheduler)
     scheduler._session.execute(update(ScheduledTask).values(is_active=False))
-    assert (scheduler.tick()).filed == []
+    assert (scheduler.tick()).created == []
 
 
 def test_a_task_is_moved_on_only_from_the_slot_that_was_seen(
@@ -258,19 +250,19 @@ def test_resuming_goes_on_from_now(scheduler: SchedulerRepository) -> None:
     assert resumed.is_active
     assert resumed.next_run_at is not None
     assert resumed.next_run_at > datetime.now(UTC) - timedelta(minutes=5)
-    assert (scheduler.tick()).filed == []
+    assert (scheduler.tick()).created == []
 
 
 def test_resuming_what_runs_keeps_its_due_slot(scheduler: SchedulerRepository) -> None:
     task = task_due(scheduler)
     scheduler.resume(task.id)
-    assert len((scheduler.tick()).filed) == 1
+    assert len((scheduler.tick()).created) == 1
 
 
 def test_a_paused_task_is_filed_as_such(scheduler: SchedulerRepository) -> None:
     task, _ = scheduler.create("report", "report.run", "* * * * *", is_active=False)
     assert task.next_run_at is None
-    assert (scheduler.tick()).filed == []
+    assert (scheduler.tick()).created == []
 
 
 def test_an_unknown_task_is_one_clear_error(scheduler: SchedulerRepository) -> None:
@@ -321,306 +313,9 @@ def test_pages_of_tasks_and_of_history_cover_everything_once(
         scheduler.history(task.id, after="x")
 
 
-def test_a_tick_files_the_slot_and_moves_on(scheduler: SchedulerRepository) -> None:
-    task = task_due(scheduler)
-    slot = task.next_run_at
-    assert slot is not None
-    tick = scheduler.tick()
-    (execution,) = executions_of(scheduler)
-    assert tick.filed == [execution.id]
-    assert (tick.skipped, tick.invalid, tick.full) == (0, [], False)
-    assert (execution.task_id, execution.scheduled_at, execution.status) == (
-        task.id,
-        slot,
-        ExecutionStatus.PENDING,
-    )
-    moved = scheduler.get(task.id)
-    assert moved is not None
-    assert moved.next_run_at is not None
-    assert (moved.next_run_at.month, moved.next_run_at.day) == (2, 29)
-    again = scheduler.tick()
-    assert (again.now, again.filed, again.full) == (None, [], False)
-
-
-def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: SchedulerRepository) -> None:
-    task = task_due(scheduler)
-    scheduler.tick()
-    scheduler._session.execute(
-        update(ScheduledTask).values(next_run_at=select(ScheduledExecution.scheduled_at).scalar_subquery())
-    )
-    assert (scheduler.tick()).filed == []
-    assert len(executions_of(scheduler)) == 1
-    moved = scheduler.get(task.id)
-    assert moved is not None
-    assert moved.next_run_at is not None
-    assert moved.next_run_at > datetime.now(UTC)
-
-
-def test_a_tick_takes_so_many_and_says_that_there_are_more(scheduler: SchedulerRepository) -> None:
-    for _ in range(5):
-        task_due(scheduler)
-    tick = scheduler.tick(limit=3)
-    assert (len(tick.filed), tick.full) == (3, True)
-    tick = scheduler.tick(limit=3)
-    assert (len(tick.filed), tick.full) == (2, False)
-    for limit in (0, 1001):
-        with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000"):
-            scheduler.tick(limit=limit)
-
-
-def test_downtime_per_policy(scheduler: SchedulerRepository) -> None:
-    down = timedelta(hours=5, minutes=30)
-    settings: dict[str, Any] = {"schedule": "0 * * * *", "misfire_grace_seconds": 0}
-    skip = task_due(scheduler, down, misfire_policy=MisfirePolicy.SKIP, **settings)
-    latest = task_due(scheduler, down, misfire_policy=MisfirePolicy.LATEST, **settings)
-    every = task_due(scheduler, down, misfire_policy=MisfirePolicy.ALL, **settings)
-    some = task_due(scheduler, down, misfire_policy=MisfirePolicy.ALL, max_catchup=2, **settings)
-    scheduler.tick()
-    total = len((scheduler.history(every.id)).items)
-    assert total in (6, 7)  # the stored one, and the full hours since
-
-    def found(task: ScheduledTask) -> list[tuple[str, int]]:
-        return [(str(row.status), row.missed_slots) for row in scheduler.history(task.id)]
-
-    assert found(skip) == [("skipped", total - 1)]
-    assert found(latest) == [("pending", total - 1)]
-    assert found(every) == [("pending", 0)] * total
-    assert found(some) == [("pending", 0), ("pending", total - 2)]
-
-
-def test_slots_within_the_grace_are_late_and_not_missed(scheduler: SchedulerRepository) -> None:
-    down = timedelta(minutes=4)
-    for policy in MisfirePolicy:
-        task = task_due(
-            scheduler, down, schedule="* * * * *", misfire_policy=policy, misfire_grace_seconds=600
-        )
-        scheduler.tick()
-        rows = list(scheduler.history(task.id))
-        assert len(rows) in (4, 5)
-        assert [row.missed_slots for row in rows] == [0] * len(rows)
-
-
-def test_a_task_that_was_filed_by_other_means_is_taken_up(scheduler: SchedulerRepository) -> None:
-    for values in ({"schedule": "*/5 * * * *"}, {"schedule": None}, {"schedule": "nonsense"}):
-        scheduler._session.execute(insert(ScheduledTask).values(name="raw", command="c", **values))
-    tick = scheduler.tick()
-    assert tick.filed == []
-    assert [found.reason.startswith("schedule: 'nonsense'") for found in tick.invalid] == [True]
-    by_schedule = {task.schedule: task for task in scheduler.list()}
-    assert by_schedule["*/5 * * * *"].next_run_at is not None
-    assert by_schedule[None].next_run_at is None
-    assert by_schedule["nonsense"].id == tick.invalid[0].task_id
-
-
-def test_a_task_that_cannot_be_read_does_not_stop_the_others(
-    scheduler: SchedulerRepository,
-) -> None:
-    broken = task_due(scheduler)
-    good = task_due(scheduler)
-    scheduler._session.execute(
-        update(ScheduledTask).where(ScheduledTask.id == broken.id).values(timezone="Mars/Olympus")
-    )
-    tick = scheduler.tick()
-    assert [(found.task_id, "Mars/Olympus" in found.reason) for found in tick.invalid] == [(broken.id, True)]
-    assert [execution.task_id for execution in executions_of(scheduler)] == [good.id]
-
-
-@pytest.mark.parametrize(
-    ("known", "bad"),
-    [
-        (True, {"timezone": "Mars/Olympus"}),
-        (True, {"schedule": "0 0 30 2 *"}),
-        (False, {"schedule": "nonsense"}),
-    ],
-    ids=["due", "due, no date", "without a next slot"],
-)
-def test_tasks_that_cannot_be_read_take_no_place_of_others(
-    scheduler: SchedulerRepository, bad: dict[str, str], known: bool
-) -> None:
-    """However many they are, and however long they have been due."""
-    slot = datetime.now(UTC) - timedelta(days=9) if known else None
-    rows = [{"name": "bad", "command": "c", "schedule": "* * * * *", "next_run_at": slot, **bad}] * 120
-    scheduler._session.execute(insert(ScheduledTask), rows)
-    good = [task_due(scheduler) for _ in range(5)]
-    fresh = scheduler._session.scalar(
-        insert(ScheduledTask)
-        .values(name="raw", command="c", schedule="* * * * *")
-        .returning(ScheduledTask.id)
-    )
-    ticks = [scheduler.tick(limit=4) for _ in range(3)]
-    assert [len(tick.filed) for tick in ticks] == [4, 1, 0]
-    assert [tick.full for tick in ticks] == [True, False, False], "the caller does not go on at once for ever"
-    assert {one.task_id for one in executions_of(scheduler)} == {task.id for task in good}
-    assert len({found.task_id for found in ticks[2].invalid}) == 120
-    taken = scheduler.get(fresh or 0)
-    assert taken is not None
-    assert taken.next_run_at is not None
-
-
-def test_a_slot_that_python_cannot_read_stands_before_no_other(
-    scheduler: SchedulerRepository,
-) -> None:
-    for slot in ("-infinity", "0044-03-15 BC"):
-        broken, _ = scheduler.create("report", "report.run", "* * * * *")
-        scheduler._session.execute(
-            update(ScheduledTask)
-            .where(ScheduledTask.id == broken.id)
-            .values(next_run_at=literal_column(f"timestamptz '{slot}'"))
-            .execution_options(synchronize_session=False)
-        )
-    good = task_due(scheduler)
-    assert len((scheduler.tick()).filed) == 1
-    assert [execution.task_id for execution in executions_of(scheduler)] == [good.id]
-
-
-def test_what_must_not_overlap_is_skipped_while_one_is_live(
-    scheduler: SchedulerRepository,
-) -> None:
-    task = task_due(scheduler, overlap_policy=OverlapPolicy.SKIP)
-    assert len((scheduler.tick()).filed) == 1
-    set_next_run(scheduler._session, task.id, timedelta(0))
-    tick = scheduler.tick()
-    assert (tick.filed, tick.skipped) == ([], 1)
-    assert [row.status for row in executions_of(scheduler)] == ["pending", "skipped"]
-    with pytest.raises(ConflictError, match="is live"):
-        scheduler.trigger(task.id)
-    (held,) = scheduler.claim("w")
-    assert (held.attempt, held.missed_slots) == (1, 0)
-    scheduler.complete(held)
-    scheduler.trigger(task.id)
-
-
-def test_of_missed_slots_that_must_not_overlap_one_is_run(scheduler: SchedulerRepository) -> None:
-    task = task_due(
-        scheduler,
-        timedelta(hours=3, minutes=30),
-        schedule="0 * * * *",
-        misfire_policy=MisfirePolicy.ALL,
-        overlap_policy=OverlapPolicy.SKIP,
-    )
-    tick = scheduler.tick()
-    rows = list(scheduler.history(task.id))
-    assert len(tick.filed) == 1
-    assert tick.skipped == len(rows) - 1
-    assert [str(row.status) for row in rows] == ["skipped"] * (len(rows) - 1) + ["pending"]
-
-
-def test_a_task_is_run_by_hand(scheduler: SchedulerRepository) -> None:
-    task, _ = scheduler.create("report", "report.run")
-    assert (task.schedule, task.next_run_at) == (None, None)
-    assert scheduler.next_runs(task.id) == []
-    scheduler.pause(task.id)
-    first = scheduler.trigger(task.id)
-    second = scheduler.trigger(task.id)
-    assert first.id != second.id
-    assert first.scheduled_at < second.scheduled_at
-    assert (scheduler.tick()).filed == []
-
-
-def test_many_schedulers_file_each_slot_once(committed: Database) -> None:
-    with committed.begin() as uow:
-        scheduler = SchedulerRepository(uow.session)
-        for _ in range(23):
-            task_due(scheduler)
-    with (
-        committed.session() as a,
-        committed.session() as b,
-        committed.session() as c,
-        committed.session() as d,
-        committed.session() as e,
-    ):
-        sessions = [a, b, c, d, e]
-        ticks = [SchedulerRepository(session).tick(limit=5) for session in sessions]
-        assert [len(tick.filed) for tick in ticks] == [5, 5, 5, 5, 3]
-        assert len({execution for tick in ticks for execution in tick.filed}) == 23
-        for session in sessions:
-            session.commit()
-    with committed.session() as session:
-        assert (SchedulerRepository(session).tick()).filed == []
-        assert len(all_executions(session)) == 23
-
-
-def test_a_scheduler_that_dies_leaves_the_slot_to_the_next(committed: Database) -> None:
-    with committed.begin() as uow:
-        task = task_due(SchedulerRepository(uow.session))
-    with committed.session() as session:
-        assert len((SchedulerRepository(session).tick()).filed) == 1
-        session.rollback()
-        scheduler = SchedulerRepository(session)
-        left = scheduler.get(task.id)
-        assert left is not None
-        assert left.next_run_at is not None
-        assert left.next_run_at < datetime.now(UTC)
-        assert all_executions(session) == []
-        assert len((scheduler.tick()).filed) == 1
-
-
 def test_two_callers_with_one_key_make_one_task(committed: Database) -> None:
     with committed.begin() as uow:
         first, created = SchedulerRepository(uow.session).create("a", "c", schedule_key="k")
     with committed.begin() as uow:
         second, again = SchedulerRepository(uow.session).create("b", "c", schedule_key="k")
     assert (created, again, first.id) == (ScheduleOutcome.CREATED, ScheduleOutcome.UPDATED, second.id)
-
-
-def test_an_edit_and_a_tick_of_one_task_come_one_after_the_other(committed: Database) -> None:
-    with committed.begin() as uow:
-        task = task_due(SchedulerRepository(uow.session))
-    with committed.session() as editor, committed.session() as other:
-        SchedulerRepository(editor).update(task.id, schedule="0 0 1 1 *")
-        assert (SchedulerRepository(other).tick()).filed == []
-        editor.commit()
-        other.commit()
-        assert (SchedulerRepository(other).tick()).filed == []
-
-
-CLAIM = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60), "seconds": 60.0}
-PLANS: dict[str, Any] = {
-    "idx_scheduler_tasks_due": queries.due(limit=100, after=None),
-    "idx_scheduler_tasks_due ": queries.unscheduled(limit=100, after=None),
-    "idx_scheduler_executions_ready": executions.claim(limit=100),
-    "idx_scheduler_executions_running": leases.reap(executions.EXECUTIONS, 100),
-    "idx_scheduler_executions_finished": executions.purge(3600, limit=100),
-}
-
-
-@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
-def test_the_hot_statements_have_their_index(
-    uow: UnitOfWork, schema: str | None, rows: int
-) -> None:
-    session = uow.session
-    fill(session, rows if schema is None else min(rows, 10_000))
-    session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_tasks"))
-    session.execute(text(f"ANALYZE {schema or 'public'}.scheduler_executions"))
-    if rows == 0:  # an empty table is read as a whole unless that is forbidden
-        session.execute(text("SET LOCAL enable_seqscan = off"))
-    for index, built in PLANS.items():
-        statement = getattr(built, "built", built)  # the statement of SQLAlchemy, where the driver runs it
-        selected = statement if isinstance(statement, Select) else select(statement.cte().c.id)
-        given = {name: CLAIM[name] for name in CLAIM.keys() & selected.compile().params.keys()}
-        plan = "\n".join(session.scalars(Explain(selected), given))
-        assert "Seq Scan on scheduler_" not in plan, plan
-        assert rows == 0 or index.strip() in plan, plan
-
-
-def fill(session: Session, rows: int) -> None:
-    """So many tasks, a tenth of them active and due, and executions, of which three in ten wait."""
-    number = func.generate_series(1, rows).column_valued("number")
-    task = {
-        "id": number,
-        "name": literal_column("'n'"),
-        "command": literal_column("'c'"),
-        "schedule": literal_column("'* * * * *'"),
-        "is_active": number % 10 == 0,
-        "next_run_at": literal_column("now() - number * interval '1 second'"),
-    }
-    session.execute(insert(ScheduledTask).from_select([*task], select(*task.values())))
-    execution = {
-        "task_id": number,
-        "status": literal_column(
-            "CASE WHEN number % 10 < 3 THEN 'pending' WHEN number % 10 = 3 THEN 'running' ELSE 'completed' END"
-        ),
-        "end_time": literal_column("CASE WHEN number % 10 > 3 THEN now() - number * interval '1 second' END"),
-        "scheduled_at": func.now(),
-    }
-    session.execute(insert(ScheduledExecution).from_select([*execution], select(*execution.values())))

@@ -301,7 +301,7 @@ def test_a_task_can_be_claimed_while_an_execution_of_it_is_filed(committed: Data
         task = task_due(SchedulerRepository(uow.session))
     with committed.session() as by_hand, committed.session() as other:
         SchedulerRepository(by_hand).trigger(task.id)
-        assert len((SchedulerRepository(other).tick()).filed) == 1
+        assert len((SchedulerRepository(other).tick()).created) == 1
 
 
 @pytest.mark.parametrize(("limit", "lease"), [(0, 60), (1001, 60), (1, 0), (1, -1), (1, 1e12)])

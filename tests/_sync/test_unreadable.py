@@ -287,7 +287,7 @@ def test_schedules_of_a_later_version_are_passed_by(plain: UnitOfWork) -> None:
         {"ids": bad},
     )
     tick = plain.scheduler.tick(limit=3)
-    assert len(tick.filed) == 1
+    assert len(tick.created) == 1
     assert [one.task_id for one in tick.invalid] == bad
     assert "misfire_policy" in tick.invalid[0].reason
     history = plain.scheduler.history(good.id)

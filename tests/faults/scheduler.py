@@ -1,8 +1,8 @@
 """A scheduler as a process: ticks until it is killed.
 
-    python scheduler.py '{"url": ..., "stops": "filed"}'
+    python scheduler.py '{"url": ..., "stops": "created"}'
 
-It says when it is `ready`, when the executions of a tick are `filed`, when their tasks have `moved on`, and when that is
+It says when it is `ready`, when the executions of a tick are `created`, when their tasks have `moved on`, and when that is
 `committed`; where it `stops` it goes no further.
 """
 
@@ -25,20 +25,20 @@ def main(url: str, stops: str | None = None) -> None:
             time.sleep(600)
 
     class Telling(SchedulerRepository):
-        def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
-            filed = super()._file(slots)
-            if filed[0]:
-                point("filed")
-            return filed
+        def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
+            created = super()._create_executions(slots)
+            if created[0]:
+                point("created")
+            return created
 
     with Database(url) as db:
         while True:
             with db.begin() as uow:
                 tick = Telling(uow.session).tick(limit=2)
-                if tick.filed:
+                if tick.created:
                     point("moved on")
-            point("committed" if tick.filed else "ready")
-            if not tick.filed:
+            point("committed" if tick.created else "ready")
+            if not tick.created:
                 time.sleep(0.02)
 
 

@@ -210,7 +210,7 @@ def test_a_slot_of_the_schedule(db: Database, cut: Any) -> None:
     with db.begin() as uow:
         uow.scheduler.create("n", "c", "0 0 1 1 *")
         uow.session.execute(update(ScheduledTask).values(next_run_at=func.now() - text("interval '1 s'")))
-    filed = cut(lambda uow: uow.scheduler.tick().filed)
+    filed = cut(lambda uow: uow.scheduler.tick().created)
     with db.session() as session:
         ids = session.scalars(select(ScheduledExecution.id)).all()
         next_run = session.scalar(select(ScheduledTask.next_run_at))

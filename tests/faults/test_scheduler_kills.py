@@ -41,7 +41,7 @@ def left(db: Database) -> int:
         return session.scalars(select(func.count()).where(ScheduledTask.next_run_at <= func.now())).one()
 
 
-@pytest.mark.parametrize("at", ["filed", "moved on", "committed", None])
+@pytest.mark.parametrize("at", ["created", "moved on", "committed", None])
 def test_of_four_schedulers_at_work_one_is_killed(
     own_server: Server, database: str, db: Database, at: str | None
 ) -> None:
@@ -69,9 +69,9 @@ def test_of_four_schedulers_at_work_one_is_killed(
 
 def test_what_a_killed_scheduler_filed_is_not_there(own_server: Server, database: str, db: Database) -> None:
     due(db)
-    with process("scheduler.py", url=own_server.url(database), stops="filed") as dying:
-        dying.wait_for("filed")
+    with process("scheduler.py", url=own_server.url(database), stops="created") as dying:
+        dying.wait_for("created")
         dying.kill()
     assert slots(db) == []
     with db.begin() as uow:
-        assert len(uow.scheduler.tick().filed) >= TASKS * SLOTS
+        assert len(uow.scheduler.tick().created) >= TASKS * SLOTS

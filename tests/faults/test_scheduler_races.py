@@ -41,21 +41,21 @@ def due(db: Database) -> int:
 
 
 def tick_until_idle(db: Database) -> list[int]:
-    filed: list[int] = []
+    created: list[int] = []
     for _ in range(TASKS):
         with db.begin() as uow:
-            filed += SchedulerRepository(uow.session).tick(limit=7).filed
-    return filed
+            created += SchedulerRepository(uow.session).tick(limit=7).created
+    return created
 
 
 def test_five_schedulers_file_each_slot_once(db: Database) -> None:
     least = due(db)
     with ThreadPoolExecutor(5) as pool:
-        filed = [number for found in pool.map(tick_until_idle, [db] * 5) for number in found]
-    assert len(filed) == len(set(filed))
+        created = [number for found in pool.map(tick_until_idle, [db] * 5) for number in found]
+    assert len(created) == len(set(created))
     with db.session() as session:
         slots = session.execute(select(ScheduledExecution.task_id, ScheduledExecution.scheduled_at)).all()
-    assert len(slots) == len(set(slots)) == len(filed)
+    assert len(slots) == len(set(slots)) == len(created)
     assert len(slots) >= least
     per_task = Counter(task for task, _ in slots)
     assert set(per_task.values()) <= {10, 11, 12}
@@ -79,10 +79,10 @@ def run_until_idle(db: Database) -> list[int]:
 
 def test_workers_run_each_execution_once(db: Database) -> None:
     due(db)
-    filed = tick_until_idle(db)
+    created = tick_until_idle(db)
     with ThreadPoolExecutor(4) as pool:
         ran = [number for found in pool.map(run_until_idle, [db] * 4) for number in found]
-    assert sorted(ran) == sorted(filed)
+    assert sorted(ran) == sorted(created)
     with db.session() as session:
         rows = session.execute(select(ScheduledExecution.status, ScheduledExecution.claim_seq)).all()
     assert {(status, claims) for status, claims in rows} == {(ExecutionStatus.COMPLETED, 1)}

@@ -227,7 +227,9 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
         due, now = await self._planned(queries.due, limit, invalid)
         fresh, _ = await self._planned(queries.unscheduled, limit, invalid)
         planned = [*due, *fresh]
-        filed, overlapped = await self._file([slot for _, plan in planned for slot in plan.slots])
+        created, overlapped = await self._create_executions(
+            [slot for _, plan in planned for slot in plan.slots]
+        )
         if planned:
             await self._rows(
                 queries.advance(
@@ -238,7 +240,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
             )
         return SchedulerTick(
             now=now,
-            filed=filed,
+            created=created,
             skipped=overlapped + sum(plan.dropped for _, plan in planned),
             invalid=invalid,
             full=limit in (len(due), len(fresh)),
@@ -333,19 +335,19 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
             raise _unknown(task_id)
         return task
 
-    async def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
+    async def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
         """Create the executions; return the ids of those to run, and the number of slots skipped for a live one."""
         if not slots:
             return [], 0
-        rows = await self._rows(queries.file(slots))
-        filed = {(row[1], row[2]): row[0] for row in rows}
-        run = [filed[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in filed]
-        left = [slot for slot in slots if slot.exclusive and _key(slot) not in filed]
+        rows = await self._rows(queries.create_executions(slots))
+        created = {(row[1], row[2]): row[0] for row in rows}
+        run = [created[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in created]
+        left = [slot for slot in slots if slot.exclusive and _key(slot) not in created]
         if not left:
             return run, 0
         now = await self._first(queries.now())
         skipped = [replace(slot, exclusive=False, skipped_at=now) for slot in left]
-        return run, len(await self._rows(queries.file(skipped)))
+        return run, len(await self._rows(queries.create_executions(skipped)))
 
 
 def _check(values: Mapping[str, object]) -> None:

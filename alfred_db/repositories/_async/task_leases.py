@@ -14,7 +14,7 @@ from ...execution._async.driver import driver_of, fetch
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
-from ...queries import tasks as filed
+from ...queries import tasks as queries
 from ...queries.leases import HANDLER
 from ...queries.task_leases import TASKS
 from ...values.task_columns import MAX_JSON_BYTES
@@ -143,7 +143,7 @@ class AsyncTaskLeases(AsyncRepository):
         if results:
             with translated():
                 await self._session.execute(
-                    filed.add_results(), [_stored(claimed, result) for result in results]
+                    queries.add_results(), [_stored(claimed, result) for result in results]
                 )
         return True
 

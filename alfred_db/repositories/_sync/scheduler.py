@@ -228,7 +228,9 @@ class SchedulerRepository(SchedulerExecutions):
         due, now = self._planned(queries.due, limit, invalid)
         fresh, _ = self._planned(queries.unscheduled, limit, invalid)
         planned = [*due, *fresh]
-        filed, overlapped = self._file([slot for _, plan in planned for slot in plan.slots])
+        created, overlapped = self._create_executions(
+            [slot for _, plan in planned for slot in plan.slots]
+        )
         if planned:
             self._rows(
                 queries.advance(
@@ -239,7 +241,7 @@ class SchedulerRepository(SchedulerExecutions):
             )
         return SchedulerTick(
             now=now,
-            filed=filed,
+            created=created,
             skipped=overlapped + sum(plan.dropped for _, plan in planned),
             invalid=invalid,
             full=limit in (len(due), len(fresh)),
@@ -334,19 +336,19 @@ class SchedulerRepository(SchedulerExecutions):
             raise _unknown(task_id)
         return task
 
-    def _file(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
+    def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
         """Create the executions; return the ids of those to run, and the number of slots skipped for a live one."""
         if not slots:
             return [], 0
-        rows = self._rows(queries.file(slots))
-        filed = {(row[1], row[2]): row[0] for row in rows}
-        run = [filed[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in filed]
-        left = [slot for slot in slots if slot.exclusive and _key(slot) not in filed]
+        rows = self._rows(queries.create_executions(slots))
+        created = {(row[1], row[2]): row[0] for row in rows}
+        run = [created[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in created]
+        left = [slot for slot in slots if slot.exclusive and _key(slot) not in created]
         if not left:
             return run, 0
         now = self._first(queries.now())
         skipped = [replace(slot, exclusive=False, skipped_at=now) for slot in left]
-        return run, len(self._rows(queries.file(skipped)))
+        return run, len(self._rows(queries.create_executions(skipped)))
 
 
 def _check(values: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from ...execution._sync.driver import driver_of, fetch
 from ...execution._sync.leases import Leases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
-from ...queries import tasks as filed
+from ...queries import tasks as queries
 from ...queries.leases import HANDLER
 from ...queries.task_leases import TASKS
 from ...values.task_columns import MAX_JSON_BYTES
@@ -144,7 +144,7 @@ class TaskLeases(Repository):
         if results:
             with translated():
                 self._session.execute(
-                    filed.add_results(), [_stored(claimed, result) for result in results]
+                    queries.add_results(), [_stored(claimed, result) for result in results]
                 )
         return True
 

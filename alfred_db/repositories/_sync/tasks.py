@@ -102,7 +102,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
         for _ in range(ATTEMPTS):
             rows = fetch(self._session, statement, values)
             if rows:
-                state_of(self._session).filed = True
+                state_of(self._session).enqueued = True
                 return self._loaded(rows[0]), True
             # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -134,27 +134,27 @@ class TaskRepository(TaskLeases, TaskMaintenance):
         ids: list[uuid.UUID] = columns["id"]
         parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", [None] * len(ids))
         left: Sequence[int] = range(len(ids))
-        filed: set[int] = set()
+        created: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
-        state_of(self._session).filed = True
+        state_of(self._session).enqueued = True
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
                 places = firsts(columns, left) if named(tasks) else left
-                filed |= (self._copy if copied else self._insert)(columns, places)
+                created |= (self._copy if copied else self._insert)(columns, places)
             except ConflictError as error:
                 # A refused COPY leaves the transaction unchanged. The next attempt omits the tasks that exist.
                 if not copied or error.retryable:
                     raise
                 conflict = error
-            if len(filed) == len(ids):
+            if len(created) == len(ids):
                 return [(own, True) for own in ids]
-            left = [place for place in left if place not in filed]
+            left = [place for place in left if place not in created]
             found = self._standing(keys_at(columns, left))
             standing |= {place: known for place, known in zip(left, found, strict=True) if known}
             left = [place for place in left if place not in standing]
             if not left:
-                return [(standing.get(place, own), place in filed) for place, own in enumerate(ids)]
+                return [(standing.get(place, own), place in created) for place, own in enumerate(ids)]
             if refusing := self._refusing([parents[place] for place in left]):
                 raise _takes_no_children(next(iter(refusing)))
             if conflict is not None and not any(found):
@@ -213,7 +213,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
             InvalidTransition: The task has neither failed nor been cancelled.
             ConflictError: Another live task has its `dedupe_key`.
         """
-        state_of(self._session).filed = True
+        state_of(self._session).enqueued = True
         task = self._write(queries.requeue(id))
         if task is None:
             status = (self._existing(id)).status
@@ -238,7 +238,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
             Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
-        state_of(self._session).filed = True
+        state_of(self._session).enqueued = True
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
         return [row[0] for row in self._rows(statement)]
 

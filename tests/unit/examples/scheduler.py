@@ -25,7 +25,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "due": [call(limit=471, after=None), call(limit=471, after=LAST)],
     "unscheduled": [call(limit=471, after=None), call(limit=471, after=LAST)],
     "active": [call(after=4711, limit=471)],
-    "file": [
+    "create_executions": [
         call(
             [
                 Slot(4711, SLOT, 471, exclusive=True),
