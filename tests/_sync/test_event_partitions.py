@@ -14,7 +14,6 @@ from alfred_db.errors import ConflictError, NotFoundError
 from alfred_db.queries import events as queries
 from alfred_db.repositories._sync.events import EventRepository
 
-
 HOSTILE = "'; DROP TABLE events; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
 
 
