@@ -135,6 +135,25 @@ async def test_a_threshold_leaves_out_what_is_farther(library: AsyncDocumentRepo
     assert len(await library.search(-vector, params=SearchParams(max_distance=1e-9))) == 0
 
 
+async def test_a_threshold_below_the_hits_of_the_index_compares_nothing_else(
+    library: AsyncDocumentRepository,
+) -> None:
+    """The index returned `limit` rows and the last is too far: all others are farther."""
+    vector, where = corpus.grown()[5], part("half")
+    nearest = await library.search(vector, where=where)
+    distances = [hit.distance for hit in nearest]
+    assert (nearest.path, len(distances)) == (SearchPath.HNSW_ITERATIVE, 10)
+    for kept in (0, 1, 5):
+        params = SearchParams(max_distance=(distances[kept] or 0) - 1e-9)
+        found = await library.search(vector, where=where, params=params)
+        assert found.path is SearchPath.HNSW_ITERATIVE
+        assert [hit.distance for hit in found] == distances[:kept]
+        some = await library.candidates(vector, limit=10, where=where, params=params)
+        assert (some.path, list(some.distances)) == (SearchPath.HNSW_ITERATIVE, distances[:kept])
+        assert not found.truncated
+        assert not some.truncated
+
+
 async def test_more_than_the_index_keeps_by_default_are_given(library: AsyncDocumentRepository) -> None:
     found = await library.search(corpus.vectors()[1][0], limit=500)
     assert len(found) == 500

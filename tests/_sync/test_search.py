@@ -136,6 +136,25 @@ def test_a_threshold_leaves_out_what_is_farther(library: DocumentRepository) -> 
     assert len(library.search(-vector, params=SearchParams(max_distance=1e-9))) == 0
 
 
+def test_a_threshold_below_the_hits_of_the_index_compares_nothing_else(
+    library: DocumentRepository,
+) -> None:
+    """The index returned `limit` rows and the last is too far: all others are farther."""
+    vector, where = corpus.grown()[5], part("half")
+    nearest = library.search(vector, where=where)
+    distances = [hit.distance for hit in nearest]
+    assert (nearest.path, len(distances)) == (SearchPath.HNSW_ITERATIVE, 10)
+    for kept in (0, 1, 5):
+        params = SearchParams(max_distance=(distances[kept] or 0) - 1e-9)
+        found = library.search(vector, where=where, params=params)
+        assert found.path is SearchPath.HNSW_ITERATIVE
+        assert [hit.distance for hit in found] == distances[:kept]
+        some = library.candidates(vector, limit=10, where=where, params=params)
+        assert (some.path, list(some.distances)) == (SearchPath.HNSW_ITERATIVE, distances[:kept])
+        assert not found.truncated
+        assert not some.truncated
+
+
 def test_more_than_the_index_keeps_by_default_are_given(library: DocumentRepository) -> None:
     found = library.search(corpus.vectors()[1][0], limit=500)
     assert len(found) == 500

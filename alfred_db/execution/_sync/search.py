@@ -97,31 +97,22 @@ def search(
     with translated():
         exact, path, settings = _way(session, model, limit, condition, params, partition)
         set_local(session, settings)
-        if path is SearchPath.HNSW and params.max_distance is None:
+        if path is SearchPath.HNSW:
             nearest = queries.nearest(model, limit, None if partition is None else partition.where)
             statement = nearest.built
             rows = fetch_rows(session, nearest, parameters)
         else:
             statement = queries.nearest_within(
-                model,
-                limit,
-                condition,
-                max_distance=params.max_distance,
-                exact=exact,
-                partition=partition,
+                model, limit, condition, max_distance=params.max_distance, exact=exact, partition=partition
             )
             rows = _rows(session, statement, parameters)
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The scan ended before it had found enough. No matching row may be missing, so compare all.
             statement = queries.nearest_within(
-                model,
-                limit,
-                condition,
-                max_distance=params.max_distance,
-                exact=True,
-                partition=partition,
+                model, limit, condition, max_distance=params.max_distance, exact=True, partition=partition
             )
             rows, path = _rows(session, statement, parameters), SearchPath.EXACT
+        rows = _near(rows, params.max_distance)
         lines = session.scalars(Explain(statement), parameters) if explain else ()
     operator = None if partition is None else partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
@@ -193,7 +184,7 @@ def candidates(
             if path is not SearchPath.HNSW_ITERATIVE or len(rows) == limit or params.exact is not None:
                 break
             path = SearchPath.EXACT
-    nearest = sorted((row.distance, row[0]) for row in rows)
+    nearest = sorted((row.distance, row[0]) for row in _near(rows, params.max_distance))
     return SearchCandidates(
         [key for _, key in nearest],
         [distance for distance, _ in nearest],
@@ -273,6 +264,15 @@ def hybrid_search(
     else:
         path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
+
+
+def _near(rows: Sequence[Row[Any]], max_distance: float | None) -> Sequence[Row[Any]]:
+    """Return the rows within a distance.
+
+    The index is asked for the nearest rows whatever their distance: when it returned as many as were wanted and
+    the last of them is too far away, no other row is near enough, and nothing else has to be compared.
+    """
+    return rows if max_distance is None else [row for row in rows if row.distance <= max_distance]
 
 
 def _rows(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:

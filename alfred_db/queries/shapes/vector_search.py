@@ -209,15 +209,15 @@ def nearest_within(
     """Select the nearest rows that match, exactly or by an iterative scan of the index.
 
     The planner must not rearrange the inner query. In an exact search an OFFSET keeps it from using the
-    index, and the rows are streamed to a top-N sort. In an approximate search it is materialised, so that the
-    threshold does not prolong the scan, and sorted again, because an iterative scan returns rows only roughly
-    in order.
+    index, and the rows are streamed to a top-N sort. In an approximate search it is materialised and sorted
+    again, because an iterative scan returns rows only roughly in order.
 
     Args:
         model: The searched model.
         limit: Maximum number of rows.
         where: Condition of the rows; None for all.
-        max_distance: Maximum distance of a row.
+        max_distance: Maximum distance of a row of an exact search. Rows of the index are compared with it by the
+            caller, who sees whether the index returned all that were wanted.
         exact: True compares all rows that match; False reads the index until enough rows match.
         partition: The only partition to read.
         only_keys: Whether only primary key and distance are selected.
@@ -236,7 +236,7 @@ def nearest_within(
         nearest = inner.order_by(found).limit(literal_limit(limit))
         candidates = materialized(nearest, "candidates")
     statement = select(candidates)
-    if max_distance is not None:
+    if max_distance is not None and exact:
         statement = statement.where(candidates.c.distance <= max_distance)
     # "+ 0": from PostgreSQL 17 on the planner would otherwise rely on the order of the scan and omit the sort.
     return statement.order_by(candidates.c.distance + literal_column("0::float8")).limit(literal_limit(limit))
