@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SECONDS ?= 600
 WORKERS ?= 2
 
-.PHONY: help api quickstart test test-all test-faults coverage check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -31,6 +31,10 @@ test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SE
 
 coverage: .venv/coverage.stamp servers ## the suite with coverage of lines and branches; TESTS=tests/unit takes a part
 	$(BIN)/python -m pytest $(or $(TESTS),tests) -p workers -n $(WORKERS) --cov --cov-report=html --cov-report=term:skip-covered
+
+mutants: .venv/mutants.stamp servers ## change the code in 200 small ways, and see whether the tests notice; ONLY="queries/tasks" takes some modules
+	$(BIN)/python tools/mutants.py --workers $(or $(MUTANTS_WORKERS),1) --count $(or $(COUNT),200) --seed $(or $(SEED),1) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(AGAIN),--again)
 
 check: .venv/test.stamp ## lint, types and documentation
 	$(BIN)/ruff check

@@ -97,8 +97,10 @@ def _as_superuser(url: str, statement: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def template(new_database: Callable[..., URL]) -> URL:
+def template(servers: Servers, new_database: Callable[..., URL]) -> URL:
     """A migrated database, with the tenant `acme` in it, that nobody connects to."""
+    if name := os.environ.get("ALFRED_DB_TEST_TEMPLATE"):  # made once for many runs, by tools/mutants.py
+        return parse_url(servers["embedded"]).set(database=name)
     url = new_database()
     migrate.upgrade(url)
     migrate.upgrade(url, schema="acme")

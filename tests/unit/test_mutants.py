@@ -1,0 +1,51 @@
+"""What `make mutants` changes and runs: each module has tests, and nothing that it names is gone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def load() -> ModuleType:
+    found = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["mutants"] = module  # a dataclass looks its module up
+    found.loader.exec_module(module)
+    return module
+
+
+mutants = load()
+
+
+@pytest.mark.parametrize("path", mutants.modules())
+def test_every_module_has_tests(path: str) -> None:
+    assert mutants.tests(path)
+
+
+@pytest.mark.parametrize("key", mutants.CONFIG["tests"])
+def test_every_line_of_the_table_has_modules_and_files(key: str) -> None:
+    assert [path for path in mutants.modules() if mutants.re.search(key, path)]
+    for pattern in mutants.CONFIG["tests"][key]:
+        assert list(ROOT.glob(pattern)), pattern
+
+
+def test_a_module_has_the_tests_of_its_noun() -> None:
+    found = mutants.tests("alfred_db/queries/task_claims.py")
+    assert {"tests/_async/test_tasks.py", "tests/_async/test_task_leases.py"} <= set(found)
+    assert not [path for path in found if "/_sync/" in path]
+
+
+def test_what_is_explained_is_still_in_the_code_and_has_a_reason() -> None:
+    for entry in mutants.CONFIG.get("equivalent", []):
+        lines = [line.strip() for line in (ROOT / entry["path"]).read_text(encoding="utf-8").splitlines()]
+        assert entry["before"] in " ".join(lines), entry
+        assert entry["before"] != entry["after"]
+        assert len(entry["why"].split()) > 3
