@@ -8,7 +8,11 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 SECONDS ?= 600
-WORKERS ?= 2
+# A worker waits for its server, and for time to pass, for half of its time: two of them keep a core busy.
+WORKERS ?= 4
+
+# What one process of the tests has compiled, the others read.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
 

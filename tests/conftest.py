@@ -14,7 +14,7 @@ import corpus
 import large
 import pytest
 from injection.ground import Ground, build
-from servers import Servers, place
+from servers import THROWAWAY, Servers, place
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from alfred_db import Database, Memory, embedded, migrate
@@ -54,12 +54,18 @@ def servers() -> Iterator[Servers]:
         if default is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir=place())))
             folder.chmod(0o755)
-            default = str(make_url(embedded.start(folder).url or "").set(database="postgres"))
+            default = _embedded(folder)
+            for setting, value in THROWAWAY.items():
+                _as_superuser(default, f"ALTER SYSTEM SET {setting} = {value}")
+            embedded.stop(folder)  # some of them hold from the start only
+            default = _embedded(folder)
             stack.callback(embedded.stop, folder)
-            # Killed or not, a process leaves its writes to the kernel: they need not reach the disk.
-            _as_superuser(default, "ALTER SYSTEM SET fsync = off")
-            _as_superuser(default, "SELECT pg_reload_conf()")
         yield Servers(stack, default)
+
+
+def _embedded(folder: Path) -> str:
+    """Start the embedded server; the URL of its superuser."""
+    return str(make_url(embedded.start(folder).url or "").set(database="postgres"))
 
 
 @pytest.fixture(scope="session")

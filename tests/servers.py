@@ -37,6 +37,20 @@ BINARIES = {
 WITH_VECTOR = ("embedded", "full", "pixeltable16", "pixeltable18")
 """Servers on which the schema can be made."""
 
+THROWAWAY: dict[str, str | int] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": 0,
+    "shared_buffers": "'128MB'",
+    "autovacuum_naptime": "'5min'",
+}
+"""Settings of servers that nobody needs after a crash of the machine.
+
+Killed or not, a process leaves its writes to the kernel: they need not reach the disk. Each database that is made and dropped
+is a checkpoint or three, which look at every buffer, and after which every page that is written would be logged whole.
+The planner takes none of these into account.
+"""
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH = 8 << 30
@@ -98,9 +112,8 @@ def running(binaries: Path, *, password: str | None = None, setting: str = "") -
             assert done.returncode == 0, (command, done.stderr)
 
         auth = ["--auth=trust"]
-        options = (
-            f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
-        )
+        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c max_connections=60"
+        options += "".join(f" -c {name}={value}" for name, value in THROWAWAY.items())
         url = f"postgresql://postgres@/postgres?host={folder}"
         options += f" -c {setting}" if setting else ""
         if password is not None:

@@ -1,4 +1,4 @@
-"""With `-p workers -n 2` two workers share the suite: each takes a file at a time, or the files that belong together."""
+"""With `-p workers -n 4` four workers share the suite: each takes a file at a time, or the files that belong together."""
 
 from __future__ import annotations
 
