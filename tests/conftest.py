@@ -19,6 +19,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from alfred_db import Database, Memory, embedded, migrate
 from alfred_db.config import parse_url
+from alfred_db.embedded import server as embedded_server
 from alfred_db.execution._sync.bulk import add_many
 from alfred_db.execution._sync.copy import table_name
 from alfred_db.models.base import table_of
@@ -54,18 +55,12 @@ def servers() -> Iterator[Servers]:
         if default is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir=place())))
             folder.chmod(0o755)
-            default = _embedded(folder)
-            for setting, value in THROWAWAY.items():
-                _as_superuser(default, f"ALTER SYSTEM SET {setting} = {value}")
-            embedded.stop(folder)  # some of them hold from the start only
-            default = _embedded(folder)
+            with pytest.MonkeyPatch.context() as patch:
+                usual = embedded_server._settings
+                patch.setattr(embedded_server, "_settings", lambda sockets: usual(sockets) | THROWAWAY)
+                default = str(make_url(embedded.start(folder).url or "").set(database="postgres"))
             stack.callback(embedded.stop, folder)
         yield Servers(stack, default)
-
-
-def _embedded(folder: Path) -> str:
-    """Start the embedded server; the URL of its superuser."""
-    return str(make_url(embedded.start(folder).url or "").set(database="postgres"))
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ THROWAWAY: dict[str, str | int] = {
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": 0,
-    "shared_buffers": "'128MB'",
-    "autovacuum_naptime": "'5min'",
+    "shared_buffers": "128MB",
+    "autovacuum_naptime": "5min",
 }
 """Settings of servers that nobody needs after a crash of the machine.
 

@@ -162,20 +162,21 @@ def test_a_timeout_longer_than_the_lease_is_kept_by_heartbeats(db: Database, col
 
 
 def test_each_of_several_is_ended_at_its_own_deadline(db: Database) -> None:
-    ended: dict[int, float] = {}
+    ended: list[int] = []
 
     async def slow(task: ClaimedTask, lease: AsyncLease) -> None:
-        began = time.monotonic()
         try:
             await asyncio.sleep(120)
         finally:
-            ended[task.content["after"]] = time.monotonic() - began
+            ended.append(task.content["after"])
 
     late = [file(db, timeout_seconds=after, content={"after": after}, max_retries=0) for after in (3, 1, 2)]
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SELDOM)):
         eventually(lambda: {status(db, one) for one in late} == {"failed"})
-    assert list(ended) == [1, 2, 3]
-    assert all(seconds > after - 0.5 for after, seconds in ended.items()), ended
+    assert ended == [1, 2, 3]
+    # A handler may begin late, and the deadline counts from the claim.
+    took = sql(db, "SELECT timeout_seconds, extract(epoch FROM failed_at - attempt_started_at) FROM tasks")
+    assert all(seconds > after - 0.1 for after, seconds in took), took
 
 
 @pytest.mark.parametrize("blocks", ["a thread", "the event loop"])
