@@ -88,15 +88,14 @@ def places(path: str, seed: int) -> Iterator[tuple[str, str, str, int]]:
                 yield sha256(f"{same} {seen[same]}".encode()).hexdigest(), path, name, occurrence
 
 
-def mutated(path: str, operator: str, occurrence: int) -> str | None:
-    """The module with the change, or None where the operator does not understand the code."""
+def mutated(source: str, operator: str, occurrence: int) -> str | None:
+    """The source with the change, or None where the operator does not understand the code."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / path).read_text(encoding="utf-8")
     try:
         result = mutate_code(source, get_operator(f"core/{operator}")(), occurrence)
-        compile(result or "", path, "exec")
+        compile(result or "", "mutant", "exec")
     except (AttributeError, SyntaxError):
         return None
     return None if result is None else str(result)
@@ -141,7 +140,7 @@ def sample(count: int, seed: int, only: str = "") -> list[Mutant]:
     chosen: list[Mutant] = []
     for rank, path, operator, occurrence in found:
         source = (ROOT / path).read_text(encoding="utf-8")
-        if len(chosen) < count and (result := mutated(path, operator, occurrence)) not in (None, source):
+        if len(chosen) < count and (result := mutated(source, operator, occurrence)) not in (None, source):
             chosen.append(Mutant(path, operator, occurrence, *_changed(source, result or ""), rank))
     return chosen
 
@@ -214,9 +213,9 @@ class Place:
 
     def test(self, mutant: Mutant, without: Iterable[str] = ()) -> dict[str, Any]:
         """Make the mutant, run its tests, and undo it."""
-        source = (ROOT / mutant.path).read_text(encoding="utf-8")
+        source = (self.folder / mutant.path).read_text(encoding="utf-8")  # the checkout may change meanwhile
         try:
-            self._write(mutant.path, mutated(mutant.path, mutant.operator, mutant.occurrence) or source)
+            self._write(mutant.path, mutated(source, mutant.operator, mutant.occurrence) or source)
             status, printed = self.run(tests(mutant.path), without=without, path=mutant.path)
         finally:
             self._write(mutant.path, source)

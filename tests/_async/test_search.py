@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from plans import Explain
 from psycopg import AsyncConnection
-from sqlalchemy import URL, ColumnElement, event, func, select, text
+from sqlalchemy import URL, ColumnElement, event, func, literal, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
 from alfred_db.queries.shapes import vector_search as queries
 from alfred_db.queries.shapes.filters import compile_filter
+from alfred_db.queries.shapes.payload import matching
 from alfred_db.queries.shapes.vector_search import extension
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.search import SearchParams, SearchPath
@@ -344,3 +346,27 @@ async def test_on_citus_the_settings_are_passed_on_to_its_workers(
     await library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
     await library.search(corpus.vectors()[1][0])
     assert await session.scalar(text("SHOW citus.propagate_set_commands")) == "local"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("text", "brown QUICK", True),
+        ("text", "ick br", False),
+        ("text_any", "cat fox", True),
+        ("text_any", "cat dog", False),
+        ("phrase", "quick brown", True),
+        ("phrase", "brown quick", False),
+        ("prefix", "The q", True),
+        ("prefix", "quick", False),
+        ("substring", "ick, br", True),
+        ("substring", "Quick", False),
+        ("substring", "brown quick", False),
+    ],
+)
+async def test_each_kind_of_match_has_a_meaning_of_its_own(
+    session: AsyncSession, kind: str, text: str, found: bool
+) -> None:
+    document = literal({"t": "The quick, brown fox"}, JSONB)
+    condition = matching(document, {"key": "t", "match": {kind: text}})
+    assert await session.scalar(select(condition)) is found

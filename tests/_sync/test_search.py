@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from plans import Explain
 from psycopg import Connection
-from sqlalchemy import URL, ColumnElement, event, func, select, text
+from sqlalchemy import URL, ColumnElement, event, func, literal, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
 from alfred_db.queries.shapes import vector_search as queries
 from alfred_db.queries.shapes.filters import compile_filter
+from alfred_db.queries.shapes.payload import matching
 from alfred_db.queries.shapes.vector_search import extension
 from alfred_db.repositories._sync.documents import DocumentRepository
 from alfred_db.search import SearchParams, SearchPath
@@ -345,3 +347,27 @@ def test_on_citus_the_settings_are_passed_on_to_its_workers(
     library.search(corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False))
     library.search(corpus.vectors()[1][0])
     assert session.scalar(text("SHOW citus.propagate_set_commands")) == "local"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("text", "brown QUICK", True),
+        ("text", "ick br", False),
+        ("text_any", "cat fox", True),
+        ("text_any", "cat dog", False),
+        ("phrase", "quick brown", True),
+        ("phrase", "brown quick", False),
+        ("prefix", "The q", True),
+        ("prefix", "quick", False),
+        ("substring", "ick, br", True),
+        ("substring", "Quick", False),
+        ("substring", "brown quick", False),
+    ],
+)
+def test_each_kind_of_match_has_a_meaning_of_its_own(
+    session: Session, kind: str, text: str, found: bool
+) -> None:
+    document = literal({"t": "The quick, brown fox"}, JSONB)
+    condition = matching(document, {"key": "t", "match": {kind: text}})
+    assert session.scalar(select(condition)) is found

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import struct
+import uuid
 from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, Table
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.types.numeric import Int2, Int4, Int8
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Uuid,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeEngine
 
 from alfred_db.errors import InvalidInputError
 from alfred_db.execution.copy_format import HEADER, MANY, TRAILER, _packer, pack_rows
@@ -23,6 +44,7 @@ from alfred_db.models import (
     WorkingMemory,
 )
 from alfred_db.models.base import table_of
+from alfred_db.types import Text
 from alfred_db.vectors.types import Vector, VectorType
 
 _t = table_of(Task).c
@@ -86,3 +108,37 @@ def test_an_array_of_vectors_is_refused_before_anything_is_packed() -> None:
     packed = pack_rows(list(table.c), [([[1.0, 2.0, 3.0]],)])
     with pytest.raises(InvalidInputError, match=r"own\.many: COPY of .* is not supported"):
         next(packed)
+
+
+MOMENT = datetime(2026, 2, 28, 23, 59, 58, 123_456, UTC)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (SmallInteger(), -2),
+        (Integer(), 70_000),
+        (BigInteger(), 5_000_000_000),
+        (Boolean(), True),
+        (Double(), 0.1),
+        (Numeric(), Decimal("-12.50")),
+        (Text(), "\N{OWL}"),
+        (LargeBinary(), b"\0\xff"),
+        (Uuid(), uuid.UUID(int=7)),
+        (DateTime(timezone=True), MOMENT),
+        (DateTime(timezone=True), MOMENT.astimezone(timezone(timedelta(hours=-5)))),
+        (DateTime(timezone=True), MOMENT.replace(year=1969)),
+        (Date(), MOMENT.date()),
+        (Date(), date(1969, 7, 20)),
+    ],
+    ids=repr,
+)
+def test_a_value_is_packed_as_the_driver_packs_it(type_: TypeEngine[Any], value: Any) -> None:
+    column = Column("it", type_)
+    Table("t", MetaData(), column)
+    # A whole number has a type by its size there, and by its column here.
+    wrapped = {SmallInteger: Int2, Integer: Int4, BigInteger: Int8}.get(type(type_), lambda same: same)(value)
+    expected = Transformer().get_dumper(wrapped, PyFormat.BINARY).dump(wrapped)
+    _, row, *_ = pack_rows([column], [(value,)])
+    assert expected is not None
+    assert row == struct.pack(">hi", 1, len(expected)) + bytes(expected)

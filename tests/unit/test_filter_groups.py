@@ -1,0 +1,34 @@
+"""The groups of a filter: what they may hold, and how many conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import true
+
+from alfred_db.errors import InvalidFilter
+from alfred_db.queries.shapes import filter_groups
+from alfred_db.search.filters import Filter, eq
+
+ONE = eq("a", 1)
+
+
+@pytest.mark.parametrize("name", ["must", "should", "must_not"])
+@pytest.mark.parametrize("group", ["text", {"a": 1}, ONE, [ONE, "a"], None])
+def test_a_group_holds_conditions_only(name: str, group: Any) -> None:
+    groups: dict[str, Any] = {name: group}
+    with pytest.raises(InvalidFilter, match=rf"{name}: expected a sequence of conditions and filters"):
+        filter_groups.combined(Filter(**groups), lambda one: true())
+
+
+def test_a_filter_may_have_as_many_conditions_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_groups, "MAX_PARTS", 3)
+    assert (
+        filter_groups.combined(Filter(must=[ONE], should=[ONE], must_not=[ONE]), lambda one: true())
+        is not None
+    )
+    for more in ({"must": [ONE, ONE]}, {"should": [ONE, ONE]}, {"must_not": [ONE, ONE]}):
+        groups: dict[str, Any] = {"must": [ONE], "should": [ONE], "must_not": [ONE], **more}
+        with pytest.raises(InvalidFilter, match="more than 3 conditions"):
+            filter_groups.combined(Filter(**groups), lambda one: true())
