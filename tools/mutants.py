@@ -351,7 +351,11 @@ def test_all(chosen: list[Mutant], session: Session, workers: int, timeout: floa
 
         while chosen:
             with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(one, chosen))
+                try:
+                    list(pool.map(one, chosen))
+                except BaseException:  # do not start what is waiting
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             by = {str(session.results[mutant.rank]["killed"]) for mutant in chosen}
             place, server = places.get()
             new: list[str] = []
@@ -395,6 +399,9 @@ def main(arguments: list[str]) -> int:
         if (result := session.results.get(mutant.rank)) is None
         or (given.again and not result["killed"] and not explained(mutant))
     ]
+    # Started in the background, a process ignores Ctrl-C; and its servers must not outlive it.
+    for stopped in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stopped, signal.default_int_handler)
     todo.sort(key=lambda mutant: mutant.path.startswith(CONFIG["last"]))
     try:
         test_all(todo, session, given.workers, given.timeout)
