@@ -146,12 +146,12 @@ def sample(count: int, seed: int, only: str = "") -> list[Mutant]:
 
 
 @cache
-def tests(path: str) -> list[str]:
+def tests_of(path: str, root: Path) -> list[str]:
     """The test files of a module: those that start with its noun, and what `mutants.toml` adds; the narrowest first."""
     noun = re.sub(r"(ies|s)$", "", Path(path).stem.split("_")[0])
     listed = [pattern for key, given in CONFIG["tests"].items() if re.search(key, path) for pattern in given]
     patterns = listed or [f"tests/_async/test_{Path(path).stem}*.py", f"tests/**/test_{noun}*.py"]
-    found = [file.relative_to(ROOT).as_posix() for pattern in patterns for file in sorted(ROOT.glob(pattern))]
+    found = [file.relative_to(root).as_posix() for pattern in patterns for file in sorted(root.glob(pattern))]
     return [file for file in dict.fromkeys(found) if not re.search(CONFIG["skip_tests"], file)]
 
 
@@ -216,10 +216,13 @@ class Place:
         source = (self.folder / mutant.path).read_text(encoding="utf-8")  # the checkout may change meanwhile
         try:
             self._write(mutant.path, mutated(source, mutant.operator, mutant.occurrence) or source)
-            status, printed = self.run(tests(mutant.path), without=without, path=mutant.path)
+            status, printed = self.run(tests_of(mutant.path, self.folder), without=without, path=mutant.path)
         finally:
             self._write(mutant.path, source)
         by = FAILED.search(printed)
+        if status > 0 and by is None and "while loading conftest" not in printed:
+            # Neither a test nor an import has failed: to count that as a death would praise the tests for nothing.
+            raise RuntimeError(f"{mutant.text}: pytest ended with status {status}\n{printed[-2000:]}")
         killed = {-1: "timeout", 0: ""}.get(status, by.group(1) if by else f"exit status {status}")
         return {**dataclasses.asdict(mutant), "killed": killed, "printed": printed[-600:] if killed else ""}
 
@@ -390,7 +393,7 @@ def main(arguments: list[str]) -> int:
     chosen = sample(given.count, given.seed, given.only)
     if given.list:
         for mutant in chosen:
-            print(mutant.operator, mutant.text, "|", *tests(mutant.path))
+            print(mutant.operator, mutant.text, "|", *tests_of(mutant.path, ROOT))
         return 0
     session = Session(KEPT / "session.jsonl")
     todo = [

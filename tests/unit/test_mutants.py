@@ -27,7 +27,7 @@ mutants = load()
 
 @pytest.mark.parametrize("path", mutants.modules())
 def test_every_module_has_tests(path: str) -> None:
-    assert mutants.tests(path)
+    assert mutants.tests_of(path, ROOT)
 
 
 @pytest.mark.parametrize("key", mutants.CONFIG["tests"])
@@ -38,7 +38,7 @@ def test_every_line_of_the_table_has_modules_and_files(key: str) -> None:
 
 
 def test_a_module_has_the_tests_of_its_noun() -> None:
-    found = mutants.tests("alfred_db/queries/task_claims.py")
+    found = mutants.tests_of("alfred_db/queries/task_claims.py", ROOT)
     assert {"tests/_async/test_tasks.py", "tests/_async/test_task_leases.py"} <= set(found)
     assert not [path for path in found if "/_sync/" in path]
 
