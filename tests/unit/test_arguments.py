@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import typing
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import alfred_db
 from alfred_db import InvalidInputError
-from alfred_db.execution.arguments import checked
+from alfred_db.execution.arguments import _CHECKED_LATER, _alternatives, _keys, check, checked
 
 
 class Plain:
@@ -69,3 +71,17 @@ def test_a_coroutine_stays_one() -> None:
         waiting = guard().method(1)
         with pytest.raises(InvalidInputError):
             asyncio.run(waiting)
+
+
+NAMED = [getattr(alfred_db, name) for name in alfred_db.__all__]
+ROWS = [kind for kind in NAMED if typing.is_typeddict(kind) and kind not in _CHECKED_LATER]
+
+
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
+def test_no_key_of_a_row_is_null_unless_it_may_be_and_an_unknown_one_is_left_to_the_method(
+    kind: type,
+) -> None:
+    for key, hint in _keys(kind).items():
+        if type(None) not in _alternatives(hint):
+            with pytest.raises(InvalidInputError, match=rf"^row\.{key}: expected .* got None"):
+                check("row", {key: None}, kind)
