@@ -151,7 +151,11 @@ def tests_of(path: str, root: Path) -> list[str]:
     noun = re.sub(r"(ies|s)$", "", Path(path).stem.split("_")[0])
     listed = [pattern for key, given in CONFIG["tests"].items() if re.search(key, path) for pattern in given]
     patterns = listed or [f"tests/_async/test_{Path(path).stem}*.py", f"tests/**/test_{noun}*.py"]
-    found = [file.relative_to(root).as_posix() for pattern in patterns for file in sorted(root.glob(pattern))]
+    found = [
+        file.relative_to(root).as_posix()
+        for pattern in [*patterns, *CONFIG["always"]]
+        for file in sorted(root.glob(pattern))
+    ]
     return [file for file in dict.fromkeys(found) if not re.search(CONFIG["skip_tests"], file)]
 
 
