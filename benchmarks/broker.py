@@ -201,7 +201,7 @@ def bulk(database: Database, address: str, page: Page, part: float) -> list[Targ
         page,
         "Broker: bulk log",
         f"{len(rows):,} requests into an empty log, in turns, {RUNS} of each; medians. The same rows in the same"
-        " table, with all its indexes. Raw COPY is given them complete; `log_many` is given a hosted model and the"
+        " table, with all its indexes. Raw COPY takes them complete; `log_many` takes a hosted model and the"
         " tokens, looks up codes and prices, and works out model, provider, times, totals and cost of each.",
         table(("", "rows/s"), [(name, f"{speed:,.0f}") for name, speed in speeds.items()]),
         targets(found),

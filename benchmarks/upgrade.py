@@ -70,7 +70,7 @@ def main() -> int:
         address = server.render_as_string(hide_password=False)
         try:
             upgrades = {
-                "psql, of the SQL that `--sql` gives": psql(str(script)),
+                "psql, of the SQL that `--sql` prints": psql(str(script)),
                 "`db.upgrade()`, in a running process": migrate.upgrade,
                 "`alembic upgrade head`, the whole command": plain_alembic,
             }

@@ -120,7 +120,9 @@ def test_no_child_escapes_a_cancel_that_comes_at_any_moment(db: Database, engine
 
 
 @DOORS
-def test_a_known_child_is_given_and_a_missing_parent_named(db: Database, engine: Engine, door: Door) -> None:
+def test_a_known_child_is_returned_and_a_missing_parent_named(
+    db: Database, engine: Engine, door: Door
+) -> None:
     with db.begin() as uow:
         parent, _ = uow.tasks.enqueue("parent")
         child, _ = uow.tasks.enqueue("child", task_id="child", parent_task_id=parent.id)

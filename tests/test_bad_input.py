@@ -336,7 +336,7 @@ async def test_a_writable_server_can_be_asked_for(read_only_url: URL) -> None:
 # Values
 
 
-async def test_a_database_without_the_schema_says_what_to_run(empty_url: URL) -> None:
+async def test_a_database_without_the_schema_names_what_to_run(empty_url: URL) -> None:
     for door in (begin, verify, async_begin, async_verify):
         error = await fails(door, rendered(empty_url))
         assert isinstance(error, SchemaError)

@@ -260,7 +260,7 @@ def test_what_would_destroy_too_much_is_refused(run: Run) -> None:
     assert "keep_months: expected 0 to 1,200, got -1" in done.stderr
 
 
-def test_without_pg_cron_it_is_said_what_to_do_instead(run: Run) -> None:
+def test_without_pg_cron_the_error_states_what_to_do_instead(run: Run) -> None:
     done = run("maintain", "--schedule", "0 3 * * *")
     assert done.exit_code == 2
     assert (

@@ -101,7 +101,7 @@ def test_init_beside_a_file_that_is_no_text(tmp_path: Path) -> None:
     assert done.exit_code == 2
 
 
-def test_a_foreign_key_by_name_is_told_the_other_way(database_url: URL) -> None:
+def test_a_foreign_key_by_name_names_the_other_way(database_url: URL) -> None:
     class Own(DeclarativeBase):
         pass
 

@@ -166,7 +166,7 @@ def test_a_signal_lets_the_running_task_end(db: Database, app: str, number: sign
     assert [status(db, running), status(db, waiting)] == ["completed", "pending"]
 
 
-def test_a_second_signal_gives_the_running_task_back(db: Database, app: str) -> None:
+def test_a_second_signal_releases_the_running_task(db: Database, app: str) -> None:
     filed = file(db, "SLOW", {"seconds": 600}, task_id="a")
     with process(db, f"{app}:handlers", "--grace", "600") as worker:
         eventually(lambda: Path("begun-a").exists())
@@ -247,7 +247,7 @@ def test_a_task_is_shown_by_either_id_with_its_results_but_not_its_token(
         )
 
 
-def test_failed_tasks_are_filed_again_one_or_all(run: Run, db: Database, app: str) -> None:
+def test_failed_tasks_are_requeued_one_or_all(run: Run, db: Database, app: str) -> None:
     filed = [file(db, "REFUSE", task_id=f"t-{number}") for number in range(3)]
     assert run("worker", "--app", f"{app}:handlers", "--drain").exit_code == 0
     assert {status(db, one) for one in filed} == {TaskStatus.FAILED}

@@ -126,7 +126,7 @@ def a_row(table: Table) -> dict[str, Any]:
     return {column.name: value(column) for column in table.c if column.computed is None}
 
 
-def test_no_constraint_of_any_table_tells_the_row_that_it_refuses(connection: Connection) -> None:
+def test_no_constraint_of_any_table_reveals_the_row_that_it_refuses(connection: Connection) -> None:
     kinds: set[str] = set()
     for table in TABLES:
         row = a_row(table)
@@ -165,7 +165,7 @@ def told_nothing(error: AlfredDBError, sqlstate: str, kinds: set[str]) -> None:
     kinds.add(sqlstate)
 
 
-def test_no_type_tells_the_value_that_it_refuses(connection: Connection) -> None:
+def test_no_type_reveals_the_value_that_it_refuses(connection: Connection) -> None:
     types: dict[str, TypeEngine[Any]] = {
         str(column.type.compile(dialect=connection.dialect)): column.type
         for table in TABLES
@@ -228,7 +228,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_no_other_refusal_tells_a_value(engine: Engine, name: str) -> None:
+def test_no_other_refusal_reveals_a_value(engine: Engine, name: str) -> None:
     before, statement = OTHERS[name]
     with engine.connect() as connection:
         for one in before.format(SECRET, SECRET).split(";"):
@@ -239,7 +239,7 @@ def test_no_other_refusal_tells_a_value(engine: Engine, name: str) -> None:
         assert caught.value.original is not None
 
 
-def test_what_the_server_said_is_kept_for_who_asks(engine: Engine) -> None:
+def test_the_message_of_the_server_is_kept(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE o (a text PRIMARY KEY)"))
         with pytest.raises(ConflictError) as caught, translated():

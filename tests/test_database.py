@@ -141,7 +141,7 @@ async def test_a_connection_names_itself_and_does_not_idle_in_a_transaction_for_
         assert [await session.scalar(text(f"SHOW {name}")) for name in names] == ["alfred-db", "1min"]
 
 
-def test_what_the_url_says_wins_over_the_defaults(migrated_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_url_sets_wins_over_the_defaults(migrated_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     url = migrated_url.update_query_dict({"application_name": "from-url", "options": "-c work_mem=7MB"})
     names = ("application_name", "work_mem", "idle_in_transaction_session_timeout")
     with Database(url) as database:
@@ -236,7 +236,7 @@ print(*pids)
 """
 
 
-def test_a_child_process_makes_connections_of_its_own(migrated_url: URL) -> None:
+def test_a_child_process_makes_its_own_connections(migrated_url: URL) -> None:
     url = migrated_url.render_as_string(hide_password=False)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK, url], capture_output=True, text=True, check=False
@@ -372,7 +372,7 @@ def test_a_pool_that_stays_empty_is_one_clear_error(
     assert caught.value.retryable
 
 
-def test_a_tenant_that_is_not_there_says_what_to_run(migrated_url: URL) -> None:
+def test_a_missing_tenant_names_what_to_run(migrated_url: URL) -> None:
     with Database(migrated_url, schema="nobody") as database, pytest.raises(Exception, match="upgrade"):
         agents(database)
 

@@ -50,7 +50,7 @@ async def test_two_writers_of_the_same_points_leave_one_of_each(committed: Async
         assert facet.count == 200
 
 
-async def test_a_drop_waits_for_a_writer_and_the_next_is_told(committed: AsyncDatabase) -> None:
+async def test_a_drop_waits_for_a_writer_and_the_next_gets_an_error(committed: AsyncDatabase) -> None:
     async with committed.session() as one, committed.session() as two:
         first, second = AsyncKnowledgeRepository(one), AsyncKnowledgeRepository(two)
         await first.upsert(LEGAL, [{"id": 1}])

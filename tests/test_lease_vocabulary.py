@@ -80,7 +80,9 @@ def uow(grounds: tuple[URL, dict[str | None, Ground]]) -> Iterator[UnitOfWork]:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_whoever_lost_the_lease_is_refused_by_each_call(uow: UnitOfWork, ground: Ground, name: str) -> None:
+def test_a_holder_that_lost_the_lease_is_refused_by_each_call(
+    uow: UnitOfWork, ground: Ground, name: str
+) -> None:
     noun, _, method = name.partition(".")
     _, place, called = HELD[noun]
     stale = getattr(ground, place)._replace(lease_token=uuid.uuid4())
@@ -117,7 +119,7 @@ def test_to_repeat_an_end_changes_nothing(uow: UnitOfWork, ground: Ground, noun:
 
 @pytest.mark.parametrize("noun", HELD)
 @pytest.mark.parametrize("column", ["lease_expires_at", "attempt_deadline_at"])
-def test_a_reaper_says_why_and_takes_the_token(
+def test_a_reaper_stores_why_and_takes_the_token(
     uow: UnitOfWork, ground: Ground, noun: str, column: str
 ) -> None:
     repository, claimed = getattr(uow, noun), getattr(ground, HELD[noun][1])

@@ -32,7 +32,7 @@ async def test_two_who_want_a_bank_get_the_same(committed: AsyncDatabase) -> Non
     assert len(set(await asyncio.gather(want(), want(), want()))) == 1
 
 
-async def test_two_who_tell_the_same_make_one_memory(committed: AsyncDatabase) -> None:
+async def test_two_who_remember_the_same_make_one_memory(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
 
@@ -66,7 +66,7 @@ async def test_two_batches_in_opposite_order_do_not_deadlock(committed: AsyncDat
         assert len(page) == 200
 
 
-async def test_two_who_tell_nearly_the_same_make_one_memory(committed: AsyncDatabase) -> None:
+async def test_two_who_remember_nearly_the_same_make_one_memory(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
 
@@ -100,7 +100,7 @@ async def test_two_who_touch_in_opposite_order_do_not_deadlock(committed: AsyncD
         assert {memory.access_count for memory in page} == {30}
 
 
-async def test_who_tells_a_bank_that_goes_is_told_so(committed: AsyncDatabase) -> None:
+async def test_remembering_in_a_bank_that_goes_is_an_error(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
     removed = asyncio.Event()

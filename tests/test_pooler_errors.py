@@ -152,7 +152,7 @@ def test_the_table_has_each_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_as_the_table_says(server: URL, case: str) -> None:
+def test_it_is_as_the_table_states(server: URL, case: str) -> None:
     with pytest.raises(AlfredDBError) as caught:
         CASES[case](server)
     assert (type(caught.value).__name__, caught.value.retryable) == table()[case], caught.value

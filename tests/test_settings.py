@@ -191,7 +191,7 @@ NAMED = {
 }
 
 
-def test_the_doctor_names_a_setting_and_what_it_says_to_run_cures_it(database_url: URL) -> None:
+def test_the_doctor_names_a_setting_and_its_command_cures_it(database_url: URL) -> None:
     assert set(RELIED_ON) <= set(NAMED)
 
     def named() -> dict[str, str]:
@@ -268,7 +268,7 @@ def latin(
                 execute(f"DROP ROLE {role}")
 
 
-async def test_text_is_utf8_whoever_asks_for_another_encoding(latin: URL) -> None:
+async def test_text_is_utf8_even_if_another_encoding_is_asked_for(latin: URL) -> None:
     engine = create_engine(latin, poolclass=NullPool)
     with engine.connect() as connection:
         assert connection.scalar(text("SHOW client_encoding")) == "LATIN1"
@@ -303,7 +303,7 @@ def test_the_callers_own_engine_in_another_encoding_is_refused_a_bulk_write(data
             documents.add("日本")
 
 
-def test_the_callers_own_engine_in_another_date_style_is_told_so(database_url: URL) -> None:
+def test_the_callers_own_engine_in_another_date_style_is_an_error(database_url: URL) -> None:
     with Database(database_url) as database, database.begin() as uow:
         uow.documents.add("secret")
     engine = create_engine(database_url, poolclass=NullPool, connect_args={"options": "-c datestyle=German"})

@@ -96,7 +96,7 @@ async def test_many_coroutines_drain_a_queue_once(database_url: URL, db: Databas
 
 
 @pytest.mark.parametrize("winner_commits", [True, False])
-def test_twenty_sessions_file_one_task(db: Database, winner_commits: bool) -> None:
+def test_twenty_sessions_enqueue_one_task(db: Database, winner_commits: bool) -> None:
     with db.session() as first, ThreadPoolExecutor(19) as pool:
         winner, created = TaskRepository(first).enqueue("x", task_id="t", dedupe_key="k")
         assert created
@@ -117,7 +117,7 @@ def test_twenty_sessions_file_one_task(db: Database, winner_commits: bool) -> No
 
 
 @pytest.mark.parametrize("size", [50, 1500], ids=["insert", "copy"])
-def test_the_same_tasks_filed_at_once_in_any_order(db: Database, size: int) -> None:
+def test_the_same_tasks_enqueued_at_once_in_any_order(db: Database, size: int) -> None:
     many: list[NewTask] = [{"intent": "x", "task_id": f"t-{number}"} for number in range(size)]
     with ThreadPoolExecutor(4) as pool:
         filed = list(
@@ -178,7 +178,7 @@ def test_a_claim_passes_a_task_that_is_being_cancelled(db: Database) -> None:
 
 
 @pytest.mark.parametrize("first", ["reap", "complete", "heartbeat"])
-def test_whoever_is_second_to_a_lapsed_lease_loses(db: Database, first: str) -> None:
+def test_the_second_to_a_lapsed_lease_loses(db: Database, first: str) -> None:
     held = one_claimed(db)
     with db.begin() as uow:
         uow.session.execute(update(Task).values(lease_expires_at=func.now() - text("interval '1 s'")))

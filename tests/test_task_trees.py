@@ -69,7 +69,7 @@ def test_what_is_cancelled_takes_no_children(db: Database, door: Door) -> None:
         door(uow, waiting)
 
 
-def test_a_repeated_enqueue_gives_the_task_that_stands(db: Database) -> None:
+def test_a_repeated_enqueue_returns_the_existing_task(db: Database) -> None:
     waiting, _, _ = family(db)
     with db.begin() as uow:
         child, _ = uow.tasks.enqueue("x", task_id="child", parent_task_id=waiting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, cast
 
 import click
@@ -13,11 +14,38 @@ from ..config import database_url
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..worker import AsyncWorker, Worker
+from ..worker.settings import Settings
 from ..worker.workers import is_asynchronous
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 
 __all__ = ["handlers_of", "worker"]
+
+
+_HELP = {
+    "concurrency": "Tasks at once.",
+    "lease": "Seconds after which a silent worker loses its tasks.",
+    "grace": "Seconds that running tasks have to end after SIGTERM or SIGINT.",
+    "poll": "Longest seconds between two looks for tasks.",
+    "upkeep": "Seconds between two looks for vanished workers and due slots.",
+    "schedules": "Whether to create the executions of due slots too.",
+    "queues": "Take tasks from this queue only; may be repeated.",
+    "assigned_to": "Run this agent's tasks only.",
+}
+_DECLARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "queues": ("--queue", {"multiple": True, "metavar": "QUEUE", "default": ()}),
+    "assigned_to": ("--assigned-to", {"metavar": "AGENT"}),
+}
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each setting of a worker, with its default; the back-off is for programs."""
+    for field in reversed([field for field in fields(Settings) if field.name in _HELP]):
+        flag = f"--{field.name}/--no-{field.name}" if isinstance(field.default, bool) else f"--{field.name}"
+        shown = {"default": field.default, "show_default": not isinstance(field.default, bool)}
+        name, attributes = _DECLARED.get(field.name, (flag, shown))
+        command = click.option(name, field.name, help=_HELP[field.name], **attributes)(command)
+    return command
 
 
 @click.command()
@@ -27,52 +55,18 @@ __all__ = ["handlers_of", "worker"]
     metavar="MODULE:NAME",
     help="A mapping from intents to handlers, all plain or all async.",
 )
-@click.option("--concurrency", default=4, show_default=True, help="Tasks at once.")
-@click.option(
-    "--lease", default=60.0, show_default=True, help="Seconds after which a silent worker loses its tasks."
-)
-@click.option(
-    "--grace",
-    default=25.0,
-    show_default=True,
-    help="Seconds that running tasks have to end after SIGTERM or SIGINT.",
-)
-@click.option("--poll", default=5.0, show_default=True, help="Longest seconds between two looks for tasks.")
-@click.option(
-    "--upkeep",
-    default=5.0,
-    show_default=True,
-    help="Seconds between two looks for vanished workers and due slots.",
-)
-@click.option(
-    "--schedules/--no-schedules", default=True, help="Whether to create the executions of due slots too."
-)
-@click.option(
-    "--queue",
-    "queues",
-    multiple=True,
-    metavar="QUEUE",
-    help="Take tasks from this queue only; may be repeated.",
-)
-@click.option("--assigned-to", metavar="AGENT", help="Run this agent's tasks only.")
+@_settings_options
 @click.option("--drain", is_flag=True, help="End when no task can be claimed now and none runs.")
 @url_option
 @schema_option
 @pooler_option
 def worker(
     app: str,
-    concurrency: int,
-    lease: float,
-    grace: float,
-    poll: float,
-    upkeep: float,
-    schedules: bool,
-    queues: tuple[str, ...],
-    assigned_to: str | None,
     drain: bool,
     url: str | None,
     schema: str | None,
     pooler: str | None,
+    **settings: Any,
 ) -> None:
     """Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once.
 
@@ -82,23 +76,14 @@ def worker(
     handlers = handlers_of(app)
     asynchronous = any(is_asynchronous(handler) for handler in handlers.values())
     log = logging.getLogger("alfred_db.worker")
-    options: dict[str, Any] = {
-        "concurrency": concurrency,
-        "lease": lease,
-        "grace": grace,
-        "poll": poll,
-        "upkeep": upkeep,
-        "schedules": schedules,
-        "queues": list(queues) or None,
-        "assigned_to": assigned_to,
-    }
+    settings["queues"] = list(settings["queues"]) or None
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
     if asynchronous:
-        unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **options)
+        unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **settings)
         log.info("%s: %s", unlike.name, ", ".join(handlers))
         asyncio.run(unlike.run(drain=drain))
     else:
-        plain = Worker(Database(database_url(url), **database), handlers, **options)
+        plain = Worker(Database(database_url(url), **database), handlers, **settings)
         log.info("%s: %s", plain.name, ", ".join(handlers))
         plain.run(drain=drain)
 

@@ -11,22 +11,20 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
-from ..checks import within
 from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.notifications import Listener, channel_of
-from ..errors import ConfigurationError
-from ..values.tasks import ClaimedTask, TaskBackoff
+from ..values.tasks import ClaimedTask
 from ._lease import AnyLease
 from ._log import log
 from ._outcome import Ended, failed
 from ._periodic import Periodic
 from ._settle import is_transient, settled
 from ._watch import Watch
+from .settings import Settings
 
-__all__ = ["End", "Loop", "Settings", "Start"]
+__all__ = ["End", "Loop", "Start"]
 
 FIRST_PAUSE = 0.05
 """Seconds between the first looks when nothing is there; then twice that, and so on."""
@@ -48,30 +46,6 @@ End = Callable[[Ended], None]
 
 Start = Callable[[ClaimedTask, End], AnyLease]
 """Starts the handler of a task and returns its lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The settings of a worker."""
-
-    concurrency: int
-    lease: float
-    grace: float
-    poll: float
-    upkeep: float
-    schedules: bool
-    queues: Sequence[str] | None
-    assigned_to: str | None
-    backoff: TaskBackoff
-
-    def __post_init__(self) -> None:
-        within("concurrency", self.concurrency, 1, 10_000)
-        within("lease", self.lease, 0.1, 86_400)
-        within("grace", self.grace, 0, 86_400)
-        within("poll", self.poll, 0.01, 86_400)
-        within("upkeep", self.upkeep, 0.01, 86_400)
-        if isinstance(self.queues, str) or (self.queues is not None and not self.queues):
-            raise ConfigurationError("worker: queues: expected a list of names, or None for all queues")
 
 
 class Loop:

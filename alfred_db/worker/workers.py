@@ -10,15 +10,17 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
-from ..values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
+from ..values.tasks import ClaimedTask, NewTaskResult
 from ._lease import AsyncLease, Lease
-from ._loop import End, Loop, Settings
+from ._loop import End, Loop
 from ._outcome import Ended, raised, returned
+from .settings import Settings
 
 __all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
 
@@ -31,45 +33,23 @@ AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewTaskRes
 H = TypeVar("H", bound=Callable[..., object])
 
 
-class Worker:
+@dataclass(eq=False, repr=False)
+class Worker(Settings):
     """Runs tasks of some intents, each with the handler of its intent, in threads.
 
     It opens its own connections to the database of `db`: three in a pool, and one that listens.
-
-    Args:
-        db: The database whose tasks are run.
-        handlers: The handler of each intent. Tasks of other intents are not claimed.
-        concurrency: The most tasks that run at once; no more are claimed.
-        lease: Seconds after which another worker takes the tasks of a worker that fell silent.
-        grace: Seconds that running tasks have when the worker is stopped.
-        poll: The longest time between two looks for tasks, in seconds.
-        upkeep: Seconds between two sweeps for tasks of vanished workers and for due slots of schedules.
-        schedules: Whether the sweeps include the slots of schedules.
-        queues: The queues to claim from; None is all.
-        assigned_to: Claim only the tasks assigned to this agent.
-        backoff: The delays before a failed task is tried again.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        handlers: Mapping[str, Handler],
-        *,
-        concurrency: int = 4,
-        lease: float = 60.0,
-        grace: float = 25.0,
-        poll: float = 5.0,
-        upkeep: float = 5.0,
-        schedules: bool = True,
-        queues: Sequence[str] | None = None,
-        assigned_to: str | None = None,
-        backoff: TaskBackoff = TaskBackoff(),
-    ) -> None:
-        self._handlers = _checked(handlers, asynchronous=False)
-        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
-        self._concurrency = concurrency
+    db: Database
+    """The database whose tasks are run."""
+    handlers: Mapping[str, Handler]
+    """The handler of each intent. Tasks of other intents are not claimed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._handlers = _checked(self.handlers, asynchronous=False)
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._loop = Loop(db, list(handlers), self._start, settings)
+        self._loop = Loop(self.db, list(self._handlers), self._start, self)
 
     @property
     def name(self) -> str:
@@ -88,13 +68,13 @@ class Worker:
         Raises:
             AlfredDBError: An error that does not pass by waiting, such as SchemaOutdatedError.
         """
-        for _ in range(self._concurrency):
+        for _ in range(self.concurrency):
             threading.Thread(target=self._serve, name="alfred-db handler", daemon=True).start()
         try:
             with _stopped_by_signals(self._loop, signals):
                 self._loop.run(drain=drain)
         finally:
-            for _ in range(self._concurrency):
+            for _ in range(self.concurrency):
                 self._todo.put(None)
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -124,32 +104,24 @@ class Worker:
         return returned(lease, value)
 
 
-class AsyncWorker:
+@dataclass(eq=False, repr=False)
+class AsyncWorker(Settings):
     """The same for asyncio: handlers are tasks of the event loop that `run` is awaited in.
 
     Everything else is done in threads: a handler that blocks the event loop holds up the others, but no heartbeat.
     """
 
-    def __init__(
-        self,
-        db: AsyncDatabase,
-        handlers: Mapping[str, AsyncHandler],
-        *,
-        concurrency: int = 4,
-        lease: float = 60.0,
-        grace: float = 25.0,
-        poll: float = 5.0,
-        upkeep: float = 5.0,
-        schedules: bool = True,
-        queues: Sequence[str] | None = None,
-        assigned_to: str | None = None,
-        backoff: TaskBackoff = TaskBackoff(),
-    ) -> None:
-        self._handlers = _checked(handlers, asynchronous=True)
-        settings = Settings(concurrency, lease, grace, poll, upkeep, schedules, queues, assigned_to, backoff)
+    db: AsyncDatabase
+    """The database whose tasks are run."""
+    handlers: Mapping[str, AsyncHandler]
+    """The handler of each intent. Tasks of other intents are not claimed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._handlers = _checked(self.handlers, asynchronous=True)
         self._events: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[Ended]] = set()
-        self._loop = Loop(db, list(handlers), self._start, settings)
+        self._loop = Loop(self.db, list(self._handlers), self._start, self)
 
     @property
     def name(self) -> str:

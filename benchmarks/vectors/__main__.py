@@ -39,7 +39,7 @@ PAGE = Page(
     "Written by `make bench-vectors`.\n\n![Search and load beside the alternatives](vectors.svg)\n\n"
     "All contenders have the same server, the same rows and the same index (HNSW, cosine, m = 16,"
     " ef_construction = 64, ef_search = 40), run in one process each, and take turns. Peers have the tables that they"
-    " make themselves, and run in environments of their own at the versions in their names. Recall is against exact"
+    " make themselves, and run in their own environments at the versions in their names. Recall is against exact"
     " search by numpy, where what is as near counts as right. A figure is void when recall is unequal, rows are missing"
     " or the index was not used. Ratios of searches are medians over the turns, of what was measured in the same turn.",
 )
@@ -90,7 +90,7 @@ def compare(
             "`documents.add_many`, with its ANALYZE, into a table that has the shape of the peers' tables; vectors are indexed"
             " afterwards."
             if documents
-            else "`knowledge.upsert`, which compares with what is there, into the platform's own table with its text indexes."
+            else "`knowledge.upsert`, which compares with the stored points, into the platform's own table with its text indexes."
         )
         publish(PAGE, f"Load: {name}", notes, f"{size.runs} loads of each.", load_table(lines))
         panels[f"Load of {name}, rows a second"] = rates
@@ -110,7 +110,7 @@ def compare(
                 if asynchronous
                 else "The nearest ten with text and metadata. Peers take a connection from their pool and begin and end"
                 " a transaction for each; alfred-db has a unit of work for each, except where it has one for a block of"
-                " searches, and begins no transaction for what only searches; raw psycopg none unless it says so.",
+                " searches, and begins no transaction for what only searches; raw psycopg none unless it is noted.",
                 f"{len(asked.queries)} queries, {size.rounds} rounds.",
                 text,
             )
@@ -143,7 +143,7 @@ def own_table(place: Path, rows: Rows, size: Size, compared: Contenders, ours: s
     }
     compared.started.update(moved)
     lines, rates = load(compared, rows, size.runs, ours_only=True)
-    notes = "The same into `documents` as it is: with text search, hash, and seven indexes; vectors are indexed afterwards."
+    notes = "The same into `documents` unchanged: with text search, hash, and seven indexes; vectors are indexed afterwards."
     publish(PAGE, f"Load into the platform's own table: {rows.name}", notes, load_table(lines))
     return rates
 
@@ -170,7 +170,7 @@ def main() -> int:
             publish(
                 PAGE,
                 "Filtered search",
-                "Filters on the metadata; the way that is taken unless told otherwise is `auto`.",
+                "Filters on the metadata; the way that is taken by default is `auto`.",
                 text,
             )
             found += some

@@ -58,7 +58,7 @@ def introduction(server: Server) -> str:
         [
             "Written by `make bench-work`.",
             f"{machine(server)} {', '.join(row[0] for row in rows)}. {DRIVER.replace('==', ' ')} everywhere;"
-            f" {'; '.join(peer.versions for peer in PEERS)}, each in an environment of its own. All tables are logged.",
+            f" {'; '.join(peer.versions for peer in PEERS)}, each in its own environment. All tables are logged.",
             "Each run is a new process on a new database of the one server; contenders take turns, A B C, C B A. Figures"
             " are medians, with the least and the greatest; ratios are medians over the turns, of what ran in the same"
             " turn. After each run it is checked that every job ran exactly once,"

@@ -45,7 +45,7 @@ def enqueue_some(bench: Bench) -> None:
         f"Each call is a transaction; {counts} jobs, on a new database for each number in a call. Raw SQL sends four columns,"
         " whose ids it makes while the clock runs: INSERT has arrays where there is more than one row, COPY is binary."
         " «BEGIN» is the same with BEGIN and COMMIT sent around it, for alfred-db a `db.begin()` for each call; alone it is"
-        " `enqueue` in AUTOCOMMIT. `enqueue` gives the task with all its columns, `enqueue_many` the ids, and both give whether"
+        " `enqueue` in AUTOCOMMIT. `enqueue` returns the task with all its columns, `enqueue_many` the ids, and both return whether"
         " the task was new. pgqueuer's and procrastinate's tables notify their workers in the same transaction."
         " absurd has no call for many."
     )

@@ -45,15 +45,15 @@ def paced(bench: Bench) -> None:
         if found
     ]
     notes = (
-        f"One process files {bench.sizes.pace} tasks a second for {bench.sizes.seconds:g} s, each by a call and in a transaction"
-        " of its own; another is a worker that waits for them. Milliseconds from just before the call to the start of the handler,"
+        f"One process files {bench.sizes.pace} tasks a second for {bench.sizes.seconds:g} s, each by a call and in its"
+        " own transaction; another is a worker that waits for them. Milliseconds from just before the call to the start of the handler,"
         " by the one clock of the machine, so that the call and its commit are in them. The workers are the libraries' own, with"
         " their defaults: alfred-db's `Worker` (4 at once) whose filer is a `Database` with and without `notify=True`; pgqueuer's"
         " (batches of 10), and procrastinate's with 4 at once, which is 1 by default; the tables of both notify. Where less was"
         " filed a second than asked for, the filing could not keep the pace; where a worker could not, the times are those of a"
         " growing queue."
     )
-    header = ["", "filed/s", "p50, ms", "min to max", "p99, ms", "min to max"]
+    header = ["", "enqueued/s", "p50, ms", "min to max", "p99, ms", "min to max"]
     bench.publish("From filing to the handler, paced", notes, table(header, lines), failed=failed)
 
 
@@ -73,7 +73,7 @@ def killed(bench: Bench) -> None:
         "A worker holds a task and keeps its lease; another one waits. The first is killed (SIGKILL): seconds until the task"
         " runs in the second. The lease is 1 s everywhere. alfred-db's `Worker` has `lease=1`, `upkeep=1` and `poll=1`: the lease"
         " runs out, upkeep takes the task back, and the next look finds it, after the back-off of a task whose worker crashed, 5 s"
-        " the first time unless it is told otherwise; by default these are 60, 5 and 5 s. absurd has `claim_timeout=1` (120 by"
+        " the first time by default; by default these are 60, 5 and 5 s. absurd has `claim_timeout=1` (120 by"
         " default), looks every 0.25 s, and has a handler that extends the claim itself. pgqueuer is left out: under"
         " `heartbeat_timeout=1` its worker took such a job twice, for its statements wait up to a second for its listener, on the"
         " one connection that psycopg's driver has. procrastinate is too: it leaves the jobs of vanished workers to a task that the"

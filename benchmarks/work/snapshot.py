@@ -48,7 +48,7 @@ def under_snapshot(bench: Bench) -> None:
     notes = (
         f"{bench.sizes.under_snapshot:,} jobs, claimed and completed by one worker in AUTOCOMMIT, one and {EACH} in turns; the claims"
         " are those of one. «Snapshot held» is beside a transaction of another connection, REPEATABLE READ, that began after the"
-        " jobs were filed: until it ends, no version of a row that the worker has left behind can go, and claims step over them."
+        " jobs were enqueued: until it ends, no version of a row that the worker has left behind can go, and claims step over them."
         " The fifths are the first and the last of the drain. pgqueuer is left out, as a drain under a snapshot takes it too long."
     )
     held = runs.get("alfred-db, snapshot held", [])

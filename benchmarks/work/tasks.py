@@ -51,8 +51,8 @@ def enqueue(bench: Bench) -> dict[str, float]:
     notes = (
         f"{jobs:,} tasks in one call and one transaction. Raw COPY sends four columns of rows that were complete before"
         f" the clock started, with ids in order as the library makes them; the faster form, {limit.removeprefix('raw COPY, ')}, is the limit. «Rows made» starts from"
-        " what `enqueue_many` is given, and makes ids and rows while the clock runs. `enqueue_many` also checks its"
-        " input, and gives an id for each task. pgqueuer inserts from arrays, procrastinate by a function of the"
+        " what `enqueue_many` takes, and makes ids and rows while the clock runs. `enqueue_many` also checks its"
+        " input, and returns an id for each task. pgqueuer inserts from arrays, procrastinate by a function of the"
         f" database; both notify their workers. absurd has no call for many: {few:,} calls."
     )
     bench.publish("Enqueue many", notes, rates(runs, "job"), found, failed)

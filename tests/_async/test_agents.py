@@ -33,7 +33,7 @@ async def test_a_replaced_incarnation_is_refused(uow: AsyncUnitOfWork) -> None:
         await uow.agents.deregister(agent.id, replaced)
 
 
-async def test_alive_is_told_by_the_databases_clock(uow: AsyncUnitOfWork) -> None:
+async def test_alive_is_decided_by_the_databases_clock(uow: AsyncUnitOfWork) -> None:
     agent = await uow.agents.register("writer", type="llm", version="1")
     assert [found.name for found in await uow.agents.list_alive()] == ["writer"]
     await uow.session.execute(update(Agent).values(last_heartbeat=func.now() - timedelta(seconds=61)))

@@ -86,7 +86,7 @@ async def test_the_parts_of_the_catalog_know_each_other(catalog: AsyncBrokerCata
     )
 
 
-async def test_putting_again_changes_what_is_given(catalog: AsyncBrokerCatalogRepository) -> None:
+async def test_putting_again_changes_what_is_passed(catalog: AsyncBrokerCatalogRepository) -> None:
     await fill(catalog)
     before = await catalog.put_provider("azure", name="Azure", is_active=False, metadata={"region": "eu"})
     after = await catalog.put_provider("azure", name="Microsoft Azure")

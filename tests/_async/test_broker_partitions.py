@@ -191,7 +191,7 @@ async def test_times_of_partitions_are_read_in_any_session(
         assert await requests.partitions() == before
 
 
-async def test_upkeep_gives_up_on_a_table_that_is_busy(
+async def test_upkeep_stops_at_a_table_that_is_busy(
     committed: AsyncDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alfred_db.queries.shapes.partitions.LOCK_TIMEOUT", "100ms")
@@ -235,7 +235,9 @@ async def test_months_are_checked(requests: AsyncBrokerRequestRepository, months
             await requests.schedule_maintenance(**wrong)
 
 
-async def test_without_pg_cron_it_is_said_what_to_do_instead(requests: AsyncBrokerRequestRepository) -> None:
+async def test_without_pg_cron_the_error_states_what_to_do_instead(
+    requests: AsyncBrokerRequestRepository,
+) -> None:
     with pytest.raises(ExtensionMissingError, match="have cron run `alfred-db maintain"):
         await requests.schedule_maintenance()
     with pytest.raises(ExtensionMissingError, match="pg_cron is not installed in this database"):

@@ -44,7 +44,9 @@ async def fill(conversations: AsyncConversationRepository) -> None:
     await conversations._session.execute(text("ANALYZE"))
 
 
-async def test_a_session_is_read_in_the_order_it_was_said(conversations: AsyncConversationRepository) -> None:
+async def test_a_session_is_read_in_the_order_it_was_added(
+    conversations: AsyncConversationRepository,
+) -> None:
     first = await conversations.append("s", "user", "How hot is it?")
     second = await conversations.append("s", MessageRole.TOOL, "31 °C", metadata={"name": "thermometer"})
     await conversations.append("other", "user", "Hello")
@@ -297,7 +299,7 @@ async def test_two_purges_at_once_share_the_work(committed: AsyncDatabase) -> No
         assert await count(AsyncConversationRepository(uow.session)) == 0
 
 
-async def test_what_is_rolled_back_was_never_said(committed: AsyncDatabase) -> None:
+async def test_what_is_rolled_back_was_never_added(committed: AsyncDatabase) -> None:
     async with committed.session() as session:
         await AsyncConversationRepository(session).append("s", "user", "x")
         await session.rollback()

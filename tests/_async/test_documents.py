@@ -295,7 +295,7 @@ async def test_fifty_thousand_rows_are_one_batch(documents: AsyncDocumentReposit
     assert stored.content == "49999"
 
 
-async def test_more_than_there_is_gives_all_there_is(documents: AsyncDocumentRepository) -> None:
+async def test_a_limit_above_the_number_of_rows_returns_all(documents: AsyncDocumentRepository) -> None:
     for params in (SearchParams(), SearchParams(exact=True), SearchParams(exact=False)):
         assert len(await documents.search(UNIT, limit=1000, params=params)) == 0
     ids = set(await documents.add_many([{"content": "a"}, {"content": "b"}], embeddings=[UNIT] * 2))

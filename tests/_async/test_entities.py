@@ -449,7 +449,7 @@ async def test_two_callers_make_one_node_and_one_fact(committed: AsyncDatabase) 
     assert (again.id, again.weight) == (edge.id, 2)
 
 
-async def test_who_deletes_second_is_told(committed: AsyncDatabase) -> None:
+async def test_the_second_to_delete_gets_an_error(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         nodes = await graph(AsyncEntityRepository(uow.session), "ab")
     async with committed.session() as one, committed.session() as other:

@@ -114,7 +114,7 @@ async def test_bad_subscriptions_are_refused(events: AsyncEventRepository) -> No
     assert [lag.name for lag in await events.consumers()] == [HOSTILE]
 
 
-async def test_a_consumer_that_is_not_there_is_told_of(events: AsyncEventRepository) -> None:
+async def test_a_missing_consumer_is_an_error(events: AsyncEventRepository) -> None:
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (events.read, ()),
         (events.peek, ()),

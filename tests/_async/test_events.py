@@ -135,7 +135,7 @@ async def test_what_is_not_committed_is_not_read(committed: AsyncDatabase) -> No
     assert await read(committed) == []
 
 
-async def test_a_rollback_gives_the_events_again(committed: AsyncDatabase) -> None:
+async def test_a_rollback_makes_the_events_unread_again(committed: AsyncDatabase) -> None:
     await subscribe(committed, "t")
     ids = await publish(committed, "t", "t")
     async with committed.session() as session:

@@ -139,7 +139,7 @@ async def test_several_vectors_are_searched_at_once(filled: AsyncKnowledgeReposi
 
 
 @pytest.mark.parametrize("distance", list(KnowledgeDistance))
-async def test_each_distance_orders_as_it_says(
+async def test_each_distance_orders_by_its_definition(
     knowledge: AsyncKnowledgeRepository, distance: KnowledgeDistance
 ) -> None:
     await knowledge.create_collection("measured", distance=distance)
@@ -260,13 +260,13 @@ async def test_a_recommendation_has_a_sane_size(knowledge: AsyncKnowledgeReposit
         await knowledge.recommend(LEGAL, [1], limit=0)
 
 
-async def test_points_that_cancel_out_are_told(knowledge: AsyncKnowledgeRepository) -> None:
+async def test_points_that_cancel_out_are_an_error(knowledge: AsyncKnowledgeRepository) -> None:
     await knowledge.upsert(LEGAL, [{"id": "a", "vector": VECTORS[0]}, {"id": "b", "vector": -VECTORS[0]}])
     with pytest.raises(InvalidVector, match="cancel out"):
         await knowledge.recommend(LEGAL, ["a", "b"])
 
 
-async def test_more_than_there_is_gives_all_there_is(filled: AsyncKnowledgeRepository) -> None:
+async def test_a_limit_above_the_number_of_rows_returns_all(filled: AsyncKnowledgeRepository) -> None:
     assert len(await filled.query(LEGAL, VECTORS[0], limit=1000)) == 100
     assert len(await filled.query("general-knowledge", VECTORS[0], limit=1000)) == 0
     assert await filled.query_groups("general-knowledge", VECTORS[0], group_by="lang") == []

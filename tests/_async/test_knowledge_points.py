@@ -75,7 +75,7 @@ async def versions(knowledge: AsyncKnowledgeRepository) -> dict[str, str]:
     return {row[0]: row[1] for row in await knowledge._session.execute(marks)}
 
 
-async def test_points_are_given_back_as_they_came(knowledge: AsyncKnowledgeRepository) -> None:
+async def test_points_are_returned_as_they_were_stored(knowledge: AsyncKnowledgeRepository) -> None:
     key = uuid.uuid4()
     stored = [
         {"id": 42, "vector": VECTORS[0], "payload": {"a": [1, None, {"b": "é\n\"'%s::;"}]}},
@@ -312,7 +312,7 @@ async def test_a_uuid_is_one_point_however_it_is_spelled(knowledge: AsyncKnowled
         ({}, set(range(12))),
     ],
 )
-async def test_filters_of_qdrant_select_what_they_say(
+async def test_filters_of_qdrant_select_what_they_describe(
     filled: AsyncKnowledgeRepository, given: dict[str, Any], expected: set[int]
 ) -> None:
     where = qdrant_filter(given)
@@ -363,7 +363,7 @@ async def test_filters_of_qdrant_select_what_they_say(
         ([], "expected an object"),
     ],
 )
-def test_what_a_filter_of_qdrant_cannot_say_is_named(given: Any, message: str) -> None:
+def test_what_a_filter_of_qdrant_cannot_express_is_named(given: Any, message: str) -> None:
     with pytest.raises(InvalidFilter, match=message):
         qdrant_filter(given)
 
@@ -486,7 +486,7 @@ async def test_a_wrong_dump_is_one_clear_error(
         await knowledge.import_qdrant(LEGAL, "/nonexistent/dump.jsonl")
 
 
-async def test_an_export_gives_back_exactly_what_was_stored(
+async def test_an_export_restores_exactly_what_was_stored(
     knowledge: AsyncKnowledgeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(knowledge_points, "BATCH", 7)

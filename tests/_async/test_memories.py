@@ -101,7 +101,7 @@ async def test_another_bank_may_hold_the_same_text(memories: AsyncMemoryReposito
     assert [memory.id for memory in await memories.list(other)] == [second.id]
 
 
-async def test_a_memory_lasts_as_long_as_it_was_told_to(memories: AsyncMemoryRepository, bank: int) -> None:
+async def test_a_memory_lasts_as_long_as_its_ttl(memories: AsyncMemoryRepository, bank: int) -> None:
     now = await memories._session.scalar(select(func.now()))
     stored = await memories.remember(bank, "x", ttl=HOUR)
     memory = await memories.get(stored.id)
@@ -146,7 +146,7 @@ async def test_sweeping_goes_in_batches(memories: AsyncMemoryRepository, bank: i
     assert [await memories.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-async def test_what_expired_comes_back_when_it_is_told_again(
+async def test_what_expired_comes_back_when_it_is_remembered_again(
     memories: AsyncMemoryRepository, bank: int
 ) -> None:
     stored = await memories.remember(bank, "x", ttl=HOUR)
@@ -155,7 +155,7 @@ async def test_what_expired_comes_back_when_it_is_told_again(
     assert await texts(memories, bank) == ["x"]
 
 
-async def test_many_are_told_in_order(memories: AsyncMemoryRepository, bank: int) -> None:
+async def test_many_are_remembered_in_order(memories: AsyncMemoryRepository, bank: int) -> None:
     known = await memories.remember(bank, "known", importance=5)
     told: list[NewMemory] = [
         {"content": "a", "importance": 2, "ttl": HOUR},
@@ -449,7 +449,7 @@ async def test_touches_stay_on_their_pages(committed: AsyncDatabase) -> None:
 _UPDATES = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:table)")
 
 
-async def test_a_moment_counts_as_it_is_given(memories: AsyncMemoryRepository, bank: int) -> None:
+async def test_a_moment_counts_as_it_is_passed(memories: AsyncMemoryRepository, bank: int) -> None:
     stored = await memories.remember(bank, "x", embedding=UNIT, importance=10)
     used = datetime(2026, 1, 1, tzinfo=UTC)
     await memories._session.execute(update(Memory).where(Memory.id == stored.id).values(last_accessed=used))

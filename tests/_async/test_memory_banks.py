@@ -15,7 +15,7 @@ def banks(uow: AsyncUnitOfWork) -> AsyncMemoryBankRepository:
     return AsyncMemoryBankRepository(uow.session)
 
 
-async def test_a_name_gives_one_bank(banks: AsyncMemoryBankRepository) -> None:
+async def test_a_name_makes_one_bank(banks: AsyncMemoryBankRepository) -> None:
     bank = await banks.get_or_create("notes", description="of the writer")
     again = await banks.get_or_create("notes")
     assert again.id == bank.id
@@ -27,7 +27,7 @@ async def test_a_name_gives_one_bank(banks: AsyncMemoryBankRepository) -> None:
     assert await banks.get_by_name("none") is None
 
 
-async def test_of_several_with_a_name_the_oldest_is_given(banks: AsyncMemoryBankRepository) -> None:
+async def test_of_several_with_a_name_the_oldest_is_returned(banks: AsyncMemoryBankRepository) -> None:
     first, second = MemoryBank(name="twice"), MemoryBank(name="twice")
     banks._session.add(first)
     await banks._session.flush()

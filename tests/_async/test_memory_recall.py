@@ -142,7 +142,9 @@ async def test_what_cannot_be_certified_is_compared_whole(
     assert (large.path, large.certified) == (SearchPath.HNSW_ITERATIVE, False)
 
 
-async def test_a_bank_with_fewer_memories_than_wanted_gives_them_all(uow: AsyncUnitOfWork, bank: int) -> None:
+async def test_a_bank_with_fewer_memories_than_wanted_returns_them_all(
+    uow: AsyncUnitOfWork, bank: int
+) -> None:
     memories = AsyncMemoryRepository(uow.session)
     few = await AsyncMemoryBankRepository(uow.session).get_or_create("few")
     _, questions = corpus.vectors()

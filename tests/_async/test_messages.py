@@ -40,7 +40,7 @@ async def test_a_message_is_new_once(messages: AsyncMessageRepository) -> None:
     assert await messages.first_time("M") is True
 
 
-async def test_it_is_remembered_for_two_days_unless_told_otherwise(messages: AsyncMessageRepository) -> None:
+async def test_it_is_remembered_for_two_days_by_default(messages: AsyncMessageRepository) -> None:
     for ttl, kept in (({}, timedelta(hours=48)), ({"ttl": 1.5}, timedelta(seconds=1.5))):
         await messages.first_time(str(ttl), **ttl)
         message = await messages.get(str(ttl))
@@ -59,7 +59,7 @@ async def test_past_its_time_it_is_new_again_without_a_purge(messages: AsyncMess
     assert message.expires_at - message.processed_at == timedelta(seconds=100)
 
 
-async def test_of_many_the_new_ones_are_told_in_order(messages: AsyncMessageRepository) -> None:
+async def test_of_many_the_new_ones_are_returned_in_order(messages: AsyncMessageRepository) -> None:
     await messages.first_time("known")
     await messages.first_time("expired")
     await expire(messages._session, "expired")

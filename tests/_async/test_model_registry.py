@@ -47,7 +47,7 @@ REST: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a",
 GRPC: ModelEndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
 
 
-async def test_one_call_files_model_endpoints_and_capabilities(
+async def test_one_call_registers_model_endpoints_and_capabilities(
     registry: AsyncModelRegistryRepository,
 ) -> None:
     model = await registry.register(
@@ -81,7 +81,7 @@ async def test_registering_again_writes_nothing_new(
     assert (await uow.session.execute(select(ModelCapability.id, text("xmin::text")))).all() == rows
 
 
-async def test_registering_again_replaces_what_is_given_and_leaves_the_rest(
+async def test_registering_again_replaces_what_is_passed_and_leaves_the_rest(
     registry: AsyncModelRegistryRepository,
 ) -> None:
     await add(registry, "m", endpoints=[REST, GRPC], chat=1, tools=2)

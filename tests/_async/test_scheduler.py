@@ -37,7 +37,7 @@ def scheduler(uow: AsyncUnitOfWork) -> AsyncSchedulerRepository:
     return AsyncSchedulerRepository(uow.session)
 
 
-async def test_a_task_is_filed_with_its_next_slot(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_task_is_created_with_its_next_slot(scheduler: AsyncSchedulerRepository) -> None:
     task, created = await scheduler.create("report", "report.run", "30 2 * * *", timezone=PRAGUE)
     assert created
     assert (task.name, task.command, task.schedule, task.timezone) == (
@@ -55,7 +55,7 @@ async def test_a_task_is_filed_with_its_next_slot(scheduler: AsyncSchedulerRepos
     assert await scheduler.get(task.id) is task
 
 
-async def test_a_known_key_becomes_what_is_declared_and_the_result_says_so(
+async def test_a_known_key_becomes_what_is_declared_and_the_result_shows_it(
     scheduler: AsyncSchedulerRepository,
 ) -> None:
     task, created = await scheduler.create("report", "a", "0 * * * *", schedule_key="k")
@@ -172,7 +172,7 @@ async def test_a_policy_is_one_of_its_members(scheduler: AsyncSchedulerRepositor
         await scheduler.create("report", "report.run", misfire_policy="never")  # type: ignore[arg-type]
 
 
-async def test_hostile_text_is_stored_as_it_is(scheduler: AsyncSchedulerRepository) -> None:
+async def test_hostile_text_is_stored_unchanged(scheduler: AsyncSchedulerRepository) -> None:
     long = HOSTILE * 10_000
     task, _ = await scheduler.create(HOSTILE, long, schedule_key=HOSTILE)
     assert await scheduler.get_by_key(HOSTILE) is task
@@ -258,7 +258,7 @@ async def test_resuming_what_runs_keeps_its_due_slot(scheduler: AsyncSchedulerRe
     assert len((await scheduler.tick()).created) == 1
 
 
-async def test_a_paused_task_is_filed_as_such(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_paused_task_is_created_as_such(scheduler: AsyncSchedulerRepository) -> None:
     task, _ = await scheduler.create("report", "report.run", "* * * * *", is_active=False)
     assert task.next_run_at is None
     assert (await scheduler.tick()).created == []

@@ -68,7 +68,7 @@ async def test_an_execution_is_claimed_run_and_finished(scheduler: AsyncSchedule
     assert execution.lease_expires_at is None
 
 
-async def test_the_end_can_be_told_twice_but_not_by_another(scheduler: AsyncSchedulerRepository) -> None:
+async def test_the_end_can_be_reported_twice_but_not_by_another(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
     for _ in range(2):
         assert await scheduler.complete(held) is ExecutionStatus.COMPLETED
@@ -108,7 +108,9 @@ async def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: AsyncSc
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
-async def test_so_many_attempts_are_made(scheduler: AsyncSchedulerRepository, max_retries: int) -> None:
+async def test_no_more_attempts_are_made_than_allowed(
+    scheduler: AsyncSchedulerRepository, max_retries: int
+) -> None:
     held = await claimed(scheduler, max_retries=max_retries, retry_delay=0)
     for _ in range(max_retries):
         assert await scheduler.fail(held) is ExecutionStatus.PENDING
@@ -232,7 +234,7 @@ async def test_an_execution_that_waits_is_cancelled_at_once(scheduler: AsyncSche
         await scheduler.cancel(0)
 
 
-async def test_the_holder_of_a_cancelled_execution_is_told(scheduler: AsyncSchedulerRepository) -> None:
+async def test_the_holder_of_a_cancelled_execution_is_notified(scheduler: AsyncSchedulerRepository) -> None:
     held = await claimed(scheduler)
     assert await scheduler.cancel(held.id) is ExecutionStatus.RUNNING
     assert (await scheduler.heartbeat(held)).cancel_requested
@@ -295,7 +297,7 @@ async def test_two_reapers_take_different_executions(committed: AsyncDatabase) -
         assert alive.id not in {*first, *second}
 
 
-async def test_a_task_can_be_claimed_while_an_execution_of_it_is_filed(committed: AsyncDatabase) -> None:
+async def test_a_task_can_be_claimed_while_an_execution_of_it_is_created(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         task = await task_due(AsyncSchedulerRepository(uow.session))
     async with committed.session() as by_hand, committed.session() as other:

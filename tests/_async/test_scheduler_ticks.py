@@ -30,7 +30,7 @@ def scheduler(uow: AsyncUnitOfWork) -> AsyncSchedulerRepository:
     return AsyncSchedulerRepository(uow.session)
 
 
-async def test_a_tick_files_the_slot_and_moves_on(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_tick_creates_the_execution_and_moves_on(scheduler: AsyncSchedulerRepository) -> None:
     task = await task_due(scheduler)
     slot = task.next_run_at
     assert slot is not None
@@ -51,7 +51,7 @@ async def test_a_tick_files_the_slot_and_moves_on(scheduler: AsyncSchedulerRepos
     assert (again.now, again.created, again.full) == (None, [], False)
 
 
-async def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_slot_with_an_execution_gets_no_other(scheduler: AsyncSchedulerRepository) -> None:
     task = await task_due(scheduler)
     await scheduler.tick()
     await scheduler._session.execute(
@@ -65,7 +65,7 @@ async def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: AsyncS
     assert moved.next_run_at > datetime.now(UTC)
 
 
-async def test_a_tick_takes_so_many_and_says_that_there_are_more(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_tick_has_a_limit_and_reports_that_more_are_due(scheduler: AsyncSchedulerRepository) -> None:
     for _ in range(5):
         await task_due(scheduler)
     tick = await scheduler.tick(limit=3)
@@ -109,7 +109,9 @@ async def test_slots_within_the_grace_are_late_and_not_missed(scheduler: AsyncSc
         assert [row.missed_slots for row in rows] == [0] * len(rows)
 
 
-async def test_a_task_that_was_filed_by_other_means_is_taken_up(scheduler: AsyncSchedulerRepository) -> None:
+async def test_a_task_that_was_created_by_other_means_is_taken_up(
+    scheduler: AsyncSchedulerRepository,
+) -> None:
     for values in ({"schedule": "*/5 * * * *"}, {"schedule": None}, {"schedule": "nonsense"}):
         await scheduler._session.execute(insert(ScheduledTask).values(name="raw", command="c", **values))
     tick = await scheduler.tick()
@@ -226,7 +228,7 @@ async def test_a_task_is_run_by_hand(scheduler: AsyncSchedulerRepository) -> Non
     assert (await scheduler.tick()).created == []
 
 
-async def test_many_schedulers_file_each_slot_once(committed: AsyncDatabase) -> None:
+async def test_many_schedulers_create_each_execution_once(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         scheduler = AsyncSchedulerRepository(uow.session)
         for _ in range(23):

@@ -69,7 +69,7 @@ async def test_the_nearest_come_first_with_their_rows(library: AsyncDocumentRepo
     assert not hasattr(first.row, "embedding")
 
 
-async def test_an_exact_search_gives_the_true_order(library: AsyncDocumentRepository) -> None:
+async def test_an_exact_search_returns_the_true_order(library: AsyncDocumentRepository) -> None:
     vectors, asked = corpus.grown(), corpus.vectors()[1]
     found = await library.search(asked[0], limit=20, params=SearchParams(exact=True))
     nearest = np.argsort(1 - vectors @ asked[0], kind="stable")[:20]
@@ -108,7 +108,7 @@ async def test_the_way_follows_the_matches(library: AsyncDocumentRepository) -> 
     assert forced.path is SearchPath.HNSW_ITERATIVE
 
 
-async def test_a_search_that_gave_up_says_so_or_is_done_again(library: AsyncDocumentRepository) -> None:
+async def test_a_search_that_stops_early_reports_it_or_is_repeated(library: AsyncDocumentRepository) -> None:
     vector = corpus.vectors()[1][0]
     # What was visited on the way to the first one is given too: some hundreds, as the graph happens to be.
     short = SearchParams(exact=False, max_scan_tuples=1, ef_search=1)
@@ -156,7 +156,7 @@ async def test_a_threshold_below_the_hits_of_the_index_compares_nothing_else(
         assert not some.truncated
 
 
-async def test_more_than_the_index_keeps_by_default_are_given(library: AsyncDocumentRepository) -> None:
+async def test_more_than_the_index_keeps_by_default_are_returned(library: AsyncDocumentRepository) -> None:
     found = await library.search(corpus.vectors()[1][0], limit=500)
     assert len(found) == 500
 
@@ -246,7 +246,7 @@ async def test_a_limit_is_checked(library: AsyncDocumentRepository, limit: int) 
         (Filter(), 20000),
     ],
 )
-async def test_filters_as_data_select_what_they_say(
+async def test_filters_as_data_select_what_they_describe(
     library: AsyncDocumentRepository, session: AsyncSession, where: Filter, matches: int
 ) -> None:
     condition = compile_filter(Document, where)

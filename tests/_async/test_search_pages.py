@@ -43,7 +43,7 @@ async def read(repository: Any, candidates: SearchCandidates, limit: int) -> lis
             return pages
 
 
-async def test_pages_give_what_one_search_would(library: AsyncDocumentRepository) -> None:
+async def test_pages_return_what_one_search_would(library: AsyncDocumentRepository) -> None:
     vector = corpus.vectors()[1][0]
     candidates = await library.candidates(vector, limit=95)
     assert (len(candidates), candidates.path, candidates.truncated) == (95, SearchPath.HNSW, False)

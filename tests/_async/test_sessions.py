@@ -109,7 +109,7 @@ async def test_a_savepoint_takes_back_what_the_driver_ran_in_it(committed: Async
     assert await messages(committed) == ["after", "before"]
 
 
-async def test_who_listens_to_commits_is_told(committed: AsyncDatabase) -> None:
+async def test_listeners_to_commits_are_called(committed: AsyncDatabase) -> None:
     told: list[str] = []
     async with committed.begin() as uow:
         event.listen(uow.session.sync_session, "after_commit", lambda session: told.append("after"))
@@ -286,7 +286,7 @@ async def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: As
     assert checked_out(committed) == 1
 
 
-async def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: AsyncDatabase) -> None:
+async def test_more_units_than_the_pool_keeps_return_their_connections(committed: AsyncDatabase) -> None:
     async def nested(number: int) -> None:
         async with committed.begin() as uow:
             assert await seen(uow, str(number))

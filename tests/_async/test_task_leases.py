@@ -37,7 +37,7 @@ async def test_the_most_urgent_and_then_the_oldest_comes_first(tasks: AsyncTaskR
     assert await tasks.claim(worker="w", limit=500) == []
 
 
-async def test_a_claimed_task_says_what_the_row_says(tasks: AsyncTaskRepository) -> None:
+async def test_a_claimed_task_has_what_the_row_has(tasks: AsyncTaskRepository) -> None:
     parent, _ = await tasks.enqueue("whole", delay=100)
     before = time.monotonic()
     held = await claimed(
@@ -66,7 +66,7 @@ async def test_a_claimed_task_says_what_the_row_says(tasks: AsyncTaskRepository)
     assert held._replace(held_until=time.monotonic()).is_over
 
 
-async def test_each_claim_has_a_token_of_its_own(tasks: AsyncTaskRepository) -> None:
+async def test_each_claim_has_its_own_token(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     started = (await found(tasks, held.id)).started_at
     await tasks.release(held)
@@ -418,7 +418,7 @@ async def test_the_wait_doubles_up_to_a_cap(
     assert max(waits) - min(waits) > wait * 0.001, "spread"
 
 
-async def test_the_wait_is_the_callers_to_say(tasks: AsyncTaskRepository) -> None:
+async def test_the_caller_chooses_the_wait(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     before = await ago(tasks._session, 0)
     await tasks.fail(held, "no", backoff=TaskBackoff(base=1000, cap=100, jitter=0))
@@ -443,7 +443,7 @@ async def test_the_wait_is_the_callers_to_say(tasks: AsyncTaskRepository) -> Non
         await tasks.fail(held, "no", code="")
 
 
-async def test_a_failure_can_always_be_told(tasks: AsyncTaskRepository) -> None:
+async def test_a_failure_can_always_be_reported(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     await tasks.fail(held, "a\0b\ud800 ' %s :x", code="E")
     row = await found(tasks, held.id)
@@ -545,7 +545,7 @@ async def test_a_completion_and_a_reaper_meet(committed: AsyncDatabase) -> None:
 # The database
 
 
-async def test_a_lost_connection_is_told_and_replaced(committed: AsyncDatabase) -> None:
+async def test_a_lost_connection_is_reported_and_replaced(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         await AsyncTaskRepository(uow.session).enqueue("x")
     async with committed.session() as session, committed.session() as killer:

@@ -125,6 +125,6 @@ async def test_the_health_of_the_queue(committed: AsyncDatabase) -> None:
         assert 0 <= health.oldest_snapshot_age < 10
 
 
-async def test_the_health_of_a_long_queue_is_told_up_to_a_bound(tasks: AsyncTaskRepository) -> None:
+async def test_the_health_of_a_long_queue_is_counted_up_to_a_bound(tasks: AsyncTaskRepository) -> None:
     await tasks.enqueue_many([{"intent": "x", "priority": 1 + number % 5} for number in range(10_050)])
     assert (await tasks.queue_health()).ready == 10_000

@@ -209,7 +209,7 @@ async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_tim
         await session.rollback()
 
 
-async def test_claims_are_in_order_and_disjoint_whatever_the_statistics_say(committed: AsyncDatabase) -> None:
+async def test_claims_are_in_order_and_disjoint_whatever_the_statistics(committed: AsyncDatabase) -> None:
     await fill(committed, 3_000, analyze=False)
     async with committed.session() as session:
         tasks = AsyncTaskRepository(session)

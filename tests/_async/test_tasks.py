@@ -25,7 +25,7 @@ def tasks(uow: AsyncUnitOfWork) -> AsyncTaskRepository:
 # Filing
 
 
-async def test_filing_twice_gives_the_first_as_it_stands(tasks: AsyncTaskRepository) -> None:
+async def test_enqueueing_twice_returns_the_first_unchanged(tasks: AsyncTaskRepository) -> None:
     first, created = await tasks.enqueue("summarise", {"url": "u"}, task_id="t-1", priority=5)
     assert created
     second, created = await tasks.enqueue("other", {"url": "v"}, task_id="t-1", priority=1)
@@ -35,7 +35,7 @@ async def test_filing_twice_gives_the_first_as_it_stands(tasks: AsyncTaskReposit
     assert await tasks.count() == 1
 
 
-async def test_a_task_has_what_it_was_filed_with(tasks: AsyncTaskRepository) -> None:
+async def test_a_task_has_what_it_was_enqueued_with(tasks: AsyncTaskRepository) -> None:
     parent, _ = await tasks.enqueue("whole")
     at = datetime(2050, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     task, _ = await tasks.enqueue(
@@ -70,7 +70,7 @@ async def test_defaults(tasks: AsyncTaskRepository) -> None:
     assert [task.id, other.id] == sorted([task.id, other.id])
 
 
-async def test_a_filed_task_belongs_to_its_session(committed: AsyncDatabase) -> None:
+async def test_an_enqueued_task_belongs_to_its_session(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         same, _ = await uow.tasks.enqueue("x")
         same.priority = 1  # as it is: there is nothing to flush
@@ -181,7 +181,7 @@ async def test_an_unknown_parent_is_refused(tasks: AsyncTaskRepository) -> None:
     assert await tasks.count() == 0
 
 
-async def test_hostile_text_is_stored_as_it_is(tasks: AsyncTaskRepository) -> None:
+async def test_hostile_text_is_stored_unchanged(tasks: AsyncTaskRepository) -> None:
     large = "x" * 1_000_000 + HOSTILE
     task, _ = await tasks.enqueue(
         HOSTILE,
@@ -204,7 +204,7 @@ SIZES = pytest.mark.parametrize("size", [10, 1200], ids=["insert", "copy"])
 
 
 @SIZES
-async def test_many_are_filed_once_each(tasks: AsyncTaskRepository, size: int) -> None:
+async def test_many_are_enqueued_once_each(tasks: AsyncTaskRepository, size: int) -> None:
     standing, _ = await tasks.enqueue("x", task_id="n-3")
     keyed, _ = await tasks.enqueue("x", dedupe_key="k-4")
     many: list[NewTask] = [{"intent": "x", "task_id": f"n-{number}"} for number in range(size)]
@@ -233,7 +233,7 @@ async def test_many_are_claimed_in_their_order(tasks: AsyncTaskRepository, size:
 
 
 @SIZES
-async def test_many_have_what_they_were_filed_with(tasks: AsyncTaskRepository, size: int) -> None:
+async def test_many_have_what_they_were_enqueued_with(tasks: AsyncTaskRepository, size: int) -> None:
     now = await ago(tasks._session, 0)
     at = datetime(2050, 1, 1, tzinfo=UTC)
     many: list[NewTask] = [{"intent": "x"} for _ in range(size - 3)]
@@ -276,7 +276,7 @@ async def test_a_refused_copy_names_the_task_and_leaves_the_transaction(
     assert await tasks.count() == 1
 
 
-async def test_a_rollback_files_nothing(committed: AsyncDatabase) -> None:
+async def test_a_rollback_enqueues_nothing(committed: AsyncDatabase) -> None:
     async with committed.session() as session:
         await AsyncTaskRepository(session).enqueue("x", task_id="t")
         await AsyncTaskRepository(session).enqueue_many([{"intent": "x"}] * 1001)

@@ -64,7 +64,7 @@ async def test_suites_and_cases(validation: AsyncValidationRepository) -> None:
         await validation.create_suite("a\0b")
 
 
-async def test_a_case_says_how_it_went(validation: AsyncValidationRepository) -> None:
+async def test_a_case_has_its_outcome(validation: AsyncValidationRepository) -> None:
     _, (case,) = await suite_of(validation, "exact")
     done = await validation.finish_case(case, TestCaseStatus.PASSED, result="all", execution_time=12)
     assert (done.status, done.result, done.execution_time) == (TestCaseStatus.PASSED, "all", 12)
@@ -311,7 +311,7 @@ async def test_the_index_serves_the_trend(
 # Two at once
 
 
-async def test_a_run_waits_for_the_figures_that_are_being_filed(committed: AsyncDatabase) -> None:
+async def test_a_run_waits_for_the_figures_that_are_being_recorded(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         validation = AsyncValidationRepository(uow.session)
         suite, (case,) = await suite_of(validation, "exact")

@@ -122,7 +122,7 @@ async def test_null_is_no_vector(session: AsyncSession) -> None:
     assert await copy_rows(session, ITEMS, VALUES, []) == 0
 
 
-async def test_a_subquery_and_an_expression_give_vectors_too(session: AsyncSession) -> None:
+async def test_a_subquery_and_an_expression_return_vectors_too(session: AsyncSession) -> None:
     one = np.arange(1, D + 1, dtype=np.float32)
     await session.execute(insert(ITEMS).values(vector=one, half=one, sparse={0: 1.5}, bits=[1, 0] * 3))
     inner = select(*VALUES).subquery()

@@ -74,7 +74,7 @@ async def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: Asyn
     assert held.id == started.id
 
 
-async def test_the_longest_waiting_comes_first_and_so_many(workflows: AsyncWorkflowRepository) -> None:
+async def test_the_longest_waiting_come_first_up_to_the_limit(workflows: AsyncWorkflowRepository) -> None:
     one, two = await active(workflows), await active(workflows, "other")
     started = [(await workflows.start("ingest"))[0].id for _ in range(5)]
     await workflows.start("other")

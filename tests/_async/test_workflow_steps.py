@@ -67,7 +67,9 @@ async def test_a_run_that_gets_further_has_all_its_retries_again(workflows: Asyn
 
 
 @pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
-async def test_every_other_write_tells_how_far_it_is(workflows: AsyncWorkflowRepository, write: str) -> None:
+async def test_every_other_write_reports_how_far_it_is(
+    workflows: AsyncWorkflowRepository, write: str
+) -> None:
     held = await claimed(workflows)
     for seq in range(2):
         await workflows.checkpoint(held, f"s{seq}", seq=seq)
@@ -172,7 +174,7 @@ async def test_a_step_that_was_another_one_is_an_error(
 
 
 @pytest.mark.parametrize("output", ["text", None, {"received": True}], ids=["text", "none", "part"])
-async def test_a_wait_in_the_place_of_another_step_is_an_error(
+async def test_a_wait_instead_of_another_step_is_an_error(
     workflows: AsyncWorkflowRepository, output: Any
 ) -> None:
     held = await claimed(workflows)

@@ -62,7 +62,7 @@ async def test_versions_of_a_definition_are_counted(workflows: AsyncWorkflowRepo
     assert await workflows.get(0) is None
 
 
-async def test_every_replica_may_file_a_version(workflows: AsyncWorkflowRepository) -> None:
+async def test_every_replica_may_define_a_version(workflows: AsyncWorkflowRepository) -> None:
     first, created = await workflows.define("ingest", DEFINITION, version=7)
     second, again = await workflows.define("ingest", DEFINITION, version=7)
     assert (created, again, second.id) == (True, False, first.id)
@@ -158,7 +158,7 @@ async def test_a_delayed_start_is_claimed_later(workflows: AsyncWorkflowReposito
     assert len(await workflows.claim("w", [workflow.id])) == 1
 
 
-async def test_hostile_text_is_stored_as_it_is(workflows: AsyncWorkflowRepository) -> None:
+async def test_hostile_text_is_stored_unchanged(workflows: AsyncWorkflowRepository) -> None:
     value = {HOSTILE: [HOSTILE * 1000, None, 1.5, True, {"": ""}]}
     workflow, _ = await workflows.define(HOSTILE, value)
     await workflows.activate(workflow.id)

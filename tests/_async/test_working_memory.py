@@ -169,7 +169,7 @@ async def test_what_has_expired_is_not_there(memory: AsyncWorkingMemoryRepositor
             await memory.store("x", "note", ttl=wrong)
 
 
-async def test_a_sweep_tells_where_the_blobs_are(memory: AsyncWorkingMemoryRepository) -> None:
+async def test_a_sweep_returns_where_the_blobs_are(memory: AsyncWorkingMemoryRepository) -> None:
     blob = await memory.store("blob", "file", provider="s3", blob_key="a/1")
     plain = [await memory.store(f"plain {number}", "note") for number in range(4)]
     stays = await memory.store("stays", "note", ttl=HOUR)

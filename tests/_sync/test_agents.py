@@ -34,7 +34,7 @@ def test_a_replaced_incarnation_is_refused(uow: UnitOfWork) -> None:
         uow.agents.deregister(agent.id, replaced)
 
 
-def test_alive_is_told_by_the_databases_clock(uow: UnitOfWork) -> None:
+def test_alive_is_decided_by_the_databases_clock(uow: UnitOfWork) -> None:
     agent = uow.agents.register("writer", type="llm", version="1")
     assert [found.name for found in uow.agents.list_alive()] == ["writer"]
     uow.session.execute(update(Agent).values(last_heartbeat=func.now() - timedelta(seconds=61)))

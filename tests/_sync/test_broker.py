@@ -87,7 +87,7 @@ def test_the_parts_of_the_catalog_know_each_other(catalog: BrokerCatalogReposito
     )
 
 
-def test_putting_again_changes_what_is_given(catalog: BrokerCatalogRepository) -> None:
+def test_putting_again_changes_what_is_passed(catalog: BrokerCatalogRepository) -> None:
     fill(catalog)
     before = catalog.put_provider("azure", name="Azure", is_active=False, metadata={"region": "eu"})
     after = catalog.put_provider("azure", name="Microsoft Azure")

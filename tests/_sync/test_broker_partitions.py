@@ -192,7 +192,7 @@ def test_times_of_partitions_are_read_in_any_session(
         assert requests.partitions() == before
 
 
-def test_upkeep_gives_up_on_a_table_that_is_busy(
+def test_upkeep_stops_at_a_table_that_is_busy(
     committed: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alfred_db.queries.shapes.partitions.LOCK_TIMEOUT", "100ms")
@@ -236,7 +236,9 @@ def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> N
             requests.schedule_maintenance(**wrong)
 
 
-def test_without_pg_cron_it_is_said_what_to_do_instead(requests: BrokerRequestRepository) -> None:
+def test_without_pg_cron_the_error_states_what_to_do_instead(
+    requests: BrokerRequestRepository,
+) -> None:
     with pytest.raises(ExtensionMissingError, match="have cron run `alfred-db maintain"):
         requests.schedule_maintenance()
     with pytest.raises(ExtensionMissingError, match="pg_cron is not installed in this database"):

@@ -45,7 +45,9 @@ def fill(conversations: ConversationRepository) -> None:
     conversations._session.execute(text("ANALYZE"))
 
 
-def test_a_session_is_read_in_the_order_it_was_said(conversations: ConversationRepository) -> None:
+def test_a_session_is_read_in_the_order_it_was_added(
+    conversations: ConversationRepository,
+) -> None:
     first = conversations.append("s", "user", "How hot is it?")
     second = conversations.append("s", MessageRole.TOOL, "31 °C", metadata={"name": "thermometer"})
     conversations.append("other", "user", "Hello")
@@ -298,7 +300,7 @@ def test_two_purges_at_once_share_the_work(committed: Database) -> None:
         assert count(ConversationRepository(uow.session)) == 0
 
 
-def test_what_is_rolled_back_was_never_said(committed: Database) -> None:
+def test_what_is_rolled_back_was_never_added(committed: Database) -> None:
     with committed.session() as session:
         ConversationRepository(session).append("s", "user", "x")
         session.rollback()

@@ -296,7 +296,7 @@ def test_fifty_thousand_rows_are_one_batch(documents: DocumentRepository) -> Non
     assert stored.content == "49999"
 
 
-def test_more_than_there_is_gives_all_there_is(documents: DocumentRepository) -> None:
+def test_a_limit_above_the_number_of_rows_returns_all(documents: DocumentRepository) -> None:
     for params in (SearchParams(), SearchParams(exact=True), SearchParams(exact=False)):
         assert len(documents.search(UNIT, limit=1000, params=params)) == 0
     ids = set(documents.add_many([{"content": "a"}, {"content": "b"}], embeddings=[UNIT] * 2))

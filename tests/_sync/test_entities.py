@@ -450,7 +450,7 @@ def test_two_callers_make_one_node_and_one_fact(committed: Database) -> None:
     assert (again.id, again.weight) == (edge.id, 2)
 
 
-def test_who_deletes_second_is_told(committed: Database) -> None:
+def test_the_second_to_delete_gets_an_error(committed: Database) -> None:
     with committed.begin() as uow:
         nodes = graph(EntityRepository(uow.session), "ab")
     with committed.session() as one, committed.session() as other:

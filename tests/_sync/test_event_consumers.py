@@ -115,7 +115,7 @@ def test_bad_subscriptions_are_refused(events: EventRepository) -> None:
     assert [lag.name for lag in events.consumers()] == [HOSTILE]
 
 
-def test_a_consumer_that_is_not_there_is_told_of(events: EventRepository) -> None:
+def test_a_missing_consumer_is_an_error(events: EventRepository) -> None:
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (events.read, ()),
         (events.peek, ()),

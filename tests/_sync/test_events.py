@@ -136,7 +136,7 @@ def test_what_is_not_committed_is_not_read(committed: Database) -> None:
     assert read(committed) == []
 
 
-def test_a_rollback_gives_the_events_again(committed: Database) -> None:
+def test_a_rollback_makes_the_events_unread_again(committed: Database) -> None:
     subscribe(committed, "t")
     ids = publish(committed, "t", "t")
     with committed.session() as session:

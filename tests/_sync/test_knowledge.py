@@ -140,7 +140,7 @@ def test_several_vectors_are_searched_at_once(filled: KnowledgeRepository) -> No
 
 
 @pytest.mark.parametrize("distance", list(KnowledgeDistance))
-def test_each_distance_orders_as_it_says(
+def test_each_distance_orders_by_its_definition(
     knowledge: KnowledgeRepository, distance: KnowledgeDistance
 ) -> None:
     knowledge.create_collection("measured", distance=distance)
@@ -261,13 +261,13 @@ def test_a_recommendation_has_a_sane_size(knowledge: KnowledgeRepository) -> Non
         knowledge.recommend(LEGAL, [1], limit=0)
 
 
-def test_points_that_cancel_out_are_told(knowledge: KnowledgeRepository) -> None:
+def test_points_that_cancel_out_are_an_error(knowledge: KnowledgeRepository) -> None:
     knowledge.upsert(LEGAL, [{"id": "a", "vector": VECTORS[0]}, {"id": "b", "vector": -VECTORS[0]}])
     with pytest.raises(InvalidVector, match="cancel out"):
         knowledge.recommend(LEGAL, ["a", "b"])
 
 
-def test_more_than_there_is_gives_all_there_is(filled: KnowledgeRepository) -> None:
+def test_a_limit_above_the_number_of_rows_returns_all(filled: KnowledgeRepository) -> None:
     assert len(filled.query(LEGAL, VECTORS[0], limit=1000)) == 100
     assert len(filled.query("general-knowledge", VECTORS[0], limit=1000)) == 0
     assert filled.query_groups("general-knowledge", VECTORS[0], group_by="lang") == []

@@ -77,7 +77,7 @@ def test_a_collection_for_another_model_is_not_taken_for_the_one_that_is_there(
     assert (knowledge.create_collection("later", embedding_model="one")).embedding_model == "one"
 
 
-def test_to_create_it_again_changes_what_is_given(knowledge: KnowledgeRepository) -> None:
+def test_to_create_it_again_changes_what_is_passed(knowledge: KnowledgeRepository) -> None:
     first = knowledge.create_collection("notes", description="first", metadata={"a": 1})
     assert knowledge.create_collection("notes") is first
     assert (first.description, first.metadata_) == ("first", {"a": 1})
@@ -227,7 +227,7 @@ def test_a_collection_in_use_is_not_dropped(
             first.query("legal-knowledge", UNIT)
 
 
-def test_who_may_not_make_tables_is_told(committed: Database) -> None:
+def test_a_role_that_may_not_make_tables_gets_an_error(committed: Database) -> None:
     schema, role = committed.schema or "public", f"alfred_reader_{os.getpid()}"
     engine = create_engine(committed.url)
     with engine.begin() as connection:

@@ -76,7 +76,7 @@ def versions(knowledge: KnowledgeRepository) -> dict[str, str]:
     return {row[0]: row[1] for row in knowledge._session.execute(marks)}
 
 
-def test_points_are_given_back_as_they_came(knowledge: KnowledgeRepository) -> None:
+def test_points_are_returned_as_they_were_stored(knowledge: KnowledgeRepository) -> None:
     key = uuid.uuid4()
     stored = [
         {"id": 42, "vector": VECTORS[0], "payload": {"a": [1, None, {"b": "é\n\"'%s::;"}]}},
@@ -313,7 +313,7 @@ def test_a_uuid_is_one_point_however_it_is_spelled(knowledge: KnowledgeRepositor
         ({}, set(range(12))),
     ],
 )
-def test_filters_of_qdrant_select_what_they_say(
+def test_filters_of_qdrant_select_what_they_describe(
     filled: KnowledgeRepository, given: dict[str, Any], expected: set[int]
 ) -> None:
     where = qdrant_filter(given)
@@ -364,7 +364,7 @@ def test_filters_of_qdrant_select_what_they_say(
         ([], "expected an object"),
     ],
 )
-def test_what_a_filter_of_qdrant_cannot_say_is_named(given: Any, message: str) -> None:
+def test_what_a_filter_of_qdrant_cannot_express_is_named(given: Any, message: str) -> None:
     with pytest.raises(InvalidFilter, match=message):
         qdrant_filter(given)
 
@@ -487,7 +487,7 @@ def test_a_wrong_dump_is_one_clear_error(
         knowledge.import_qdrant(LEGAL, "/nonexistent/dump.jsonl")
 
 
-def test_an_export_gives_back_exactly_what_was_stored(
+def test_an_export_restores_exactly_what_was_stored(
     knowledge: KnowledgeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(knowledge_points, "BATCH", 7)

@@ -102,7 +102,7 @@ def test_another_bank_may_hold_the_same_text(memories: MemoryRepository, bank: i
     assert [memory.id for memory in memories.list(other)] == [second.id]
 
 
-def test_a_memory_lasts_as_long_as_it_was_told_to(memories: MemoryRepository, bank: int) -> None:
+def test_a_memory_lasts_as_long_as_its_ttl(memories: MemoryRepository, bank: int) -> None:
     now = memories._session.scalar(select(func.now()))
     stored = memories.remember(bank, "x", ttl=HOUR)
     memory = memories.get(stored.id)
@@ -147,7 +147,7 @@ def test_sweeping_goes_in_batches(memories: MemoryRepository, bank: int) -> None
     assert [memories.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_what_expired_comes_back_when_it_is_told_again(
+def test_what_expired_comes_back_when_it_is_remembered_again(
     memories: MemoryRepository, bank: int
 ) -> None:
     stored = memories.remember(bank, "x", ttl=HOUR)
@@ -156,7 +156,7 @@ def test_what_expired_comes_back_when_it_is_told_again(
     assert texts(memories, bank) == ["x"]
 
 
-def test_many_are_told_in_order(memories: MemoryRepository, bank: int) -> None:
+def test_many_are_remembered_in_order(memories: MemoryRepository, bank: int) -> None:
     known = memories.remember(bank, "known", importance=5)
     told: list[NewMemory] = [
         {"content": "a", "importance": 2, "ttl": HOUR},
@@ -450,7 +450,7 @@ def test_touches_stay_on_their_pages(committed: Database) -> None:
 _UPDATES = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = to_regclass(:table)")
 
 
-def test_a_moment_counts_as_it_is_given(memories: MemoryRepository, bank: int) -> None:
+def test_a_moment_counts_as_it_is_passed(memories: MemoryRepository, bank: int) -> None:
     stored = memories.remember(bank, "x", embedding=UNIT, importance=10)
     used = datetime(2026, 1, 1, tzinfo=UTC)
     memories._session.execute(update(Memory).where(Memory.id == stored.id).values(last_accessed=used))

@@ -16,7 +16,7 @@ def banks(uow: UnitOfWork) -> MemoryBankRepository:
     return MemoryBankRepository(uow.session)
 
 
-def test_a_name_gives_one_bank(banks: MemoryBankRepository) -> None:
+def test_a_name_makes_one_bank(banks: MemoryBankRepository) -> None:
     bank = banks.get_or_create("notes", description="of the writer")
     again = banks.get_or_create("notes")
     assert again.id == bank.id
@@ -28,7 +28,7 @@ def test_a_name_gives_one_bank(banks: MemoryBankRepository) -> None:
     assert banks.get_by_name("none") is None
 
 
-def test_of_several_with_a_name_the_oldest_is_given(banks: MemoryBankRepository) -> None:
+def test_of_several_with_a_name_the_oldest_is_returned(banks: MemoryBankRepository) -> None:
     first, second = MemoryBank(name="twice"), MemoryBank(name="twice")
     banks._session.add(first)
     banks._session.flush()

@@ -143,7 +143,9 @@ def test_what_cannot_be_certified_is_compared_whole(
     assert (large.path, large.certified) == (SearchPath.HNSW_ITERATIVE, False)
 
 
-def test_a_bank_with_fewer_memories_than_wanted_gives_them_all(uow: UnitOfWork, bank: int) -> None:
+def test_a_bank_with_fewer_memories_than_wanted_returns_them_all(
+    uow: UnitOfWork, bank: int
+) -> None:
     memories = MemoryRepository(uow.session)
     few = MemoryBankRepository(uow.session).get_or_create("few")
     _, questions = corpus.vectors()

@@ -41,7 +41,7 @@ def test_a_message_is_new_once(messages: MessageRepository) -> None:
     assert messages.first_time("M") is True
 
 
-def test_it_is_remembered_for_two_days_unless_told_otherwise(messages: MessageRepository) -> None:
+def test_it_is_remembered_for_two_days_by_default(messages: MessageRepository) -> None:
     for ttl, kept in (({}, timedelta(hours=48)), ({"ttl": 1.5}, timedelta(seconds=1.5))):
         messages.first_time(str(ttl), **ttl)
         message = messages.get(str(ttl))
@@ -60,7 +60,7 @@ def test_past_its_time_it_is_new_again_without_a_purge(messages: MessageReposito
     assert message.expires_at - message.processed_at == timedelta(seconds=100)
 
 
-def test_of_many_the_new_ones_are_told_in_order(messages: MessageRepository) -> None:
+def test_of_many_the_new_ones_are_returned_in_order(messages: MessageRepository) -> None:
     messages.first_time("known")
     messages.first_time("expired")
     expire(messages._session, "expired")

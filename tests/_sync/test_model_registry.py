@@ -48,7 +48,7 @@ REST: ModelEndpointSpec = {"endpoint_type": "rest", "endpoint_url": "https://a",
 GRPC: ModelEndpointSpec = {"endpoint_type": "grpc", "headers": {"x-region": "eu"}}
 
 
-def test_one_call_files_model_endpoints_and_capabilities(
+def test_one_call_registers_model_endpoints_and_capabilities(
     registry: ModelRegistryRepository,
 ) -> None:
     model = registry.register(
@@ -82,7 +82,7 @@ def test_registering_again_writes_nothing_new(
     assert (uow.session.execute(select(ModelCapability.id, text("xmin::text")))).all() == rows
 
 
-def test_registering_again_replaces_what_is_given_and_leaves_the_rest(
+def test_registering_again_replaces_what_is_passed_and_leaves_the_rest(
     registry: ModelRegistryRepository,
 ) -> None:
     add(registry, "m", endpoints=[REST, GRPC], chat=1, tools=2)

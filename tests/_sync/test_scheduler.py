@@ -38,7 +38,7 @@ def scheduler(uow: UnitOfWork) -> SchedulerRepository:
     return SchedulerRepository(uow.session)
 
 
-def test_a_task_is_filed_with_its_next_slot(scheduler: SchedulerRepository) -> None:
+def test_a_task_is_created_with_its_next_slot(scheduler: SchedulerRepository) -> None:
     task, created = scheduler.create("report", "report.run", "30 2 * * *", timezone=PRAGUE)
     assert created
     assert (task.name, task.command, task.schedule, task.timezone) == (
@@ -56,7 +56,7 @@ def test_a_task_is_filed_with_its_next_slot(scheduler: SchedulerRepository) -> N
     assert scheduler.get(task.id) is task
 
 
-def test_a_known_key_becomes_what_is_declared_and_the_result_says_so(
+def test_a_known_key_becomes_what_is_declared_and_the_result_shows_it(
     scheduler: SchedulerRepository,
 ) -> None:
     task, created = scheduler.create("report", "a", "0 * * * *", schedule_key="k")
@@ -173,7 +173,7 @@ def test_a_policy_is_one_of_its_members(scheduler: SchedulerRepository) -> None:
         scheduler.create("report", "report.run", misfire_policy="never")  # type: ignore[arg-type]
 
 
-def test_hostile_text_is_stored_as_it_is(scheduler: SchedulerRepository) -> None:
+def test_hostile_text_is_stored_unchanged(scheduler: SchedulerRepository) -> None:
     long = HOSTILE * 10_000
     task, _ = scheduler.create(HOSTILE, long, schedule_key=HOSTILE)
     assert scheduler.get_by_key(HOSTILE) is task
@@ -259,7 +259,7 @@ def test_resuming_what_runs_keeps_its_due_slot(scheduler: SchedulerRepository) -
     assert len((scheduler.tick()).created) == 1
 
 
-def test_a_paused_task_is_filed_as_such(scheduler: SchedulerRepository) -> None:
+def test_a_paused_task_is_created_as_such(scheduler: SchedulerRepository) -> None:
     task, _ = scheduler.create("report", "report.run", "* * * * *", is_active=False)
     assert task.next_run_at is None
     assert (scheduler.tick()).created == []

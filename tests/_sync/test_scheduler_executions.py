@@ -69,7 +69,7 @@ def test_an_execution_is_claimed_run_and_finished(scheduler: SchedulerRepository
     assert execution.lease_expires_at is None
 
 
-def test_the_end_can_be_told_twice_but_not_by_another(scheduler: SchedulerRepository) -> None:
+def test_the_end_can_be_reported_twice_but_not_by_another(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     for _ in range(2):
         assert scheduler.complete(held) is ExecutionStatus.COMPLETED
@@ -109,7 +109,9 @@ def test_a_failed_attempt_is_made_again_after_the_delay(scheduler: SchedulerRepo
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
-def test_so_many_attempts_are_made(scheduler: SchedulerRepository, max_retries: int) -> None:
+def test_no_more_attempts_are_made_than_allowed(
+    scheduler: SchedulerRepository, max_retries: int
+) -> None:
     held = claimed(scheduler, max_retries=max_retries, retry_delay=0)
     for _ in range(max_retries):
         assert scheduler.fail(held) is ExecutionStatus.PENDING
@@ -233,7 +235,7 @@ def test_an_execution_that_waits_is_cancelled_at_once(scheduler: SchedulerReposi
         scheduler.cancel(0)
 
 
-def test_the_holder_of_a_cancelled_execution_is_told(scheduler: SchedulerRepository) -> None:
+def test_the_holder_of_a_cancelled_execution_is_notified(scheduler: SchedulerRepository) -> None:
     held = claimed(scheduler)
     assert scheduler.cancel(held.id) is ExecutionStatus.RUNNING
     assert (scheduler.heartbeat(held)).cancel_requested
@@ -296,7 +298,7 @@ def test_two_reapers_take_different_executions(committed: Database) -> None:
         assert alive.id not in {*first, *second}
 
 
-def test_a_task_can_be_claimed_while_an_execution_of_it_is_filed(committed: Database) -> None:
+def test_a_task_can_be_claimed_while_an_execution_of_it_is_created(committed: Database) -> None:
     with committed.begin() as uow:
         task = task_due(SchedulerRepository(uow.session))
     with committed.session() as by_hand, committed.session() as other:

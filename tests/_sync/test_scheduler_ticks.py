@@ -31,7 +31,7 @@ def scheduler(uow: UnitOfWork) -> SchedulerRepository:
     return SchedulerRepository(uow.session)
 
 
-def test_a_tick_files_the_slot_and_moves_on(scheduler: SchedulerRepository) -> None:
+def test_a_tick_creates_the_execution_and_moves_on(scheduler: SchedulerRepository) -> None:
     task = task_due(scheduler)
     slot = task.next_run_at
     assert slot is not None
@@ -52,7 +52,7 @@ def test_a_tick_files_the_slot_and_moves_on(scheduler: SchedulerRepository) -> N
     assert (again.now, again.created, again.full) == (None, [], False)
 
 
-def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: SchedulerRepository) -> None:
+def test_a_slot_with_an_execution_gets_no_other(scheduler: SchedulerRepository) -> None:
     task = task_due(scheduler)
     scheduler.tick()
     scheduler._session.execute(
@@ -66,7 +66,7 @@ def test_a_slot_that_is_filed_already_is_not_filed_again(scheduler: SchedulerRep
     assert moved.next_run_at > datetime.now(UTC)
 
 
-def test_a_tick_takes_so_many_and_says_that_there_are_more(scheduler: SchedulerRepository) -> None:
+def test_a_tick_has_a_limit_and_reports_that_more_are_due(scheduler: SchedulerRepository) -> None:
     for _ in range(5):
         task_due(scheduler)
     tick = scheduler.tick(limit=3)
@@ -110,7 +110,9 @@ def test_slots_within_the_grace_are_late_and_not_missed(scheduler: SchedulerRepo
         assert [row.missed_slots for row in rows] == [0] * len(rows)
 
 
-def test_a_task_that_was_filed_by_other_means_is_taken_up(scheduler: SchedulerRepository) -> None:
+def test_a_task_that_was_created_by_other_means_is_taken_up(
+    scheduler: SchedulerRepository,
+) -> None:
     for values in ({"schedule": "*/5 * * * *"}, {"schedule": None}, {"schedule": "nonsense"}):
         scheduler._session.execute(insert(ScheduledTask).values(name="raw", command="c", **values))
     tick = scheduler.tick()
@@ -227,7 +229,7 @@ def test_a_task_is_run_by_hand(scheduler: SchedulerRepository) -> None:
     assert (scheduler.tick()).created == []
 
 
-def test_many_schedulers_file_each_slot_once(committed: Database) -> None:
+def test_many_schedulers_create_each_execution_once(committed: Database) -> None:
     with committed.begin() as uow:
         scheduler = SchedulerRepository(uow.session)
         for _ in range(23):

@@ -70,7 +70,7 @@ def test_the_nearest_come_first_with_their_rows(library: DocumentRepository) -> 
     assert not hasattr(first.row, "embedding")
 
 
-def test_an_exact_search_gives_the_true_order(library: DocumentRepository) -> None:
+def test_an_exact_search_returns_the_true_order(library: DocumentRepository) -> None:
     vectors, asked = corpus.grown(), corpus.vectors()[1]
     found = library.search(asked[0], limit=20, params=SearchParams(exact=True))
     nearest = np.argsort(1 - vectors @ asked[0], kind="stable")[:20]
@@ -109,7 +109,7 @@ def test_the_way_follows_the_matches(library: DocumentRepository) -> None:
     assert forced.path is SearchPath.HNSW_ITERATIVE
 
 
-def test_a_search_that_gave_up_says_so_or_is_done_again(library: DocumentRepository) -> None:
+def test_a_search_that_stops_early_reports_it_or_is_repeated(library: DocumentRepository) -> None:
     vector = corpus.vectors()[1][0]
     # What was visited on the way to the first one is given too: some hundreds, as the graph happens to be.
     short = SearchParams(exact=False, max_scan_tuples=1, ef_search=1)
@@ -157,7 +157,7 @@ def test_a_threshold_below_the_hits_of_the_index_compares_nothing_else(
         assert not some.truncated
 
 
-def test_more_than_the_index_keeps_by_default_are_given(library: DocumentRepository) -> None:
+def test_more_than_the_index_keeps_by_default_are_returned(library: DocumentRepository) -> None:
     found = library.search(corpus.vectors()[1][0], limit=500)
     assert len(found) == 500
 
@@ -247,7 +247,7 @@ def test_a_limit_is_checked(library: DocumentRepository, limit: int) -> None:
         (Filter(), 20000),
     ],
 )
-def test_filters_as_data_select_what_they_say(
+def test_filters_as_data_select_what_they_describe(
     library: DocumentRepository, session: Session, where: Filter, matches: int
 ) -> None:
     condition = compile_filter(Document, where)

@@ -44,7 +44,7 @@ def read(repository: Any, candidates: SearchCandidates, limit: int) -> list[list
             return pages
 
 
-def test_pages_give_what_one_search_would(library: DocumentRepository) -> None:
+def test_pages_return_what_one_search_would(library: DocumentRepository) -> None:
     vector = corpus.vectors()[1][0]
     candidates = library.candidates(vector, limit=95)
     assert (len(candidates), candidates.path, candidates.truncated) == (95, SearchPath.HNSW, False)

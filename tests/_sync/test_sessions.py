@@ -110,7 +110,7 @@ def test_a_savepoint_takes_back_what_the_driver_ran_in_it(committed: Database) -
     assert messages(committed) == ["after", "before"]
 
 
-def test_who_listens_to_commits_is_told(committed: Database) -> None:
+def test_listeners_to_commits_are_called(committed: Database) -> None:
     told: list[str] = []
     with committed.begin() as uow:
         event.listen(uow.session, "after_commit", lambda session: told.append("after"))
@@ -287,7 +287,7 @@ def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: Database
     assert checked_out(committed) == 1
 
 
-def test_more_units_than_the_pool_keeps_give_their_connections_back(committed: Database) -> None:
+def test_more_units_than_the_pool_keeps_return_their_connections(committed: Database) -> None:
     def nested(number: int) -> None:
         with committed.begin() as uow:
             assert seen(uow, str(number))

@@ -38,7 +38,7 @@ def test_the_most_urgent_and_then_the_oldest_comes_first(tasks: TaskRepository) 
     assert tasks.claim(worker="w", limit=500) == []
 
 
-def test_a_claimed_task_says_what_the_row_says(tasks: TaskRepository) -> None:
+def test_a_claimed_task_has_what_the_row_has(tasks: TaskRepository) -> None:
     parent, _ = tasks.enqueue("whole", delay=100)
     before = time.monotonic()
     held = claimed(
@@ -67,7 +67,7 @@ def test_a_claimed_task_says_what_the_row_says(tasks: TaskRepository) -> None:
     assert held._replace(held_until=time.monotonic()).is_over
 
 
-def test_each_claim_has_a_token_of_its_own(tasks: TaskRepository) -> None:
+def test_each_claim_has_its_own_token(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     started = (found(tasks, held.id)).started_at
     tasks.release(held)
@@ -419,7 +419,7 @@ def test_the_wait_doubles_up_to_a_cap(
     assert max(waits) - min(waits) > wait * 0.001, "spread"
 
 
-def test_the_wait_is_the_callers_to_say(tasks: TaskRepository) -> None:
+def test_the_caller_chooses_the_wait(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     before = ago(tasks._session, 0)
     tasks.fail(held, "no", backoff=TaskBackoff(base=1000, cap=100, jitter=0))
@@ -444,7 +444,7 @@ def test_the_wait_is_the_callers_to_say(tasks: TaskRepository) -> None:
         tasks.fail(held, "no", code="")
 
 
-def test_a_failure_can_always_be_told(tasks: TaskRepository) -> None:
+def test_a_failure_can_always_be_reported(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     tasks.fail(held, "a\0b\ud800 ' %s :x", code="E")
     row = found(tasks, held.id)
@@ -546,7 +546,7 @@ def test_a_completion_and_a_reaper_meet(committed: Database) -> None:
 # The database
 
 
-def test_a_lost_connection_is_told_and_replaced(committed: Database) -> None:
+def test_a_lost_connection_is_reported_and_replaced(committed: Database) -> None:
     with committed.begin() as uow:
         TaskRepository(uow.session).enqueue("x")
     with committed.session() as session, committed.session() as killer:

@@ -126,6 +126,6 @@ def test_the_health_of_the_queue(committed: Database) -> None:
         assert 0 <= health.oldest_snapshot_age < 10
 
 
-def test_the_health_of_a_long_queue_is_told_up_to_a_bound(tasks: TaskRepository) -> None:
+def test_the_health_of_a_long_queue_is_counted_up_to_a_bound(tasks: TaskRepository) -> None:
     tasks.enqueue_many([{"intent": "x", "priority": 1 + number % 5} for number in range(10_050)])
     assert (tasks.queue_health()).ready == 10_000

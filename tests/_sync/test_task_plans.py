@@ -210,7 +210,7 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
         session.rollback()
 
 
-def test_claims_are_in_order_and_disjoint_whatever_the_statistics_say(committed: Database) -> None:
+def test_claims_are_in_order_and_disjoint_whatever_the_statistics(committed: Database) -> None:
     fill(committed, 3_000, analyze=False)
     with committed.session() as session:
         tasks = TaskRepository(session)

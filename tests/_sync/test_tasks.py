@@ -26,7 +26,7 @@ def tasks(uow: UnitOfWork) -> TaskRepository:
 # Filing
 
 
-def test_filing_twice_gives_the_first_as_it_stands(tasks: TaskRepository) -> None:
+def test_enqueueing_twice_returns_the_first_unchanged(tasks: TaskRepository) -> None:
     first, created = tasks.enqueue("summarise", {"url": "u"}, task_id="t-1", priority=5)
     assert created
     second, created = tasks.enqueue("other", {"url": "v"}, task_id="t-1", priority=1)
@@ -36,7 +36,7 @@ def test_filing_twice_gives_the_first_as_it_stands(tasks: TaskRepository) -> Non
     assert tasks.count() == 1
 
 
-def test_a_task_has_what_it_was_filed_with(tasks: TaskRepository) -> None:
+def test_a_task_has_what_it_was_enqueued_with(tasks: TaskRepository) -> None:
     parent, _ = tasks.enqueue("whole")
     at = datetime(2050, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     task, _ = tasks.enqueue(
@@ -71,7 +71,7 @@ def test_defaults(tasks: TaskRepository) -> None:
     assert [task.id, other.id] == sorted([task.id, other.id])
 
 
-def test_a_filed_task_belongs_to_its_session(committed: Database) -> None:
+def test_an_enqueued_task_belongs_to_its_session(committed: Database) -> None:
     with committed.begin() as uow:
         same, _ = uow.tasks.enqueue("x")
         same.priority = 1  # as it is: there is nothing to flush
@@ -182,7 +182,7 @@ def test_an_unknown_parent_is_refused(tasks: TaskRepository) -> None:
     assert tasks.count() == 0
 
 
-def test_hostile_text_is_stored_as_it_is(tasks: TaskRepository) -> None:
+def test_hostile_text_is_stored_unchanged(tasks: TaskRepository) -> None:
     large = "x" * 1_000_000 + HOSTILE
     task, _ = tasks.enqueue(
         HOSTILE,
@@ -205,7 +205,7 @@ SIZES = pytest.mark.parametrize("size", [10, 1200], ids=["insert", "copy"])
 
 
 @SIZES
-def test_many_are_filed_once_each(tasks: TaskRepository, size: int) -> None:
+def test_many_are_enqueued_once_each(tasks: TaskRepository, size: int) -> None:
     standing, _ = tasks.enqueue("x", task_id="n-3")
     keyed, _ = tasks.enqueue("x", dedupe_key="k-4")
     many: list[NewTask] = [{"intent": "x", "task_id": f"n-{number}"} for number in range(size)]
@@ -234,7 +234,7 @@ def test_many_are_claimed_in_their_order(tasks: TaskRepository, size: int) -> No
 
 
 @SIZES
-def test_many_have_what_they_were_filed_with(tasks: TaskRepository, size: int) -> None:
+def test_many_have_what_they_were_enqueued_with(tasks: TaskRepository, size: int) -> None:
     now = ago(tasks._session, 0)
     at = datetime(2050, 1, 1, tzinfo=UTC)
     many: list[NewTask] = [{"intent": "x"} for _ in range(size - 3)]
@@ -277,7 +277,7 @@ def test_a_refused_copy_names_the_task_and_leaves_the_transaction(
     assert tasks.count() == 1
 
 
-def test_a_rollback_files_nothing(committed: Database) -> None:
+def test_a_rollback_enqueues_nothing(committed: Database) -> None:
     with committed.session() as session:
         TaskRepository(session).enqueue("x", task_id="t")
         TaskRepository(session).enqueue_many([{"intent": "x"}] * 1001)

@@ -65,7 +65,7 @@ def test_suites_and_cases(validation: ValidationRepository) -> None:
         validation.create_suite("a\0b")
 
 
-def test_a_case_says_how_it_went(validation: ValidationRepository) -> None:
+def test_a_case_has_its_outcome(validation: ValidationRepository) -> None:
     _, (case,) = suite_of(validation, "exact")
     done = validation.finish_case(case, TestCaseStatus.PASSED, result="all", execution_time=12)
     assert (done.status, done.result, done.execution_time) == (TestCaseStatus.PASSED, "all", 12)
@@ -312,7 +312,7 @@ def test_the_index_serves_the_trend(
 # Two at once
 
 
-def test_a_run_waits_for_the_figures_that_are_being_filed(committed: Database) -> None:
+def test_a_run_waits_for_the_figures_that_are_being_recorded(committed: Database) -> None:
     with committed.begin() as uow:
         validation = ValidationRepository(uow.session)
         suite, (case,) = suite_of(validation, "exact")

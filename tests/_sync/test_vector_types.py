@@ -123,7 +123,7 @@ def test_null_is_no_vector(session: Session) -> None:
     assert copy_rows(session, ITEMS, VALUES, []) == 0
 
 
-def test_a_subquery_and_an_expression_give_vectors_too(session: Session) -> None:
+def test_a_subquery_and_an_expression_return_vectors_too(session: Session) -> None:
     one = np.arange(1, D + 1, dtype=np.float32)
     session.execute(insert(ITEMS).values(vector=one, half=one, sparse={0: 1.5}, bits=[1, 0] * 3))
     inner = select(*VALUES).subquery()

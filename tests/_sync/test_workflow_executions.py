@@ -75,7 +75,7 @@ def test_an_old_version_waits_for_a_worker_that_can_run_it(workflows: WorkflowRe
     assert held.id == started.id
 
 
-def test_the_longest_waiting_comes_first_and_so_many(workflows: WorkflowRepository) -> None:
+def test_the_longest_waiting_come_first_up_to_the_limit(workflows: WorkflowRepository) -> None:
     one, two = active(workflows), active(workflows, "other")
     started = [(workflows.start("ingest"))[0].id for _ in range(5)]
     workflows.start("other")

@@ -68,7 +68,9 @@ def test_a_run_that_gets_further_has_all_its_retries_again(workflows: WorkflowRe
 
 
 @pytest.mark.parametrize("write", ["heartbeat", "wait", "sleep", "release", "fail", "reap", "complete"])
-def test_every_other_write_tells_how_far_it_is(workflows: WorkflowRepository, write: str) -> None:
+def test_every_other_write_reports_how_far_it_is(
+    workflows: WorkflowRepository, write: str
+) -> None:
     held = claimed(workflows)
     for seq in range(2):
         workflows.checkpoint(held, f"s{seq}", seq=seq)
@@ -173,7 +175,7 @@ def test_a_step_that_was_another_one_is_an_error(
 
 
 @pytest.mark.parametrize("output", ["text", None, {"received": True}], ids=["text", "none", "part"])
-def test_a_wait_in_the_place_of_another_step_is_an_error(
+def test_a_wait_instead_of_another_step_is_an_error(
     workflows: WorkflowRepository, output: Any
 ) -> None:
     held = claimed(workflows)

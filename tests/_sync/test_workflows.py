@@ -63,7 +63,7 @@ def test_versions_of_a_definition_are_counted(workflows: WorkflowRepository) -> 
     assert workflows.get(0) is None
 
 
-def test_every_replica_may_file_a_version(workflows: WorkflowRepository) -> None:
+def test_every_replica_may_define_a_version(workflows: WorkflowRepository) -> None:
     first, created = workflows.define("ingest", DEFINITION, version=7)
     second, again = workflows.define("ingest", DEFINITION, version=7)
     assert (created, again, second.id) == (True, False, first.id)
@@ -159,7 +159,7 @@ def test_a_delayed_start_is_claimed_later(workflows: WorkflowRepository) -> None
     assert len(workflows.claim("w", [workflow.id])) == 1
 
 
-def test_hostile_text_is_stored_as_it_is(workflows: WorkflowRepository) -> None:
+def test_hostile_text_is_stored_unchanged(workflows: WorkflowRepository) -> None:
     value = {HOSTILE: [HOSTILE * 1000, None, 1.5, True, {"": ""}]}
     workflow, _ = workflows.define(HOSTILE, value)
     workflows.activate(workflow.id)

@@ -170,7 +170,7 @@ def test_what_has_expired_is_not_there(memory: WorkingMemoryRepository) -> None:
             memory.store("x", "note", ttl=wrong)
 
 
-def test_a_sweep_tells_where_the_blobs_are(memory: WorkingMemoryRepository) -> None:
+def test_a_sweep_returns_where_the_blobs_are(memory: WorkingMemoryRepository) -> None:
     blob = memory.store("blob", "file", provider="s3", blob_key="a/1")
     plain = [memory.store(f"plain {number}", "note") for number in range(4)]
     stays = memory.store("stays", "note", ttl=HOUR)

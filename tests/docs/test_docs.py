@@ -151,7 +151,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if not re.search(rf"\b{re.escape(page)}$", navigation, re.MULTILINE)] == []
 
 
-def test_the_quickstart_says_what_to_do_before_the_migration(empty_url: URL) -> None:
+def test_the_quickstart_names_what_to_do_before_the_migration(empty_url: URL) -> None:
     done = run_quickstart(empty_url)
     assert done.returncode == 1
     assert "`alfred-db upgrade`" in done.stderr

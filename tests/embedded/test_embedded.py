@@ -57,7 +57,7 @@ def test_first_use_makes_a_server_with_the_extensions_and_settings(folder: Path)
     engine.dispose()
 
 
-def test_status_tells_what_runs_and_who_uses_it(made: Path) -> None:
+def test_status_shows_what_runs_and_who_uses_it(made: Path) -> None:
     assert embedded.status(made) == embedded.Status(False, made, None, None, None, (), False)
     assert [file.name for file in made.iterdir()] == ["data"]
     url = embedded.url(made)
@@ -70,7 +70,7 @@ def test_status_tells_what_runs_and_who_uses_it(made: Path) -> None:
     assert not embedded.status(made).running
 
 
-def test_says_in_one_log_line_where_the_server_is(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_log_line_names_where_the_server_is(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="alfred_db"):
         embedded.url(made)
         embedded.url(made)

@@ -67,7 +67,9 @@ def test_of_four_schedulers_at_work_one_is_killed(
     assert found == expected, "each slot has one execution"
 
 
-def test_what_a_killed_scheduler_filed_is_not_there(own_server: Server, database: str, db: Database) -> None:
+def test_what_a_killed_scheduler_created_is_not_there(
+    own_server: Server, database: str, db: Database
+) -> None:
     due(db)
     with process("scheduler.py", url=own_server.url(database), stops="created") as dying:
         dying.wait_for("created")

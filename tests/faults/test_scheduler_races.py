@@ -48,7 +48,7 @@ def tick_until_idle(db: Database) -> list[int]:
     return created
 
 
-def test_five_schedulers_file_each_slot_once(db: Database) -> None:
+def test_five_schedulers_create_each_execution_once(db: Database) -> None:
     least = due(db)
     with ThreadPoolExecutor(5) as pool:
         created = [number for found in pool.map(tick_until_idle, [db] * 5) for number in found]
@@ -88,7 +88,7 @@ def test_workers_run_each_execution_once(db: Database) -> None:
     assert {(status, claims) for status, claims in rows} == {(ExecutionStatus.COMPLETED, 1)}
 
 
-def test_many_replicas_file_one_task(db: Database) -> None:
+def test_many_replicas_create_one_task(db: Database) -> None:
     def create(number: int) -> tuple[int, ScheduleOutcome]:
         with db.begin() as uow:
             task, outcome = SchedulerRepository(uow.session).create(

@@ -122,7 +122,7 @@ def test_cancellations_of_one_family_do_not_block_each_other(db: Database, workf
             assert {execution.status for execution in found if execution} == {CANCELLED}
 
 
-def test_a_step_is_not_stored_when_its_execution_is_just_given_up(db: Database, workflow_id: int) -> None:
+def test_a_step_is_not_stored_when_its_execution_was_just_released(db: Database, workflow_id: int) -> None:
     start(db)
     held = claim(db, workflow_id)
     assert held is not None
@@ -155,7 +155,7 @@ def test_a_start_that_is_rolled_back_leaves_the_key_to_the_next(db: Database, wo
         assert execution.id != first
 
 
-def test_versions_that_are_filed_at_once_are_numbered_apart(db: Database) -> None:
+def test_versions_that_are_defined_at_once_are_numbered_apart(db: Database) -> None:
     done = together(db, *[lambda workflows: workflows.define("v", {})[0].version] * 8)
     assert sorted(future.result() or 0 for future in done) == list(range(1, 9))
 

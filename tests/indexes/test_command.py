@@ -75,7 +75,7 @@ def test_the_command_measures(library: Database) -> None:
     assert "is the smallest that meets 0.9" in done.output
 
 
-def test_the_command_says_when_none_meets_the_target(poor: Database) -> None:
+def test_the_command_reports_when_none_meets_the_target(poor: Database) -> None:
     done = command(poor)("recall", "--table", "documents", "--samples", "60", "--ef", "10", "--json")
     assert done.exit_code == 1
     found = json.loads(done.stdout)

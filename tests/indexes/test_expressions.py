@@ -203,7 +203,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_an_expression_gives_what_pgvectors_own_types_give(
+def test_an_expression_returns_what_pgvectors_own_types_return(
     both: list[tuple[Connection, Table]], name: str
 ) -> None:
     ours, theirs = (rows(connection, EXPRESSIONS[name](items)) for connection, items in both)

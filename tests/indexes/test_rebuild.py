@@ -71,7 +71,7 @@ def test_a_partitioned_index_is_rebuilt_in_each_partition(tenant: Database) -> N
     assert [one.parent for one in indexes(tenant) if one.table in PARTITIONS] == [KNOWLEDGE] * 4
 
 
-def test_progress_is_told_while_it_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_while_it_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuilding, "POLLED_EVERY", 0.002)
     seen: list[Progress] = []
     rebuild(database.engine, DOCUMENTS, progress=seen.append)
@@ -161,7 +161,7 @@ def test_of_two_that_find_it_invalid_one_rebuilds_it(tenant: Database) -> None:
     assert sorted(len(each) for each in done) == [0, 1]
 
 
-def test_who_waits_too_long_for_another_rebuild_is_told(
+def test_waiting_too_long_for_another_rebuild_is_an_error(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "POLLED_EVERY", 0.002)

@@ -114,7 +114,9 @@ def test_a_missing_index_is_listed_with_what_makes_it(tenant: Database) -> None:
         tenant.verify()
 
 
-def test_a_database_without_the_tables_is_told_what_to_run(empty_url: URL, database: Database) -> None:
+def test_the_error_for_a_database_without_the_tables_names_what_to_run(
+    empty_url: URL, database: Database
+) -> None:
     with Database(empty_url) as empty:
         sql(empty, "CREATE EXTENSION vector")
         with pytest.raises(

@@ -45,7 +45,7 @@ async def test_a_client_stores_and_finds_over_stdio(database_url: URL, tmp_path:
         assert [memory["content"] for memory in found.structured_content["memories"]] == ["Ann likes tea"]
 
 
-def test_the_command_starts_without_the_sdk_and_says_what_is_missing(
+def test_the_command_starts_without_the_sdk_and_names_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("alfred_db.cli.mcp.find_spec", lambda name: None)

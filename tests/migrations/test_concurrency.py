@@ -164,7 +164,7 @@ def test_one_that_waits_polls_and_takes_over_from_the_dead(sleepy_url: URL, star
     assert version(sleepy_url) == HEAD
 
 
-def test_one_that_waited_too_long_says_what_to_do(empty_url: URL) -> None:
+def test_one_that_waited_too_long_names_what_to_do(empty_url: URL) -> None:
     engine = engine_of(empty_url)
     with lock.locked(engine, None):
         (holder,) = column(empty_url, HOLDS)

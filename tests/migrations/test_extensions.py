@@ -183,7 +183,7 @@ def test_the_rights_of_a_database_do_for_trusted_extensions_only(connection: Con
     assert not facts.extension("vector").creatable
 
 
-def test_an_admin_runs_what_the_error_says(connection: Connection, app: str) -> None:
+def test_an_admin_runs_what_the_error_names(connection: Connection, app: str) -> None:
     run(connection, "CREATE SCHEMA extensions", "CREATE SCHEMA wm", f"GRANT USAGE ON SCHEMA wm TO {app}")
     with acting_as(app, connection):
         facts = requirements.probe(connection)

@@ -213,7 +213,7 @@ def test_tokens_are_those_of_pgjwt_byte_for_byte(connection: Connection, secret:
         assert connection.scalar(signs, given) == sign(payload, secret, algorithm)
 
 
-def test_the_algorithm_need_not_be_given(connection: Connection) -> None:
+def test_the_algorithm_need_not_be_passed(connection: Connection) -> None:
     assert connection.scalar(text("SELECT extensions.sign('{}', 'k')")) == sign("{}", "k")
     assert (
         connection.scalar(text("SELECT valid FROM extensions.verify(:t, 'k')"), {"t": sign("{}", "k")})
@@ -222,7 +222,7 @@ def test_the_algorithm_need_not_be_given(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("payload", [each for each in PAYLOADS if each.startswith("{")])
-def test_a_token_is_as_valid_as_pgjwt_says(connection: Connection, payload: str) -> None:
+def test_a_token_is_as_valid_as_for_pgjwt(connection: Connection, payload: str) -> None:
     """What makes pgjwt fail is not valid."""
     for secret, algorithm in (("k", "HS256"), ("k", "HS512"), ("other", "HS256")):
         given = sign(payload, "k", "HS256")

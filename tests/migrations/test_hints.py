@@ -86,14 +86,14 @@ def test_what_check_advises(database_url: URL) -> None:
     migrate.check(database_url)
 
 
-def test_what_a_tenant_without_the_catalogs_is_told(empty_url: URL) -> None:
+def test_the_hint_for_a_tenant_without_the_catalogs(empty_url: URL) -> None:
     with pytest.raises(AlfredDBError) as caught:
         migrate.upgrade(empty_url, schema="acme")
     type_in(str(caught.value))
     migrate.upgrade(empty_url, schema="acme")
 
 
-def test_what_a_default_tenant_with_tenants_is_told(database_url: URL) -> None:
+def test_the_hint_for_a_default_tenant_with_tenants(database_url: URL) -> None:
     with pytest.raises(AlfredDBError) as caught:
         migrate.downgrade(database_url, "base")
     (words,) = (shlex.split(found)[1:] for found in re.findall(r"`(alfred-db [^`]*)`", str(caught.value)))
@@ -318,7 +318,7 @@ def test_what_recall_advises_rebuilds_the_index(
     assert f"{schema or 'public'}.{report.index}" in done.output
 
 
-def test_an_upgrade_says_once_what_it_runs_on(empty_url: URL) -> None:
+def test_an_upgrade_logs_once_what_it_runs_on(empty_url: URL) -> None:
     done = alembic("upgrade", "head", url=empty_url)
     assert (done.stdout + done.stderr).count("Context impl") <= 1
     run(empty_url, "SELECT 1")

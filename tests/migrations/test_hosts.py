@@ -436,7 +436,7 @@ def test_a_foreign_key_to_a_column_of_ours_lives_with_every_door(database_url: U
     migrate.downgrade(database_url, "base", allow_data_loss=True)
 
 
-def test_a_foreign_key_by_name_says_the_other_way_at_each_door_of_ours(database_url: URL) -> None:
+def test_a_foreign_key_by_name_names_the_other_way_at_each_door_of_ours(database_url: URL) -> None:
     metadata = own_models(by_name=True)
     advice = r"ForeignKey\(Task.id\)"
     with engine_of(database_url).connect() as connection:

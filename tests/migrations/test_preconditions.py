@@ -61,7 +61,7 @@ def test_a_newer_database_is_refused(future_url: URL, schema: str | None) -> Non
     [("upgrade", "head"), ("downgrade", "base"), ("downgrade", "-1"), ("upgrade", "+1"), ("check",)],
     ids=" ".join,
 )
-def test_plain_alembic_says_in_one_line_that_the_database_is_newer(
+def test_plain_alembic_reports_in_one_line_that_the_database_is_newer(
     future_url: URL, command: tuple[str, ...]
 ) -> None:
     done = alembic(*command, url=future_url)
@@ -215,7 +215,7 @@ def test_the_built_in_collections_are_no_data(database_url: URL) -> None:
 @pytest.mark.parametrize(
     ("server", "error"), [("pgserver16", ExtensionTooOldError), ("debian15", ExtensionMissingError)]
 )
-def test_a_server_without_a_usable_vector_is_left_as_it_is(
+def test_a_server_without_a_usable_vector_is_left_unchanged(
     server: str, error: type[SchemaError], new_database: Callable[..., URL]
 ) -> None:
     url = new_database(on=server)

@@ -70,7 +70,7 @@ def test_an_empty_database_keeps_only_the_extensions_and_their_schema(any_server
     assert differences(after, snapshot(url)) == []
 
 
-def test_step_by_step_gives_what_one_go_gives(newest_and_oldest: Databases) -> None:
+def test_step_by_step_makes_what_one_go_makes(newest_and_oldest: Databases) -> None:
     at_once, by_steps = newest_and_oldest(), newest_and_oldest()
     migrate.upgrade(at_once)
     for revision in REVISIONS:
@@ -79,7 +79,7 @@ def test_step_by_step_gives_what_one_go_gives(newest_and_oldest: Databases) -> N
     assert differences(snapshot(at_once), snapshot(by_steps)) == []
 
 
-def test_head_to_base_to_head_gives_the_same(empty_url: URL) -> None:
+def test_head_to_base_to_head_makes_the_same(empty_url: URL) -> None:
     url = empty_url
     migrate.upgrade(url)
     before = dump(url)

@@ -171,7 +171,7 @@ def test_what_the_library_reads_and_their_tables_lack_is_named(empty_url: URL) -
 
 
 @pytest.mark.parametrize("table", requirements.OTHERS_TABLES)
-def test_each_shared_table_is_told_by_our_comment_on_it(database_url: URL, table: str) -> None:
+def test_each_shared_table_is_recognised_by_our_comment_on_it(database_url: URL, table: str) -> None:
     """Of what we made ourselves, one column is too many to lose; without the comment it is somebody else's."""
     schema, _, name = table.partition(".")
     model = Base.metadata.tables[table]

@@ -261,7 +261,7 @@ def test_many_drifts_are_counted_and_not_all_listed(migrated_url: URL) -> None:
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_a_database_that_is_behind_is_told_the_command(database_url: URL, schema: str | None) -> None:
+def test_a_database_that_is_behind_gets_the_command(database_url: URL, schema: str | None) -> None:
     migrate.downgrade(database_url, REVISIONS[-3], schema=schema)
     with engine_of(database_url).connect() as connection, pytest.raises(SchemaOutdatedError) as caught:
         verify(connection, schema)
@@ -270,13 +270,13 @@ def test_a_database_that_is_behind_is_told_the_command(database_url: URL, schema
     )
 
 
-def test_a_database_that_is_behind_only_in_its_number_is_told_too(database_url: URL) -> None:
+def test_a_database_that_is_behind_only_in_its_number_gets_it_too(database_url: URL) -> None:
     run(database_url, f"UPDATE alfred_db_version SET version_num = '{REVISIONS[-2]}'")
     with engine_of(database_url).connect() as connection, pytest.raises(SchemaOutdatedError, match=HEAD):
         verify(connection)
 
 
-async def test_an_empty_database_is_told_the_command(empty_url: URL) -> None:
+async def test_an_empty_database_gets_the_command(empty_url: URL) -> None:
     migrate.upgrade(empty_url)
     migrate.downgrade(empty_url, "base")
     with Database(empty_url) as db, pytest.raises(SchemaOutdatedError, match="run `alfred-db upgrade --url"):
@@ -288,7 +288,7 @@ async def test_an_empty_database_is_told_the_command(empty_url: URL) -> None:
         db.verify()
 
 
-def test_an_empty_server_database_is_told_the_command(empty_url: URL) -> None:
+def test_an_empty_server_database_gets_the_command(empty_url: URL) -> None:
     """Not even the extension is there: the upgrade would make it."""
     with Database(empty_url) as db, pytest.raises(SchemaOutdatedError, match="run `alfred-db upgrade --url"):
         db.verify()

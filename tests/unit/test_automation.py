@@ -161,7 +161,7 @@ def test_hooks_run_the_tools_of_the_checks() -> None:
             assert any(re.search(hook["files"], path) for path in tracked), hook["id"]
 
 
-def test_issue_templates_ask_for_what_is_there() -> None:
+def test_issue_templates_ask_for_what_exists() -> None:
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         form = loaded(path)
         if path.name == "config.yml":

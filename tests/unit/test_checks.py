@@ -125,7 +125,7 @@ def test_a_number_is_one(value: Any) -> None:
         (Task, {"nope": 1}, "Task: 'nope': no such attribute"),
     ],
 )
-def test_an_attribute_is_given_what_it_holds(model: Any, values: dict[str, Any], message: str) -> None:
+def test_an_attribute_takes_what_it_holds(model: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_values(model, values)
     assert str(caught.value).startswith(message)

@@ -290,7 +290,7 @@ def test_an_empty_argument_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch
     assert "empty" in refusal(lambda: migration_url(""))
 
 
-def test_migrations_have_a_variable_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrations_have_their_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALFRED_DB_URL", "postgres://working/d")
     assert migration_url().host == "working"
     monkeypatch.setenv("ALFRED_DB_MIGRATION_URL", "postgres://owner/d")

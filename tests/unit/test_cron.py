@@ -294,7 +294,7 @@ def test_slots_are_due_from_the_stored_one_to_now() -> None:
     assert (found.earlier, found.next) == (0, NOW + timedelta(minutes=1))
 
 
-def test_a_stored_slot_counts_whatever_the_schedule_says() -> None:
+def test_a_stored_slot_counts_whatever_the_schedule() -> None:
     first = NOW - timedelta(seconds=17)
     found = cron.due("0 3 * * *", "UTC", first=first, now=NOW)
     assert list(found.slots) == [first]
@@ -339,7 +339,7 @@ def test_missed_slots_are_dropped_merged_or_made_up_for() -> None:
     assert (len(slots), dropped) == (1000, 1000)
 
 
-def test_a_plan_files_a_skipped_execution_when_nothing_is_run() -> None:
+def test_a_plan_has_a_skipped_execution_when_nothing_is_run() -> None:
     task = ScheduledTask(
         id=7,
         schedule="0 * * * *",

@@ -37,6 +37,7 @@ ROOMS = (
     "alfred_db/values",
     "alfred_db/vectors",
     "alfred_db/worker",
+    "docs/benchmarks",
     "docs/concepts",
     "docs/decisions",
     "docs/howto",
@@ -88,6 +89,10 @@ def pages() -> list[Path]:
         path = ROOT / room
         found += [path] if path.suffix == ".md" else sorted(path.rglob("*.md"))
     return [path for path in found if path != LAYOUT]
+
+
+def tests() -> list[Path]:
+    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "_sync" not in path.parts]
 
 
 def name(path: Path) -> str:
@@ -162,6 +167,18 @@ def test_the_words_of_pages_are_the_fields(path: Path) -> None:
         if (words := house_words(line))
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", tests(), ids=name)
+def test_the_names_of_tests_are_the_fields(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    names = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.lower().startswith("test")
+    ]
+    assert [one for one in names if house_words(one.replace("_", " "))] == []
 
 
 def test_house_words_are_found_in_each_kind_of_text() -> None:

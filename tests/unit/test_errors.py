@@ -121,7 +121,7 @@ def test_the_sqlstate_decides(sqlstate: str, kind: type[AlfredDBError], retryabl
     assert len(str(found)) > len("what the server says: ")
 
 
-def test_a_mistake_of_the_caller_passes_as_it_is() -> None:
+def test_a_mistake_of_the_caller_passes_unchanged() -> None:
     assert translate(wrapped(FromServer("42601", "syntax error"))) is None
     assert translate(wrapped(TypeError("not ours"))) is None
     assert translate(wrapped(psycopg.ProgrammingError("cannot adapt type 'object'"))) is None
@@ -165,7 +165,7 @@ def test_a_long_message_of_the_server_is_cut() -> None:
     assert len(str(ours(FromServer("23514", "x" * 5000)))) < 400
 
 
-def test_an_error_of_ours_inside_a_statement_comes_out_as_it_is() -> None:
+def test_an_error_of_ours_inside_a_statement_comes_out_unchanged() -> None:
     inner = DimensionMismatch("t.embedding: expected 3 dimensions, got 2")
     with pytest.raises(DimensionMismatch) as caught, translated():
         raise wrapped(inner) from inner

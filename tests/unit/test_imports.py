@@ -51,7 +51,7 @@ def test_every_repository_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_is_listed_of_a_command_is_what_it_says_itself(name: str) -> None:
+def test_what_is_listed_of_a_command_is_its_own_help(name: str) -> None:
     found = main.get_command(click.Context(main), name)
     assert found is not None
     assert found.name == name

@@ -49,7 +49,7 @@ def covered() -> set[tuple[str, str, str]]:
     return found
 
 
-def test_every_text_parameter_is_given_hostile_values() -> None:
+def test_every_text_parameter_gets_hostile_values() -> None:
     parameters = set(text_parameters())
     assert len(parameters) > 400
     assert sorted(parameters - covered() - EXEMPT.keys()) == []

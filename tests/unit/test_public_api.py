@@ -57,7 +57,7 @@ def test_every_model_and_enum_is_public() -> None:
     assert {mapper.class_.__name__ for mapper in MAPPERS} <= set(alfred_db.__all__)
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (ROOT / "py.typed").read_text() == ""
 
 
@@ -85,12 +85,12 @@ def repositories() -> list[str]:
     return [name for name in alfred_db.repositories.__all__ if not name.startswith("Async")]
 
 
-def test_the_databases_of_both_colours_have_the_same_methods() -> None:
+def test_both_databases_have_the_same_methods() -> None:
     assert shape(Database) == shape(AsyncDatabase)
 
 
 @pytest.mark.parametrize("name", repositories())
-def test_the_repositories_of_both_colours_have_the_same_methods(name: str) -> None:
+def test_both_halves_of_the_repositories_have_the_same_methods(name: str) -> None:
     assert shape(getattr(alfred_db.repositories, name)) == shape(
         getattr(alfred_db.repositories, f"Async{name}")
     )
@@ -168,7 +168,7 @@ def attributes_without_docstring(node: ast.ClassDef) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.py")), ids=lambda path: path.stem)
-def test_every_column_says_what_it_means(path: Path) -> None:
+def test_every_column_states_what_it_means(path: Path) -> None:
     classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
     assert [name for node in classes for name in attributes_without_docstring(node)] == []
 

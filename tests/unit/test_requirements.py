@@ -119,7 +119,7 @@ def test_a_platform_is_recognised(signs: Signs, platform: Platform) -> None:
     assert recognise(signs) is platform
 
 
-def test_every_platform_has_a_guide_of_its_own() -> None:
+def test_every_platform_has_its_own_guide() -> None:
     assert set(GUIDES) == set(Platform)
     assert len({guide.title for guide in GUIDES.values()}) == len(Platform)
 
@@ -157,7 +157,7 @@ def test_a_server_without_vector_is_refused_with_the_command_of_its_platform(pla
 
 
 @EVERY_PLATFORM
-def test_a_role_that_may_not_create_vector_is_told_who_may(platform: Platform) -> None:
+def test_the_error_for_a_role_that_may_not_create_vector_names_who_may(platform: Platform) -> None:
     facts = with_vector(replace(FACTS, platform=platform), available="0.8.6")
     with pytest.raises(ExtensionMissingError) as error:
         requirements.require(facts)
@@ -309,7 +309,7 @@ def test_a_schema_without_create_is_for_an_admin_to_grant() -> None:
     ]
 
 
-def test_what_is_there_needs_no_right_to_create_it() -> None:
+def test_what_exists_needs_no_right_to_create_it() -> None:
     facts = replace(FACTS, can_create_schema=False)
     for name in NEEDED:
         facts = with_schema(facts, name, may_create=True)
@@ -353,7 +353,7 @@ def test_vector_in_a_closed_schema_is_for_an_admin_to_open() -> None:
 # Warnings
 
 
-def test_a_full_server_gives_no_warnings() -> None:
+def test_a_full_server_has_no_warnings() -> None:
     full = INSTALLED
     for extension in EXTENSIONS:
         if extension.tier is not Tier.REQUIRED:

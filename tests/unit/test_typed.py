@@ -183,7 +183,7 @@ def found_by(noun: str, name: str, method: Callable[..., Any]) -> set[Any]:
     return {typing.get_args(hint)[0] for hint in hints if typing.get_origin(hint) in kinds}
 
 
-def test_a_search_says_of_which_noun_its_rows_are() -> None:
+def test_a_search_is_typed_by_the_noun_of_its_rows() -> None:
     found: dict[str, set[Any]] = {}
     for noun, repository in repositories().items():
         variables = type_arguments(repository)

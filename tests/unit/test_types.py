@@ -59,7 +59,7 @@ def test_every_usual_form_of_a_vector_is_packed(value: Any) -> None:
     assert Vector(3).pack(value) == ONE_TWO_THREE
 
 
-def test_a_vector_is_given_as_float32_and_cannot_be_changed() -> None:
+def test_a_vector_is_returned_as_float32_and_cannot_be_changed() -> None:
     found = unpack(ONE_TWO_THREE)
     assert (found.dtype, found.dtype.isnative, found.tolist()) == (
         np.dtype(np.float32),
@@ -345,7 +345,7 @@ def test_a_member_that_only_a_newer_version_knows_is_named() -> None:
         EnumText(Light).process_result_value("blue", DIALECT)
 
 
-def test_types_are_told_apart_in_the_statement_cache() -> None:
+def test_types_differ_in_the_statement_cache() -> None:
     assert Vector(3)._static_cache_key != Vector(4)._static_cache_key
     assert Vector(3)._static_cache_key != Vector(3, allow_zero=True)._static_cache_key
     assert EnumText(Light)._static_cache_key != EnumText(StrEnum("Other", ["A"]))._static_cache_key

@@ -113,7 +113,7 @@ def test_an_error_fails_the_attempt_and_the_last_one_the_task(colour: Colour, db
     assert found.error_message == "ValueError: no such page"
 
 
-def test_a_handler_says_how_its_failure_is_to_be_taken(colour: Colour, db: Database) -> None:
+def test_a_handler_decides_how_its_failure_is_to_be_taken(colour: Colour, db: Database) -> None:
     def refuse(task: ClaimedTask, lease: AnyLease) -> None:
         raise TaskFailed("full", code="quota", retry=task.content["retry"], delay=3600)
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_stored_fails_its_own_task_alone(colour: Colour, db: Data
     assert {status(db, one) for one in good} == {TaskStatus.COMPLETED}
 
 
-def test_handlers_of_the_wrong_colour_or_kind_are_refused_in_words(db: Database) -> None:
+def test_handlers_that_do_not_fit_the_worker_are_refused_in_words(db: Database) -> None:
     async def unlike(task: ClaimedTask, lease: AsyncLease) -> None: ...
 
     other = AsyncDatabase(db.url)
@@ -191,7 +191,7 @@ def test_a_tenants_worker_does_the_tenants_tasks(colour: Colour, db: Database) -
 
 
 @pytest.mark.parametrize("schedules", [True, False])
-def test_a_worker_files_the_slots_of_schedules_unless_told_not_to(db: Database, schedules: bool) -> None:
+def test_a_worker_creates_the_executions_of_schedules_by_default(db: Database, schedules: bool) -> None:
     with db.begin() as uow:
         scheduled, _ = uow.scheduler.create("nightly", "SWEEP", "* * * * *")
     sql(db, "UPDATE scheduler_tasks SET next_run_at = now() - interval '1 second'")

@@ -41,7 +41,7 @@ def test_a_stopped_worker_ends_what_runs_and_claims_no_more(colour: Colour, db: 
 
 
 @pytest.mark.parametrize("how", ["grace", "at once"])
-def test_what_does_not_end_in_time_is_given_back(colour: Colour, db: Database, how: str) -> None:
+def test_what_does_not_end_in_time_is_released(colour: Colour, db: Database, how: str) -> None:
     begun, over = threading.Event(), threading.Event()
     seen: list[bool] = []
 
@@ -66,7 +66,7 @@ def test_what_does_not_end_in_time_is_given_back(colour: Colour, db: Database, h
     assert found.available_at == filed.available_at
 
 
-async def test_cancelling_the_awaiter_gives_the_tasks_back_and_closes_the_connections(db: Database) -> None:
+async def test_cancelling_the_awaiter_releases_the_tasks_and_closes_the_connections(db: Database) -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
     async def slow(task: ClaimedTask, lease: AsyncLease) -> None:

@@ -69,7 +69,7 @@ def test_a_deadline_that_comes_before_those_known_is_seen(db: Database) -> None:
     assert task(db, late).error_code == "timeout"
 
 
-def test_a_coroutine_that_swallows_its_cancellation_is_told_of_and_cancelled_again(
+def test_a_coroutine_that_swallows_its_cancellation_is_logged_and_cancelled_again(
     db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_watch, "AGAIN", 1.0)
@@ -93,7 +93,7 @@ def test_a_coroutine_that_swallows_its_cancellation_is_told_of_and_cancelled_aga
     assert "let it pass CancelledError on" in told(caplog)[0]
 
 
-def test_a_thread_past_its_timeout_keeps_its_slot_which_is_said_once(
+def test_a_thread_past_its_timeout_keeps_its_slot_which_is_logged_once(
     db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_watch, "AGAIN", 0.05)
@@ -130,7 +130,7 @@ def test_a_handler_that_asks_its_lease_ends_as_timed_out(db: Database) -> None:
     assert task(db, late).error_code == "timeout"
 
 
-def test_what_ends_in_time_is_not_told_of(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_ends_in_time_is_not_logged(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     def short(task: ClaimedTask, lease: AnyLease) -> None:
         if task.content.get("fails"):
             raise TaskFailed("no", retry=False)

@@ -46,7 +46,7 @@ def idle(db: Database) -> None:
     time.sleep(0.5)
 
 
-def test_a_worker_is_woken_when_tasks_were_filed(
+def test_a_worker_is_woken_when_tasks_were_enqueued(
     colour: Colour, db: Database, far_polls: dict[str, Any]
 ) -> None:
     with working(colour.worker(db, {"X": nothing}, **far_polls)):
@@ -112,7 +112,7 @@ def heard(db: Database, schema: str | None, work: Callable[[Database], object]) 
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_only_what_was_filed_and_committed_is_told_and_told_once(db: Database, schema: str | None) -> None:
+def test_only_what_was_enqueued_and_committed_is_notified_and_once(db: Database, schema: str | None) -> None:
     def rolled_back(telling: Database) -> None:
         with telling.session() as session:
             from alfred_db import TaskRepository

@@ -95,7 +95,7 @@ END = """
 
 
 def enqueue(url: str, jobs: int, way: str) -> dict[str, float]:
-    """By COPY, `text` or `binary`: of rows that are complete already, or made from what `enqueue_many` is given."""
+    """By COPY, `text` or `binary`: of rows that are complete already, or made from what `enqueue_many` takes."""
     form, complete = way.split(", ")
     contents = [{"number": number} for number in range(jobs)]
     rows = _rows(contents) if complete == "complete rows" else []
