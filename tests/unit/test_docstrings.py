@@ -91,7 +91,7 @@ def pages() -> list[Path]:
     return [path for path in found if path != LAYOUT]
 
 
-def tests() -> list[Path]:
+def suite() -> list[Path]:
     return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "_sync" not in path.parts]
 
 
@@ -169,7 +169,7 @@ def test_the_words_of_pages_are_the_fields(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", tests(), ids=name)
+@pytest.mark.parametrize("path", suite(), ids=name)
 def test_the_names_of_tests_are_the_fields(path: Path) -> None:
     tree = ast.parse(path.read_text())
     names = [
