@@ -164,7 +164,28 @@ class Leases(Generic[C, S]):
         rows = fetch(self._session, queries.reap(self._leased, limit), spread)
         return {row[0]: self._leased.status(row[1]) for row in rows}
 
-    def beside(
+    def claim(
+        self,
+        limit: int,
+        token: uuid.UUID,
+        claim: Callable[[int], Any],
+        again: Callable[[uuid.UUID, Sequence[Any]], Select[*tuple[Any, ...]]],
+    ) -> Sequence[Sequence[Any]]:
+        """Return the rows of a claim. A row that cannot be read fails, and others are claimed instead.
+
+        Args:
+            limit: The maximum number of rows.
+            token: The token of the claim.
+            claim: Runs the claim, with its limit.
+            again: Selects the same columns of the rows that a token has taken, except those that are known.
+        """
+        try:
+            rows: Sequence[Sequence[Any]] = claim(limit)
+        except UnreadableRow as error:
+            rows = self._beside(error, limit, token, claim, again)
+        return rows
+
+    def _beside(
         self,
         error: UnreadableRow,
         limit: int,
@@ -172,11 +193,7 @@ class Leases(Generic[C, S]):
         claim: Callable[[int], Any],
         again: Callable[[uuid.UUID, Sequence[Any]], Select[*tuple[Any, ...]]],
     ) -> list[Sequence[Any]]:
-        """The rows of a claim that has met one that cannot be read.
-
-        That one fails, and others are claimed in its place. `claim` takes a limit, and `again` selects the same
-        columns of what the claim of a token has taken, beside the rows that are known.
-        """
+        """Return the rows of a claim that has met one that cannot be read, and others claimed instead of it."""
         rows: list[Sequence[Any]] = []
         while True:
             # The server has done its part of the claim: what it took is found again by its token.

@@ -156,6 +156,7 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
 
         Raises:
             NotFoundError: A hosted model is unknown.
+            ConfigurationError: The encoding of the connection is not UTF-8.
         """
         if not rows:
             return 0

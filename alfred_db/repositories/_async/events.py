@@ -84,6 +84,7 @@ class AsyncEventRepository(AsyncPartitions):
 
         Raises:
             InvalidInputError: An event cannot be stored; the message names it. None was written.
+            ConfigurationError: The encoding of the connection is not UTF-8.
         """
         rows = [_checked(event, f"event {number}: ") for number, event in enumerate(events)]
         if not rows:

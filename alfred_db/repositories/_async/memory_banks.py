@@ -32,6 +32,9 @@ class AsyncMemoryBankRepository(AsyncRepository):
         Args:
             name: Any text that is not empty.
             description: Replaces the description of an existing bank; None keeps it.
+
+        Raises:
+            NotFoundError: Another transaction has deleted the bank meanwhile.
         """
         if not name.strip():
             raise InvalidInputError("name: expected a text, got none; name the bank")

@@ -88,6 +88,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
 
         Raises:
             InvalidCron: The schedule is invalid or has no time, or the time zone is unknown.
+            ConflictError: Another transaction has just deleted the task with this key; create it again.
         """
         values = {
             "name": name,

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
-from ...errors import InvalidTransition, NotFoundError, UnreadableRow
+from ...errors import InvalidTransition, NotFoundError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
 from ...execution._async.leases import AsyncLeases, lost, taking
@@ -38,17 +38,12 @@ class AsyncSchedulerExecutions(AsyncRepository):
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = await self._rows(queries.claim(limit=limit), parameters)
-        except UnreadableRow as error:
-            rows = await self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: self._rows(queries.claim(limit=number), parameters),
-                queries.again,
-            )
+        rows = await self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: self._rows(queries.claim(limit=number), parameters),
+            queries.again,
+        )
         return sorted(
             (ClaimedExecution._make((*row, lease, until, False)) for row in rows),
             key=lambda one: (one.scheduled_at, one.id),

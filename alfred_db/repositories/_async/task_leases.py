@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_keys, check_text, json_text, within
-from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
+from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import driver_of, fetch
 from ...execution._async.leases import AsyncLeases, taking, waiting
@@ -66,17 +66,12 @@ class AsyncTaskLeases(AsyncRepository):
         shape = queues is not None, intents is not None, assigned_to is not None, single
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = await fetch(self._session, claims.claim(limit, *shape), parameters)
-        except UnreadableRow as error:
-            rows = await self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
-                claims.again,
-            )
+        rows = await self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
+            claims.again,
+        )
         if not rows:
             await self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_limit, json_text
-from ...errors import InvalidInputError, UnreadableRow
+from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
@@ -48,17 +48,12 @@ class AsyncWorkflowExecutions(AsyncRepository):
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = await self._rows(queries.claim(versions, limit=limit), parameters)
-        except UnreadableRow as error:
-            rows = await self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: self._rows(queries.claim(versions, limit=number), parameters),
-                queries.again,
-            )
+        rows = await self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: self._rows(queries.claim(versions, limit=number), parameters),
+            queries.again,
+        )
         return sorted(
             (ClaimedWorkflow._make((*row, lease, until, False)) for row in rows), key=lambda one: one.id
         )

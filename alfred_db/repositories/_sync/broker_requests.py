@@ -157,6 +157,7 @@ class BrokerRequestRepository(Partitions):
 
         Raises:
             NotFoundError: A hosted model is unknown.
+            ConfigurationError: The encoding of the connection is not UTF-8.
         """
         if not rows:
             return 0

@@ -62,6 +62,7 @@ class ConversationRepository(Repository):
 
         Raises:
             InvalidInputError: A message has wrong keys or an unknown role; the message names it.
+            ConflictError: Other means have written a row with one of the new ids.
         """
         check_text("session_id", session_id)
         rows = [_row(session_id, place, message) for place, message in enumerate(messages)]

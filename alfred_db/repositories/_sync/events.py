@@ -85,6 +85,7 @@ class EventRepository(Partitions):
 
         Raises:
             InvalidInputError: An event cannot be stored; the message names it. None was written.
+            ConfigurationError: The encoding of the connection is not UTF-8.
         """
         rows = [_checked(event, f"event {number}: ") for number, event in enumerate(events)]
         if not rows:

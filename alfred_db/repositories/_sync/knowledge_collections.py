@@ -63,6 +63,7 @@ class KnowledgeCollections(KnowledgeBase):
             ConflictError: The name is an alias, or the existing collection has another distance or embedding
                 model.
             ConfigurationError: The role does not own `knowledge_points`.
+            NotFoundError: Another transaction has dropped the collection meanwhile.
         """
         _check_name(name)
         known = self._named(name)

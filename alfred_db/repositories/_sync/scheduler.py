@@ -89,6 +89,7 @@ class SchedulerRepository(SchedulerExecutions):
 
         Raises:
             InvalidCron: The schedule is invalid or has no time, or the time zone is unknown.
+            ConflictError: Another transaction has just deleted the task with this key; create it again.
         """
         values = {
             "name": name,

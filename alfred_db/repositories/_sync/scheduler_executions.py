@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
-from ...errors import InvalidTransition, NotFoundError, UnreadableRow
+from ...errors import InvalidTransition, NotFoundError
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
 from ...execution._sync.leases import Leases, lost, taking
@@ -39,17 +39,12 @@ class SchedulerExecutions(Repository):
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = self._rows(queries.claim(limit=limit), parameters)
-        except UnreadableRow as error:
-            rows = self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: self._rows(queries.claim(limit=number), parameters),
-                queries.again,
-            )
+        rows = self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: self._rows(queries.claim(limit=number), parameters),
+            queries.again,
+        )
         return sorted(
             (ClaimedExecution._make((*row, lease, until, False)) for row in rows),
             key=lambda one: (one.scheduled_at, one.id),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_keys, check_text, json_text, within
-from ...errors import ConfigurationError, InvalidInputError, UnreadableRow, translated
+from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import driver_of, fetch
 from ...execution._sync.leases import Leases, taking, waiting
@@ -67,17 +67,12 @@ class TaskLeases(Repository):
         shape = queues is not None, intents is not None, assigned_to is not None, single
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = fetch(self._session, claims.claim(limit, *shape), parameters)
-        except UnreadableRow as error:
-            rows = self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
-                claims.again,
-            )
+        rows = self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
+            claims.again,
+        )
         if not rows:
             self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_limit, json_text
-from ...errors import InvalidInputError, UnreadableRow
+from ...errors import InvalidInputError
 from ...execution._sync.base import Repository
 from ...execution._sync.leases import Leases, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
@@ -49,17 +49,12 @@ class WorkflowExecutions(Repository):
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
-        rows: Sequence[Sequence[Any]]
-        try:
-            rows = self._rows(queries.claim(versions, limit=limit), parameters)
-        except UnreadableRow as error:
-            rows = self._leases.beside(
-                error,
-                limit,
-                parameters["token"],
-                lambda number: self._rows(queries.claim(versions, limit=number), parameters),
-                queries.again,
-            )
+        rows = self._leases.claim(
+            limit,
+            parameters["token"],
+            lambda number: self._rows(queries.claim(versions, limit=number), parameters),
+            queries.again,
+        )
         return sorted(
             (ClaimedWorkflow._make((*row, lease, until, False)) for row in rows), key=lambda one: one.id
         )
