@@ -196,7 +196,7 @@ def library_url(template: URL, new_database: Callable[..., URL]) -> URL:
             }
             for number in range(corpus.GROWN)
         ]
-        DocumentRepository(session).add_many(rows, embeddings=corpus.grown())
+        DocumentRepository(session).add_many(rows, embeddings=corpus.grown())  # type: ignore[arg-type]
         session.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
         session.execute(text(definition or ""))
         session.commit()

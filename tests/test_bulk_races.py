@@ -44,7 +44,7 @@ class Ground:
             uow.memory_banks.get_or_create("races")
         with db.begin() as uow:
             uow.knowledge.create_collection("races")
-            uow.knowledge.upsert("races", points(range(ROWS)))
+            uow.knowledge.upsert("races", points(range(ROWS)))  # type: ignore[arg-type]
             self.bank = uow.memory_banks.get_or_create("races").id
             told = [{"content": name, "embedding": vector(384)} for name in names(range(ROWS))]
             self.memories = [row.id for row in uow.memories.remember_many(self.bank, told)]  # type: ignore[arg-type]
@@ -93,20 +93,22 @@ def calls(ground: Ground) -> Mapping[str, Given]:
 
     return {
         "documents.add_many": counted(
-            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="update")
+            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="update")  # type: ignore[arg-type]
         ),
         "documents.add_many, known": lambda u, n: u.documents.add_many(
-            documents(n, ""), on_conflict="update"
+            documents(n, ""),
+            on_conflict="update",  # type: ignore[arg-type]
         ),
         "documents.add_many, ignore": counted(
-            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="ignore")
+            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="ignore")  # type: ignore[arg-type]
         ),
-        "documents.add_many, error": counted(lambda u, n, p: u.documents.add_many(documents(n, p))),
+        "documents.add_many, error": counted(lambda u, n, p: u.documents.add_many(documents(n, p))),  # type: ignore[arg-type]
         "knowledge.upsert": counted(
             lambda u, n, p: u.knowledge.upsert("races", [{"id": name} for name in names(n, p)])
         ),
         "knowledge.upsert, known": lambda u, n: u.knowledge.upsert(
-            "races", points(n, int.from_bytes(os.urandom(4)))
+            "races",
+            points(n, int.from_bytes(os.urandom(4))),  # type: ignore[arg-type]
         ),
         "knowledge.set_payload": lambda u, n: u.knowledge.set_payload(
             "races", {"k": os.urandom(4).hex()}, ids=names(n)
@@ -157,7 +159,7 @@ def calls(ground: Ground) -> Mapping[str, Given]:
             lambda u, n, p: u.model_registry.import_catalog(
                 {
                     "models": [
-                        {"name": name, "display_name": "d", "provider": "p", "model_type": "t"}
+                        {"name": name, "display_name": "d", "provider": "p", "model_type": "t"}  # type: ignore[typeddict-item, typeddict-unknown-key]
                         for name in names(n, p)
                     ]
                 }
@@ -334,7 +336,7 @@ def emptied_bank(uow: UnitOfWork, number: int) -> Any:
     for start in range(50, 0, -10):  # written anew, so that they are stored in another order
         values = {"metadata_": {"k": "x" * 200}}
         for id in reversed(ids[start - 10 : start]):
-            uow.memories.update(id, values)
+            uow.memories.update(id, values)  # type: ignore[arg-type]
     return lambda u: u.memory_banks.delete(bank), lambda u: u.memories.touch(ids)
 
 

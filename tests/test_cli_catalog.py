@@ -327,8 +327,8 @@ def test_what_is_loaded_during_an_export_is_not_in_it(run: Run, database_url: UR
             if "model_maker" in statement and not loaded:
                 loaded.append(True)
                 with database.begin() as uow:
-                    uow.broker_catalog.import_catalog(catalogs("new"))
-                    uow.model_registry.import_catalog(catalogs("new"))
+                    uow.broker_catalog.import_catalog(catalogs("new"))  # type: ignore[arg-type]
+                    uow.model_registry.import_catalog(catalogs("new"))  # type: ignore[arg-type]
 
         event.listen(Engine, "after_cursor_execute", load)
         try:

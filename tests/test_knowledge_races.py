@@ -41,7 +41,7 @@ async def test_two_writers_of_the_same_points_leave_one_of_each(committed: Async
     async def write(order: list[dict[str, Any]], writer: int) -> int:
         async with committed.begin() as uow:
             marked = [{**row, "payload": {"writer": writer}} for row in order]
-            return await AsyncKnowledgeRepository(uow.session).upsert(LEGAL, marked)
+            return await AsyncKnowledgeRepository(uow.session).upsert(LEGAL, marked)  # type: ignore[arg-type]
 
     written = await asyncio.gather(write(rows, 1), write(rows[::-1], 2), write(rows, 3))
     assert [*written] == [200] * 3

@@ -103,7 +103,7 @@ def several(element: Any, ground: Ground, method: str, given: Any) -> Any:
     """So many elements of a list, all different."""
     kinds = typing.get_args(element) or (element,)
     if is_vector(element):
-        return np.tile(np.float32(vector(384 if "documents" in method else 1536)), (MANY, 1))
+        return np.tile(np.float32(vector(384 if "documents" in method else 1536)), (MANY, 1))  # type: ignore[arg-type]
     if element in CLAIMED:
         one = getattr(ground, CLAIMED[element])
         is_uuid = isinstance(one.id, uuid.UUID)

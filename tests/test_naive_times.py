@@ -93,7 +93,7 @@ def wheres(noun: str) -> Iterator[tuple[str, Callable[[datetime], Any]]]:
                 )
     # A JSON field holds no times, but texts.
     field = "payload.at" if noun == "knowledge" else "metadata.at"
-    yield "json", lambda time: Filter(must=[range_(field, gte=time if time is NAIVE else "2026")])
+    yield "json", lambda time: Filter(must=[range_(field, gte=time if time is NAIVE else "2026")])  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

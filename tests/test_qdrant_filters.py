@@ -34,7 +34,7 @@ def test_every_filter_selects_what_qdrant_selects(migrated: Engine, seed: int) -
     outcomes: Counter[str] = Counter()
     with Session(migrated) as session:
         knowledge = KnowledgeRepository(session)
-        knowledge.upsert(LEGAL, points)
+        knowledge.upsert(LEGAL, points)  # type: ignore[arg-type]
         for _ in range(FILTERS):
             given = source.filter()
             wanted = models.Filter.model_validate(given)

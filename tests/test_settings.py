@@ -274,7 +274,7 @@ async def test_text_is_utf8_even_if_another_encoding_is_asked_for(latin: URL) ->
         assert connection.scalar(text("SHOW client_encoding")) == "LATIN1"
     rows = [{"content": WORDS, "title": "é"}, {"content": "é" * 5000, "title": WORDS}]
     with Database(latin) as database, database.begin() as uow:
-        ids = uow.documents.add_many(rows)
+        ids = uow.documents.add_many(rows)  # type: ignore[arg-type]
         assert uow.session.scalars(select(Document.content).where(Document.id.in_(ids))).all() == [
             WORDS,
             "é" * 5000,
@@ -282,7 +282,7 @@ async def test_text_is_utf8_even_if_another_encoding_is_asked_for(latin: URL) ->
         stored = text("SELECT octet_length(title) FROM documents WHERE id = :id")
         assert uow.session.scalar(stored, {"id": ids[0]}) == 2
     async with AsyncDatabase(latin) as other, other.begin() as work:
-        ids = await work.documents.add_many(rows)
+        ids = await work.documents.add_many(rows)  # type: ignore[arg-type]
         found = await work.documents.get(ids[0])
         assert found is not None
         assert (found.title, found.content) == ("é", WORDS)

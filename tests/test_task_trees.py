@@ -32,7 +32,7 @@ def _many(uow: UnitOfWork, parent: uuid.UUID) -> None:
 
 def _by_copy(uow: UnitOfWork, parent: uuid.UUID) -> None:
     child: NewTask = {"intent": "child", "parent_task_id": parent}
-    uow.tasks.enqueue_many([{"intent": "child"}] * 1000 + [child])
+    uow.tasks.enqueue_many([{"intent": "child"}] * 1000 + [child])  # type: ignore[arg-type]
 
 
 Door = Callable[[UnitOfWork, uuid.UUID], None]
@@ -106,7 +106,7 @@ def test_no_child_escapes_when_both_race(db: Database, door: Door, which: int, f
             other = pool.submit(enqueue)
         else:
             door(uow, parent)
-            other = pool.submit(cancel)
+            other = pool.submit(cancel)  # type: ignore[arg-type]
         time.sleep(0.2)
         assert not other.done(), "the later one waits for the earlier"
         session.commit()
@@ -166,7 +166,7 @@ def test_a_dying_task_does_not_swallow_another_of_its_dedupe_key(db: Database) -
         assert uow.tasks.enqueue("x", {"n": 3}, dedupe_key="k") == (new, False)
         assert uow.tasks.enqueue_many([{"intent": "x", "dedupe_key": "k"}]) == [(new.id, False)]
         assert uow.tasks.fail(held, "stopped") is TaskStatus.CANCELLED
-        many: list[NewTask] = [{"intent": "x", "dedupe_key": "m"}, *[{"intent": "y"}] * 1000]
+        many: list[NewTask] = [{"intent": "x", "dedupe_key": "m"}, *[{"intent": "y"}] * 1000]  # type: ignore[list-item]
         uow.tasks.enqueue_many(many[:1])
         (again,) = [task for task in uow.tasks.claim(worker="w", limit=9) if task.id != new.id]
         uow.tasks.cancel(again.id)

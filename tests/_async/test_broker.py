@@ -248,7 +248,7 @@ async def test_what_is_exported_can_be_imported(
         text("TRUNCATE brk_registry.hosting_provider, brk_registry.model_maker CASCADE")
     )
     counts = await catalog.import_catalog(document)
-    assert counts == {section: len(entries) for section, entries in exported.items()}
+    assert counts == {section: len(entries) for section, entries in exported.items()}  # type: ignore[arg-type]
     assert (counts["hosted_models"], counts["prices"]) == (4, 2)
     assert await catalog.export_catalog() == exported
     assert await catalog.import_catalog(document) == counts
@@ -303,7 +303,7 @@ async def test_bad_input_is_one_clear_error(
     with pytest.raises(InvalidInputError, match="at: a time without time zone"):
         await catalog.get_price("azure", "gpt-4o", at=datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match=r"catalog: makers\[1\]: without name"):
-        await catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})
+        await catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})  # type: ignore[typeddict-item]
     assert await catalog.get_maker("new") is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000, got 0"):
         await catalog.find_offers(limit=0)
@@ -343,7 +343,7 @@ async def test_hostile_text_is_stored_and_never_run(
     await catalog.put_model(code, family=code, name=value, capabilities={code: True})
     await catalog.put_hosted_model(code, code, model=code, name=value)
     asked = {"model": code, "family": code, "maker": code, "capability": code, "provider": code}
-    (offer,) = await catalog.find_offers(**asked)
+    (offer,) = await catalog.find_offers(**asked)  # type: ignore[arg-type]
     assert (offer.hosted_model.name, offer.provider.metadata_) == (value, {code: value})
 
 

@@ -49,7 +49,7 @@ async def month(session: AsyncSession, first: date) -> str:
 
 
 async def log(requests: AsyncBrokerRequestRepository, created: datetime, **values: Any) -> None:
-    await requests.log_many([{"request_id": "r", "created_at": created, **values}])
+    await requests.log_many([{"request_id": "r", "created_at": created, **values}])  # type: ignore[typeddict-item]
 
 
 async def fill_a_year(session: AsyncSession, rows: int) -> None:
@@ -110,7 +110,7 @@ async def test_a_roll_up_reads_only_the_months_asked_for(
     )
     assert len(found) == 15 * 61
     assert sum(one.cost for one in found) == sum(one.requests for one in found) * Decimal("0.001")
-    per_month = await requests.usage(since, until, by=("model",))
+    per_month = await requests.usage(since, until, by=("model",))  # type: ignore[arg-type]
     assert [one.model for one in per_month] == [f"m{number}" for number in range(5)]
 
 
@@ -232,7 +232,7 @@ async def test_months_are_checked(requests: AsyncBrokerRequestRepository, months
             await call(months)
     for wrong in ({"months_ahead": months}, {"keep_months": months}):
         with pytest.raises(InvalidInputError, match=r"(months_ahead|keep_months): expected 0 to 1,200, got"):
-            await requests.schedule_maintenance(**wrong)
+            await requests.schedule_maintenance(**wrong)  # type: ignore[arg-type]
 
 
 async def test_without_pg_cron_the_error_states_what_to_do_instead(

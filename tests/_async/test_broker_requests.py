@@ -116,10 +116,10 @@ async def test_the_price_is_the_one_that_held_when_the_request_was_made(
             update(BrokerRequest).where(BrokerRequest.id == started.id).values(created_at=created)
         )
         tokens = {"prompt_tokens": 10**6, "completion_tokens": 10**6}
-        finished = await requests.finish(started.id, created, **tokens)
+        finished = await requests.finish(started.id, created, **tokens)  # type: ignore[arg-type]
         assert (finished.cost, finished.currency) == (cost, "USD" if cost is None else "EUR")
         row = {"request_id": "r", "hosted_model_id": hosted, "created_at": created, **tokens}
-        await requests.log_many([row])
+        await requests.log_many([row])  # type: ignore[list-item]
         (copied,) = [one for one in await requests.attempts("r") if one.id != started.id]
         assert (copied.cost, copied.currency) == (finished.cost, finished.currency)
         await uow.session.execute(text(f"DELETE FROM {await table(uow.session)}"))
@@ -144,11 +144,11 @@ async def test_costs_are_exact_and_the_same_by_copy(
         )
         tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached}
         started = await requests.start(f"r-{trial}", hosted_model_id=hosted)
-        finished = await requests.finish(started.id, started.created_at, **tokens)
+        finished = await requests.finish(started.id, started.created_at, **tokens)  # type: ignore[arg-type]
         exact = (prices[0] * (prompt - cached) + prices[1] * completion + prices[2] * cached) / 1_000_000
         assert finished.cost is not None
         assert abs(finished.cost - exact) <= Decimal("0.5e-9")
-        await requests.log_many([{"request_id": f"c-{trial}", "hosted_model_id": hosted, **tokens}])
+        await requests.log_many([{"request_id": f"c-{trial}", "hosted_model_id": hosted, **tokens}])  # type: ignore[typeddict-item]
         assert (await requests.attempts(f"c-{trial}"))[0].cost == finished.cost
 
 
@@ -234,7 +234,7 @@ async def test_impossible_tokens_are_refused(
     with pytest.raises(InvalidInputError, match="tokens: expected 0 or more, and cached_tokens among"):
         await requests.finish(started.id, started.created_at, **tokens)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="row 0: tokens: expected 0 or more"):
-        await requests.log_many([{"request_id": "r", **tokens}])
+        await requests.log_many([{"request_id": "r", **tokens}])  # type: ignore[typeddict-item]
 
 
 async def test_bad_input_is_one_clear_error(requests: AsyncBrokerRequestRepository) -> None:
@@ -335,7 +335,7 @@ async def test_a_wrong_row_of_many_is_one_clear_error(
 ) -> None:
     await requests.log_many([{"request_id": "before"}])
     with pytest.raises(error, match=says):
-        await requests.log_many([{"request_id": "good"}, {"request_id": "bad", **row}])
+        await requests.log_many([{"request_id": "good"}, {"request_id": "bad", **row}])  # type: ignore[typeddict-item]
     assert [found.request_id for found in await requests.recent()] == ["before"]
 
 
@@ -349,7 +349,7 @@ async def test_hostile_text_is_stored_and_never_run(
     )
     await requests.finish(started.id, started.created_at, error_message=value, response={code: value})
     row = {"request_id": code, "model": code, "provider": value, "agent_name": value, "error_message": value}
-    await requests.log_many([{**row, "request": {code: value}}])
+    await requests.log_many([{**row, "request": {code: value}}])  # type: ignore[typeddict-item]
     found = await requests.attempts(code)
     assert [(one.model, one.provider, one.request, one.error_message) for one in found] == [
         (code, value, {code: value}, value)
@@ -363,7 +363,7 @@ async def test_hostile_text_is_stored_and_never_run(
 
 
 async def log(requests: AsyncBrokerRequestRepository, created: datetime, **values: Any) -> None:
-    await requests.log_many([{"request_id": "r", "created_at": created, **values}])
+    await requests.log_many([{"request_id": "r", "created_at": created, **values}])  # type: ignore[typeddict-item]
 
 
 async def test_the_recent_ones_come_newest_first_a_page_at_a_time(
@@ -458,7 +458,7 @@ async def test_usage_is_added_up_by_what_is_asked_for(requests: AsyncBrokerReque
     ]
     assert await sums(provider="p") == [("USD", 1, cost("0.1"), 10)]
     assert await sums(since=end, until=end + timedelta(days=1)) == []
-    (b,) = await requests.usage(first, end, by=("model",), provider="q", model="b")
+    (b,) = await requests.usage(first, end, by=("model",), provider="q", model="b")  # type: ignore[arg-type]
     assert (b.requests, b.failed, b.unpriced, b.total_tokens, b.completion_tokens, b.cached_tokens) == (
         3,
         1,
@@ -481,13 +481,13 @@ async def test_days_are_those_of_the_time_zone(
         await log(requests, hour)
     await uow.session.execute(text("SET LOCAL TimeZone = 'Asia/Kathmandu'"))
     span = datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC)
-    berlin = await requests.usage(*span, by=("day",), timezone="Europe/Berlin")
+    berlin = await requests.usage(*span, by=("day",), timezone="Europe/Berlin")  # type: ignore[arg-type]
     assert [(one.day, one.requests) for one in berlin] == [
         (date(2025, 3, 29), 1),
         (date(2025, 3, 30), 2),
         (date(2025, 3, 31), 1),
     ]
-    utc = await requests.usage(*span, by=("day",))
+    utc = await requests.usage(*span, by=("day",))  # type: ignore[arg-type]
     assert [(one.day, one.requests) for one in utc] == [(date(2025, 3, 29), 2), (date(2025, 3, 30), 2)]
 
 

@@ -59,7 +59,7 @@ async def test_a_change_names_attributes(documents: AsyncDocumentRepository) -> 
     changed = await documents.update(stored.id, {"content": "new", "metadata": {"c": 3}})
     assert (changed.content, changed.metadata_, changed.external_id) == ("new", {"c": 3}, "x")
     with pytest.raises(InvalidInputError, match="nope"):
-        await documents.update(stored.id, {"nope": 1})
+        await documents.update(stored.id, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(NotFoundError, match="does not exist"):
         await documents.update(stored.id + 1, {"content": "x"})
 
@@ -71,7 +71,7 @@ async def test_metadata_is_named_as_an_argument_or_as_an_attribute(
     rows += [Document(content="c", metadata_={"n": 3}), {"content": "d"}]
     for some in (rows, rows[:1], rows[1:3]):
         found = [await documents.get(one) for one in await documents.add_many(some)]
-        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]
+        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]  # type: ignore[arg-type]
         assert [one and one.metadata_ for one in found] == wanted
     twice: Any = {"content": "x", "metadata": {}, "metadata_": {}}
     with pytest.raises(InvalidInputError, match="metadata: passed twice"):
@@ -92,7 +92,9 @@ async def test_many_are_stored_in_order(documents: AsyncDocumentRepository) -> N
     rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(2500)]
     vectors = np.random.default_rng(1).normal(size=(2500, 384))
     ids = await documents.add_many(
-        rows, embeddings=list(vectors), progress=lambda done, total: seen.append((done, total))
+        rows,
+        embeddings=list(vectors),
+        progress=lambda done, total: seen.append((done, total)),  # type: ignore[arg-type]
     )
     stored = (await documents._session.execute(select(Document.id, Document.external_id))).all()
     assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(2500)}
@@ -108,11 +110,11 @@ async def test_models_can_be_stored_in_bulk_too(documents: AsyncDocumentReposito
 
 async def test_an_update_in_bulk_rewrites_only_what_differs(documents: AsyncDocumentRepository) -> None:
     rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(10)]
-    ids = await documents.add_many(rows, embeddings=[UNIT] * 10)
+    ids = await documents.add_many(rows, embeddings=[UNIT] * 10)  # type: ignore[arg-type]
     before = await versions(documents)
     rows[3] = {"content": "changed", "external_id": "3"}
     again = await documents.add_many(
-        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],
+        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],  # type: ignore[list-item]
         embeddings=[UNIT] * 12,
         on_conflict="update",
     )
@@ -144,7 +146,7 @@ async def test_known_rows_can_be_passed_over(documents: AsyncDocumentRepository)
 
 async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocumentRepository) -> None:
     rows = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
-    ids = await documents.add_many(rows, on_conflict="update")
+    ids = await documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
     assert len(set(ids)) == 1
     stored = await documents.get(ids[0])
     assert stored is not None
@@ -169,7 +171,7 @@ async def test_a_wrong_row_is_one_clear_error_and_costs_nothing_else(
 ) -> None:
     await documents.add("kept", external_id="known")
     with pytest.raises(error, match=message):
-        await documents.add_many([{"content": "good"}, row])
+        await documents.add_many([{"content": "good"}, row])  # type: ignore[list-item]
     assert await count(documents) == 1
 
 
@@ -243,7 +245,7 @@ async def test_documents_without_a_vector_are_not_found_by_meaning(
 
 async def test_a_wrong_vector_in_an_update_names_its_column(documents: AsyncDocumentRepository) -> None:
     with pytest.raises(DimensionMismatch, match=r"row 0: documents\.embedding: expected 384"):
-        await documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")
+        await documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")  # type: ignore[list-item]
 
 
 CHARACTERS = "".join(map(chr, range(1, 256))) + "\u2028\ufeff\uffff😀\U0010ffff"
@@ -252,8 +254,8 @@ CHARACTERS = "".join(map(chr, range(1, 256))) + "\u2028\ufeff\uffff😀\U0010fff
 
 async def test_texts_of_every_character_round_trip(documents: AsyncDocumentRepository) -> None:
     row = {"content": CHARACTERS, "title": CHARACTERS[::-1], "metadata_": {CHARACTERS: [CHARACTERS]}}
-    (copied,) = await documents.add_many([{**row, "external_id": CHARACTERS}], embeddings=[UNIT])
-    bound = (await documents.add(CHARACTERS, title=CHARACTERS[::-1], metadata=row["metadata_"])).id
+    (copied,) = await documents.add_many([{**row, "external_id": CHARACTERS}], embeddings=[UNIT])  # type: ignore[list-item]
+    bound = (await documents.add(CHARACTERS, title=CHARACTERS[::-1], metadata=row["metadata_"])).id  # type: ignore[arg-type]
     for number in (copied, bound):
         found = await documents.get(number)
         assert found is not None
@@ -272,8 +274,8 @@ async def test_any_rows_with_nulls_and_duplicates_are_stored(
 ) -> None:
     async with documents._session.begin_nested() as savepoint:
         mappings = [{"content": content, "title": title, "external_id": key} for content, title, key in rows]
-        ids = await documents.add_many(mappings, on_conflict="update")
-        again = await documents.add_many(mappings, on_conflict="ignore")
+        ids = await documents.add_many(mappings, on_conflict="update")  # type: ignore[arg-type]
+        again = await documents.add_many(mappings, on_conflict="ignore")  # type: ignore[arg-type]
         last = {key: place for place, (_, _, key) in enumerate(rows)}
         for place, (content, title, key) in enumerate(rows):
             stored = await documents.get(ids[place])
@@ -287,7 +289,7 @@ async def test_any_rows_with_nulls_and_duplicates_are_stored(
 
 async def test_fifty_thousand_rows_are_one_batch(documents: AsyncDocumentRepository) -> None:
     rows = [{"content": str(number), "external_id": str(number % 49_999)} for number in range(50_000)]
-    ids = await documents.add_many(rows, on_conflict="update")
+    ids = await documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
     assert (len(ids), ids[0] == ids[-1], len(set(ids))) == (50_000, True, 49_999)
     assert await count(documents) == 49_999
     stored = await documents.get(ids[-1])

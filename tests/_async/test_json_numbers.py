@@ -32,9 +32,9 @@ def same(found: Any, given: Any) -> bool:
 
 async def test_a_float_stays_a_float_and_an_int_an_int(uow: AsyncUnitOfWork) -> None:
     document = await uow.documents.add("one", metadata=NUMBERS)
-    (copied,) = await uow.documents.add_many([{"content": "two", "metadata_": NUMBERS}])
+    (copied,) = await uow.documents.add_many([{"content": "two", "metadata_": NUMBERS}])  # type: ignore[list-item]
     changed = await uow.documents.add("three")
-    await uow.documents.update(changed.id, {"metadata_": NUMBERS})
+    await uow.documents.update(changed.id, {"metadata_": NUMBERS})  # type: ignore[typeddict-unknown-key]
     for one in (document.id, copied, changed.id):
         found = await uow.documents.get(one)
         assert found is not None
@@ -49,7 +49,7 @@ async def test_a_float_stays_a_float_and_an_int_an_int(uow: AsyncUnitOfWork) -> 
 async def test_json_that_cannot_be_stored_names_the_row(uow: AsyncUnitOfWork, text: str) -> None:
     rows = [{"content": "x"}, {"content": "y", "metadata_": {"a": [text]}}]
     with pytest.raises(InvalidInputError, match=r"row 1: documents\.metadata"):
-        await uow.documents.add_many(rows)
+        await uow.documents.add_many(rows)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ async def test_a_row_of_a_wrong_type_is_named(
     uow: AsyncUnitOfWork, row: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        await uow.documents.add_many([{"content": "x", "metadata_": {}}, row])
+        await uow.documents.add_many([{"content": "x", "metadata_": {}}, row])  # type: ignore[list-item]

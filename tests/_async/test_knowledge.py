@@ -77,8 +77,8 @@ def knowledge(uow: AsyncUnitOfWork) -> AsyncKnowledgeRepository:
 @pytest.fixture
 async def filled(knowledge: AsyncKnowledgeRepository) -> AsyncKnowledgeRepository:
     """A hundred points in ten clusters, and a few of another collection that would be nearer."""
-    assert await knowledge.upsert(LEGAL, points()) == 100
-    await knowledge.upsert("social-knowledge", points(3))
+    assert await knowledge.upsert(LEGAL, points()) == 100  # type: ignore[arg-type]
+    await knowledge.upsert("social-knowledge", points(3))  # type: ignore[arg-type]
     return knowledge
 
 
@@ -215,7 +215,7 @@ async def test_all_groups_are_compared_where_the_nearest_hide_them(
     rows = [
         {"id": n, "vector": VECTORS[n % 10], "payload": {"doc": "crowd" if n < 60 else n}} for n in range(80)
     ]
-    await knowledge.upsert(LEGAL, rows)
+    await knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
     found = await knowledge.query_groups(LEGAL, VECTORS[0], group_by="doc", groups=3, size=1)
     assert len(found) == 3
     assert "crowd" in {group.value for group in found}
@@ -442,7 +442,7 @@ async def test_a_search_is_planned_once_however_many_collections_there_are(
     committed: AsyncDatabase,
 ) -> None:
     async with committed.begin() as uow:
-        await uow.knowledge.upsert(LEGAL, points())
+        await uow.knowledge.upsert(LEGAL, points())  # type: ignore[arg-type]
     planned = text(
         "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
     )

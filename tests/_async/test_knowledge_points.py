@@ -82,7 +82,7 @@ async def test_points_are_returned_as_they_were_stored(knowledge: AsyncKnowledge
         {"id": key, "vector": list(map(float, VECTORS[1]))},
         {"id": "x'; DROP TABLE knowledge_points; --", "payload": {"big": "y" * 1_000_000}},
     ]
-    assert await knowledge.upsert(LEGAL, stored) == 3
+    assert await knowledge.upsert(LEGAL, stored) == 3  # type: ignore[arg-type]
     found = await knowledge.retrieve(
         LEGAL, [stored[2]["id"], "none", str(key), 42, "42", key], with_vectors=True
     )
@@ -97,11 +97,11 @@ async def test_points_are_returned_as_they_were_stored(knowledge: AsyncKnowledge
 
 async def test_an_upsert_rewrites_only_what_differs(knowledge: AsyncKnowledgeRepository) -> None:
     rows: list[dict[str, Any]] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
-    await knowledge.upsert(LEGAL, rows)
+    await knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
     before = await versions(knowledge)
     rows[3] = {**rows[3], "payload": {"n": "new"}}
     rows[5] = {**rows[5], "vector": VECTORS[50]}
-    assert await knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3
+    assert await knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3  # type: ignore[list-item]
     after = await versions(knowledge)
     assert {key for key in after if before.get(key) != after[key]} == {"3", "5", "more"}
     assert await payload(knowledge, 3) == {"n": "new"}
@@ -111,7 +111,7 @@ async def test_an_upsert_rewrites_only_what_differs(knowledge: AsyncKnowledgeRep
 
 async def test_of_points_that_share_an_id_the_last_one_counts(knowledge: AsyncKnowledgeRepository) -> None:
     many = [{"id": key, "payload": {"n": n}} for n, key in enumerate([7, "7", 8, 7])]
-    assert await knowledge.upsert(LEGAL, many) == 2
+    assert await knowledge.upsert(LEGAL, many) == 2  # type: ignore[arg-type]
     assert await payload(knowledge, 7) == {"n": 3}
 
 
@@ -146,7 +146,7 @@ async def test_a_wrong_point_is_one_clear_error(
 
 async def test_a_thousand_points_are_one_upsert(knowledge: AsyncKnowledgeRepository) -> None:
     rows = [{"id": n, "payload": {"n": n}} for n in range(1500)]
-    assert await knowledge.upsert(LEGAL, rows) == 1500
+    assert await knowledge.upsert(LEGAL, rows) == 1500  # type: ignore[arg-type]
     assert await knowledge.count(LEGAL) == 1500
 
 
@@ -264,20 +264,20 @@ async def test_a_facet_counts_the_values(filled: AsyncKnowledgeRepository) -> No
 async def test_a_uuid_is_one_point_however_it_is_spelled(knowledge: AsyncKnowledgeRepository) -> None:
     one = uuid.uuid4()
     spelled = [str(one), str(one).upper(), one.hex, one.hex.upper(), one.urn, f"{{{one}}}", one]
-    assert await knowledge.upsert(LEGAL, [{"id": id_, "payload": {"n": 1}} for id_ in spelled]) == 1
+    assert await knowledge.upsert(LEGAL, [{"id": id_, "payload": {"n": 1}} for id_ in spelled]) == 1  # type: ignore[typeddict-item]
     await knowledge.upsert(LEGAL, [{"id": one.hex, "payload": {"n": 2}}])
     await knowledge.upsert(LEGAL, [{"id": "other"}])
     assert await knowledge.count(LEGAL) == 2
     for id_ in spelled:
-        (found,) = await knowledge.retrieve(LEGAL, [id_])
+        (found,) = await knowledge.retrieve(LEGAL, [id_])  # type: ignore[list-item]
         assert (found.id, found.payload) == (str(one), {"n": 2})
-        assert await knowledge.set_payload(LEGAL, {"seen": str(id_)}, ids=[id_]) == 1
+        assert await knowledge.set_payload(LEGAL, {"seen": str(id_)}, ids=[id_]) == 1  # type: ignore[list-item]
         where = qdrant_filter({"must_not": [{"has_id": [str(id_)]}]})
         assert [point.id for point in await knowledge.scroll(LEGAL, where=where)] == ["other"]
         async with knowledge._session.begin_nested() as undone:
-            assert await knowledge.delete(LEGAL, ids=[id_]) == 1
+            assert await knowledge.delete(LEGAL, ids=[id_]) == 1  # type: ignore[list-item]
             await undone.rollback()
-        await knowledge.overwrite_payload(LEGAL, {"n": 2}, ids=[id_])
+        await knowledge.overwrite_payload(LEGAL, {"n": 2}, ids=[id_])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ async def test_an_export_restores_exactly_what_was_stored(
         for n in range(25)
     ]
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
-    await knowledge.upsert("notes", stored)
+    await knowledge.upsert("notes", stored)  # type: ignore[arg-type]
     folder = tmp_path / "a" / "export"
     told: list[int] = []
     assert await knowledge.export_to("notes", folder, progress=told.append) == 27

@@ -411,7 +411,7 @@ async def test_bad_input_is_one_clear_error(memories: AsyncMemoryRepository, ban
     with pytest.raises(InvalidInputError, match="near: expected 0 to 2"):
         await memories.remember_many(bank, told, near=-1)
     with pytest.raises(InvalidInputError, match="Memory: 'nope': no such attribute"):
-        await memories.update(1, {"nope": 1})
+        await memories.update(1, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     assert await texts(memories, bank) == []
 
 

@@ -69,7 +69,7 @@ async def test_a_change_names_attributes(banks: AsyncMemoryBankRepository) -> No
     bank = await banks.get_or_create("a")
     assert (await banks.update(bank.id, {"name": "b", "description": "c"})).name == "b"
     with pytest.raises(InvalidInputError, match="MemoryBank: 'nope': no such attribute"):
-        await banks.update(bank.id, {"nope": 1})
+        await banks.update(bank.id, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(NotFoundError, match="does not exist"):
         await banks.update(bank.id + 999, {"name": "x"})
 

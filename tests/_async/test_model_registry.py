@@ -255,7 +255,7 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
     with pytest.raises(InvalidInputError, match="unknown 'url'"):
         await add(registry, "m", endpoints=[{"endpoint_type": "rest", "url": "u"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="no such attribute"):
-        await registry.update("m", {"colour": "red"})
+        await registry.update("m", {"colour": "red"})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="time without time zone"):
         await registry.deprecate("m", at=datetime(2030, 1, 1))
     with pytest.raises(InvalidInputError, match="deprecated_at: a time without time zone"):
@@ -263,9 +263,9 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000, got 0"):
         await registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):
-        await registry.import_catalog({"registry": [{"name": "m"}]})
+        await registry.import_catalog({"registry": [{"name": "m"}]})  # type: ignore[typeddict-item]
     with pytest.raises(InvalidInputError, match="'wishes': no such section"):
-        await registry.import_catalog({"wishes": []})
+        await registry.import_catalog({"wishes": []})  # type: ignore[typeddict-unknown-key]
     assert await registry.capabilities("m") == {"chat": 1}
 
 

@@ -364,7 +364,7 @@ async def test_on_citus_the_settings_are_passed_on_to_its_workers(
         ("substring", "brown quick", False),
     ],
 )
-async def test_each_kind_of_match_has_a_meaning_of_its_own(
+async def test_each_kind_of_match_has_its_own_meaning(
     session: AsyncSession, kind: str, text: str, found: bool
 ) -> None:
     document = literal({"t": "The quick, brown fox"}, JSONB)

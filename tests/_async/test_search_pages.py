@@ -146,7 +146,7 @@ async def test_memories_entries_and_working_memory_are_paged_too(uow: AsyncUnitO
         (uow.memory_entries, await uow.memory_entries.candidates("pages", [1.0] * 768), entry.id),
         (uow.working_memory, await uow.working_memory.candidates([1.0] * 1536, agent="a"), record.id),
     ):
-        page = await repository.page(candidates)
+        page = await repository.page(candidates)  # type: ignore[arg-type]
         assert [hit.row.id for hit in page] == [key]
         assert page.next is None
     # What has expired or was deleted since is no hit.

@@ -103,31 +103,34 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
             for limit in (1, 10, 500):
                 plan = await plan_of(
                     session,
-                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),
+                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),  # type: ignore[arg-type]
                     CLAIM,
                     schema=committed.schema,
                 )
                 _assert_claims_in_order(plan)
                 for kinds, index in KINDS:
                     plan = await plan_of(
-                        session, claims.claim(limit, by_agent=False, **kinds), CLAIM, schema=committed.schema
+                        session,
+                        claims.claim(limit, by_agent=False, **kinds),
+                        CLAIM,
+                        schema=committed.schema,  # type: ignore[arg-type]
                     )
                     _assert_claims_of_kinds_in_order(plan, index)
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),
+                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
                 "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
                 "pk_tasks": (filed.list_(after=None, limit=100), {}),
                 "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
                 "uq_tasks_task_id": (filed.standing("t", "k"), {}),
-                "(pk_tasks|idx_tasks_running)": (
+                "(pk_tasks|idx_tasks_running)": (  # type: ignore[dict-item]
                     held.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},
                 ),
-                "(pk_tasks|idx_tasks_running) ": (
+                "(pk_tasks|idx_tasks_running) ": (  # type: ignore[dict-item]
                     held.heartbeat(TASKS),
                     {
                         "ids": [uuid.uuid4()] * 100,
@@ -190,7 +193,7 @@ async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_tim
             await session.execute(text(f"ANALYZE {table}"))
             for kinds, index in KINDS:
                 statement = claims.claim(1, by_agent=False, **kinds)
-                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)
+                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)  # type: ignore[arg-type]
                 _assert_claims_of_kinds_in_order(plan, index)
             await session.execute(text(f"TRUNCATE {table} CASCADE"))
             for other, elsewhere in (("'other'", "'queue-1'"), ("'intent-1'", "'other'")):
@@ -198,7 +201,11 @@ async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_tim
             await session.execute(text(filing.format(intent="'intent-1'", queue="'queue-1'", size=10)))
             statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
             plan = await plan_of(
-                session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
+                session,
+                statement,
+                CLAIM,
+                schema=committed.schema,
+                explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
             )
             claim = plan[plan.index("CTE claimed") :]
             pages = re.search(r"Buffers: shared hit=(\d+)", claim)
@@ -241,9 +248,9 @@ async def test_statistics_of_an_idle_hour_do_no_harm(committed: AsyncDatabase) -
         held_ids = (await session.scalars(holding, {"token": token})).all()
         mine = {"ids": held_ids[:some], "tokens": [token] * some}
         statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-            "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),
-            "reap": (held.reap(TASKS, some), BACKOFF),
-            "complete_many": (held.complete_many(TASKS), mine),
+            "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),  # type: ignore[dict-item]
+            "reap": (held.reap(TASKS, some), BACKOFF),  # type: ignore[dict-item]
+            "complete_many": (held.complete_many(TASKS), mine),  # type: ignore[dict-item]
         }
         for name, (statement, parameters) in statements.items():
             savepoint = await session.begin_nested()
@@ -272,7 +279,11 @@ async def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: A
         await session.execute(text(f"ANALYZE {table}"))
         statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
         plan = await plan_of(
-            session, statement, CLAIM, schema=committed.schema, explain="EXPLAIN (ANALYZE, BUFFERS)"
+            session,
+            statement,
+            CLAIM,
+            schema=committed.schema,
+            explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
         )
         pages = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", plan)
         claim = max(int(hit or 0) + int(read or 0) for hit, read in pages)

@@ -145,7 +145,7 @@ async def test_bad_input_is_one_clear_error(tasks: AsyncTaskRepository, says: st
         await tasks.enqueue(**{"intent": "x", **BAD[says]})
     for size in (1, 1001):
         with pytest.raises(InvalidInputError, match=says.strip()):
-            await tasks.enqueue_many([NewTask(intent="x")] * size + [{"intent": "x", **BAD[says]}])
+            await tasks.enqueue_many([NewTask(intent="x")] * size + [{"intent": "x", **BAD[says]}])  # type: ignore[typeddict-item]
     assert await tasks.count() == 0
 
 

@@ -122,7 +122,7 @@ async def test_a_change_names_attributes(memory: AsyncWorkingMemoryRepository) -
     ):
         savepoint = await memory._session.begin_nested()
         with pytest.raises(InvalidInputError, match=message):
-            await memory.update(record.id, wrong)
+            await memory.update(record.id, wrong)  # type: ignore[arg-type]
         await savepoint.rollback()
     unknown = uuid.uuid4()
     with pytest.raises(NotFoundError, match=f"working memory {unknown}: does not exist"):

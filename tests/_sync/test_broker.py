@@ -249,7 +249,7 @@ def test_what_is_exported_can_be_imported(
         text("TRUNCATE brk_registry.hosting_provider, brk_registry.model_maker CASCADE")
     )
     counts = catalog.import_catalog(document)
-    assert counts == {section: len(entries) for section, entries in exported.items()}
+    assert counts == {section: len(entries) for section, entries in exported.items()}  # type: ignore[arg-type]
     assert (counts["hosted_models"], counts["prices"]) == (4, 2)
     assert catalog.export_catalog() == exported
     assert catalog.import_catalog(document) == counts
@@ -304,7 +304,7 @@ def test_bad_input_is_one_clear_error(
     with pytest.raises(InvalidInputError, match="at: a time without time zone"):
         catalog.get_price("azure", "gpt-4o", at=datetime(2025, 1, 1))
     with pytest.raises(InvalidInputError, match=r"catalog: makers\[1\]: without name"):
-        catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})
+        catalog.import_catalog({"makers": [{"code": "new", "name": "New"}, {"code": "b"}]})  # type: ignore[typeddict-item]
     assert catalog.get_maker("new") is None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 10,000, got 0"):
         catalog.find_offers(limit=0)
@@ -344,7 +344,7 @@ def test_hostile_text_is_stored_and_never_run(
     catalog.put_model(code, family=code, name=value, capabilities={code: True})
     catalog.put_hosted_model(code, code, model=code, name=value)
     asked = {"model": code, "family": code, "maker": code, "capability": code, "provider": code}
-    (offer,) = catalog.find_offers(**asked)
+    (offer,) = catalog.find_offers(**asked)  # type: ignore[arg-type]
     assert (offer.hosted_model.name, offer.provider.metadata_) == (value, {code: value})
 
 

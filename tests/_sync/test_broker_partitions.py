@@ -50,7 +50,7 @@ def month(session: Session, first: date) -> str:
 
 
 def log(requests: BrokerRequestRepository, created: datetime, **values: Any) -> None:
-    requests.log_many([{"request_id": "r", "created_at": created, **values}])
+    requests.log_many([{"request_id": "r", "created_at": created, **values}])  # type: ignore[typeddict-item]
 
 
 def fill_a_year(session: Session, rows: int) -> None:
@@ -111,7 +111,7 @@ def test_a_roll_up_reads_only_the_months_asked_for(
     )
     assert len(found) == 15 * 61
     assert sum(one.cost for one in found) == sum(one.requests for one in found) * Decimal("0.001")
-    per_month = requests.usage(since, until, by=("model",))
+    per_month = requests.usage(since, until, by=("model",))  # type: ignore[arg-type]
     assert [one.model for one in per_month] == [f"m{number}" for number in range(5)]
 
 
@@ -233,7 +233,7 @@ def test_months_are_checked(requests: BrokerRequestRepository, months: int) -> N
             call(months)
     for wrong in ({"months_ahead": months}, {"keep_months": months}):
         with pytest.raises(InvalidInputError, match=r"(months_ahead|keep_months): expected 0 to 1,200, got"):
-            requests.schedule_maintenance(**wrong)
+            requests.schedule_maintenance(**wrong)  # type: ignore[arg-type]
 
 
 def test_without_pg_cron_the_error_states_what_to_do_instead(

@@ -117,10 +117,10 @@ def test_the_price_is_the_one_that_held_when_the_request_was_made(
             update(BrokerRequest).where(BrokerRequest.id == started.id).values(created_at=created)
         )
         tokens = {"prompt_tokens": 10**6, "completion_tokens": 10**6}
-        finished = requests.finish(started.id, created, **tokens)
+        finished = requests.finish(started.id, created, **tokens)  # type: ignore[arg-type]
         assert (finished.cost, finished.currency) == (cost, "USD" if cost is None else "EUR")
         row = {"request_id": "r", "hosted_model_id": hosted, "created_at": created, **tokens}
-        requests.log_many([row])
+        requests.log_many([row])  # type: ignore[list-item]
         (copied,) = [one for one in requests.attempts("r") if one.id != started.id]
         assert (copied.cost, copied.currency) == (finished.cost, finished.currency)
         uow.session.execute(text(f"DELETE FROM {table(uow.session)}"))
@@ -145,11 +145,11 @@ def test_costs_are_exact_and_the_same_by_copy(
         )
         tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached}
         started = requests.start(f"r-{trial}", hosted_model_id=hosted)
-        finished = requests.finish(started.id, started.created_at, **tokens)
+        finished = requests.finish(started.id, started.created_at, **tokens)  # type: ignore[arg-type]
         exact = (prices[0] * (prompt - cached) + prices[1] * completion + prices[2] * cached) / 1_000_000
         assert finished.cost is not None
         assert abs(finished.cost - exact) <= Decimal("0.5e-9")
-        requests.log_many([{"request_id": f"c-{trial}", "hosted_model_id": hosted, **tokens}])
+        requests.log_many([{"request_id": f"c-{trial}", "hosted_model_id": hosted, **tokens}])  # type: ignore[typeddict-item]
         assert (requests.attempts(f"c-{trial}"))[0].cost == finished.cost
 
 
@@ -235,7 +235,7 @@ def test_impossible_tokens_are_refused(
     with pytest.raises(InvalidInputError, match="tokens: expected 0 or more, and cached_tokens among"):
         requests.finish(started.id, started.created_at, **tokens)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="row 0: tokens: expected 0 or more"):
-        requests.log_many([{"request_id": "r", **tokens}])
+        requests.log_many([{"request_id": "r", **tokens}])  # type: ignore[typeddict-item]
 
 
 def test_bad_input_is_one_clear_error(requests: BrokerRequestRepository) -> None:
@@ -336,7 +336,7 @@ def test_a_wrong_row_of_many_is_one_clear_error(
 ) -> None:
     requests.log_many([{"request_id": "before"}])
     with pytest.raises(error, match=says):
-        requests.log_many([{"request_id": "good"}, {"request_id": "bad", **row}])
+        requests.log_many([{"request_id": "good"}, {"request_id": "bad", **row}])  # type: ignore[typeddict-item]
     assert [found.request_id for found in requests.recent()] == ["before"]
 
 
@@ -350,7 +350,7 @@ def test_hostile_text_is_stored_and_never_run(
     )
     requests.finish(started.id, started.created_at, error_message=value, response={code: value})
     row = {"request_id": code, "model": code, "provider": value, "agent_name": value, "error_message": value}
-    requests.log_many([{**row, "request": {code: value}}])
+    requests.log_many([{**row, "request": {code: value}}])  # type: ignore[typeddict-item]
     found = requests.attempts(code)
     assert [(one.model, one.provider, one.request, one.error_message) for one in found] == [
         (code, value, {code: value}, value)
@@ -364,7 +364,7 @@ def test_hostile_text_is_stored_and_never_run(
 
 
 def log(requests: BrokerRequestRepository, created: datetime, **values: Any) -> None:
-    requests.log_many([{"request_id": "r", "created_at": created, **values}])
+    requests.log_many([{"request_id": "r", "created_at": created, **values}])  # type: ignore[typeddict-item]
 
 
 def test_the_recent_ones_come_newest_first_a_page_at_a_time(
@@ -459,7 +459,7 @@ def test_usage_is_added_up_by_what_is_asked_for(requests: BrokerRequestRepositor
     ]
     assert sums(provider="p") == [("USD", 1, cost("0.1"), 10)]
     assert sums(since=end, until=end + timedelta(days=1)) == []
-    (b,) = requests.usage(first, end, by=("model",), provider="q", model="b")
+    (b,) = requests.usage(first, end, by=("model",), provider="q", model="b")  # type: ignore[arg-type]
     assert (b.requests, b.failed, b.unpriced, b.total_tokens, b.completion_tokens, b.cached_tokens) == (
         3,
         1,
@@ -482,13 +482,13 @@ def test_days_are_those_of_the_time_zone(
         log(requests, hour)
     uow.session.execute(text("SET LOCAL TimeZone = 'Asia/Kathmandu'"))
     span = datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC)
-    berlin = requests.usage(*span, by=("day",), timezone="Europe/Berlin")
+    berlin = requests.usage(*span, by=("day",), timezone="Europe/Berlin")  # type: ignore[arg-type]
     assert [(one.day, one.requests) for one in berlin] == [
         (date(2025, 3, 29), 1),
         (date(2025, 3, 30), 2),
         (date(2025, 3, 31), 1),
     ]
-    utc = requests.usage(*span, by=("day",))
+    utc = requests.usage(*span, by=("day",))  # type: ignore[arg-type]
     assert [(one.day, one.requests) for one in utc] == [(date(2025, 3, 29), 2), (date(2025, 3, 30), 2)]
 
 

@@ -60,7 +60,7 @@ def test_a_change_names_attributes(documents: DocumentRepository) -> None:
     changed = documents.update(stored.id, {"content": "new", "metadata": {"c": 3}})
     assert (changed.content, changed.metadata_, changed.external_id) == ("new", {"c": 3}, "x")
     with pytest.raises(InvalidInputError, match="nope"):
-        documents.update(stored.id, {"nope": 1})
+        documents.update(stored.id, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(NotFoundError, match="does not exist"):
         documents.update(stored.id + 1, {"content": "x"})
 
@@ -72,7 +72,7 @@ def test_metadata_is_named_as_an_argument_or_as_an_attribute(
     rows += [Document(content="c", metadata_={"n": 3}), {"content": "d"}]
     for some in (rows, rows[:1], rows[1:3]):
         found = [documents.get(one) for one in documents.add_many(some)]
-        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]
+        wanted = [{"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}}.get(one and one.content) for one in found]  # type: ignore[arg-type]
         assert [one and one.metadata_ for one in found] == wanted
     twice: Any = {"content": "x", "metadata": {}, "metadata_": {}}
     with pytest.raises(InvalidInputError, match="metadata: passed twice"):
@@ -93,7 +93,9 @@ def test_many_are_stored_in_order(documents: DocumentRepository) -> None:
     rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(2500)]
     vectors = np.random.default_rng(1).normal(size=(2500, 384))
     ids = documents.add_many(
-        rows, embeddings=list(vectors), progress=lambda done, total: seen.append((done, total))
+        rows,
+        embeddings=list(vectors),
+        progress=lambda done, total: seen.append((done, total)),  # type: ignore[arg-type]
     )
     stored = (documents._session.execute(select(Document.id, Document.external_id))).all()
     assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(2500)}
@@ -109,11 +111,11 @@ def test_models_can_be_stored_in_bulk_too(documents: DocumentRepository) -> None
 
 def test_an_update_in_bulk_rewrites_only_what_differs(documents: DocumentRepository) -> None:
     rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(10)]
-    ids = documents.add_many(rows, embeddings=[UNIT] * 10)
+    ids = documents.add_many(rows, embeddings=[UNIT] * 10)  # type: ignore[arg-type]
     before = versions(documents)
     rows[3] = {"content": "changed", "external_id": "3"}
     again = documents.add_many(
-        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],
+        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],  # type: ignore[list-item]
         embeddings=[UNIT] * 12,
         on_conflict="update",
     )
@@ -145,7 +147,7 @@ def test_known_rows_can_be_passed_over(documents: DocumentRepository) -> None:
 
 def test_of_rows_that_share_a_key_the_last_one_counts(documents: DocumentRepository) -> None:
     rows = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
-    ids = documents.add_many(rows, on_conflict="update")
+    ids = documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
     assert len(set(ids)) == 1
     stored = documents.get(ids[0])
     assert stored is not None
@@ -170,7 +172,7 @@ def test_a_wrong_row_is_one_clear_error_and_costs_nothing_else(
 ) -> None:
     documents.add("kept", external_id="known")
     with pytest.raises(error, match=message):
-        documents.add_many([{"content": "good"}, row])
+        documents.add_many([{"content": "good"}, row])  # type: ignore[list-item]
     assert count(documents) == 1
 
 
@@ -244,7 +246,7 @@ def test_documents_without_a_vector_are_not_found_by_meaning(
 
 def test_a_wrong_vector_in_an_update_names_its_column(documents: DocumentRepository) -> None:
     with pytest.raises(DimensionMismatch, match=r"row 0: documents\.embedding: expected 384"):
-        documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")
+        documents.add_many([{"external_id": "x"}], embeddings=[[1.0]], on_conflict="update")  # type: ignore[list-item]
 
 
 CHARACTERS = "".join(map(chr, range(1, 256))) + "\u2028\ufeff\uffff😀\U0010ffff"
@@ -253,8 +255,8 @@ CHARACTERS = "".join(map(chr, range(1, 256))) + "\u2028\ufeff\uffff😀\U0010fff
 
 def test_texts_of_every_character_round_trip(documents: DocumentRepository) -> None:
     row = {"content": CHARACTERS, "title": CHARACTERS[::-1], "metadata_": {CHARACTERS: [CHARACTERS]}}
-    (copied,) = documents.add_many([{**row, "external_id": CHARACTERS}], embeddings=[UNIT])
-    bound = (documents.add(CHARACTERS, title=CHARACTERS[::-1], metadata=row["metadata_"])).id
+    (copied,) = documents.add_many([{**row, "external_id": CHARACTERS}], embeddings=[UNIT])  # type: ignore[list-item]
+    bound = (documents.add(CHARACTERS, title=CHARACTERS[::-1], metadata=row["metadata_"])).id  # type: ignore[arg-type]
     for number in (copied, bound):
         found = documents.get(number)
         assert found is not None
@@ -273,8 +275,8 @@ def test_any_rows_with_nulls_and_duplicates_are_stored(
 ) -> None:
     with documents._session.begin_nested() as savepoint:
         mappings = [{"content": content, "title": title, "external_id": key} for content, title, key in rows]
-        ids = documents.add_many(mappings, on_conflict="update")
-        again = documents.add_many(mappings, on_conflict="ignore")
+        ids = documents.add_many(mappings, on_conflict="update")  # type: ignore[arg-type]
+        again = documents.add_many(mappings, on_conflict="ignore")  # type: ignore[arg-type]
         last = {key: place for place, (_, _, key) in enumerate(rows)}
         for place, (content, title, key) in enumerate(rows):
             stored = documents.get(ids[place])
@@ -288,7 +290,7 @@ def test_any_rows_with_nulls_and_duplicates_are_stored(
 
 def test_fifty_thousand_rows_are_one_batch(documents: DocumentRepository) -> None:
     rows = [{"content": str(number), "external_id": str(number % 49_999)} for number in range(50_000)]
-    ids = documents.add_many(rows, on_conflict="update")
+    ids = documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
     assert (len(ids), ids[0] == ids[-1], len(set(ids))) == (50_000, True, 49_999)
     assert count(documents) == 49_999
     stored = documents.get(ids[-1])

@@ -33,9 +33,9 @@ def same(found: Any, given: Any) -> bool:
 
 def test_a_float_stays_a_float_and_an_int_an_int(uow: UnitOfWork) -> None:
     document = uow.documents.add("one", metadata=NUMBERS)
-    (copied,) = uow.documents.add_many([{"content": "two", "metadata_": NUMBERS}])
+    (copied,) = uow.documents.add_many([{"content": "two", "metadata_": NUMBERS}])  # type: ignore[list-item]
     changed = uow.documents.add("three")
-    uow.documents.update(changed.id, {"metadata_": NUMBERS})
+    uow.documents.update(changed.id, {"metadata_": NUMBERS})  # type: ignore[typeddict-unknown-key]
     for one in (document.id, copied, changed.id):
         found = uow.documents.get(one)
         assert found is not None
@@ -50,7 +50,7 @@ def test_a_float_stays_a_float_and_an_int_an_int(uow: UnitOfWork) -> None:
 def test_json_that_cannot_be_stored_names_the_row(uow: UnitOfWork, text: str) -> None:
     rows = [{"content": "x"}, {"content": "y", "metadata_": {"a": [text]}}]
     with pytest.raises(InvalidInputError, match=r"row 1: documents\.metadata"):
-        uow.documents.add_many(rows)
+        uow.documents.add_many(rows)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_a_row_of_a_wrong_type_is_named(
     uow: UnitOfWork, row: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        uow.documents.add_many([{"content": "x", "metadata_": {}}, row])
+        uow.documents.add_many([{"content": "x", "metadata_": {}}, row])  # type: ignore[list-item]

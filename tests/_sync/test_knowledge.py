@@ -78,8 +78,8 @@ def knowledge(uow: UnitOfWork) -> KnowledgeRepository:
 @pytest.fixture
 def filled(knowledge: KnowledgeRepository) -> KnowledgeRepository:
     """A hundred points in ten clusters, and a few of another collection that would be nearer."""
-    assert knowledge.upsert(LEGAL, points()) == 100
-    knowledge.upsert("social-knowledge", points(3))
+    assert knowledge.upsert(LEGAL, points()) == 100  # type: ignore[arg-type]
+    knowledge.upsert("social-knowledge", points(3))  # type: ignore[arg-type]
     return knowledge
 
 
@@ -216,7 +216,7 @@ def test_all_groups_are_compared_where_the_nearest_hide_them(
     rows = [
         {"id": n, "vector": VECTORS[n % 10], "payload": {"doc": "crowd" if n < 60 else n}} for n in range(80)
     ]
-    knowledge.upsert(LEGAL, rows)
+    knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
     found = knowledge.query_groups(LEGAL, VECTORS[0], group_by="doc", groups=3, size=1)
     assert len(found) == 3
     assert "crowd" in {group.value for group in found}
@@ -443,7 +443,7 @@ def test_a_search_is_planned_once_however_many_collections_there_are(
     committed: Database,
 ) -> None:
     with committed.begin() as uow:
-        uow.knowledge.upsert(LEGAL, points())
+        uow.knowledge.upsert(LEGAL, points())  # type: ignore[arg-type]
     planned = text(
         "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
     )

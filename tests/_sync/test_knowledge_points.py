@@ -83,7 +83,7 @@ def test_points_are_returned_as_they_were_stored(knowledge: KnowledgeRepository)
         {"id": key, "vector": list(map(float, VECTORS[1]))},
         {"id": "x'; DROP TABLE knowledge_points; --", "payload": {"big": "y" * 1_000_000}},
     ]
-    assert knowledge.upsert(LEGAL, stored) == 3
+    assert knowledge.upsert(LEGAL, stored) == 3  # type: ignore[arg-type]
     found = knowledge.retrieve(
         LEGAL, [stored[2]["id"], "none", str(key), 42, "42", key], with_vectors=True
     )
@@ -98,11 +98,11 @@ def test_points_are_returned_as_they_were_stored(knowledge: KnowledgeRepository)
 
 def test_an_upsert_rewrites_only_what_differs(knowledge: KnowledgeRepository) -> None:
     rows: list[dict[str, Any]] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
-    knowledge.upsert(LEGAL, rows)
+    knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
     before = versions(knowledge)
     rows[3] = {**rows[3], "payload": {"n": "new"}}
     rows[5] = {**rows[5], "vector": VECTORS[50]}
-    assert knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3
+    assert knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3  # type: ignore[list-item]
     after = versions(knowledge)
     assert {key for key in after if before.get(key) != after[key]} == {"3", "5", "more"}
     assert payload(knowledge, 3) == {"n": "new"}
@@ -112,7 +112,7 @@ def test_an_upsert_rewrites_only_what_differs(knowledge: KnowledgeRepository) ->
 
 def test_of_points_that_share_an_id_the_last_one_counts(knowledge: KnowledgeRepository) -> None:
     many = [{"id": key, "payload": {"n": n}} for n, key in enumerate([7, "7", 8, 7])]
-    assert knowledge.upsert(LEGAL, many) == 2
+    assert knowledge.upsert(LEGAL, many) == 2  # type: ignore[arg-type]
     assert payload(knowledge, 7) == {"n": 3}
 
 
@@ -147,7 +147,7 @@ def test_a_wrong_point_is_one_clear_error(
 
 def test_a_thousand_points_are_one_upsert(knowledge: KnowledgeRepository) -> None:
     rows = [{"id": n, "payload": {"n": n}} for n in range(1500)]
-    assert knowledge.upsert(LEGAL, rows) == 1500
+    assert knowledge.upsert(LEGAL, rows) == 1500  # type: ignore[arg-type]
     assert knowledge.count(LEGAL) == 1500
 
 
@@ -265,20 +265,20 @@ def test_a_facet_counts_the_values(filled: KnowledgeRepository) -> None:
 def test_a_uuid_is_one_point_however_it_is_spelled(knowledge: KnowledgeRepository) -> None:
     one = uuid.uuid4()
     spelled = [str(one), str(one).upper(), one.hex, one.hex.upper(), one.urn, f"{{{one}}}", one]
-    assert knowledge.upsert(LEGAL, [{"id": id_, "payload": {"n": 1}} for id_ in spelled]) == 1
+    assert knowledge.upsert(LEGAL, [{"id": id_, "payload": {"n": 1}} for id_ in spelled]) == 1  # type: ignore[typeddict-item]
     knowledge.upsert(LEGAL, [{"id": one.hex, "payload": {"n": 2}}])
     knowledge.upsert(LEGAL, [{"id": "other"}])
     assert knowledge.count(LEGAL) == 2
     for id_ in spelled:
-        (found,) = knowledge.retrieve(LEGAL, [id_])
+        (found,) = knowledge.retrieve(LEGAL, [id_])  # type: ignore[list-item]
         assert (found.id, found.payload) == (str(one), {"n": 2})
-        assert knowledge.set_payload(LEGAL, {"seen": str(id_)}, ids=[id_]) == 1
+        assert knowledge.set_payload(LEGAL, {"seen": str(id_)}, ids=[id_]) == 1  # type: ignore[list-item]
         where = qdrant_filter({"must_not": [{"has_id": [str(id_)]}]})
         assert [point.id for point in knowledge.scroll(LEGAL, where=where)] == ["other"]
         with knowledge._session.begin_nested() as undone:
-            assert knowledge.delete(LEGAL, ids=[id_]) == 1
+            assert knowledge.delete(LEGAL, ids=[id_]) == 1  # type: ignore[list-item]
             undone.rollback()
-        knowledge.overwrite_payload(LEGAL, {"n": 2}, ids=[id_])
+        knowledge.overwrite_payload(LEGAL, {"n": 2}, ids=[id_])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_an_export_restores_exactly_what_was_stored(
         for n in range(25)
     ]
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
-    knowledge.upsert("notes", stored)
+    knowledge.upsert("notes", stored)  # type: ignore[arg-type]
     folder = tmp_path / "a" / "export"
     told: list[int] = []
     assert knowledge.export_to("notes", folder, progress=told.append) == 27

@@ -412,7 +412,7 @@ def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> 
     with pytest.raises(InvalidInputError, match="near: expected 0 to 2"):
         memories.remember_many(bank, told, near=-1)
     with pytest.raises(InvalidInputError, match="Memory: 'nope': no such attribute"):
-        memories.update(1, {"nope": 1})
+        memories.update(1, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     assert texts(memories, bank) == []
 
 

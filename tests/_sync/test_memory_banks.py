@@ -70,7 +70,7 @@ def test_a_change_names_attributes(banks: MemoryBankRepository) -> None:
     bank = banks.get_or_create("a")
     assert (banks.update(bank.id, {"name": "b", "description": "c"})).name == "b"
     with pytest.raises(InvalidInputError, match="MemoryBank: 'nope': no such attribute"):
-        banks.update(bank.id, {"nope": 1})
+        banks.update(bank.id, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(NotFoundError, match="does not exist"):
         banks.update(bank.id + 999, {"name": "x"})
 

@@ -256,7 +256,7 @@ def test_bad_input_is_one_clear_error(registry: ModelRegistryRepository) -> None
     with pytest.raises(InvalidInputError, match="unknown 'url'"):
         add(registry, "m", endpoints=[{"endpoint_type": "rest", "url": "u"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="no such attribute"):
-        registry.update("m", {"colour": "red"})
+        registry.update("m", {"colour": "red"})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="time without time zone"):
         registry.deprecate("m", at=datetime(2030, 1, 1))
     with pytest.raises(InvalidInputError, match="deprecated_at: a time without time zone"):
@@ -264,9 +264,9 @@ def test_bad_input_is_one_clear_error(registry: ModelRegistryRepository) -> None
     with pytest.raises(InvalidInputError, match="limit: expected 1 to 1,000, got 0"):
         registry.rank("chat", limit=0)
     with pytest.raises(InvalidInputError, match=r"registry\[0\]: without display_name, provider, model_type"):
-        registry.import_catalog({"registry": [{"name": "m"}]})
+        registry.import_catalog({"registry": [{"name": "m"}]})  # type: ignore[typeddict-item]
     with pytest.raises(InvalidInputError, match="'wishes': no such section"):
-        registry.import_catalog({"wishes": []})
+        registry.import_catalog({"wishes": []})  # type: ignore[typeddict-unknown-key]
     assert registry.capabilities("m") == {"chat": 1}
 
 

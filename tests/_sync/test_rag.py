@@ -45,7 +45,7 @@ def documents(uow: UnitOfWork) -> DocumentRepository:
 def library(documents: DocumentRepository) -> list[int]:
     """Ids of 400 real glosses."""
     rows = [{"title": row["synset"], "content": row["text"]} for row in corpus.documents()[:400]]
-    return documents.add_many(rows, embeddings=corpus.vectors()[0][:400])
+    return documents.add_many(rows, embeddings=corpus.vectors()[0][:400])  # type: ignore[arg-type]
 
 
 def made_up(*texts: tuple[str | None, str | None]) -> list[Hit]:

@@ -365,7 +365,7 @@ def test_on_citus_the_settings_are_passed_on_to_its_workers(
         ("substring", "brown quick", False),
     ],
 )
-def test_each_kind_of_match_has_a_meaning_of_its_own(
+def test_each_kind_of_match_has_its_own_meaning(
     session: Session, kind: str, text: str, found: bool
 ) -> None:
     document = literal({"t": "The quick, brown fox"}, JSONB)

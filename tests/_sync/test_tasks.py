@@ -146,7 +146,7 @@ def test_bad_input_is_one_clear_error(tasks: TaskRepository, says: str) -> None:
         tasks.enqueue(**{"intent": "x", **BAD[says]})
     for size in (1, 1001):
         with pytest.raises(InvalidInputError, match=says.strip()):
-            tasks.enqueue_many([NewTask(intent="x")] * size + [{"intent": "x", **BAD[says]}])
+            tasks.enqueue_many([NewTask(intent="x")] * size + [{"intent": "x", **BAD[says]}])  # type: ignore[typeddict-item]
     assert tasks.count() == 0
 
 

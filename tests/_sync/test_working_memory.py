@@ -123,7 +123,7 @@ def test_a_change_names_attributes(memory: WorkingMemoryRepository) -> None:
     ):
         savepoint = memory._session.begin_nested()
         with pytest.raises(InvalidInputError, match=message):
-            memory.update(record.id, wrong)
+            memory.update(record.id, wrong)  # type: ignore[arg-type]
         savepoint.rollback()
     unknown = uuid.uuid4()
     with pytest.raises(NotFoundError, match=f"working memory {unknown}: does not exist"):

@@ -86,7 +86,7 @@ def prepared(
     with Database(url) as database, database.begin() as uow:
         ground = build(uow, tmp_path_factory.mktemp("ground"))
     with Database(url) as database, database.begin() as uow:
-        uow.documents.add_many(rows(), embeddings=corpus.vectors()[0][:ROWS])
+        uow.documents.add_many(rows(), embeddings=corpus.vectors()[0][:ROWS])  # type: ignore[arg-type]
     return url, ground
 
 
@@ -104,10 +104,10 @@ def rows() -> list[dict[str, Any]]:
 async def call(uow: AsyncUnitOfWork, ground: Ground, name: str) -> None:
     """One of the calls, or one of those that are not about text."""
     if name == "documents.add_many, of many":
-        await uow.documents.add_many(rows(), embeddings=corpus.vectors()[0][:ROWS])
+        await uow.documents.add_many(rows(), embeddings=corpus.vectors()[0][:ROWS])  # type: ignore[arg-type]
     elif name == "documents.add_many, that update":
         given = [{**row, "external_id": row["content"]} for row in rows()]
-        await uow.documents.add_many(given, on_conflict="update")
+        await uow.documents.add_many(given, on_conflict="update")  # type: ignore[arg-type]
     elif name == "fetch_matrix":
         await uow.fetch_matrix(select(Document.id, Document.embedding))
     else:
@@ -260,7 +260,7 @@ class Stop(BaseException):
 
 KINDS = (KeyboardInterrupt, SystemExit, SoftLimit, Stop)
 BLOCKED: dict[str, tuple[str, Callable[[UnitOfWork], object]]] = {
-    "COPY": ("documents", lambda uow: uow.documents.add_many(rows())),
+    "COPY": ("documents", lambda uow: uow.documents.add_many(rows())),  # type: ignore[arg-type]
     "COPY of updates": (
         "documents",
         lambda uow: uow.documents.add_many(

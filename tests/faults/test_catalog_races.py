@@ -135,7 +135,7 @@ def test_registries_in_opposite_order_are_imported_at_once(db: Database) -> None
 def test_a_catalog_that_many_put_is_one(db: Database) -> None:
     assert len(set(results(together(db, *[catalog] * 4)))) == 1
     document = call(db, lambda uow: uow.broker_catalog.export_catalog())
-    assert {section: len(rows) for section, rows in document.items()} == dict.fromkeys(document, 1)
+    assert {section: len(rows) for section, rows in document.items()} == dict.fromkeys(document, 1)  # type: ignore[arg-type]
 
 
 @races("broker_catalog.import_catalog")
@@ -224,9 +224,9 @@ def test_requests_are_logged_while_months_are_made(db: Database) -> None:
     for months in range(3, 7):
         done = together(
             db,
-            lambda uow: uow.broker_requests.log_many(rows),
+            lambda uow: uow.broker_requests.log_many(rows),  # type: ignore[arg-type]
             lambda uow, months=months: uow.broker_requests.make_partitions(months),
-            lambda uow: uow.broker_requests.log_many(rows),
+            lambda uow: uow.broker_requests.log_many(rows),  # type: ignore[arg-type]
             lambda uow: len(uow.broker_requests.usage(now, now + timedelta(days=200))),
         )
         # Who stands in the other's way is told to come again, and leaves nothing.

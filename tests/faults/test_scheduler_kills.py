@@ -49,7 +49,7 @@ def test_of_four_schedulers_at_work_one_is_killed(
     url = own_server.url(database)
     with ExitStack() as running:
         settings = [{"url": url, "stops": at}, *[{"url": url}] * 3]
-        dying, *others = (running.enter_context(process("scheduler.py", **each)) for each in settings)
+        dying, *others = (running.enter_context(process("scheduler.py", **each)) for each in settings)  # type: ignore[arg-type]
         for scheduler in (dying, *others):
             scheduler.wait_for("ready")
         first = due(db)

@@ -202,7 +202,7 @@ class Storm:
         how = self._random.choice(("fast", "immediate", "killed"))
         # PostgreSQL 18 may never end when it is stopped fast while it recovers.
         wait_until(self._server.answers)
-        self._server.restart(how)
+        self._server.restart(how)  # type: ignore[arg-type]
         return {
             "fast": "server restarted, fast",
             "immediate": "server restarted, immediate",
@@ -236,7 +236,7 @@ class Storm:
     def _cut_a_commit(self) -> str:
         when = self._random.choice(("before", "after"))
         before = sum(self._proxy.cuts.values())
-        self._proxy.cut_next_commit(when)
+        self._proxy.cut_next_commit(when)  # type: ignore[arg-type]
         wait_until(lambda: sum(self._proxy.cuts.values()) > before)
         return "connection cut before its COMMIT" if when == "before" else "connection cut after its COMMIT"
 

@@ -22,10 +22,10 @@ def loaded(template: URL, new_database: Callable[..., URL]) -> URL:
     for schema in (None, "acme"):
         with Database(url, schema=schema) as database, database.begin() as uow:
             rows = [{"title": str(number), "content": "…"} for number in range(LOADED)]
-            DocumentRepository(uow.session).add_many(rows, embeddings=real[:LOADED])
+            DocumentRepository(uow.session).add_many(rows, embeddings=real[:LOADED])  # type: ignore[arg-type]
             for collection in ("legal-knowledge", "social-knowledge"):
                 points = [{"id": number, "vector": np.tile(real[number], 4)} for number in range(POINTS)]
-                KnowledgeRepository(uow.session).upsert(collection, points)
+                KnowledgeRepository(uow.session).upsert(collection, points)  # type: ignore[arg-type]
         with Database(url) as database, database.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
     return url

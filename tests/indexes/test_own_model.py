@@ -63,11 +63,11 @@ class Unindexed(Own):
 def notes(template: URL, new_database: object) -> Iterator[Database]:
     with Database(new_database(template.database)) as database:  # type: ignore[operator]
         with database.session() as session:
-            table_of(Note).create(session.connection())
+            table_of(Note).create(session.connection())  # type: ignore[arg-type]
             session.execute(text("DROP INDEX idx_notes_half, idx_notes_part_one"))
             rows = [{"part": number % 2} for number in range(ROWS)]
-            add_many(session, Note, rows, vectors={"embedding": corpus.grown()[:ROWS]})
-            for index in table_of(Note).indexes:
+            add_many(session, Note, rows, vectors={"embedding": corpus.grown()[:ROWS]})  # type: ignore[arg-type]
+            for index in table_of(Note).indexes:  # type: ignore[arg-type]
                 index.create(session.connection())
             session.execute(text("ANALYZE notes"))
             session.commit()
@@ -83,7 +83,7 @@ def session(notes: Database) -> Iterator[Session]:
 def test_the_index_is_described_as_it_is_declared() -> None:
     known = vector_index(Note)
     assert (known.name, known.operator, known.m, known.ef_construction) == ("idx_notes_half", "<=>", 12, 48)
-    assert known.column is table_of(Note).c.embedding
+    assert known.column is table_of(Note).c.embedding  # type: ignore[arg-type]
     assert str(known.expression) == "CAST(notes.embedding AS HALFVEC(384))"
     with pytest.raises(LookupError, match="Unindexed has no vector index"):
         vector_index(Unindexed)
@@ -92,7 +92,7 @@ def test_the_index_is_described_as_it_is_declared() -> None:
 def test_alembic_would_generate_nothing(session: Session) -> None:
     options = {"include_name": lambda name, kind, parents: kind != "table" or name == "notes"}
     only = MetaData()
-    table_of(Note).to_metadata(only)
+    table_of(Note).to_metadata(only)  # type: ignore[arg-type]
     assert compare_metadata(MigrationContext.configure(session.connection(), opts=options), only) == []
 
 
@@ -100,18 +100,18 @@ def test_every_search_repeats_the_expression_of_the_index(session: Session) -> N
     vector = corpus.grown()[5]
     for _ in range(12):
         for where, path in ((None, SearchPath.HNSW), (Note.part == 1, SearchPath.HNSW_ITERATIVE)):
-            found = search(session, Note, vector, where=where, params=SearchParams(exact=False), explain=True)
+            found = search(session, Note, vector, where=where, params=SearchParams(exact=False), explain=True)  # type: ignore[arg-type]
             assert found.path is path
             assert found.hits[0].row.id == 6
             assert found.hits[0].distance == pytest.approx(0, abs=1e-3)
             assert not hasattr(found.hits[0].row, "embedding")
             assert "Index Scan using idx_notes_half" in (found.plan or "")
             assert "Seq Scan" not in (found.plan or "")
-    each = "\n".join(session.scalars(Explain(nearest_each(Note, [vector], 10, None))))
+    each = "\n".join(session.scalars(Explain(nearest_each(Note, [vector], 10, None))))  # type: ignore[arg-type]
     assert "Index Scan using idx_notes_half" in each
-    assert [hits[0].row.id for hits in search_many(session, Note, corpus.grown()[[5, 7]])] == [6, 8]
-    exact = search(session, Note, vector, params=SearchParams(exact=True))
-    near = search(session, Note, vector)
+    assert [hits[0].row.id for hits in search_many(session, Note, corpus.grown()[[5, 7]])] == [6, 8]  # type: ignore[arg-type]
+    exact = search(session, Note, vector, params=SearchParams(exact=True))  # type: ignore[arg-type]
+    near = search(session, Note, vector)  # type: ignore[arg-type]
     assert len({hit.row.id for hit in exact} & {hit.row.id for hit in near}) >= 9
 
 

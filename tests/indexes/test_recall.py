@@ -73,7 +73,7 @@ def test_rows_of_one_distance_are_equally_good(database: Database) -> None:
         one = corpus.vectors()[0][0]
         uow.session.execute(text("TRUNCATE documents CASCADE"))
         rows = [{"title": str(number), "content": "…"} for number in range(50)]
-        DocumentRepository(uow.session).add_many(rows, embeddings=np.tile(one, (50, 1)))
+        DocumentRepository(uow.session).add_many(rows, embeddings=np.tile(one, (50, 1)))  # type: ignore[arg-type]
     report = recall(database.engine, Document, samples=20, ef=[40], target=1)
     assert report.ef == 40
     assert report.samples == 20

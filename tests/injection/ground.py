@@ -113,7 +113,7 @@ def _memory(uow: UnitOfWork, made: dict[str, Any]) -> None:
         {"id": "one", "vector": vector(1536), "payload": {"k": "v"}},
         {"id": "two", "vector": vector(1536)},
     ]
-    uow.knowledge.upsert("ground", points)
+    uow.knowledge.upsert("ground", points)  # type: ignore[arg-type]
     uow.knowledge.set_aliases({"nick": "ground"})
     uow.knowledge.export_to("ground", made["folder"] / "export")
     made["working_memory"] = uow.working_memory.store(
@@ -130,7 +130,7 @@ def _catalogs(uow: UnitOfWork, made: dict[str, Any]) -> None:
     endpoint = {"endpoint_type": "chat", "endpoint_url": "u", "auth_type": "a", "headers": {"k": "v"}}
     registry, catalog = uow.model_registry, uow.broker_catalog
     names = {"display_name": "d", "provider": "p", "model_type": "t"}
-    registry.register("ground", **names, endpoints=[endpoint], capabilities={"c": 0.5})
+    registry.register("ground", **names, endpoints=[endpoint], capabilities={"c": 0.5})  # type: ignore[list-item]
     catalog.put_provider("ground", name="n")
     catalog.put_maker("ground", name="n")
     catalog.put_family("ground", maker="ground", name="n")

@@ -23,7 +23,7 @@ PRICE = {
 
 
 def test_values_come_as_python_has_them() -> None:
-    (found,) = entries({"prices": [PRICE | {"cached_input_price": None}]}, "prices")
+    (found,) = entries({"prices": [PRICE | {"cached_input_price": None}]}, "prices")  # type: ignore[list-item]
     assert found == PRICE | {
         "valid_from": datetime(2025, 1, 1, tzinfo=UTC),
         "input_price": Decimal("0.1"),
@@ -36,7 +36,7 @@ def test_prices_are_exact_however_they_are_written() -> None:
     text = json.dumps({"prices": [PRICE]}).replace('"0.1"', "0.123456789012345678")
     (found,) = entries(read(text), "prices")
     assert found["input_price"] == Decimal("0.123456789012345678")
-    (found,) = entries({"prices": [PRICE | {"input_price": 0.1}]}, "prices")
+    (found,) = entries({"prices": [PRICE | {"input_price": 0.1}]}, "prices")  # type: ignore[list-item]
     assert found["input_price"] == Decimal("0.1")
 
 
@@ -49,7 +49,7 @@ def test_jsonb_gets_no_decimals() -> None:
 def test_what_is_written_is_what_is_read() -> None:
     document = json.loads(seed())
     assert written(document) == seed()
-    assert json.loads(written({"makers": [], "prices": [PRICE]})) == {"makers": [], "prices": [PRICE]}
+    assert json.loads(written({"makers": [], "prices": [PRICE]})) == {"makers": [], "prices": [PRICE]}  # type: ignore[list-item]
 
 
 def test_exported_values_are_plain() -> None:

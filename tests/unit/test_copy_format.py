@@ -137,7 +137,7 @@ def test_a_value_is_packed_as_the_driver_packs_it(type_: TypeEngine[Any], value:
     column = Column("it", type_)
     Table("t", MetaData(), column)
     # A whole number has a type by its size there, and by its column here.
-    wrapped = {SmallInteger: Int2, Integer: Int4, BigInteger: Int8}.get(type(type_), lambda same: same)(value)
+    wrapped = {SmallInteger: Int2, Integer: Int4, BigInteger: Int8}.get(type(type_), lambda same: same)(value)  # type: ignore[arg-type]
     expected = Transformer().get_dumper(wrapped, PyFormat.BINARY).dump(wrapped)
     _, row, *_ = pack_rows([column], [(value,)])
     assert expected is not None

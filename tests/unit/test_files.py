@@ -46,12 +46,12 @@ ARRAYS: dict[str, Callable[[Path], None]] = {
     "objects": save(np.array([[{}]]), allow_pickle=True),
     "complex": save(np.ones((1, 3), complex)),
     "structured": save(np.zeros((1,), [("a", "f4")])),
-    "empty": lambda path: path.write_bytes(b"") and None,
-    "a zip that is cut": lambda path: path.write_bytes(b"PK\x03\x04") and None,
-    "cut header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00") and None,
-    "wrong header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16) and None,
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]) and None,
-    "text": lambda path: path.write_text("hello") and None,
+    "empty": lambda path: path.write_bytes(b"") and None,  # type: ignore[dict-item]
+    "a zip that is cut": lambda path: path.write_bytes(b"PK\x03\x04") and None,  # type: ignore[dict-item]
+    "cut header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00") and None,  # type: ignore[dict-item]
+    "wrong header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16) and None,  # type: ignore[dict-item]
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]) and None,  # type: ignore[dict-item]
+    "text": lambda path: path.write_text("hello") and None,  # type: ignore[dict-item]
 }
 
 

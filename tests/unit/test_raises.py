@@ -38,7 +38,7 @@ def modules() -> dict[Path, ast.Module]:
 
 
 def functions(tree: ast.Module | ast.ClassDef) -> dict[str, Function]:
-    return {node.name: node for node in tree.body if isinstance(node, Function)}
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 @cache
@@ -98,7 +98,7 @@ def method(owner: str, name: str) -> Function | None:
     if node is None:
         return None
     bases = [base.id for each in node.bases for base in ast.walk(each) if isinstance(base, ast.Name)]
-    return functions(node).get(name) or next(filter(None, (method(base, name) for base in bases)), None)
+    return functions(node).get(name) or next(filter(None, (method(base, name) for base in bases)), None)  # type: ignore[return-value]
 
 
 def helpers(path: Path, owner: str, function: Function) -> Iterator[Function]:

@@ -48,7 +48,7 @@ def with_vector(facts: Facts = FACTS, **changes: Any) -> Facts:
 
 
 def with_schema(facts: Facts, name: str, **changes: Any) -> Facts:
-    schema = Schema(name, **({"owner": "admin", "owned": False, "may_create": False} | changes))
+    schema = Schema(name, **({"owner": "admin", "owned": False, "may_create": False} | changes))  # type: ignore[arg-type]
     return replace(facts, schemas=(*(found for found in facts.schemas if found.name != name), schema))
 
 

@@ -23,7 +23,7 @@ QDRANT = qdrant_filter(
         ]
     }
 )
-WHICH = with_ids(IDS)
+WHICH = with_ids(IDS)  # type: ignore[arg-type]
 PAYLOAD = {"key-4711": "value-4711"}
 
 EXAMPLES: dict[str, list[Call]] = {
