@@ -96,7 +96,7 @@ def calls(ground: Ground) -> Mapping[str, Given]:
             lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="update")  # type: ignore[arg-type]
         ),
         "documents.add_many, known": lambda u, n: u.documents.add_many(
-            documents(n, ""),
+            documents(n, ""),  # type: ignore[arg-type]
             on_conflict="update",  # type: ignore[arg-type]
         ),
         "documents.add_many, ignore": counted(

@@ -93,7 +93,7 @@ def test_many_are_stored_in_order(documents: DocumentRepository) -> None:
     rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(2500)]
     vectors = np.random.default_rng(1).normal(size=(2500, 384))
     ids = documents.add_many(
-        rows,
+        rows,  # type: ignore[arg-type]
         embeddings=list(vectors),
         progress=lambda done, total: seen.append((done, total)),  # type: ignore[arg-type]
     )

@@ -112,7 +112,7 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
                 for kinds, index in KINDS:
                     plan = plan_of(
                         session,
-                        claims.claim(limit, by_agent=False, **kinds),
+                        claims.claim(limit, by_agent=False, **kinds),  # type: ignore[arg-type]
                         CLAIM,
                         schema=committed.schema,  # type: ignore[arg-type]
                     )
@@ -203,7 +203,7 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
             statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
             plan = plan_of(
                 session,
-                statement,
+                statement,  # type: ignore[arg-type]
                 CLAIM,
                 schema=committed.schema,
                 explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
@@ -281,7 +281,7 @@ def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: Databas
         statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
         plan = plan_of(
             session,
-            statement,
+            statement,  # type: ignore[arg-type]
             CLAIM,
             schema=committed.schema,
             explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
