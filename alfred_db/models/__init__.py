@@ -17,7 +17,7 @@ from .broker import (
     ModelSnapshot,
 )
 from .capabilities import Capability, ProvidedBy
-from .conversations import Conversation, MessageRole
+from .conversations import Conversation, ConversationSession, MessageRole
 from .documents import Document
 from .entities import EntityEdge, EntityNode
 from .events import Event, EventConsumer
@@ -58,6 +58,7 @@ __all__ = [
     "Bucket",
     "Capability",
     "Conversation",
+    "ConversationSession",
     "Document",
     "EntityEdge",
     "EntityNode",

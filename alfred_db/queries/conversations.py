@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, delete, literal_column, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    cast,
+    column,
+    delete,
+    literal,
+    literal_column,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
-from ..models import Conversation, MessageRole
+from ..models import Conversation, ConversationSession
+from ..models.base import table_of
+from ..types import Text
 from .shapes.functions import func
 from .shapes.hybrid_search import DIVIDED_BY_LENGTH
-from .shapes.literals import among, in_order, materialized, seconds_ago
+from .shapes.literals import among, any_of, in_order, materialized, seconds_ago
 from .shapes.paging import page
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
 from .shapes.words import parameters, tsquery
 
 LIST_KEY = ("id",)
 
+NEW = ("session_id", "role", "content", "metadata")
+"""The columns of a message that the caller passes."""
 
-def append(
-    session_id: str, role: MessageRole, content: str, metadata: Mapping[str, Any] | None
-) -> ReturningInsert[Conversation]:
-    """Insert a message."""
-    return (
-        insert(Conversation)
-        .values(
-            session_id=session_id,
-            role=role,
-            content=content,
-            metadata_=None if metadata is None else dict(metadata),
-        )
-        .returning(Conversation)
+_sessions = table_of(ConversationSession)
+
+
+@lru_cache
+def append() -> Select[Conversation]:
+    """Insert a message and count it in its session, in one statement.
+
+    Parameters of the statement: the columns `NEW`, each prefixed with `new_`.
+    """
+    table = table_of(Conversation)
+    message = (
+        insert(table)
+        .values({name: bindparam(f"new_{name}", type_=table.c[name].type) for name in NEW})
+        .returning(*(column for column in table.c if column.name != "search"))
+        .cte("message")
     )
+    new = select(
+        message.c.session_id,
+        literal_column("1", BigInteger).label("messages"),
+        message.c.created_at.label("first_at"),
+        message.c.id.label("last_id"),
+    )
+    return select(aliased(Conversation, message)).add_cte(*_counted(bindparam("new_session_id"), new))
 
 
 def append_many() -> ReturningInsert[int]:
@@ -43,6 +73,57 @@ def append_many() -> ReturningInsert[int]:
     Run it with a list of mappings of attributes.
     """
     return insert(Conversation).returning(Conversation.id, sort_by_parameter_order=True)
+
+
+def count_in(session_id: str, messages: int, last_id: int) -> Select[int]:
+    """Count new messages in their session; their time is that of the transaction."""
+    name = literal(session_id, Text)
+    new = select(
+        name.label("session_id"),
+        literal(messages, BigInteger).label("messages"),
+        func.now().label("first_at"),
+        literal(last_id, BigInteger).label("last_id"),
+    )
+    return select(literal_column("1", Integer)).add_cte(*_counted(name, new))
+
+
+def _counted(session_id: ColumnElement[str], new: Select[Any, Any, Any, Any]) -> tuple[CTE, ...]:
+    """Add messages to a row of their session that no other transaction has locked, or insert a row.
+
+    So that nobody waits: transactions may append to one session at the same time.
+    """
+    given = materialized(new, "given")
+    free = materialized(
+        select(_sessions.c.id)
+        .where(_sessions.c.session_id == session_id)
+        .order_by(_sessions.c.id)
+        .limit(literal_column("1", Integer))
+        .with_for_update(skip_locked=True),
+        "free",
+    )
+    counted = (
+        update(_sessions)
+        .where(among(_sessions.c.id, free), _sessions.c.session_id == given.c.session_id)
+        .values(
+            messages=_sessions.c.messages + given.c.messages,
+            last_id=func.greatest(_sessions.c.last_id, given.c.last_id),
+            last_at=func.greatest(_sessions.c.last_at, given.c.first_at),
+        )
+        .returning(_sessions.c.id)
+        .cte("counted")
+    )
+    row: Any = select(
+        given.c.session_id,
+        given.c.messages,
+        given.c.first_at,
+        given.c.last_id,
+        given.c.first_at.label("last_at"),
+    ).where(~select(counted.c.id).exists())
+    added = insert(_sessions).from_select(_COUNTED, row, include_defaults=False).cte("added")
+    return counted, added
+
+
+_COUNTED = ("session_id", "messages", "first_at", "last_id", "last_at")
 
 
 def history(session_id: str, *, after: str | None, limit: int) -> Select[Conversation]:
@@ -62,27 +143,36 @@ def last(session_id: str, count: int) -> Select[Conversation]:
 
 
 def sessions(*, after: str | None, limit: int) -> AnySelect:
-    """Select a page of sessions with their newest message, most recently active first.
-
-    The scan walks back from the newest message of the table. A page costs as many rows as were written since
-    the last message of the last session on it.
-    """
-    later = aliased(Conversation, name="later")
-    followed = (
-        select(later.id)
-        .where(later.session_id == Conversation.session_id, later.id > Conversation.id)
-        .exists()
+    """Select a page of sessions, most recently active first."""
+    row, later = aliased(ConversationSession, name="row"), aliased(ConversationSession, name="later")
+    other = aliased(ConversationSession, name="other")
+    followed = select(later.id).where(
+        later.session_id == row.session_id,
+        tuple_(later.last_id, later.id) > tuple_(row.last_id, row.id),
     )
-    newest: Any = select(Conversation.id, Conversation.session_id, Conversation.created_at).where(~followed)
-    shown = page(newest, [Conversation.id], after=after, limit=limit, newest_first=True).subquery("shown")
-    messages = (
-        select(func.count())
-        .where(Conversation.session_id == shown.c.session_id)
-        .correlate(shown)
-        .scalar_subquery()
-        .label("messages")
+    # A session whose last message was deleted while others had its rows locked keeps the rows.
+    alive = select(Conversation.id).where(Conversation.session_id == row.session_id)
+    newest: Any = select(row.last_id, row.session_id, row.last_at).where(~followed.exists(), alive.exists())
+    shown = page(newest, [row.last_id], after=after, limit=limit, newest_first=True).subquery("shown")
+    whole = (
+        select(
+            cast(func.sum(other.messages), BigInteger).label("messages"),
+            func.min(other.first_at).label("first_at"),
+        )
+        .where(other.session_id == shown.c.session_id)
+        .lateral("whole")
     )
-    return select(shown.c.id, shown.c.session_id, messages, shown.c.created_at).order_by(shown.c.id.desc())
+    return (
+        select(
+            shown.c.last_id.label("id"),
+            shown.c.session_id,
+            whole.c.messages,
+            shown.c.last_at,
+            whole.c.first_at,
+        )
+        .join(whole, true())
+        .order_by(shown.c.last_id.desc())
+    )
 
 
 def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
@@ -103,8 +193,8 @@ def delete_session(session_id: str) -> ReturningDelete[int]:
     return delete(Conversation).where(among(Conversation.id, held)).returning(Conversation.id)
 
 
-def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
-    """Delete messages that are older than `older_than` seconds, the oldest first.
+def purge(older_than: float, *, limit: int) -> ReturningDelete[str]:
+    """Delete messages that are older than `older_than` seconds, the oldest first; return their sessions.
 
     Locked rows are skipped.
     """
@@ -116,4 +206,63 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         .with_for_update(skip_locked=True),
         "oldest",
     )
-    return delete(Conversation).where(among(Conversation.id, oldest)).returning(Conversation.id)
+    return delete(Conversation).where(among(Conversation.id, oldest)).returning(Conversation.session_id)
+
+
+def free_rows(session_ids: Sequence[str]) -> Select[int, str]:
+    """Lock those rows of sessions that no other transaction has locked, in the order of their keys."""
+    return (
+        select(ConversationSession.id, ConversationSession.session_id)
+        .where(ConversationSession.session_id == any_of(session_ids, Text()))
+        .order_by(ConversationSession.id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def count_out(counts: Mapping[int, int]) -> ReturningUpdate[int]:
+    """Subtract deleted messages from rows, by their keys."""
+    gone = _arrays(("id", BigInteger(), list(counts)), ("messages", BigInteger(), list(counts.values())))
+    return (
+        update(_sessions)
+        .where(_sessions.c.id == gone.c.id)
+        .values(messages=_sessions.c.messages - gone.c.messages)
+        .returning(_sessions.c.id)
+    )
+
+
+def owe(counts: Mapping[str, int]) -> ReturningInsert[int]:
+    """Insert rows with deleted messages of sessions whose rows are all locked."""
+    gone = _arrays(("session_id", Text(), list(counts)), ("messages", BigInteger(), list(counts.values())))
+    row: Any = select(
+        gone.c.session_id,
+        -gone.c.messages,
+        func.now(),
+        literal_column("0", BigInteger),
+        func.now().label("last_at"),
+    )
+    return insert(_sessions).from_select(_COUNTED, row, include_defaults=False).returning(_sessions.c.id)
+
+
+def _arrays(*columns: tuple[str, Any, Sequence[Any]]) -> Any:
+    arrays = (literal(list(values), ARRAY(type_)) for _, type_, values in columns)
+    named = (column(name, type_) for name, type_, _ in columns)
+    return func.unnest(*arrays).table_valued(*named, name="gone").render_derived()
+
+
+def remove_ended(row_ids: Sequence[int]) -> ReturningDelete[int]:
+    """Delete locked rows of sessions that have no message, unless there are rows that are not locked.
+
+    Each message is counted in a row that its own transaction inserted or locked.
+    """
+    ids, other = any_of(row_ids, BigInteger()), _sessions.alias("other")
+    message = select(Conversation.id).where(Conversation.session_id == _sessions.c.session_id)
+    others = select(other.c.id).where(other.c.session_id == _sessions.c.session_id, ~(other.c.id == ids))
+    return (
+        delete(_sessions)
+        .where(
+            _sessions.c.id == ids,
+            ~message.correlate(_sessions).exists(),
+            ~others.correlate(_sessions).exists(),
+        )
+        .returning(_sessions.c.id)
+    )

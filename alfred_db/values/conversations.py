@@ -48,3 +48,5 @@ class ConversationSummary:
     messages: int
     last_at: datetime
     """When its newest message was stored."""
+    started_at: datetime | None = None
+    """When its first message was stored, also if that one has been purged since."""

@@ -115,6 +115,58 @@ async def test_sessions_come_with_their_last_activity(conversations: AsyncConver
     assert [found.session_id for found in await conversations.sessions(limit=1)] == ["c"]
 
 
+async def told(conversations: AsyncConversationRepository) -> dict[str, int]:
+    return {found.session_id: found.messages for found in await conversations.sessions()}
+
+
+async def test_a_session_counts_what_it_holds(conversations: AsyncConversationRepository) -> None:
+    session = conversations._session
+    for size in (1, 2, 1001):
+        await conversations.append_many("a", [{"role": "user", "content": "x"}] * size)
+    await conversations.append("b", "user", "x")
+    first = await conversations.history("a", limit=1)
+    assert await told(conversations) == {"b": 1, "a": 1004}
+    (_, a) = await conversations.sessions()
+    assert a.started_at == first.items[0].created_at
+    old = update(Conversation).where(Conversation.id == first.items[0].id)
+    await session.execute(old.values(created_at=func.now() - timedelta(days=2)))
+    assert await conversations.purge(older_than=86_400) == 1
+    assert await told(conversations) == {"b": 1, "a": 1003}
+    assert await conversations.delete_session("a") == 1003
+    assert await told(conversations) == {"b": 1}
+    await session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
+    assert await conversations.purge(older_than=86_400) == 1
+    assert await told(conversations) == {}
+    assert await session.scalar(text("SELECT count(*) FROM conversation_sessions")) == 0
+
+
+async def test_appends_to_one_session_wait_for_nobody(committed: AsyncDatabase) -> None:
+    """Open transactions append to the same sessions in opposite orders, while others delete from them."""
+    async with committed.begin() as setup:
+        for name in ("a", "b", "c"):
+            await setup.conversations.append(name, "user", "x")
+        await setup.session.execute(text("UPDATE conversations SET created_at = now() - interval '2 days'"))
+    async with committed.session() as one, committed.session() as other, committed.session() as third:
+        first, second = AsyncConversationRepository(one), AsyncConversationRepository(other)
+        purging = AsyncConversationRepository(third)
+        for session in (one, other, third):
+            await session.execute(text("SET LOCAL lock_timeout = '2s'"))
+        for name, opposite in (("a", "b"), ("b", "a"), ("new", "new")):
+            await first.append(name, "user", "x")
+            await second.append(opposite, "user", "x")
+            await second.append_many(name, [{"role": "user", "content": "x"}] * 2)
+        assert await purging.purge(older_than=86_400) == 3
+        await third.commit()
+        assert await told(purging) == {}
+        await third.commit()
+        await one.commit()
+        await other.rollback()
+        assert await told(purging) == {"new": 1, "b": 1, "a": 1}
+        assert [await purging.delete_session(name) for name in ("a", "b", "new")] == [1, 1, 1]
+        await third.commit()
+        assert await told(purging) == {}
+
+
 async def test_words_are_found_best_first(conversations: AsyncConversationRepository) -> None:
     long = await conversations.append("a", "user", "The owl and many other birds of the wood, and trees")
     short = await conversations.append("a", "assistant", "Owls!", metadata={"x": 1})
@@ -226,10 +278,12 @@ async def test_the_indexes_serve_the_questions(committed: AsyncDatabase) -> None
             assert "idx_conversations_session_id" in found
             assert "Sort" not in found
             assert "Filter" not in found
+        await session.execute(text("SET LOCAL enable_seqscan = off"))  # 20 sessions are one page
         sessions = await plan(conversations, queries.sessions(after=None, limit=10))
-        assert "Index Scan Backward using pk_conversations" in sessions
-        assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
+        assert "idx_conversation_sessions_last_id" in sessions
+        assert sessions.count("idx_conversations_session_id") == 1  # whether there is a message at all
         assert "Seq Scan" not in sessions
+        await session.execute(text("SET LOCAL enable_seqscan = on"))
         words = await plan(conversations, queries.search("word77", session_id=None, limit=10))
         assert "idx_conversations_search" in words
         purged = await plan(conversations, queries.purge(86_400, limit=10))

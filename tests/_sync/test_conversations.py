@@ -116,6 +116,58 @@ def test_sessions_come_with_their_last_activity(conversations: ConversationRepos
     assert [found.session_id for found in conversations.sessions(limit=1)] == ["c"]
 
 
+def told(conversations: ConversationRepository) -> dict[str, int]:
+    return {found.session_id: found.messages for found in conversations.sessions()}
+
+
+def test_a_session_counts_what_it_holds(conversations: ConversationRepository) -> None:
+    session = conversations._session
+    for size in (1, 2, 1001):
+        conversations.append_many("a", [{"role": "user", "content": "x"}] * size)
+    conversations.append("b", "user", "x")
+    first = conversations.history("a", limit=1)
+    assert told(conversations) == {"b": 1, "a": 1004}
+    (_, a) = conversations.sessions()
+    assert a.started_at == first.items[0].created_at
+    old = update(Conversation).where(Conversation.id == first.items[0].id)
+    session.execute(old.values(created_at=func.now() - timedelta(days=2)))
+    assert conversations.purge(older_than=86_400) == 1
+    assert told(conversations) == {"b": 1, "a": 1003}
+    assert conversations.delete_session("a") == 1003
+    assert told(conversations) == {"b": 1}
+    session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
+    assert conversations.purge(older_than=86_400) == 1
+    assert told(conversations) == {}
+    assert session.scalar(text("SELECT count(*) FROM conversation_sessions")) == 0
+
+
+def test_appends_to_one_session_wait_for_nobody(committed: Database) -> None:
+    """Open transactions append to the same sessions in opposite orders, while others delete from them."""
+    with committed.begin() as setup:
+        for name in ("a", "b", "c"):
+            setup.conversations.append(name, "user", "x")
+        setup.session.execute(text("UPDATE conversations SET created_at = now() - interval '2 days'"))
+    with committed.session() as one, committed.session() as other, committed.session() as third:
+        first, second = ConversationRepository(one), ConversationRepository(other)
+        purging = ConversationRepository(third)
+        for session in (one, other, third):
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+        for name, opposite in (("a", "b"), ("b", "a"), ("new", "new")):
+            first.append(name, "user", "x")
+            second.append(opposite, "user", "x")
+            second.append_many(name, [{"role": "user", "content": "x"}] * 2)
+        assert purging.purge(older_than=86_400) == 3
+        third.commit()
+        assert told(purging) == {}
+        third.commit()
+        one.commit()
+        other.rollback()
+        assert told(purging) == {"new": 1, "b": 1, "a": 1}
+        assert [purging.delete_session(name) for name in ("a", "b", "new")] == [1, 1, 1]
+        third.commit()
+        assert told(purging) == {}
+
+
 def test_words_are_found_best_first(conversations: ConversationRepository) -> None:
     long = conversations.append("a", "user", "The owl and many other birds of the wood, and trees")
     short = conversations.append("a", "assistant", "Owls!", metadata={"x": 1})
@@ -227,10 +279,12 @@ def test_the_indexes_serve_the_questions(committed: Database) -> None:
             assert "idx_conversations_session_id" in found
             assert "Sort" not in found
             assert "Filter" not in found
+        session.execute(text("SET LOCAL enable_seqscan = off"))  # 20 sessions are one page
         sessions = plan(conversations, queries.sessions(after=None, limit=10))
-        assert "Index Scan Backward using pk_conversations" in sessions
-        assert sessions.count("idx_conversations_session_id") == 2  # what follows, and the count
+        assert "idx_conversation_sessions_last_id" in sessions
+        assert sessions.count("idx_conversations_session_id") == 1  # whether there is a message at all
         assert "Seq Scan" not in sessions
+        session.execute(text("SET LOCAL enable_seqscan = on"))
         words = plan(conversations, queries.search("word77", session_id=None, limit=10))
         assert "idx_conversations_search" in words
         purged = plan(conversations, queries.purge(86_400, limit=10))

@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from alfred_db import Database, migrate
 from alfred_db.errors import ConflictError
 
-from .catalog import engine_of, psql
+from .catalog import engine_of, psql, run
 
 BEFORE = "alfred_0022_events"
 QUEUES = "alfred_0023_task_queue"
@@ -85,3 +85,61 @@ def test_the_script_builds_concurrently_where_there_may_be_rows(empty_url: URL) 
     psql(empty_url, script)
     migrate.upgrade(empty_url)
     migrate.check(empty_url)
+
+
+SESSIONS = "alfred_0030_sessions"
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_sessions_are_counted_where_there_are_messages(empty_url: URL, schema: str | None) -> None:
+    """In batches, each in a transaction of its own: those that are appended meanwhile are counted once."""
+    migrate.upgrade(empty_url, "alfred_0029_task_kinds")
+    if schema is not None:
+        migrate.upgrade(empty_url, "alfred_0029_task_kinds", schema=schema)
+    messages = "conversations" if schema is None else f"{schema}.conversations"
+    run(
+        empty_url,
+        f"INSERT INTO {messages} (session_id, role, content)"
+        " SELECT 's' || n % 1200, 'user', 'c' FROM generate_series(1, 3000) AS n",
+        f"INSERT INTO {messages} (session_id, role, content) VALUES ('', 'user', 'c')",
+    )
+    migrate.upgrade(empty_url, SESSIONS, schema=schema)
+    migrate.check(empty_url, schema=schema)
+    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+        uow.conversations.append("s7", "user", "c")
+        first = uow.conversations.sessions(limit=1000)
+        found = [*first, *uow.conversations.sessions(after=first.next, limit=1000)]
+        assert found[0].session_id == "s7"
+        counts = {session.session_id: session.messages for session in found}
+        assert len(found) == 1201
+        assert (counts["s7"], counts["s0"], counts["s1"], counts[""]) == (4, 2, 3, 1)
+        for session in found[:50]:
+            last = uow.conversations.last(session.session_id, 1)[0]
+            assert (session.id, session.last_at) == (last.id, last.created_at)
+    # An interrupted run has committed its batches, but not the revision: what it counted is not counted again.
+    versions = "alfred_db_version" if schema is None else f"{schema}.alfred_db_version"
+    run(
+        empty_url,
+        f"UPDATE {versions} SET version_num = 'alfred_0029_task_kinds'",
+        f"DELETE FROM {'' if schema is None else schema + '.'}conversation_sessions WHERE session_id LIKE 's1%'",
+    )
+    migrate.upgrade(empty_url, SESSIONS, schema=schema)
+    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+        first = uow.conversations.sessions(limit=1000)
+        again = [*first, *uow.conversations.sessions(after=first.next, limit=1000)]
+        assert {session.session_id: session.messages for session in again} == counts
+    migrate.downgrade(empty_url, "alfred_0029_task_kinds", schema=schema)
+
+
+def test_the_script_counts_the_sessions(empty_url: URL) -> None:
+    migrate.upgrade(empty_url, "alfred_0029_task_kinds")
+    run(
+        empty_url,
+        "INSERT INTO conversations (session_id, role, content)"
+        " SELECT 's' || n % 3, 'user', 'c' FROM generate_series(1, 9) AS n",
+    )
+    psql(empty_url, migrate.sql(f"alfred_0029_task_kinds:{SESSIONS}"))
+    migrate.check(empty_url)
+    with Database(empty_url) as db, db.begin() as uow:
+        counts = [(session.session_id, session.messages) for session in uow.conversations.sessions()]
+        assert counts == [("s0", 3), ("s2", 3), ("s1", 3)]

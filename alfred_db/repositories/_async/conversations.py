@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,8 +50,14 @@ class AsyncConversationRepository(AsyncRepository):
     ) -> Conversation:
         """Append a message; the first message creates the session."""
         check_text("session_id", session_id)
-        message = await self._write(queries.append(session_id, one_of(MessageRole, role), content, metadata))
-        assert message is not None
+        values = (
+            session_id,
+            one_of(MessageRole, role),
+            content,
+            None if metadata is None else dict(metadata),
+        )
+        given = {f"new_{name}": value for name, value in zip(queries.NEW, values, strict=True)}
+        ((message,),) = await self._rows(queries.append(), given)
         return message
 
     async def append_many(self, session_id: str, messages: Sequence[NewMessage]) -> list[int]:
@@ -65,10 +72,15 @@ class AsyncConversationRepository(AsyncRepository):
         """
         check_text("session_id", session_id)
         rows = [_row(session_id, place, message) for place, message in enumerate(messages)]
-        if len(rows) > FEW:
-            return await add_many(self._session, Conversation, rows)
+        if not rows:
+            return []
         with translated():
-            return list(await self._session.scalars(queries.append_many(), rows)) if rows else []
+            if len(rows) > FEW:
+                ids: list[int] = await add_many(self._session, Conversation, rows)
+            else:
+                ids = list(await self._session.scalars(queries.append_many(), rows))
+            await self._session.execute(queries.count_in(session_id, len(ids), ids[-1]))
+        return ids
 
     async def history(
         self, session_id: str, *, after: str | None = None, limit: int = 100
@@ -86,10 +98,14 @@ class AsyncConversationRepository(AsyncRepository):
         """Return a page of the sessions, the one with the newest message first.
 
         A session that gets a message between two pages moves to the front, and does not appear on later
-        pages.
+        pages. A page reads the rows of its sessions only, which `append`, `append_many`, `delete_session` and
+        `purge` keep; messages that plain SQL has inserted or deleted are not counted.
         """
         rows = await self._rows(queries.sessions(after=after, limit=limit))
-        found = [ConversationSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
+        found = [
+            ConversationSummary(row.id, row.session_id, row.messages, row.last_at, row.first_at)
+            for row in rows
+        ]
         return as_page(found, queries.LIST_KEY, limit)
 
     async def search(
@@ -112,7 +128,9 @@ class AsyncConversationRepository(AsyncRepository):
 
     async def delete_session(self, session_id: str) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session."""
-        return len(await self._rows(queries.delete_session(session_id)))
+        deleted = len(await self._rows(queries.delete_session(session_id)))
+        await self._count_out({session_id: deleted})
+        return deleted
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` messages that were stored more than `older_than` seconds ago.
@@ -126,7 +144,22 @@ class AsyncConversationRepository(AsyncRepository):
         """
         within("older_than", older_than, 0, MAX_SECONDS)
         within("limit", limit, 1, 100_000)
-        return len(await self._rows(queries.purge(older_than, limit=limit)))
+        deleted = [session_id for (session_id,) in await self._rows(queries.purge(older_than, limit=limit))]
+        await self._count_out(Counter(deleted))
+        return len(deleted)
+
+    async def _count_out(self, counts: Mapping[str, int]) -> None:
+        """Take deleted messages out of their sessions, and remove the sessions that ended; waits for nobody."""
+        if not sum(counts.values()):
+            return
+        free = await self._rows(queries.free_rows(sorted(counts)))
+        row_of = {session_id: row_id for row_id, session_id in reversed(free)}
+        owed = {name: counts[name] for name in sorted(counts.keys() - row_of.keys())}
+        if owed:
+            await self._rows(queries.owe(owed))
+        if free:
+            await self._rows(queries.count_out({row_of[name]: counts[name] for name in sorted(row_of)}))
+            await self._rows(queries.remove_ended([row_id for row_id, _ in free]))
 
 
 def _row(session_id: str, place: int, message: NewMessage) -> dict[str, Any]:

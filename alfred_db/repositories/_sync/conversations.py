@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,14 @@ class ConversationRepository(Repository):
     ) -> Conversation:
         """Append a message; the first message creates the session."""
         check_text("session_id", session_id)
-        message = self._write(queries.append(session_id, one_of(MessageRole, role), content, metadata))
-        assert message is not None
+        values = (
+            session_id,
+            one_of(MessageRole, role),
+            content,
+            None if metadata is None else dict(metadata),
+        )
+        given = {f"new_{name}": value for name, value in zip(queries.NEW, values, strict=True)}
+        ((message,),) = self._rows(queries.append(), given)
         return message
 
     def append_many(self, session_id: str, messages: Sequence[NewMessage]) -> list[int]:
@@ -66,10 +73,15 @@ class ConversationRepository(Repository):
         """
         check_text("session_id", session_id)
         rows = [_row(session_id, place, message) for place, message in enumerate(messages)]
-        if len(rows) > FEW:
-            return add_many(self._session, Conversation, rows)
+        if not rows:
+            return []
         with translated():
-            return list(self._session.scalars(queries.append_many(), rows)) if rows else []
+            if len(rows) > FEW:
+                ids: list[int] = add_many(self._session, Conversation, rows)
+            else:
+                ids = list(self._session.scalars(queries.append_many(), rows))
+            self._session.execute(queries.count_in(session_id, len(ids), ids[-1]))
+        return ids
 
     def history(
         self, session_id: str, *, after: str | None = None, limit: int = 100
@@ -87,10 +99,14 @@ class ConversationRepository(Repository):
         """Return a page of the sessions, the one with the newest message first.
 
         A session that gets a message between two pages moves to the front, and does not appear on later
-        pages.
+        pages. A page reads the rows of its sessions only, which `append`, `append_many`, `delete_session` and
+        `purge` keep; messages that plain SQL has inserted or deleted are not counted.
         """
         rows = self._rows(queries.sessions(after=after, limit=limit))
-        found = [ConversationSummary(row.id, row.session_id, row.messages, row.created_at) for row in rows]
+        found = [
+            ConversationSummary(row.id, row.session_id, row.messages, row.last_at, row.first_at)
+            for row in rows
+        ]
         return as_page(found, queries.LIST_KEY, limit)
 
     def search(
@@ -113,7 +129,9 @@ class ConversationRepository(Repository):
 
     def delete_session(self, session_id: str) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session."""
-        return len(self._rows(queries.delete_session(session_id)))
+        deleted = len(self._rows(queries.delete_session(session_id)))
+        self._count_out({session_id: deleted})
+        return deleted
 
     def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` messages that were stored more than `older_than` seconds ago.
@@ -127,7 +145,22 @@ class ConversationRepository(Repository):
         """
         within("older_than", older_than, 0, MAX_SECONDS)
         within("limit", limit, 1, 100_000)
-        return len(self._rows(queries.purge(older_than, limit=limit)))
+        deleted = [session_id for (session_id,) in self._rows(queries.purge(older_than, limit=limit))]
+        self._count_out(Counter(deleted))
+        return len(deleted)
+
+    def _count_out(self, counts: Mapping[str, int]) -> None:
+        """Take deleted messages out of their sessions, and remove the sessions that ended; waits for nobody."""
+        if not sum(counts.values()):
+            return
+        free = self._rows(queries.free_rows(sorted(counts)))
+        row_of = {session_id: row_id for row_id, session_id in reversed(free)}
+        owed = {name: counts[name] for name in sorted(counts.keys() - row_of.keys())}
+        if owed:
+            self._rows(queries.owe(owed))
+        if free:
+            self._rows(queries.count_out({row_of[name]: counts[name] for name in sorted(row_of)}))
+            self._rows(queries.remove_ended([row_id for row_id, _ in free]))
 
 
 def _row(session_id: str, place: int, message: NewMessage) -> dict[str, Any]:
