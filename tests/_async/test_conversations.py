@@ -7,7 +7,7 @@ import pytest
 from plans import Explain
 from sqlalchemy import func, select, text, update
 
-from alfred_db import AsyncDatabase, Conversation, MessageRole
+from alfred_db import AsyncDatabase, Conversation, ConversationSession, MessageRole
 from alfred_db.errors import ConflictError, InvalidInputError
 from alfred_db.queries import conversations as queries
 from alfred_db.repositories import AsyncUnitOfWork
@@ -137,7 +137,7 @@ async def test_a_session_counts_what_it_holds(conversations: AsyncConversationRe
     await session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     assert await conversations.purge(older_than=86_400) == 1
     assert await told(conversations) == {}
-    assert await session.scalar(text("SELECT count(*) FROM conversation_sessions")) == 0
+    assert await session.scalar(select(func.count()).select_from(ConversationSession)) == 0
 
 
 async def test_appends_to_one_session_wait_for_nobody(committed: AsyncDatabase) -> None:
@@ -145,7 +145,7 @@ async def test_appends_to_one_session_wait_for_nobody(committed: AsyncDatabase) 
     async with committed.begin() as setup:
         for name in ("a", "b", "c"):
             await setup.conversations.append(name, "user", "x")
-        await setup.session.execute(text("UPDATE conversations SET created_at = now() - interval '2 days'"))
+        await setup.session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     async with committed.session() as one, committed.session() as other, committed.session() as third:
         first, second = AsyncConversationRepository(one), AsyncConversationRepository(other)
         purging = AsyncConversationRepository(third)

@@ -8,7 +8,7 @@ import pytest
 from plans import Explain
 from sqlalchemy import func, select, text, update
 
-from alfred_db import Database, Conversation, MessageRole
+from alfred_db import Database, Conversation, ConversationSession, MessageRole
 from alfred_db.errors import ConflictError, InvalidInputError
 from alfred_db.queries import conversations as queries
 from alfred_db.repositories import UnitOfWork
@@ -138,7 +138,7 @@ def test_a_session_counts_what_it_holds(conversations: ConversationRepository) -
     session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     assert conversations.purge(older_than=86_400) == 1
     assert told(conversations) == {}
-    assert session.scalar(text("SELECT count(*) FROM conversation_sessions")) == 0
+    assert session.scalar(select(func.count()).select_from(ConversationSession)) == 0
 
 
 def test_appends_to_one_session_wait_for_nobody(committed: Database) -> None:
@@ -146,7 +146,7 @@ def test_appends_to_one_session_wait_for_nobody(committed: Database) -> None:
     with committed.begin() as setup:
         for name in ("a", "b", "c"):
             setup.conversations.append(name, "user", "x")
-        setup.session.execute(text("UPDATE conversations SET created_at = now() - interval '2 days'"))
+        setup.session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     with committed.session() as one, committed.session() as other, committed.session() as third:
         first, second = ConversationRepository(one), ConversationRepository(other)
         purging = ConversationRepository(third)

@@ -313,6 +313,7 @@ PUBLIC = [
     "Conversation",
     "ConversationRepository",
     "ConversationRow",
+    "ConversationSession",
     "ConversationSummary",
     "Database",
     "DatabaseUnavailable",

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from unit.examples import Call, call
 
-from alfred_db import MessageRole
-
 EXAMPLES: dict[str, list[Call]] = {
-    "append": [
-        call("session-4711", MessageRole.TOOL, "content-4711", {"key-4711": "value-4711"}),
-        call("session-4711", MessageRole.USER, "content-4711", None),
-    ],
+    "append": [call()],
     "append_many": [call()],
     "history": [
         call("session-4711", after=None, limit=471),
@@ -23,5 +18,10 @@ EXAMPLES: dict[str, list[Call]] = {
         call("words-4711", session_id="session-4711", limit=471),
     ],
     "delete_session": [call("session-4711")],
+    "count_in": [call("session-4711", 4711, 471147)],
+    "free_rows": [call(["session-4711", "session-4712"])],
+    "count_out": [call({4711: 47, 4712: 471})],
+    "owe": [call({"session-4711": 47, "session-4712": 471})],
+    "remove_ended": [call([4711, 4712])],
     "purge": [call(4711.5, limit=471)],
 }
