@@ -37,7 +37,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / ".venv" / "mutants"
 CONFIG: dict[str, Any] = tomllib.loads((ROOT / "tools" / "mutants.toml").read_text(encoding="utf-8"))
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+\.py\S*)", re.MULTILINE)
+# Without its parameters, whose text may hold anything.
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+\.py[^\s\[]*)", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,3 +49,10 @@ def test_what_is_explained_is_still_in_the_code_and_has_a_reason() -> None:
         assert entry["before"] in " ".join(lines), entry
         assert entry["before"] != entry["after"]
         assert len(entry["why"].split()) > 3
+
+
+def test_a_failed_test_is_found_whatever_its_parameters_hold() -> None:
+    printed = (
+        "FAILED tests/a/test_b.py::test_c[x y-1] - AssertionError\nERROR tests/test_d.py - ImportError\n"
+    )
+    assert mutants.FAILED.findall(printed) == ["tests/a/test_b.py::test_c", "tests/test_d.py"]
