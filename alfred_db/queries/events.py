@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -23,6 +22,7 @@ from sqlalchemy import (
     Select,
     Update,
     and_,
+    bindparam,
     case,
     cast,
     column,
@@ -38,7 +38,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from sqlalchemy.sql.selectable import CompoundSelect, LateralFromClause, NamedFromClause
@@ -46,6 +46,7 @@ from sqlalchemy.sql.selectable import CompoundSelect, LateralFromClause, NamedFr
 from ..models import Event, EventConsumer
 from ..models.base import table_of
 from ..types import Text, TransactionId
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import number, readable
 from .shapes.paging import page
@@ -73,13 +74,22 @@ def publish(values: Mapping[str, Any]) -> ReturningInsert[Event]:
     return insert(Event).values(dict(values)).returning(Event)
 
 
-@cache
+@driver_statement
 def publish_many() -> ReturningInsert[int]:
-    """Insert events, returning their ids in the order of the parameters.
+    """Insert events in the order of the parameters, so that their ids rise in this order.
 
-    Run it with a list of mappings of attributes.
+    Each parameter is an array: `topic`, `type`, `key`, and `payload` as JSON text.
     """
-    return insert(Event).returning(Event.id, sort_by_parameter_order=True)
+    names = ("topic", "type", "key", "payload")
+    given = (
+        func.unnest(*(bindparam(name, type_=ARRAY(Text)) for name in names))
+        .table_valued(*(column(name, Text) for name in names), with_ordinality="place")
+        .render_derived("given")
+    )
+    rows = select(given.c.topic, given.c.type, given.c.key, cast(given.c.payload, JSONB)).order_by(
+        given.c.place
+    )
+    return insert(Event).from_select(names, rows, include_defaults=False).returning(_e.id)
 
 
 def get(id: int) -> Select[Event]:

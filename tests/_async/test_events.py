@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from _async.event_log import publish, read, settle, subscribe
+from sqlalchemy import event as events_of
 from sqlalchemy import func, select, text
 
 from alfred_db import AsyncDatabase, Event, NewEvent
@@ -85,6 +86,18 @@ async def test_what_only_the_server_refuses_is_one_error(events: AsyncEventRepos
     nul: list[NewEvent] = [{"topic": "t", "payload": {"x": "a\0b"}}] * size
     with pytest.raises(InvalidInputError):
         await events.publish_many(nul)
+
+
+async def test_many_events_are_one_statement(committed: AsyncDatabase) -> None:
+    async with committed.begin() as uow:
+        sent: list[str] = []
+        engine = uow.session.get_bind().engine
+        events_of.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+        ids = await uow.events.publish_many([{"topic": "t", "payload": {"n": n}} for n in range(1000)])
+        assert len(sent) <= 1
+        stored = await uow.session.scalars(select(Event).where(Event.id.in_(ids)).order_by(Event.id))
+        assert [row.payload["n"] for row in stored] == list(range(1000))
+    assert ids == sorted(ids)
 
 
 async def test_keys_that_an_event_has_not_are_named(events: AsyncEventRepository) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from _sync.event_log import publish, read, settle, subscribe
+from sqlalchemy import event as events_of
 from sqlalchemy import func, select, text
 
 from alfred_db import Database, Event, NewEvent
@@ -86,6 +87,18 @@ def test_what_only_the_server_refuses_is_one_error(events: EventRepository, size
     nul: list[NewEvent] = [{"topic": "t", "payload": {"x": "a\0b"}}] * size
     with pytest.raises(InvalidInputError):
         events.publish_many(nul)
+
+
+def test_many_events_are_one_statement(committed: Database) -> None:
+    with committed.begin() as uow:
+        sent: list[str] = []
+        engine = uow.session.get_bind().engine
+        events_of.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+        ids = uow.events.publish_many([{"topic": "t", "payload": {"n": n}} for n in range(1000)])
+        assert len(sent) <= 1
+        stored = uow.session.scalars(select(Event).where(Event.id.in_(ids)).order_by(Event.id))
+        assert [row.payload["n"] for row in stored] == list(range(1000))
+    assert ids == sorted(ids)
 
 
 def test_keys_that_an_event_has_not_are_named(events: EventRepository) -> None:

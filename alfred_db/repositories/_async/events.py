@@ -12,7 +12,7 @@ from sqlalchemy import CursorResult
 from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
 from ...execution._async.copy import copy_rows, reserve_ids
-from ...execution._async.driver import driver_of
+from ...execution._async.driver import driver_of, fetch
 from ...execution._async.partitions import AsyncPartitions
 from ...execution._async.unreadable import unreadable
 from ...models import Event, EventConsumer
@@ -90,8 +90,11 @@ class AsyncEventRepository(AsyncPartitions):
         if not rows:
             return []
         if len(rows) <= COPIED:
-            with translated():
-                return list((await self._session.scalars(queries.publish_many(), rows)).all())
+            arrays: dict[str, Any] = {name: [row[name] for row in rows] for name in _KEYS}
+            arrays["payload"] = [json_text("payload", payload) for payload in arrays["payload"]]
+            written = await fetch(self._session, queries.publish_many(), arrays)
+            # The rows were numbered in their order, whatever the order of RETURNING.
+            return sorted(id_ for (id_,) in written)
         table = table_of(Event)
         ids = list(await reserve_ids(self._session, table, len(rows)))
         columns = [table.c.id, *(table.c[name] for name in _KEYS)]

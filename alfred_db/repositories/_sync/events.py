@@ -13,7 +13,7 @@ from sqlalchemy import CursorResult
 from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
 from ...execution._sync.copy import copy_rows, reserve_ids
-from ...execution._sync.driver import driver_of
+from ...execution._sync.driver import driver_of, fetch
 from ...execution._sync.partitions import Partitions
 from ...execution._sync.unreadable import unreadable
 from ...models import Event, EventConsumer
@@ -91,8 +91,11 @@ class EventRepository(Partitions):
         if not rows:
             return []
         if len(rows) <= COPIED:
-            with translated():
-                return list((self._session.scalars(queries.publish_many(), rows)).all())
+            arrays: dict[str, Any] = {name: [row[name] for row in rows] for name in _KEYS}
+            arrays["payload"] = [json_text("payload", payload) for payload in arrays["payload"]]
+            written = fetch(self._session, queries.publish_many(), arrays)
+            # The rows were numbered in their order, whatever the order of RETURNING.
+            return sorted(id_ for (id_,) in written)
         table = table_of(Event)
         ids = list(reserve_ids(self._session, table, len(rows)))
         columns = [table.c.id, *(table.c[name] for name in _KEYS)]
