@@ -82,6 +82,9 @@ bench-catalogs: .venv/bench.stamp ## measure the broker's log and the entity gra
 bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set
 	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
 
+bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=1000000 rows
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m growth $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
 

@@ -303,6 +303,16 @@ class BrokerRequest(Base):
         Index(None, "request_id"),
         Index(None, "model", "created_at"),
         Index(None, "hosted_model_id"),
+        # Hashes, because a number is smaller than a name and always fits into an index entry. The keys differ from each
+        # other, because the server names the indexes of the partitions after them.
+        *(
+            Index(f"idx_broker_request_{name}", *key, postgresql_where=text(f"{name} IS NOT NULL"))
+            for name, key in {
+                "session_id": (text("hashtextextended(session_id, 0)"), "created_at", "id"),
+                "provider": (text("hashtextextended(provider, 0)"), "created_at"),
+                "agent_name": (text("hashtext(agent_name)"), "created_at", "id"),
+            }.items()
+        ),
         {"schema": "brk_tracking", "postgresql_partition_by": "RANGE (created_at)"},
     )
 

@@ -75,7 +75,10 @@ class RagQueryDocument(Base):
     """A document that a query used; added, so that a response can be traced to its sources and back."""
 
     __tablename__ = "rag_query_documents"
-    __table_args__ = (Index(None, "document_id"), CheckConstraint("rank >= 1", name="rank"))
+    __table_args__ = (
+        Index("idx_rag_query_documents_document_id", "document_id", "query_id"),
+        CheckConstraint("rank >= 1", name="rank"),
+    )
 
     query_id: Mapped[int] = mapped_column(ForeignKey("rag_queries.id", ondelete="CASCADE"), primary_key=True)
     """The query; the rows are deleted with it."""

@@ -74,6 +74,29 @@ class Task(Base):
         ),
         Index("idx_tasks_running", "id", postgresql_where=text("status = 'processing'")),
         Index("idx_tasks_failed", "failed_at", postgresql_where=text("status = 'failed'")),
+        Index("idx_tasks_cancelled", "cancelled_at", postgresql_where=text("status = 'cancelled'")),
+        # Lists of an intent, an agent or a queue. The seed 1 keeps the claims, which hash with the seed 0, away from
+        # an index of all tasks; the conditions keep out the tasks that nobody lists in this way.
+        Index("idx_tasks_intent", text("hashtextextended(intent, 1)"), "id"),
+        Index(
+            "idx_tasks_assigned_to",
+            text("hashtextextended(assigned_to, 1)"),
+            "id",
+            postgresql_where=text("assigned_to IS NOT NULL"),
+        ),
+        Index(
+            "idx_tasks_queue",
+            text("hashtextextended(queue, 1)"),
+            "id",
+            postgresql_where=text("queue <> 'default'"),
+        ),
+        # A summary of each 32 pages: rows come in the order of their time, and an entry of a tree for each costs more.
+        Index(
+            "idx_tasks_created_at",
+            "created_at",
+            postgresql_using="brin",
+            postgresql_with={"pages_per_range": 32, "autosummarize": "on"},
+        ),
         Index(
             "idx_tasks_finished",
             text("COALESCE(completed_at, failed_at, cancelled_at)"),

@@ -155,7 +155,7 @@ class TestResult(Base):
         one_of("status", TestResultStatus),
         Index(None, "test_case_id"),
         Index(None, "test_case_id", "metric_name", "created_at", "id"),
-        Index(None, "test_run_id"),
+        Index("idx_test_results_test_run_id", "test_run_id", "id"),
     )
 
     id: Mapped[BigIntId]

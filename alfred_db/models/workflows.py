@@ -101,7 +101,7 @@ class WorkflowExecution(Base):
         CheckConstraint("lease_expires_at IS NULL OR status = 'running'", name="lease"),
         CheckConstraint("waiting_for IS NULL OR status = 'pending'", name="waiting_for"),
         CheckConstraint("(forked_from_id IS NULL) = (forked_from_seq IS NULL)", name="forked_from"),
-        Index(None, "workflow_id"),
+        Index("idx_workflow_executions_workflow_id", "workflow_id", "id"),
         Index(None, "status"),
         Index(
             "idx_workflow_executions_ready",
@@ -116,7 +116,12 @@ class WorkflowExecution(Base):
             text("COALESCE(completed_at, failed_at, cancelled_at)"),
             postgresql_where=text("status IN ('completed', 'failed', 'cancelled')"),
         ),
-        Index(None, "parent_execution_id", postgresql_where=text("parent_execution_id IS NOT NULL")),
+        Index(
+            "idx_workflow_executions_parent_execution_id",
+            "parent_execution_id",
+            "id",
+            postgresql_where=text("parent_execution_id IS NOT NULL"),
+        ),
         Index(None, "forked_from_id", postgresql_where=text("forked_from_id IS NOT NULL")),
         {
             "postgresql_with": {

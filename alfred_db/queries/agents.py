@@ -89,18 +89,24 @@ def deregister(agent_id: uuid.UUID, incarnation: uuid.UUID) -> ReturningDelete[u
     return delete(Agent).where(Agent.id == agent_id, Agent.incarnation == incarnation).returning(Agent.id)
 
 
-def alive(*, within: float, type: str | None) -> Select[Agent]:
-    """Select the active agents whose last heartbeat is at most `within` seconds old, ordered by name."""
-    statement = select(Agent).where(
-        Agent.status == AgentStatus.ACTIVE, Agent.last_heartbeat >= seconds_ago(within)
-    )
+def alive(*, within: float, type: str | None, after: str | None, limit: int) -> Select[Agent]:
+    """Select a page of the active agents whose last heartbeat is at most `within` seconds old, ordered by name."""
+    statement = _alive(within)
     if type is not None:
         statement = statement.where(Agent.type == type)
-    return statement.order_by(Agent.name)
+    return page(statement, [Agent.name], after=after, limit=limit)
 
 
-def with_capabilities(names: Sequence[str], *, alive_within: float | None) -> Select[Agent]:
-    """Select the agents that have all capabilities in `names`, ordered by name.
+def _alive(within: float) -> Select[Agent]:
+    return select(Agent).where(
+        Agent.status == AgentStatus.ACTIVE, Agent.last_heartbeat >= seconds_ago(within)
+    )
+
+
+def with_capabilities(
+    names: Sequence[str], *, alive_within: float | None, after: str | None, limit: int
+) -> Select[Agent]:
+    """Select a page of the agents that have all capabilities in `names`, ordered by name.
 
     The containment test uses the GIN index.
 
@@ -108,9 +114,12 @@ def with_capabilities(names: Sequence[str], *, alive_within: float | None) -> Se
         names: The capabilities that an agent must have.
         alive_within: Maximum age of the last heartbeat in seconds; None also selects agents that are not
             alive.
+        after: Cursor of the previous page.
+        limit: Size of the page.
     """
-    statement = select(Agent) if alive_within is None else alive(within=alive_within, type=None)
-    return statement.where(Agent.capabilities.contains(list(names))).order_by(None).order_by(Agent.name)
+    statement = select(Agent) if alive_within is None else _alive(alive_within)
+    statement = statement.where(Agent.capabilities.contains(list(names)))
+    return page(statement, [Agent.name], after=after, limit=limit)
 
 
 def list_(*, after: str | None, limit: int) -> Select[Agent]:

@@ -41,9 +41,10 @@ from ..models import (
     HostedModelPrice,
     HostingProvider,
 )
+from ..types import Text
 from ..values.broker import TokenUsageKey
 from .shapes.functions import func
-from .shapes.literals import any_of
+from .shapes.literals import any_of, hashed
 from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
@@ -197,12 +198,18 @@ def recent(
     conditions: list[ColumnElement[bool]] = []
     asked: tuple[tuple[InstrumentedAttribute[Any], object], ...] = (
         (BrokerRequest.model, model),
-        (BrokerRequest.provider, provider),
-        (BrokerRequest.agent_name, agent_name),
-        (BrokerRequest.session_id, session_id),
         (BrokerRequest.status, status),
     )
     conditions += [column == value for column, value in asked if value is not None]
+    if provider is not None:
+        conditions += hashed(BrokerRequest.provider.expression, provider)
+    if session_id is not None:
+        conditions += hashed(BrokerRequest.session_id.expression, session_id)
+    if agent_name is not None:
+        hashes = [
+            func.hashtext(one, type_=Integer) for one in (BrokerRequest.agent_name, literal(agent_name, Text))
+        ]
+        conditions += [hashes[0] == hashes[1], BrokerRequest.agent_name == agent_name]
     if since is not None:
         conditions.append(BrokerRequest.created_at >= since)
     if until is not None:

@@ -91,13 +91,20 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
         InvalidInputError: `limit` is not between 1 and `MAX_LIMIT`.
     """
     check_limit(limit)
-    rows, value = elements(values(POINTS.c.payload, key))
-    points = func.count(KnowledgePoint.id.distinct()).label("points")
+    rows, element = elements(values(POINTS.c.payload, key))
+    # A value counts once for each point: the few of one point are compared with each other, not those of all.
+    own = (
+        select(element.label("value"), cast(element, Text).label("text"))
+        .select_from(rows)
+        .distinct()
+        .lateral("own")
+    )
+    value, points = own.c.value, func.count().label("points")
     kind = func.jsonb_typeof(value)
     statement = (
         select(value, points)
         .select_from(KnowledgePoint)
-        .join(rows, true())
+        .join(own, true())
         .where(_of(collection), kind.in_(SCALARS))
     )
     # The order of Qdrant, independent of the locale: by frequency, then by value.
@@ -109,7 +116,7 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
         case((kind != "string", value)),
         text.collate("C"),
     )
-    return _matching(statement, where).group_by(value, cast(value, Text)).order_by(*order).limit(limit)
+    return _matching(statement, where).group_by(value, own.c.text).order_by(*order).limit(limit)
 
 
 def remove(collection: str, which: ColumnElement[bool]) -> Delete:

@@ -116,4 +116,4 @@ def queries_using(document_id: int, *, after: str | None, limit: int) -> Select[
         .where(RagQueryDocument.document_id == document_id)
         .options(selectinload(RagQuery.documents))
     )
-    return page(statement, [RagQuery.id], after=after, limit=limit, newest_first=True)
+    return page(statement, [RagQueryDocument.query_id], after=after, limit=limit, newest_first=True)

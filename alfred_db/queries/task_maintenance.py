@@ -29,11 +29,14 @@ from .shapes import trees
 from .shapes.functions import func
 from .shapes.literals import among, constant, materialized, number, seconds_ago
 from .task_claims import ready
+from .tasks import in_queue
 
 COUNTED = 10_000
 """Maximum number of tasks that `health` counts."""
 
 FINAL = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+_ENDS = {TaskStatus.FAILED: "failed_at", TaskStatus.CANCELLED: "cancelled_at"}
 
 _t = table_of(Task).c
 _pending = _t.status == constant(TaskStatus.PENDING)
@@ -75,19 +78,22 @@ def purge(
     def over(task: Any) -> list[ColumnElement[bool]]:
         final = [
             task.status.in_([constant(status) for status in FINAL]),
-            _ended_at(task) < seconds_ago(older_than),
+            ended_at(task) < seconds_ago(older_than),
         ]
         if status is not None:
             final.append(task.status == constant(one_of(TaskStatus, status)))
         if queue is not None:
-            final.append(task.queue == queue)
+            final += in_queue(task.queue, queue)
         return final
 
-    return trees.purge(table_of(Task), ["parent_task_id"], over, _ended_at(_t), limit=limit)
+    def ended_at(task: Any) -> ColumnElement[Any]:
+        # The few failed and cancelled tasks have indexes of their own.
+        if status is not None and status in _ENDS:
+            time: ColumnElement[Any] = task[_ENDS[TaskStatus(status)]]
+            return time
+        return func.coalesce(task.completed_at, task.failed_at, task.cancelled_at)
 
-
-def _ended_at(task: Any) -> ColumnElement[Any]:
-    return func.coalesce(task.completed_at, task.failed_at, task.cancelled_at)
+    return trees.purge(table_of(Task), ["parent_task_id"], over, ended_at(_t), limit=limit)
 
 
 def health(table_name: str) -> Select[*tuple[Any, ...]]:

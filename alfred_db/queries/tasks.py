@@ -21,6 +21,7 @@ from sqlalchemy import (
     column,
     insert,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -34,10 +35,11 @@ from sqlalchemy.types import TypeEngine
 from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
+from ..models.tasks import DEFAULT_QUEUE
 from ..types import Text
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import among, constant, materialized, number
+from .shapes.literals import among, constant, hashed, materialized, number
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -190,6 +192,7 @@ def list_(
 
 def count(
     *,
+    up_to: int | None,
     status: TaskStatus | None = None,
     queue: str | None = None,
     intent: str | None = None,
@@ -198,9 +201,12 @@ def count(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Select[int]:
-    """Count the tasks that match all filters that are not None."""
+    """Count the tasks that match all filters that are not None, and stop after one more than `up_to`."""
     filters = _matching(status, queue, intent, assigned_to, parent, created_after, created_before)
-    return select(func.count()).select_from(Task).where(*filters)
+    if up_to is None:
+        return select(func.count()).select_from(Task).where(*filters)
+    found = select(_t.id).where(*filters).limit(up_to + 1).subquery("found")
+    return select(func.count()).select_from(found)
 
 
 def _matching(
@@ -216,11 +222,11 @@ def _matching(
     if status is not None:
         filters.append(Task.status == constant(one_of(TaskStatus, status)))
     if queue is not None:
-        filters.append(Task.queue == queue)
+        filters += in_queue(_t.queue, queue)
     if intent is not None:
-        filters.append(Task.intent == intent)
+        filters += hashed(_t.intent, intent, seed=1)
     if assigned_to is not None:
-        filters.append(Task.assigned_to == assigned_to)
+        filters += hashed(_t.assigned_to, assigned_to, seed=1)
     if parent is not None:
         filters.append(Task.parent_task_id == parent)
     if created_after is not None:
@@ -228,6 +234,13 @@ def _matching(
     if created_before is not None:
         filters.append(Task.created_at < aware("created_before", created_before))
     return filters
+
+
+def in_queue(column: ColumnElement[Any], queue: str) -> list[ColumnElement[bool]]:
+    """Return the conditions of a queue; those of another than the default one fit the index, which leaves it out."""
+    if queue == DEFAULT_QUEUE:
+        return [column == queue]
+    return [*hashed(column, queue, seed=1), column != literal_column(f"'{DEFAULT_QUEUE}'", Text)]
 
 
 def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:

@@ -38,7 +38,10 @@ from .leases import given_up, held
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import jsonb, materialized
+from .shapes.paging import page
 from .workflow_executions import EXECUTIONS
+
+STEPS_KEY = ("seq",)
 
 
 @driver_statement
@@ -155,10 +158,10 @@ def stored(execution_id: int, token: uuid.UUID, step_key: str, *, seq: int) -> S
 
 
 @cache
-def steps() -> Select[WorkflowStep]:
-    """Select the steps of the execution `execution`, in order."""
-    own = WorkflowStep.execution_id == bindparam("execution", type_=BigInteger)
-    return select(WorkflowStep).where(own).order_by(WorkflowStep.seq)
+def steps(execution_id: int, *, after: str | None, limit: int) -> Select[WorkflowStep]:
+    """Select a page of the steps of an execution, in order."""
+    statement = select(WorkflowStep).where(WorkflowStep.execution_id == execution_id)
+    return page(statement, [WorkflowStep.seq], after=after, limit=limit)
 
 
 # Events

@@ -232,20 +232,20 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecuti
     )
 
 
-def children(execution_id: int) -> Select[WorkflowExecution]:
-    """Select the executions that an execution started, ordered by id."""
-    return (
-        select(WorkflowExecution)
-        .where(WorkflowExecution.parent_execution_id == execution_id)
-        .order_by(WorkflowExecution.id)
-    )
+def children(execution_id: int, *, after: str | None, limit: int) -> Select[WorkflowExecution]:
+    """Select a page of the executions that an execution started, ordered by id."""
+    statement = select(WorkflowExecution).where(WorkflowExecution.parent_execution_id == execution_id)
+    return page(statement, [WorkflowExecution.id], after=after, limit=limit)
 
 
 def history(name: str, *, after: str | None, limit: int) -> Select[WorkflowExecution]:
     """Select a page of the executions of a workflow, newest first."""
-    ids = select(Workflow.id).where(Workflow.name == name)
-    statement = select(WorkflowExecution).where(WorkflowExecution.workflow_id.in_(ids))
-    return page(statement, [WorkflowExecution.id], after=after, limit=limit, newest_first=True)
+    own = select(WorkflowExecution).where(WorkflowExecution.workflow_id == Workflow.id)
+    newest = page(own, [WorkflowExecution.id], after=after, limit=limit, newest_first=True)
+    # A page of each version at most: one of all executions would be read to its end for a name with few.
+    found = aliased(WorkflowExecution, newest.correlate(Workflow).lateral("newest"))
+    statement = select(found).select_from(Workflow).join(found, true()).where(Workflow.name == name)
+    return statement.order_by(found.id.desc()).limit(limit + 1)
 
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:

@@ -33,7 +33,7 @@ from .page import Page
 from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
-from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff
+from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff, TaskCount
 from .validation import ValidationRegression
 from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
 from .working_memory import SweptWorkingMemory, WorkingMemoryChanges, WorkingMemoryRow
@@ -91,6 +91,7 @@ __all__ = [
     "Subgraph",
     "SweptWorkingMemory",
     "TaskBackoff",
+    "TaskCount",
     "TokenUsage",
     "TokenUsageKey",
     "ValidationRegression",

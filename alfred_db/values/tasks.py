@@ -12,7 +12,18 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InvalidInputError
 
-__all__ = ["ClaimedTask", "NewTask", "NewTaskResult", "QueueHealth", "TaskBackoff"]
+__all__ = [
+    "MOST_COUNTED",
+    "ClaimedTask",
+    "NewTask",
+    "NewTaskResult",
+    "QueueHealth",
+    "TaskBackoff",
+    "TaskCount",
+]
+
+MOST_COUNTED = 20_000
+"""Where a count of tasks stops by default."""
 
 
 class NewTask(TypedDict):
@@ -40,6 +51,23 @@ class NewTaskResult(TypedDict):
     result_type: str
     content: Mapping[str, Any]
     metadata: NotRequired[Mapping[str, Any]]
+
+
+class TaskCount(int):
+    """A number of tasks, which may be the least that there are.
+
+    It is an integer: `count > 5` and `f"{count}"` work as with any other.
+    """
+
+    exact: bool
+    """Whether this is the whole number; False if there are more, and the count stopped."""
+
+    def __new__(cls, counted: int, up_to: int | None = None) -> TaskCount:
+        """Return a count of `counted` rows that stopped after one more than `up_to`."""
+        exact = up_to is None or counted <= up_to
+        count = super().__new__(cls, counted if exact or up_to is None else up_to)
+        count.exact = exact
+        return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,15 @@
 PYTHONPATH=benchmarks python -m vectors [--data FOLDER] [--quick]
 
 FOLDER has `wordnet_documents.jsonl`, `wordnet_queries.jsonl` and `wordnet_minilm_384.npz`; by default it is the
-sample in examples/data. `--quick` takes few rows and rounds and prints the page instead of keeping it.
+sample in examples/data. `--quick` takes few rows and rounds, prints the page instead of keeping it, and fails
+only if something is void.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import tempfile
 import time
@@ -198,6 +200,7 @@ def main() -> int:
             }
             for panel, values in panels.items()
         }
+        text_of_page = PAGE.path.read_text()
         bars(
             PAGE.path.with_suffix(".svg"),
             "alfred-db beside the alternatives",
@@ -205,7 +208,16 @@ def main() -> int:
             ours=OURS,
             ceiling=RAW,
         )
-    return 0 if all(one.met for one in found) else 1
+    return quick_end(found, text_of_page) if arguments.quick else int(not all(one.met for one in found))
+
+
+def quick_end(found: list[Target], page: str) -> int:
+    """Say whether all ran and nothing is void; few rows in few rounds say nothing about speed."""
+    void = [line for line in page.splitlines() if line.startswith("|") and "void" in line]
+    void += [one.what for one in found if math.isnan(one.value)]
+    print("Nothing is void." if not void else "Void:\n" + "\n".join(void))
+    print("A quick run checks that everything runs; whether targets are met is for a whole one.")
+    return 1 if void else 0
 
 
 if __name__ == "__main__":

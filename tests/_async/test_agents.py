@@ -67,7 +67,10 @@ async def test_the_index_serves_the_search_by_capability(uow: AsyncUnitOfWork) -
         uow.session.add(Agent(name=f"a{number}", type="llm", version="1", capabilities=[f"c{number}", "all"]))
     await uow.session.flush()
     await uow.session.execute(text("SET LOCAL enable_seqscan = off"))
-    plan = await uow.session.scalars(Explain(queries.with_capabilities(["c7"], alive_within=None)))
+    await uow.session.execute(text("SET LOCAL enable_indexscan = off"))  # by name, to the first ten
+    plan = await uow.session.scalars(
+        Explain(queries.with_capabilities(["c7"], alive_within=None, after=None, limit=10))
+    )
     assert "idx_agent_registry_capabilities" in "\n".join(plan)
 
 

@@ -240,7 +240,7 @@ async def test_a_step_and_its_effects_are_one_transaction(committed: AsyncDataba
         await session.rollback()
     async with committed.begin() as uow:
         workflows = AsyncWorkflowRepository(uow.session)
-        assert await workflows.steps(held.id) == []
+        assert len(await workflows.steps(held.id)) == 0
         assert await workflows.versions("effect") == []
 
 

@@ -241,7 +241,7 @@ def test_a_step_and_its_effects_are_one_transaction(committed: Database) -> None
         session.rollback()
     with committed.begin() as uow:
         workflows = WorkflowRepository(uow.session)
-        assert workflows.steps(held.id) == []
+        assert len(workflows.steps(held.id)) == 0
         assert workflows.versions("effect") == []
 
 

@@ -100,7 +100,7 @@ def test_a_cancellation_and_a_new_child_do_not_miss_each_other(db: Database, wor
             assert [(child.id, child.status) for child in children] == [(started.result(), CANCELLED)]
         else:
             assert isinstance(started.exception(), InvalidTransition)
-            assert children == []
+            assert len(children) == 0
 
 
 def test_cancellations_of_one_family_do_not_block_each_other(db: Database, workflow_id: int) -> None:
@@ -133,7 +133,7 @@ def test_a_step_is_not_stored_when_its_execution_was_just_released(db: Database,
         assert not step.done()
         session.commit()
         assert isinstance(step.exception(timeout=10), LeaseLost)
-    assert call(db, lambda workflows: workflows.steps(held.id)) == []
+    assert len(call(db, lambda workflows: workflows.steps(held.id))) == 0
 
 
 def test_one_key_starts_one_execution(db: Database, workflow_id: int) -> None:

@@ -48,7 +48,7 @@ def calls(uow: UnitOfWork) -> None:
     print(uow.agents.get(uuid.uuid4()).name)  # error
     print(uow.agent)  # error
     uow.agents.set_status(uuid.uuid4(), 5)  # error
-    name: int = uow.agents.list_alive()[0].name  # error
+    name: int = uow.agents.list_alive().items[0].name  # error
     print(name)
 
 

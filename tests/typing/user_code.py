@@ -78,8 +78,8 @@ def work(url: str | None = None) -> None:
             assert_type(uow.agents.get(agent.id), Agent | None)
             assert_type(uow.agents.get_by_name("writer"), Agent | None)
             assert_type(uow.agents.heartbeat(agent.id, agent.incarnation), datetime)
-            assert_type(uow.agents.list_alive(within=60), Sequence[Agent])
-            assert_type(uow.agents.find_by_capability("draft", "edit"), Sequence[Agent])
+            assert_type(uow.agents.list_alive(within=60), Page[Agent])
+            assert_type(uow.agents.find_by_capability("draft", "edit"), Page[Agent])
             page = uow.agents.list(limit=10)
             assert_type(page, Page[Agent])
             assert_type(page.next, str | None)
@@ -106,7 +106,7 @@ async def async_work(url: str | None = None) -> None:
             assert_type(await uow.agents.list(after=None), Page[Agent])
         async with db.session() as session:
             assert_type(session, AsyncSession)
-            assert_type(await AsyncAgentRepository(session).list_alive(), Sequence[Agent])
+            assert_type(await AsyncAgentRepository(session).list_alive(), Page[Agent])
 
 
 def workers(db: Database, other: AsyncDatabase) -> tuple[Worker, AsyncWorker]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     CollectionAggregate,
     ColumnElement,
     DateTime,
@@ -43,6 +44,17 @@ def interval(seconds: float) -> timedelta:
         return timedelta(seconds=seconds)
     except (OverflowError, ValueError):
         raise InvalidInputError("seconds: out of range for an interval; pass fewer") from None
+
+
+def hashed(column: ColumnElement[Any], value: str, seed: int = 0) -> list[ColumnElement[bool]]:
+    """Return the conditions of a column that equals a text, of which an index holds the hash.
+
+    Two texts may have the same hash, so that they are compared too.
+    """
+    start = literal_column(str(seed), BigInteger)
+    text = literal(value, Text)
+    hashes = [func.hashtextextended(one, start, type_=BigInteger) for one in (column, text)]
+    return [hashes[0] == hashes[1], column == text]
 
 
 def seconds_ago(seconds: float) -> ColumnElement[Any]:

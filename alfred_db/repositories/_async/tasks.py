@@ -21,7 +21,7 @@ from ...queries import tasks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
-from ...values.tasks import NewTask
+from ...values.tasks import MOST_COUNTED, NewTask, TaskCount
 from .task_leases import AsyncTaskLeases
 from .task_maintenance import MAX_BATCH, AsyncTaskMaintenance
 
@@ -251,9 +251,27 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
         parent: uuid.UUID | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
-    ) -> int:
-        """Return the number of tasks that match all filters, which are those of `list`."""
+        up_to: int | None = MOST_COUNTED,
+    ) -> TaskCount:
+        """Return the number of tasks that match all filters, which are those of `list`.
+
+        To count is to read every task that matches, so that the count stops at `up_to`. The number that is returned says
+        whether it is `exact`.
+
+        Args:
+            status: Only tasks with this status.
+            queue: Only tasks of this queue.
+            intent: Only tasks with this intent.
+            assigned_to: Only tasks assigned to this agent.
+            parent: Only parts of the task with this `id`.
+            created_after: Only tasks created at this time or later.
+            created_before: Only tasks created before this time.
+            up_to: The number to stop at, 1 to 1,000,000,000; None counts all, in a time that grows with their number.
+        """
+        if up_to is not None:
+            within("up_to", up_to, 1, 1_000_000_000)
         statement = queries.count(
+            up_to=up_to,
             status=status,
             queue=queue,
             intent=intent,
@@ -262,7 +280,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
             created_after=created_after,
             created_before=created_before,
         )
-        return await self._first(statement) or 0
+        return TaskCount(await self._first(statement) or 0, up_to)
 
     async def list(
         self,

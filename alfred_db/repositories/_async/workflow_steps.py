@@ -14,7 +14,9 @@ from ...execution._async.driver import fetch
 from ...execution._async.leases import lost
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
+from ...queries.shapes.paging import as_page
 from ...queries.workflow_executions import EXECUTIONS
+from ...values import Page
 from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
 
 _MOST = (1 << 31) - 2
@@ -247,9 +249,12 @@ class AsyncWorkflowSteps(AsyncRepository):
         await self._write(queries.wake(execution_id, name))
         return True
 
-    async def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
-        """Return the finished steps of an execution, in their order."""
-        return [row[0] for row in await self._rows(queries.steps(), {"execution": execution_id})]
+    async def steps(
+        self, execution_id: int, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowStep]:
+        """Return a page of the finished steps of an execution, in their order."""
+        rows = await self._all(queries.steps(execution_id, after=after, limit=limit))
+        return as_page(rows, queries.STEPS_KEY, limit)
 
     async def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
         """Return the events that were sent to an execution, the earliest first."""

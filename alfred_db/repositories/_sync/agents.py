@@ -105,18 +105,33 @@ class AgentRepository(Repository):
         if self._write(queries.deregister(agent_id, incarnation)) is None:
             raise _replaced(agent_id)
 
-    def list_alive(self, *, within: float = 60.0, type: str | None = None) -> Sequence[Agent]:
-        """Return the active agents whose last heartbeat is at most `within` seconds old, by the database's clock."""
-        return self._all(queries.alive(within=within, type=type))
+    def list_alive(
+        self, *, within: float = 60.0, type: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[Agent]:
+        """Return a page of the active agents that are alive, by name.
 
-    def find_by_capability(self, *names: str, alive_within: float | None = None) -> Sequence[Agent]:
-        """Return the agents that have all these capabilities.
+        Args:
+            within: The maximum age of the last heartbeat in seconds, by the database's clock.
+            type: Only agents of this type.
+            after: `next` of the previous page.
+            limit: The maximum number of agents.
+        """
+        rows = self._all(queries.alive(within=within, type=type, after=after, limit=limit))
+        return as_page(rows, queries.LIST_KEY, limit)
+
+    def find_by_capability(
+        self, *names: str, alive_within: float | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[Agent]:
+        """Return a page of the agents that have all these capabilities, by name.
 
         Args:
             names: The capabilities.
             alive_within: Only agents whose last heartbeat is at most this many seconds old.
+            after: `next` of the previous page.
+            limit: The maximum number of agents.
         """
-        return self._all(queries.with_capabilities(names, alive_within=alive_within))
+        statement = queries.with_capabilities(names, alive_within=alive_within, after=after, limit=limit)
+        return as_page(self._all(statement), queries.LIST_KEY, limit)
 
     def list(self, *, after: str | None = None, limit: int = 100) -> Page[Agent]:
         """Return a page of the agents, by name."""

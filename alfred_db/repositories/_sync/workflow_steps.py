@@ -15,7 +15,9 @@ from ...execution._sync.driver import fetch
 from ...execution._sync.leases import lost
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
+from ...queries.shapes.paging import as_page
 from ...queries.workflow_executions import EXECUTIONS
+from ...values import Page
 from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
 
 _MOST = (1 << 31) - 2
@@ -248,9 +250,12 @@ class WorkflowSteps(Repository):
         self._write(queries.wake(execution_id, name))
         return True
 
-    def steps(self, execution_id: int) -> Sequence[WorkflowStep]:
-        """Return the finished steps of an execution, in their order."""
-        return [row[0] for row in self._rows(queries.steps(), {"execution": execution_id})]
+    def steps(
+        self, execution_id: int, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowStep]:
+        """Return a page of the finished steps of an execution, in their order."""
+        rows = self._all(queries.steps(execution_id, after=after, limit=limit))
+        return as_page(rows, queries.STEPS_KEY, limit)
 
     def events(self, execution_id: int) -> Sequence[WorkflowEvent]:
         """Return the events that were sent to an execution, the earliest first."""

@@ -245,9 +245,12 @@ class WorkflowRepository(WorkflowExecutions, WorkflowSteps):
         rows = self._rows(queries.by_key(idempotency_key))
         return rows[0][0] if rows else None
 
-    def children(self, execution_id: int) -> Sequence[WorkflowExecution]:
-        """Return the executions that this one has started."""
-        return self._all(queries.children(execution_id))
+    def children(
+        self, execution_id: int, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowExecution]:
+        """Return a page of the executions that this one has started, the earliest first."""
+        rows = self._all(queries.children(execution_id, after=after, limit=limit))
+        return as_page(rows, queries.HISTORY_KEY, limit)
 
     def history(
         self, name: str, *, after: str | None = None, limit: int = 100

@@ -29,10 +29,13 @@ EXAMPLES: dict[str, list[Call]] = {
     "heartbeat": [call(AGENT, INCARNATION)],
     "set_status": [call(AGENT, AgentStatus.MAINTENANCE)],
     "deregister": [call(AGENT, INCARNATION)],
-    "alive": [call(within=4711.5, type=None), call(within=4711.5, type="kind-4711")],
+    "alive": [
+        call(within=4711.5, type=None, after=None, limit=471),
+        call(within=4711.5, type="kind-4711", after="WyJhZ2VudC00NzExIl0=", limit=471),
+    ],
     "with_capabilities": [
-        call(["capability-4711", "capability-4712"], alive_within=None),
-        call(["capability-4711"], alive_within=4711.5),
+        call(["capability-4711", "capability-4712"], alive_within=None, after=None, limit=471),
+        call(["capability-4711"], alive_within=4711.5, after=None, limit=471),
     ],
     "list_": [call(after=None, limit=471), call(after="WyJhZ2VudC00NzExIl0=", limit=471)],
 }

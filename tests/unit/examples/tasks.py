@@ -36,7 +36,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(after=None, limit=471),
         call(**FILTERS, after="WyI4NzQ4YTY3Zi0xYWU5LTRlOGMtOWE3NC0wZDE0YzZiMjQ4YWEiXQ==", limit=471),
     ],
-    "count": [call(), call(**FILTERS)],
+    "count": [call(up_to=None), call(up_to=471, **FILTERS)],
     "lock_parents": [call([TASK])],
     "cancel": [call(TASK, children=True), call(TASK, children=False)],
     "requeue": [call(TASK)],

@@ -14,7 +14,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "checkpoint": [call(extending=False), call(extending=True)],
     "sleep": [call(4711, TOKEN, "step-4711", seq=471, until=TIME)],
     "stored": [call(4711, TOKEN, "step-4711", seq=471)],
-    "steps": [call()],
+    "steps": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
     "own": [call(4711, TOKEN)],
     "wait": [call(4711, TOKEN, "event-4711", available_at=TIME, deadline=TIME)],
     "target": [call(4711)],

@@ -1,0 +1,165 @@
+"""Every public method of every repository at a thousand tasks and at many; results go to docs/benchmarks/growth.md.
+
+PYTHONPATH=benchmarks:tests python -m growth [--rows N] [--quick]
+
+`--quick` takes 50,000 rows and prints the page instead of keeping it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import harness
+from harness import Page, Server, machine, one_server, publish, table
+from injection.ground import build
+from plot import bars
+
+from alfred_db import Database
+
+from .calls import REFUSED, Place, calls, missing
+from .exceptions import EXCEPTIONS
+from .measure import Cost, measured
+from .rows import fill
+
+SMALL = 1_000
+RATIO, FLAT_MS = 3.0, 10.0
+PAGE = Page(
+    "growth.md",
+    "Growth",
+    "Written by `make bench-growth`.\n\n![The calls that grow most](growth.svg)\n\n"
+    "Every public method of every repository, on a database of a thousand tasks and on one of many, with the other tables"
+    " in proportion: of a million tasks, two million messages, requests and events each, a million edges with a hub of a"
+    " hundred thousand, 300,000 memories with a bank of a hundred thousand, and a million steps. One memory in ten and one"
+    " point in twenty have a vector, as the growth of vector indexes is on the page of vectors. Each call is made five times"
+    " in a transaction that is rolled back; p50 is the median. A call is flat if its p50 grows by at most"
+    f" {RATIO:g} times, or stays within {FLAT_MS:g} ms. Statements are those with a plan; rows are what their scans read.",
+)
+
+
+def filled(server: Server, name: str, size: int, folder: Path) -> tuple[Database, Place]:
+    """A migrated database with a few rows of the tests and `size` tasks."""
+    url = server.database(name)
+    database = Database(url)
+    database.upgrade()
+    with database.begin() as uow:
+        ground = build(uow, folder / name)
+    began = time.perf_counter()
+    fill(url, size)
+    print(f"({size:,} tasks: {time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
+    with database.begin() as uow:
+        return database, Place.find(uow, ground)
+
+
+def flat(small: Cost, large: Cost) -> bool:
+    assert small.ms is not None
+    assert large.ms is not None
+    return large.ms <= FLAT_MS or large.ms <= RATIO * small.ms
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="growth", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    if without := missing():
+        print(f"no arguments in benchmarks/growth/calls.py: {', '.join(without)}", file=sys.stderr)
+        return 2
+    size = 50_000 if arguments.quick else arguments.rows
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="alfred-db-growth-") as name, one_server() as server:
+        folder = Path(name)
+        if arguments.quick:
+            harness.RESULTS = folder / "docs"
+        for one in ("small", "large"):
+            (folder / one).mkdir()
+        small_db, small_place = filled(server, "small", SMALL, folder)
+        large_db, large_place = filled(server, "large", size, folder)
+        small, large = measured(small_db, small_place), measured(large_db, large_place)
+        small_db.close()
+        large_db.close()
+        return report(server, size, small, large, (time.perf_counter() - began) / 60)
+
+
+def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, Cost], minutes: float) -> int:
+    PAGE.path.unlink(missing_ok=True)
+    publish(
+        PAGE,
+        "Set-up",
+        f"{machine(server)} {SMALL:,} and {size:,} tasks. The whole took {minutes:.0f} minutes.",
+    )
+    failed = {name: cost.error for name in large for cost in (small[name], large[name]) if cost.error}
+    good = {name: (small[name], large[name]) for name in large if name not in failed}
+    grown = {name: pair for name, pair in good.items() if not flat(*pair)}
+    publish(
+        PAGE,
+        "Summary",
+        table(
+            ("", "calls"),
+            [
+                ("measured", len(good)),
+                (f"at most {RATIO:g} times, or {FLAT_MS:g} ms", len(good) - len(grown)),
+                ("at most 10 ms", sum((pair[1].ms or 0) <= 10 for pair in good.values())),
+                ("above 500 ms", sum((pair[1].ms or 0) > 500 for pair in good.values())),
+            ],
+        ),
+    )
+    publish(
+        PAGE,
+        "Exceptions",
+        table(
+            ("", "ms", "ratio", "reason, and what a caller can do"),
+            [
+                (
+                    f"`{name}`",
+                    f"{b.ms:.1f}",
+                    f"{(b.ms or 0) / (a.ms or 1):.1f}",
+                    EXCEPTIONS.get(name, EXCEPTIONS.get(name.partition(",")[0], "**not explained**")),
+                )
+                for name, (a, b) in sorted(grown.items(), key=lambda one: -(one[1][1].ms or 0))
+            ],
+        ),
+        *(["Not measured: " + "; ".join(f"`{name}` ({why})" for name, why in REFUSED.items()) + "."]),
+        *([f"Failed: {failed}"] if failed else []),
+    )
+    rows = [
+        (
+            f"`{name}`",
+            f"{a.ms:.2f}",
+            f"{b.ms:.2f}",
+            f"{(b.ms or 0) / (a.ms or 1):.1f}",
+            b.statements,
+            f"{b.rows:,}",
+        )
+        for name, (a, b) in good.items()
+    ]
+    publish(
+        PAGE, "All calls", table(("", f"ms at {SMALL:,}", f"ms at {size:,}", "x", "statements", "rows"), rows)
+    )
+    slow = [
+        f"`{name}`, {pair[1].ms:.0f} ms\n\n```text\n" + "\n\n".join(pair[1].plans[:4]) + "\n```"
+        for name, pair in sorted(good.items(), key=lambda one: -(one[1][1].ms or 0))
+        if pair[1].plans
+    ]
+    publish(PAGE, "Plans of what takes more than 20 ms", *slow)
+    worst = sorted(good.items(), key=lambda one: (one[1][1].ms or 0) / (one[1][0].ms or 1), reverse=True)[:15]
+    bars(
+        PAGE.path.with_suffix(".svg"),
+        "Growth",
+        {
+            f"p50 at {size:,} tasks beside {SMALL:,}, times": {
+                name: (pair[1].ms or 0) / (pair[0].ms or 1) for name, pair in worst
+            }
+        },
+        ours="",
+    )
+    unexplained = [name for name in grown if not {name, name.partition(",")[0]} & set(EXCEPTIONS)]
+    print(f"{len(list(calls()))} calls; grown without a reason: {unexplained}; failed: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
