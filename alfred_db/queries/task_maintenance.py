@@ -27,9 +27,8 @@ from ..models.base import table_of
 from ..types import Text
 from .shapes import trees
 from .shapes.functions import func
-from .shapes.literals import among, constant, materialized, number, seconds_ago
+from .shapes.literals import among, constant, in_queue, materialized, number, seconds_ago
 from .task_claims import ready
-from .tasks import in_queue
 
 COUNTED = 10_000
 """Maximum number of tasks that `health` counts."""

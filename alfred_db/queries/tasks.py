@@ -21,7 +21,6 @@ from sqlalchemy import (
     column,
     insert,
     literal,
-    literal_column,
     null,
     or_,
     select,
@@ -35,11 +34,10 @@ from sqlalchemy.types import TypeEngine
 from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
-from ..models.tasks import DEFAULT_QUEUE
 from ..types import Text
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import among, constant, hashed, materialized, number
+from .shapes.literals import among, constant, hashed, in_queue, materialized, number
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -234,13 +232,6 @@ def _matching(
     if created_before is not None:
         filters.append(Task.created_at < aware("created_before", created_before))
     return filters
-
-
-def in_queue(column: ColumnElement[Any], queue: str) -> list[ColumnElement[bool]]:
-    """Return the conditions of a queue; those of another than the default one fit the index, which leaves it out."""
-    if queue == DEFAULT_QUEUE:
-        return [column == queue]
-    return [*hashed(column, queue, seed=1), column != literal_column(f"'{DEFAULT_QUEUE}'", Text)]
 
 
 def lock_parents(ids: Sequence[uuid.UUID]) -> Select[uuid.UUID, bool]:

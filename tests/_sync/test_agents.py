@@ -69,7 +69,9 @@ def test_the_index_serves_the_search_by_capability(uow: UnitOfWork) -> None:
     uow.session.flush()
     uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     uow.session.execute(text("SET LOCAL enable_indexscan = off"))  # by name, to the first ten
-    plan = uow.session.scalars(Explain(queries.with_capabilities(["c7"], alive_within=None, after=None, limit=10)))
+    plan = uow.session.scalars(
+        Explain(queries.with_capabilities(["c7"], alive_within=None, after=None, limit=10))
+    )
     assert "idx_agent_registry_capabilities" in "\n".join(plan)
 
 

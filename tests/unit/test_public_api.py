@@ -440,6 +440,7 @@ PUBLIC = [
     "SweptWorkingMemory",
     "Task",
     "TaskBackoff",
+    "TaskCount",
     "TaskFailed",
     "TaskRepository",
     "TaskResult",

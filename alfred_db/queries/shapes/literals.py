@@ -28,6 +28,7 @@ from sqlalchemy.sql.selectable import HasCTE
 from sqlalchemy.types import TypeEngine
 
 from ...errors import InvalidInputError
+from ...models.tasks import DEFAULT_QUEUE
 from ...types import Text
 from .functions import func
 
@@ -55,6 +56,13 @@ def hashed(column: ColumnElement[Any], value: str, seed: int = 0) -> list[Column
     text = literal(value, Text)
     hashes = [func.hashtextextended(one, start, type_=BigInteger) for one in (column, text)]
     return [hashes[0] == hashes[1], column == text]
+
+
+def in_queue(column: ColumnElement[Any], queue: str) -> list[ColumnElement[bool]]:
+    """Return the conditions of a queue; those of another than the default one fit the index, which leaves it out."""
+    if queue == DEFAULT_QUEUE:
+        return [column == queue]
+    return [*hashed(column, queue, seed=1), column != literal_column(f"'{DEFAULT_QUEUE}'", Text)]
 
 
 def seconds_ago(seconds: float) -> ColumnElement[Any]:
