@@ -143,3 +143,37 @@ def test_the_script_counts_the_sessions(empty_url: URL) -> None:
     with Database(empty_url) as db, db.begin() as uow:
         counts = [(session.session_id, session.messages) for session in uow.conversations.sessions()]
         assert counts == [("s0", 3), ("s2", 3), ("s1", 3)]
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_partitions_that_hold_rows_are_indexed_one_by_one(empty_url: URL, schema: str | None) -> None:
+    before = "alfred_0029_task_kinds"
+    migrate.upgrade(empty_url, before)
+    if schema is not None:
+        migrate.upgrade(empty_url, before, schema=schema)
+    tracking = schema or "brk_tracking"
+    engine = engine_of(empty_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                f"INSERT INTO {tracking}.broker_request (request_id, session_id, created_at)"
+                " SELECT n::text, 's', now() - n * interval '30 days' FROM generate_series(0, 3) AS n"
+            )
+        )
+        # What a broken-off try left behind: the index of the table without those of its partitions, and one of a partition.
+        connection.execute(
+            text(f"CREATE INDEX idx_broker_request_session_id ON ONLY {tracking}.broker_request (session_id)")
+        )
+        left = "idx_broker_request_session_id_broker_request_default"
+        connection.execute(text(f"CREATE INDEX {left} ON {tracking}.broker_request_default (session_id)"))
+    for _ in range(2):
+        migrate.upgrade(empty_url, schema=schema)
+        migrate.check(empty_url, schema=schema)
+        with engine.connect() as connection:
+            broken = connection.execute(
+                text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
+            )
+            assert broken.all() == []
+        with Database(empty_url, schema=schema) as db, db.begin() as uow:
+            assert len(uow.broker_requests.recent(session_id="s")) == 4
+        migrate.downgrade(empty_url, before, schema=schema)
