@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from alfred_db import Database, BrokerRequestStatus, TaskStatus
+from alfred_db import BrokerRequestStatus, TaskStatus
 from alfred_db.queries import broker_requests, rag, task_maintenance, tasks, workflow_steps, workflows
 from alfred_db.queries.shapes.explain import Explain
 from alfred_db.repositories import UnitOfWork
@@ -61,7 +61,10 @@ Statement = Callable[[dict[str, int]], Any]
 
 PLANS: dict[str, tuple[Statement, str]] = {
     "tasks by intent": (lambda k: tasks.list_(intent="rare", after=None, limit=10), "idx_tasks_intent"),
-    "tasks by agent": (lambda k: tasks.list_(assigned_to="seldom", after=None, limit=10), "idx_tasks_assigned_to"),
+    "tasks by agent": (
+        lambda k: tasks.list_(assigned_to="seldom", after=None, limit=10),
+        "idx_tasks_assigned_to",
+    ),
     "tasks by queue": (lambda k: tasks.list_(queue="narrow", after=None, limit=10), "idx_tasks_queue"),
     "tasks by status": (
         lambda k: tasks.list_(status=TaskStatus.CANCELLED, after=None, limit=10),
@@ -120,7 +123,10 @@ def test_what_wants_little_reads_little(uow: UnitOfWork, schema: str | None) -> 
     for name, (build, index) in PLANS.items():
         plan = "\n".join(session.scalars(Explain(build(known))))
         assert index in plan, f"{name}:\n{plan}"
-    for status, index in ((TaskStatus.FAILED, "idx_tasks_failed"), (TaskStatus.CANCELLED, "idx_tasks_cancelled")):
+    for status, index in (
+        (TaskStatus.FAILED, "idx_tasks_failed"),
+        (TaskStatus.CANCELLED, "idx_tasks_cancelled"),
+    ):
         plan = _plan_of_delete(session, task_maintenance.purge(60, status=status, limit=10))
         assert index in plan, plan
 
@@ -135,7 +141,10 @@ def test_a_count_says_whether_it_is_whole(uow: UnitOfWork, up_to: int | None) ->
         uow.tasks.enqueue("counted", queue="q" if number else "default")
     count = uow.tasks.count(intent="counted", up_to=up_to)
     assert (count, count.exact) == (4 if up_to is None else min(up_to, 4), up_to is None or up_to >= 4)
-    assert (uow.tasks.count(queue="q"), uow.tasks.count(intent="counted", queue="default")) == (3, 1)
+    assert (uow.tasks.count(queue="q"), uow.tasks.count(intent="counted", queue="default")) == (
+        3,
+        1,
+    )
 
 
 def test_requests_are_found_by_each_name(uow: UnitOfWork) -> None:
