@@ -86,7 +86,7 @@ def purge(
         return final
 
     def ended_at(task: Any) -> ColumnElement[Any]:
-        # The few failed and cancelled tasks have indexes of their own.
+        # The failed and the cancelled tasks are few, and each of the two has an index.
         if status is not None and status in _ENDS:
             time: ColumnElement[Any] = task[_ENDS[TaskStatus(status)]]
             return time
