@@ -255,8 +255,8 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
     ) -> TaskCount:
         """Return the number of tasks that match all filters, which are those of `list`.
 
-        To count is to read every task that matches, so that the count stops at `up_to`. The number that is returned says
-        whether it is `exact`.
+        To count is to read every task that matches, so that the count stops at `up_to`. The attribute `exact` of the
+        returned number is False if there are more.
 
         Args:
             status: Only tasks with this status.
