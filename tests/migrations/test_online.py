@@ -103,7 +103,7 @@ def test_sessions_are_counted_where_there_are_messages(empty_url: URL, schema: s
         " SELECT 's' || n % 1200, 'user', 'c' FROM generate_series(1, 3000) AS n",
         f"INSERT INTO {messages} (session_id, role, content) VALUES ('', 'user', 'c')",
     )
-    migrate.upgrade(empty_url, SESSIONS, schema=schema)
+    migrate.upgrade(empty_url, schema=schema)
     migrate.check(empty_url, schema=schema)
     with Database(empty_url, schema=schema) as db, db.begin() as uow:
         uow.conversations.append("s7", "user", "c")
@@ -138,7 +138,7 @@ def test_the_script_counts_the_sessions(empty_url: URL) -> None:
         "INSERT INTO conversations (session_id, role, content)"
         " SELECT 's' || n % 3, 'user', 'c' FROM generate_series(1, 9) AS n",
     )
-    psql(empty_url, migrate.sql(f"alfred_0029_task_kinds:{SESSIONS}"))
+    psql(empty_url, migrate.sql("alfred_0029_task_kinds:head"))
     migrate.check(empty_url)
     with Database(empty_url) as db, db.begin() as uow:
         counts = [(session.session_id, session.messages) for session in uow.conversations.sessions()]
@@ -147,7 +147,7 @@ def test_the_script_counts_the_sessions(empty_url: URL) -> None:
 
 @pytest.mark.parametrize("schema", [None, "acme"])
 def test_partitions_that_hold_rows_are_indexed_one_by_one(empty_url: URL, schema: str | None) -> None:
-    before = "alfred_0029_task_kinds"
+    before = "alfred_0030_sessions"
     migrate.upgrade(empty_url, before)
     if schema is not None:
         migrate.upgrade(empty_url, before, schema=schema)

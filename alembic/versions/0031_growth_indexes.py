@@ -10,8 +10,8 @@ from __future__ import annotations
 from alfred_db.migrate.operations_v1 import build_indexes, ddl
 from alfred_db.migrate.operations_v2 import build_partitioned_indexes, drop_index
 
-revision = "alfred_0030_growth_indexes"
-down_revision = "alfred_0029_task_kinds"
+revision = "alfred_0031_growth_indexes"
+down_revision = "alfred_0030_sessions"
 branch_labels = None
 depends_on = None
 
