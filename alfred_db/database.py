@@ -12,6 +12,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +32,7 @@ from .engine.pool import (
     refuse_failed_commits,
     reset_after_use,
 )
-from .engine.session import DirectSession, Kept
+from .engine.session import AloneSession, DirectSession, Kept
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
 from .errors import translated
@@ -39,7 +40,16 @@ from .sql import schema_translate_map
 from .types import bind_text
 
 if TYPE_CHECKING:
-    from .repositories import AsyncUnitOfWork, UnitOfWork
+    from .repositories import (
+        AsyncCacheRepository,
+        AsyncRateLimitRepository,
+        AsyncUnitOfWork,
+        AsyncWebSessionRepository,
+        CacheRepository,
+        RateLimitRepository,
+        UnitOfWork,
+        WebSessionRepository,
+    )
 
 __all__ = ["AsyncDatabase", "Database"]
 
@@ -90,7 +100,29 @@ class Database:
         kept = _watch(self.engine, pooler, self.schema)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
+        self._alone = AloneSession(self.engine, kept=kept)
         self._notifier = _notifier(self, self._sessions, self._units) if notify else None
+
+    @cached_property
+    def cache(self) -> CacheRepository:
+        """Values with a time to live; each statement commits alone."""
+        from .repositories import CacheRepository
+
+        return CacheRepository(self._alone)
+
+    @cached_property
+    def web_sessions(self) -> WebSessionRepository:
+        """Sessions of a web application; each statement commits alone."""
+        from .repositories import WebSessionRepository
+
+        return WebSessionRepository(self._alone)
+
+    @cached_property
+    def rate_limits(self) -> RateLimitRepository:
+        """How often something is allowed; each statement commits alone."""
+        from .repositories import RateLimitRepository
+
+        return RateLimitRepository(self._alone)
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
@@ -170,7 +202,30 @@ class AsyncDatabase:
         sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, kept=kept)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
+        alone = sessionmaker(class_=AloneSession, kept=kept)
+        self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
         self._notifier = _notifier(self, sessions, units) if notify else None
+
+    @cached_property
+    def cache(self) -> AsyncCacheRepository:
+        """Values with a time to live; each statement commits alone."""
+        from .repositories import AsyncCacheRepository
+
+        return AsyncCacheRepository(self._alone)
+
+    @cached_property
+    def web_sessions(self) -> AsyncWebSessionRepository:
+        """Sessions of a web application; each statement commits alone."""
+        from .repositories import AsyncWebSessionRepository
+
+        return AsyncWebSessionRepository(self._alone)
+
+    @cached_property
+    def rate_limits(self) -> AsyncRateLimitRepository:
+        """How often something is allowed; each statement commits alone."""
+        from .repositories import AsyncRateLimitRepository
+
+        return AsyncRateLimitRepository(self._alone)
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""

@@ -47,7 +47,16 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from ..errors import failed_transaction
 from .pool import connection_state, needs_ping
 
-__all__ = ["DirectSession", "Kept", "SessionState", "refuse_failed", "state_of", "take"]
+__all__ = [
+    "AloneSession",
+    "DirectSession",
+    "Kept",
+    "SessionState",
+    "refuse_failed",
+    "state_of",
+    "take",
+    "take_alone",
+]
 
 KEPT_SECONDS = 60.0
 """How long units of work pass one connection on; then it returns to the pool, which replaces old ones."""
@@ -287,6 +296,37 @@ class DirectSession(Session):
             taken.close()  # SQLAlchemy may have changed its settings
 
 
+class AloneSession(DirectSession):
+    """A session whose statements each run alone, in autocommit; it holds no connection between them.
+
+    Several threads or asyncio tasks may use it at the same time: what belongs to a statement is never stored in it.
+    """
+
+    def take_alone(self) -> PoolProxiedConnection | None:
+        """Return the connection that is kept, if any; never waits."""
+        return None if self._kept is None else self._kept.take()
+
+    def take_pooled(self) -> PoolProxiedConnection:
+        """Return a connection of the pool."""
+        assert isinstance(self.bind, Engine)
+        return self.bind.raw_connection()
+
+    def keeps(self, used: PoolProxiedConnection, driver: Any) -> bool:
+        """Keep the connection for the next statement; return whether it is kept."""
+        return (
+            used.is_valid and not driver.closed and self._kept is not None and self._kept.keep(used, driver)
+        )
+
+    @staticmethod
+    def give_up(used: PoolProxiedConnection, driver: Any) -> None:
+        """Return the connection to the pool, which drops a closed one."""
+        if used.is_valid:
+            if driver.closed:
+                used.invalidate()
+            else:
+                used.close()
+
+
 def _has_begun(driver: Any) -> bool:
     begun: bool = driver.pgconn.transaction_status != TransactionStatus.IDLE
     return begun
@@ -306,3 +346,9 @@ def take(session: Session) -> PoolProxiedConnection:
     """Return the connection of a `DirectSession`; for `AsyncSession.run_sync`."""
     assert isinstance(session, DirectSession)
     return session.take()
+
+
+def take_alone(session: Session) -> PoolProxiedConnection:
+    """Return a connection of an `AloneSession`; for `AsyncSession.run_sync`."""
+    assert isinstance(session, AloneSession)
+    return session.take_pooled()

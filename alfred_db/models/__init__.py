@@ -16,6 +16,7 @@ from .broker import (
     ModelMaker,
     ModelSnapshot,
 )
+from .cache import CacheClaim, CacheEntry
 from .capabilities import Capability, ProvidedBy
 from .conversations import Conversation, ConversationSession, MessageRole
 from .documents import Document
@@ -26,6 +27,7 @@ from .memories import Memory, MemoryBank, MemoryEntry
 from .messages import ProcessedMessage
 from .model_registry import ModelCapability, ModelEndpoint, RegistryModel
 from .rag import RagQuery, RagQueryDocument, RagSession
+from .rate_limits import RateLimitState
 from .scheduler import ExecutionStatus, MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from .storage import Bucket, StorageObject
 from .tasks import Task, TaskResult, TaskStatus
@@ -38,6 +40,7 @@ from .validation import (
     TestRunStatus,
     TestSuite,
 )
+from .web_sessions import WebSession
 from .workflows import (
     Workflow,
     WorkflowEvent,
@@ -56,6 +59,8 @@ __all__ = [
     "BrokerRequest",
     "BrokerRequestStatus",
     "Bucket",
+    "CacheClaim",
+    "CacheEntry",
     "Capability",
     "Conversation",
     "ConversationSession",
@@ -88,6 +93,7 @@ __all__ = [
     "RagQuery",
     "RagQueryDocument",
     "RagSession",
+    "RateLimitState",
     "RegistryModel",
     "ScheduledExecution",
     "ScheduledTask",
@@ -103,6 +109,7 @@ __all__ = [
     "TestRunStatus",
     "TestSuite",
     "User",
+    "WebSession",
     "Workflow",
     "WorkflowEvent",
     "WorkflowExecution",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .broker import ModelOffer, NewBrokerRequest, TokenUsage, TokenUsageKey
 from .broker_catalog import CatalogDocument
+from .cache import AsyncCacheCompute, CacheCompute, CacheSize
 from .conversations import ConversationRow, ConversationSummary, NewMessage
 from .documents import DocumentChanges, DocumentRow, NewDocument
 from .entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
@@ -32,13 +33,19 @@ from .model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 from .page import Page
 from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
+from .rate_limits import RateLimit, RateLimitMethod
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff, TaskCount
 from .validation import ValidationRegression
+from .web_sessions import ActiveWebSession, NewWebSession
 from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
 from .working_memory import SweptWorkingMemory, WorkingMemoryChanges, WorkingMemoryRow
 
 __all__ = [
+    "ActiveWebSession",
+    "AsyncCacheCompute",
+    "CacheCompute",
+    "CacheSize",
     "CatalogDocument",
     "ClaimedExecution",
     "ClaimedTask",
@@ -78,10 +85,13 @@ __all__ = [
     "NewMessage",
     "NewTask",
     "NewTaskResult",
+    "NewWebSession",
     "Page",
     "QueueHealth",
     "RagContext",
     "RagSource",
+    "RateLimit",
+    "RateLimitMethod",
     "RegistryModelChanges",
     "RememberedMemory",
     "ScheduleOutcome",

@@ -41,6 +41,12 @@ MAX_CLAIM = 500
 CONNECTIONS = 3
 """The loop, the heartbeats and the upkeep use one each."""
 
+PURGE_SECONDS = 60.0
+"""The least time between two sweeps of a worker for what has expired."""
+
+PURGED = 10_000
+"""How many rows one statement of such a sweep deletes."""
+
 End = Callable[[Ended], None]
 """Takes the end of a handler, once, from any thread."""
 
@@ -70,6 +76,7 @@ class Loop:
         self._inbox: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._held: set[AnyLease] = set()
         self._ended: list[Ended] = []
+        self._purged: float | None = None
         self._failures = 0
         self._invalid: dict[int, str] = {}  # what the log has named
         self._watch = Watch(lambda: self._held)
@@ -247,14 +254,24 @@ class Loop:
                 lease.revoke()
 
     def _keep_up(self) -> None:
-        """Take tasks back from workers that vanished, and create the executions of due slots.
+        """Take tasks back from workers that vanished, create the executions of due slots, and delete what has expired.
 
         An error in one does not prevent the other.
         """
         with ExitStack() as parts:
             if self._settings.schedules:
                 parts.callback(self._create_executions)
+            parts.callback(self._purge)
             self._reap()
+
+    def _purge(self) -> None:
+        """Delete expired values, limits and sessions, at most once in PURGE_SECONDS: each reads a whole table."""
+        if self._purged is not None and time.monotonic() - self._purged < PURGE_SECONDS:
+            return
+        self._purged = time.monotonic()
+        for noun in (self._db.cache, self._db.rate_limits, self._db.web_sessions):
+            while not self.stopping and noun.purge(limit=PURGED) == PURGED:
+                pass
 
     def _reap(self) -> None:
         full = True

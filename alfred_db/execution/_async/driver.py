@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
-from ...engine.session import DirectSession, state_of, take
+from ...engine.session import AloneSession, DirectSession, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
 from ...queries.shapes.driver_statement import DriverStatement, Tenant
@@ -36,7 +36,11 @@ Ts = TypeVarTuple("Ts")
 
 
 async def fetch(
-    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any]
+    session: AsyncSession,
+    statement: DriverStatement[*Ts],
+    parameters: Mapping[str, Any],
+    *,
+    reads: bool = False,
 ) -> Sequence[tuple[*Ts]]:
     """Return the rows of a statement.
 
@@ -45,9 +49,12 @@ async def fetch(
         statement: The statement.
         parameters: All parameters of the statement. Values are passed to and returned by the driver
             unchanged, so psycopg must know their types.
+        reads: Whether the statement only reads and locks nothing. If so, and no transaction is open, it runs
+            without beginning one.
     """
     with translated():
-        rows: list[tuple[*Ts]] = await (await _run(session, statement, parameters)).fetchall()
+        cursor = await _run(session, statement, parameters, begin=not reads)
+        rows: list[tuple[*Ts]] = await cursor.fetchall()
         return rows
 
 
@@ -172,6 +179,8 @@ async def _run(
     begin: bool = True,
 ) -> Any:
     own = session.sync_session
+    if isinstance(own, AloneSession):
+        return await _run_alone(session, statement, parameters, reads=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or await driver_of(session)
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
@@ -194,6 +203,33 @@ async def _run(
     finally:
         if alone:
             await _end_autocommit(driver)
+
+
+async def _run_alone(
+    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, reads: bool
+) -> Any:
+    """Run a statement in autocommit, on a connection that is held only meanwhile."""
+    own = session.sync_session
+    assert isinstance(own, AloneSession)
+    taken: Any = own.take_alone()
+    if taken is None:
+        taken = await session.run_sync(take_alone)
+    driver = taken.driver_connection
+    tenant = tenant_of(session)
+    try:
+        await driver.set_autocommit(True)
+        return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
+    except BaseException as error:
+        await settle(session, driver, error, parameters, undone=reads)
+        raise
+    finally:
+        await _end_autocommit(driver)
+        if not own.keeps(taken, driver):
+
+            def give_up(_: object) -> None:
+                own.give_up(taken, driver)
+
+            await session.run_sync(give_up)
 
 
 async def _end_autocommit(driver: Any) -> None:

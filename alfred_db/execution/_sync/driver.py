@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
 from ...engine.pool import name_upgrade
-from ...engine.session import DirectSession, state_of, take
+from ...engine.session import AloneSession, DirectSession, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
 from ...queries.shapes.driver_statement import DriverStatement, Tenant
@@ -37,7 +37,11 @@ Ts = TypeVarTuple("Ts")
 
 
 def fetch(
-    session: Session, statement: DriverStatement[*Ts], parameters: Mapping[str, Any]
+    session: Session,
+    statement: DriverStatement[*Ts],
+    parameters: Mapping[str, Any],
+    *,
+    reads: bool = False,
 ) -> Sequence[tuple[*Ts]]:
     """Return the rows of a statement.
 
@@ -46,9 +50,12 @@ def fetch(
         statement: The statement.
         parameters: All parameters of the statement. Values are passed to and returned by the driver
             unchanged, so psycopg must know their types.
+        reads: Whether the statement only reads and locks nothing. If so, and no transaction is open, it runs
+            without beginning one.
     """
     with translated():
-        rows: list[tuple[*Ts]] = (_run(session, statement, parameters)).fetchall()
+        cursor = _run(session, statement, parameters, begin=not reads)
+        rows: list[tuple[*Ts]] = cursor.fetchall()
         return rows
 
 
@@ -173,6 +180,8 @@ def _run(
     begin: bool = True,
 ) -> Any:
     own = session
+    if isinstance(own, AloneSession):
+        return _run_alone(session, statement, parameters, reads=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or driver_of(session)
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
@@ -195,6 +204,33 @@ def _run(
     finally:
         if alone:
             _end_autocommit(driver)
+
+
+def _run_alone(
+    session: Session, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, reads: bool
+) -> Any:
+    """Run a statement in autocommit, on a connection that is held only meanwhile."""
+    own = session
+    assert isinstance(own, AloneSession)
+    taken: Any = own.take_alone()
+    if taken is None:
+        taken = take_alone(session)
+    driver = taken.driver_connection
+    tenant = tenant_of(session)
+    try:
+        driver.set_autocommit(True)
+        return driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
+    except BaseException as error:
+        settle(session, driver, error, parameters, undone=reads)
+        raise
+    finally:
+        _end_autocommit(driver)
+        if not own.keeps(taken, driver):
+
+            def give_up(_: object) -> None:
+                own.give_up(taken, driver)
+
+            give_up(session)
 
 
 def _end_autocommit(driver: Any) -> None:

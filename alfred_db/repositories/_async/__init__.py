@@ -6,6 +6,7 @@ from .agents import AsyncAgentRepository
 from .auth import AsyncUserRepository
 from .broker import AsyncBrokerCatalogRepository
 from .broker_requests import AsyncBrokerRequestRepository
+from .cache import AsyncCacheRepository
 from .conversations import AsyncConversationRepository
 from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
@@ -17,11 +18,13 @@ from .memory_entries import AsyncMemoryEntryRepository
 from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
+from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
 from .storage import AsyncStorageRepository
 from .tasks import AsyncTaskRepository
 from .unit_of_work import AsyncUnitOfWork
 from .validation import AsyncValidationRepository
+from .web_sessions import AsyncWebSessionRepository
 from .workflows import AsyncWorkflowRepository
 from .working_memory import AsyncWorkingMemoryRepository
 
@@ -29,6 +32,7 @@ __all__ = [
     "AsyncAgentRepository",
     "AsyncBrokerCatalogRepository",
     "AsyncBrokerRequestRepository",
+    "AsyncCacheRepository",
     "AsyncConversationRepository",
     "AsyncDocumentRepository",
     "AsyncEntityRepository",
@@ -40,12 +44,14 @@ __all__ = [
     "AsyncMessageRepository",
     "AsyncModelRegistryRepository",
     "AsyncRagRepository",
+    "AsyncRateLimitRepository",
     "AsyncSchedulerRepository",
     "AsyncStorageRepository",
     "AsyncTaskRepository",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
     "AsyncValidationRepository",
+    "AsyncWebSessionRepository",
     "AsyncWorkflowRepository",
     "AsyncWorkingMemoryRepository",
 ]

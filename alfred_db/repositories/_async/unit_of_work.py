@@ -14,6 +14,7 @@ from .agents import AsyncAgentRepository
 from .auth import AsyncUserRepository
 from .broker import AsyncBrokerCatalogRepository
 from .broker_requests import AsyncBrokerRequestRepository
+from .cache import AsyncCacheRepository
 from .conversations import AsyncConversationRepository
 from .documents import AsyncDocumentRepository
 from .entities import AsyncEntityRepository
@@ -25,10 +26,12 @@ from .memory_entries import AsyncMemoryEntryRepository
 from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
+from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
 from .storage import AsyncStorageRepository
 from .tasks import AsyncTaskRepository
 from .validation import AsyncValidationRepository
+from .web_sessions import AsyncWebSessionRepository
 from .workflows import AsyncWorkflowRepository
 from .working_memory import AsyncWorkingMemoryRepository
 
@@ -170,3 +173,18 @@ class AsyncUnitOfWork:
     def storage(self) -> AsyncStorageRepository:
         """Buckets and objects."""
         return AsyncStorageRepository(self.session)
+
+    @cached_property
+    def cache(self) -> AsyncCacheRepository:
+        """Values with a time to live."""
+        return AsyncCacheRepository(self.session)
+
+    @cached_property
+    def web_sessions(self) -> AsyncWebSessionRepository:
+        """Sessions of a web application."""
+        return AsyncWebSessionRepository(self.session)
+
+    @cached_property
+    def rate_limits(self) -> AsyncRateLimitRepository:
+        """How often something is allowed."""
+        return AsyncRateLimitRepository(self.session)

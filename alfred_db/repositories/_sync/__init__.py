@@ -7,6 +7,7 @@ from .agents import AgentRepository
 from .auth import UserRepository
 from .broker import BrokerCatalogRepository
 from .broker_requests import BrokerRequestRepository
+from .cache import CacheRepository
 from .conversations import ConversationRepository
 from .documents import DocumentRepository
 from .entities import EntityRepository
@@ -18,11 +19,13 @@ from .memory_entries import MemoryEntryRepository
 from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
+from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
 from .storage import StorageRepository
 from .tasks import TaskRepository
 from .unit_of_work import UnitOfWork
 from .validation import ValidationRepository
+from .web_sessions import WebSessionRepository
 from .workflows import WorkflowRepository
 from .working_memory import WorkingMemoryRepository
 
@@ -30,6 +33,7 @@ __all__ = [
     "AgentRepository",
     "BrokerCatalogRepository",
     "BrokerRequestRepository",
+    "CacheRepository",
     "ConversationRepository",
     "DocumentRepository",
     "EntityRepository",
@@ -41,12 +45,14 @@ __all__ = [
     "MessageRepository",
     "ModelRegistryRepository",
     "RagRepository",
+    "RateLimitRepository",
     "SchedulerRepository",
     "StorageRepository",
     "TaskRepository",
     "UnitOfWork",
     "UserRepository",
     "ValidationRepository",
+    "WebSessionRepository",
     "WorkflowRepository",
     "WorkingMemoryRepository",
 ]

@@ -15,6 +15,7 @@ from .agents import AgentRepository
 from .auth import UserRepository
 from .broker import BrokerCatalogRepository
 from .broker_requests import BrokerRequestRepository
+from .cache import CacheRepository
 from .conversations import ConversationRepository
 from .documents import DocumentRepository
 from .entities import EntityRepository
@@ -26,10 +27,12 @@ from .memory_entries import MemoryEntryRepository
 from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
+from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
 from .storage import StorageRepository
 from .tasks import TaskRepository
 from .validation import ValidationRepository
+from .web_sessions import WebSessionRepository
 from .workflows import WorkflowRepository
 from .working_memory import WorkingMemoryRepository
 
@@ -171,3 +174,18 @@ class UnitOfWork:
     def storage(self) -> StorageRepository:
         """Buckets and objects."""
         return StorageRepository(self.session)
+
+    @cached_property
+    def cache(self) -> CacheRepository:
+        """Values with a time to live."""
+        return CacheRepository(self.session)
+
+    @cached_property
+    def web_sessions(self) -> WebSessionRepository:
+        """Sessions of a web application."""
+        return WebSessionRepository(self.session)
+
+    @cached_property
+    def rate_limits(self) -> RateLimitRepository:
+        """How often something is allowed."""
+        return RateLimitRepository(self.session)

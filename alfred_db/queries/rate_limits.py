@@ -1,0 +1,141 @@
+"""Statements about rate limits. A row returned means allowed; the clock is the database's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Float,
+    Select,
+    any_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+
+from ..models import RateLimitState
+from ..models.base import table_of
+from ..types import Text
+from .shapes.clock import bigint, now_us
+from .shapes.driver_statement import driver_statement
+from .shapes.functions import func
+from .shapes.literals import among, materialized, number
+
+_limits = table_of(RateLimitState)
+_key = bindparam("key", type_=Text)
+_STATE = (_limits.c.at_us, _limits.c.start_us, _limits.c.hits, _limits.c.previous)
+
+
+def _insert(start: ColumnElement[Any], kept: ColumnElement[Any], hits: ColumnElement[Any]) -> Insert:
+    return insert(_limits).values(
+        key=_key,
+        at_us=now_us(),
+        start_us=start,
+        hits=hits,
+        previous=number(0),
+        expires_us=kept,
+    )
+
+
+def _window_start() -> ColumnElement[Any]:
+    return now_us() - now_us() % bigint("window")
+
+
+@driver_statement
+def fixed_window() -> ReturningInsert[int, int, int, int]:
+    """Count `cost` in the window of the clock, `window` microseconds long, unless it would exceed `limit`."""
+    start = _window_start()
+    statement = _insert(start, start + bigint("window"), bigint("cost"))
+    excluded = statement.excluded
+    same = _limits.c.start_us >= excluded.start_us
+    return statement.on_conflict_do_update(
+        index_elements=[_limits.c.key],
+        set_={
+            "at_us": func.greatest(_limits.c.at_us, excluded.at_us),
+            "start_us": func.greatest(_limits.c.start_us, excluded.start_us),
+            "hits": case((same, _limits.c.hits), else_=number(0)) + excluded.hits,
+            "expires_us": func.greatest(_limits.c.expires_us, excluded.expires_us),
+        },
+        where=(_limits.c.start_us < excluded.start_us) | (_limits.c.hits + excluded.hits <= bigint("limit")),
+    ).returning(*_STATE)
+
+
+@driver_statement
+def sliding_window() -> ReturningInsert[int, int, int, int]:
+    """Count `cost` in the window, unless it and the share that remains of the last would exceed `limit`."""
+    start, window = _window_start(), bigint("window")
+    statement = _insert(start, start + window + window, bigint("cost"))
+    excluded = statement.excluded
+    same = _limits.c.start_us >= excluded.start_us
+    following = _limits.c.start_us + window == excluded.start_us
+    hits = case((same, _limits.c.hits), else_=number(0))
+    previous = case((same, _limits.c.previous), (following, _limits.c.hits), else_=number(0))
+    elapsed = func.greatest(_limits.c.at_us, excluded.at_us) - func.greatest(
+        _limits.c.start_us, excluded.start_us
+    )
+    remains = literal_column("1.0::double precision", Float) - _float(elapsed) / _float(window)
+    share = _float(previous) * func.greatest(literal_column("0.0::double precision", Float), remains)
+    return statement.on_conflict_do_update(
+        index_elements=[_limits.c.key],
+        set_={
+            "at_us": func.greatest(_limits.c.at_us, excluded.at_us),
+            "start_us": func.greatest(_limits.c.start_us, excluded.start_us),
+            "hits": hits + excluded.hits,
+            "previous": previous,
+            "expires_us": func.greatest(_limits.c.expires_us, excluded.expires_us),
+        },
+        where=share + _float(hits + excluded.hits) <= _float(bigint("limit")),
+    ).returning(*_STATE)
+
+
+def _float(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(value, Float(53))
+
+
+@driver_statement
+def token_bucket() -> ReturningInsert[int, int, int, int]:
+    """Take `cost` microseconds of refilling from the bucket, unless more than `burst` would be missing."""
+    full = now_us() + bigint("cost")
+    statement = _insert(full, full, number(0))
+    excluded = statement.excluded
+    # A statement that began earlier may come later: the time of the row never goes back.
+    now = func.greatest(_limits.c.at_us, excluded.at_us)
+    filled = func.greatest(_limits.c.start_us, now) + (excluded.start_us - excluded.at_us)
+    return statement.on_conflict_do_update(
+        index_elements=[_limits.c.key],
+        set_={"at_us": now, "start_us": filled, "expires_us": filled},
+        where=filled - now <= bigint("burst"),
+    ).returning(*_STATE)
+
+
+@driver_statement
+def state() -> Select[int, int, int, int, int]:
+    """Select the clock and the state of `key`."""
+    return select(now_us(), *_STATE).where(_limits.c.key == _key)
+
+
+@driver_statement
+def reset() -> ReturningDelete[str]:
+    """Delete the state of `keys`."""
+    keys = any_(bindparam("keys", type_=ARRAY(Text)))
+    return delete(_limits).where(_limits.c.key == keys).returning(_limits.c.key)
+
+
+@driver_statement
+def purge(*, limit: int) -> ReturningDelete[str]:
+    """Delete at most `limit` keys whose state no longer matters; locked rows are skipped."""
+    doomed = materialized(
+        select(_limits.c.key)
+        .where(_limits.c.expires_us <= now_us())
+        .limit(number(limit))
+        .with_for_update(skip_locked=True),
+        "doomed",
+    )
+    return delete(_limits).where(among(_limits.c.key, doomed)).returning(_limits.c.key)

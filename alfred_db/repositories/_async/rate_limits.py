@@ -1,0 +1,145 @@
+"""Rate limits: how much of something is allowed in a period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...checks import MAX_SECONDS, check_text, check_word, within
+from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import fetch
+from ...queries import rate_limits as queries
+from ...queries.shapes.clock import microseconds
+from ...values.rate_limits import RateLimit, RateLimitMethod
+
+MAX_KEY_BYTES = 1900
+"""The length that, with the name of the algorithm, always fits into an index entry."""
+
+State = Sequence[int]
+"""The clock; when it last allowed; start of the window; hits in it; hits in the one before."""
+
+
+class AsyncRateLimitRepository(AsyncRepository):
+    """How often something is allowed, counted by the database's clock.
+
+    Call it on the database, as `database.rate_limits.hit(...)`: within a unit of work other callers of the same key wait
+    until the transaction ends, and a rollback forgets the hit. The table is UNLOGGED: a crash of the server resets all limits.
+    """
+
+    async def hit(
+        self,
+        key: str,
+        *,
+        limit: int,
+        period: float,
+        cost: int = 1,
+        algorithm: RateLimitMethod = "token-bucket",
+    ) -> RateLimit:
+        """Count `cost` against a limit, unless that would exceed it; the result is true if it was counted.
+
+        Args:
+            key: What is limited, such as `user:7`; 1 to 1,900 bytes. Each algorithm has its own state.
+            limit: How much is allowed in a period, 1 to 1,000,000 in each second.
+            period: Seconds, 0.001 to a year.
+            cost: How much this call takes, 1 to `limit`.
+            algorithm: How it counts. `token-bucket` allows `limit` at once and refills evenly; `fixed-window`
+                allows `limit` in each period of the clock; `sliding-window` counts the last period by the share
+                of it that is not yet a period ago, as if its hits were spread evenly.
+        """
+        parameters = _checked(key, limit, period, cost, algorithm)
+        statement, said = _ALGORITHMS[algorithm]
+        if rows := await fetch(self._session, statement(), parameters):
+            return said((rows[0][0], *rows[0]), parameters, True)
+        # Nothing was counted: the state says when to try again.
+        return replace(await self._said(parameters, algorithm), allowed=False)
+
+    async def check(
+        self,
+        key: str,
+        *,
+        limit: int,
+        period: float,
+        cost: int = 1,
+        algorithm: RateLimitMethod = "token-bucket",
+    ) -> RateLimit:
+        """Return what `hit` would return, and count nothing."""
+        return await self._said(_checked(key, limit, period, cost, algorithm), algorithm)
+
+    async def _said(self, parameters: dict[str, Any], algorithm: RateLimitMethod) -> RateLimit:
+        rows = await fetch(self._session, queries.state(), {"key": parameters["key"]}, reads=True)
+        state = rows[0] if rows else (0, 0, 0, 0, 0)
+        return _ALGORITHMS[algorithm][1](state, parameters, False)
+
+    async def reset(self, key: str) -> bool:
+        """Forget what was counted for a key; return whether anything was."""
+        check_text("key", key, MAX_KEY_BYTES)
+        keys = [f"{algorithm}:{key}" for algorithm in _ALGORITHMS]
+        return bool(await fetch(self._session, queries.reset(), {"keys": keys}))
+
+    async def purge(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` (1 to 10,000) states that no longer matter; return their number."""
+        within("limit", limit, 1, 10_000)
+        return len(await fetch(self._session, queries.purge(limit=limit), {}))
+
+
+def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> dict[str, Any]:
+    check_text("key", key, MAX_KEY_BYTES)
+    check_word("algorithm", algorithm, RateLimitMethod)
+    within("period", period, 0.001, MAX_SECONDS / 100)
+    within("limit", limit, 1, max(1, int(period * 1_000_000)))
+    within("cost", cost, 1, limit)
+    window = microseconds(period)
+    parameters: dict[str, Any] = {"key": f"{algorithm}:{key}"}
+    if algorithm == "token-bucket":
+        # Rounded up, so that never more than the limit is allowed.
+        each = -(-window // limit)
+        return {**parameters, "cost": each * cost, "burst": each * limit, "each": each}
+    return {**parameters, "cost": cost, "limit": limit, "window": window}
+
+
+def _bucket(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+    clock, at, full, _, _ = state
+    missing = max(0, full - max(clock, at))
+    left = parameters["burst"] - missing
+    wait = 0 if taken else max(0, parameters["cost"] - left)
+    return _answer(taken, wait, left // parameters["each"], missing)
+
+
+def _fixed(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+    clock, at, start, hits, _ = state
+    window, ends = parameters["window"], start + parameters["window"] - max(clock, at)
+    if ends <= 0:
+        hits, ends = 0, window
+    left = parameters["limit"] - hits
+    wait = 0 if taken or parameters["cost"] <= left else ends
+    return _answer(taken, wait, left, ends if hits else 0)
+
+
+def _sliding(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+    clock, at, start, hits, previous = state
+    window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
+    elapsed = max(clock, at) - start
+    if elapsed >= window:  # it is the last window by now, or longer ago
+        hits, previous, elapsed = 0, hits if elapsed < 2 * window else 0, elapsed % window
+    used = hits + previous * (1 - elapsed / window)
+    left = max(0, int(limit - used))
+    wait = 0.0
+    if not taken and used + cost > limit:
+        if hits + cost <= limit:
+            wait = window * (1 - (limit - hits - cost) / previous) - elapsed
+        else:
+            wait = window - elapsed + window * (1 - (limit - cost) / hits)
+    reset = 2 * window - elapsed if hits else window - elapsed if previous else 0
+    return _answer(taken, max(0.0, wait), left, reset)
+
+
+def _answer(taken: bool, wait: float, left: int, reset: float) -> RateLimit:
+    return RateLimit(taken or wait <= 0, max(0, left), wait / 1_000_000, reset / 1_000_000)
+
+
+_ALGORITHMS: dict[str, tuple[Callable[[], Any], Callable[[State, dict[str, Any], bool], RateLimit]]] = {
+    "fixed-window": (queries.fixed_window, _fixed),
+    "sliding-window": (queries.sliding_window, _sliding),
+    "token-bucket": (queries.token_bucket, _bucket),
+}

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+
+from sqlalchemy import select, text, update
+
+from alfred_db import AsyncDatabase, WebSession
+from alfred_db.repositories import AsyncUnitOfWork
+
+
+async def test_a_session_is_known_by_its_token_alone(uow: AsyncUnitOfWork) -> None:
+    made = await uow.web_sessions.create("u", {"theme": "dark"})
+    assert made.token not in repr(made)
+    assert await uow.web_sessions.get(made.token) == made.session
+    assert made.session.user_id == "u"
+    assert made.session.data == {"theme": "dark"}
+    (row,) = (await uow.session.execute(select(WebSession.__table__))).all()
+    assert row.id == hashlib.sha256(made.token.encode()).digest()
+    assert made.token not in repr(row)
+    for wrong in ("", made.token[:-1], row.id.hex(), "x" * 10_000):
+        assert await uow.web_sessions.get(wrong) is None
+        assert await uow.web_sessions.touch(wrong) is None
+        assert await uow.web_sessions.rotate(wrong) is None
+        assert await uow.web_sessions.revoke(wrong) is False
+
+
+async def test_the_old_token_is_refused_after_a_rotation(uow: AsyncUnitOfWork) -> None:
+    before = await uow.web_sessions.create()
+    after = await uow.web_sessions.rotate(before.token, user_id="u")
+    assert after is not None
+    assert after.session.user_id == "u"
+    assert await uow.web_sessions.get(before.token) is None
+    assert await uow.web_sessions.rotate(before.token) is None
+    assert await uow.web_sessions.save(before.token, {}) is None
+    kept = await uow.web_sessions.rotate(after.token)
+    assert kept is not None
+    assert kept.session.user_id == "u"
+
+
+async def test_a_session_ends_when_idle_and_in_any_case(uow: AsyncUnitOfWork) -> None:
+    idle = await uow.web_sessions.create(idle=0.2, lifetime=60)
+    short = await uow.web_sessions.create(idle=60, lifetime=0.2)
+    for _ in range(2):
+        await uow.session.execute(text("SELECT pg_sleep(0.12)"))
+        assert await uow.web_sessions.touch(idle.token) is not None
+    assert await uow.web_sessions.touch(short.token) is None
+    await uow.session.execute(text("SELECT pg_sleep(0.25)"))
+    assert await uow.web_sessions.touch(idle.token) is None
+    assert await uow.web_sessions.purge() == 2
+
+
+async def test_a_touch_is_written_once_a_minute(uow: AsyncUnitOfWork) -> None:
+    made = await uow.web_sessions.create()
+    assert await uow.web_sessions.touch(made.token) == made.session
+    await uow.session.execute(update(WebSession).values(seen_us=WebSession.seen_us - 61_000_000))
+    touched = await uow.web_sessions.touch(made.token)
+    assert touched is not None
+    assert touched.seen_at >= made.session.seen_at
+
+
+async def test_all_sessions_of_a_user_are_revoked(committed: AsyncDatabase) -> None:
+    sessions = committed.web_sessions
+    mine = [await sessions.create("me") for _ in range(3)]
+    other = await sessions.create("other")
+    assert len(await sessions.list_user("me")) == 3
+    assert await sessions.revoke_user("me", keep=mine[0].token) == 2
+    assert [await sessions.get(one.token) is not None for one in mine] == [True, False, False]
+    assert await sessions.revoke_user("me") == 1
+    assert await sessions.get(other.token) is not None
+    saved = await sessions.save(other.token, {"k": [1]})
+    assert saved is not None
+    assert saved.data == {"k": [1]}
+    assert await sessions.revoke(other.token) is True
