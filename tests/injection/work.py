@@ -16,6 +16,11 @@ _TASK = {
     "metadata": JSON,
 }
 
+
+def _value() -> bytes:
+    return b"v"
+
+
 _EVENT = {"topic": "t", "payload": JSON, "type": "t", "key": "k"}
 
 SPECIMENS: Specimens = {
@@ -60,6 +65,7 @@ SPECIMENS: Specimens = {
     "cache.delete_many": lambda g: {"keys": ["new"]},
     "cache.get": lambda g: {"key": "new"},
     "cache.get_many": lambda g: {"keys": ["new"]},
+    "cache.get_or_set": lambda g: {"key": "new", "compute": _value},
     "cache.incr": lambda g: {"key": "new"},
     "cache.set": lambda g: {"key": "new", "value": b"v"},
     "cache.set_many": lambda g: {"values": {"new": b"v"}},

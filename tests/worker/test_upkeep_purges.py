@@ -16,7 +16,7 @@ def test_a_worker_deletes_what_has_expired(database_url: URL) -> None:
         db.rate_limits.hit("gone", limit=1, period=0.001)
         db.web_sessions.create("u", idle=0.001)
         time.sleep(0.02)
-        Worker(db).run(drain=True)
+        Worker(db, {"X": lambda task: None}).run(drain=True, signals=False)
         assert db.cache.size().entries == 1
         assert db.rate_limits.purge() == 0
         assert db.web_sessions.purge() == 0

@@ -1,0 +1,14 @@
+"""Example calls of the statements about rate limits."""
+
+from __future__ import annotations
+
+from unit.examples import Call, call
+
+EXAMPLES: dict[str, list[Call]] = {
+    "fixed_window": [call()],
+    "purge": [call(limit=4711)],
+    "reset": [call()],
+    "sliding_window": [call()],
+    "state": [call()],
+    "token_bucket": [call()],
+}

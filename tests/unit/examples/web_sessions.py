@@ -1,0 +1,17 @@
+"""Example calls of the statements about web sessions."""
+
+from __future__ import annotations
+
+from unit.examples import Call, call
+
+EXAMPLES: dict[str, list[Call]] = {
+    "create": [call()],
+    "get": [call()],
+    "of_user": [call()],
+    "purge": [call(limit=4711)],
+    "revoke": [call()],
+    "revoke_user": [call()],
+    "rotate": [call(login=True), call(login=False)],
+    "save": [call()],
+    "touch": [call()],
+}
