@@ -16,7 +16,7 @@ depends_on = None
 def upgrade() -> None:
     ddl(f"""
         CREATE UNLOGGED TABLE {full_name("cache")} (
-            key TEXT COLLATE "C" NOT NULL,
+            key TEXT NOT NULL,
             value BYTEA,
             number BIGINT,
             set_us BIGINT NOT NULL,
@@ -28,7 +28,7 @@ def upgrade() -> None:
     """)
     ddl(f"""
         CREATE UNLOGGED TABLE {full_name("cache_claims")} (
-            key TEXT COLLATE "C" NOT NULL,
+            key TEXT NOT NULL,
             token UUID NOT NULL,
             claimed_us BIGINT NOT NULL,
             expires_us BIGINT NOT NULL,
@@ -38,7 +38,7 @@ def upgrade() -> None:
     """)
     ddl(f"""
         CREATE UNLOGGED TABLE {full_name("rate_limits")} (
-            key TEXT COLLATE "C" NOT NULL,
+            key TEXT NOT NULL,
             at_us BIGINT NOT NULL,
             start_us BIGINT NOT NULL,
             hits BIGINT NOT NULL,

@@ -25,8 +25,8 @@ class CacheEntry(Base):
     __tablename__ = "cache"
     __table_args__ = (CheckConstraint("(value IS NULL) <> (number IS NULL)", name="value"), UNLOGGED)
 
-    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    """Key, up to 2,000 bytes; in the order of its bytes, so that the index finds a prefix."""
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Key, up to 2,000 bytes."""
     value: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The value; NULL if it is a number."""
     number: Mapped[int | None] = mapped_column(BigInteger)
@@ -46,7 +46,7 @@ class CacheClaim(Base):
     __tablename__ = "cache_claims"
     __table_args__ = (UNLOGGED,)
 
-    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
     """Key of the missing value."""
     token: Mapped[uuid.UUID]
     """Identifies the claim: only its holder releases it."""

@@ -20,7 +20,7 @@ class RateLimitState(Base):
     __tablename__ = "rate_limits"
     __table_args__ = ({"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 70}},)
 
-    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
     """The algorithm, a colon, and what is limited, such as `token-bucket:user:7`."""
     at_us: Mapped[int] = mapped_column(BigInteger)
     """When it last allowed something."""
