@@ -68,7 +68,7 @@ SPECIMENS: Specimens = {
     "cache.get_or_set": lambda g: {"key": "new", "compute": _value},
     "cache.incr": lambda g: {"key": "new"},
     "cache.set": lambda g: {"key": "new", "value": b"v"},
-    "cache.set_many": lambda g: {"values": {"new": b"v"}},
+    "cache.set_many": lambda g: {"entries": {"new": b"v"}},
     "cache.touch": lambda g: {"key": "new", "ttl": 60.0},
     "rate_limits.check": lambda g: {"key": "new", "limit": 1, "period": 1.0, "algorithm": "fixed-window"},
     "rate_limits.hit": lambda g: {"key": "new", "limit": 1, "period": 1.0, "algorithm": "sliding-window"},

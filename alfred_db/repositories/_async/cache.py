@@ -36,7 +36,7 @@ class AsyncCacheRepository(AsyncRepository):
     """
 
     async def get(self, key: str) -> bytes | None:
-        """Return the value, or None if there is none or it has expired."""
+        """Return the value, or None if it is missing or has expired."""
         check_text("key", key, MAX_KEY_BYTES)
         rows = await fetch(self._session, queries.get(), {"key": key}, reads=True)
         return _value(*rows[0]) if rows else None
@@ -64,19 +64,19 @@ class AsyncCacheRepository(AsyncRepository):
         )
 
     async def set_many(
-        self, values: Mapping[str, bytes], ttl: float | None = None, *, jitter: float = 0.0
+        self, entries: Mapping[str, bytes], ttl: float | None = None, *, jitter: float = 0.0
     ) -> None:
         """Store at most 10,000 values in one statement, as `set` does."""
-        keys = sorted(_keys(list(values)))  # all calls lock in the same order, so that none deadlocks
-        entries = [_entry(key, values[key], ttl, jitter) for key in keys]
+        keys = sorted(_keys(list(entries)))  # all calls lock in the same order, so that none deadlocks
+        rows = [_entry(key, entries[key], ttl, jitter) for key in keys]
         await fetch(
             self._session,
             queries.set_many(),
             {
                 "keys": keys,
-                "values": [one["value"] for one in entries],
-                "numbers": [one["number"] for one in entries],
-                "ttls": [one.get("ttl") for one in entries],
+                "values": [one["value"] for one in rows],
+                "numbers": [one["number"] for one in rows],
+                "ttls": [one.get("ttl") for one in rows],
             },
         )
 

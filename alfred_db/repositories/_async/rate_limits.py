@@ -51,7 +51,7 @@ class AsyncRateLimitRepository(AsyncRepository):
         statement, said = _ALGORITHMS[algorithm]
         if rows := await fetch(self._session, statement(), parameters):
             return said((rows[0][0], *rows[0]), parameters, True)
-        # Nothing was counted: the state says when to try again.
+        # Nothing was counted: the time to try again follows from the state.
         return replace(await self._said(parameters, algorithm), allowed=False)
 
     async def check(

@@ -52,7 +52,7 @@ class RateLimitRepository(Repository):
         statement, said = _ALGORITHMS[algorithm]
         if rows := fetch(self._session, statement(), parameters):
             return said((rows[0][0], *rows[0]), parameters, True)
-        # Nothing was counted: the state says when to try again.
+        # Nothing was counted: the time to try again follows from the state.
         return replace(self._said(parameters, algorithm), allowed=False)
 
     def check(
