@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, full_name
 
-revision = "alfred_0030_redis_roles"
-down_revision = "alfred_0029_task_kinds"
+revision = "alfred_0031_redis_roles"
+down_revision = "alfred_0030_sessions"
 branch_labels = None
 depends_on = None
 
