@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, cast
@@ -33,6 +34,16 @@ __all__ = ["embedder_of", "mcp"]
     metavar="MODULE:NAME",
     help="A function from a list of texts to one vector for each; without it searches compare words.",
 )
+@click.option("--sql-role", metavar="ROLE", help="The role that the SQL of the group postgres runs as.")
+@click.option("--sql-timeout", default=5.0, show_default=True, help="Seconds that this SQL may take.")
+@click.option("--transport", type=click.Choice(["stdio", "http"]), default="stdio", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", default=8000, show_default=True, help="The port to listen at.")
+@click.option(
+    "--token-env", metavar="NAME", help="The environment variable with the bearer token of clients."
+)
+@click.option("--allow-host", multiple=True, metavar="HOST", help="A further Host header; may be repeated.")
+@click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="A web page's origin; may be repeated.")
 @url_option
 @schema_option
 @pooler_option
@@ -40,6 +51,14 @@ def mcp(
     tools: str,
     read_only: bool,
     embedder: str | None,
+    sql_role: str | None,
+    sql_timeout: float,
+    transport: str,
+    host: str,
+    port: int,
+    token_env: str | None,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
     pooler: Any,
     url: str | None,
     schema: str | None,
@@ -60,8 +79,35 @@ def mcp(
         groups=[name.strip() for name in tools.split(",") if name.strip()],
         embedder=None if embedder is None else embedder_of(embedder),
         read_only=read_only,
+        sql_role=sql_role,
+        sql_timeout=sql_timeout,
     )
-    asyncio.run(serve_stdio(server, database))
+    if transport == "stdio":
+        asyncio.run(serve_stdio(server, database))
+        return
+    from ..mcp.http import serve_http
+
+    asyncio.run(
+        serve_http(
+            server,
+            database,
+            host=host,
+            port=port,
+            token=None if token_env is None else _token(token_env),
+            allowed_hosts=allow_host,
+            allowed_origins=allow_origin,
+        )
+    )
+
+
+def _token(name: str) -> str:
+    token = os.environ.get(name, "")
+    if len(token) < 16 or not token.isascii() or not token.isprintable():
+        raise ConfigurationError(
+            f"--token-env {name}: the variable has no token of 16 or more characters; set it, such as by"
+            " `openssl rand -hex 32`"
+        )
+    return token
 
 
 def embedder_of(named: str) -> Callable[[list[str]], Any]:

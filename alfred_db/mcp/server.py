@@ -9,7 +9,7 @@ from mcp.server import MCPServer
 
 from ..database import AsyncDatabase
 from ..errors import ConfigurationError
-from . import GROUPS, agent_memory, vector_store
+from . import GROUPS, agent_memory, postgres, prompts, rag, resources, scheduler, testing, vector_store
 from .embedding import Embedder
 from .tools import Tools
 
@@ -18,6 +18,10 @@ __all__ = ["create_server", "serve_stdio"]
 _REGISTER: dict[str, Callable[[Tools], None]] = {
     "vector-store": vector_store.register,
     "agent-memory": agent_memory.register,
+    "rag": rag.register,
+    "testing": testing.register,
+    "scheduler": scheduler.register,
+    "postgres": postgres.register,
 }
 
 INSTRUCTIONS = (
@@ -32,6 +36,8 @@ def create_server(
     groups: Sequence[str] = GROUPS,
     embedder: Embedder | None = None,
     read_only: bool = False,
+    sql_role: str | None = None,
+    sql_timeout: float = 5.0,
 ) -> MCPServer[Any]:
     """Return a server of the SDK with groups of tools; it runs nothing.
 
@@ -40,14 +46,19 @@ def create_server(
         groups: The names of the groups.
         embedder: A function, plain or async, from a list of texts to one vector for each.
         read_only: Leave out all tools that write.
+        sql_role: The role that SQL of the group postgres runs as; None is that of the connection.
+        sql_timeout: Seconds that it may take.
 
     Raises:
         ConfigurationError: A group is unknown, or none was named.
     """
     server: MCPServer[Any] = MCPServer("alfred-db", instructions=INSTRUCTIONS, log_level="WARNING")
-    tools = Tools(server, database, embedder, read_only)
-    for name in checked_groups(groups):
+    tools = Tools(server, database, embedder, read_only, sql_role, sql_timeout)
+    chosen = checked_groups(groups)
+    for name in chosen:
         _REGISTER[name](tools)
+    resources.register(tools, chosen)
+    prompts.register(tools, chosen)
     return server
 
 

@@ -39,15 +39,25 @@ class Tools:
         database: The database, or one tenant of it.
         embedder: The caller's function from texts to vectors.
         read_only: Leave out all tools that write.
+        sql_role: The role that SQL of the group postgres runs as.
+        sql_timeout: Seconds that it may take.
     """
 
     def __init__(
-        self, server: MCPServer[Any], database: AsyncDatabase, embedder: Embedder | None, read_only: bool
+        self,
+        server: MCPServer[Any],
+        database: AsyncDatabase,
+        embedder: Embedder | None = None,
+        read_only: bool = False,
+        sql_role: str | None = None,
+        sql_timeout: float = 5.0,
     ) -> None:
         self.server = server
         self.database = database
         self.embedder = embedder
         self.read_only = read_only
+        self.sql_role = sql_role
+        self.sql_timeout = sql_timeout
         self._names: set[str] = set()
 
     @asynccontextmanager

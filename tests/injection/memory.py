@@ -139,6 +139,7 @@ SPECIMENS: Specimens = {
     "conversations.sessions": lambda g: {},
     "rag.answer": lambda g: {"query_id": g.rag_query, "response": "r", "metadata": JSON},
     "rag.build_context": lambda g: {"embedding": vector(384), "text": "ground", "where": _METADATA},
+    "rag.get": lambda g: {"session_id": "ground"},
     "rag.history": lambda g: {"session": g.rag_session},
     "rag.open": lambda g: {"session_id": "new", "context": "c"},
     "rag.queries_using": lambda g: {"document_id": g.document},

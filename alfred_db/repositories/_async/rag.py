@@ -33,6 +33,11 @@ class AsyncRagRepository(AsyncRepository):
         assert found is not None
         return found
 
+    async def get(self, session_id: str) -> RagSession | None:
+        """Return the session with this key."""
+        check_text("session_id", session_id)
+        return await self._first(queries.get_session(session_id))
+
     async def build_context(
         self,
         embedding: VectorLike,

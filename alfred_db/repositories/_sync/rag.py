@@ -34,6 +34,11 @@ class RagRepository(Repository):
         assert found is not None
         return found
 
+    def get(self, session_id: str) -> RagSession | None:
+        """Return the session with this key."""
+        check_text("session_id", session_id)
+        return self._first(queries.get_session(session_id))
+
     def build_context(
         self,
         embedding: VectorLike,
