@@ -14,7 +14,7 @@ WORKERS ?= 4
 # What one process of the tests has compiled, the others read.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-mcp bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -87,6 +87,9 @@ bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=100000
 
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
+
+bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, SECONDS=10 for a short run
+	$(BIN)/python benchmarks/mcp.py $(if $(filter-out 600,$(SECONDS)),--seconds $(SECONDS))
 
 bench-compare: .venv/bench.stamp ## fail when a ratio is worse by 5%; RUN=folder takes a finished run, ONLY="work vectors" some pages
 	$(BIN)/python benchmarks/figures.py --compare docs/benchmarks $(RUN) $(if $(ONLY),--only $(ONLY))

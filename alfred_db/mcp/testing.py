@@ -153,7 +153,7 @@ def _register_runs(tools: Tools) -> None:
     async def run_test_suite(suite_id: Key, metadata: Metadata = None) -> Run:
         """Start a run of a suite. It executes nothing: you execute the cases and record what they measured.
 
-        Then: list_test_cases, record_test_result for each metric, finish_test_run, test_regression.
+        Then: list_test_cases, record_test_result for each metric, finish_test_run, compare_test_run.
         """
         async with tools.writing() as uow:
             return _run(await uow.validation.start_run(suite_id, metadata=metadata))
@@ -232,12 +232,12 @@ def _register_runs(tools: Tools) -> None:
 
     @tools.writes("Make a run the baseline", destructive=True, idempotent=True)
     async def set_test_baseline(run_id: Key) -> Run:
-        """Make a finished run the one that test_regression compares later runs of its suite with."""
+        """Make a finished run the one that compare_test_run compares later runs of its suite with."""
         async with tools.writing() as uow:
             return _run(await uow.validation.set_baseline(run_id))
 
     @tools.reads("Compare a run with the baseline")
-    async def test_regression(
+    async def compare_test_run(
         run_id: Key,
         baseline_id: Annotated[Key | None, Field(description="A run; null is the suite's baseline.")] = None,
         tolerance: Annotated[float, Field(ge=0, lt=1_000_000)] = 0,
@@ -260,7 +260,7 @@ def _register_runs(tools: Tools) -> None:
         return Comparison(regressed=any(change.worse for change in changes), changes=changes)
 
     @tools.reads("Show the trend of a metric")
-    async def test_trend(
+    async def metric_trend(
         case_id: Key,
         metric: Name,
         since: Annotated[

@@ -60,8 +60,8 @@ WORK: list[tuple[str, dict[str, Any], str]] = [
     ("set_test_baseline", {"run_id": 1}, "is_baseline"),
     ("list_test_runs", {"suite_id": 1}, "runs"),
     ("list_test_results", {"run_id": 1, "status": "pass"}, "results"),
-    ("test_regression", {"run_id": 1}, "changes"),
-    ("test_trend", {"case_id": 1, "metric": "ms"}, "results"),
+    ("compare_test_run", {"run_id": 1}, "changes"),
+    ("metric_trend", {"case_id": 1, "metric": "ms"}, "results"),
     (
         "create_schedule",
         {"name": "nightly", "command": "clean", "cron": "0 3 * * *", "schedule_key": "k"},
@@ -134,7 +134,7 @@ async def test_all_tools_do_their_work(serve: Any, schema: str | None) -> None:
     assert results["list_questions"][0]["questions"][0]["documents"][0] == 1
     assert [len(found["memories"]) for found in results["search_memories"]] == [1, 1, 1]
     assert results["record_test_result"][0]["status"] == "pass"
-    assert results["test_regression"][0]["regressed"] is False
+    assert results["compare_test_run"][0]["regressed"] is False
     assert results["list_executions"][0]["executions"][0]["status"] == "pending"
     assert results["query"][0]["rows"] == [["Tea", 1]]
     assert results["export_data"][0]["data"] == '{"a": 1}\n'
