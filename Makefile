@@ -88,8 +88,8 @@ bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=100000
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
 
-bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, SECONDS=10 for a short run
-	$(BIN)/python benchmarks/mcp.py $(if $(filter-out 600,$(SECONDS)),--seconds $(SECONDS))
+bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, QUICK=1 for ten seconds
+	$(BIN)/python -P benchmarks/mcp.py $(if $(QUICK),--seconds 10)
 
 bench-compare: .venv/bench.stamp ## fail when a ratio is worse by 5%; RUN=folder takes a finished run, ONLY="work vectors" some pages
 	$(BIN)/python benchmarks/figures.py --compare docs/benchmarks $(RUN) $(if $(ONLY),--only $(ONLY))

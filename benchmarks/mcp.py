@@ -2,23 +2,21 @@
 
 python benchmarks/mcp.py                 a minute of 200 calls/s by 8 clients
 python benchmarks/mcp.py --seconds 10    a shorter run
+
+`-P` keeps the folder of this file, which has the name of the SDK, out of the path.
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-# The folder of this file comes first in the path of a script, and holds a module with the name of the SDK: this one.
-sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
 import argparse
 import asyncio
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx2
 from mcp import Client
