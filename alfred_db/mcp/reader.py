@@ -20,7 +20,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from mcp.server.mcpserver.exceptions import ToolError
 from psycopg import AsyncConnection, AsyncCursor, Error, errors
@@ -177,7 +177,7 @@ class Reader:
     async def _check_tables(self, cursor: AsyncCursor[Any], text: str) -> None:
         await cursor.execute(f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {text}".encode(), binary=True)
         row = await cursor.fetchone()
-        plan = row[0] if row else []
+        plan: Any = row[0] if row else None
         if isinstance(plan, str | bytes):
             plan = json.loads(plan)
         used = set(_tables(plan))
@@ -223,14 +223,15 @@ def _tables(plan: Any) -> Iterator[tuple[str, str]]:
     A scan of another server, or of an extension, does not name its tables: it stands for one that is refused.
     """
     if isinstance(plan, list):
-        for part in plan:
+        for part in cast("list[Any]", plan):
             yield from _tables(part)
     elif isinstance(plan, dict):
-        if plan.get("Node Type") in ("Foreign Scan", "Custom Scan"):
-            yield "another server", str(plan["Node Type"])
-        if "Relation Name" in plan:
-            yield str(plan.get("Schema")), str(plan["Relation Name"])
-        for part in plan.values():
+        node = cast("dict[str, Any]", plan)
+        if node.get("Node Type") in ("Foreign Scan", "Custom Scan"):
+            yield "another server", str(node["Node Type"])
+        if "Relation Name" in node:
+            yield str(node.get("Schema")), str(node["Relation Name"])
+        for part in node.values():
             yield from _tables(part)
 
 
@@ -261,7 +262,8 @@ async def _fetched(
         wanted = min(BATCH, limit - len(found.rows))
         await cursor.execute(f"FETCH {wanted} FROM alfred_db_rows".encode())
         rows = await cursor.fetchall()
-        for (row,) in rows:
+        for fetched in rows:
+            row: str | None = fetched[0]
             if row is not None and used + len(row) > max_bytes:
                 found.next_offset = place
                 found.notes.append(
@@ -276,7 +278,7 @@ async def _fetched(
                     " left(column, 200)."
                 )
                 continue
-            used += len(row)
+            used += len(row or "")
             found.rows.append(values)
         if len(rows) < wanted:
             return found
