@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 from mcp.server.mcpserver.exceptions import ToolError
 from psycopg import AsyncConnection, AsyncCursor, Error, errors
@@ -55,6 +55,9 @@ _DENIED = re.compile(
     )(?![a-z0-9_$])""",
     re.VERBOSE,
 )
+_Plan: TypeAlias = "Sequence[_Plan] | Mapping[str, _Plan] | str | float | None"
+"""A part of a plan as JSON."""
+
 _ESCAPED = re.compile(r"""u&["']""", re.IGNORECASE)
 
 _SUPERUSER = b"SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user"
@@ -217,22 +220,22 @@ def _checked(sql: str) -> str:
     return text
 
 
-def _tables(plan: Any) -> Iterator[tuple[str, str]]:
+def _tables(plan: _Plan) -> Iterator[tuple[str, str]]:
     """Return the tables of a plan, with their schemas.
 
     A scan of another server, or of an extension, does not name its tables: it stands for one that is refused.
     """
-    if isinstance(plan, list):
-        for part in cast("list[Any]", plan):
-            yield from _tables(part)
-    elif isinstance(plan, dict):
-        node = cast("dict[str, Any]", plan)
-        if node.get("Node Type") in ("Foreign Scan", "Custom Scan"):
-            yield "another server", str(node["Node Type"])
-        if "Relation Name" in node:
-            yield str(node.get("Schema")), str(node["Relation Name"])
-        for part in node.values():
-            yield from _tables(part)
+    parts: Iterable[_Plan] = ()
+    if isinstance(plan, Sequence) and not isinstance(plan, str):
+        parts = plan
+    elif isinstance(plan, Mapping):
+        parts = plan.values()
+        if plan.get("Node Type") in ("Foreign Scan", "Custom Scan"):
+            yield "another server", str(plan["Node Type"])
+        if "Relation Name" in plan:
+            yield str(plan.get("Schema")), str(plan["Relation Name"])
+    for part in parts:
+        yield from _tables(part)
 
 
 async def _columns(cursor: AsyncCursor[Any], text: str) -> list[str]:
