@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, full_name
 
-revision = "alfred_0031_redis_roles"
-down_revision = "alfred_0030_sessions"
+revision = "alfred_0032_redis_roles"
+down_revision = "alfred_0031_growth_indexes"
 branch_labels = None
 depends_on = None
 
