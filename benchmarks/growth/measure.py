@@ -100,6 +100,9 @@ def _explained(database: Database, once: Callable[[UnitOfWork], float], cost: Co
         raw.add_notice_handler(listen)
         try:
             once(UnitOfWork(session))
+            session.execute(
+                text("SELECT 1")
+            )  # ends the last statement of the call, which is reported only then
         finally:
             raw.remove_notice_handler(listen)
             session.rollback()
@@ -108,6 +111,8 @@ def _explained(database: Database, once: Callable[[UnitOfWork], float], cost: Co
         if not found:
             continue
         plan = json.loads(document)
+        if plan["Query Text"] == "SELECT 1":
+            continue
         cost.statements += 1
         cost.rows += _read(plan["Plan"])
         if cost.ms is not None and cost.ms > SLOW_MS:

@@ -149,10 +149,15 @@ def test_a_count_says_whether_it_is_whole(uow: UnitOfWork, up_to: int | None) ->
 
 def test_requests_are_found_by_each_name(uow: UnitOfWork) -> None:
     for number in range(4):
-        names = {"provider": f"p{number % 2}", "agent_name": f"a{number % 2}", "session_id": f"s{number}"}
+        names: dict[str, Any] = {"provider": f"p{number % 2}", "agent_name": f"a{number % 2}", "session_id": f"s{number}"}
         uow.broker_requests.start(f"r{number}", model="m", **names)
     since = NOW - timedelta(days=1)
-    for by in ({"provider": "p1"}, {"agent_name": "a1"}, {"provider": "p1", "agent_name": "a1"}):
+    asked: list[dict[str, Any]] = [
+        {"provider": "p1"},
+        {"agent_name": "a1"},
+        {"provider": "p1", "agent_name": "a1"},
+    ]
+    for by in asked:
         found = uow.broker_requests.recent(since=since, **by)
         assert [row.request_id for row in found] == ["r3", "r1"], by
     found = uow.broker_requests.recent(session_id="s2", status=BrokerRequestStatus.PENDING)
