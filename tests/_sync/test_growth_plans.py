@@ -149,7 +149,11 @@ def test_a_count_says_whether_it_is_whole(uow: UnitOfWork, up_to: int | None) ->
 
 def test_requests_are_found_by_each_name(uow: UnitOfWork) -> None:
     for number in range(4):
-        names: dict[str, Any] = {"provider": f"p{number % 2}", "agent_name": f"a{number % 2}", "session_id": f"s{number}"}
+        names: dict[str, Any] = {
+            "provider": f"p{number % 2}",
+            "agent_name": f"a{number % 2}",
+            "session_id": f"s{number}",
+        }
         uow.broker_requests.start(f"r{number}", model="m", **names)
     since = NOW - timedelta(days=1)
     asked: list[dict[str, Any]] = [
