@@ -30,8 +30,8 @@ REFUSED = {
     "broker_requests.unschedule_maintenance": "needs pg_cron",
     "events.schedule_maintenance": "needs pg_cron",
     "events.unschedule_maintenance": "needs pg_cron",
-    "broker_requests.detach_partition": "must be a transaction of its own, and is not rolled back",
-    "events.detach_partition": "must be a transaction of its own, and is not rolled back",
+    "broker_requests.detach_partition": "runs outside of a transaction, and cannot be rolled back",
+    "events.detach_partition": "runs outside of a transaction, and cannot be rolled back",
 }
 """Methods that are not measured, and why."""
 
