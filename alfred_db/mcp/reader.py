@@ -109,7 +109,12 @@ class Reader:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncCursor[Any]]:
-        """Open a READ ONLY transaction of a connection of its own."""
+        """Open a READ ONLY transaction of a connection of its own.
+
+        Raises:
+            ToolError: The statement failed, took too long or tried to write, or the database cannot be reached.
+            ConfigurationError: The role of the reader cannot be taken.
+        """
         try:
             async with asyncio.timeout(2 * self.timeout), self._places:
                 connection = await self._connected()

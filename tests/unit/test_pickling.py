@@ -32,6 +32,7 @@ from alfred_db import Document, models
 from alfred_db.errors import AlfredDBError
 from alfred_db.models import Base
 from alfred_db.types import EnumText, VectorType
+from alfred_db.worker.settings import Settings
 
 SAMPLES: dict[Any, Any] = {
     str: "x",
@@ -78,6 +79,8 @@ def values_of_the_package() -> Iterator[type[Any]]:
 def is_value(found: type[Any]) -> bool:
     bases = (enum.Enum, BaseException, Base, VectorType)
     named = issubclass(found, tuple) and hasattr(found, "_fields")
+    if issubclass(found, Settings) and found is not Settings:
+        return False  # a worker: it holds a database
     return (dataclasses.is_dataclass(found) or named or issubclass(found, bases)) and found not in (
         Base,
         VectorType,
