@@ -100,6 +100,7 @@ class Reader:
 
         Raises:
             ToolError: The statement is refused, or fails; the message says what to do.
+            ConfigurationError: The role of the reader cannot be taken.
         """
         text = _checked(sql)
         async with self.transaction() as cursor:
