@@ -23,10 +23,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
 from .engine.notifications import Notifier, channel_of
+from .engine.plans import drop_plans_of
 from .engine.pool import (
     check_before_use,
     check_pooled,
     connect_args,
+    connection_state,
     end_interrupted,
     prepare_connections,
     refuse_failed_commits,
@@ -346,6 +348,7 @@ def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
         options = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
         timeout = None if "idle_in_transaction_session_timeout" in options else IDLE_IN_TRANSACTION_TIMEOUT
         check_before_use(engine)
+        drop_plans_of(engine, lambda info: connection_state(info).plans)
         prepare_connections(engine, idle_in_transaction=timeout, default_tenant=schema is None)
     else:
         check_pooled(engine, default_tenant=schema is None)

@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from ..errors import ConfigurationError, failed_transaction
 from ..failures.marks import mark_lost, note_upgrade
 from ..server.databases import VERSION_TABLES, not_utf8
 from ..types import bind_text
+from .plans import KeptPlans
 
 __all__ = [
     "RELIED_ON",
@@ -55,6 +56,8 @@ class ConnectionState:
     """Since when the connection is unused, by `time.monotonic()`; None while it is in use."""
     kept_since: float | None = None
     """Since when units of work pass it on to one another."""
+    plans: KeptPlans = field(default_factory=KeptPlans)
+    """When the plans that the server keeps for the connection are dropped."""
 
 
 def connection_state(info: dict[Any, Any]) -> ConnectionState:

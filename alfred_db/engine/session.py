@@ -45,6 +45,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ..errors import failed_transaction
+from .plans import KeptPlans
 from .pool import connection_state, needs_ping
 
 __all__ = [
@@ -70,6 +71,8 @@ class SessionState:
 
     driver: Any = None
     """The driver's connection in `transaction`, as SQLAlchemy returned it."""
+    plans: KeptPlans | None = None
+    """When the plans of that connection are dropped."""
     transaction: object | None = None
     """The transaction or savepoint of `driver`; in another one SQLAlchemy is asked again."""
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -154,6 +157,8 @@ class DirectSession(Session):
 
     driver: Any = None
     """The driver's connection, while one is taken."""
+    plans: KeptPlans | None = None
+    """When its plans are dropped."""
     _taken: PoolProxiedConnection | None = None
     _joined: Connection | None = None
     _transaction_of_driver: object | None = None
@@ -232,7 +237,9 @@ class DirectSession(Session):
     def _hold(self, taken: PoolProxiedConnection | None) -> None:
         """Become TAKEN, if there is a connection."""
         self._taken = taken
-        self.driver = None if taken is None else taken.driver_connection
+        if taken is not None:
+            self.driver = taken.driver_connection
+            self.plans = connection_state(taken.info).plans
 
     def in_transaction(self) -> bool:
         """Return whether a transaction is open, SQLAlchemy's or the driver's alone."""

@@ -34,7 +34,7 @@ from . import leases
 from .leases import Leased, held, taken
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import among, constant, materialized, seconds_ago, seconds_ahead
+from .shapes.literals import among, constant, materialized, one_row, seconds_ago, seconds_ahead
 from .shapes.paging import page
 
 HISTORY_KEY = ("scheduled_at",)
@@ -99,7 +99,7 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     )
     return (
         update(ScheduledExecution)
-        .where(ScheduledExecution.id == chosen.c.id)
+        .where(ScheduledExecution.id == chosen.c.id, one_row(chosen.c.id))
         .values(**taken(EXECUTIONS, chosen.c.deadline), lease_seconds=bindparam("seconds", type_=Double))
         .returning(*_claimed(chosen))
     )

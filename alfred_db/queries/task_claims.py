@@ -32,7 +32,7 @@ from . import leases
 from .leases import taken
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import constant, materialized, number
+from .shapes.literals import constant, materialized, number, one_row
 from .task_leases import TASKS
 
 __all__ = ["ISOLATION", "again", "claim", "isolation", "ready"]
@@ -129,7 +129,7 @@ def claim(
     )
     return (
         update(table_of(Task))
-        .where(_t.id == claimed.c.id)
+        .where(_t.id == claimed.c.id, one_row(claimed.c.id))
         .values(taken(TASKS, claimed.c.deadline))
         .returning(*_CLAIMED)
     )

@@ -32,7 +32,7 @@ from ..types import Text
 from . import leases
 from .leases import Leased, taken
 from .shapes.functions import func
-from .shapes.literals import constant, materialized, seconds_ahead
+from .shapes.literals import constant, materialized, one_row, seconds_ahead
 
 _e = table_of(WorkflowExecution).c
 _steps = table_of(WorkflowStep).c
@@ -111,7 +111,7 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
     )
     return (
         update(WorkflowExecution)
-        .where(WorkflowExecution.id == chosen.c.id)
+        .where(WorkflowExecution.id == chosen.c.id, one_row(chosen.c.id))
         # The event that it waited for has arrived, or the wait has timed out; the next wait sets `waiting_for` again.
         .values(
             **taken(EXECUTIONS, chosen.c.deadline),

@@ -18,7 +18,8 @@ from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
 
-from ...engine.pool import name_upgrade
+from ...engine.plans import DROP_PLANS, can_drop
+from ...engine.pool import connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
@@ -119,6 +120,7 @@ async def driver_of(session: AsyncSession) -> Any:
         with translated():
             connection: Any = await session.connection()
         state.driver = connection.sync_connection.connection.driver_connection
+        state.plans = connection_state(connection.sync_connection.info).plans
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver
 
@@ -183,6 +185,7 @@ async def _run(
         return await _run_alone(session, statement, parameters, reads=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or await driver_of(session)
+        plans = own.plans
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
         alone = not begin and own.reads_alone
@@ -191,11 +194,14 @@ async def _run(
         if own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
             await session.flush()
         driver = await driver_of(session)
+        plans = state_of(own).plans
         alone = False
     tenant = tenant_of(session)
     try:
         if alone:
             await driver.set_autocommit(True)
+        if plans is not None and plans.due() and can_drop(driver):
+            await driver.execute(DROP_PLANS)
         return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
     except BaseException as error:
         await settle(session, driver, error, parameters, undone=alone or not driver.autocommit)

@@ -19,7 +19,8 @@ from sqlalchemy.engine import result_tuple
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
-from ...engine.pool import name_upgrade
+from ...engine.plans import DROP_PLANS, can_drop
+from ...engine.pool import connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
@@ -120,6 +121,7 @@ def driver_of(session: Session) -> Any:
         with translated():
             connection: Any = session.connection()
         state.driver = connection.connection.driver_connection
+        state.plans = connection_state(connection.info).plans
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver
 
@@ -184,6 +186,7 @@ def _run(
         return _run_alone(session, statement, parameters, reads=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or driver_of(session)
+        plans = own.plans
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
         alone = not begin and own.reads_alone
@@ -192,11 +195,14 @@ def _run(
         if own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
             session.flush()
         driver = driver_of(session)
+        plans = state_of(own).plans
         alone = False
     tenant = tenant_of(session)
     try:
         if alone:
             driver.set_autocommit(True)
+        if plans is not None and plans.due() and can_drop(driver):
+            driver.execute(DROP_PLANS)
         return driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
     except BaseException as error:
         settle(session, driver, error, parameters, undone=alone or not driver.autocommit)

@@ -114,6 +114,16 @@ def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:
     return key == any_(func.array(select(next(iter(locked.c))).scalar_subquery()))
 
 
+def one_row(key: SQLColumnExpression[Any]) -> ColumnElement[bool]:
+    """Return a condition that is always true, and has the planner expect one row where `key` comes from.
+
+    A plan that is kept while a table grows was made when the table was small. For several keys the planner
+    then prefers reading such a table to looking up each key, and goes on reading it. For one key it does so only
+    with a table of a few pages.
+    """
+    return key.is_not_distinct_from(key)
+
+
 def materialized(rows: HasCTE, name: str) -> CTE:
     """Return `rows` as a CTE that PostgreSQL computes once, and does not merge into the statement around it."""
     return rows.cte(name).prefix_with("MATERIALIZED")
