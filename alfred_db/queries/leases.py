@@ -189,7 +189,7 @@ def heartbeat(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     own, held = leased.table.c, _locked(leased)
     return (
         update(leased.table)
-        .where(own.id == held.c.id, one_row(held.c.id))
+        .where(own.id == held.c.id)
         .values(lease_expires_at=_now() + _lease, **leased.progress)
         .returning(own.id, own.lease_expires_at, own.cancel_requested_at.is_not(None))
     )
@@ -249,7 +249,7 @@ def complete(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
 def complete_many(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Complete the rows `ids`, each with its token of `tokens`; locked rows are skipped."""
     held = _locked(leased)
-    return _completed(leased, and_(leased.table.c.id == held.c.id, one_row(held.c.id)))
+    return _completed(leased, leased.table.c.id == held.c.id)
 
 
 @driver_statement

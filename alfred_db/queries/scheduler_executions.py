@@ -94,12 +94,14 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
             ScheduledTask.command,
             ScheduledTask.max_retries,
             seconds_ahead(ScheduledTask.timeout).label("deadline"),
-        ).join(ScheduledTask, ScheduledTask.id == ready.c.task_id),
+        )
+        .join(ScheduledTask, ScheduledTask.id == ready.c.task_id)
+        .where(one_row(ready.c.id)),
         "chosen",
     )
     return (
         update(ScheduledExecution)
-        .where(ScheduledExecution.id == chosen.c.id, one_row(chosen.c.id))
+        .where(ScheduledExecution.id == chosen.c.id)
         .values(**taken(EXECUTIONS, chosen.c.deadline), lease_seconds=bindparam("seconds", type_=Double))
         .returning(*_claimed(chosen))
     )

@@ -127,10 +127,11 @@ def claim(
     claimed = materialized(
         found.where(_isolation == literal_column(f"'{ISOLATION}'", Text)).limit(number(limit)), "claimed"
     )
+    taking = select(*claimed.c).where(one_row(claimed.c.id)).cte("taking")
     return (
         update(table_of(Task))
-        .where(_t.id == claimed.c.id, one_row(claimed.c.id))
-        .values(taken(TASKS, claimed.c.deadline))
+        .where(_t.id == taking.c.id)
+        .values(taken(TASKS, taking.c.deadline))
         .returning(*_CLAIMED)
     )
 

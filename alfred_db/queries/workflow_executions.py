@@ -104,14 +104,14 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
         "ready",
     )
     chosen = materialized(
-        select(ready.c.id, Workflow.name, seconds_ahead(ready.c.timeout_seconds).label("deadline")).join(
-            Workflow, Workflow.id == ready.c.workflow_id
-        ),
+        select(ready.c.id, Workflow.name, seconds_ahead(ready.c.timeout_seconds).label("deadline"))
+        .join(Workflow, Workflow.id == ready.c.workflow_id)
+        .where(one_row(ready.c.id)),
         "chosen",
     )
     return (
         update(WorkflowExecution)
-        .where(WorkflowExecution.id == chosen.c.id, one_row(chosen.c.id))
+        .where(WorkflowExecution.id == chosen.c.id)
         # The event that it waited for has arrived, or the wait has timed out; the next wait sets `waiting_for` again.
         .values(
             **taken(EXECUTIONS, chosen.c.deadline),
