@@ -103,7 +103,10 @@ class Database:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._alone = AloneSession(self.engine, kept=kept)
-        self._notifier = _notifier(self, self._sessions, self._units) if notify else None
+        self._autocommit = sessionmaker(
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False
+        )
+        self._notifier = _notifier(self, self._sessions, self._units, self._autocommit) if notify else None
 
     @cached_property
     def cache(self) -> CacheRepository:
@@ -129,6 +132,15 @@ class Database:
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return Begun(self._units(), self._unit_of_work)
+
+    def autocommit(self) -> AbstractContextManager[UnitOfWork]:
+        """Return a context manager for calls of which each statement commits by itself.
+
+        `claim`, `heartbeat`, `complete`, `fail` and `release` are one statement each, and need no more: BEGIN and
+        COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
+        tasks that were enqueued when the context ends.
+        """
+        return Begun(self._autocommit(), self._unit_of_work)
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -206,6 +218,11 @@ class AsyncDatabase:
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
         alone = sessionmaker(class_=AloneSession, kept=kept)
         self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
+        self._autocommit = async_sessionmaker(
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"),
+            expire_on_commit=False,
+            sync_session_class=sessions,
+        )
         self._notifier = _notifier(self, sessions, units) if notify else None
 
     @cached_property
@@ -232,6 +249,15 @@ class AsyncDatabase:
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return AsyncBegun(self._units(), self._unit_of_work)
+
+    def autocommit(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
+        """Return a context manager for calls of which each statement commits by itself.
+
+        `claim`, `heartbeat`, `complete`, `fail` and `release` are one statement each, and need no more: BEGIN and
+        COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
+        tasks that were enqueued when the context ends.
+        """
+        return AsyncBegun(self._autocommit(), self._unit_of_work)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:

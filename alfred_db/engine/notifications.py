@@ -8,11 +8,13 @@ never do. A `Notifier` collects the commits and notifies on a separate connectio
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -24,17 +26,20 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ..errors import translated
 from .pool import connect_args
-from .session import state_of
+from .session import Kind, state_of
 
-__all__ = ["Listener", "Notifier", "channel_of"]
+__all__ = ["Listener", "Notifier", "channel_of", "payload_of", "wakes"]
 
 GATHER = 0.01
-"""Seconds to wait for further commits, so that one notification serves several."""
+"""Seconds between two notifications: the first is sent at once, the next one serves the commits of this time."""
+
+MAX_PAYLOAD = 7000
+"""Bytes of a payload, of which the server accepts less than 8000; with more kinds of tasks, every worker is woken."""
 
 LAST_MOMENT = 5.0
 """Seconds that `close` waits for the last notification."""
 
-LIVENESS = 30.0
+LIVENESS = 60.0
 """Seconds between two checks that a silent connection is alive."""
 
 GLANCE = 0.5
@@ -55,6 +60,32 @@ def channel_of(schema: str | None) -> str:
     return f"alfred_db_tasks_{schema}"
 
 
+def payload_of(kinds: Iterable[Kind | None]) -> str:
+    """Return the payload of a notification: the queues and intents as JSON, or nothing, which wakes every worker.
+
+    Args:
+        kinds: The queue and the intent of each task; None is any.
+    """
+    named = list(kinds)
+    if None in named:
+        return ""
+    payload = json.dumps(named, separators=(",", ":"))
+    return payload if len(payload) <= MAX_PAYLOAD else ""
+
+
+def wakes(payload: str, queues: Collection[str] | None, intents: Collection[str] | None) -> bool:
+    """Return whether a worker of these queues and intents has to look for tasks; None is all of them."""
+    if not payload:
+        return True
+    try:
+        return any(
+            (queues is None or queue in queues) and (intents is None or intent in intents)
+            for queue, intent in json.loads(payload)
+        )
+    except (ValueError, TypeError):  # somebody else notifies the channel
+        return True
+
+
 class Notifier:
     """Notifies a channel shortly after each request, in a separate thread and on a separate connection.
 
@@ -64,15 +95,15 @@ class Notifier:
     def __init__(self, url: URL, channel: str) -> None:
         self._url = url
         self._channel = channel
-        self._asked = False
+        self._asked: deque[Collection[Kind | None]] = deque()
         self._stopped = False
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def notify(self) -> None:
-        """Request a notification of the channel. Returns at once and never fails."""
-        self._asked = True
+    def notify(self, kinds: Iterable[Kind | None] = (None,)) -> None:
+        """Request a notification about tasks of these kinds, None for any. Returns at once and never fails."""
+        self._asked.append(frozenset(kinds))
         self._wake.set()
         if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._start()
@@ -84,8 +115,8 @@ class Notifier:
             # Releasing a savepoint commits nothing: the tasks are announced when the transaction itself commits.
             state = state_of(session)
             if state.enqueued and session.get_nested_transaction() is None:
-                state.enqueued = False
-                self.notify()
+                kinds, state.enqueued = state.enqueued, set()
+                self.notify(kinds)
 
         event.listen(sessions, "after_commit", committed)
 
@@ -105,22 +136,27 @@ class Notifier:
 
     def _run(self) -> None:
         connection: psycopg.Connection | None = None
+        sent = -GATHER
         while self._asked or not self._stopped:
             self._wake.wait()
             self._wake.clear()
             if not self._stopped:
-                time.sleep(GATHER)
-            if self._asked:
-                self._asked = False
-                connection = self._tell(connection)
+                time.sleep(max(0.0, sent + GATHER - time.monotonic()))
+            asked: set[Kind | None] = set()
+            with suppress(IndexError):
+                while True:
+                    asked.update(self._asked.popleft())
+            if asked:
+                connection = self._tell(connection, payload_of(asked))
+                sent = time.monotonic()
         if connection is not None:
             connection.close()
 
-    def _tell(self, connection: psycopg.Connection | None) -> psycopg.Connection | None:
+    def _tell(self, connection: psycopg.Connection | None, payload: str) -> psycopg.Connection | None:
         """Notify the channel; return the connection to use next time."""
         try:
             connection = connection or _connect(self._url, "alfred-db notifier")
-            connection.execute("SELECT pg_catalog.pg_notify(%s, '')", [self._channel])
+            connection.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self._channel, payload])
         except psycopg.Error as error:
             with suppress(Exception):  # of a filter or a handler of the application's log
                 _log.debug("could not notify %s: %s", self._channel, error)
@@ -131,7 +167,7 @@ class Notifier:
 
 
 class Listener:
-    """Calls `woken` for each notification of the channel, and after each interruption of the connection.
+    """Calls `woken` for notifications of the channel, and after each interruption of the connection.
 
     While the connection was down, notifications may have been missed. The `application_name` of the
     connection shows how many handlers of the worker are overdue, for `queue_health`; it ends with the process
@@ -141,15 +177,23 @@ class Listener:
         url: The database.
         channel: The channel, from `channel_of`.
         woken: Called in the listener's thread.
+        wanted: Returns whether a notification with this payload concerns the caller.
         overdue: Returns the number of overdue handlers.
     """
 
     def __init__(
-        self, url: URL, channel: str, woken: Callable[[], None], *, overdue: Callable[[], int] = lambda: 0
+        self,
+        url: URL,
+        channel: str,
+        woken: Callable[[], None],
+        *,
+        wanted: Callable[[str], bool] = lambda _: True,
+        overdue: Callable[[], int] = lambda: 0,
     ) -> None:
         self._url = url
         self._channel = channel
         self._woken = woken
+        self._wanted = wanted
         self._overdue = overdue
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alfred-db listener", daemon=True)
@@ -183,8 +227,9 @@ class Listener:
         asked = time.monotonic()
         said = 0
         while not self._stopped.is_set():
-            for _ in connection.notifies(timeout=GLANCE, stop_after=1):
-                self._woken()
+            for notified in connection.notifies(timeout=GLANCE, stop_after=1):
+                if self._wanted(notified.payload):
+                    self._woken()
             if (overdue := self._overdue()) != said:
                 name = LISTENER + (OVERDUE.format(overdue) if overdue else "")
                 connection.execute(SQL("SET application_name = {}").format(name))

@@ -64,6 +64,9 @@ KEPT_SECONDS = 60.0
 
 _STATE = "alfred_db"
 
+Kind = tuple[str, str]
+"""The queue and the intent of a task."""
+
 
 @dataclass(slots=True)
 class SessionState:
@@ -73,6 +76,8 @@ class SessionState:
     """The driver's connection in `transaction`, as SQLAlchemy returned it."""
     plans: KeptPlans | None = None
     """When the plans of that connection are dropped."""
+    reads_committed: bool = False
+    """Whether that connection is in AUTOCOMMIT, and each statement then sees what is committed."""
     transaction: object | None = None
     """The transaction or savepoint of `driver`; in another one SQLAlchemy is asked again."""
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -81,8 +86,8 @@ class SessionState:
     """The transaction in which `settings` were made; they end with it."""
     set_within: object | None = None
     """The savepoint in which they were made; they end with it if it is rolled back."""
-    enqueued: bool = False
-    """Whether tasks were enqueued: workers are notified after the commit."""
+    enqueued: set[Kind | None] = field(default_factory=set["Kind | None"])
+    """The kinds of the tasks that were enqueued, None for any: their workers are notified after the commit."""
 
 
 def state_of(session: Session | AsyncSession) -> SessionState:

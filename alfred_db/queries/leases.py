@@ -61,6 +61,7 @@ __all__ = [
     "again",
     "complete",
     "complete_many",
+    "expired",
     "fail",
     "given_up",
     "heartbeat",
@@ -316,10 +317,9 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     own = leased.table.c
     timed_out = own.attempt_deadline_at <= own.lease_expires_at
     spread = _once + bindparam("jitter", type_=Double) * (_two * func.random(type_=Double) - _once)
-    over = func.least(own.lease_expires_at, own.attempt_deadline_at) <= _now()
     code = case((timed_out, _text(TIMEOUT)), else_=_text(LEASE_LOST))
     attempt = _attempt(leased, code=code, again=_retries_left(leased), retry_at=_retry_at(leased, spread))
-    attempt = attempt.where(_is_running(leased), over).order_by(own.id).limit(number(limit))
+    attempt = attempt.where(expired(leased)).order_by(own.id).limit(number(limit))
     outcome = _outcome(leased, _for_update(leased, attempt, skip_locked=True), reaped=True)
     crashed = outcome.c.code == _text(LEASE_LOST)
     return (
@@ -341,6 +341,13 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
         )
         .returning(own.id, own.status)
     )
+
+
+def expired(leased: Leased[Any]) -> ColumnElement[bool]:
+    """Return the condition of rows whose holder vanished or exceeded the timeout."""
+    own = leased.table.c
+    over = func.least(own.lease_expires_at, own.attempt_deadline_at) <= _now()
+    return and_(_is_running(leased), over)
 
 
 def _is_running(leased: Leased[Any]) -> ColumnElement[bool]:
@@ -432,6 +439,7 @@ def _attempt(
         retry_at.label("retry_at"),
         _now().label("now"),
         code.label("code"),
+        own.crash_count.label("crashes"),
     )
     return attempt if leased.parent is None else attempt.join_from(leased.table, *leased.parent)
 
@@ -454,6 +462,9 @@ def _outcome(leased: Leased[Any], attempt: Select[*tuple[Any, ...]], *, reaped: 
     waits = [(again, lost.c.retry_at)]
     if reaped and leased.crash_is_retried_at_once:
         waits.insert(0, (and_(again, lost.c.code == _text(LEASE_LOST)), lost.c.now))
+    elif reaped:
+        # The first crash is the worker's, as when it was replaced. Work that kills its workers does so again.
+        waits.insert(0, (and_(again, lost.c.code == _text(LEASE_LOST), lost.c.crashes == _zero), lost.c.now))
     if leased.cancelled_at == leased.failed_at:
         ends = [case((again, null()), else_=lost.c.now).label(leased.failed_at)]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import random
@@ -14,7 +15,9 @@ from contextlib import ExitStack, closing
 
 from ..config import command
 from ..database import AsyncDatabase, Database
-from ..engine.notifications import Listener, channel_of
+from ..engine.notifications import Listener, channel_of, wakes
+from ..execution._sync.driver import fetch
+from ..queries.upkeep import due
 from ..values.tasks import ClaimedTask
 from ._lease import AnyLease
 from ._log import log
@@ -31,6 +34,9 @@ FIRST_PAUSE = 0.05
 
 LOCKED_PAUSE = 0.5
 """Seconds until the end of a task is tried again whose row another transaction has locked."""
+
+HEARD = 1.0
+"""Seconds after a notification in which those who enqueue are taken to notify."""
 
 LAST_MOMENT = 1.0
 """Seconds that handlers have to end when the worker is stopped at once."""
@@ -78,6 +84,7 @@ class Loop:
         self._ended: list[Ended] = []
         self._purged: float | None = None
         self._failures = 0
+        self._heard = -math.inf  # when a notification came last
         self._invalid: dict[int, str] = {}  # what the log has named
         self._watch = Watch(lambda: self._held)
 
@@ -99,7 +106,8 @@ class Loop:
                 listener = Listener(
                     self._db.url,
                     channel_of(self._db.schema),
-                    lambda: self._inbox.put(None),
+                    self._notified,
+                    wanted=lambda payload: wakes(payload, settings.queues, self._intents),
                     overdue=lambda: sum(lease.overdue and not lease.ended for lease in list(self._held)),
                 )
                 helpers.callback(listener.join)
@@ -114,6 +122,7 @@ class Loop:
 
     def _work(self, drain: bool) -> None:
         looks = 0  # in vain, since something was there
+        again_at = 0.0  # when to look again, unless something wakes the loop
         kept_up = not drain  # by its thread, else
         while not self.stopping:
             try:
@@ -122,6 +131,12 @@ class Loop:
                     kept_up = True
                 self._settle()
                 asked = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
+                # Nothing was left a moment ago, and a notification would have come: a slot that ends is no reason to look.
+                waits = again_at - time.monotonic()
+                if asked and waits > 0 and not drain and time.monotonic() - self._heard < HEARD:
+                    if self._receive(min(waits, LOCKED_PAUSE) if self._ended else waits):
+                        looks, again_at = 0, 0.0
+                    continue
                 claimed = self._claim(asked) if asked else 0
             except Exception as error:
                 pause: float | None = self._failed(error)
@@ -130,15 +145,17 @@ class Loop:
                 if claimed:
                     looks = 0
                 if asked and claimed == asked:
+                    again_at = 0.0
                     continue
                 if drain and not self._held:
                     return
                 looks += bool(asked and not claimed)
                 pause = _growing(FIRST_PAUSE, looks, self._settings.poll) if asked else None
+                again_at = time.monotonic() + pause if pause is not None else 0.0
             if self._ended:  # what others have locked is tried again soon
                 pause = LOCKED_PAUSE if pause is None else min(pause, LOCKED_PAUSE)
             if self._receive(pause):
-                looks = 0
+                looks, again_at = 0, 0.0
 
     def _claim(self, limit: int) -> int:
         tasks = self._claimed(limit)
@@ -152,7 +169,7 @@ class Loop:
         return len(tasks)
 
     def _claimed(self, limit: int) -> Sequence[ClaimedTask]:
-        with self._db.begin() as uow:
+        with self._db.autocommit() as uow:
             return uow.tasks.claim(
                 worker=self.worker,
                 limit=limit,
@@ -161,6 +178,10 @@ class Loop:
                 assigned_to=self._settings.assigned_to,
                 lease=self._settings.lease,
             )
+
+    def _notified(self) -> None:
+        self._heard = time.monotonic()
+        self._inbox.put(None)
 
     def _take(self, ended: Ended) -> None:
         ended.lease.ended = True
@@ -241,7 +262,7 @@ class Loop:
         held = [lease for lease in leases if not lease.lost]
         if not held:
             return
-        with self._db.begin() as uow:
+        with self._db.autocommit() as uow:
             kept = uow.tasks.heartbeat_many([lease.task for lease in held], lease=self._settings.lease)
         found = {task.id: task for task in kept}
         for lease in held:
@@ -258,11 +279,14 @@ class Loop:
 
         An error in one does not prevent the other.
         """
+        with self._db.autocommit() as uow:
+            tasks, executions = fetch(uow.session, due(self._settings.schedules), {})[0]
         with ExitStack() as parts:
-            if self._settings.schedules:
+            if executions:
                 parts.callback(self._create_executions)
             parts.callback(self._purge)
-            self._reap()
+            if tasks:
+                self._reap()
 
     def _purge(self) -> None:
         """Delete expired values, limits and sessions, at most once in PURGE_SECONDS: each reads a whole table."""
@@ -276,7 +300,7 @@ class Loop:
     def _reap(self) -> None:
         full = True
         while full and not self.stopping:
-            with self._db.begin() as uow:
+            with self._db.autocommit() as uow:
                 taken = uow.tasks.reap(limit=MAX_CLAIM, backoff=self._settings.backoff)
             for id, status in taken.items():
                 log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
@@ -303,4 +327,4 @@ class Loop:
 
 def _growing(first: float, times: int, most: float) -> float:
     """Return a pause that doubles each time, up to a limit, with jitter."""
-    return min(most, first * 2.0 ** min(times, 20)) * random.uniform(0.5, 1)
+    return min(most, first * 2.0 ** min(times, 20)) * random.uniform(0.75, 1)

@@ -37,7 +37,8 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
         if len(group) < 2 and (not group or group[0].results):
             continue
         try:
-            with db.begin() as uow:
+            # One statement, which can be repeated, commits by itself.
+            with db.begin() if group[0].results else db.autocommit() as uow:
                 completed = _complete(uow, group)
         except Exception as error:
             if is_transient(error) and not isinstance(error, ConflictError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from servers import pgbouncer
 
@@ -16,7 +18,7 @@ from alfred_db import (
     TaskStatus,
     Worker,
 )
-from alfred_db.engine.notifications import channel_of
+from alfred_db.engine.notifications import MAX_PAYLOAD, channel_of, payload_of, wakes
 from alfred_db.worker import _loop
 
 from .at_work import (
@@ -154,3 +156,66 @@ def test_behind_a_transaction_pooler_workers_poll(colour: Colour, db: Database) 
             filed = [file(pooled) for _ in range(5)]
             eventually(lambda: {status(db, one) for one in filed} == {"completed"})
         assert backends(db, "alfred-db listener") == []
+
+
+def test_a_notification_names_the_queues_and_intents() -> None:
+    kinds = {("mail", "SEND"), ("default", "L\u00f6sch\U0001f600")}
+    payload = payload_of(kinds)
+    assert wakes(payload, None, None)
+    assert wakes(payload, ["mail"], ["SEND"])
+    assert wakes(payload, None, ["L\u00f6sch\U0001f600"])
+    assert not wakes(payload, ["default"], ["SEND"])
+    assert not wakes(payload, ["other"], None)
+    assert not wakes(payload, None, ["OTHER"])
+    many = payload_of((f"queue-{number}", "X" * 50) for number in range(1000))
+    assert many == payload_of([*kinds, None]) == ""
+    assert all(wakes(odd, ["q"], ["i"]) for odd in ("", "[", "7", "[7]", many))
+    assert len(payload_of([("q" * 200, "\U0001f600" * 100)] * 4).encode()) <= MAX_PAYLOAD
+
+
+def test_idle_workers_run_few_statements_while_tasks_of_other_intents_are_enqueued(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = psycopg.Connection.execute
+
+    def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        ran.append(str(query)) if threading.current_thread().name.startswith("idle") else None
+        return run(self, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    monkeypatch.setattr(_loop, "FIRST_PAUSE", 5.0)
+    worker = Worker(db, {"X": nothing})
+    thread = threading.Thread(target=lambda: worker.run(signals=False), name="idle worker")
+    with Database(db.url, notify=True) as telling:
+        thread.start()
+        eventually(lambda: backends(db, "alfred-db listener"))
+        time.sleep(0.5)
+        ran.clear()
+        for number in range(20):
+            file(telling, "OTHER", queue=f"queue-{number % 3}")
+            time.sleep(0.05)
+        assert len(ran) <= 1, ran  # it may look by itself meanwhile
+        asked = file(telling, "X")
+        eventually(lambda: status(db, asked) == "completed", 2)
+        worker.stop()
+    thread.join()
+
+
+def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    run = psycopg.Connection.execute
+
+    def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        ran.append(str(query))
+        return run(self, query, *arguments, **options)
+
+    loop = Worker(db, {"X": nothing})._loop
+    loop._keep_up()
+    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    loop._keep_up()
+    assert len(ran) == 1
+    ran.clear()
+    assert loop._claimed(1) == []
+    assert len(ran) == 1, "an empty claim asks for nothing else"
+    loop._db.close()

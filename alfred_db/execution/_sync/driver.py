@@ -121,7 +121,9 @@ def driver_of(session: Session) -> Any:
         with translated():
             connection: Any = session.connection()
         state.driver = connection.connection.driver_connection
-        state.plans = connection_state(connection.info).plans
+        known = connection_state(connection.info)
+        state.plans = known.plans
+        state.reads_committed = known.sees_latest and state.driver.autocommit
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver
 
@@ -161,6 +163,18 @@ def settle(
     own = session
     if not (isinstance(own, DirectSession) and own.direct):
         (session.connection()).invalidate()
+
+
+def is_read_committed(session: Session) -> bool:
+    """Return whether the transaction is known to be READ COMMITTED, from how its connection was set up.
+
+    It is unknown once SQLAlchemy takes part, which may have set another level.
+    """
+    own = session
+    if isinstance(own, DirectSession) and own.taken is not None:
+        return own.direct and connection_state(own.taken.info).sees_latest
+    state = state_of(own)
+    return state.reads_committed and state.driver is not None and state.driver.autocommit
 
 
 def transaction_of(session: Session) -> object:

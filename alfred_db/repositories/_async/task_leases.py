@@ -10,7 +10,7 @@ from typing import Any
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
-from ...execution._async.driver import driver_of, fetch
+from ...execution._async.driver import driver_of, fetch, is_read_committed
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
@@ -72,7 +72,7 @@ class AsyncTaskLeases(AsyncRepository):
             lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
             claims.again,
         )
-        if not rows:
+        if not rows and not is_read_committed(self._session):
             await self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]
         if len(tasks) > 1:

@@ -101,7 +101,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
         for _ in range(ATTEMPTS):
             rows = await fetch(self._session, statement, values)
             if rows:
-                state_of(self._session).enqueued = True
+                state_of(self._session).enqueued.add((queue, intent))
                 return self._loaded(rows[0]), True
             # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := await self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -135,7 +135,9 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
         left: Sequence[int] = range(len(ids))
         created: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
-        state_of(self._session).enqueued = True
+        # Of more than that the kinds are not collected, and every worker is woken.
+        kinds = [None] if copied else zip(columns["queue"], columns["intent"], strict=True)
+        state_of(self._session).enqueued.update(kinds)
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -212,7 +214,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
             InvalidTransition: The task has neither failed nor been cancelled.
             ConflictError: Another live task has its `dedupe_key`.
         """
-        state_of(self._session).enqueued = True
+        state_of(self._session).enqueued.add(None)
         task = await self._write(queries.requeue(id))
         if task is None:
             status = (await self._existing(id)).status
@@ -237,7 +239,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
             Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
-        state_of(self._session).enqueued = True
+        state_of(self._session).enqueued.add(None)
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
         return [row[0] for row in await self._rows(statement)]
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._sync.base import Repository
-from ...execution._sync.driver import driver_of, fetch
+from ...execution._sync.driver import driver_of, fetch, is_read_committed
 from ...execution._sync.leases import Leases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
@@ -73,7 +73,7 @@ class TaskLeases(Repository):
             lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
             claims.again,
         )
-        if not rows:
+        if not rows and not is_read_committed(self._session):
             self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]
         if len(tasks) > 1:

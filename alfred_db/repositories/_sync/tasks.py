@@ -102,7 +102,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
         for _ in range(ATTEMPTS):
             rows = fetch(self._session, statement, values)
             if rows:
-                state_of(self._session).enqueued = True
+                state_of(self._session).enqueued.add((queue, intent))
                 return self._loaded(rows[0]), True
             # A separate statement: the first one does not see a task that was committed while it waited for it.
             if standing := self._first(queries.standing(values["task_id"], dedupe_key)):
@@ -136,7 +136,9 @@ class TaskRepository(TaskLeases, TaskMaintenance):
         left: Sequence[int] = range(len(ids))
         created: set[int] = set()
         standing: dict[int, uuid.UUID] = {}
-        state_of(self._session).enqueued = True
+        # Of more than that the kinds are not collected, and every worker is woken.
+        kinds = [None] if copied else zip(columns["queue"], columns["intent"], strict=True)
+        state_of(self._session).enqueued.update(kinds)
         for _ in range(ATTEMPTS):
             conflict: ConflictError | None = None
             try:
@@ -213,7 +215,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
             InvalidTransition: The task has neither failed nor been cancelled.
             ConflictError: Another live task has its `dedupe_key`.
         """
-        state_of(self._session).enqueued = True
+        state_of(self._session).enqueued.add(None)
         task = self._write(queries.requeue(id))
         if task is None:
             status = (self._existing(id)).status
@@ -238,7 +240,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
             Their ids.
         """
         within("limit", limit, 1, MAX_BATCH)
-        state_of(self._session).enqueued = True
+        state_of(self._session).enqueued.add(None)
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
         return [row[0] for row in self._rows(statement)]
 

@@ -1,0 +1,37 @@
+"""Whether the upkeep of a worker has anything to do, in one statement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, false, or_, select
+
+from ..models import ScheduledTask
+from ..models.base import table_of
+from .leases import Leased, expired
+from .scheduler_executions import EXECUTIONS
+from .shapes.driver_statement import driver_statement
+from .shapes.functions import func
+from .task_leases import TASKS
+
+_task = table_of(ScheduledTask).c
+
+
+@driver_statement
+def due(schedules: bool) -> Select[bool, bool]:
+    """Select whether tasks are to be reaped, and whether executions are to be reaped or created.
+
+    Args:
+        schedules: Whether to look at the schedules; otherwise the second value is false.
+    """
+    slot = and_(
+        _task.is_active,
+        _task.schedule.is_not(None),
+        or_(_task.next_run_at <= func.statement_timestamp(), _task.next_run_at.is_(None)),
+    )
+    second: ColumnElement[Any] = or_(_any(EXECUTIONS), exists().where(slot))
+    return select(_any(TASKS), second if schedules else false())
+
+
+def _any(leased: Leased[Any]) -> ColumnElement[bool]:
+    return exists(select(leased.table.c.id).where(expired(leased)))
