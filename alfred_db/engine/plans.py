@@ -34,7 +34,7 @@ LOOK = 16
 
 
 class KeptPlans:
-    """Counts the statements of one connection, and says when its plans are due to be dropped."""
+    """Counts the statements of one connection, and decides when to drop its plans."""
 
     __slots__ = ("_count", "_next", "_since")
 
