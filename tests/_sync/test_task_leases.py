@@ -415,6 +415,9 @@ def test_the_wait_doubles_up_to_a_cap(
         row = found(tasks, held.id)
         waits.append((row.available_at - before).total_seconds())
         held = reclaimed(tasks)
+    if how == "reap" and tried == 0:  # a first crash may be the worker's fault alone
+        assert max(waits) <= 2
+        return
     assert all(wait * 0.9 <= each <= wait * 1.1 + 2 for each in waits), waits
     assert max(waits) - min(waits) > wait * 0.001, "spread"
 
