@@ -30,6 +30,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "fail": of_each(),
     "release": [*of_each(delayed=False), *of_each(delayed=True)],
     "reap": of_each(471),
+    "expired": of_each(),
     "again": [call(table, [table.table.c.error_code], TOKEN, [4711]) for table in TABLES],
     "set_aside": of_each(4711, TOKEN, code="code-4711", message="message-4711"),
 }
