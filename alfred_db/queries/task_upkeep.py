@@ -29,7 +29,7 @@ def due(schedules: bool) -> Select[bool, bool]:
         _task.schedule.is_not(None),
         or_(_task.next_run_at <= func.statement_timestamp(), _task.next_run_at.is_(None)),
     )
-    second: ColumnElement[Any] = or_(_any(EXECUTIONS), exists().where(slot))
+    second: ColumnElement[Any] = or_(_any(EXECUTIONS), exists(select(_task.id).where(slot)))
     return select(_any(TASKS), second if schedules else false())
 
 
