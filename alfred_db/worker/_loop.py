@@ -17,8 +17,6 @@ from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.notifications import Listener, channel_of, wakes
 from ..execution._sync.driver import fetch
-from ..engine.notifications import Listener, channel_of, wakes
-from ..execution._sync.driver import fetch
 from ..queries.task_upkeep import due
 from ..values.tasks import ClaimedTask
 from ._lease import AnyLease
