@@ -55,6 +55,9 @@ ROWS = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {"reap": {"limit": 5}, "release": {"delayed": False}}
+
+
 def of_leases() -> dict[str, Any]:
     """Every statement of `leases` that the driver keeps, for each table that is leased; and every claim."""
     made: dict[str, Any] = {}
@@ -63,7 +66,7 @@ def of_leases() -> dict[str, Any]:
             build = getattr(leases, name)
             if not hasattr(build, "cache_info"):
                 continue
-            options: dict[str, Any] = {"reap": {"limit": 5}, "release": {"delayed": False}}.get(name, {})
+            options = OPTIONS.get(name, {})
             made[f"{name} {leased.table.name}"] = build(leased, **options)
     shapes = [
         (True, False, False),

@@ -135,7 +135,7 @@ async def _plan_of_delete(session: AsyncSession, statement: Any) -> str:
 
 
 @pytest.mark.parametrize("up_to", [None, 1, 3, 4, 5])
-async def test_a_count_says_whether_it_is_whole(uow: AsyncUnitOfWork, up_to: int | None) -> None:
+async def test_a_count_shows_whether_it_is_exact(uow: AsyncUnitOfWork, up_to: int | None) -> None:
     for number in range(4):
         await uow.tasks.enqueue("counted", queue="q" if number else "default")
     count = await uow.tasks.count(intent="counted", up_to=up_to)

@@ -30,7 +30,7 @@ async def test_no_more_than_the_limit_is_allowed(uow: AsyncUnitOfWork, algorithm
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_what_was_refused_is_allowed_after_the_time_said(
+async def test_what_was_refused_is_allowed_after_retry_after(
     uow: AsyncUnitOfWork, algorithm: RateLimitMethod
 ) -> None:
     while said := await uow.rate_limits.hit(algorithm, limit=3, period=0.3, algorithm=algorithm):

@@ -136,7 +136,7 @@ def _plan_of_delete(session: Session, statement: Any) -> str:
 
 
 @pytest.mark.parametrize("up_to", [None, 1, 3, 4, 5])
-def test_a_count_says_whether_it_is_whole(uow: UnitOfWork, up_to: int | None) -> None:
+def test_a_count_shows_whether_it_is_exact(uow: UnitOfWork, up_to: int | None) -> None:
     for number in range(4):
         uow.tasks.enqueue("counted", queue="q" if number else "default")
     count = uow.tasks.count(intent="counted", up_to=up_to)

@@ -31,7 +31,7 @@ def test_no_more_than_the_limit_is_allowed(uow: UnitOfWork, algorithm: RateLimit
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_was_refused_is_allowed_after_the_time_said(
+def test_what_was_refused_is_allowed_after_retry_after(
     uow: UnitOfWork, algorithm: RateLimitMethod
 ) -> None:
     while said := uow.rate_limits.hit(algorithm, limit=3, period=0.3, algorithm=algorithm):

@@ -104,7 +104,7 @@ async def test_the_tools_their_schemas_and_annotations_are_pinned(pinned: str) -
     )
 
 
-async def test_every_tool_says_what_it_is_for(serve: Any) -> None:
+async def test_every_tool_has_a_description(serve: Any) -> None:
     async with serve() as client:
         for tool in (await client.list_tools()).tools:
             assert len(tool.description or "") > 20, tool.name
@@ -202,7 +202,7 @@ async def test_an_empty_database_has_empty_pages(serve: Any, template: URL, new_
             json.loads(contents.text)  # type: ignore[union-attr]
 
 
-async def test_a_database_without_tables_says_what_to_run(serve: Any, empty_url: URL) -> None:
+async def test_a_database_without_tables_names_the_command(serve: Any, empty_url: URL) -> None:
     async with serve(url=empty_url) as client:
         assert "upgrade" in await refused(client, "list_documents")
 

@@ -6,7 +6,12 @@ import time
 
 from sqlalchemy import URL
 
-from alfred_db import Database, Worker
+from alfred_db import ClaimedTask, Database, Worker
+from alfred_db.worker import Lease
+
+
+def ignore(task: ClaimedTask, lease: Lease) -> None:
+    """Complete a task; this test enqueues none."""
 
 
 def test_a_worker_deletes_what_has_expired(database_url: URL) -> None:
@@ -16,7 +21,7 @@ def test_a_worker_deletes_what_has_expired(database_url: URL) -> None:
         db.rate_limits.hit("gone", limit=1, period=0.001)
         db.web_sessions.create("u", idle=0.001)
         time.sleep(0.02)
-        Worker(db, {"X": lambda task: None}).run(drain=True, signals=False)
+        Worker(db, {"X": ignore}).run(drain=True, signals=False)
         assert db.cache.size().entries == 1
         assert db.rate_limits.purge() == 0
         assert db.web_sessions.purge() == 0

@@ -238,6 +238,8 @@ async def _run_alone(
     tenant = tenant_of(session)
     try:
         await driver.set_autocommit(True)
+        if connection_state(taken.info).plans.due() and can_drop(driver):
+            await driver.execute(DROP_PLANS)
         return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
     except BaseException as error:
         await settle(session, driver, error, parameters, undone=reads)

@@ -239,6 +239,8 @@ def _run_alone(
     tenant = tenant_of(session)
     try:
         driver.set_autocommit(True)
+        if connection_state(taken.info).plans.due() and can_drop(driver):
+            driver.execute(DROP_PLANS)
         return driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
     except BaseException as error:
         settle(session, driver, error, parameters, undone=reads)
