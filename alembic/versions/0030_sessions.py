@@ -18,6 +18,9 @@ depends_on = None
 
 BATCH = 1_000
 
+# Batches run outside of the transaction of the revision, where the search_path is that of the role: values that are
+# compared have one type, so that no operator of another user fits better.
+
 # What no row counts yet: messages and their rows are committed together, so that it is exact whenever it runs.
 MISSING = """
     INSERT INTO {sessions} (session_id, messages, first_at, last_id, last_at)
@@ -29,16 +32,16 @@ MISSING = """
         FROM {messages} AS m WHERE m.session_id = names.session_id
     ) AS found
     CROSS JOIN LATERAL (
-        SELECT coalesce(pg_catalog.sum(s.messages), 0) AS messages
+        SELECT CAST(coalesce(pg_catalog.sum(s.messages), 0) AS bigint) AS messages
         FROM {sessions} AS s WHERE s.session_id = names.session_id
     ) AS counted
-    WHERE found.messages <> counted.messages AND found.messages > 0
+    WHERE found.messages <> counted.messages AND found.messages > CAST(0 AS bigint)
 """
 
 # The index on (session_id, id) is read once for each session, instead of once for each message, to find the names.
 NEXT = """
     WITH RECURSIVE walk AS (
-        (SELECT m.session_id FROM {messages} AS m WHERE m.session_id {from_here} :after ORDER BY m.session_id LIMIT 1)
+        (SELECT m.session_id FROM {messages} AS m WHERE m.session_id {from_here} CAST(:after AS text) ORDER BY m.session_id LIMIT 1)
         UNION ALL
         SELECT (
             SELECT m.session_id FROM {messages} AS m WHERE m.session_id > walk.session_id ORDER BY m.session_id LIMIT 1

@@ -152,7 +152,9 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
     )
     # A session whose last message was deleted while others had its rows locked keeps the rows.
     alive = select(Conversation.id).where(Conversation.session_id == row.session_id)
-    newest: Any = select(row.last_id, row.session_id, row.last_at).where(~followed.exists(), alive.exists())
+    newest: Any = select(row.id, row.last_id, row.session_id, row.last_at).where(
+        ~followed.exists(), alive.exists()
+    )
     shown = page(newest, [row.last_id], after=after, limit=limit, newest_first=True).subquery("shown")
     whole = (
         select(
@@ -164,6 +166,7 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
     )
     return (
         select(
+            shown.c.id.label("row_id"),
             shown.c.last_id.label("id"),
             shown.c.session_id,
             whole.c.messages,
