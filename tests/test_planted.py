@@ -282,6 +282,7 @@ CALLS: dict[str, list[list[str]]] = {
     "current": [[]],
     "doctor": [[], ["--json"]],
     "maintain": [["--dry-run"], [], ["--keep-months", "1", "--drop"]],
+    "mcp": [["--read-only"], []],
     "schedule add": [["n", "c", "* * * * *", "--key", "k"], ["n", "c", "0 * * * *", "--key", "k"]],
     "schedule list": [[], ["--json"]],
     "schedule pause": [["ground"]],

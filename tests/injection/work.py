@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from . import JSON, Specimens
 from .ground import LATER
 
@@ -17,8 +19,16 @@ _TASK = {
 }
 
 
-def _value() -> bytes:
-    return b"v"
+class _Value(bytes):
+    """A value that both halves can take: bytes, and awaitable."""
+
+    def __await__(self) -> Generator[None, None, bytes]:
+        yield from ()
+        return bytes(self)
+
+
+def _value() -> _Value:
+    return _Value(b"v")
 
 
 _EVENT = {"topic": "t", "payload": JSON, "type": "t", "key": "k"}
