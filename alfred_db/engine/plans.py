@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg.pq import TransactionStatus
@@ -33,15 +34,13 @@ LOOK = 16
 """The number of statements between two looks at the clock."""
 
 
+@dataclass(slots=True)
 class KeptPlans:
     """Counts the statements of one connection, and decides when to drop its plans."""
 
-    __slots__ = ("_count", "_next", "_since")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._next = FIRST
-        self._since = time.monotonic()
+    _count: int = 0
+    _next: int = FIRST
+    _since: float = field(default_factory=time.monotonic)
 
     def due(self) -> bool:
         """Count a statement, and return whether to drop the plans now."""
