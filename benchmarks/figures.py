@@ -33,6 +33,7 @@ RUNS: Mapping[str, Sequence[Sequence[str]]] = {
     "catalogs": (("catalogs.py",),),
     "vectors": (("-m", "vectors"),),
     "work": (("-m", "work"),),
+    "growth": (("-m", "growth", "--rows", "50000"),),
 }
 """What writes each page."""
 
@@ -147,7 +148,7 @@ def compare(baseline: Path, run: Path, names: Sequence[str], tolerance: float) -
 
 
 def _run(names: Sequence[str], folder: Path) -> None:
-    paths = (str(HERE), os.environ.get("PYTHONPATH", ""))
+    paths = (str(HERE), str(HERE.parent / "tests"), os.environ.get("PYTHONPATH", ""))
     environment = {
         **os.environ,
         "ALFRED_DB_BENCH_RESULTS": str(folder),

@@ -144,6 +144,8 @@ def calls(ground: Ground) -> Mapping[str, Given]:
         "conversations.append_many": lambda u, n: u.conversations.append_many(
             "race", [{"role": "user", "content": name} for name in names(n)]
         ),
+        "cache.set_many": lambda u, n: u.cache.set_many(dict.fromkeys(names(n), b"v")),
+        "cache.delete_many": lambda u, n: u.cache.delete_many(names(n)),
         "events.publish_many": lambda u, n: u.events.publish_many(
             [{"topic": "t", "key": name} for name in names(n)]
         ),
@@ -189,6 +191,7 @@ ONE_ROW = {
 """Methods that take several of something, and write no several rows by it."""
 
 READS = [
+    "get_many",
     "recall",
     "retrieve",
     "recommend",

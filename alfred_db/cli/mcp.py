@@ -68,7 +68,7 @@ def mcp(
     Needs the extra: pip install "alfred-db[mcp]".
     """
     if find_spec("mcp") is None:
-        raise ConfigurationError('alfred-db mcp: needs the MCP SDK; run: pip install "alfred-db[mcp]"')
+        raise ConfigurationError('the command mcp needs the MCP SDK; run: pip install "alfred-db[mcp]"')
     from ..mcp.server import create_server, serve_stdio
 
     database = AsyncDatabase(

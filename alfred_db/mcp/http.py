@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..database import AsyncDatabase
 from ..errors import ConfigurationError
+from .server import check_reachable
 
 __all__ = ["create_app", "serve_http"]
 
@@ -107,10 +108,14 @@ async def serve_http(
     """Serve until SIGTERM or SIGINT; running calls then have ten seconds to end.
 
     The other arguments are those of `create_app`.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be reached.
     """
     app = create_app(server, database, host=host, **options)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False
     )
     async with database:
+        await check_reachable(database)
         await uvicorn.Server(config).serve()

@@ -8,12 +8,12 @@ from typing import Any
 from mcp.server import MCPServer
 
 from ..database import AsyncDatabase
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, translated
 from . import GROUPS, agent_memory, postgres, prompts, rag, resources, scheduler, testing, vector_store
 from .embedding import Embedder
 from .tools import Tools
 
-__all__ = ["create_server", "serve_stdio"]
+__all__ = ["check_reachable", "create_server", "serve_stdio"]
 
 _REGISTER: dict[str, Callable[[Tools], None]] = {
     "vector-store": vector_store.register,
@@ -77,6 +77,22 @@ def checked_groups(groups: Sequence[str]) -> list[str]:
 
 
 async def serve_stdio(server: MCPServer[Any], database: AsyncDatabase) -> None:
-    """Serve one client over stdin and stdout until it closes them."""
+    """Serve one client over stdin and stdout until it closes them.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be reached.
+    """
     async with database:
+        await check_reachable(database)
         await server.run_stdio_async()
+
+
+async def check_reachable(database: AsyncDatabase) -> None:
+    """Open a connection, so that a wrong URL is an error at the start and not of each tool.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be reached.
+    """
+    async with database.session() as session:
+        with translated():
+            await session.connection()

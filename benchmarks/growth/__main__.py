@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import harness
-from harness import Page, Server, machine, one_server, publish, table
+from harness import Page, Server, at_least, at_most, machine, one_server, publish, table, targets
 from injection.ground import build
 from plot import bars
 
@@ -97,14 +97,18 @@ def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, C
     publish(
         PAGE,
         "Summary",
-        table(
-            ("", "calls"),
+        f"{len(good)} calls were measured. A call is flat that takes at most {RATIO:g} times as long, or {FLAT_MS:g} ms.\n\n"
+        + targets(
             [
-                ("measured", len(good)),
-                (f"at most {RATIO:g} times, or {FLAT_MS:g} ms", len(good) - len(grown)),
-                ("at most 10 ms", sum((pair[1].ms or 0) <= 10 for pair in good.values())),
-                ("above 500 ms", sum((pair[1].ms or 0) > 500 for pair in good.values())),
-            ],
+                at_least("flat calls / all", (len(good) - len(grown)) / len(good), 0.969),
+                at_least(
+                    "calls of at most 10 ms / all",
+                    sum((pair[1].ms or 0) <= 10 for pair in good.values()) / len(good),
+                    0.9,
+                ),
+                at_most("calls that are not flat", len(grown), 10),
+                at_most("calls above 500 ms", sum((pair[1].ms or 0) > 500 for pair in good.values()), 0),
+            ]
         ),
     )
     publish(

@@ -76,7 +76,8 @@ async def test_a_wrong_cursor_is_one_clear_error(
         missing = required(uow, noun, name, arguments, ground)
         for number, after in enumerate(CURSORS):
             try:
-                await call(**{**arguments, **missing, "after": after})
+                passed = {**arguments, **missing, "after": after}
+                await call(*passed.pop("names", ()), **passed)
             except InvalidInputError as error:
                 if not str(error).startswith("after: ") or len(str(error)) > 300:
                     wrong.append(f"{number}, {after:.30}: {error!s:.200}")

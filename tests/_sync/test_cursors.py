@@ -77,7 +77,8 @@ def test_a_wrong_cursor_is_one_clear_error(
         missing = required(uow, noun, name, arguments, ground)
         for number, after in enumerate(CURSORS):
             try:
-                call(**{**arguments, **missing, "after": after})
+                passed = {**arguments, **missing, "after": after}
+                call(*passed.pop("names", ()), **passed)
             except InvalidInputError as error:
                 if not str(error).startswith("after: ") or len(str(error)) > 300:
                     wrong.append(f"{number}, {after:.30}: {error!s:.200}")

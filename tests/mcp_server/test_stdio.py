@@ -51,7 +51,9 @@ def test_the_command_starts_without_the_sdk_and_names_what_is_missing(
     monkeypatch.setattr("alfred_db.cli.mcp.find_spec", lambda name: None)
     result = CliRunner().invoke(main, ["mcp"])
     assert result.exit_code == 2
-    assert result.stderr == 'alfred-db: alfred-db mcp: needs the MCP SDK; run: pip install "alfred-db[mcp]"\n'
+    assert (
+        result.stderr == 'alfred-db: the command mcp needs the MCP SDK; run: pip install "alfred-db[mcp]"\n'
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["mcp", "--help"]])

@@ -190,6 +190,8 @@ NAMES = {
     "alfred-db vectors rebuild",
     "alfred-db doctor",
     "alfred-db worker",
+    "alfred-db mcp",
+    "alfred-db mcp sql",
     "alfred-db maintain {}",
 }
 """What connections, threads and jobs of pg_cron are called."""
