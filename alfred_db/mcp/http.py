@@ -103,7 +103,14 @@ def create_app(
 
 
 async def serve_http(
-    server: MCPServer[Any], database: AsyncDatabase, *, host: str, port: int, **options: Any
+    server: MCPServer[Any],
+    database: AsyncDatabase,
+    *,
+    host: str,
+    port: int,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    allowed_origins: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT; running calls then have ten seconds to end.
 
@@ -112,7 +119,14 @@ async def serve_http(
     Raises:
         DatabaseUnavailable: The database cannot be reached.
     """
-    app = create_app(server, database, host=host, **options)
+    app = create_app(
+        server,
+        database,
+        host=host,
+        token=token,
+        allowed_hosts=allowed_hosts,
+        allowed_origins=allowed_origins,
+    )
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False
     )

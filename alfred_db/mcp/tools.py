@@ -30,7 +30,7 @@ _READ_ONLY = text("SET TRANSACTION READ ONLY")
 
 
 class Tools:
-    """Registers tools at a server, and gives them transactions.
+    """Register tools at a server, and open their transactions.
 
     A tool that is annotated as read-only runs in a READ ONLY transaction, so that the annotation is true.
 

@@ -46,7 +46,7 @@ async def read(db: AsyncDatabase, consumer: str = "c", *, limit: int = 100) -> l
 
 
 async def month(session: AsyncSession, first: date) -> str:
-    """Make a partition for a month, as the migration does; gives its name."""
+    """Make a partition for a month, as the migration does; return its name."""
     parent = AsyncEventRepository(session)._table
     after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
     name = f"{parent}_{first:%Y_%m}"

@@ -39,7 +39,7 @@ async def table(session: AsyncSession) -> str:
 
 
 async def month(session: AsyncSession, first: date) -> str:
-    """Make a partition for a month, as the migration does; gives its name."""
+    """Make a partition for a month, as the migration does; return its name."""
     parent = await table(session)
     after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
     name = f"{parent}_{first:%Y_%m}"

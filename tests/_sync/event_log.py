@@ -47,7 +47,7 @@ def read(db: Database, consumer: str = "c", *, limit: int = 100) -> list[int]:
 
 
 def month(session: Session, first: date) -> str:
-    """Make a partition for a month, as the migration does; gives its name."""
+    """Make a partition for a month, as the migration does; return its name."""
     parent = EventRepository(session)._table
     after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
     name = f"{parent}_{first:%Y_%m}"

@@ -40,7 +40,7 @@ def table(session: Session) -> str:
 
 
 def month(session: Session, first: date) -> str:
-    """Make a partition for a month, as the migration does; gives its name."""
+    """Make a partition for a month, as the migration does; return its name."""
     parent = table(session)
     after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
     name = f"{parent}_{first:%Y_%m}"
