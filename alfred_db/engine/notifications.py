@@ -30,8 +30,11 @@ from .session import Kind, state_of
 
 __all__ = ["Listener", "Notifier", "channel_of", "payload_of", "wakes"]
 
-GATHER = 0.01
-"""Seconds between two notifications: the first is sent at once, the next one serves the commits of this time."""
+GATHER, MOST_GATHERED = 0.001, 0.01
+"""Seconds until the next notification, for each commit that the last one served, and at most.
+
+A lone commit is announced at once. The more of them come, the more share one notification.
+"""
 
 MAX_PAYLOAD = 7000
 """Bytes of a payload, of which the server accepts less than 8000; with more kinds of tasks, every worker is woken."""
@@ -136,23 +139,25 @@ class Notifier:
 
     def _run(self) -> None:
         connection: psycopg.Connection | None = None
-        sent = -GATHER
+        free_at = 0.0  # when the next notification may be sent
         while self._asked or not self._stopped:
             self._wake.wait()
             self._wake.clear()
             if not self._stopped:
-                time.sleep(max(0.0, sent + GATHER - time.monotonic()))
-            asked: set[Kind | None] = set()
+                time.sleep(max(0.0, free_at - time.monotonic()))
+            kinds: set[Kind | None] = set()
+            commits = 0
             with suppress(IndexError):
                 while True:
-                    asked.update(self._asked.popleft())
-            if asked:
-                connection = self._tell(connection, payload_of(asked))
-                sent = time.monotonic()
+                    kinds.update(self._asked.popleft())
+                    commits += 1
+            if kinds:
+                connection = self._send(connection, payload_of(kinds))
+                free_at = time.monotonic() + min(commits * GATHER, MOST_GATHERED)
         if connection is not None:
             connection.close()
 
-    def _tell(self, connection: psycopg.Connection | None, payload: str) -> psycopg.Connection | None:
+    def _send(self, connection: psycopg.Connection | None, payload: str) -> psycopg.Connection | None:
         """Notify the channel; return the connection to use next time."""
         try:
             connection = connection or _connect(self._url, "alfred-db notifier")

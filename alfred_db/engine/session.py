@@ -20,8 +20,9 @@ TAKEN: `taken` is a connection that the last unit of work has kept, or one of th
     statement that only reads may run here in autocommit, and then does not change the state (`reads_alone`).
 BEGUN: The driver has begun the transaction, with its first statement. `direct` is true up to here. The driver alone
     commits (`driver_commits`), unless there are listeners to `before_commit`. The connection is kept for the next unit.
-JOINED: SQLAlchemy uses the same connection and the same transaction. It flushes before the driver runs a statement. It
-    commits first, then the driver, whose transaction SQLAlchemy may have left open. The connection returns to the pool.
+    A session with objects that are not to be written is BEGUN too: SQLAlchemy knows them, and has no connection.
+JOINED: SQLAlchemy uses the same connection and the same transaction. It flushes before the driver runs a statement, and
+    it commits. The connection returns to the pool.
 SQLALCHEMY'S: As without this class. Driver statements run on SQLAlchemy's own connection, as in any other `Session`: one
     of the caller, or one in AUTOCOMMIT.
 
@@ -53,6 +54,7 @@ __all__ = [
     "DirectSession",
     "Kept",
     "SessionState",
+    "must_flush",
     "refuse_failed",
     "state_of",
     "take",
@@ -269,13 +271,15 @@ class DirectSession(Session):
         taken, direct = self._taken, self.driver_commits
         if taken is not None:
             refuse_failed(self.driver)
-        if not direct:
-            super().commit()
+            if not direct and (self.listeners.before_commit or must_flush(self)):
+                self.connection()  # TAKEN or BEGUN becomes JOINED: what is written now is part of the transaction
         try:
-            if taken is not None and self.has_begun:
-                # Also after SQLAlchemy's commit: without anything to write it has not joined, and the
-                # driver's transaction is still open.
+            # `after_commit` is called at the end of SQLAlchemy's commit. If SQLAlchemy does not use the connection,
+            # that is no commit at all, and the driver's transaction must be committed before.
+            if taken is not None and self.has_begun and not (self._joined and self._joined.in_transaction()):
                 taken.commit()
+            if not direct:
+                super().commit()
         finally:
             self._release()
         if direct and self.listeners.after_commit:
@@ -342,6 +346,12 @@ class AloneSession(DirectSession):
 def _has_begun(driver: Any) -> bool:
     begun: bool = driver.pgconn.transaction_status != TransactionStatus.IDLE
     return begun
+
+
+def must_flush(session: Session) -> bool:
+    """Return whether objects of the session wait to be written."""
+    # `dirty` and `deleted` are slow, and empty without objects in the session.
+    return bool(session.new or (session.identity_map and (session.dirty or session.deleted)))
 
 
 def refuse_failed(driver: Any) -> None:

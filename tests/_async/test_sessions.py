@@ -123,6 +123,30 @@ async def test_listeners_to_commits_are_called(committed: AsyncDatabase) -> None
     assert await documents(committed) == 1
 
 
+async def test_a_task_is_committed_when_listeners_are_called(committed: AsyncDatabase) -> None:
+    found: list[int] = []
+
+    def count(_session: Any) -> None:
+        with psycopg.connect(committed.url.set(drivername="postgresql").render_as_string(False)) as other:
+            schema = committed.schema or "public"
+            row = other.execute(f'SELECT count(*) FROM "{schema}".tasks').fetchone()
+            found.append(row[0] if row else -1)
+
+    for number in range(3):
+        async with committed.begin() as uow:
+            event.listen(uow.session.sync_session, "after_commit", count)
+            task, _ = await uow.tasks.enqueue("JOB", task_id=f"task-{number}")
+            if number == 1:
+                uow.session.add(document())
+            elif number == 2:
+                event.listen(
+                    uow.session.sync_session, "before_commit", lambda session: session.add(document())
+                )
+            assert task in uow.session
+    assert found == [1, 2, 3]
+    assert await documents(committed) == 2
+
+
 async def test_a_unit_of_work_can_be_committed_and_go_on(committed: AsyncDatabase) -> None:
     vector = corpus.vectors()[1][0]
     with suppress(ZeroDivisionError):

@@ -21,7 +21,7 @@ from sqlalchemy.types import TypeEngine
 
 from ...engine.plans import DROP_PLANS, can_drop
 from ...engine.pool import connection_state, name_upgrade
-from ...engine.session import AloneSession, DirectSession, state_of, take, take_alone
+from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
 from ...queries.shapes.driver_statement import DriverStatement, Tenant
@@ -205,8 +205,7 @@ def _run(
         # and it ends before the connection is used for anything else.
         alone = not begin and own.reads_alone
     else:
-        # `dirty` and `deleted` are slow, and empty without objects in the session.
-        if own.autoflush and (own.new or (own.identity_map and (own.dirty or own.deleted))):
+        if own.autoflush and must_flush(own):
             session.flush()
         driver = driver_of(session)
         plans = state_of(own).plans
