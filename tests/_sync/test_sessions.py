@@ -140,7 +140,9 @@ def test_a_task_is_committed_when_listeners_are_called(committed: Database) -> N
             if number == 1:
                 uow.session.add(document())
             elif number == 2:
-                event.listen(uow.session, "before_commit", lambda session: session.add(document()))
+                event.listen(
+                    uow.session, "before_commit", lambda session: session.add(document())
+                )
             assert task in uow.session
     assert found == [1, 2, 3]
     assert documents(committed) == 2
