@@ -15,6 +15,7 @@ ONCE = {
     r"^_?(MAX_LIMIT|YEAR|CENTURY|MAX_SECONDS) = ": ("checks.py", "the constant of `checks`"),
     r"within\(\"limit\", limit, 1, (MAX_LIMIT|1_?000)\)": ("checks.py", "`check_limit`"),
     r"\bset\(New\w+\.__annotations__\)": ("checks.py", "`has_keys` or `check_keys`"),
+    r"def \w*\(\w+: [\w.]+\) -> NotFoundError": ("execution/missing.py", "`not_found`"),
     r"condition &= given": ("queries/shapes/filters.py", "`scoped`"),
     r'option\(\s*"--(url|schema|json|triggers/--no-triggers|pooler|after)"': (
         "cli/options.py",

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ...errors import LeaseLost, NotFoundError
+from ...errors import LeaseLost
 from ...execution._async.base import AsyncRepository
+from ...execution.missing import not_found
 from ...models import Agent, AgentStatus
 from ...queries import agents as queries
 from ...queries.shapes.paging import as_page
@@ -93,7 +94,7 @@ class AsyncAgentRepository(AsyncRepository):
             NotFoundError: The agent is not registered.
         """
         if await self._write(queries.set_status(agent_id, status)) is None:
-            raise NotFoundError(f"agent {agent_id}: not registered; register it first")
+            raise not_found("agent", agent_id)
 
     async def deregister(self, agent_id: uuid.UUID, incarnation: uuid.UUID) -> None:
         """Remove the agent.

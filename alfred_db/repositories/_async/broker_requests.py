@@ -13,6 +13,7 @@ from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._async.copy import copy_rows
 from ...execution._async.partitions import AsyncPartitions
+from ...execution.missing import not_found
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
@@ -72,7 +73,7 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
         else:
             started = await self._write(queries.start_hosted(values, hosted_model_id))
         if started is None:
-            raise NotFoundError(f"hosted model {hosted_model_id}: not in the catalog; put it there first")
+            raise not_found("hosted model", hosted_model_id)
         return started
 
     async def finish(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_values
-from ...errors import NotFoundError
 from ...execution._async.bulk import Progress, add_many
 from ...execution._async.paging import AsyncPagedRepository
 from ...execution._async.search import candidates, hybrid_search, search, search_many
+from ...execution.missing import not_found
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
@@ -112,7 +112,7 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         """
         document = await self._write(queries.change(document_id, check_values(Document, values)))
         if document is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
         return document
 
     async def delete(self, document_id: int) -> None:
@@ -122,7 +122,7 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
             NotFoundError: The document does not exist.
         """
         if await self._write(queries.remove(document_id)) is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
 
     async def search(
         self,

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from ...checks import aware, check_word, within
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch_rows
+from ...execution.missing import not_found
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
 from ...queries.shapes.paging import as_page
@@ -93,7 +94,7 @@ class AsyncEntityRepository(AsyncRepository):
         """
         held = await self._first(queries.hold_node(node_id))
         if held is None or await self._write(queries.delete_node(node_id)) is None:
-            raise NotFoundError(f"node {node_id}: not found; it may have been deleted already")
+            raise not_found("node", node_id)
 
     async def upsert_edge(
         self,
@@ -151,7 +152,7 @@ class AsyncEntityRepository(AsyncRepository):
         _check_zone("at", at)
         edge = await self._write(queries.end_edge(edge_id, at))
         if edge is None:
-            raise _no_edge(edge_id)
+            raise not_found("edge", edge_id)
         return edge
 
     async def supersede_edge(self, edge_id: uuid.UUID) -> EntityEdge:
@@ -164,7 +165,7 @@ class AsyncEntityRepository(AsyncRepository):
         """
         edge = await self._write(queries.supersede_edge(edge_id))
         if edge is None:
-            raise _no_edge(edge_id)
+            raise not_found("edge", edge_id)
         return edge
 
     async def delete_edge(self, edge_id: uuid.UUID) -> None:
@@ -174,7 +175,7 @@ class AsyncEntityRepository(AsyncRepository):
             NotFoundError: The edge is unknown or superseded.
         """
         if await self._write(queries.delete_edge(edge_id)) is None:
-            raise _no_edge(edge_id)
+            raise not_found("edge", edge_id)
 
     async def facts(
         self,
@@ -355,7 +356,3 @@ def _check_times(valid_from: datetime | None, valid_to: datetime | None) -> None
             "valid_to: expected a time after `valid_from`, which must be passed too; to end a fact that holds,"
             " call end_edge"
         )
-
-
-def _no_edge(edge_id: uuid.UUID) -> NotFoundError:
-    return NotFoundError(f"edge {edge_id}: not found, or superseded; see the `history` of its relation")

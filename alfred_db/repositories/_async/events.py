@@ -10,11 +10,12 @@ from typing import Any, cast
 from sqlalchemy import CursorResult
 
 from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
-from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
+from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._async.copy import copy_rows, reserve_ids
 from ...execution._async.driver import driver_of, fetch
 from ...execution._async.partitions import AsyncPartitions
 from ...execution._async.unreadable import unreadable
+from ...execution.missing import not_found
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...models.events import UNREADABLE
@@ -177,7 +178,7 @@ class AsyncEventRepository(AsyncPartitions):
                     await self._change(consumer, {"topics": left})
                 return False
         if await self._write(queries.unsubscribe(consumer)) is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return True
 
     async def get_consumer(self, consumer: str) -> EventConsumer | None:
@@ -206,7 +207,7 @@ class AsyncEventRepository(AsyncPartitions):
         reader = await self._first(queries.lock(consumer, skip_locked=True))
         if reader is None:
             if await self.get_consumer(consumer) is None:
-                raise _unknown(consumer)
+                raise not_found("consumer", consumer)
             return []
         events = await self._after(reader, limit)
         for event in events:
@@ -234,7 +235,7 @@ class AsyncEventRepository(AsyncPartitions):
         within("limit", limit, 1, MAX_BATCH)
         reader = await self.get_consumer(consumer)
         if reader is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return await self._after(reader, limit)
 
     async def seek(self, consumer: str, to: EventPosition) -> EventConsumer:
@@ -356,7 +357,7 @@ class AsyncEventRepository(AsyncPartitions):
     async def _locked(self, consumer: str) -> EventConsumer:
         reader = await self._first(queries.lock(consumer, skip_locked=False))
         if reader is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return reader
 
     async def _change(self, consumer: str, values: Mapping[str, Any]) -> EventConsumer:
@@ -378,7 +379,7 @@ class AsyncEventRepository(AsyncPartitions):
         elif isinstance(position, int):
             found = await self.get(position)
             if found is None:
-                raise NotFoundError(f"event {position}: not in the log; seek a time, or 'beginning'")
+                raise not_found("event", position)
             if found.tx < place[0]:  # otherwise the events before it are not all known yet
                 place, since = (found.tx, found.id - 1), _before(found.began_at)
         elif position != "now":
@@ -424,7 +425,3 @@ def _topics(topics: Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(topics))
     within("topics", len(found), 1, MAX_TOPICS)
     return found
-
-
-def _unknown(consumer: str) -> NotFoundError:
-    return NotFoundError(f"consumer {shown(consumer)}: has not subscribed; call `subscribe` first")

@@ -6,9 +6,9 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-from ...errors import NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import bind_of, fetch_rows
+from ...execution.missing import not_found
 from ...models import KnowledgeCollection
 from ...queries import knowledge_collections as queries
 from ...queries.shapes.knowledge import partition, partition_if
@@ -23,7 +23,7 @@ class AsyncKnowledgeBase(AsyncRepository):
     async def _collection(self, name: str) -> KnowledgeCollection:
         found = await self._first(queries.find(name))
         if found is None:
-            raise unknown_collection(name)
+            raise not_found("collection", name)
         return found
 
     async def _named(self, name: str) -> KnowledgeCollection | None:
@@ -35,7 +35,7 @@ class AsyncKnowledgeBase(AsyncRepository):
         """Return the partition of the collection; `hold` keeps it from being dropped."""
         rows = await fetch_rows(self._session, queries.resolve(hold=hold), {"name": name}, locks=hold)
         if not rows:
-            raise unknown_collection(name)
+            raise not_found("collection", name)
         known = _resolved.setdefault(bind_of(self._session).engine, {})
         if len(known) > 1000:
             known.clear()
@@ -49,11 +49,3 @@ class AsyncKnowledgeBase(AsyncRepository):
     async def _name(self, name: str) -> str:
         """Return the name of the collection that has this name or alias."""
         return str((await self._partition(name)).parameters["collection"])
-
-
-def unknown_collection(name: str) -> NotFoundError:
-    """Return the error for a collection that does not exist."""
-    return NotFoundError(
-        f"collection {shown(name)}: does not exist; create it with `create_collection`, or see"
-        " `list_collections`"
-    )

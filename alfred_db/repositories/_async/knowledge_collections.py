@@ -9,12 +9,12 @@ from ...errors import (
     ConfigurationError,
     ConflictError,
     InvalidInputError,
-    NotFoundError,
     shown,
     translated,
 )
 from ...execution._async.copy import table_name
 from ...execution._async.search import set_local
+from ...execution.missing import not_found
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -24,7 +24,7 @@ from ...queries.shapes.knowledge import table
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.knowledge import KnowledgeCollectionInfo
-from .knowledge_base import AsyncKnowledgeBase, unknown_collection
+from .knowledge_base import AsyncKnowledgeBase
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
@@ -98,7 +98,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         if changed:
             known = await self._write(queries.change(name, changed))
             if known is None:  # dropped meanwhile
-                raise unknown_collection(name)
+                raise not_found("collection", name)
         return known
 
     async def _create(
@@ -152,7 +152,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
             with translated():
                 async with session.begin_nested():
                     if await self._first(queries.lock(name)) is None:
-                        raise unknown_collection(name)
+                        raise not_found("collection", name)
                     before = await self._session.scalar(queries.lock_timeout())
                     await set_local(session, {"lock_timeout": LOCK_TIMEOUT})
                     await session.execute(queries.drop_partition(table_name(session, table(name))))
@@ -199,7 +199,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                         raise ConflictError(
                             f"alias {shown(alias)}: a collection has the name; use another, or drop the collection"
                         )
-                    raise unknown_collection(aliases[alias])
+                    raise not_found("collection", aliases[alias])
 
     async def delete_alias(self, alias: str) -> None:
         """Delete an alias, not the collection.
@@ -208,7 +208,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
             NotFoundError: The alias does not exist.
         """
         if await self._write(queries.delete_alias(alias)) is None:
-            raise NotFoundError(f"alias {shown(alias)}: does not exist; `list_aliases` names those that do")
+            raise not_found("alias", alias)
 
     async def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
         """Return the aliases, by name, optionally those of one collection."""

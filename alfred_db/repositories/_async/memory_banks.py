@@ -7,9 +7,10 @@ import hashlib
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import check_values
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memory_banks as queries
@@ -62,7 +63,7 @@ class AsyncMemoryBankRepository(AsyncRepository):
         """
         bank = await self._write(queries.change(bank_id, check_values(MemoryBank, values)))
         if bank is None:
-            raise unknown_bank(bank_id)
+            raise not_found("memory bank", bank_id)
         return bank
 
     async def delete(self, bank: MemoryBank | int) -> int:
@@ -74,7 +75,7 @@ class AsyncMemoryBankRepository(AsyncRepository):
         bank_id = id_of(bank)
         # The row lock makes concurrent `remember` calls for this bank wait; they then raise NotFoundError.
         if await self._first(queries.hold(bank_id, for_removal=True)) is None:
-            raise unknown_bank(bank_id)
+            raise not_found("memory bank", bank_id)
         memories = await self._rows(queries.empty(bank_id))
         await self._write(queries.remove(bank_id))
         return len(memories)
@@ -95,11 +96,6 @@ class AsyncMemoryBankRepository(AsyncRepository):
 def id_of(bank: MemoryBank | int) -> int:
     """Return the bank's id."""
     return bank if isinstance(bank, int) else bank.id
-
-
-def unknown_bank(bank_id: int) -> NotFoundError:
-    """Return the error for a bank that does not exist."""
-    return NotFoundError(f"memory bank {bank_id}: does not exist; create it with get_or_create")
 
 
 def lock_key(session: AsyncSession, name: str) -> int:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._async.search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memories as queries
@@ -22,7 +23,7 @@ from ...search.params import SearchParams
 from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
 from ...vectors.formats import Embedding, MatrixLike, VectorLike, unpack
 from ...vectors.types import Vector
-from .memory_banks import id_of, lock_key, unknown_bank
+from .memory_banks import id_of, lock_key
 from .memory_base import AsyncMemoryBase
 from .memory_recall import COMPARED
 
@@ -83,7 +84,7 @@ class AsyncMemoryBatches(AsyncMemoryBase):
                 await session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
             now = await session.scalar(memory_banks.hold(bank_id, for_removal=False))
             if now is None:
-                raise unknown_bank(bank_id)
+                raise not_found("memory bank", bank_id)
             merged: dict[bytes, int | bytes] = {}
             if near is not None:
                 merged = await _merged_in_bank(session, bank_id, told, near)

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import within
-from ...errors import NotFoundError
 from ...execution._async.paging import AsyncPagedRepository
 from ...execution._async.search import candidates, hybrid_search, search
+from ...execution.missing import not_found
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, scoped
@@ -84,7 +84,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
             NotFoundError: The entry does not exist.
         """
         if await self._write(queries.remove(entry_id)) is None:
-            raise NotFoundError(f"memory entry {entry_id}: does not exist")
+            raise not_found("memory entry", entry_id)
 
     async def forget_all(self, namespace: str) -> int:
         """Delete all entries of a namespace; return their number."""

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import Insert
 from ...checks import aware, check_values, within
 from ...errors import InvalidInputError, NotFoundError, shown, translated
 from ...execution._async.base import AsyncRepository
+from ...execution.missing import not_found
 from ...interchange.catalog import endpoints as checked_endpoints
 from ...interchange.catalog import entries, exported
 from ...models import ModelEndpoint, RegistryModel
@@ -254,7 +255,7 @@ _ENDPOINT_FIELDS = ("endpoint_type", "endpoint_url", "auth_type", "headers")
 
 def _known(name: str, model: RegistryModel | None) -> RegistryModel:
     if model is None:
-        raise NotFoundError(f"model {shown(name)}: not in the registry; register it first")
+        raise not_found("model", name)
     return model
 
 

@@ -11,9 +11,10 @@ from sqlalchemy import Select
 from ... import cron
 from ...checks import YEAR, check_limit, within
 from ...cron import Plan, Slot
-from ...errors import ConflictError, NotFoundError, UnreadableRow, shown
+from ...errors import ConflictError, UnreadableRow, shown
 from ...execution._async.driver import driver_of
 from ...execution._async.unreadable import unreadable
+from ...execution.missing import not_found
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
 from ...queries.shapes.paging import as_page
@@ -205,7 +206,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
         """
         rows = await self._rows(queries.timed(task_id))
         if not rows:
-            raise _unknown(task_id)
+            raise not_found("scheduled task", task_id)
         task, now = rows[0]
         if task.schedule is None:
             return []
@@ -258,7 +259,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
         if execution is not None:
             return execution
         if await self.get(task_id) is None:
-            raise _unknown(task_id)
+            raise not_found("scheduled task", task_id)
         raise ConflictError(
             f"scheduled task {task_id}: an execution of it is live; wait for its end or cancel it"
         )
@@ -327,13 +328,13 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions):
     async def _locked(self, task_id: int) -> tuple[ScheduledTask, datetime]:
         rows = await self._rows(queries.locked(task_id))
         if not rows:
-            raise _unknown(task_id)
+            raise not_found("scheduled task", task_id)
         return rows[0][0], rows[0][1]
 
     async def _change(self, task_id: int, values: Mapping[str, object]) -> ScheduledTask:
         task = await self._write(queries.change(task_id, values))
         if task is None:
-            raise _unknown(task_id)
+            raise not_found("scheduled task", task_id)
         return task
 
     async def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
@@ -365,7 +366,3 @@ def _next_run(schedule: str | None, timezone: str, now: datetime) -> datetime | 
 
 def _key(slot: Slot) -> tuple[int, datetime]:
     return slot.task_id, slot.scheduled_at
-
-
-def _unknown(task_id: int) -> NotFoundError:
-    return NotFoundError(f"scheduled task {task_id}: not found; create it first")

@@ -11,9 +11,10 @@ from sqlalchemy.orm import make_transient_to_detached
 
 from ...checks import within
 from ...engine.session import state_of
-from ...errors import ConflictError, InvalidTransition, NotFoundError
+from ...errors import ConflictError, InvalidTransition
 from ...execution._async.copy import copy_rows
 from ...execution._async.driver import driver_of, fetch
+from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...models.tasks import DEFAULT_QUEUE
@@ -337,7 +338,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
     async def _existing(self, id: uuid.UUID) -> Task:
         task = await self.get(id)
         if task is None:
-            raise NotFoundError(f"task {id}: not found; pass the `id` of a task, not its `task_id`")
+            raise not_found("task", id)
         return task
 
     def _loaded(self, row: Sequence[Any]) -> Task:

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 from ...checks import MAX_SECONDS, YEAR, aware, json_text, plain_text, within
-from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
+from ...errors import ConflictError, InvalidTransition, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
 from ...execution._async.leases import lost
+from ...execution.missing import not_found
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
 from ...queries import workflow_steps as queries
 from ...queries.shapes.paging import as_page
@@ -237,7 +238,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         text = json_text("payload", payload, MAX_JSON_BYTES)
         status = await self._first(queries.target(execution_id))
         if status is None:
-            raise NotFoundError(f"workflow execution {execution_id}: not found; check the id")
+            raise not_found("workflow execution", execution_id)
         if status not in _LIVE:
             if await self._first(queries.event(execution_id, name)) is not None:
                 return False

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...checks import MAX_SECONDS, YEAR, json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
+from ...execution.missing import not_found
 from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
 from ...queries.shapes.paging import as_page
@@ -86,7 +87,7 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             await self._rows(queries.activate(workflow_id, names[0]))
         workflow = await self.get(workflow_id)
         if workflow is None:
-            raise _unknown(workflow_id)
+            raise not_found("workflow", workflow_id)
         return workflow
 
     async def archive(self, workflow_id: int) -> Workflow:
@@ -97,7 +98,7 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         """
         workflow = await self._write(queries.archive(workflow_id))
         if workflow is None:
-            raise _unknown(workflow_id)
+            raise not_found("workflow", workflow_id)
         return workflow
 
     async def start(
@@ -219,7 +220,7 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         tree = await self._rows(queries.tree(execution_id))
         statuses = {row[0]: row[1] for row in tree}
         if execution_id not in statuses:
-            raise NotFoundError(f"workflow execution {execution_id}: not found; check the id")
+            raise not_found("workflow execution", execution_id)
         if statuses[execution_id] in _ENDED:
             raise InvalidTransition(
                 f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
@@ -306,10 +307,6 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
         return InvalidTransition(
             f"workflow execution {parent_id}: has ended or is being cancelled, and starts no more parts"
         )
-
-
-def _unknown(workflow_id: int) -> NotFoundError:
-    return NotFoundError(f"workflow {workflow_id}: not found; define it first")
 
 
 def _taken(idempotency_key: str | None) -> ConflictError:

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import check_text, check_values, one_of, within
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._async.paging import AsyncPagedRepository
 from ...execution._async.search import candidates, search
+from ...execution.missing import not_found
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
 from ...queries.shapes.filters import Where, scoped
@@ -115,7 +116,7 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.U
         check_text("blob_key", blob_key)
         record = await self._write(queries.set_blob(memory_id, provider, blob_key))
         if record is None:
-            raise _unknown(memory_id)
+            raise not_found("working memory", memory_id)
         return record
 
     async def search(
@@ -225,9 +226,5 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.U
     async def _changed(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
         record = await self._write(queries.change(memory_id, values))
         if record is None:
-            raise _unknown(memory_id)
+            raise not_found("working memory", memory_id)
         return record
-
-
-def _unknown(memory_id: uuid.UUID) -> NotFoundError:
-    return NotFoundError(f"working memory {memory_id}: does not exist, is deleted, or has expired")

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ...errors import LeaseLost, NotFoundError
+from ...errors import LeaseLost
 from ...execution._sync.base import Repository
+from ...execution.missing import not_found
 from ...models import Agent, AgentStatus
 from ...queries import agents as queries
 from ...queries.shapes.paging import as_page
@@ -94,7 +95,7 @@ class AgentRepository(Repository):
             NotFoundError: The agent is not registered.
         """
         if self._write(queries.set_status(agent_id, status)) is None:
-            raise NotFoundError(f"agent {agent_id}: not registered; register it first")
+            raise not_found("agent", agent_id)
 
     def deregister(self, agent_id: uuid.UUID, incarnation: uuid.UUID) -> None:
         """Remove the agent.

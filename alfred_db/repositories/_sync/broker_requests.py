@@ -14,6 +14,7 @@ from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.copy import copy_rows
 from ...execution._sync.partitions import Partitions
+from ...execution.missing import not_found
 from ...models import BrokerRequest, BrokerRequestStatus
 from ...models.base import table_of
 from ...queries import broker_requests as queries
@@ -73,7 +74,7 @@ class BrokerRequestRepository(Partitions):
         else:
             started = self._write(queries.start_hosted(values, hosted_model_id))
         if started is None:
-            raise NotFoundError(f"hosted model {hosted_model_id}: not in the catalog; put it there first")
+            raise not_found("hosted model", hosted_model_id)
         return started
 
     def finish(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_values
-from ...errors import NotFoundError
 from ...execution._sync.bulk import Progress, add_many
 from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, hybrid_search, search, search_many
+from ...execution.missing import not_found
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
@@ -113,7 +113,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         """
         document = self._write(queries.change(document_id, check_values(Document, values)))
         if document is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
         return document
 
     def delete(self, document_id: int) -> None:
@@ -123,7 +123,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             NotFoundError: The document does not exist.
         """
         if self._write(queries.remove(document_id)) is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
 
     def search(
         self,

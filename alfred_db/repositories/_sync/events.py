@@ -11,11 +11,12 @@ from typing import Any, cast
 from sqlalchemy import CursorResult
 
 from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
-from ...errors import ConflictError, InvalidInputError, NotFoundError, UnreadableRow, shown, translated
+from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._sync.copy import copy_rows, reserve_ids
 from ...execution._sync.driver import driver_of, fetch
 from ...execution._sync.partitions import Partitions
 from ...execution._sync.unreadable import unreadable
+from ...execution.missing import not_found
 from ...models import Event, EventConsumer
 from ...models.base import table_of
 from ...models.events import UNREADABLE
@@ -178,7 +179,7 @@ class EventRepository(Partitions):
                     self._change(consumer, {"topics": left})
                 return False
         if self._write(queries.unsubscribe(consumer)) is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return True
 
     def get_consumer(self, consumer: str) -> EventConsumer | None:
@@ -207,7 +208,7 @@ class EventRepository(Partitions):
         reader = self._first(queries.lock(consumer, skip_locked=True))
         if reader is None:
             if self.get_consumer(consumer) is None:
-                raise _unknown(consumer)
+                raise not_found("consumer", consumer)
             return []
         events = self._after(reader, limit)
         for event in events:
@@ -235,7 +236,7 @@ class EventRepository(Partitions):
         within("limit", limit, 1, MAX_BATCH)
         reader = self.get_consumer(consumer)
         if reader is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return self._after(reader, limit)
 
     def seek(self, consumer: str, to: EventPosition) -> EventConsumer:
@@ -357,7 +358,7 @@ class EventRepository(Partitions):
     def _locked(self, consumer: str) -> EventConsumer:
         reader = self._first(queries.lock(consumer, skip_locked=False))
         if reader is None:
-            raise _unknown(consumer)
+            raise not_found("consumer", consumer)
         return reader
 
     def _change(self, consumer: str, values: Mapping[str, Any]) -> EventConsumer:
@@ -379,7 +380,7 @@ class EventRepository(Partitions):
         elif isinstance(position, int):
             found = self.get(position)
             if found is None:
-                raise NotFoundError(f"event {position}: not in the log; seek a time, or 'beginning'")
+                raise not_found("event", position)
             if found.tx < place[0]:  # otherwise the events before it are not all known yet
                 place, since = (found.tx, found.id - 1), _before(found.began_at)
         elif position != "now":
@@ -425,7 +426,3 @@ def _topics(topics: Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(topics))
     within("topics", len(found), 1, MAX_TOPICS)
     return found
-
-
-def _unknown(consumer: str) -> NotFoundError:
-    return NotFoundError(f"consumer {shown(consumer)}: has not subscribed; call `subscribe` first")

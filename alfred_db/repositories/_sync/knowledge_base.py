@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-from ...errors import NotFoundError, shown
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import bind_of, fetch_rows
+from ...execution.missing import not_found
 from ...models import KnowledgeCollection
 from ...queries import knowledge_collections as queries
 from ...queries.shapes.knowledge import partition, partition_if
@@ -24,7 +24,7 @@ class KnowledgeBase(Repository):
     def _collection(self, name: str) -> KnowledgeCollection:
         found = self._first(queries.find(name))
         if found is None:
-            raise unknown_collection(name)
+            raise not_found("collection", name)
         return found
 
     def _named(self, name: str) -> KnowledgeCollection | None:
@@ -36,7 +36,7 @@ class KnowledgeBase(Repository):
         """Return the partition of the collection; `hold` keeps it from being dropped."""
         rows = fetch_rows(self._session, queries.resolve(hold=hold), {"name": name}, locks=hold)
         if not rows:
-            raise unknown_collection(name)
+            raise not_found("collection", name)
         known = _resolved.setdefault(bind_of(self._session).engine, {})
         if len(known) > 1000:
             known.clear()
@@ -50,11 +50,3 @@ class KnowledgeBase(Repository):
     def _name(self, name: str) -> str:
         """Return the name of the collection that has this name or alias."""
         return str((self._partition(name)).parameters["collection"])
-
-
-def unknown_collection(name: str) -> NotFoundError:
-    """Return the error for a collection that does not exist."""
-    return NotFoundError(
-        f"collection {shown(name)}: does not exist; create it with `create_collection`, or see"
-        " `list_collections`"
-    )

@@ -10,12 +10,12 @@ from ...errors import (
     ConfigurationError,
     ConflictError,
     InvalidInputError,
-    NotFoundError,
     shown,
     translated,
 )
 from ...execution._sync.copy import table_name
 from ...execution._sync.search import set_local
+from ...execution.missing import not_found
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
 from ...models.knowledge import partition_name
@@ -25,7 +25,7 @@ from ...queries.shapes.knowledge import table
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.knowledge import KnowledgeCollectionInfo
-from .knowledge_base import KnowledgeBase, unknown_collection
+from .knowledge_base import KnowledgeBase
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
@@ -99,7 +99,7 @@ class KnowledgeCollections(KnowledgeBase):
         if changed:
             known = self._write(queries.change(name, changed))
             if known is None:  # dropped meanwhile
-                raise unknown_collection(name)
+                raise not_found("collection", name)
         return known
 
     def _create(
@@ -153,7 +153,7 @@ class KnowledgeCollections(KnowledgeBase):
             with translated():
                 with session.begin_nested():
                     if self._first(queries.lock(name)) is None:
-                        raise unknown_collection(name)
+                        raise not_found("collection", name)
                     before = self._session.scalar(queries.lock_timeout())
                     set_local(session, {"lock_timeout": LOCK_TIMEOUT})
                     session.execute(queries.drop_partition(table_name(session, table(name))))
@@ -200,7 +200,7 @@ class KnowledgeCollections(KnowledgeBase):
                         raise ConflictError(
                             f"alias {shown(alias)}: a collection has the name; use another, or drop the collection"
                         )
-                    raise unknown_collection(aliases[alias])
+                    raise not_found("collection", aliases[alias])
 
     def delete_alias(self, alias: str) -> None:
         """Delete an alias, not the collection.
@@ -209,7 +209,7 @@ class KnowledgeCollections(KnowledgeBase):
             NotFoundError: The alias does not exist.
         """
         if self._write(queries.delete_alias(alias)) is None:
-            raise NotFoundError(f"alias {shown(alias)}: does not exist; `list_aliases` names those that do")
+            raise not_found("alias", alias)
 
     def list_aliases(self, collection: str | None = None) -> Sequence[KnowledgeAlias]:
         """Return the aliases, by name, optionally those of one collection."""

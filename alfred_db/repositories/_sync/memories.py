@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import check_values, within
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._sync.driver import affected
 from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, hybrid_search, search
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries.shapes.filters import Where, scoped
@@ -28,7 +29,7 @@ from ...values.memories import (
     RememberedMemory,
 )
 from ...vectors.formats import VectorLike
-from .memory_banks import id_of, unknown_bank
+from .memory_banks import id_of
 from .memory_base import HALF_LIFE, NEAR
 from .memory_batches import MemoryBatches
 from .memory_consolidation import MemoryConsolidation
@@ -86,7 +87,7 @@ class MemoryRepository(
         }
         rows = self._rows(queries.remember(), parameters)
         if not rows:
-            raise unknown_bank(id_of(bank))
+            raise not_found("memory bank", id_of(bank))
         return RememberedMemory(
             rows[0].id, MemoryOutcome.STORED if rows[0].seen_count == 1 else MemoryOutcome.SEEN
         )
@@ -108,7 +109,7 @@ class MemoryRepository(
             new = {"embedding": None, **new, "content_hash": content_hash(new["content"])}
         memory = self._write(queries.change(memory_id, new))
         if memory is None:
-            raise _unknown(memory_id)
+            raise not_found("memory", memory_id)
         return memory
 
     def forget(self, memory_id: int) -> None:
@@ -118,7 +119,7 @@ class MemoryRepository(
             NotFoundError: The memory does not exist, or has expired.
         """
         if not self._rows(queries.remove([memory_id])):
-            raise _unknown(memory_id)
+            raise not_found("memory", memory_id)
 
     def search(
         self,
@@ -269,7 +270,3 @@ class MemoryRepository(
         """Return a page of the bank's memories, in the order in which they were stored."""
         rows = self._all(queries.list_(id_of(bank), after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
-
-
-def _unknown(memory_id: int) -> NotFoundError:
-    return NotFoundError(f"memory {memory_id}: does not exist, or has expired")

@@ -8,9 +8,10 @@ import hashlib
 from sqlalchemy.orm import Session
 
 from ...checks import check_values
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memory_banks as queries
@@ -63,7 +64,7 @@ class MemoryBankRepository(Repository):
         """
         bank = self._write(queries.change(bank_id, check_values(MemoryBank, values)))
         if bank is None:
-            raise unknown_bank(bank_id)
+            raise not_found("memory bank", bank_id)
         return bank
 
     def delete(self, bank: MemoryBank | int) -> int:
@@ -75,7 +76,7 @@ class MemoryBankRepository(Repository):
         bank_id = id_of(bank)
         # The row lock makes concurrent `remember` calls for this bank wait; they then raise NotFoundError.
         if self._first(queries.hold(bank_id, for_removal=True)) is None:
-            raise unknown_bank(bank_id)
+            raise not_found("memory bank", bank_id)
         memories = self._rows(queries.empty(bank_id))
         self._write(queries.remove(bank_id))
         return len(memories)
@@ -96,11 +97,6 @@ class MemoryBankRepository(Repository):
 def id_of(bank: MemoryBank | int) -> int:
     """Return the bank's id."""
     return bank if isinstance(bank, int) else bank.id
-
-
-def unknown_bank(bank_id: int) -> NotFoundError:
-    """Return the error for a bank that does not exist."""
-    return NotFoundError(f"memory bank {bank_id}: does not exist; create it with get_or_create")
 
 
 def lock_key(session: Session, name: str) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Sized
 from datetime import timedelta
 
 from ...execution._sync.base import Repository
+from ...execution.missing import not_found
 from ...models import MemoryBank
 from ...queries import memory_banks
-from .memory_banks import id_of, unknown_bank
+from .memory_banks import id_of
 
 HALF_LIFE = timedelta(days=30)
 """The time without use after which a memory counts half as recent."""
@@ -24,4 +25,4 @@ class MemoryBase(Repository):
     def _known(self, bank: MemoryBank | int, found: Sized) -> None:
         """Distinguish an empty bank from an unknown one, which raises NotFoundError."""
         if not len(found) and self._first(memory_banks.get(id_of(bank))) is None:
-            raise unknown_bank(id_of(bank))
+            raise not_found("memory bank", id_of(bank))

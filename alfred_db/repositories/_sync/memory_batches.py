@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memories as queries
@@ -23,7 +24,7 @@ from ...search.params import SearchParams
 from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
 from ...vectors.formats import Embedding, MatrixLike, VectorLike, unpack
 from ...vectors.types import Vector
-from .memory_banks import id_of, lock_key, unknown_bank
+from .memory_banks import id_of, lock_key
 from .memory_base import MemoryBase
 from .memory_recall import COMPARED
 
@@ -84,7 +85,7 @@ class MemoryBatches(MemoryBase):
                 session.execute(memory_banks.lock(lock_key(session, f"near {bank_id}")))
             now = session.scalar(memory_banks.hold(bank_id, for_removal=False))
             if now is None:
-                raise unknown_bank(bank_id)
+                raise not_found("memory bank", bank_id)
             merged: dict[bytes, int | bytes] = {}
             if near is not None:
                 merged = _merged_in_bank(session, bank_id, told, near)

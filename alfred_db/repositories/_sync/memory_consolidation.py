@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 from ...checks import within as check
 from ...errors import translated
 from ...execution._sync.search import estimate, scan_settings, set_local
+from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries.shapes.memories import content_hash
-from .memory_banks import id_of, unknown_bank
+from .memory_banks import id_of
 from .memory_base import NEAR, MemoryBase
 from .memory_batches import AT_ONCE, EFFORT
 from .memory_recall import COMPARED
@@ -59,7 +60,7 @@ class MemoryConsolidation(MemoryBase):
         removed = 0
         with translated():
             if session.scalar(memory_banks.hold(bank_id, for_removal=False)) is None:
-                raise unknown_bank(bank_id)
+                raise not_found("memory bank", bank_id)
             groups = _stars(_pairs(session, bank_id, within))
             ids = [memory_id for group in groups for memory_id in group]
             held = session.scalars(queries.hold(ids), execution_options=_options)

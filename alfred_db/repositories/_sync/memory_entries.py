@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import within
-from ...errors import NotFoundError
 from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, hybrid_search, search
+from ...execution.missing import not_found
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, scoped
@@ -85,7 +85,7 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
             NotFoundError: The entry does not exist.
         """
         if self._write(queries.remove(entry_id)) is None:
-            raise NotFoundError(f"memory entry {entry_id}: does not exist")
+            raise not_found("memory entry", entry_id)
 
     def forget_all(self, namespace: str) -> int:
         """Delete all entries of a namespace; return their number."""

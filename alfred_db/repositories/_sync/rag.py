@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checks import check_text, within
-from ...errors import NotFoundError
 from ...execution._sync.base import Repository
+from ...execution.missing import not_found
 from ...models import RagQuery, RagSession
 from ...queries import rag as queries
 from ...queries.shapes.filters import Where
@@ -102,7 +102,7 @@ class RagRepository(Repository):
             )
         )
         if query is None:
-            raise NotFoundError(f"RAG session {_id_of(session)}: does not exist; open it first")
+            raise not_found("RAG session", _id_of(session))
         return query
 
     def answer(
@@ -115,7 +115,7 @@ class RagRepository(Repository):
         """
         query = self._write(queries.answer(query_id, response, metadata))
         if query is None:
-            raise NotFoundError(f"RAG query {query_id}: does not exist; record it first")
+            raise not_found("RAG query", query_id)
         return query
 
     def history(

@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
-from ...errors import InvalidTransition, NotFoundError
+from ...errors import InvalidTransition
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
 from ...execution._sync.leases import Leases, lost, taking
+from ...execution.missing import not_found
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
 from ...queries.leases import HANDLER
@@ -195,7 +196,7 @@ class SchedulerExecutions(Repository):
             return status
         execution = self.get_execution(execution_id)
         if execution is None:
-            raise NotFoundError(f"execution {execution_id}: not found; check the id")
+            raise not_found("execution", execution_id)
         if execution.status is not ExecutionStatus.CANCELLED:
             raise InvalidTransition(
                 f"execution {execution_id}: is {execution.status} and cannot be cancelled any more"

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, NotFoundError, shown
 from ...execution._sync.base import Repository
+from ...execution.missing import not_found
 from ...models import Bucket, StorageObject, WorkingMemory
 from ...queries import storage as queries
 from ...queries.shapes.paging import as_page
@@ -87,7 +88,7 @@ class StorageRepository(Repository):
         """
         self._check_own()
         if self._write(queries.delete_bucket(bucket_id)) is None:
-            raise _no_bucket(bucket_id)
+            raise not_found("bucket", bucket_id)
 
     def put(
         self,
@@ -115,7 +116,7 @@ class StorageRepository(Repository):
         self._check_own()
         bucket = self.get_bucket(bucket_id)
         if bucket is None:
-            raise _no_bucket(bucket_id)
+            raise not_found("bucket", bucket_id)
         _check_limits(bucket, metadata or {})
         stored = self._write(
             queries.put(bucket_id, name, metadata=metadata, owner=owner, version=version)
@@ -139,7 +140,7 @@ class StorageRepository(Repository):
         """
         self._check_own()
         if to_bucket is not None and self.get_bucket(to_bucket) is None:
-            raise _no_bucket(to_bucket)
+            raise not_found("bucket", to_bucket)
         moved = self._write(
             queries.move(bucket_id, name, to_bucket=to_bucket or bucket_id, to_name=to_name)
         )
@@ -217,10 +218,6 @@ def _check_limits(bucket: Bucket, metadata: Mapping[str, Any]) -> None:
             raise InvalidInputError(
                 f"bucket {shown(bucket.id)}: expected one of {', '.join(map(shown, allowed[:5]))}, got {shown(kind)}"
             )
-
-
-def _no_bucket(bucket_id: str) -> NotFoundError:
-    return NotFoundError(f"bucket {shown(bucket_id)}: not found; create it first")
 
 
 def _no_object(bucket_id: str, name: str) -> NotFoundError:

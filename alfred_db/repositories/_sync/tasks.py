@@ -12,9 +12,10 @@ from sqlalchemy.orm import make_transient_to_detached
 
 from ...checks import within
 from ...engine.session import state_of
-from ...errors import ConflictError, InvalidTransition, NotFoundError
+from ...errors import ConflictError, InvalidTransition
 from ...execution._sync.copy import copy_rows
 from ...execution._sync.driver import driver_of, fetch
+from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
 from ...models.tasks import DEFAULT_QUEUE
@@ -338,7 +339,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
     def _existing(self, id: uuid.UUID) -> Task:
         task = self.get(id)
         if task is None:
-            raise NotFoundError(f"task {id}: not found; pass the `id` of a task, not its `task_id`")
+            raise not_found("task", id)
         return task
 
     def _loaded(self, row: Sequence[Any]) -> Task:

@@ -9,8 +9,9 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 from ...checks import aware, check_limit, plain_text
-from ...errors import ConflictError, InvalidInputError, InvalidTransition, NotFoundError
+from ...errors import ConflictError, InvalidInputError, InvalidTransition
 from ...execution._sync.base import Repository
+from ...execution.missing import not_found
 from ...models import (
     TestCase,
     TestCaseStatus,
@@ -55,7 +56,7 @@ class ValidationRepository(Repository):
         """
         case = self._write(queries.add_case(suite_id, name, description))
         if case is None:
-            raise _no("suite", suite_id)
+            raise not_found("suite", suite_id)
         return case
 
     def get_case(self, case_id: int) -> TestCase | None:
@@ -94,7 +95,7 @@ class ValidationRepository(Repository):
             )
         )
         if case is None:
-            raise _no("case", case_id)
+            raise not_found("case", case_id)
         return case
 
     def start_run(self, suite_id: int, *, metadata: Mapping[str, Any] | None = None) -> TestRun:
@@ -105,7 +106,7 @@ class ValidationRepository(Repository):
         """
         run = self._write(queries.start_run(suite_id, metadata or {}))
         if run is None:
-            raise _no("suite", suite_id)
+            raise not_found("suite", suite_id)
         return run
 
     def get_run(self, run_id: int) -> TestRun | None:
@@ -153,7 +154,7 @@ class ValidationRepository(Repository):
         status = _judge(figure, limit, higher_is_better, _figure("warning_margin", warning_margin))
         case = self.get_case(case_id)
         if case is None:
-            raise _no("case", case_id)
+            raise not_found("case", case_id)
         if run_id is not None:
             run = _running(run_id, self._first(queries.share_run(run_id)))
             if run.test_suite_id != case.test_suite_id:
@@ -218,7 +219,7 @@ class ValidationRepository(Repository):
         """
         run = self.get_run(run_id)
         if run is None:
-            raise _no("run", run_id)
+            raise not_found("run", run_id)
         if run.status not in (TestRunStatus.PASSED, TestRunStatus.FAILED):
             raise InvalidTransition(f"run {run_id}: {run.status.value}; finish it before it is a baseline")
         self._first(queries.lock_suite(run.test_suite_id))
@@ -248,7 +249,7 @@ class ValidationRepository(Repository):
         allowed = _figure("tolerance", tolerance)
         run = self.get_run(run_id)
         if run is None:
-            raise _no("run", run_id)
+            raise not_found("run", run_id)
         if baseline_id is None:
             baseline = self.get_baseline(run.test_suite_id)
             if baseline is None:
@@ -258,7 +259,7 @@ class ValidationRepository(Repository):
         else:
             baseline = self.get_run(baseline_id)
             if baseline is None:
-                raise _no("run", baseline_id)
+                raise not_found("run", baseline_id)
             if baseline.test_suite_id != run.test_suite_id:
                 raise InvalidInputError(
                     f"baseline_id: run {baseline_id} is of another suite than run {run_id}"
@@ -315,11 +316,7 @@ def _judge(
 
 def _running(run_id: int, run: TestRun | None) -> TestRun:
     if run is None:
-        raise _no("run", run_id)
+        raise not_found("run", run_id)
     if run.status is not TestRunStatus.RUNNING:
         raise InvalidTransition(f"run {run_id}: it has ended ({run.status.value}); start another one")
     return run
-
-
-def _no(thing: str, number: int) -> NotFoundError:
-    return NotFoundError(f"{thing} {number}: not found; check the id")

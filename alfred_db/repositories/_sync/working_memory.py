@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import check_text, check_values, one_of, within
-from ...errors import InvalidInputError, NotFoundError
+from ...errors import InvalidInputError
 from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import candidates, search
+from ...execution.missing import not_found
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
 from ...queries.shapes.filters import Where, scoped
@@ -116,7 +117,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
         check_text("blob_key", blob_key)
         record = self._write(queries.set_blob(memory_id, provider, blob_key))
         if record is None:
-            raise _unknown(memory_id)
+            raise not_found("working memory", memory_id)
         return record
 
     def search(
@@ -226,9 +227,5 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
     def _changed(self, memory_id: uuid.UUID, values: Mapping[str, Any]) -> WorkingMemory:
         record = self._write(queries.change(memory_id, values))
         if record is None:
-            raise _unknown(memory_id)
+            raise not_found("working memory", memory_id)
         return record
-
-
-def _unknown(memory_id: uuid.UUID) -> NotFoundError:
-    return NotFoundError(f"working memory {memory_id}: does not exist, is deleted, or has expired")
