@@ -59,6 +59,7 @@ __all__ = [
     "UNREADABLE",
     "Leased",
     "again",
+    "cancel",
     "complete",
     "complete_many",
     "expired",
@@ -305,6 +306,30 @@ def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any
         .values(**_ended(leased, outcome))
         .returning(own.status)
     )
+
+
+def cancel(
+    leased: Leased[Any], chosen: Select[*tuple[Any, ...]], **also: Any
+) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Cancel rows that wait, and request the cancellation of held ones; return the id and status of each.
+
+    A waiting row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
+    a reaper ends it, and either cancels it unless the work has been completed by then.
+
+    Args:
+        leased: The table.
+        chosen: Selects the `id` of live rows, in the order of their ids, and locks them.
+        also: Further columns that are written.
+    """
+    own = leased.table.c
+    live = materialized(chosen.add_columns(own.status, _now().label("now")), "live")
+    waits = live.c.status == constant(leased.status("pending"))
+    values = {
+        "status": case((waits, constant(leased.status("cancelled"))), else_=live.c.status),
+        leased.cancelled_at: case((waits, live.c.now), else_=null()),
+        "cancel_requested_at": func.least(own.cancel_requested_at, live.c.now),
+    }
+    return update(leased.table).where(own.id == live.c.id).values(values | also).returning(own.id, own.status)
 
 
 @driver_statement

@@ -16,9 +16,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
-    case,
     delete,
-    literal,
     literal_column,
     null,
     select,
@@ -156,31 +154,12 @@ def start() -> ReturningUpdate[*tuple[Any, ...]]:
     )
 
 
-def cancel(execution_id: int) -> ReturningUpdate[ExecutionStatus]:
+def cancel(execution_id: int) -> ReturningUpdate[*tuple[Any, ...]]:
     """Cancel a pending execution; request the cancellation of a running one."""
-    own = materialized(
-        select(
-            ScheduledExecution.id,
-            ScheduledExecution.status,
-            func.statement_timestamp().label("now"),
-        )
-        .where(ScheduledExecution.id == execution_id, ScheduledExecution.status.in_(LIVE))
-        .with_for_update(key_share=True),
-        "own",
+    live = (
+        select(_own.id).where(_own.id == execution_id, _own.status.in_(LIVE)).with_for_update(key_share=True)
     )
-    waits = own.c.status == ExecutionStatus.PENDING
-    return (
-        update(ScheduledExecution)
-        .where(ScheduledExecution.id == own.c.id)
-        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
-        # a reaper ends it, and either cancels it unless the work has been completed by then.
-        .values(
-            status=case((waits, literal(ExecutionStatus.CANCELLED, Text)), else_=ScheduledExecution.status),
-            end_time=case((waits, own.c.now), else_=null()),
-            cancel_requested_at=func.least(ScheduledExecution.cancel_requested_at, own.c.now),
-        )
-        .returning(ScheduledExecution.status)
-    )
+    return leases.cancel(EXECUTIONS, live)
 
 
 def get(execution_id: int) -> Select[ScheduledExecution]:

@@ -16,12 +16,10 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
-    case,
     cast,
     column,
     insert,
     literal,
-    null,
     or_,
     select,
     update,
@@ -35,10 +33,12 @@ from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
+from . import leases
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, hashed, in_queue, materialized, number
 from .shapes.paging import page
+from .task_leases import TASKS
 
 LIST_KEY = ("id",)
 
@@ -282,27 +282,12 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     if children:
         child = table_of(Task).alias("child")
         tree = tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
-    live = materialized(
-        select(_t.id, _t.status, _t.cancel_requested_at, func.statement_timestamp().label("now"))
+    return leases.cancel(
+        TASKS,
+        select(_t.id)
         .where(_t.id.in_(select(tree.c.id)), _live)
         .order_by(_t.id)
         .with_for_update(of=table_of(Task)),
-        "live",
-    )
-    waits = live.c.status == constant(TaskStatus.PENDING)
-    return (
-        update(table_of(Task))
-        .where(_t.id == live.c.id)
-        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
-        # a reaper ends it, and either cancels it unless the work has been completed by then.
-        .values(
-            status=case((waits, constant(TaskStatus.CANCELLED)), else_=live.c.status),
-            cancelled_at=case((waits, live.c.now)),
-            cancel_requested_at=case(
-                (waits, null()), else_=func.least(live.c.cancel_requested_at, live.c.now)
-            ),
-        )
-        .returning(_t.id, _t.status)
     )
 
 

@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     case,
     literal,
-    null,
     or_,
     select,
     true,
@@ -27,10 +26,12 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
+from . import leases
 from .shapes import trees
 from .shapes.functions import func
 from .shapes.literals import constant, jsonb, materialized, seconds_ago, seconds_ahead
 from .shapes.paging import page
+from .workflow_executions import EXECUTIONS
 
 HISTORY_KEY = ("id",)
 
@@ -201,35 +202,19 @@ def tree(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
     )
 
 
-def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[int, WorkflowExecutionStatus]:
+def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[*tuple[Any, ...]]:
     """Cancel pending executions; request the cancellation of running ones.
 
     Executions that have ended are unchanged.
     """
-    own = materialized(
-        select(WorkflowExecution.id, WorkflowExecution.status, func.statement_timestamp().label("now"))
-        .where(
-            WorkflowExecution.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))),
-            WorkflowExecution.status.in_(LIVE),
-        )
-        .order_by(WorkflowExecution.id)
-        .with_for_update(key_share=True),
-        "own",
+    own = table_of(WorkflowExecution).c
+    live = (
+        select(own.id)
+        .where(own.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), own.status.in_(LIVE))
+        .order_by(own.id)
+        .with_for_update(key_share=True)
     )
-    waits = own.c.status == WorkflowExecutionStatus.PENDING
-    return (
-        update(WorkflowExecution)
-        .where(WorkflowExecution.id == own.c.id)
-        # A pending row has no holder, so that it ends here. A running row belongs to its holder: only the holder or
-        # a reaper ends it, and either cancels it unless the work has been completed by then.
-        .values(
-            status=case((waits, _cancelled), else_=WorkflowExecution.status),
-            cancelled_at=case((waits, own.c.now), else_=null()),
-            cancel_requested_at=func.least(WorkflowExecution.cancel_requested_at, own.c.now),
-            waiting_for=None,
-        )
-        .returning(WorkflowExecution.id, WorkflowExecution.status)
-    )
+    return leases.cancel(EXECUTIONS, live, waiting_for=None)
 
 
 def children(execution_id: int, *, after: str | None, limit: int) -> Select[WorkflowExecution]:

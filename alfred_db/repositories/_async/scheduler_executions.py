@@ -190,9 +190,8 @@ class AsyncSchedulerExecutions(AsyncRepository):
             NotFoundError: The execution does not exist.
             InvalidTransition: It has completed or failed.
         """
-        status = await self._write(queries.cancel(execution_id))
-        if status is not None:
-            return status
+        for _, status in await self._rows(queries.cancel(execution_id)):
+            return ExecutionStatus(status)
         execution = await self.get_execution(execution_id)
         if execution is None:
             raise not_found("execution", execution_id)

@@ -191,9 +191,8 @@ class SchedulerExecutions(Repository):
             NotFoundError: The execution does not exist.
             InvalidTransition: It has completed or failed.
         """
-        status = self._write(queries.cancel(execution_id))
-        if status is not None:
-            return status
+        for _, status in self._rows(queries.cancel(execution_id)):
+            return ExecutionStatus(status)
         execution = self.get_execution(execution_id)
         if execution is None:
             raise not_found("execution", execution_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import null
+from sqlalchemy import null, select
 from unit.examples import Call, call
 
 from alfred_db.queries import scheduler_executions, workflow_executions
@@ -31,6 +31,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "release": [*of_each(delayed=False), *of_each(delayed=True)],
     "reap": of_each(471),
     "expired": of_each(),
+    "cancel": [call(table, select(table.table.c.id).where(table.table.c.id == 4711)) for table in TABLES],
     "again": [call(table, [table.table.c.error_code], TOKEN, [4711]) for table in TABLES],
     "set_aside": of_each(4711, TOKEN, code="code-4711", message="message-4711"),
 }
