@@ -1,4 +1,4 @@
-"""The errors for keys that no row has: what is said of each thing, and what the caller can do about it."""
+"""The errors for keys that no row has, each with what is wrong and what the caller can do about it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MissingThing = Literal[
 ]
 """What a key can name, as messages call it."""
 
-_SAID: dict[MissingThing, str] = {
+_REASONS: dict[MissingThing, str] = {
     "RAG query": "does not exist; record it first",
     "RAG session": "does not exist; open it first",
     "agent": "not registered; register it first",
@@ -68,4 +68,4 @@ _SAID: dict[MissingThing, str] = {
 
 def not_found(thing: MissingThing, key: object) -> NotFoundError:
     """Return the error for a key that no row has."""
-    return NotFoundError(f"{thing} {shown(key) if isinstance(key, str) else key}: {_SAID[thing]}")
+    return NotFoundError(f"{thing} {shown(key) if isinstance(key, str) else key}: {_REASONS[thing]}")

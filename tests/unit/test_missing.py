@@ -1,4 +1,4 @@
-"""The errors for keys that no row has: each names the thing and its key, and says what to do."""
+"""The errors for keys that no row has: each names the thing, its key, and the next step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = uuid.UUID(int=7)
 
 
 @pytest.mark.parametrize("thing", get_args(MissingThing))
-def test_the_error_names_the_thing_and_the_key_and_says_what_to_do(thing: MissingThing) -> None:
+def test_an_error_names_the_thing_and_its_key_and_the_next_step(thing: MissingThing) -> None:
     error = not_found(thing, KEY)
     assert isinstance(error, NotFoundError)
     assert re.fullmatch(rf"{thing} {KEY}: [^;]+; .+", str(error))
