@@ -34,7 +34,7 @@ from .engine.pool import (
     refuse_failed_commits,
     reset_after_use,
 )
-from .engine.session import AloneSession, DirectSession, Kept
+from .engine.session import AloneSession, AutocommitSession, DirectSession, Kept
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
 from .errors import translated
@@ -104,7 +104,10 @@ class Database:
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._alone = AloneSession(self.engine, kept=kept)
         self._autocommit = sessionmaker(
-            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"),
+            class_=AutocommitSession,
+            expire_on_commit=False,
+            kept=kept,
         )
         self._notifier = _notifier(self, self._sessions, self._units, self._autocommit) if notify else None
 
@@ -216,14 +219,15 @@ class AsyncDatabase:
         sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, kept=kept)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
-        alone = sessionmaker(class_=AloneSession, kept=kept)
-        self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
+        autocommit = sessionmaker(class_=AutocommitSession, kept=kept)
         self._autocommit = async_sessionmaker(
             self.engine.execution_options(isolation_level="AUTOCOMMIT"),
             expire_on_commit=False,
-            sync_session_class=sessions,
+            sync_session_class=autocommit,
         )
-        self._notifier = _notifier(self, sessions, units) if notify else None
+        alone = sessionmaker(class_=AloneSession, kept=kept)
+        self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
+        self._notifier = _notifier(self, sessions, units, autocommit) if notify else None
 
     @cached_property
     def cache(self) -> AsyncCacheRepository:

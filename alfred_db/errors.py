@@ -223,6 +223,10 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "2BP01": (ConflictError, "drop what depends on it first; tenants depend on the shared catalogs"),
     "55P03": (ConflictError, "another transaction holds the lock; run the transaction again"),
     "57014": (DatabaseUnavailable, "the statement was cancelled or ran into a timeout"),
+    "25P01": (
+        ConfigurationError,
+        "the call needs a transaction, and the connection is in AUTOCOMMIT; make it within `db.begin()`",
+    ),
     "25P02": (InvalidTransition, _TRY_IN_A_SAVEPOINT),
     "25P03": (
         DatabaseUnavailable,

@@ -51,6 +51,7 @@ from .pool import connection_state, needs_ping
 
 __all__ = [
     "AloneSession",
+    "AutocommitSession",
     "DirectSession",
     "Kept",
     "SessionState",
@@ -162,6 +163,8 @@ class DirectSession(Session):
     and the transaction is always the driver's: SQLAlchemy joins both when it is first needed.
     """
 
+    commits_alone: ClassVar[bool] = False
+    """Whether each statement is a transaction of its own."""
     driver: Any = None
     """The driver's connection, while one is taken."""
     plans: KeptPlans | None = None
@@ -310,6 +313,12 @@ class DirectSession(Session):
             taken.invalidate()
         elif joined is not None or self._kept is None or not self._kept.keep(taken, driver):
             taken.close()  # SQLAlchemy may have changed its settings
+
+
+class AutocommitSession(DirectSession):
+    """A session whose statements each commit alone; its engine is in AUTOCOMMIT. It is never BEGUN."""
+
+    commits_alone = True
 
 
 class AloneSession(DirectSession):

@@ -37,7 +37,7 @@ def test_what_was_refused_is_allowed_after_retry_after(
     while said := uow.rate_limits.hit(algorithm, limit=3, period=0.3, algorithm=algorithm):
         assert said.remaining < 3
     seconds = said.retry_after + 0.002
-    assert 0 < said.retry_after <= 0.6
+    assert 0 <= said.retry_after <= 0.6  # 0 if the window has ended meanwhile
     uow.session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
     assert uow.rate_limits.hit(algorithm, limit=3, period=0.3, algorithm=algorithm)
     uow.session.execute(text("SELECT pg_sleep(0.7)"))

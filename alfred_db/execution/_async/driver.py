@@ -18,7 +18,7 @@ from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
 
-from ...engine.plans import DROP_PLANS, can_drop
+from ...engine.plans import DROP_PLANS, KeptPlans, can_drop
 from ...engine.pool import connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
@@ -127,6 +127,15 @@ async def driver_of(session: AsyncSession) -> Any:
     return state.driver
 
 
+async def commits_alone(session: AsyncSession) -> bool:
+    """Return whether each statement of the session commits by itself: its connection is in AUTOCOMMIT."""
+    own = session.sync_session
+    if isinstance(own, DirectSession) and own.commits_alone:
+        return True
+    autocommit: bool = (await driver_of(session)).autocommit
+    return autocommit
+
+
 async def settle(
     session: AsyncSession,
     driver: Any,
@@ -195,56 +204,37 @@ async def _run(
     begin: bool = True,
 ) -> Any:
     own = session.sync_session
+    tenant = tenant_of(session)
+    text = statement.texts.get(tenant) or _text(statement, tenant)
     if isinstance(own, AloneSession):
-        return await _run_alone(session, statement, parameters, reads=not begin)
+        return await _run_between(session, own, text, parameters, undone=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or await driver_of(session)
         plans = own.plans
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
-        alone = not begin and own.reads_alone
+        if own.commits_alone or (not begin and own.reads_alone):
+            return await _run_alone(session, driver, plans, text, parameters, undone=not begin)
     else:
         if own.autoflush and must_flush(own):
             await session.flush()
         driver = await driver_of(session)
         plans = state_of(own).plans
-        alone = False
-    tenant = tenant_of(session)
-    try:
-        if alone:
-            await driver.set_autocommit(True)
-        if plans is not None and plans.due() and can_drop(driver):
-            await driver.execute(DROP_PLANS)
-        return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
-    except BaseException as error:
-        await settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
-        raise
-    finally:
-        if alone:
-            await _end_autocommit(driver)
+    return await _execute(session, driver, plans, text, parameters, undone=not driver.autocommit)
 
 
-async def _run_alone(
-    session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, reads: bool
+async def _run_between(
+    session: AsyncSession, own: AloneSession, text: str, parameters: Mapping[str, Any], *, undone: bool
 ) -> Any:
     """Run a statement in autocommit, on a connection that is held only meanwhile."""
-    own = session.sync_session
-    assert isinstance(own, AloneSession)
     taken: Any = own.take_alone()
     if taken is None:
         taken = await session.run_sync(take_alone)
     driver = taken.driver_connection
-    tenant = tenant_of(session)
+    plans = connection_state(taken.info).plans
     try:
-        await driver.set_autocommit(True)
-        if connection_state(taken.info).plans.due() and can_drop(driver):
-            await driver.execute(DROP_PLANS)
-        return await driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
-    except BaseException as error:
-        await settle(session, driver, error, parameters, undone=reads)
-        raise
+        return await _run_alone(session, driver, plans, text, parameters, undone=undone)
     finally:
-        await _end_autocommit(driver)
         if not own.keeps(taken, driver):
 
             def give_up(_: object) -> None:
@@ -253,11 +243,42 @@ async def _run_alone(
             await session.run_sync(give_up)
 
 
-async def _end_autocommit(driver: Any) -> None:
-    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
-        await driver.set_autocommit(False)
-    else:
-        await driver.close()  # the next statement must not run outside of a transaction
+async def _run_alone(
+    session: AsyncSession,
+    driver: Any,
+    plans: KeptPlans | None,
+    text: str,
+    parameters: Mapping[str, Any],
+    *,
+    undone: bool,
+) -> Any:
+    """Run a statement in autocommit, and leave the connection as it was."""
+    try:
+        await driver.set_autocommit(True)
+        return await _execute(session, driver, plans, text, parameters, undone=undone)
+    finally:
+        if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+            await driver.set_autocommit(False)
+        else:
+            await driver.close()  # the next statement must not run outside of a transaction
+
+
+async def _execute(
+    session: AsyncSession,
+    driver: Any,
+    plans: KeptPlans | None,
+    text: str,
+    parameters: Mapping[str, Any],
+    *,
+    undone: bool,
+) -> Any:
+    try:
+        if plans is not None and plans.due() and can_drop(driver):
+            await driver.execute(DROP_PLANS)
+        return await driver.execute(text, parameters)
+    except BaseException as error:
+        await settle(session, driver, error, parameters, undone=undone)
+        raise
 
 
 def tenant_of(session: AsyncSession) -> Tenant:

@@ -63,6 +63,7 @@ async def unreadable(
         if isinstance(origin.type, JSON | DateTime | EnumText)
     }
     texts = select(*(cast(column, Text) for column, _ in origins))
+    await session.connection()  # which sets AUTOCOMMIT if that is what the engine has
     nested = nullcontext() if driver.autocommit else session.begin_nested()
     with translated():
         async with nested:

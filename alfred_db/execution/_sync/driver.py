@@ -19,7 +19,7 @@ from sqlalchemy.engine import result_tuple
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
-from ...engine.plans import DROP_PLANS, can_drop
+from ...engine.plans import DROP_PLANS, KeptPlans, can_drop
 from ...engine.pool import connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
@@ -128,6 +128,15 @@ def driver_of(session: Session) -> Any:
     return state.driver
 
 
+def commits_alone(session: Session) -> bool:
+    """Return whether each statement of the session commits by itself: its connection is in AUTOCOMMIT."""
+    own = session
+    if isinstance(own, DirectSession) and own.commits_alone:
+        return True
+    autocommit: bool = (driver_of(session)).autocommit
+    return autocommit
+
+
 def settle(
     session: Session,
     driver: Any,
@@ -196,56 +205,37 @@ def _run(
     begin: bool = True,
 ) -> Any:
     own = session
+    tenant = tenant_of(session)
+    text = statement.texts.get(tenant) or _text(statement, tenant)
     if isinstance(own, AloneSession):
-        return _run_alone(session, statement, parameters, reads=not begin)
+        return _run_between(session, own, text, parameters, undone=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or driver_of(session)
         plans = own.plans
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
-        alone = not begin and own.reads_alone
+        if own.commits_alone or (not begin and own.reads_alone):
+            return _run_alone(session, driver, plans, text, parameters, undone=not begin)
     else:
         if own.autoflush and must_flush(own):
             session.flush()
         driver = driver_of(session)
         plans = state_of(own).plans
-        alone = False
-    tenant = tenant_of(session)
-    try:
-        if alone:
-            driver.set_autocommit(True)
-        if plans is not None and plans.due() and can_drop(driver):
-            driver.execute(DROP_PLANS)
-        return driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
-    except BaseException as error:
-        settle(session, driver, error, parameters, undone=alone or not driver.autocommit)
-        raise
-    finally:
-        if alone:
-            _end_autocommit(driver)
+    return _execute(session, driver, plans, text, parameters, undone=not driver.autocommit)
 
 
-def _run_alone(
-    session: Session, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, reads: bool
+def _run_between(
+    session: Session, own: AloneSession, text: str, parameters: Mapping[str, Any], *, undone: bool
 ) -> Any:
     """Run a statement in autocommit, on a connection that is held only meanwhile."""
-    own = session
-    assert isinstance(own, AloneSession)
     taken: Any = own.take_alone()
     if taken is None:
         taken = take_alone(session)
     driver = taken.driver_connection
-    tenant = tenant_of(session)
+    plans = connection_state(taken.info).plans
     try:
-        driver.set_autocommit(True)
-        if connection_state(taken.info).plans.due() and can_drop(driver):
-            driver.execute(DROP_PLANS)
-        return driver.execute(statement.texts.get(tenant) or _text(statement, tenant), parameters)
-    except BaseException as error:
-        settle(session, driver, error, parameters, undone=reads)
-        raise
+        return _run_alone(session, driver, plans, text, parameters, undone=undone)
     finally:
-        _end_autocommit(driver)
         if not own.keeps(taken, driver):
 
             def give_up(_: object) -> None:
@@ -254,11 +244,42 @@ def _run_alone(
             give_up(session)
 
 
-def _end_autocommit(driver: Any) -> None:
-    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
-        driver.set_autocommit(False)
-    else:
-        driver.close()  # the next statement must not run outside of a transaction
+def _run_alone(
+    session: Session,
+    driver: Any,
+    plans: KeptPlans | None,
+    text: str,
+    parameters: Mapping[str, Any],
+    *,
+    undone: bool,
+) -> Any:
+    """Run a statement in autocommit, and leave the connection as it was."""
+    try:
+        driver.set_autocommit(True)
+        return _execute(session, driver, plans, text, parameters, undone=undone)
+    finally:
+        if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+            driver.set_autocommit(False)
+        else:
+            driver.close()  # the next statement must not run outside of a transaction
+
+
+def _execute(
+    session: Session,
+    driver: Any,
+    plans: KeptPlans | None,
+    text: str,
+    parameters: Mapping[str, Any],
+    *,
+    undone: bool,
+) -> Any:
+    try:
+        if plans is not None and plans.due() and can_drop(driver):
+            driver.execute(DROP_PLANS)
+        return driver.execute(text, parameters)
+    except BaseException as error:
+        settle(session, driver, error, parameters, undone=undone)
+        raise
 
 
 def tenant_of(session: Session) -> Tenant:

@@ -29,7 +29,7 @@ from ...search.params import MAX_EF_SEARCH, SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import MatrixLike, VectorLike
 from .copy import table_name
-from .driver import DIALECT, bind_of, driver_of, fetch_rows, transaction_of
+from .driver import DIALECT, bind_of, commits_alone, driver_of, fetch_rows, transaction_of
 from .unreadable import located
 
 FEW = 20_000
@@ -379,12 +379,12 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     if _on_citus(session) and "citus.propagate_set_commands" not in known:
         # Citus propagates SET LOCAL to its workers only with this setting, so it comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
-    driver = driver_of(session)
-    if driver.autocommit:
+    if commits_alone(session):
         raise ConfigurationError(
             "this search changes settings of its transaction, and the connection is in AUTOCOMMIT; use a session"
             " without that isolation level"
         )
+    driver = driver_of(session)
     driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
     state.set_in, state.set_within = transaction_of(session), savepoint
     state.settings = {**known, **changed}

@@ -64,6 +64,7 @@ def unreadable(
         if isinstance(origin.type, JSON | DateTime | EnumText)
     }
     texts = select(*(cast(column, Text) for column, _ in origins))
+    session.connection()  # which sets AUTOCOMMIT if that is what the engine has
     nested = nullcontext() if driver.autocommit else session.begin_nested()
     with translated():
         with nested:

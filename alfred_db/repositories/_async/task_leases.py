@@ -10,7 +10,7 @@ from typing import Any
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
-from ...execution._async.driver import driver_of, fetch, is_read_committed
+from ...execution._async.driver import commits_alone, fetch, is_read_committed
 from ...execution._async.leases import AsyncLeases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
@@ -231,7 +231,7 @@ class AsyncTaskLeases(AsyncRepository):
 
     async def _check_transaction(self) -> None:
         with translated():
-            if (await driver_of(self._session)).autocommit:
+            if await commits_alone(self._session):
                 raise ConfigurationError(
                     "complete: the task and its results are two statements, and the connection is in AUTOCOMMIT; use a"
                     " session without that isolation level, such as that of `db.begin()`"

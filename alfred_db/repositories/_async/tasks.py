@@ -13,7 +13,7 @@ from ...checks import within
 from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition
 from ...execution._async.copy import copy_rows
-from ...execution._async.driver import driver_of, fetch
+from ...execution._async.driver import commits_alone, fetch
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
@@ -129,7 +129,7 @@ class AsyncTaskRepository(AsyncTaskLeases, AsyncTaskMaintenance):
         """
         if not tasks:
             return []
-        copied = len(tasks) > COPIED and not (await driver_of(self._session)).autocommit
+        copied = len(tasks) > COPIED and not await commits_alone(self._session)
         columns = columns_of(tasks, every=not copied)
         ids: list[uuid.UUID] = columns["id"]
         parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", [None] * len(ids))

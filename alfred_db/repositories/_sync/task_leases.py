@@ -11,7 +11,7 @@ from typing import Any
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._sync.base import Repository
-from ...execution._sync.driver import driver_of, fetch, is_read_committed
+from ...execution._sync.driver import commits_alone, fetch, is_read_committed
 from ...execution._sync.leases import Leases, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
@@ -232,7 +232,7 @@ class TaskLeases(Repository):
 
     def _check_transaction(self) -> None:
         with translated():
-            if (driver_of(self._session)).autocommit:
+            if commits_alone(self._session):
                 raise ConfigurationError(
                     "complete: the task and its results are two statements, and the connection is in AUTOCOMMIT; use a"
                     " session without that isolation level, such as that of `db.begin()`"

@@ -14,7 +14,7 @@ from ...checks import within
 from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition
 from ...execution._sync.copy import copy_rows
-from ...execution._sync.driver import driver_of, fetch
+from ...execution._sync.driver import commits_alone, fetch
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...models.base import table_of
@@ -130,7 +130,7 @@ class TaskRepository(TaskLeases, TaskMaintenance):
         """
         if not tasks:
             return []
-        copied = len(tasks) > COPIED and not (driver_of(self._session)).autocommit
+        copied = len(tasks) > COPIED and not commits_alone(self._session)
         columns = columns_of(tasks, every=not copied)
         ids: list[uuid.UUID] = columns["id"]
         parents: Sequence[uuid.UUID | None] = columns.get("parent_task_id", [None] * len(ids))
