@@ -164,7 +164,7 @@ class DirectSession(Session):
     """
 
     commits_alone: ClassVar[bool] = False
-    """Whether each statement is a transaction of its own."""
+    """Whether each statement commits by itself."""
     driver: Any = None
     """The driver's connection, while one is taken."""
     plans: KeptPlans | None = None
@@ -278,7 +278,7 @@ class DirectSession(Session):
                 self.connection()  # TAKEN or BEGUN becomes JOINED: what is written now is part of the transaction
         try:
             # `after_commit` is called at the end of SQLAlchemy's commit. If SQLAlchemy does not use the connection,
-            # that is no commit at all, and the driver's transaction must be committed before.
+            # nothing is committed by it, and the driver's transaction must be committed before.
             if taken is not None and self.has_begun and not (self._joined and self._joined.in_transaction()):
                 taken.commit()
             if not direct:
