@@ -32,6 +32,10 @@ COMMANDS = {
         "Create the coming partitions of the broker's request log and of the events, and detach or drop old ones.",
     ),
     "mcp": ("mcp", "Serve the data to models over the Model Context Protocol."),
+    "purge": (
+        "purge",
+        "Delete what is older than a retention policy allows, or has expired, in batches.",
+    ),
     "schedule": ("schedule", "Scheduled tasks."),
     "server": (
         "server",

@@ -13,11 +13,13 @@ import click
 from ..config import database_url
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
+from ..retention import RetentionPolicy
 from ..worker import AsyncWorker, Worker
 from ..worker.settings import Settings
 from ..worker.workers import is_asynchronous
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
+from .purge import retention_option
 
 __all__ = ["handlers_of", "worker"]
 
@@ -56,12 +58,14 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     help="A mapping from intents to handlers, all plain or all async.",
 )
 @_settings_options
+@retention_option("--retention", "A policy as of `alfred-db purge --policy`: delete by it from time to time.")
 @click.option("--drain", is_flag=True, help="End when no task can be claimed now and none runs.")
 @url_option
 @schema_option
 @pooler_option
 def worker(
     app: str,
+    retention: str | None,
     drain: bool,
     url: str | None,
     schema: str | None,
@@ -76,6 +80,7 @@ def worker(
     handlers = handlers_of(app)
     asynchronous = any(is_asynchronous(handler) for handler in handlers.values())
     log = logging.getLogger("alfred_db.worker")
+    settings["retention"] = None if retention is None else RetentionPolicy.from_file(retention)
     settings["queues"] = list(settings["queues"]) or None
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
     if asynchronous:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     and_,
     cast,
+    delete,
     extract,
     literal,
     literal_column,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from ..models import (
@@ -44,7 +45,7 @@ from ..models import (
 from ..types import Text
 from ..values.broker import TokenUsageKey
 from .shapes.functions import func
-from .shapes.literals import any_of, hashed
+from .shapes.literals import among, any_of, hashed, materialized, number, seconds_ago
 from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
@@ -308,3 +309,24 @@ def prices(hosted_models: Collection[int]) -> Select[HostedModelPrice]:
         .where(HostedModelPrice.hosted_model_id == any_of(hosted_models, BigInteger()))
         .order_by(HostedModelPrice.hosted_model_id, HostedModelPrice.valid_from)
     )
+
+
+def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
+    """Delete requests made more than `older_than` seconds ago, the oldest first; locked rows are skipped."""
+    older = BrokerRequest.created_at < seconds_ago(older_than)
+    oldest = materialized(
+        select(BrokerRequest.id)
+        .where(older)
+        .order_by(BrokerRequest.created_at)
+        .limit(number(limit))
+        .with_for_update(skip_locked=True),
+        "oldest",
+    )
+    # The time prunes the partitions; an id alone is looked up in each of them.
+    return delete(BrokerRequest).where(among(BrokerRequest.id, oldest), older).returning(BrokerRequest.id)
+
+
+def purgeable(older_than: float) -> Select[int]:
+    """Count the requests that calls of `purge` delete in the end."""
+    older = BrokerRequest.created_at < seconds_ago(older_than)
+    return select(func.count()).select_from(BrokerRequest).where(older)

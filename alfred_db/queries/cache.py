@@ -7,6 +7,7 @@ import uuid
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     LargeBinary,
     Select,
     Update,
@@ -156,13 +157,20 @@ def clear(*, limit: int) -> ReturningDelete[str]:
 def purge(*, limit: int) -> ReturningDelete[str]:
     """Delete at most `limit` expired entries; locked rows are skipped."""
     doomed = materialized(
-        select(_cache.c.key)
-        .where(_cache.c.expires_us <= now_us())
-        .limit(number(limit))
-        .with_for_update(skip_locked=True),
+        select(_cache.c.key).where(_expired()).limit(number(limit)).with_for_update(skip_locked=True),
         "doomed",
     )
     return delete(_cache).where(among(_cache.c.key, doomed)).returning(_cache.c.key)
+
+
+@driver_statement
+def purgeable() -> Select[int]:
+    """Count the expired entries."""
+    return select(func.count()).select_from(_cache).where(_expired())
+
+
+def _expired() -> ColumnElement[bool]:
+    return _cache.c.expires_us <= now_us()
 
 
 @driver_statement

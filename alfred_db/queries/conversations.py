@@ -203,13 +203,22 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[str]:
     """
     oldest = materialized(
         select(Conversation.id)
-        .where(Conversation.created_at < seconds_ago(older_than))
+        .where(_older(older_than))
         .order_by(Conversation.created_at)
         .limit(limit)
         .with_for_update(skip_locked=True),
         "oldest",
     )
     return delete(Conversation).where(among(Conversation.id, oldest)).returning(Conversation.session_id)
+
+
+def purgeable(older_than: float) -> Select[int]:
+    """Count the messages that calls of `purge` delete in the end."""
+    return select(func.count()).select_from(Conversation).where(_older(older_than))
+
+
+def _older(older_than: float) -> ColumnElement[bool]:
+    return Conversation.created_at < seconds_ago(older_than)
 
 
 def free_rows(session_ids: Sequence[str]) -> Select[int, str]:

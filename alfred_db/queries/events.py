@@ -48,7 +48,7 @@ from ..models.base import table_of
 from ..types import Text, TransactionId
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import number, readable
+from .shapes.literals import among, materialized, number, readable, seconds_ago
 from .shapes.paging import page
 
 COUNTED = 10_000
@@ -248,6 +248,40 @@ def holder() -> CompoundSelect[*tuple[Any, ...]]:
         .order_by(column("passed", Integer).desc())
         .limit(1)
     )
+
+
+# Events that are no longer needed
+
+
+def purge(older_than: float, *, horizon: int, limit: int) -> ReturningDelete[int]:
+    """Delete events that are older than `older_than` seconds and read by all consumers of their topics.
+
+    The first published ones are deleted first; locked rows are skipped.
+    """
+    done = materialized(
+        select(_e.id)
+        .where(*_done(older_than, horizon))
+        .order_by(_e.id)
+        .limit(number(limit))
+        .with_for_update(skip_locked=True),
+        "done",
+    )
+    # The time prunes the partitions; an id alone is looked up in each of them.
+    return (
+        delete(Event).where(among(_e.id, done), _e.created_at < seconds_ago(older_than)).returning(Event.id)
+    )
+
+
+def purgeable(older_than: float, *, horizon: int) -> Select[int]:
+    """Count the events that calls of `purge` delete in the end."""
+    return select(func.count()).select_from(table_of(Event)).where(*_done(older_than, horizon))
+
+
+def _done(older_than: float, horizon: int) -> list[ColumnElement[bool]]:
+    # The position of a consumer from another server, before `after_restore`, shows nothing.
+    unread = or_(tuple_(_e.tx, _e.id) > tuple_(_c.tx, _c.event_id), _c.tx > literal(horizon, TransactionId))
+    waiting = select(_c.name).where(_e.topic == func.any(_c.topics), unread)
+    return [_e.created_at < seconds_ago(older_than), ~waiting.exists()]
 
 
 # After a restore on another server, whose transactions have other numbers

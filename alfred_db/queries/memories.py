@@ -231,6 +231,11 @@ def sweep(limit: int) -> ReturningDelete[int]:
     return delete(Memory).where(among(Memory.id, gone)).returning(Memory.id)
 
 
+def purgeable() -> Select[int]:
+    """Count the expired memories."""
+    return select(func.count()).select_from(Memory).where(expired(Memory))
+
+
 def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | None) -> ReturningDelete[int]:
     """Delete the memories of a bank with the least life: importance * 2^(-age / half_life).
 

@@ -101,3 +101,8 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
     due = select(MemoryEntry.id).where(expired(MemoryEntry)).order_by(MemoryEntry.expires_at).limit(limit)
     gone = due.with_for_update(skip_locked=True).cte("gone")
     return delete(MemoryEntry).where(among(MemoryEntry.id, gone)).returning(MemoryEntry.id)
+
+
+def purgeable() -> Select[int]:
+    """Count the expired entries."""
+    return select(func.count()).select_from(MemoryEntry).where(expired(MemoryEntry))

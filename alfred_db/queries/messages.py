@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ARRAY, Select, bindparam, column, delete, select
+from sqlalchemy import ARRAY, ColumnElement, Select, bindparam, column, delete, select
 from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
@@ -44,10 +44,9 @@ def get(message_id: str) -> Select[ProcessedMessage]:
 
 def purge(*, limit: int) -> ReturningDelete[str]:
     """Delete expired messages, the earliest expired first; locked rows are skipped."""
-    expired = ProcessedMessage.expires_at <= func.statement_timestamp()
     oldest = materialized(
         select(ProcessedMessage.message_id)
-        .where(expired)
+        .where(_expired())
         .order_by(ProcessedMessage.expires_at)
         .limit(number(limit))
         .with_for_update(skip_locked=True),
@@ -58,3 +57,12 @@ def purge(*, limit: int) -> ReturningDelete[str]:
         .where(among(ProcessedMessage.message_id, oldest))
         .returning(ProcessedMessage.message_id)
     )
+
+
+def purgeable() -> Select[int]:
+    """Count the expired messages."""
+    return select(func.count()).select_from(ProcessedMessage).where(_expired())
+
+
+def _expired() -> ColumnElement[bool]:
+    return ProcessedMessage.expires_at <= func.statement_timestamp()

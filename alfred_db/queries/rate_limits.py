@@ -132,10 +132,17 @@ def reset() -> ReturningDelete[str]:
 def purge(*, limit: int) -> ReturningDelete[str]:
     """Delete at most `limit` keys whose state no longer matters; locked rows are skipped."""
     doomed = materialized(
-        select(_limits.c.key)
-        .where(_limits.c.expires_us <= now_us())
-        .limit(number(limit))
-        .with_for_update(skip_locked=True),
+        select(_limits.c.key).where(_expired()).limit(number(limit)).with_for_update(skip_locked=True),
         "doomed",
     )
     return delete(_limits).where(among(_limits.c.key, doomed)).returning(_limits.c.key)
+
+
+@driver_statement
+def purgeable() -> Select[int]:
+    """Count the keys whose state no longer matters."""
+    return select(func.count()).select_from(_limits).where(_expired())
+
+
+def _expired() -> ColumnElement[bool]:
+    return _limits.c.expires_us <= now_us()

@@ -176,13 +176,9 @@ def history(task_id: int, *, after: str | None, limit: int) -> Select[ScheduledE
 
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
     """Delete executions that ended more than `older_than` seconds ago, the oldest first."""
-    final = and_(
-        ScheduledExecution.status.in_([constant(status) for status in ExecutionStatus if status not in LIVE]),
-        ScheduledExecution.end_time < seconds_ago(older_than),
-    )
     oldest = materialized(
         select(ScheduledExecution.id)
-        .where(final)
+        .where(_over(older_than))
         .order_by(ScheduledExecution.end_time)
         .limit(limit)
         .with_for_update(skip_locked=True),
@@ -192,4 +188,16 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         delete(ScheduledExecution)
         .where(among(ScheduledExecution.id, oldest))
         .returning(ScheduledExecution.id)
+    )
+
+
+def purgeable(older_than: float) -> Select[int]:
+    """Count the executions that calls of `purge` delete in the end."""
+    return select(func.count()).select_from(ScheduledExecution).where(_over(older_than))
+
+
+def _over(older_than: float) -> ColumnElement[bool]:
+    return and_(
+        ScheduledExecution.status.in_([constant(status) for status in ExecutionStatus if status not in LIVE]),
+        ScheduledExecution.end_time < seconds_ago(older_than),
     )

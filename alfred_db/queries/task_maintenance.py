@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -73,6 +74,19 @@ def purge(
         queue: A queue; None for all.
         limit: Maximum number of tasks.
     """
+    over, ended_at = _over(older_than, status, queue)
+    return trees.purge(table_of(Task), ["parent_task_id"], over, ended_at(_t), limit=limit)
+
+
+def purgeable(older_than: float, *, status: TaskStatus | None, queue: str | None = None) -> Select[int]:
+    """Count the tasks that calls of `purge` delete in the end."""
+    return trees.purgeable(table_of(Task), ["parent_task_id"], _over(older_than, status, queue)[0])
+
+
+def _over(
+    older_than: float, status: TaskStatus | None, queue: str | None
+) -> tuple[trees.Conditions, Callable[[Any], ColumnElement[Any]]]:
+    """Return the conditions of a task to delete, and the time of its end."""
 
     def over(task: Any) -> list[ColumnElement[bool]]:
         final = [
@@ -92,7 +106,7 @@ def purge(
             return time
         return func.coalesce(task.completed_at, task.failed_at, task.cancelled_at)
 
-    return trees.purge(table_of(Task), ["parent_task_id"], over, ended_at(_t), limit=limit)
+    return over, ended_at
 
 
 def health(table_name: str) -> Select[*tuple[Any, ...]]:

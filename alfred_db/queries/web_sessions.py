@@ -21,6 +21,7 @@ from ..models.base import table_of
 from ..types import Text
 from .shapes.clock import bigint, now_us
 from .shapes.driver_statement import driver_statement
+from .shapes.functions import func
 from .shapes.literals import among, materialized, number
 
 _sessions = table_of(WebSession)
@@ -113,10 +114,19 @@ def of_user() -> Select[str | None, dict[str, object], int, int, int, int]:
 @driver_statement
 def purge(*, limit: int) -> ReturningDelete[bytes]:
     """Delete at most `limit` sessions that have ended; locked rows are skipped."""
-    ended: ColumnElement[bool] = (_sessions.c.expires_us <= now_us()) | (
-        _sessions.c.seen_us + _sessions.c.idle_us <= now_us()
-    )
     doomed = materialized(
-        select(_sessions.c.id).where(ended).limit(number(limit)).with_for_update(skip_locked=True), "doomed"
+        select(_sessions.c.id).where(_ended()).limit(number(limit)).with_for_update(skip_locked=True),
+        "doomed",
     )
     return delete(_sessions).where(among(_sessions.c.id, doomed)).returning(_sessions.c.id)
+
+
+@driver_statement
+def purgeable() -> Select[int]:
+    """Count the sessions that have ended."""
+    return select(func.count()).select_from(_sessions).where(_ended())
+
+
+def _ended() -> ColumnElement[bool]:
+    idle: ColumnElement[bool] = _sessions.c.seen_us + _sessions.c.idle_us <= now_us()
+    return (_sessions.c.expires_us <= now_us()) | idle

@@ -239,16 +239,27 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
     An execution is not deleted before its children and forks.
     """
     executions = table_of(WorkflowExecution)
+    return trees.purge(executions, _REFERENCES, _over(older_than), _ended(executions.c), limit=limit)
 
-    def ended(execution: Any) -> ColumnElement[Any]:
-        return func.coalesce(execution.completed_at, execution.failed_at, execution.cancelled_at)
 
+def purgeable(older_than: float) -> Select[int]:
+    """Count the executions that calls of `purge` delete in the end."""
+    return trees.purgeable(table_of(WorkflowExecution), _REFERENCES, _over(older_than))
+
+
+_REFERENCES = ("parent_execution_id", "forked_from_id")
+
+
+def _over(older_than: float) -> trees.Conditions:
     def over(execution: Any) -> list[ColumnElement[bool]]:
         final = [constant(member) for member in WorkflowExecutionStatus if member not in LIVE]
-        return [execution.status.in_(final), ended(execution) < seconds_ago(older_than)]
+        return [execution.status.in_(final), _ended(execution) < seconds_ago(older_than)]
 
-    references = ["parent_execution_id", "forked_from_id"]
-    return trees.purge(executions, references, over, ended(executions.c), limit=limit)
+    return over
+
+
+def _ended(execution: Any) -> ColumnElement[Any]:
+    return func.coalesce(execution.completed_at, execution.failed_at, execution.cancelled_at)
 
 
 def finished_before(execution_id: int, seq: int) -> Select[int]:

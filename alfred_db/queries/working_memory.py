@@ -103,11 +103,16 @@ def _of(session_id: str | None, agent: str | None, memory_type: str | None) -> l
     return [part == value for part, value in given if value is not None]
 
 
-def sweep(limit: int) -> ReturningDelete[uuid.UUID, str | None, str | None]:
-    """Delete expired records, the earliest expired first; locked rows are skipped."""
+def sweep(limit: int, *, blobs: bool = True) -> ReturningDelete[uuid.UUID, str | None, str | None]:
+    """Delete expired records, the earliest expired first; locked rows are skipped.
+
+    Args:
+        limit: Maximum number of records.
+        blobs: Whether to delete records whose content is a blob, too.
+    """
     due = materialized(
         select(WorkingMemory.id)
-        .where(WorkingMemory.expires_at <= func.statement_timestamp())
+        .where(*_expired(blobs))
         .order_by(WorkingMemory.expires_at)
         .limit(limit)
         .with_for_update(skip_locked=True),
@@ -118,3 +123,13 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID, str | None, str | None]:
         .where(among(WorkingMemory.id, due))
         .returning(WorkingMemory.id, WorkingMemory.provider, WorkingMemory.blob_key)
     )
+
+
+def purgeable() -> Select[int]:
+    """Count the expired records without a blob."""
+    return select(func.count()).select_from(WorkingMemory).where(*_expired(False))
+
+
+def _expired(blobs: bool) -> list[ColumnElement[bool]]:
+    expired = WorkingMemory.expires_at <= func.statement_timestamp()
+    return [expired] if blobs else [expired, WorkingMemory.blob_key.is_(None)]

@@ -18,6 +18,7 @@ from ..database import AsyncDatabase, Database
 from ..engine.notifications import Listener, channel_of, wakes
 from ..execution._sync.driver import fetch
 from ..queries.task_upkeep import due
+from ..retention import purge
 from ..values.tasks import ClaimedTask
 from ._lease import AnyLease
 from ._log import log
@@ -45,7 +46,7 @@ STOPPED = failed("the worker stopped before the handler had ended")
 
 MAX_CLAIM = 500
 CONNECTIONS = 3
-"""The loop, the heartbeats and the upkeep use one each."""
+"""The loop, the heartbeats and the upkeep use one each; a retention policy needs one more."""
 
 PURGE_SECONDS = 60.0
 """The least time between two sweeps of a worker for what has expired."""
@@ -73,7 +74,7 @@ class Loop:
             db.url,
             schema=db.schema,
             pooler=db.pooler,
-            pool_size=CONNECTIONS,
+            pool_size=CONNECTIONS + (settings.retention is not None),
             application_name="alfred-db worker",
         )
         self._intents = intents
@@ -102,6 +103,10 @@ class Loop:
             helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
             if not drain:
                 helpers.enter_context(Periodic("upkeep", settings.upkeep, self._keep_up, at_start=True))
+                if settings.retention is not None:
+                    # In a separate thread: a long purge does not hold up the upkeep.
+                    every = settings.retention_every
+                    helpers.enter_context(Periodic("retention", every, self._retain, at_start=True))
             if self._db.pooler is None and not drain:
                 listener = Listener(
                     self._db.url,
@@ -128,6 +133,7 @@ class Loop:
             try:
                 if not kept_up:
                     self._keep_up()
+                    self._retain()
                     kept_up = True
                 self._settle()
                 asked = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
@@ -296,6 +302,17 @@ class Loop:
         for noun in (self._db.cache, self._db.rate_limits, self._db.web_sessions):
             while not self.stopping and noun.purge(limit=PURGED) == PURGED:
                 pass
+
+    def _retain(self) -> None:
+        """Delete what the retention policy does not keep."""
+        policy = self._settings.retention
+        if policy is None:
+            return
+        for one in purge(self._db, policy, stopping=lambda: self.stopping):
+            if one.error is not None:
+                log(logging.WARNING, "retention: %s: %s; trying again", one.kind, one.error)
+            if one.rows:
+                log(logging.INFO, "retention: %d %s deleted", one.rows, one.kind)
 
     def _reap(self) -> None:
         full = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..checks import within
 from ..errors import ConfigurationError
+from ..retention import RetentionPolicy
 from ..values.tasks import TaskBackoff
 
 
@@ -32,6 +33,10 @@ class Settings:
     """Claim only the tasks assigned to this agent."""
     backoff: TaskBackoff = TaskBackoff()
     """The delays before a failed task is tried again."""
+    retention: RetentionPolicy | None = None
+    """What to delete from time to time; None only cached values, rate limits and web sessions that have expired."""
+    retention_every: float = 600.0
+    """Seconds between two purges by the policy."""
 
     def __post_init__(self) -> None:
         within("concurrency", self.concurrency, 1, 10_000)
@@ -39,5 +44,6 @@ class Settings:
         within("grace", self.grace, 0, 86_400)
         within("poll", self.poll, 0.01, 86_400)
         within("upkeep", self.upkeep, 0.01, 86_400)
+        within("retention_every", self.retention_every, 0.01, 86_400)
         if isinstance(self.queues, str) or (self.queues is not None and not self.queues):
             raise ConfigurationError("worker: queues: expected a list of names, or None for all queues")

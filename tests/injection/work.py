@@ -53,6 +53,7 @@ SPECIMENS: Specimens = {
     "tasks.get_by_task_id": lambda g: {"task_id": "ground"},
     "tasks.list": lambda g: {"queue": "default", "intent": "ground", "assigned_to": "a"},
     "tasks.purge": lambda g: {"older_than": 0, "queue": "q"},
+    "tasks.purgeable": lambda g: {"older_than": 0, "queue": "q"},
     "tasks.requeue_failed": lambda g: {"queue": "q", "intent": "i"},
     "events.detach_partition": lambda g: {"name": g.months},
     "events.get_consumer": lambda g: {"consumer": "ground"},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, delete, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, false, or_, select
 from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.sql.expression import FromClause
 
+from .functions import func
 from .literals import among, materialized, number
 
 Conditions = Callable[[Any], list[ColumnElement[bool]]]
@@ -59,6 +60,36 @@ def purge(
     stays = _referred_by_others(rows, locked, references)
     gone = select(locked.c.id).where(locked.c.id.not_in(select(stays.c.id))).cte("gone")
     return delete(rows).where(among(found.id, gone)).returning(found.id)
+
+
+def purgeable(rows: Table, references: Sequence[str], over: Conditions) -> Select[int]:
+    """Count the rows that calls of `purge` delete in the end: those of `over` that no other row keeps.
+
+    Args:
+        rows: The table.
+        references: Names of the columns by which a row refers to another.
+        over: Returns the conditions of a row that may be deleted.
+    """
+    found, other, above = rows.c, rows.alias("other"), rows.alias("above")
+    referring = or_(*(other.c[name] == found.id for name in references))
+    # A condition may be unknown, as that of a time which is NULL; such a row remains too.
+    remains = func.coalesce(and_(*over(other.c)), false()).is_(false())
+    kept = (
+        select(found.id, *(found[name] for name in references))
+        .where(*over(found), select(other.c.id).where(referring, remains).exists())
+        .cte("kept", recursive=True)
+    )
+    referred = or_(*(above.c.id == kept.c[name] for name in references))
+    kept = kept.union(
+        select(above.c.id, *(above.c[name] for name in references))
+        .join_from(kept, above, referred)
+        .where(*over(above.c))
+    )
+    counts = [
+        select(func.count()).select_from(rows).where(*over(found)).scalar_subquery(),
+        select(func.count()).select_from(kept).scalar_subquery(),
+    ]
+    return select(counts[0] - counts[1])
 
 
 def _referred_by_others(rows: Table, locked: FromClause, references: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Row, inspect
 
-from ...checks import aware, by_attribute, check_names, check_objects, plain_text
+from ...checks import MAX_SECONDS, aware, by_attribute, check_names, check_objects, plain_text, within
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._async.copy import copy_rows
@@ -284,6 +284,24 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
             )
         )
         return [_usage(row, zone) for row in rows]
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        """Delete at most `limit` requests that were made more than `older_than` seconds ago.
+
+        The oldest go first. A request that has not ended by then is deleted too. For whole months
+        `detach_partition` is faster.
+
+        Returns:
+            The number of requests deleted.
+        """
+        within("older_than", older_than, 0, MAX_SECONDS)
+        within("limit", limit, 1, 10_000)
+        return len(await self._rows(queries.purge(older_than, limit=limit)))
+
+    async def purgeable(self, *, older_than: float) -> int:
+        """Return how many requests calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (await self._rows(queries.purgeable(older_than)))[0][0]
 
 
 def _zoned(name: str, time: datetime) -> datetime:

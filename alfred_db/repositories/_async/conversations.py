@@ -148,6 +148,11 @@ class AsyncConversationRepository(AsyncRepository):
         await self._count_out(Counter(deleted))
         return len(deleted)
 
+    async def purgeable(self, *, older_than: float) -> int:
+        """Return how many messages calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (await self._rows(queries.purgeable(older_than)))[0][0]
+
     async def _count_out(self, counts: Mapping[str, int]) -> None:
         """Take deleted messages out of their sessions, and remove the sessions that ended; waits for nobody."""
         if not sum(counts.values()):

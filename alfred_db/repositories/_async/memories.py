@@ -230,6 +230,10 @@ class AsyncMemoryRepository(
         within("limit", limit, 1, 100_000)
         return len(await self._rows(queries.sweep(limit)))
 
+    async def purgeable(self) -> int:
+        """Return how many memories calls of `sweep` delete in the end."""
+        return (await self._rows(queries.purgeable()))[0][0]
+
     async def prune(
         self,
         bank: MemoryBank | int,

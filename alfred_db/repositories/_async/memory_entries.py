@@ -173,6 +173,10 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         within("limit", limit, 1, 100_000)
         return len(await self._rows(queries.sweep(limit)))
 
+    async def purgeable(self) -> int:
+        """Return how many entries calls of `sweep` delete in the end."""
+        return (await self._rows(queries.purgeable()))[0][0]
+
     async def list(
         self, namespace: str = "default", *, after: str | None = None, limit: int = 100
     ) -> Page[MemoryEntry]:

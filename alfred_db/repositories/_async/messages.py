@@ -49,3 +49,7 @@ class AsyncMessageRepository(AsyncRepository):
         """Delete at most `limit` (1 to 10,000) expired records; return their number. Only frees space."""
         within("limit", limit, 1, 10_000)
         return len(await self._rows(queries.purge(limit=limit)))
+
+    async def purgeable(self) -> int:
+        """Return how many messages calls of `purge` delete in the end."""
+        return (await self._rows(queries.purgeable()))[0][0]

@@ -82,6 +82,10 @@ class AsyncRateLimitRepository(AsyncRepository):
         within("limit", limit, 1, 10_000)
         return len(await fetch(self._session, queries.purge(limit=limit), {}))
 
+    async def purgeable(self) -> int:
+        """Return how many states calls of `purge` delete in the end."""
+        return (await fetch(self._session, queries.purgeable(), {}, reads=True))[0][0]
+
 
 def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> dict[str, Any]:
     check_text("key", key, MAX_KEY_BYTES)

@@ -232,6 +232,11 @@ class AsyncSchedulerExecutions(AsyncRepository):
         within("older_than", older_than, 0, MAX_SECONDS)
         return len(await self._rows(queries.purge(older_than, limit=limit)))
 
+    async def purgeable(self, *, older_than: float) -> int:
+        """Return how many executions calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (await self._rows(queries.purgeable(older_than)))[0][0]
+
     @property
     def _leases(self) -> AsyncLeases[ClaimedExecution, ExecutionStatus]:
         return AsyncLeases(self._session, queries.EXECUTIONS)

@@ -68,6 +68,13 @@ class AsyncTaskMaintenance(AsyncRepository):
             deleted += len(rows)
         return deleted
 
+    async def purgeable(
+        self, *, older_than: float, status: TaskStatus | None = None, queue: str | None = None
+    ) -> int:
+        """Return how many tasks calls of `purge` delete in the end, a tree that must stay left out."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (await self._rows(queries.purgeable(older_than, status=status, queue=queue)))[0][0]
+
     async def queue_health(self) -> QueueHealth:
         """Return the state of the queue: waiting, running and stuck tasks, and what holds back vacuum."""
         name = table_name(self._session, table_of(Task))

@@ -125,6 +125,10 @@ class AsyncWebSessionRepository(AsyncRepository):
         within("limit", limit, 1, 10_000)
         return len(await fetch(self._session, queries.purge(limit=limit), {}))
 
+    async def purgeable(self) -> int:
+        """Return how many sessions calls of `purge` delete in the end."""
+        return (await fetch(self._session, queries.purgeable(), {}, reads=True))[0][0]
+
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()

@@ -282,6 +282,11 @@ class AsyncWorkflowRepository(AsyncWorkflowExecutions, AsyncWorkflowSteps):
             deleted += len(rows)
         return deleted
 
+    async def purgeable(self, *, older_than: float) -> int:
+        """Return how many executions calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (await self._rows(queries.purgeable(older_than)))[0][0]
+
     async def _by_key(self, idempotency_key: str, name: str) -> WorkflowExecution | None:
         rows = await self._rows(queries.by_key(idempotency_key))
         if not rows:

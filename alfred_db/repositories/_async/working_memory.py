@@ -188,6 +188,18 @@ class AsyncWorkingMemoryRepository(AsyncPagedRepository[WorkingMemoryRow, uuid.U
         within("limit", limit, 1, 100_000)
         return [SweptWorkingMemory(*row) for row in await self._rows(queries.sweep(limit))]
 
+    async def purge(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` deleted or expired records without a blob; return their number.
+
+        Those with a blob are left to `sweep`, whose caller deletes the blobs.
+        """
+        within("limit", limit, 1, 100_000)
+        return len(await self._rows(queries.sweep(limit, blobs=False)))
+
+    async def purgeable(self) -> int:
+        """Return how many records calls of `purge` delete in the end."""
+        return (await self._rows(queries.purgeable()))[0][0]
+
     async def list(
         self,
         *,

@@ -198,6 +198,10 @@ class CacheRepository(Repository):
         fetch(self._session, queries.purge_claims(limit=limit), {})
         return len(fetch(self._session, queries.purge(limit=limit), {}))
 
+    def purgeable(self) -> int:
+        """Return how many values calls of `purge` delete in the end."""
+        return (fetch(self._session, queries.purgeable(), {}, reads=True))[0][0]
+
 
 def _value(value: Any, number: int | None) -> bytes:
     """A constraint of the table has one of them NULL."""

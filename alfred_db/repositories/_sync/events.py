@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult
 
-from ...checks import as_cursor, aware, check_text, has_keys, json_text, within
+from ...checks import MAX_SECONDS, as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._sync.copy import copy_rows, reserve_ids
 from ...execution._sync.driver import driver_of, fetch
@@ -254,6 +254,26 @@ class EventRepository(Partitions):
     def consumers(self) -> Sequence[EventConsumerLag]:
         """Return all consumers, by name, with how far behind they are."""
         return [EventConsumerLag(*row) for row in self._rows(queries.lags())]
+
+    def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        """Delete at most `limit` events that are older than `older_than` seconds and that nobody is to read.
+
+        An event stays until all consumers of its topic have read it. For whole months `detach_partition` is
+        faster.
+
+        Returns:
+            The number of events deleted.
+        """
+        within("older_than", older_than, 0, MAX_SECONDS)
+        within("limit", limit, 1, 10_000)
+        horizon = self._horizon()
+        return len(self._rows(queries.purge(older_than, horizon=horizon, limit=limit)))
+
+    def purgeable(self, *, older_than: float) -> int:
+        """Return how many events calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        statement = queries.purgeable(older_than, horizon=self._horizon())
+        return (self._rows(statement))[0][0]
 
     def horizon(self) -> EventHorizon | None:
         """Return the oldest open transaction that has written, other than this one: it holds back all readers."""

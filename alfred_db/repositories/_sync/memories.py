@@ -231,6 +231,10 @@ class MemoryRepository(
         within("limit", limit, 1, 100_000)
         return len(self._rows(queries.sweep(limit)))
 
+    def purgeable(self) -> int:
+        """Return how many memories calls of `sweep` delete in the end."""
+        return (self._rows(queries.purgeable()))[0][0]
+
     def prune(
         self,
         bank: MemoryBank | int,

@@ -174,6 +174,10 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         within("limit", limit, 1, 100_000)
         return len(self._rows(queries.sweep(limit)))
 
+    def purgeable(self) -> int:
+        """Return how many entries calls of `sweep` delete in the end."""
+        return (self._rows(queries.purgeable()))[0][0]
+
     def list(
         self, namespace: str = "default", *, after: str | None = None, limit: int = 100
     ) -> Page[MemoryEntry]:

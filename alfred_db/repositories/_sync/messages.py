@@ -50,3 +50,7 @@ class MessageRepository(Repository):
         """Delete at most `limit` (1 to 10,000) expired records; return their number. Only frees space."""
         within("limit", limit, 1, 10_000)
         return len(self._rows(queries.purge(limit=limit)))
+
+    def purgeable(self) -> int:
+        """Return how many messages calls of `purge` delete in the end."""
+        return (self._rows(queries.purgeable()))[0][0]

@@ -83,6 +83,10 @@ class RateLimitRepository(Repository):
         within("limit", limit, 1, 10_000)
         return len(fetch(self._session, queries.purge(limit=limit), {}))
 
+    def purgeable(self) -> int:
+        """Return how many states calls of `purge` delete in the end."""
+        return (fetch(self._session, queries.purgeable(), {}, reads=True))[0][0]
+
 
 def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> dict[str, Any]:
     check_text("key", key, MAX_KEY_BYTES)

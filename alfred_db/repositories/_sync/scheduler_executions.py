@@ -233,6 +233,11 @@ class SchedulerExecutions(Repository):
         within("older_than", older_than, 0, MAX_SECONDS)
         return len(self._rows(queries.purge(older_than, limit=limit)))
 
+    def purgeable(self, *, older_than: float) -> int:
+        """Return how many executions calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (self._rows(queries.purgeable(older_than)))[0][0]
+
     @property
     def _leases(self) -> Leases[ClaimedExecution, ExecutionStatus]:
         return Leases(self._session, queries.EXECUTIONS)

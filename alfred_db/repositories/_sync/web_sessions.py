@@ -126,6 +126,10 @@ class WebSessionRepository(Repository):
         within("limit", limit, 1, 10_000)
         return len(fetch(self._session, queries.purge(limit=limit), {}))
 
+    def purgeable(self) -> int:
+        """Return how many sessions calls of `purge` delete in the end."""
+        return (fetch(self._session, queries.purgeable(), {}, reads=True))[0][0]
+
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()

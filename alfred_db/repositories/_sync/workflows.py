@@ -283,6 +283,11 @@ class WorkflowRepository(WorkflowExecutions, WorkflowSteps):
             deleted += len(rows)
         return deleted
 
+    def purgeable(self, *, older_than: float) -> int:
+        """Return how many executions calls of `purge` delete in the end."""
+        within("older_than", older_than, 0, MAX_SECONDS)
+        return (self._rows(queries.purgeable(older_than)))[0][0]
+
     def _by_key(self, idempotency_key: str, name: str) -> WorkflowExecution | None:
         rows = self._rows(queries.by_key(idempotency_key))
         if not rows:

@@ -189,6 +189,18 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
         within("limit", limit, 1, 100_000)
         return [SweptWorkingMemory(*row) for row in self._rows(queries.sweep(limit))]
 
+    def purge(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` deleted or expired records without a blob; return their number.
+
+        Those with a blob are left to `sweep`, whose caller deletes the blobs.
+        """
+        within("limit", limit, 1, 100_000)
+        return len(self._rows(queries.sweep(limit, blobs=False)))
+
+    def purgeable(self) -> int:
+        """Return how many records calls of `purge` delete in the end."""
+        return (self._rows(queries.purgeable()))[0][0]
+
     def list(
         self,
         *,

@@ -48,6 +48,8 @@ EXAMPLES: dict[str, list[Call]] = {
     ],
     "get": [call(4711, TIME)],
     "attempts": [call("request-4711", None), call("request-4711", TIME)],
+    "purge": [call(4711.5, limit=471)],
+    "purgeable": [call(4711.5)],
     "recent": [call(**RECENT), call(**dict.fromkeys(RECENT) | {"contents": True, "limit": 471})],
     "usage": [
         call(**USAGE),

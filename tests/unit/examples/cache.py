@@ -12,6 +12,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "get_many": [call()],
     "increment": [call(expires=True), call(expires=False)],
     "purge": [call(limit=4711)],
+    "purgeable": [call()],
     "purge_claims": [call(limit=4711)],
     "release": [call()],
     "remove": [call()],

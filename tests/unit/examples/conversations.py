@@ -24,4 +24,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "owe": [call({"session-4711": 47, "session-4712": 471})],
     "remove_ended": [call([4711, 4712])],
     "purge": [call(4711.5, limit=471)],
+    "purgeable": [call(4711.5)],
 }

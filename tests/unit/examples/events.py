@@ -18,6 +18,8 @@ EXAMPLES: dict[str, list[Call]] = {
     "remains": [call([4711])],
     "publish": [call(EVENT)],
     "publish_many": [call()],
+    "purge": [call(4711.5, horizon=4712, limit=471)],
+    "purgeable": [call(4711.5, horizon=4712)],
     "get": [call(4711)],
     "snapshot": [call()],
     "list_": [

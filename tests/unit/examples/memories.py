@@ -27,6 +27,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(4711, after=4710, rows=471, limit=5, exact=True),
     ],
     "sweep": [call(4711)],
+    "purgeable": [call()],
     "prune": [
         call(4711, half_life=4712.5, keep=4713, below=None),
         call(4711, half_life=4712.5, keep=None, below=4713.5),

@@ -35,4 +35,5 @@ EXAMPLES: dict[str, list[Call]] = {
         ),
     ],
     "sweep": [call(4711)],
+    "purgeable": [call()],
 }

@@ -8,4 +8,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "first_time": [call()],
     "get": [call("message-4711")],
     "purge": [call(limit=4711)],
+    "purgeable": [call()],
 }

@@ -7,6 +7,7 @@ from unit.examples import Call, call
 EXAMPLES: dict[str, list[Call]] = {
     "fixed_window": [call()],
     "purge": [call(limit=4711)],
+    "purgeable": [call()],
     "reset": [call()],
     "sliding_window": [call()],
     "state": [call()],

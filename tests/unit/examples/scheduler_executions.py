@@ -16,4 +16,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "get": [call(4711)],
     "history": [call(4711, after=None, limit=471), call(4711, after=CURSOR, limit=471)],
     "purge": [call(4711.5, limit=471)],
+    "purgeable": [call(4711.5)],
 }

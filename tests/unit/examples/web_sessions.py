@@ -9,6 +9,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "get": [call()],
     "of_user": [call()],
     "purge": [call(limit=4711)],
+    "purgeable": [call()],
     "revoke": [call()],
     "revoke_user": [call()],
     "rotate": [call(login=True), call(login=False)],

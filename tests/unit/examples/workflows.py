@@ -38,6 +38,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "children": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
     "history": [call("name-4711", after=None, limit=471), call("name-4711", after="WzQ3MTFd", limit=471)],
     "purge": [call(4711.5, limit=471)],
+    "purgeable": [call(4711.5)],
     "finished_before": [call(4711, 471)],
     "fork": [
         call(4711, 471, workflow_id=None, idempotency_key="key-4711"),

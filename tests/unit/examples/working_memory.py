@@ -36,5 +36,6 @@ EXAMPLES: dict[str, list[Call]] = {
         call(**OF, status=None, with_blob=True, after=None, limit=471),
         call(**OF_ANY, status=WorkingMemoryStatus.DELETED, with_blob=False, after=NEXT, limit=471),
     ],
-    "sweep": [call(4711)],
+    "sweep": [call(4711), call(4711, blobs=False)],
+    "purgeable": [call()],
 }
