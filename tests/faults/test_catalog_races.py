@@ -241,6 +241,18 @@ def test_requests_are_logged_while_months_are_made(db: Database) -> None:
         assert used.requests == logged
 
 
+@races("broker_requests.purge", "broker_requests.purgeable")
+def test_each_old_request_is_purged_once(db: Database) -> None:
+    old = datetime.now(UTC) - timedelta(days=2)
+    rows: Any = [{"request_id": "r", "created_at": old}] * 50 + [{"request_id": "r"}] * 5
+    call(db, lambda uow: uow.broker_requests.log_many(rows))
+    assert call(db, lambda uow: uow.broker_requests.purgeable(older_than=86_400)) == 50
+    purged = results(together(db, *[lambda uow: uow.broker_requests.purge(older_than=86_400, limit=20)] * 4))
+    left = call(db, lambda uow: uow.broker_requests.purge(older_than=86_400))
+    assert sum(purged) + left == 50
+    assert count(db, "brk_tracking.broker_request") == 5
+
+
 @races("broker_requests.make_partitions", "broker_requests.due_partitions", "broker_requests.partitions")
 def test_the_coming_months_are_made_once(db: Database) -> None:
     for months in range(4, 4 + ROUNDS):
@@ -567,6 +579,28 @@ def test_a_record_has_the_place_of_one_blob_and_is_swept_once(db: Database) -> N
     swept = results(together(db, *[lambda uow: uow.working_memory.sweep(2)] * 4))
     assert sorted(one.id for batch in swept for one in batch) == sorted(records)
     assert all(one.provider == one.blob_key for batch in swept for one in batch)
+
+
+@races("working_memory.purge")
+def test_a_purge_leaves_the_blobs_to_the_sweep(db: Database) -> None:
+    for number in range(20):
+        record = call(
+            db,
+            lambda uow: uow.working_memory.store("w", "file", content="c", ttl=timedelta(microseconds=1)).id,
+        )
+        if number % 2:
+            with db.begin() as uow:
+                uow.session.execute(
+                    text(f"UPDATE wm.working_memory SET provider = 'p', blob_key = 'k' WHERE id = '{record}'")
+                )
+    done = together(
+        db,
+        *[lambda uow: uow.working_memory.purge(limit=4)] * 4,
+        lambda uow: len(uow.working_memory.sweep(8)),
+    )
+    assert errors(done) == []
+    left = call(db, lambda uow: uow.working_memory.purge())
+    assert sum(results(done)) + left + len(call(db, lambda uow: list(uow.working_memory.sweep()))) == 20
 
 
 def test_every_error_is_one_of_the_librarys(db: Database) -> None:
