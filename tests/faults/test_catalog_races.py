@@ -586,7 +586,7 @@ def test_a_purge_leaves_the_blobs_to_the_sweep(db: Database) -> None:
     for number in range(20):
         record = call(
             db,
-            lambda uow: uow.working_memory.store("w", "file", content="c", ttl=timedelta(microseconds=1)).id,
+            lambda uow: uow.working_memory.store("w", "file", content="c", ttl=timedelta(milliseconds=1)).id,
         )
         if number % 2:
             with db.begin() as uow:
