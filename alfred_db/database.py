@@ -29,6 +29,7 @@ from .engine.pool import (
     check_pooled,
     connect_args,
     connection_state,
+    drop_unopened,
     end_interrupted,
     prepare_connections,
     refuse_failed_commits,
@@ -371,6 +372,7 @@ def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget_in_child)
     bind_text(engine.dialect)
+    drop_unopened(engine)
     reset_after_use(engine)
     refuse_failed_commits(engine)
     end_interrupted(engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
@@ -31,6 +31,7 @@ __all__ = [
     "check_pooled",
     "connect_args",
     "connection_state",
+    "drop_unopened",
     "end_interrupted",
     "name_upgrade",
     "needs_ping",
@@ -130,6 +131,7 @@ def passing_engine(url: URL, application_name: str, *, any_encoding: bool = Fals
     def look(context: ExceptionContext) -> None:
         name_upgrade(context.original_exception, engine)
 
+    drop_unopened(engine)
     event.listen(engine, "connect", prepare)
     event.listen(engine, "handle_error", look)
     return engine
@@ -145,6 +147,24 @@ def _tenant(engine: Engine) -> str | None:
         engine.get_execution_options().get("schema_translate_map") or {}
     )
     return tenants.get(None)
+
+
+def drop_unopened(engine: Engine) -> None:
+    """Close a connection that a cancellation, or the exception of a signal handler, interrupts while it opens.
+
+    The driver's half-open connection is a local variable of frames that only the traceback refers to. SQLAlchemy's
+    handlers create a cycle of exception, traceback and frame, so that socket and server process would stay until
+    the garbage collector runs.
+    """
+
+    def connect(dialect: Dialect, _: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        except BaseException as error:
+            error.__traceback__ = None
+            raise
+
+    event.listen(engine, "do_connect", connect)
 
 
 def reset_after_use(engine: Engine) -> None:

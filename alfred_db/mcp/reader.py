@@ -150,12 +150,17 @@ class Reader:
     async def _connected(self) -> AsyncConnection[Any]:
         url = self._database.url
         arguments, options = self._database.engine.dialect.create_connect_args(url)
-        return await AsyncConnection.connect(
-            *arguments,
-            **{**options, **connect_args(url, "alfred-db mcp sql")},
-            autocommit=True,
-            prepare_threshold=None,
-        )
+        try:
+            return await AsyncConnection.connect(
+                *arguments,
+                **{**options, **connect_args(url, "alfred-db mcp sql")},
+                autocommit=True,
+                prepare_threshold=None,
+            )
+        except BaseException as error:
+            # The half-open connection of a cancelled call is closed with the frames of the traceback; see `drop_unopened`.
+            error.__traceback__ = None
+            raise
 
     def _settings(self) -> Iterator[str]:
         milliseconds = max(1, int(self.timeout * 1000))

@@ -50,9 +50,16 @@ def serve(served_url: URL) -> Serve:
 @pytest.fixture
 def no_connection_left(served_url: URL) -> Iterator[None]:
     """Afterwards no connection of the server is open, and no advisory lock is held."""
-    yield
-    gc.collect()  # a connection that a cancelled call was opening is closed with its last reference
-    engine = create_engine(served_url, poolclass=NullPool)
+    gc.disable()  # which would close what nobody holds
+    try:
+        yield
+        _check_connections(served_url)
+    finally:
+        gc.enable()
+
+
+def _check_connections(url: URL) -> None:
+    engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         for _ in range(100):
             left = connection.execute(
