@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import corpus
@@ -13,6 +14,7 @@ from sqlalchemy import Text, func, literal_column, select, text
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
+from alfred_db.execution._async.search import estimate
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.documents import AsyncDocumentRepository
 from alfred_db.search import SearchParams
@@ -383,3 +385,17 @@ async def test_what_was_found_can_be_copied_and_pickled(documents: AsyncDocument
             assert again == found
             ((hit,), (known,)) = again, found
             assert (hit.row.content, hit.row.metadata_, hit.ranks) == ("brother", {"a": [1]}, known.ranks)
+
+
+async def test_an_estimate_is_kept_for_a_minute(
+    documents: AsyncDocumentRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    module = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("alfred_db.execution._async.search.time", module)
+    estimates = []
+    for number, clock[0] in enumerate((1000.0, 1059.9, 1060.1)):
+        await documents.add("text", title="title", external_id=f"estimated-{number}")
+        where = Document.external_id.like("estimated-%")
+        estimates.append((await estimate(documents._session, Document, where))[0])
+    assert estimates[0] == estimates[1] < estimates[2]

@@ -29,6 +29,15 @@ async def test_no_more_than_the_limit_is_allowed(uow: AsyncUnitOfWork, algorithm
     assert await limits.hit(key, limit=10, period=86_400, cost=10, algorithm=algorithm)
 
 
+async def test_a_reset_concerns_its_key_alone(uow: AsyncUnitOfWork) -> None:
+    limits = uow.rate_limits
+    for key in ("mine", "another"):
+        assert await limits.hit(key, limit=1, period=86_400)
+    assert await limits.reset("mine") is True
+    assert await limits.hit("mine", limit=1, period=86_400)
+    assert not await limits.hit("another", limit=1, period=86_400)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_what_was_refused_is_allowed_after_retry_after(
     uow: AsyncUnitOfWork, algorithm: RateLimitMethod

@@ -30,6 +30,15 @@ def test_no_more_than_the_limit_is_allowed(uow: UnitOfWork, algorithm: RateLimit
     assert limits.hit(key, limit=10, period=86_400, cost=10, algorithm=algorithm)
 
 
+def test_a_reset_concerns_its_key_alone(uow: UnitOfWork) -> None:
+    limits = uow.rate_limits
+    for key in ("mine", "another"):
+        assert limits.hit(key, limit=1, period=86_400)
+    assert limits.reset("mine") is True
+    assert limits.hit("mine", limit=1, period=86_400)
+    assert not limits.hit("another", limit=1, period=86_400)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_was_refused_is_allowed_after_retry_after(
     uow: UnitOfWork, algorithm: RateLimitMethod
