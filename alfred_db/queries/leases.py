@@ -80,7 +80,7 @@ HANDLER, TIMEOUT, LEASE_LOST = "handler", "timeout", "lease_lost"
 UNREADABLE = "unreadable"
 """The same of work that ends because its row cannot be read."""
 
-S = TypeVar("S", bound=StrEnum)
+StatusT = TypeVar("StatusT", bound=StrEnum)
 
 _zero, _one = literal_column("0", Integer), literal_column("1", Integer)
 # pg_catalog has no operators of double precision and integer.
@@ -91,7 +91,7 @@ _lease = bindparam("lease", type_=INTERVAL)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Leased(Generic[S]):
+class Leased(Generic[StatusT]):
     """A table whose rows are leased, described by what differs from the other tables.
 
     All of them have the columns `id`, `status`, `available_at`, `worker_id`, `lease_token`, `claim_seq`,
@@ -104,7 +104,7 @@ class Leased(Generic[S]):
     key: str = "id"
     """The attribute of a claimed row that identifies it in error messages."""
     table: Table
-    running: S
+    running: StatusT
     """The status of a held row."""
     started_at: str
     """The column with the time of the first attempt.
@@ -137,7 +137,7 @@ class Leased(Generic[S]):
     on_fail: Mapping[str, ColumnElement[Any]] = field(default_factory=dict[str, ColumnElement[Any]])
     """Further columns that a failure writes; their parameters depend on the table."""
 
-    def status(self, value: str) -> S:
+    def status(self, value: str) -> StatusT:
         """Return the member of the status enum with this value."""
         return type(self.running)(value)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import alfred_db
 from alfred_db import InvalidInputError
+from alfred_db.execution._async.base import AsyncRepository
 from alfred_db.execution.arguments import _CHECKED_LATER, _alternatives, _keys, check, checked
 
 
@@ -61,6 +63,26 @@ def test_a_door_does_not_take_the_place_of_something_else() -> None:
     setattr(guard, "method", other)  # noqa: B010
     assert kept("a") == ("a", (), 5, {})
     assert guard().method() == "other"
+
+
+T = typing.TypeVar("T")
+
+
+class Holder(AsyncRepository, typing.Generic[T]):
+    async def hold(self, one: T, *, others: Sequence[T] = ()) -> T:
+        return one
+
+
+class OfTexts(Holder[str]):
+    pass
+
+
+def test_a_method_of_a_generic_base_is_checked_with_the_types_of_the_class() -> None:
+    texts = OfTexts(cast("AsyncSession", None))
+    assert asyncio.run(texts.hold("a", others=["b"])) == "a"
+    for one, others in ((1, ()), ("a", [1])):
+        with pytest.raises(InvalidInputError):
+            asyncio.run(texts.hold(one, others=others))  # type: ignore[arg-type]
 
 
 def test_a_coroutine_stays_one() -> None:

@@ -157,6 +157,6 @@ def test_helpers_are_followed() -> None:
         for two in helpers(path, owner, one)
         for error in raised(two)
     }
-    path, owner, function = cases["AsyncTaskLeases.heartbeat"]
+    path, owner, function = cases["AsyncLeaseHolder.heartbeat"]
     assert "LeaseLost" in {error for one in helpers(path, owner, function) for error in raised(one)}
     assert len(cases) > 250

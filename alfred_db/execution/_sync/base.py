@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from inspect import isfunction
-from typing import Any, TypeVar, TypeVarTuple
+from inspect import isfunction, unwrap
+from types import FunctionType
+from typing import Any, TypeVar, TypeVarTuple, get_args, get_origin, get_type_hints
 
 from sqlalchemy import Row, Select
 from sqlalchemy.orm import Session
@@ -31,11 +32,19 @@ class Repository:
         self._session = session
 
     def __init_subclass__(cls) -> None:
-        """Wrap each public method in a check of its arguments, compiled from its signature."""
+        """Wrap each public method in a check of its arguments, compiled from its signature.
+
+        A method of a generic base is copied, with the types that stand for the variables of the base.
+        """
         super().__init_subclass__()
-        for name, method in list(vars(cls).items()):
-            if not name.startswith("_") and isfunction(method):
-                setattr(cls, name, checked(cls, name, method))
+        for name, method in _methods(cls):
+            setattr(cls, name, checked(cls, name, method))
+        for base in vars(cls).get("__orig_bases__", ()):
+            if isinstance(kind := get_origin(base), type) and issubclass(kind, Repository):
+                types = dict(zip(kind.__parameters__, get_args(base), strict=True))  # type: ignore[attr-defined]
+                for name, method in _methods(kind):
+                    if name not in vars(cls):
+                        setattr(cls, name, checked(cls, name, _bound(unwrap(method), cls, types)))
 
     def _first(self, statement: Select[T]) -> T | None:
         try:
@@ -75,3 +84,27 @@ class Repository:
         self, error: UnreadableRow, statement: Any, parameters: Mapping[str, Any] | None = None
     ) -> UnreadableRow:
         return located(self._session, driver_of(self._session), error, statement, parameters)
+
+
+def _bound(method: Any, owner: type, types: Mapping[Any, Any]) -> FunctionType:
+    """Return a copy of a method for a class, with types instead of variables in its signature."""
+    copy = FunctionType(
+        method.__code__, method.__globals__, method.__name__, method.__defaults__, method.__closure__
+    )
+    copy.__kwdefaults__, copy.__doc__ = method.__kwdefaults__, method.__doc__
+    copy.__module__, copy.__qualname__ = owner.__module__, f"{owner.__qualname__}.{method.__name__}"
+    for name, hint in get_type_hints(method).items():
+        variables = getattr(hint, "__parameters__", ())
+        if variables:
+            hint = hint[tuple(types[one] for one in variables)]
+        copy.__annotations__[name] = types.get(hint, hint) if isinstance(hint, TypeVar) else hint
+    return copy
+
+
+def _methods(kind: type) -> list[tuple[str, FunctionType]]:
+    """The public methods that a class defines itself."""
+    return [
+        (name, method)
+        for name, method in vars(kind).items()
+        if not name.startswith("_") and isfunction(method)
+    ]

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -16,18 +16,19 @@ from sqlalchemy.orm import Session
 from ...checks import MAX_SECONDS, check_text, plain_text, within
 from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
 from ...queries import leases as queries
-from ...queries.leases import Leased, S
+from ...queries.leases import Leased, StatusT
 from ...queries.shapes.driver_statement import DriverStatement
 from ...queries.shapes.functions import func
 from ...values.scheduler import ClaimedExecution
 from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
+from .base import Repository
 from .driver import driver_of, fetch
 from .unreadable import unreadable
 
-__all__ = ["PAUSES", "Leases", "lost", "taking", "waiting"]
+__all__ = ["PAUSES", "LeaseHolder", "Leases", "lost", "taking", "waiting"]
 
-C = TypeVar("C", ClaimedTask, ClaimedExecution, ClaimedWorkflow)
+ClaimedT = TypeVar("ClaimedT", ClaimedTask, ClaimedExecution, ClaimedWorkflow)
 
 Claimed = ClaimedTask | ClaimedExecution | ClaimedWorkflow
 
@@ -40,7 +41,7 @@ Between the retries it waits for no lock: that would be out of the order of the 
 _log = logging.getLogger("alfred_db")
 
 
-class Leases(Generic[C, S]):
+class Leases(Generic[ClaimedT, StatusT]):
     """The operations of workers on the rows of one table that they hold, in the caller's transaction.
 
     Each method is one statement that requires the token of the claim. If it finds no such row, a second
@@ -48,11 +49,11 @@ class Leases(Generic[C, S]):
     answer was lost, changes nothing.
     """
 
-    def __init__(self, session: Session, leased: Leased[S]) -> None:
+    def __init__(self, session: Session, leased: Leased[StatusT]) -> None:
         self._session = session
         self._leased = leased
 
-    def heartbeat(self, claimed: C, lease: float | None) -> C:
+    def heartbeat(self, claimed: ClaimedT, lease: float | None) -> ClaimedT:
         """Extend one lease.
 
         Raises:
@@ -63,14 +64,14 @@ class Leases(Generic[C, S]):
             raise lost(self._leased, claimed)
         return kept[0]
 
-    def heartbeat_many(self, claimed: Sequence[C], lease: float | None) -> list[C]:
+    def heartbeat_many(self, claimed: Sequence[ClaimedT], lease: float | None) -> list[ClaimedT]:
         """Extend several leases and return the new state of the rows that are still held.
 
         By default each lease is extended to its length at the claim. A row that another transaction has
         locked is returned
         unchanged: its lease is neither extended nor lost.
         """
-        kept: dict[Any, C] = {}
+        kept: dict[Any, ClaimedT] = {}
         for seconds in dict.fromkeys(one.lease if lease is None else lease for one in claimed):
             _check_lease(seconds)
             some = [one for one in claimed if lease is not None or one.lease == seconds]
@@ -91,7 +92,7 @@ class Leases(Generic[C, S]):
                     )
         return [kept[one.id] for one in claimed if one.id in kept]
 
-    def complete(self, claimed: C, values: Mapping[str, Any]) -> bool:
+    def complete(self, claimed: ClaimedT, values: Mapping[str, Any]) -> bool:
         """Complete one row and return whether this call did so.
 
         Raises:
@@ -102,7 +103,7 @@ class Leases(Generic[C, S]):
         self._repeated(claimed, "completed")
         return False
 
-    def complete_many(self, claimed: Sequence[C]) -> list[C]:
+    def complete_many(self, claimed: Sequence[ClaimedT]) -> list[ClaimedT]:
         """Complete several rows and return those that this call completed.
 
         A row that another transaction has locked is omitted: it is still held.
@@ -122,8 +123,14 @@ class Leases(Generic[C, S]):
         return [one for one in claimed if one.id in done]
 
     def fail(
-        self, claimed: C, error: str | None, code: str, values: Mapping[str, Any], *, retry: bool = True
-    ) -> S:
+        self,
+        claimed: ClaimedT,
+        error: str | None,
+        code: str,
+        values: Mapping[str, Any],
+        *,
+        retry: bool = True,
+    ) -> StatusT:
         """End a failed attempt and return the new status of the row.
 
         Raises:
@@ -143,7 +150,7 @@ class Leases(Generic[C, S]):
             return self._leased.status(rows[0][0])
         return self._repeated(claimed, "pending", "failed", "cancelled")
 
-    def release(self, claimed: C, delay: float) -> S:
+    def release(self, claimed: ClaimedT, delay: float) -> StatusT:
         """Return a row unfinished, so that it can be claimed again, and return its new status.
 
         Raises:
@@ -158,7 +165,7 @@ class Leases(Generic[C, S]):
             return self._leased.status(rows[0][0])
         return self._repeated(claimed, "pending", "cancelled")
 
-    def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, S]:
+    def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, StatusT]:
         """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = fetch(self._session, queries.reap(self._leased, limit), spread)
@@ -223,9 +230,9 @@ class Leases(Generic[C, S]):
     def _each(
         self,
         statement: DriverStatement[*tuple[Any, ...]],
-        claimed: Sequence[C],
+        claimed: Sequence[ClaimedT],
         parameters: Mapping[str, Any],
-    ) -> tuple[dict[Any, Sequence[Any]], dict[Any, C], dict[Any, str]]:
+    ) -> tuple[dict[Any, Sequence[Any]], dict[Any, ClaimedT], dict[Any, str]]:
         """Run a statement over held rows, and again over those that others have locked.
 
         Returns the rows written, the rows still locked, and the statuses of rows that the caller has ended
@@ -233,7 +240,7 @@ class Leases(Generic[C, S]):
         """
         written: dict[Any, Sequence[Any]] = {}
         ended: dict[Any, str] = {}
-        left: dict[Any, C] = {one.id: one for one in claimed}
+        left: dict[Any, ClaimedT] = {one.id: one for one in claimed}
         for pause in PAUSES:
             if pause:
                 self._pause(pause)
@@ -249,14 +256,14 @@ class Leases(Generic[C, S]):
                 break
         return written, left, ended
 
-    def _repeated(self, claimed: C, *statuses: str) -> S:
+    def _repeated(self, claimed: ClaimedT, *statuses: str) -> StatusT:
         """Return the status of a row that the caller has ended before; raises LeaseLost for any other row."""
         status = (self._standing([claimed])).get(claimed.id)
         if status not in statuses:
             raise lost(self._leased, claimed)
         return self._leased.status(status)
 
-    def _standing(self, claimed: Collection[C]) -> dict[Any, str]:
+    def _standing(self, claimed: Collection[ClaimedT]) -> dict[Any, str]:
         rows = fetch(self._session, queries.standing(self._leased), _keys(claimed))
         return {row[0]: row[1] for row in rows}
 
@@ -264,6 +271,60 @@ class Leases(Generic[C, S]):
         """Wait, so that other transactions can end."""
         with translated():
             self._session.execute(select(func.pg_sleep(seconds)))
+
+
+class LeaseHolder(Repository, Generic[ClaimedT, StatusT]):
+    """What workers do with the rows of a table that they hold, whichever table it is."""
+
+    _leased: ClassVar[Leased[Any]]
+
+    def heartbeat(self, claimed: ClaimedT, *, lease: float | None = None) -> ClaimedT:
+        """Extend a lease and return the new state; stop the work if `cancel_requested` is true.
+
+        What another transaction has locked is returned unchanged: see `heartbeat_many`.
+
+        Args:
+            claimed: What `claim` or the last heartbeat returned.
+            lease: Seconds from now; None is the length of the claimed lease.
+
+        Raises:
+            LeaseLost: Another worker may own it: stop, and discard the work.
+        """
+        return self._leases.heartbeat(claimed, lease)
+
+    def heartbeat_many(
+        self, claimed: Sequence[ClaimedT], *, lease: float | None = None
+    ) -> list[ClaimedT]:
+        """Extend several leases in one statement, and return the new state of what is still held.
+
+        Stop the work on what is missing from the result or has `cancel_requested`. The call waits only
+        briefly for what another transaction has locked, after the others. Then it returns it unchanged: the
+        lease is neither extended nor lost. Try again soon, and stop when its `is_over` is true.
+
+        Args:
+            claimed: What `claim` or the last heartbeat returned.
+            lease: Seconds from now; None is the length of each claimed lease.
+        """
+        return self._leases.heartbeat_many(claimed, lease)
+
+    def release(self, claimed: ClaimedT, *, delay: float = 0.0) -> StatusT:
+        """Return work unfinished, as at a shutdown, without using a retry. Idempotent.
+
+        Args:
+            claimed: What `claim` or the last heartbeat returned.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested.
+
+        Raises:
+            LeaseLost: Another worker may own it: discard the work.
+        """
+        return self._leases.release(claimed, delay)
+
+    @property
+    def _leases(self) -> Leases[ClaimedT, StatusT]:
+        return Leases(self._session, self._leased)
 
 
 def lost(leased: Leased[Any], claimed: Claimed) -> LeaseLost:

@@ -9,9 +9,8 @@ from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
 from ...errors import InvalidTransition
-from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import fetch
-from ...execution._async.leases import AsyncLeases, lost, taking
+from ...execution._async.leases import AsyncLeaseHolder, lost, taking
 from ...execution.missing import not_found
 from ...models import ExecutionStatus, ScheduledExecution
 from ...queries import scheduler_executions as queries
@@ -21,8 +20,10 @@ from ...values import Page
 from ...values.scheduler import ClaimedExecution
 
 
-class AsyncSchedulerExecutions(AsyncRepository):
+class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatus]):
     """The methods of the scheduler's repository that workers call."""
+
+    _leased = queries.EXECUTIONS
 
     async def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:
         """Claim waiting executions, the longest waiting first.
@@ -76,36 +77,6 @@ class AsyncSchedulerExecutions(AsyncRepository):
         return claimed._replace(
             lease=seconds, held_until=until, lease_expires_at=expires, attempt_deadline_at=deadline
         )
-
-    async def heartbeat(self, claimed: ClaimedExecution, *, lease: float | None = None) -> ClaimedExecution:
-        """Extend the lease of an execution and return its new state; stop the work if `cancel_requested` is true.
-
-        An execution that another transaction has locked is returned unchanged: see `heartbeat_many`.
-
-        Args:
-            claimed: The execution, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; None is the length of the claimed lease.
-
-        Raises:
-            LeaseLost: Another worker may own the execution: stop, and discard the work.
-        """
-        return await self._leases.heartbeat(claimed, lease)
-
-    async def heartbeat_many(
-        self, claimed: Sequence[ClaimedExecution], *, lease: float | None = None
-    ) -> list[ClaimedExecution]:
-        """Extend the leases of several executions in one statement, and return the new state of those still held.
-
-        Stop the work on executions that are missing from the result or have `cancel_requested`. The call
-        waits only briefly for an execution that another transaction has locked, after the others. Then it
-        returns the execution unchanged: the lease is neither extended nor lost. Try again soon, and stop when
-        its `is_over` is true.
-
-        Args:
-            claimed: The executions, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; None is the length of each claimed lease.
-        """
-        return await self._leases.heartbeat_many(claimed, lease)
 
     async def complete(
         self,
@@ -165,21 +136,6 @@ class AsyncSchedulerExecutions(AsyncRepository):
         values = {"exit_code": exit_code, "output": output and plain_text(output)}
         return await self._leases.fail(claimed, error, code, values)
 
-    async def release(self, claimed: ClaimedExecution, *, delay: float = 0.0) -> ExecutionStatus:
-        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
-
-        Args:
-            claimed: The execution, as `claim` or the last heartbeat returned it.
-            delay: Seconds before it can be claimed again; with 0 it keeps its place.
-
-        Returns:
-            The new status: `pending`, or `cancelled` if that was requested.
-
-        Raises:
-            LeaseLost: Another worker may own the execution: discard the work.
-        """
-        return await self._leases.release(claimed, delay)
-
     async def cancel(self, execution_id: int) -> ExecutionStatus:
         """Cancel a waiting execution, or request the cancellation of a running one from its worker.
 
@@ -236,7 +192,3 @@ class AsyncSchedulerExecutions(AsyncRepository):
         """Return how many executions calls of `purge` delete in the end."""
         within("older_than", older_than, 0, MAX_SECONDS)
         return (await self._rows(queries.purgeable(older_than)))[0][0]
-
-    @property
-    def _leases(self) -> AsyncLeases[ClaimedExecution, ExecutionStatus]:
-        return AsyncLeases(self._session, queries.EXECUTIONS)

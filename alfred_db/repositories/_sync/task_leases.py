@@ -10,9 +10,8 @@ from typing import Any
 
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
-from ...execution._sync.base import Repository
 from ...execution._sync.driver import commits_alone, fetch, is_read_committed
-from ...execution._sync.leases import Leases, taking, waiting
+from ...execution._sync.leases import LeaseHolder, taking, waiting
 from ...models import TaskStatus
 from ...queries import task_claims as claims
 from ...queries import tasks as queries
@@ -24,8 +23,10 @@ from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 MAX_CLAIM = 500
 
 
-class TaskLeases(Repository):
+class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
     """The methods of the task repository that workers call."""
+
+    _leased = TASKS
 
     def claim(
         self,
@@ -79,36 +80,6 @@ class TaskLeases(Repository):
         if len(tasks) > 1:
             tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
         return tasks
-
-    def heartbeat(self, claimed: ClaimedTask, *, lease: float | None = None) -> ClaimedTask:
-        """Extend the lease of a task and return its new state; stop the work if `cancel_requested` is true.
-
-        A task that another transaction has locked is returned unchanged: see `heartbeat_many`.
-
-        Args:
-            claimed: The task, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; None is the length of the claimed lease.
-
-        Raises:
-            LeaseLost: Another worker may own the task: stop, and discard the work.
-        """
-        return self._leases.heartbeat(claimed, lease)
-
-    def heartbeat_many(
-        self, claimed: Sequence[ClaimedTask], *, lease: float | None = None
-    ) -> list[ClaimedTask]:
-        """Extend the leases of several tasks in one statement, and return the new state of those still held.
-
-        Stop the work on tasks that are missing from the result or have `cancel_requested`. The call waits
-        only briefly for a task that another transaction has locked, after the others. Then it returns the
-        task unchanged: the lease is neither extended nor lost. Try again soon, and stop when its `is_over` is
-        true.
-
-        Args:
-            claimed: The tasks, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; None is the length of each claimed lease.
-        """
-        return self._leases.heartbeat_many(claimed, lease)
 
     def complete(self, claimed: ClaimedTask, results: Sequence[NewTaskResult] = ()) -> bool:
         """Complete a task and store its results. Idempotent: a repeated call, as after a lost answer, returns False.
@@ -189,21 +160,6 @@ class TaskLeases(Repository):
         """
         return self._leases.fail(claimed, error, code, waiting(delay, backoff), retry=retry)
 
-    def release(self, claimed: ClaimedTask, *, delay: float = 0.0) -> TaskStatus:
-        """Return a task unfinished, as at a shutdown, without using a retry. Idempotent.
-
-        Args:
-            claimed: The task, as `claim` or the last heartbeat returned it.
-            delay: Seconds before it can be claimed again; with 0 it keeps its place.
-
-        Returns:
-            The new status: `pending`, or `cancelled` if that was requested.
-
-        Raises:
-            LeaseLost: Another worker may own the task: discard the work.
-        """
-        return self._leases.release(claimed, delay)
-
     def reap(
         self,
         *,
@@ -225,10 +181,6 @@ class TaskLeases(Repository):
         """
         within("limit", limit, 1, MAX_CLAIM)
         return self._leases.reap(limit, backoff)
-
-    @property
-    def _leases(self) -> Leases[ClaimedTask, TaskStatus]:
-        return Leases(self._session, TASKS)
 
     def _check_transaction(self) -> None:
         with translated():

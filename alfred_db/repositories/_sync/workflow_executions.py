@@ -10,8 +10,7 @@ from typing import Any
 
 from ...checks import check_limit, json_text
 from ...errors import InvalidInputError
-from ...execution._sync.base import Repository
-from ...execution._sync.leases import Leases, taking, waiting
+from ...execution._sync.leases import LeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
 from ...queries.leases import HANDLER
@@ -22,8 +21,10 @@ BACKOFF = TaskBackoff(base=1.0, cap=300.0)
 """1, 2, 4 ... seconds: an execution continues after its last step and seldom repeats work."""
 
 
-class WorkflowExecutions(Repository):
+class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
     """The methods of the workflow repository that workers call."""
+
+    _leased = queries.EXECUTIONS
 
     def claim(
         self, worker: str, workflow_ids: Sequence[int], *, limit: int = 1, lease: float = 60.0
@@ -58,36 +59,6 @@ class WorkflowExecutions(Repository):
         return sorted(
             (ClaimedWorkflow._make((*row, lease, until, False)) for row in rows), key=lambda one: one.id
         )
-
-    def heartbeat(self, claimed: ClaimedWorkflow, *, lease: float | None = None) -> ClaimedWorkflow:
-        """Extend the lease of an execution and return its new state; stop the work if `cancel_requested` is true.
-
-        An execution that another transaction has locked is returned unchanged: see `heartbeat_many`.
-
-        Args:
-            claimed: The execution, as `claim` or the last heartbeat returned it.
-            lease: Seconds from now; None is the length of the claimed lease.
-
-        Raises:
-            LeaseLost: Another worker may own the execution: stop, and discard the work.
-        """
-        return self._leases.heartbeat(claimed, lease)
-
-    def heartbeat_many(
-        self, claimed: Sequence[ClaimedWorkflow], *, lease: float | None = None
-    ) -> list[ClaimedWorkflow]:
-        """Extend the leases of several executions in one statement, and return the new state of those still held.
-
-        Stop the work on executions that are missing from the result or have `cancel_requested`. The call
-        waits only briefly for an execution that another transaction has locked, after the others. Then it
-        returns the execution unchanged: the lease is neither extended nor lost. Try again soon, and stop when
-        its `is_over` is true.
-
-        Args:
-            claimed: The executions, as `claim` or the last heartbeat returned them.
-            lease: Seconds from now; None is the length of each claimed lease.
-        """
-        return self._leases.heartbeat_many(claimed, lease)
 
     def complete(self, claimed: ClaimedWorkflow, output: Any = None) -> bool:
         """Complete an execution with its output. Idempotent: a repeated call returns False.
@@ -134,21 +105,6 @@ class WorkflowExecutions(Repository):
         """
         return self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
 
-    def release(self, claimed: ClaimedWorkflow, *, delay: float = 0.0) -> WorkflowExecutionStatus:
-        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
-
-        Args:
-            claimed: The execution, as `claim` or the last heartbeat returned it.
-            delay: Seconds before it can be claimed again; with 0 it keeps its place.
-
-        Returns:
-            The new status: `pending`, or `cancelled` if that was requested.
-
-        Raises:
-            LeaseLost: Another worker may own the execution: discard the work.
-        """
-        return self._leases.release(claimed, delay)
-
     def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take executions from workers whose lease or timeout has expired.
 
@@ -167,7 +123,3 @@ class WorkflowExecutions(Repository):
     def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""
         return self._first(queries.get(execution_id))
-
-    @property
-    def _leases(self) -> Leases[ClaimedWorkflow, WorkflowExecutionStatus]:
-        return Leases(self._session, queries.EXECUTIONS)
