@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
+from alfred_db.execution._async.search import estimate
 from alfred_db.queries.shapes import vector_search as queries
 from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.queries.shapes.payload import matching
@@ -106,6 +107,21 @@ async def test_the_way_follows_the_matches(library: AsyncDocumentRepository) -> 
     assert ways["hundredth"] is ways["thousandth"] is SearchPath.EXACT
     forced = await library.search(vector, where=part("hundredth"), params=SearchParams(exact=False))
     assert forced.path is SearchPath.HNSW_ITERATIVE
+
+
+async def test_an_estimate_reads_a_hundred_pages(session: AsyncSession) -> None:
+    pages = await session.scalar(text("SELECT relpages FROM pg_class WHERE relname = 'documents'"))
+    assert pages is not None
+    assert pages > 200
+    read: list[Any] = []
+    listener = session.get_bind().engine
+    event.listen(listener, "before_cursor_execute", lambda *args: read.append((args[2], args[3])))
+    _, total = await estimate(session, Document, Document.title == "estimated once")
+    (parameters,) = [values for statement, values in read if "TABLESAMPLE" in statement]
+    assert 100 / pages * 100 == pytest.approx(
+        next(one for one in parameters.values() if isinstance(one, float))
+    )
+    assert total == pytest.approx(corpus.GROWN, rel=0.05)
 
 
 async def test_a_search_that_stops_early_reports_it_or_is_repeated(library: AsyncDocumentRepository) -> None:

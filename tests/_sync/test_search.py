@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from alfred_db import Database, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
+from alfred_db.execution._sync.search import estimate
 from alfred_db.queries.shapes import vector_search as queries
 from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.queries.shapes.payload import matching
@@ -107,6 +108,21 @@ def test_the_way_follows_the_matches(library: DocumentRepository) -> None:
     assert ways["hundredth"] is ways["thousandth"] is SearchPath.EXACT
     forced = library.search(vector, where=part("hundredth"), params=SearchParams(exact=False))
     assert forced.path is SearchPath.HNSW_ITERATIVE
+
+
+def test_an_estimate_reads_a_hundred_pages(session: Session) -> None:
+    pages = session.scalar(text("SELECT relpages FROM pg_class WHERE relname = 'documents'"))
+    assert pages is not None
+    assert pages > 200
+    read: list[Any] = []
+    listener = session.get_bind().engine
+    event.listen(listener, "before_cursor_execute", lambda *args: read.append((args[2], args[3])))
+    _, total = estimate(session, Document, Document.title == "estimated once")
+    (parameters,) = [values for statement, values in read if "TABLESAMPLE" in statement]
+    assert 100 / pages * 100 == pytest.approx(
+        next(one for one in parameters.values() if isinstance(one, float))
+    )
+    assert total == pytest.approx(corpus.GROWN, rel=0.05)
 
 
 def test_a_search_that_stops_early_reports_it_or_is_repeated(library: DocumentRepository) -> None:
