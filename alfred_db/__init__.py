@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         AsyncDatabase,
         Database,
     )
+    from .engine.listeners import AsyncTaskListener, TaskListener
     from .errors import (
         AlfredDBError,
         ConfigurationError,
@@ -278,6 +279,7 @@ __all__ = [
     "AsyncRateLimitRepository",
     "AsyncSchedulerRepository",
     "AsyncStorageRepository",
+    "AsyncTaskListener",
     "AsyncTaskRepository",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
@@ -445,6 +447,7 @@ __all__ = [
     "TaskBackoff",
     "TaskCount",
     "TaskFailed",
+    "TaskListener",
     "TaskRepository",
     "TaskResult",
     "TaskStatus",
@@ -494,6 +497,7 @@ __all__ = [
 _MODULES = (
     "errors",
     "database",
+    "engine.listeners",
     "types",
     "vectors.distances",
     "search",

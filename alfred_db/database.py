@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Collection, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
+from .engine.listeners import AsyncTaskListener, TaskListener, refuse_pooler
 from .engine.notifications import Notifier, channel_of
 from .engine.plans import drop_plans_of
 from .engine.pool import (
@@ -146,6 +147,23 @@ class Database:
         """
         return Begun(self._autocommit(), self._unit_of_work)
 
+    def listen(
+        self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
+    ) -> TaskListener:
+        """Return a context manager that waits for tasks to be enqueued, for a loop that claims them itself.
+
+        It listens on a connection outside of the pool. Those who enqueue have to notify (`notify=True`).
+
+        Args:
+            queues: The queues that the loop claims from; None is all.
+            intents: The intents that it claims; None is all.
+
+        Raises:
+            ConfigurationError: The database is behind a pooler in transaction mode.
+        """
+        refuse_pooler(self.pooler)
+        return TaskListener(self.url, self.schema, queues, intents)
+
     @contextmanager
     def session(self) -> Generator[Session]:
         """Open a plain SQLAlchemy session; roll back at the end what was not committed."""
@@ -263,6 +281,23 @@ class AsyncDatabase:
         tasks that were enqueued when the context ends.
         """
         return AsyncBegun(self._autocommit(), self._unit_of_work)
+
+    def listen(
+        self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
+    ) -> AsyncTaskListener:
+        """Return a context manager that waits for tasks to be enqueued, for a loop that claims them itself.
+
+        It listens on a connection outside of the pool. Those who enqueue have to notify (`notify=True`).
+
+        Args:
+            queues: The queues that the loop claims from; None is all.
+            intents: The intents that it claims; None is all.
+
+        Raises:
+            ConfigurationError: The database is behind a pooler in transaction mode.
+        """
+        refuse_pooler(self.pooler)
+        return AsyncTaskListener(self.url, self.schema, queues, intents)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:

@@ -1,4 +1,4 @@
-"""Wake workers early: NOTIFY after a commit, in batches, and LISTEN beside the polling.
+"""Wake workers early: NOTIFY after a commit, in batches.
 
 Workers poll. A notification only makes them poll sooner, so a lost one costs time and nothing else. A
 transaction that notifies holds a lock of the whole server while it commits, so the library's transactions
@@ -10,25 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL, event
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 from sqlalchemy.orm import Session, sessionmaker
 
-from ..errors import translated
 from .pool import connect_args
 from .session import Kind, state_of
 
-__all__ = ["Listener", "Notifier", "channel_of", "payload_of", "wakes"]
+__all__ = ["Notifier", "channel_of", "connect", "payload_of", "wakes"]
 
 GATHER, MOST_GATHERED = 0.001, 0.01
 """Seconds until the next notification, for each commit that the last one served, and at most.
@@ -41,15 +38,6 @@ MAX_PAYLOAD = 7000
 
 LAST_MOMENT = 5.0
 """Seconds that `close` waits for the last notification."""
-
-LIVENESS = 60.0
-"""Seconds between two checks that a silent connection is alive."""
-
-GLANCE = 0.5
-"""Seconds within which a listener notices that it should stop."""
-
-LISTENER = "alfred-db listener"
-OVERDUE = ", {} overdue"
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +148,7 @@ class Notifier:
     def _send(self, connection: psycopg.Connection | None, payload: str) -> psycopg.Connection | None:
         """Notify the channel; return the connection to use next time."""
         try:
-            connection = connection or _connect(self._url, "alfred-db notifier")
+            connection = connection or connect(self._url, "alfred-db notifier")
             connection.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self._channel, payload])
         except psycopg.Error as error:
             with suppress(Exception):  # of a filter or a handler of the application's log
@@ -171,90 +159,9 @@ class Notifier:
         return connection
 
 
-class Listener:
-    """Calls `woken` for notifications of the channel, and after each interruption of the connection.
-
-    While the connection was down, notifications may have been missed. The `application_name` of the
-    connection shows how many handlers of the worker are overdue, for `queue_health`; it ends with the process
-    that it describes.
-
-    Args:
-        url: The database.
-        channel: The channel, from `channel_of`.
-        woken: Called in the listener's thread.
-        wanted: Returns whether a notification with this payload concerns the caller.
-        overdue: Returns the number of overdue handlers.
-    """
-
-    def __init__(
-        self,
-        url: URL,
-        channel: str,
-        woken: Callable[[], None],
-        *,
-        wanted: Callable[[str], bool] = lambda _: True,
-        overdue: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self._url = url
-        self._channel = channel
-        self._woken = woken
-        self._wanted = wanted
-        self._overdue = overdue
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alfred-db listener", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the thread to end: within a second, unless it is connecting."""
-        self._stopped.set()
-
-    def join(self) -> None:
-        """Wait until the thread has ended, for at most twice `GLANCE`."""
-        self._thread.join(timeout=2 * GLANCE)
-
-    def _run(self) -> None:
-        failures = 0
-        while not self._stopped.is_set():
-            try:
-                with _connect(self._url, LISTENER) as connection:
-                    connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
-                    failures = 0
-                    self._listen(connection)
-            except psycopg.Error as error:
-                with suppress(Exception):  # of a filter or a handler of the application's log
-                    level = logging.WARNING if failures == 1 else logging.DEBUG
-                    _log.log(level, "not listening on %s, polling only: %s", self._channel, _reason(error))
-                failures += 1
-                self._stopped.wait(random.uniform(0.5, 1) * min(30, 0.1 * 2 ** min(failures, 10)))
-
-    def _listen(self, connection: psycopg.Connection) -> None:
-        self._woken()  # a task that was enqueued before LISTEN has notified nobody
-        asked = time.monotonic()
-        said = 0
-        while not self._stopped.is_set():
-            for notified in connection.notifies(timeout=GLANCE, stop_after=1):
-                if self._wanted(notified.payload):
-                    self._woken()
-            if (overdue := self._overdue()) != said:
-                name = LISTENER + (OVERDUE.format(overdue) if overdue else "")
-                connection.execute(SQL("SET application_name = {}").format(name))
-                said = overdue
-            if time.monotonic() - asked > LIVENESS:
-                connection.execute("SELECT 1")
-                asked = time.monotonic()
-
-
-def _connect(url: URL, application_name: str) -> psycopg.Connection:
+def connect(url: URL, application_name: str) -> psycopg.Connection:
     """Return an autocommit connection outside of any pool."""
     options: dict[str, Any] = dialect.dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
     return psycopg.connect(
         **options, **connect_args(url, application_name), autocommit=True, prepare_threshold=None
     )
-
-
-def _reason(error: psycopg.Error) -> str:
-    try:
-        with translated():
-            raise error
-    except Exception as ours:
-        return str(ours)

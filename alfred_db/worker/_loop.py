@@ -15,7 +15,8 @@ from contextlib import ExitStack, closing
 
 from ..config import command
 from ..database import AsyncDatabase, Database
-from ..engine.notifications import Listener, channel_of, wakes
+from ..engine.listeners import Listener
+from ..engine.notifications import channel_of, wakes
 from ..execution._sync.driver import fetch
 from ..queries.task_upkeep import due
 from ..retention import purge
