@@ -118,7 +118,7 @@ class Database:
         """Values with a time to live; each statement commits alone."""
         from .repositories import CacheRepository
 
-        return CacheRepository(self._alone)
+        return CacheRepository(self._alone, evicts=True)
 
     @cached_property
     def web_sessions(self) -> WebSessionRepository:
@@ -253,7 +253,7 @@ class AsyncDatabase:
         """Values with a time to live; each statement commits alone."""
         from .repositories import AsyncCacheRepository
 
-        return AsyncCacheRepository(self._alone)
+        return AsyncCacheRepository(self._alone, evicts=True)
 
     @cached_property
     def web_sessions(self) -> AsyncWebSessionRepository:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
 from sqlalchemy import URL
@@ -65,7 +66,7 @@ async def test_one_task_computes_and_the_others_wait(database_url: URL) -> None:
     assert sorted(sums) == list(range(1, 51))
 
 
-@pytest.mark.parametrize("algorithm", ["fixed-window", "sliding-window", "token-bucket"])
+@pytest.mark.parametrize("algorithm", get_args(RateLimitMethod))
 def test_a_limit_is_never_exceeded_and_almost_used_up(database_url: URL, algorithm: RateLimitMethod) -> None:
     limit, period = 20, 0.5
     began = time.monotonic()

@@ -16,7 +16,7 @@ from .broker import (
     ModelMaker,
     ModelSnapshot,
 )
-from .cache import CacheClaim, CacheEntry
+from .cache import CacheBound, CacheClaim, CacheEntry
 from .capabilities import Capability, ProvidedBy
 from .conversations import Conversation, ConversationSession, MessageRole
 from .documents import Document
@@ -59,6 +59,7 @@ __all__ = [
     "BrokerRequest",
     "BrokerRequestStatus",
     "Bucket",
+    "CacheBound",
     "CacheClaim",
     "CacheEntry",
     "Capability",

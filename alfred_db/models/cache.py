@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import BigInteger, CheckConstraint, LargeBinary
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..types import Text
 from .base import Base
 
-__all__ = ["CacheClaim", "CacheEntry"]
+__all__ = ["CacheBound", "CacheClaim", "CacheEntry"]
 
 UNLOGGED = {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 70}}
 """A crash of the server empties the table, and a standby has none of it; an update stays on its page."""
@@ -25,8 +25,8 @@ class CacheEntry(Base):
     __tablename__ = "cache"
     __table_args__ = (CheckConstraint("(value IS NULL) <> (number IS NULL)", name="value"), UNLOGGED)
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    """Key, up to 2,000 bytes."""
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    """Key, up to 2,000 bytes. Its collation is C, so that the index has a prefix as a range."""
     value: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The value; NULL if it is a number."""
     number: Mapped[int | None] = mapped_column(BigInteger)
@@ -54,3 +54,20 @@ class CacheClaim(Base):
     """When it was claimed, in microseconds since 1970."""
     expires_us: Mapped[int] = mapped_column(BigInteger)
     """When another caller may claim it, in microseconds since 1970."""
+
+
+class CacheBound(Base):
+    """How much the cache may hold; at most one row.
+
+    Added: Redis has it in its configuration. All processes that write to the cache, and the workers, keep it.
+    """
+
+    __tablename__ = "cache_bounds"
+    __table_args__ = (CheckConstraint("id = 1", name="id"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    """1."""
+    entries: Mapped[int | None] = mapped_column(BigInteger)
+    """The most entries; NULL is no bound."""
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """The most bytes of keys and values; NULL is no bound."""

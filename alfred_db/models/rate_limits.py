@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger
+from sqlalchemy import ARRAY, BigInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..types import Text
@@ -20,8 +20,11 @@ class RateLimitState(Base):
     __tablename__ = "rate_limits"
     __table_args__ = ({"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 70}},)
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    """The algorithm, a colon, and what is limited, such as `token-bucket:user:7`."""
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    """The algorithm, a colon, and what is limited, such as `token-bucket:user:7`.
+
+    Its collation is C, so that the index has a prefix as a range.
+    """
     at_us: Mapped[int] = mapped_column(BigInteger)
     """When it last allowed something."""
     start_us: Mapped[int] = mapped_column(BigInteger)
@@ -32,3 +35,5 @@ class RateLimitState(Base):
     """What was allowed in the window before; 0 unless the window slides."""
     expires_us: Mapped[int] = mapped_column(BigInteger)
     """When the row no longer matters."""
+    entries: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    """Of a moving window, when each unit was allowed, the newest first; NULL for other algorithms."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Float,
+    FromClause,
+    Integer,
     LargeBinary,
     Select,
     Update,
@@ -15,26 +19,37 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    cast,
     column,
     delete,
+    null,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
-from ..models import CacheClaim, CacheEntry
+from ..models import CacheBound, CacheClaim, CacheEntry
 from ..models.base import table_of
 from ..types import Text
 from .shapes.clock import NEVER, bigint, now_us
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, materialized, number
+from .shapes.prefixes import prefixed
+
+BLOCKS = 400
+"""How many blocks of the table a sample reads, 3 MB; a smaller table is read whole."""
+
+BLOCK_BYTES = 8192
+"""The size of a block, unless the server was built with another; a sample is then larger or smaller."""
 
 _cache = table_of(CacheEntry)
 _claims = table_of(CacheClaim)
+_bounds = table_of(CacheBound)
 _key = bindparam("key", type_=Text)
 _live = _cache.c.expires_us > now_us()
+_REPLACED = ("value", "number", "set_us", "expires_us")
 
 
 @driver_statement
@@ -50,29 +65,39 @@ def get_many() -> Select[str, bytes | None, int | None]:
     return select(_cache.c.key, _cache.c.value, _cache.c.number).where(_cache.c.key == keys, _live)
 
 
-def _insert(*, expires: bool) -> Insert:
+def _insert(*, expires: bool, numeric: bool) -> Insert:
+    # A value is either bytes or a number: the other one is NULL, and not a parameter.
     return insert(_cache).values(
         key=_key,
-        value=bindparam("value", type_=LargeBinary),
-        number=bigint("number"),
+        value=null() if numeric else bindparam("value", type_=LargeBinary),
+        number=bigint("number") if numeric else null(),
         set_us=now_us(),
         expires_us=now_us() + bigint("ttl") if expires else number(NEVER),
     )
 
 
 @driver_statement
-def set_(*, expires: bool, add: bool) -> ReturningInsert[str]:
-    """Insert or replace `key`; `add` replaces only what has expired."""
-    statement = _insert(expires=expires)
+def set_(*, expires: bool, numeric: bool) -> Insert:
+    """Insert or replace `key`."""
+    statement = _insert(expires=expires, numeric=numeric)
+    return statement.on_conflict_do_update(
+        index_elements=[_cache.c.key], set_={name: statement.excluded[name] for name in _REPLACED}
+    )
+
+
+@driver_statement
+def add(*, expires: bool, numeric: bool) -> ReturningInsert[str]:
+    """Insert `key`, or replace it if it has expired."""
+    statement = _insert(expires=expires, numeric=numeric)
     return statement.on_conflict_do_update(
         index_elements=[_cache.c.key],
-        set_={name: statement.excluded[name] for name in ("value", "number", "set_us", "expires_us")},
-        where=_cache.c.expires_us <= statement.excluded.set_us if add else None,
+        set_={name: statement.excluded[name] for name in _REPLACED},
+        where=_cache.c.expires_us <= statement.excluded.set_us,
     ).returning(_cache.c.key)
 
 
 @driver_statement
-def set_many() -> ReturningInsert[str]:
+def set_many() -> Insert:
     """Insert or replace `keys`, each with its value, number and `ttls`; a `ttl` of NULL never expires.
 
     The keys must be unique and sorted.
@@ -105,14 +130,14 @@ def set_many() -> ReturningInsert[str]:
     )
     return statement.on_conflict_do_update(
         index_elements=[_cache.c.key],
-        set_={name: statement.excluded[name] for name in ("value", "number", "set_us", "expires_us")},
-    ).returning(_cache.c.key)
+        set_={name: statement.excluded[name] for name in _REPLACED},
+    )
 
 
 @driver_statement
 def increment(*, expires: bool) -> ReturningInsert[int | None]:
     """Add `number` to `key`, which begins at 0 and keeps its expiry; NULL if the value is not a number."""
-    statement = _insert(expires=expires)
+    statement = _insert(expires=expires, numeric=True)
     excluded, expired = statement.excluded, _cache.c.expires_us <= statement.excluded.set_us
     return statement.on_conflict_do_update(
         index_elements=[_cache.c.key],
@@ -140,16 +165,10 @@ def remove() -> ReturningDelete[str]:
 
 
 @driver_statement
-def clear(*, limit: int) -> ReturningDelete[str]:
+def clear(*, limit: int, bounded: bool) -> ReturningDelete[str]:
     """Delete at most `limit` entries whose key starts with `prefix`, expired ones too."""
-    doomed = materialized(
-        select(_cache.c.key)
-        .where(func.starts_with(_cache.c.key, bindparam("prefix", type_=Text)))
-        .order_by(_cache.c.key)
-        .limit(number(limit))
-        .with_for_update(),
-        "doomed",
-    )
+    found = select(_cache.c.key).where(*prefixed(_cache.c.key, bounded=bounded))
+    doomed = materialized(found.order_by(_cache.c.key).limit(number(limit)).with_for_update(), "doomed")
     return delete(_cache).where(among(_cache.c.key, doomed)).returning(_cache.c.key)
 
 
@@ -187,21 +206,68 @@ def purge_claims(*, limit: int) -> ReturningDelete[str]:
 
 
 @driver_statement
-def evict(*, limit: int) -> ReturningDelete[str]:
-    """Delete the `limit` entries that were set first; locked rows are skipped."""
-    doomed = materialized(
-        select(_cache.c.key).order_by(_cache.c.set_us).limit(number(limit)).with_for_update(skip_locked=True),
-        "doomed",
-    )
-    return delete(_cache).where(among(_cache.c.key, doomed)).returning(_cache.c.key)
+def size() -> Select[int, int]:
+    """Select the number of entries, and the bytes of their keys and values."""
+    return select(func.count(), func.coalesce(func.sum(_held(_cache)), number(0))).select_from(_cache)
+
+
+def _held(entries: FromClause) -> ColumnElement[int]:
+    """The bytes of an entry, without reading a value that is stored out of line."""
+    return func.octet_length(entries.c.key) + func.coalesce(func.octet_length(entries.c.value), number(8))
 
 
 @driver_statement
-def size() -> Select[int, int]:
-    """Select the number of entries, and the bytes of their keys and values."""
-    value = func.coalesce(func.octet_length(_cache.c.value), number(8))
-    held = func.coalesce(func.sum(func.octet_length(_cache.c.key) + value), number(0))
-    return select(func.count(), held).select_from(_cache)
+def sample() -> Select[int, int, float]:
+    """Select the entries and their bytes in a sample of the blocks, and the percentage of the blocks in it."""
+    table = select(column("tableoid", Integer)).select_from(_cache).limit(number(1)).scalar_subquery()
+    blocks = func.pg_relation_size(table, type_=BigInteger) // number(BLOCK_BYTES)
+    percent = _float(number(100 * BLOCKS)) / _float(func.greatest(blocks, number(BLOCKS)))
+    part = materialized(select(percent.label("percent")), "part")
+    chosen = select(part.c.percent).scalar_subquery()
+    seen = _cache.tablesample(func.system(chosen), name="seen")
+    return select(func.count(), func.coalesce(func.sum(_held(seen)), number(0)), chosen).select_from(seen)
+
+
+def _float(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(value, Float(53))
+
+
+@driver_statement
+def evict() -> ReturningDelete[int]:
+    """Delete expired entries, then those that were set first, of a sample of `percent` of the blocks.
+
+    Delete `entries` of them, or more until they have `bytes`, but at most `most`; return the bytes of each. Locked rows
+    are skipped. No index has the time of an entry, which each `set` would have to change.
+    """
+    seen = _cache.tablesample(func.system(bindparam("percent", type_=Float(53))), name="seen")
+    held, rank = _held(seen), case((seen.c.expires_us <= now_us(), number(0)), else_=seen.c.set_us)
+    ranked = select(
+        seen.c.key,
+        func.row_number().over(order_by=(rank, seen.c.key)).label("place"),
+        (func.sum(held).over(order_by=(rank, seen.c.key)) - held).label("before"),
+    ).subquery("ranked")
+    chosen = (ranked.c.place <= bigint("entries")) | (ranked.c.before < bigint("bytes"))
+    oldest = materialized(select(ranked.c.key).where(chosen, ranked.c.place <= bigint("most")), "oldest")
+    doomed = materialized(
+        select(_cache.c.key).where(among(_cache.c.key, oldest)).with_for_update(skip_locked=True), "doomed"
+    )
+    return delete(_cache).where(among(_cache.c.key, doomed)).returning(_held(_cache))
+
+
+@driver_statement
+def bound() -> Select[int | None, int | None]:
+    """Select the bound of the cache."""
+    return select(_bounds.c.entries, _bounds.c.bytes)
+
+
+@driver_statement
+def set_bound() -> Insert:
+    """Set the bound of the cache; NULL is none."""
+    statement = insert(_bounds).values(id=number(1), entries=bigint("entries"), bytes=bigint("bytes"))
+    return statement.on_conflict_do_update(
+        index_elements=[_bounds.c.id],
+        set_={name: statement.excluded[name] for name in ("entries", "bytes")},
+    )
 
 
 @driver_statement

@@ -6,8 +6,10 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     Float,
+    Integer,
     Select,
     any_,
     bindparam,
@@ -16,8 +18,9 @@ from sqlalchemy import (
     delete,
     literal_column,
     select,
+    true,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import Insert, array, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import RateLimitState
@@ -27,6 +30,7 @@ from .shapes.clock import bigint, now_us
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, materialized, number
+from .shapes.prefixes import prefixed
 
 _limits = table_of(RateLimitState)
 _key = bindparam("key", type_=Text)
@@ -113,6 +117,77 @@ def token_bucket() -> ReturningInsert[int, int, int, int]:
         set_={"at_us": now, "start_us": filled, "expires_us": filled},
         where=filled - now <= bigint("burst"),
     ).returning(*_STATE)
+
+
+@driver_statement
+def moving_window() -> ReturningInsert[int, list[int]]:
+    """Add `cost` units to the last `window` microseconds, unless they would have more than `limit`.
+
+    The times of the last `limit` units are kept, the newest first. So the one at `limit - cost + 1` decides.
+    """
+    cost = cast(bindparam("cost"), Integer)
+    statement = insert(_limits).values(
+        key=_key,
+        at_us=now_us(),
+        start_us=now_us(),
+        hits=number(0),
+        previous=number(0),
+        expires_us=now_us() + bigint("window"),
+        entries=func.array_fill(now_us(), array([cost])),
+    )
+    excluded = statement.excluded
+    now = func.greatest(_limits.c.at_us, excluded.at_us)
+    together = func.array_cat(func.array_fill(now, array([cost])), _limits.c.entries, type_=ARRAY(BigInteger))
+    first = literal_column("1", Integer)
+    deciding = _limits.c.entries[cast(bindparam("decides"), Integer)]
+    return statement.on_conflict_do_update(
+        index_elements=[_limits.c.key],
+        set_={
+            "at_us": now,
+            "start_us": now,
+            "entries": together[first : cast(bindparam("limit"), Integer)],
+            "expires_us": func.greatest(_limits.c.expires_us, excluded.expires_us),
+        },
+        where=func.coalesce(deciding <= now - bigint("window"), true()),
+    ).returning(_limits.c.at_us, _limits.c.entries)
+
+
+@driver_statement
+def entries() -> Select[int, int, list[int] | None]:
+    """Select the clock and the moving window of `key`."""
+    return select(now_us(), _limits.c.at_us, _limits.c.entries).where(_limits.c.key == _key)
+
+
+@driver_statement
+def count() -> ReturningInsert[int, int]:
+    """Add `cost` to a counter that begins again `window` microseconds after its first hit."""
+    statement = _insert(now_us(), now_us() + bigint("window"), bigint("cost"))
+    excluded = statement.excluded
+    expired = _limits.c.expires_us <= excluded.at_us
+    return statement.on_conflict_do_update(
+        index_elements=[_limits.c.key],
+        set_={
+            "at_us": excluded.at_us,
+            "start_us": case((expired, excluded.start_us), else_=_limits.c.start_us),
+            "hits": case((expired, excluded.hits), else_=_limits.c.hits + excluded.hits),
+            "expires_us": case((expired, excluded.expires_us), else_=_limits.c.expires_us),
+        },
+    ).returning(_limits.c.hits, _limits.c.expires_us - _limits.c.at_us)
+
+
+@driver_statement
+def counted() -> Select[int, int]:
+    """Select a counter, and the microseconds until it begins again."""
+    left = _limits.c.expires_us - now_us()
+    return select(_limits.c.hits, left).where(_limits.c.key == _key, left > number(0))
+
+
+@driver_statement
+def clear(*, limit: int) -> ReturningDelete[str]:
+    """Delete the state of at most `limit` keys that start with `prefix`."""
+    found = select(_limits.c.key).where(*prefixed(_limits.c.key, bounded=True))
+    doomed = materialized(found.order_by(_limits.c.key).limit(number(limit)).with_for_update(), "doomed")
+    return delete(_limits).where(among(_limits.c.key, doomed)).returning(_limits.c.key)
 
 
 @driver_statement

@@ -33,7 +33,7 @@ from .model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 from .page import Page
 from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
-from .rate_limits import RateLimit, RateLimitMethod
+from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff, TaskCount
 from .validation import ValidationRegression
@@ -92,6 +92,8 @@ __all__ = [
     "RagSource",
     "RateLimit",
     "RateLimitMethod",
+    "RateLimitUsage",
+    "RateLimitWindow",
     "RegistryModelChanges",
     "RememberedMemory",
     "ScheduleOutcome",

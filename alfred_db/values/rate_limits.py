@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["RateLimit", "RateLimitMethod"]
+__all__ = ["RateLimit", "RateLimitMethod", "RateLimitUsage", "RateLimitWindow"]
 
-RateLimitMethod = Literal["fixed-window", "sliding-window", "token-bucket"]
+RateLimitMethod = Literal["fixed-window", "moving-window", "sliding-window", "token-bucket"]
 """How a rate limit counts.
 
 `fixed-window`: at most the limit in each period of the clock. `sliding-window`: the same, with the share of the last
-period that is not yet a period ago. `token-bucket`: the limit at once, which refills evenly over the period.
+period that is not yet a period ago. `moving-window`: at most the limit in any period, for which the time of each unit is
+kept. `token-bucket`: the limit at once, which refills evenly over the period.
 """
+
+RateLimitWindow = Literal["counter", "moving-window", "sliding-window"]
+"""What `usage` reads: the counter of `count`, or the window of an algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +34,15 @@ class RateLimit:
 
     def __bool__(self) -> bool:
         return self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitUsage:
+    """What was counted for a key."""
+
+    hits: int
+    """What was counted in the window."""
+    reset_after: float
+    """Seconds until the window ends; of a moving window, until its oldest unit leaves it."""
+    previous: int = 0
+    """What a sliding window has of the window before."""

@@ -303,6 +303,8 @@ class Loop:
         for noun in (self._db.cache, self._db.rate_limits, self._db.web_sessions):
             while not self.stopping and noun.purge(limit=PURGED) == PURGED:
                 pass
+        while not self.stopping and self._db.cache.evict(limit=PURGED) == PURGED:
+            pass
 
     def _retain(self) -> None:
         """Delete what the retention policy does not keep."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from plans import Explain
 from sqlalchemy import text
@@ -67,6 +69,77 @@ async def test_the_oldest_are_evicted(uow: AsyncUnitOfWork) -> None:
     assert await uow.cache.get_many([f"n:{number}" for number in range(4)]) == {"n:3": b"x" * 97}
     assert await uow.cache.evict(bytes=500) == 2
     assert (await uow.cache.size()).bytes == 500
+
+
+async def test_expired_values_are_evicted_first(uow: AsyncUnitOfWork) -> None:
+    await uow.cache.set("old", b"v", 60)
+    await uow.cache.set("expired", b"v", 0.001)
+    await uow.session.execute(text("SELECT pg_sleep(0.01)"))
+    await uow.cache.set_bound(entries=1)
+    assert await uow.cache.evict() == 1
+    assert await uow.cache.get("old") == b"v"
+    await uow.cache.set_bound(bytes=3)
+    assert await uow.cache.evict() == 1
+    await uow.cache.set_bound()
+    await uow.cache.set("k", b"v")
+    assert await uow.cache.evict() == 0
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_writes_keep_the_bound(committed: AsyncDatabase, many: bool) -> None:
+    """No worker runs: the writes alone evict, and no more than they must."""
+    cache = committed.cache
+    await cache.set_bound(entries=400)
+    if many:
+        for number in range(0, 1_500, 50):
+            await cache.set_many({f"k:{n}": b"v" for n in range(number, number + 50)})
+    else:
+        for number in range(900):
+            await cache.set(f"k:{number}", b"v")
+            if number % 100 == 99:
+                assert (await cache.size()).entries <= 440
+    last = 1_500 if many else 900
+    assert 360 <= (await cache.size()).entries <= 440
+    kept = await cache.get_many([f"k:{n}" for n in range(last)])
+    assert min(int(key[2:]) for key in kept) >= last - 440  # the oldest went
+    await cache.set_bound(bytes=200_000)
+    for number in range(200):
+        await cache.set(f"large:{number}", b"x" * 1_000 * (1 + number % 20))
+    assert 160_000 <= (await cache.size()).bytes <= 220_000
+    await cache.set_bound()
+    for number in range(600):
+        await cache.set(f"free:{number}", b"v")
+    assert await cache.clear("free:") == 600
+
+
+async def test_a_prefix_is_cleared_by_its_range_of_the_index(uow: AsyncUnitOfWork) -> None:
+    cache = uow.cache
+    for key in (
+        "a",
+        "a%",
+        "a_",
+        "ab",
+        "aé",
+        "a\U0010ffff",
+        "a\U0010ffff\U0010ffff",
+        "b",
+        "A",
+        "\ud7ff",
+        "\ue000",
+    ):
+        await cache.set(key, b"v")
+    assert await cache.clear("a_") == 1
+    assert await cache.clear("a\U0010ffff") == 2
+    assert await cache.clear("\ud7ff") == 1
+    assert await cache.clear("a") == 4
+    assert await cache.clear() == 3
+    await uow.session.execute(text("SET LOCAL enable_seqscan = off"))
+    statement = queries.clear(limit=10, bounded=True)
+    plan = "\n".join(
+        map(str, await uow.session.scalars(Explain(statement.built), {"prefix": "a", "end": "b"}))
+    )
+    assert "pk_cache" in plan
+    assert re.search(r"Index Cond: \(\(key >= .*\) AND \(key < ", plan), plan
 
 
 async def test_each_call_on_the_database_commits_alone(committed: AsyncDatabase) -> None:

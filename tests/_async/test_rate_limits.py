@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from sqlalchemy import text
 
@@ -7,7 +9,7 @@ from alfred_db import RateLimitMethod
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import AsyncUnitOfWork
 
-ALGORITHMS: tuple[RateLimitMethod, ...] = ("fixed-window", "sliding-window", "token-bucket")
+ALGORITHMS: tuple[RateLimitMethod, ...] = get_args(RateLimitMethod)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -56,3 +58,49 @@ async def test_what_cannot_be_allowed_is_refused(uow: AsyncUnitOfWork) -> None:
     for limit, period, cost in ((0, 60, 1), (10, 0, 1), (10, 60, 11), (10, 60, 0), (1001, 0.001, 1)):
         with pytest.raises(InvalidInputError):
             await uow.rate_limits.hit("k", limit=limit, period=period, cost=cost)
+
+
+async def test_a_moving_window_never_has_more_than_the_limit(uow: AsyncUnitOfWork) -> None:
+    limits = uow.rate_limits
+    assert await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
+    await uow.session.execute(text("SELECT pg_sleep(0.2)"))
+    assert await limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
+    refused = await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
+    assert not refused
+    assert 0 < refused.retry_after <= 0.1
+    usage = await limits.usage("k", period=0.3, window="moving-window")
+    assert usage.hits == 3
+    assert 0 < usage.reset_after <= 0.1
+    await uow.session.execute(text("SELECT pg_sleep(0.15)"))
+    assert (await limits.usage("k", period=0.3, window="moving-window")).hits == 1
+    assert await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
+    assert not await limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
+    with pytest.raises(InvalidInputError, match="limit"):
+        await limits.hit("k", limit=10_001, period=60, algorithm="moving-window")
+
+
+async def test_a_counter_refuses_nothing_and_begins_again(uow: AsyncUnitOfWork) -> None:
+    limits = uow.rate_limits
+    assert (await limits.usage("k")).hits == 0
+    assert (await limits.count("k", period=0.2)).hits == 1
+    counted = await limits.count("k", period=60, cost=5)
+    assert counted.hits == 6
+    assert 0 < counted.reset_after <= 0.2
+    assert (await limits.usage("k")).hits == 6
+    await uow.session.execute(text("SELECT pg_sleep(0.25)"))
+    assert (await limits.usage("k")).hits == 0
+    assert (await limits.count("k", period=60)).hits == 1
+
+
+async def test_a_prefix_is_cleared_of_all_algorithms(uow: AsyncUnitOfWork) -> None:
+    limits = uow.rate_limits
+    for algorithm in ALGORITHMS:
+        await limits.hit("a:1", limit=1, period=60, algorithm=algorithm)
+        await limits.hit("b:1", limit=1, period=60, algorithm=algorithm)
+    await limits.count("a:1", period=60)
+    sliding = await limits.usage("a:1", period=60, window="sliding-window")
+    assert (sliding.hits, sliding.previous) == (1, 0)
+    assert await limits.clear("a:") == 5
+    assert (await limits.usage("a:1")).hits == 0
+    assert not await limits.check("b:1", limit=1, period=60, algorithm="moving-window")
+    assert await limits.clear() == 4

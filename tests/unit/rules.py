@@ -41,7 +41,7 @@ STABLE = _words(
 )
 IMMUTABLE = _words(
     "asin cos date_part make_date numnode querytree radians regexp_match rpad sin tsquery_and tsquery_not"
-    " abs all any array array_agg array_append array_cat array_length array_position array_remove array_to_string"
+    " abs all any array array_agg array_append array_cat array_fill array_length array_position array_remove array_to_string"
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
     " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"

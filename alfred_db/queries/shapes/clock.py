@@ -6,8 +6,9 @@ numbers is IMMUTABLE.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ColumnElement, Numeric, bindparam, cast, extract, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Float, bindparam, cast, literal_column
 
+from ...types import Text
 from .functions import func
 
 __all__ = ["NEVER", "bigint", "microseconds", "now_us"]
@@ -19,9 +20,13 @@ _MAX = 1 << 62
 
 
 def now_us() -> ColumnElement[int]:
-    """Return the start of the statement in microseconds since 1970. In a write only VALUES may have it."""
-    epoch = extract("epoch", func.statement_timestamp())
-    return cast(cast(epoch, Numeric) * literal_column("1000000.0", Numeric), BigInteger)
+    """Return the start of the statement in microseconds since 1970. In a write only VALUES may have it.
+
+    `date_part` returns a float8, which holds microseconds until the year 2255 and takes a quarter of the time of the
+    numeric that `extract` returns.
+    """
+    epoch = func.date_part(literal_column("'epoch'", Text), func.statement_timestamp(), type_=Float(53))
+    return cast(epoch * literal_column("1000000.0::double precision", Float(53)), BigInteger)
 
 
 def bigint(name: str) -> ColumnElement[int]:

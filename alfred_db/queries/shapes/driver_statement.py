@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, Generic, ParamSpec, TypeVarTuple, cast, overload
 
-from sqlalchemy import Row, Update
+from sqlalchemy import Insert, Row, Update
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 __all__ = ["DriverStatement", "Tenant", "driver_statement"]
@@ -55,7 +55,7 @@ def driver_statement(build: Callable[P, TypedReturnsRows[*Ts]]) -> Callable[P, D
 
 
 @overload
-def driver_statement(build: Callable[P, Update]) -> Callable[P, DriverStatement[()]]: ...
+def driver_statement(build: Callable[P, Update | Insert]) -> Callable[P, DriverStatement[()]]: ...
 
 
 def driver_statement(build: Callable[P, Any]) -> Callable[P, DriverStatement[*tuple[Any, ...]]]:

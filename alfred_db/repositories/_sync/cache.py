@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import math
 import random
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...checks import MAX_SECONDS, check_text, within
+from sqlalchemy.orm import Session
+
+from ...checks import MAX_SECONDS, check_text, storable, within
 from ...engine.pause import Pause
 from ...errors import AlfredDBError, ConflictError, InvalidInputError, shown
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import affected, fetch
 from ...queries import cache as queries
 from ...queries.shapes.clock import microseconds
+from ...queries.shapes.prefixes import prefix_end
 from ...values.cache import CacheCompute, CacheSize
 
 MAX_KEY_BYTES = 2000
@@ -27,14 +32,41 @@ MAX_VALUE_BYTES = 1 << 28
 MAX_BATCH = 10_000
 """The most keys of one call."""
 
+EVICTED = 1000
+"""How many entries one statement evicts at most."""
+
+LOOK_EVERY = 256
+"""After how many of its writes a repository looks at the size, unless the bound is small."""
+
+LOOK_SHARE = 0.04
+"""After what share of the bound it looks, if that is less."""
+
+KNOWN_SECONDS = 10.0
+"""How long a repository uses the bound that it has read."""
+
+_Bound = tuple[int | None, int | None]
+_NO_BOUND: _Bound = (None, None)
+_UNBOUNDED = 1 << 62
+
 
 class CacheRepository(Repository):
     """Bytes by key, each with a time to live.
 
     `database.cache` runs each call alone, in autocommit. `uow.cache` is part of the transaction: another caller of the same
     key waits until it ends. The table is UNLOGGED: a crash of the server empties the cache, and a standby cannot read it.
-    A prefix of the keys, such as `user:7:`, is a namespace, which `clear` empties.
+    A prefix of the keys, such as `user:7:`, is a namespace, which `clear` empties. A bound that `set_bound` sets is kept by
+    the repositories of databases, at their writes, and by workers.
     """
+
+    def __init__(self, session: Session, *, evicts: bool = False) -> None:
+        super().__init__(session)
+        self._evicts = evicts
+        self._bound = _NO_BOUND
+        self._bound_until = -math.inf
+        # What was written since the last look at the size, and what is written until the next one. Threads that write to
+        # them at the same time lose a few writes at most.
+        self._entries_written = self._bytes_written = 0
+        self._entries_looked = self._bytes_looked = 1
 
     def get(self, key: str) -> bytes | None:
         """Return the value, or None if it is missing or has expired."""
@@ -58,11 +90,11 @@ class CacheRepository(Repository):
             jitter: The share of `ttl` by which the value may expire earlier, 0 to 1, at random: values that
                 were stored together do not expire together.
         """
-        fetch(
-            self._session,
-            queries.set_(expires=ttl is not None, add=False),
-            _entry(key, value, ttl, jitter),
-        )
+        entry = _entry(key, value, ttl, jitter)
+        statement = queries.set_(expires=ttl is not None, numeric="number" in entry)
+        affected(self._session, statement, entry)
+        if self._evicts:
+            self._keep_bound(1, len(value))
 
     def set_many(
         self, entries: Mapping[str, bytes], ttl: float | None = None, *, jitter: float = 0.0
@@ -70,21 +102,24 @@ class CacheRepository(Repository):
         """Store at most 10,000 values in one statement, as `set` does."""
         keys = sorted(_keys(list(entries)))  # all calls lock in the same order, so that none deadlocks
         rows = [_entry(key, entries[key], ttl, jitter) for key in keys]
-        fetch(
-            self._session,
-            queries.set_many(),
-            {
-                "keys": keys,
-                "values": [one["value"] for one in rows],
-                "numbers": [one["number"] for one in rows],
-                "ttls": [one.get("ttl") for one in rows],
-            },
-        )
+        parameters = {
+            "keys": keys,
+            "values": [one.get("value") for one in rows],
+            "numbers": [one.get("number") for one in rows],
+            "ttls": [one.get("ttl") for one in rows],
+        }
+        affected(self._session, queries.set_many(), parameters)
+        if self._evicts:
+            self._keep_bound(len(keys), sum(map(len, entries.values())))
 
     def add(self, key: str, value: bytes, ttl: float | None = None, *, jitter: float = 0.0) -> bool:
         """Store a value unless one is stored that has not expired; return whether it was stored."""
-        statement = queries.set_(expires=ttl is not None, add=True)
-        return bool(fetch(self._session, statement, _entry(key, value, ttl, jitter)))
+        entry = _entry(key, value, ttl, jitter)
+        statement = queries.add(expires=ttl is not None, numeric="number" in entry)
+        added = bool(fetch(self._session, statement, entry))
+        if added and self._evicts:
+            self._keep_bound(1, len(value))
+        return added
 
     def incr(self, key: str, delta: int = 1, *, ttl: float | None = None) -> int:
         """Add to a number and return the sum. A missing one begins at 0, with `ttl`; an existing one keeps its own.
@@ -97,6 +132,8 @@ class CacheRepository(Repository):
         rows = fetch(self._session, queries.increment(expires=ttl is not None), parameters)
         if (number := rows[0][0]) is None:
             raise ConflictError(f"cache key {shown(key)}: its value is not a whole number; set one first")
+        if self._evicts and number == delta:  # it may be new
+            self._keep_bound(1, 8)
         return number
 
     def touch(self, key: str, ttl: float | None) -> bool:
@@ -115,9 +152,12 @@ class CacheRepository(Repository):
 
     def clear(self, prefix: str = "") -> int:
         """Delete all values whose keys start with a prefix, 10,000 in each statement; return their number."""
+        storable("prefix", prefix)
+        end = prefix_end(prefix)
+        statement = queries.clear(limit=MAX_BATCH, bounded=end is not None)
         removed = 0
         while True:
-            rows = fetch(self._session, queries.clear(limit=MAX_BATCH), {"prefix": prefix})
+            rows = fetch(self._session, statement, {"prefix": prefix, "end": end})
             removed += len(rows)
             if len(rows) < MAX_BATCH:
                 return removed
@@ -169,28 +209,94 @@ class CacheRepository(Repository):
         ((entries, held),) = fetch(self._session, queries.size(), {}, reads=True)
         return CacheSize(entries, int(held))
 
+    def set_bound(self, *, entries: int | None = None, bytes: int | None = None) -> None:
+        """Set how much the cache may hold, for all processes; None is no bound.
+
+        What was set first is evicted: by `database.cache` at its writes, a few entries at a time, and by workers in
+        their upkeep. The size stays within 10% of the bound. Another process knows a new bound after 10 seconds.
+
+        Args:
+            entries: The most entries.
+            bytes: The most bytes of keys and values.
+        """
+        for name, value in (("entries", entries), ("bytes", bytes)):
+            if value is not None:
+                within(name, value, 0, 1 << 62)
+        affected(self._session, queries.set_bound(), {"entries": entries, "bytes": bytes})
+        self._bound_until = -math.inf
+        self._entries_looked = 1
+
     def evict(
         self, *, entries: int | None = None, bytes: int | None = None, limit: int = MAX_BATCH
     ) -> int:
-        """Delete those that were set first, until the cache is within a bound; return their number.
+        """Delete what was set first until the cache is within a bound; return the number of entries.
+
+        Expired values go first. In a large cache what was set first is found in samples, as no index has the time.
 
         Args:
             entries: The most entries to keep.
-            bytes: The most bytes of keys and values to keep; their number is estimated by the average.
+            bytes: The most bytes of keys and values to keep. Without both, the bound of `set_bound` is used.
             limit: The most entries to delete in this call, 1 to 10,000.
         """
         within("limit", limit, 1, MAX_BATCH)
-        held, excess = self.size(), 0
-        if entries is not None:
-            within("entries", entries, 0, 1 << 62)
-            excess = held.entries - entries
-        if bytes is not None:
-            within("bytes", bytes, 0, 1 << 62)
-            if held.bytes > bytes:
-                excess = max(excess, -(-(held.bytes - bytes) * held.entries // held.bytes))
-        if excess <= 0:
+        for name, value in (("entries", entries), ("bytes", bytes)):
+            if value is not None:
+                within(name, value, 0, 1 << 62)
+        bound = (entries, bytes)
+        if bound == _NO_BOUND and (bound := self._read_bound()) == _NO_BOUND:
             return 0
-        return len(fetch(self._session, queries.evict(limit=limit if excess > limit else excess), {}))
+        held = self.size()
+        entries_over, bytes_over = _excess(held.entries, held.bytes, bound)
+        removed = 0
+        while removed < limit and (entries_over > 0 or bytes_over > 0):
+            _, _, percent = self._sample()
+            gone = self._evict(entries_over, bytes_over, min(limit - removed, EVICTED), percent)
+            if not gone:
+                break  # others hold the rows
+            removed += len(gone)
+            entries_over -= len(gone)
+            bytes_over -= sum(gone)
+        return removed
+
+    def _keep_bound(self, entries: int, held: int) -> None:
+        """Count a write; now and then, evict what is above the bound, at most twice of what was written."""
+        self._entries_written += entries
+        self._bytes_written += held
+        if self._entries_written < self._entries_looked and self._bytes_written < self._bytes_looked:
+            return
+        # All processes do so. A sample that is too large has little evicted too much, one that is too small is made
+        # up for by the next.
+        most_entries, most_bytes = 2 * self._entries_written, 2 * self._bytes_written
+        self._entries_written = self._bytes_written = 0
+        if time.monotonic() > self._bound_until:
+            self._bound = self._read_bound()
+            self._bound_until = time.monotonic() + KNOWN_SECONDS
+        bound_entries, bound_bytes = self._bound
+        self._entries_looked = min(LOOK_EVERY, _share(bound_entries))
+        self._bytes_looked = _share(bound_bytes)
+        if self._bound == _NO_BOUND:
+            return
+        sampled, sampled_bytes, percent = self._sample()
+        scale = 100 / percent
+        over = _excess(int(sampled * scale), int(sampled_bytes * scale), self._bound)
+        entries_over, bytes_over = min(over[0], most_entries), min(over[1], most_bytes)
+        while entries_over > 0 or bytes_over > 0:
+            gone = self._evict(entries_over, bytes_over, EVICTED, percent)
+            entries_over -= len(gone)
+            bytes_over -= sum(gone)
+            if len(gone) < EVICTED:
+                break
+
+    def _sample(self) -> tuple[int, int, float]:
+        return (fetch(self._session, queries.sample(), {}, reads=True))[0]
+
+    def _evict(self, entries: int, held: int, most: int, percent: float) -> Sequence[int]:
+        parameters = {"entries": entries, "bytes": held, "most": most, "percent": percent}
+        return [held for (held,) in fetch(self._session, queries.evict(), parameters)]
+
+    def _read_bound(self) -> _Bound:
+        rows = fetch(self._session, queries.bound(), {}, reads=True)
+        return rows[0] if rows else _NO_BOUND
 
     def purge(self, *, limit: int = 1000) -> int:
         """Delete at most `limit` (1 to 10,000) expired values; return their number. Only frees space."""
@@ -208,10 +314,33 @@ def _value(value: Any, number: int | None) -> bytes:
     return value if number is None else b"%d" % number
 
 
+def _excess(entries: int, held: int, bound: _Bound) -> tuple[int, int]:
+    """Return how many entries and bytes are above a bound; negative if it has room."""
+    most_entries, most_bytes = bound
+    return (
+        0 if most_entries is None else entries - most_entries,
+        0 if most_bytes is None else held - most_bytes,
+    )
+
+
+def _share(bound: int | None) -> int:
+    """Return how much is written between two looks at the size."""
+    return _UNBOUNDED if bound is None else max(1, int(bound * LOOK_SHARE))
+
+
 def _keys(keys: Sequence[str]) -> list[str]:
-    for key in keys:
-        check_text("key", key, MAX_KEY_BYTES)
     found = list(dict.fromkeys(keys))
+    together = "".join(found)
+    # One look at all of them; a key that may be wrong has each looked at.
+    if not (
+        together.isascii()
+        and "\0" not in together
+        and found
+        and min(map(len, found))
+        and max(map(len, found)) <= MAX_KEY_BYTES
+    ):
+        for key in found:
+            check_text("key", key, MAX_KEY_BYTES)
     if len(found) > MAX_BATCH:
         raise InvalidInputError(
             f"keys: expected at most {MAX_BATCH:,}, got {len(found):,}; pass them in parts"
@@ -226,18 +355,20 @@ def _ttl(ttl: float, jitter: float) -> int:
 
 
 def _entry(key: str, value: bytes, ttl: float | None, jitter: float) -> dict[str, object]:
+    """Return the parameters of an entry: `value`, or `number` if it is the usual text of a whole number."""
     check_text("key", key, MAX_KEY_BYTES)
     if len(value) > MAX_VALUE_BYTES:
         raise InvalidInputError(f"value: expected at most {MAX_VALUE_BYTES:,} bytes, got {len(value):,}")
-    entry: dict[str, object] = {"key": key, "value": value, "number": None}
+    entry: dict[str, object] = {"key": key, "value": value}
     if ttl is not None:
         entry["ttl"] = _ttl(ttl, jitter)
-    # The usual text of a whole number is stored as a number: `incr` adds to it.
+    # `incr` adds to a number.
     if len(value) < 19 and value[-1:].isdigit():
         try:
             number = int(value)
         except ValueError:
             return entry
         if b"%d" % number == value:
-            entry["value"], entry["number"] = None, number
+            del entry["value"]
+            entry["number"] = number
     return entry

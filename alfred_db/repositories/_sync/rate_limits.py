@@ -7,18 +7,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...checks import MAX_SECONDS, check_text, check_word, within
+from ...checks import MAX_SECONDS, check_text, check_word, storable, within
 from ...execution._sync.base import Repository
 from ...execution._sync.driver import fetch
 from ...queries import rate_limits as queries
 from ...queries.shapes.clock import microseconds
-from ...values.rate_limits import RateLimit, RateLimitMethod
+from ...queries.shapes.prefixes import prefix_end
+from ...values.rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 
 MAX_KEY_BYTES = 1900
 """The length that, with the name of the algorithm, always fits into an index entry."""
 
-State = Sequence[int]
-"""The clock; when it last allowed; start of the window; hits in it; hits in the one before."""
+MAX_MOVING = 10_000
+"""The largest limit of a moving window, which keeps the time of each unit."""
+
+MAX_CLEARED = 10_000
+"""How many states one statement of `clear` deletes."""
+
+State = Sequence[Any]
+"""The clock; when it last allowed; start of the window; hits in it; hits in the one before.
+
+Of a moving window: the clock; when it last allowed; the times of its units, the newest first.
+"""
 
 
 class RateLimitRepository(Repository):
@@ -46,7 +56,8 @@ class RateLimitRepository(Repository):
             cost: How much this call takes, 1 to `limit`.
             algorithm: How it counts. `token-bucket` allows `limit` at once and refills evenly; `fixed-window`
                 allows `limit` in each period of the clock; `sliding-window` counts the last period by the share
-                of it that is not yet a period ago, as if its hits were spread evenly.
+                of it that is not yet a period ago, as if its hits were spread evenly; `moving-window` allows
+                `limit`, at most 10,000, in any period, and keeps the time of each unit.
         """
         parameters = _checked(key, limit, period, cost, algorithm)
         statement, said = _ALGORITHMS[algorithm]
@@ -68,15 +79,77 @@ class RateLimitRepository(Repository):
         return self._said(_checked(key, limit, period, cost, algorithm), algorithm)
 
     def _said(self, parameters: dict[str, Any], algorithm: RateLimitMethod) -> RateLimit:
-        rows = fetch(self._session, queries.state(), {"key": parameters["key"]}, reads=True)
-        state = rows[0] if rows else (0, 0, 0, 0, 0)
+        moving = algorithm == "moving-window"
+        statement: Any = queries.entries() if moving else queries.state()
+        rows = fetch(self._session, statement, {"key": parameters["key"]}, reads=True)
+        nothing: State = (0, 0, None) if moving else (0, 0, 0, 0, 0)
+        state = rows[0] if rows else nothing
         return _ALGORITHMS[algorithm][1](state, parameters, False)
+
+    def count(self, key: str, *, period: float, cost: int = 1) -> RateLimitUsage:
+        """Add to a counter, which refuses nothing, and return it: INCR and EXPIRE of Redis.
+
+        Args:
+            key: What is counted; 1 to 1,900 bytes.
+            period: Seconds after its first hit when the counter begins again, 0.001 to a year.
+            cost: How much to add, at least 1.
+        """
+        check_text("key", key, MAX_KEY_BYTES)
+        within("period", period, 0.001, MAX_SECONDS / 100)
+        within("cost", cost, 1, 1 << 31)
+        parameters = {"key": f"counter:{key}", "window": microseconds(period), "cost": cost}
+        ((hits, left),) = fetch(self._session, queries.count(), parameters)
+        return RateLimitUsage(hits, left / 1_000_000)
+
+    def usage(
+        self, key: str, *, period: float = 1.0, window: RateLimitWindow = "counter"
+    ) -> RateLimitUsage:
+        """Return what was counted for a key, and count nothing.
+
+        Args:
+            key: What is limited or counted; 1 to 1,900 bytes.
+            period: The period of the window in seconds; a counter has its own.
+            window: The counter of `count`, or the window of an algorithm of `hit`.
+        """
+        check_text("key", key, MAX_KEY_BYTES)
+        check_word("window", window, RateLimitWindow)
+        within("period", period, 0.001, MAX_SECONDS / 100)
+        parameters, length = {"key": f"{window}:{key}"}, microseconds(period)
+        if window == "counter":
+            counted = fetch(self._session, queries.counted(), parameters, reads=True)
+            return (
+                RateLimitUsage(counted[0][0], counted[0][1] / 1_000_000)
+                if counted
+                else RateLimitUsage(0, 0.0)
+            )
+        if window == "moving-window":
+            moving = fetch(self._session, queries.entries(), parameters, reads=True)
+            now, times = _times(moving[0], length) if moving else (0, [])
+            return RateLimitUsage(len(times), (times[-1] + length - now) / 1_000_000 if times else 0.0)
+        sliding = fetch(self._session, queries.state(), parameters, reads=True)
+        elapsed, hits, previous = _windows(sliding[0] if sliding else (0, 0, 0, 0, 0), length)
+        return RateLimitUsage(hits, (length - elapsed) / 1_000_000, previous)
 
     def reset(self, key: str) -> bool:
         """Forget what was counted for a key; return whether anything was."""
         check_text("key", key, MAX_KEY_BYTES)
-        keys = [f"{algorithm}:{key}" for algorithm in _ALGORITHMS]
+        keys = [f"{algorithm}:{key}" for algorithm in _STORED]
         return bool(fetch(self._session, queries.reset(), {"keys": keys}))
+
+    def clear(self, prefix: str = "") -> int:
+        """Forget what was counted for all keys that start with a prefix; return the number of states."""
+        storable("prefix", prefix)
+        removed = 0
+        for algorithm in _STORED:
+            start = f"{algorithm}:{prefix}"
+            statement = queries.clear(limit=MAX_CLEARED)
+            found = MAX_CLEARED
+            while found == MAX_CLEARED:
+                found = len(
+                    fetch(self._session, statement, {"prefix": start, "end": prefix_end(start)})
+                )
+                removed += found
+        return removed
 
     def purge(self, *, limit: int = 1000) -> int:
         """Delete at most `limit` (1 to 10,000) states that no longer matter; return their number."""
@@ -94,13 +167,15 @@ def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> 
     within("period", period, 0.001, MAX_SECONDS / 100)
     within("limit", limit, 1, max(1, int(period * 1_000_000)))
     within("cost", cost, 1, limit)
+    if algorithm == "moving-window":
+        within("limit", limit, 1, MAX_MOVING)
     window = microseconds(period)
     parameters: dict[str, Any] = {"key": f"{algorithm}:{key}"}
     if algorithm == "token-bucket":
         # Rounded up, so that never more than the limit is allowed.
         each = -(-window // limit)
         return {**parameters, "cost": each * cost, "burst": each * limit, "each": each}
-    return {**parameters, "cost": cost, "limit": limit, "window": window}
+    return {**parameters, "cost": cost, "limit": limit, "window": window, "decides": limit - cost + 1}
 
 
 def _bucket(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
@@ -121,12 +196,18 @@ def _fixed(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
     return _answer(taken, wait, left, ends if hits else 0)
 
 
-def _sliding(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+def _windows(state: State, window: int) -> tuple[int, int, int]:
+    """Return what has elapsed of the window of the clock, the hits in it, and those in the one before."""
     clock, at, start, hits, previous = state
-    window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
     elapsed = max(clock, at) - start
     if elapsed >= window:  # it is the last window by now, or longer ago
-        hits, previous, elapsed = 0, hits if elapsed < 2 * window else 0, elapsed % window
+        return elapsed % window, 0, hits if elapsed < 2 * window else 0
+    return elapsed, hits, previous
+
+
+def _sliding(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+    window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
+    elapsed, hits, previous = _windows(state, window)
     used = hits + previous * (1 - elapsed / window)
     left = max(0, int(limit - used))
     wait = 0.0
@@ -139,12 +220,32 @@ def _sliding(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit
     return _answer(taken, max(0.0, wait), left, reset)
 
 
+def _times(state: State, window: int) -> tuple[int, list[int]]:
+    """Return the time, and the times of the units that a moving window has then."""
+    clock, at, times = state
+    now = max(clock, at)
+    return now, [time for time in times or () if time > now - window]
+
+
+def _moving(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
+    window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
+    now, times = _times(state, window)
+    left = limit - len(times)
+    deciding: int = limit - cost
+    wait = 0 if taken or cost <= left else times[deciding] + window - now
+    return _answer(taken, wait, left, times[0] + window - now if times else 0)
+
+
 def _answer(taken: bool, wait: float, left: int, reset: float) -> RateLimit:
     return RateLimit(taken or wait <= 0, max(0, left), wait / 1_000_000, reset / 1_000_000)
 
 
 _ALGORITHMS: dict[str, tuple[Callable[[], Any], Callable[[State, dict[str, Any], bool], RateLimit]]] = {
     "fixed-window": (queries.fixed_window, _fixed),
+    "moving-window": (queries.moving_window, _moving),
     "sliding-window": (queries.sliding_window, _sliding),
     "token-bucket": (queries.token_bucket, _bucket),
 }
+
+_STORED = (*_ALGORITHMS, "counter")
+"""What the keys of the table begin with."""

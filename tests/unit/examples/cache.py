@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from unit.examples import Call, call
 
+BOTH = (True, False)
+
 EXAMPLES: dict[str, list[Call]] = {
+    "add": [call(expires=expires, numeric=numeric) for expires in BOTH for numeric in BOTH],
+    "bound": [call()],
     "claim": [call()],
-    "clear": [call(limit=4711)],
-    "evict": [call(limit=4711)],
+    "clear": [call(limit=4711, bounded=True), call(limit=4711, bounded=False)],
+    "evict": [call()],
     "get": [call()],
     "get_many": [call()],
     "increment": [call(expires=True), call(expires=False)],
@@ -16,7 +20,9 @@ EXAMPLES: dict[str, list[Call]] = {
     "purge_claims": [call(limit=4711)],
     "release": [call()],
     "remove": [call()],
-    "set_": [call(expires=expires, add=add) for expires in (True, False) for add in (True, False)],
+    "sample": [call()],
+    "set_": [call(expires=expires, numeric=numeric) for expires in BOTH for numeric in BOTH],
+    "set_bound": [call()],
     "set_many": [call()],
     "size": [call()],
     "touch": [call(expires=True), call(expires=False)],

@@ -5,7 +5,12 @@ from __future__ import annotations
 from unit.examples import Call, call
 
 EXAMPLES: dict[str, list[Call]] = {
+    "clear": [call(limit=4711)],
+    "count": [call()],
+    "counted": [call()],
+    "entries": [call()],
     "fixed_window": [call()],
+    "moving_window": [call()],
     "purge": [call(limit=4711)],
     "purgeable": [call()],
     "reset": [call()],
