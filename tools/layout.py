@@ -28,7 +28,8 @@ ROW, WIDTH, NAMES, WORDS = 30, 1000, 150, 620
 def layers() -> list[list[str]]:
     """The rooms of each layer, from the top, as the import contract orders them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (contract,) = [one for one in contracts if one["type"] == "layers"]
     return [layer.split(" | ") for layer in contract["layers"]]
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
         "Create the coming partitions of the broker's request log and of the events, and detach or drop old ones.",
     ),
     "mcp": ("mcp", "Serve the data to models over the Model Context Protocol."),
+    "metrics": ("metrics", "Print the figures of the database in the text format of Prometheus."),
     "purge": (
         "purge",
         "Delete what is older than a retention policy allows, or has expired, in batches.",

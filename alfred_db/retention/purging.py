@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import text
+
 from ..checks import within
 from ..database import AsyncDatabase, Database
 from ..errors import AlfredDBError, InvalidInputError, shown, translated
-from ..repositories import UnitOfWork
 from .policy import RetentionPolicy
 
 __all__ = ["BATCH", "KINDS", "PurgeKind", "PurgeResult", "purge"]
@@ -136,16 +137,14 @@ def _delete(database: Database, kind: PurgeKind, given: dict[str, Any]) -> int:
     for left in reversed(range(TRIES)):
         try:
             with translated(), database.begin() as uow:
-                deleted: int = getattr(_repository(uow, kind), kind.method)(**given)
+                # The planner expects trees that are large and deep, and would compile the statement: for seconds.
+                uow.session.execute(text("SET LOCAL jit = off"))
+                deleted: int = getattr(getattr(uow, kind.noun), kind.method)(**given)
             return deleted
         except AlfredDBError as error:
             if not error.retryable or not left:
                 raise
     raise AssertionError
-
-
-def _repository(uow: UnitOfWork, kind: PurgeKind) -> Any:
-    return getattr(uow, kind.noun)
 
 
 @contextmanager

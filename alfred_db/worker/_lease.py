@@ -42,6 +42,10 @@ class AnyLease:
         # the database's clock alone.
         self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
         self._taken = False
+        self.began = time.monotonic()
+        """The local time at which the worker passed the task to the handler. For the worker only."""
+        self.took: float | None = None
+        """Seconds until the handler returned or raised; None while it runs. For the worker only."""
         self.ended = False
         """Whether the handler has returned or raised. For the worker only."""
         self.again_at: float | None = None

@@ -17,7 +17,9 @@ from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.listeners import Listener
 from ..engine.notifications import channel_of, wakes
+from ..errors import shown
 from ..execution._sync.driver import fetch
+from ..queries.task_figures import unhandled
 from ..queries.task_upkeep import due
 from ..retention import purge
 from ..values.tasks import ClaimedTask
@@ -55,6 +57,12 @@ PURGE_SECONDS = 60.0
 PURGED = 10_000
 """How many rows one statement of such a sweep deletes."""
 
+UNHANDLED_AFTER = 300.0
+"""Seconds that a task waits before the worker warns that nobody handles its intent."""
+
+UNHANDLED_EVERY = 60.0
+"""The least time between two looks for such tasks."""
+
 End = Callable[[Ended], None]
 """Takes the end of a handler, once, from any thread."""
 
@@ -85,6 +93,8 @@ class Loop:
         self._held: set[AnyLease] = set()
         self._ended: list[Ended] = []
         self._purged: float | None = None
+        self._looked: float | None = None  # for intents that nobody handles
+        self._unhandled: set[str] = set()  # what the log has named
         self._failures = 0
         self._heard = -math.inf  # when a notification came last
         self._invalid: dict[int, str] = {}  # what the log has named
@@ -191,6 +201,7 @@ class Loop:
         self._inbox.put(None)
 
     def _take(self, ended: Ended) -> None:
+        ended.lease.took = time.monotonic() - ended.lease.began
         ended.lease.ended = True
         self._inbox.put(ended)
 
@@ -292,6 +303,7 @@ class Loop:
             if executions:
                 parts.callback(self._create_executions)
             parts.callback(self._purge)
+            parts.callback(self._warn_of_unhandled)
             if tasks:
                 self._reap()
 
@@ -316,6 +328,26 @@ class Loop:
                 log(logging.WARNING, "retention: %s: %s; trying again", one.kind, one.error)
             if one.rows:
                 log(logging.INFO, "retention: %d %s deleted", one.rows, one.kind)
+
+    def _warn_of_unhandled(self) -> None:
+        """Warn once of each intent of which tasks wait, although no worker seems to handle it."""
+        if self._looked is not None and time.monotonic() - self._looked < UNHANDLED_EVERY:
+            return
+        self._looked = time.monotonic()
+        with self._db.autocommit() as uow:
+            waiting = uow.session.execute(unhandled(UNHANDLED_AFTER)).all()
+        settings = self._settings
+        mine = set(self._intents) if settings.queues is None and settings.assigned_to is None else set[str]()
+        found = {intent: seconds for intent, seconds in waiting if intent not in mine}
+        for intent in found.keys() - self._unhandled:
+            log(
+                logging.WARNING,
+                "intent %s: a task has waited for %d s, and no worker seems to handle it; start a worker with a"
+                " handler of it, or cancel such tasks",
+                shown(intent),
+                found[intent],
+            )
+        self._unhandled = set(found)
 
     def _reap(self) -> None:
         full = True

@@ -47,7 +47,10 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
         else:
             over = {one.lease for one in group if one.lease.task.id in completed}
             ended[:] = [one for one in ended if one.lease not in over]
-            yield from over
+            for one in group:
+                if one.lease in over:
+                    _report(logging.INFO, one, _completed(one))
+                    yield one.lease
     for one in list(ended):
         try:
             _settle(db, one, backoff)
@@ -99,8 +102,8 @@ def _settle(db: Database, one: Ended, backoff: TaskBackoff) -> None:
             return
         _settle(db, Ended(one.lease, failure=refused, error=one.error), backoff)
     else:
-        if outcome is not None:
-            _report(logging.INFO if one.lease.given_back else logging.WARNING, one, outcome, one.error)
+        well = one.lease.given_back or one.failure is None
+        _report(logging.INFO if well else logging.WARNING, one, outcome, one.error)
 
 
 def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
@@ -116,12 +119,20 @@ def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
     return completed
 
 
-def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str | None:
+def _completed(one: Ended) -> str:
+    return f"attempt {one.lease.task.attempt} completed{_took(one)}"
+
+
+def _took(one: Ended) -> str:
+    return "" if one.lease.took is None else f" in {one.lease.took:.3f} s"
+
+
+def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str:
     """End the task and return the text to log about it."""
     lease, failure = one.lease, one.failure
     if failure is None:
         tasks.complete(lease.task, one.results)
-        return None
+        return _completed(one)
     if lease.given_back:
         return f"released, now {tasks.release(lease.task)}"
     status = tasks.fail(
@@ -132,7 +143,7 @@ def _write(tasks: TaskRepository, one: Ended, backoff: TaskBackoff) -> str | Non
         delay=failure.delay,
         backoff=backoff,
     )
-    return f"attempt {lease.task.attempt} failed ({failure.code}), now {status}"
+    return f"attempt {lease.task.attempt} failed ({failure.code}){_took(one)}, now {status}"
 
 
 def _report(level: int, one: Ended, what: str, error: BaseException | None = None) -> None:
