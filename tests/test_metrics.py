@@ -103,7 +103,7 @@ def seed(db: Database) -> None:
     db.cache.set("k", b"v" * 1000)
 
 
-def test_the_figures_are_what_is_there(db: Database) -> None:
+def test_the_figures_match_the_rows(db: Database) -> None:
     seed(db)
     found = parsed(render(db))
     assert value(found, "alfred_db_up") == 1

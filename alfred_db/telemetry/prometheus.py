@@ -77,7 +77,7 @@ def serve(db: Database | AsyncDatabase, host: str, port: int) -> tuple[WSGIServe
 
     Args:
         db: The database.
-        host: The address to listen at. Whoever can reach it can read the figures: names of queues and tables, and numbers.
+        host: The address to listen at. Anybody who can reach it can read the figures: names of queues and tables, and numbers.
         port: The port; 0 takes a free one.
 
     Returns:
