@@ -43,6 +43,8 @@ class Ground:
         with db.begin() as uow:
             uow.memory_banks.get_or_create("races")
         with db.begin() as uow:
+            uow.spaces.create("races", kind="documents", model="m", dimensions=3)
+            self.documents = uow.documents.add_many(documents(range(ROWS), ""))  # type: ignore[arg-type]
             uow.knowledge.create_collection("races")
             uow.knowledge.upsert("races", points(range(ROWS)))  # type: ignore[arg-type]
             self.bank = uow.memory_banks.get_or_create("races").id
@@ -125,6 +127,7 @@ def calls(ground: Ground) -> Mapping[str, Given]:
         "memories.remember_many, near": lambda u, n: u.memories.remember_many(
             ground.bank, [{"content": name, "embedding": vector(384)} for name in names(n, "n")], near=0.01
         ),
+        "spaces.store": lambda u, n: u.spaces.store("races", at(ground.documents, n), [vector(3)] * len(n)),
         "memories.touch": lambda u, n: u.memories.touch(at(ground.memories, n)),
         "messages.first_time_many": counted(lambda u, n, p: u.messages.first_time_many(names(n, p))),
         "tasks.enqueue_many": counted(
@@ -353,11 +356,15 @@ MEETINGS: Mapping[str, Meeting] = {
 ONE_WAY = {
     "brk_registry.hosted_model_price": "no method removes a hosted model",
     "brk_tracking.broker_request": "no method removes a hosted model",
+    "documents_embeddings": "whoever writes them holds their document",
+    "memories_embeddings": "whoever writes them holds their memory",
+    "memory_entries_embeddings": "whoever writes them holds their entry",
     "model_registry.model_capabilities": "whoever writes them holds their model",
     "model_registry.model_endpoints": "whoever writes them holds their model",
     "rag_query_documents": "a document's own are locked in order; no method removes a query",
     "task_results": "written once, with the end of their task",
     "test_results": "no method removes a run",
+    "wm.working_memory_embeddings": "whoever writes them holds their record",
     "workflow_events": "written once",
     "workflow_steps": "written once",
 }

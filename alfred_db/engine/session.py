@@ -91,6 +91,8 @@ class SessionState:
     """The savepoint in which they were made; they end with it if it is rolled back."""
     enqueued: set[Kind | None] = field(default_factory=set["Kind | None"])
     """The kinds of the tasks that were enqueued, None for any: their workers are notified after the commit."""
+    catalog_changed: bool = False
+    """Whether the session has changed the catalog of spaces: what it reads of that is not kept for others."""
 
 
 def state_of(session: Session | AsyncSession) -> SessionState:

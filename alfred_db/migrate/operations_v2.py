@@ -12,13 +12,31 @@ from sqlalchemy import text
 
 from .operations_v1 import ddl, full_name
 
-__all__ = ["build_partitioned_indexes", "drop_index"]
+__all__ = ["build_partitioned_indexes", "drop_index", "type_of_extension"]
 
 
 def drop_index(name: str) -> None:
     """Drop an index that an earlier try of the same revision may have left behind."""
     if context.config.attributes.get("rehearsal") is None:
         op.execute(f"DROP INDEX IF EXISTS {full_name(name)}")
+
+
+def type_of_extension(extension: str, name: str) -> str:
+    """Return the name of a type with the schema of its extension; `ddl` adds it only to types with a length.
+
+    A script has the name alone: the search_path of the role that runs it has the extension.
+    """
+    rehearsed = context.config.attributes.get("rehearsal") is not None
+    home = None
+    if not rehearsed and not context.is_offline_mode():
+        home = op.get_bind().scalar(text(_HOME_OF), {"extension": extension})
+    return name if home is None else f"{_quoted(home)}.{name}"
+
+
+_HOME_OF = """
+    SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+    WHERE e.extname = CAST(:extension AS text)
+"""
 
 
 def build_partitioned_indexes(table: str, indexes: Mapping[str, str]) -> None:

@@ -29,6 +29,18 @@ from .model_registry import ModelCapability, ModelEndpoint, RegistryModel
 from .rag import RagQuery, RagQueryDocument, RagSession
 from .rate_limits import RateLimitState
 from .scheduler import ExecutionStatus, MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
+from .spaces import (
+    DocumentEmbedding,
+    EmbeddingSpace,
+    EmbeddingSpaceDefault,
+    MemoryEmbedding,
+    MemoryEntryEmbedding,
+    SpaceIndex,
+    SpaceKind,
+    SpaceState,
+    SpaceStorage,
+    WorkingMemoryEmbedding,
+)
 from .storage import Bucket, StorageObject
 from .tasks import Task, TaskResult, TaskStatus
 from .validation import (
@@ -66,6 +78,9 @@ __all__ = [
     "Conversation",
     "ConversationSession",
     "Document",
+    "DocumentEmbedding",
+    "EmbeddingSpace",
+    "EmbeddingSpaceDefault",
     "EntityEdge",
     "EntityNode",
     "Event",
@@ -80,7 +95,9 @@ __all__ = [
     "KnowledgePoint",
     "Memory",
     "MemoryBank",
+    "MemoryEmbedding",
     "MemoryEntry",
+    "MemoryEntryEmbedding",
     "MessageRole",
     "MisfirePolicy",
     "ModelCapability",
@@ -98,6 +115,10 @@ __all__ = [
     "RegistryModel",
     "ScheduledExecution",
     "ScheduledTask",
+    "SpaceIndex",
+    "SpaceKind",
+    "SpaceState",
+    "SpaceStorage",
     "StorageObject",
     "Task",
     "TaskResult",
@@ -118,5 +139,6 @@ __all__ = [
     "WorkflowStatus",
     "WorkflowStep",
     "WorkingMemory",
+    "WorkingMemoryEmbedding",
     "WorkingMemoryStatus",
 ]

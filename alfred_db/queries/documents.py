@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, case, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
@@ -17,15 +17,24 @@ from .shapes.paging import page
 
 LIST_KEY = ("id",)
 
+_documents = table_of(Document)
+
 
 def add(values: Mapping[str, Any]) -> ReturningInsert[Document]:
-    """Insert a document, or update the one with the same `external_id`."""
+    """Insert a document, or update the one with the same `external_id`.
+
+    Without `embedding` among the values a document with the same content keeps its own.
+    """
     statement = insert(Document).values(**values, updated_at=func.now())
-    changed = {
+    changed: dict[str, Any] = {
         name: statement.excluded[name]
         for name in (*map(_column, values), "updated_at")
         if name != "external_id"
     }
+    if "embedding" not in values:
+        same = _documents.c.content.is_not_distinct_from(statement.excluded.content)
+        for name in ("embedding", "embedding_model"):
+            changed[name] = case((same, _documents.c[name]))
     return statement.on_conflict_do_update(index_elements=[Document.external_id], set_=changed).returning(
         Document
     )

@@ -35,6 +35,7 @@ from .partitions import MonthlyPartition
 from .rag import RagContext, RagSource
 from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
+from .spaces import EmbeddingSpaceInfo, PendingEmbedding, SpaceCoverage
 from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff, TaskCount
 from .validation import ValidationRegression
 from .web_sessions import ActiveWebSession, NewWebSession
@@ -55,6 +56,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentRow",
     "EdgeDirection",
+    "EmbeddingSpaceInfo",
     "EventConsumerLag",
     "EventHorizon",
     "EventPosition",
@@ -87,6 +89,7 @@ __all__ = [
     "NewTaskResult",
     "NewWebSession",
     "Page",
+    "PendingEmbedding",
     "QueueHealth",
     "RagContext",
     "RagSource",
@@ -100,6 +103,7 @@ __all__ = [
     "ScheduleProblem",
     "SchedulerTick",
     "ScoredModel",
+    "SpaceCoverage",
     "Subgraph",
     "SweptWorkingMemory",
     "TaskBackoff",

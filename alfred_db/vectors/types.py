@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 # Reflection knows the types by it.
 import pgvector.sqlalchemy  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -84,6 +84,12 @@ class VectorType(UserDefinedType[Any], SchemaEventTarget):
         # The first table sets it: a staging table shares the type and must not change the name.
         if self._where is None:
             self._where = f"{table.fullname}.{column.name}"
+
+    def named(self, where: str) -> Self:
+        """Return a copy that messages name `where`, instead of the column."""
+        copy = type(self)(self.dim, self.allow_zero)
+        copy._where = where
+        return copy
 
     def adapt(self, cls: Any, **kw: Any) -> Any:
         """Return a copy that keeps the name of the column for messages."""

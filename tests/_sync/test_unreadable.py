@@ -52,6 +52,7 @@ def test_each_type_of_column_is_looked_at() -> None:
         "BigInteger",
         "Boolean",
         "Double",
+        "HalfVector",
         "Integer",
         "LargeBinary",
         "Numeric",

@@ -101,6 +101,7 @@ def _memory(uow: UnitOfWork, made: dict[str, Any]) -> None:
     made["document"] = uow.documents.add(
         "ground", title="ground", external_id="ground", metadata={"k": "v"}, embedding=vector(384)
     ).id
+    uow.spaces.create("ground", kind="documents", model="m", dimensions=3)
     made["bank"] = uow.memory_banks.get_or_create("ground").id
     made["memory"] = uow.memories.remember(made["bank"], "ground", embedding=vector(384)).id
     uow.memories.remember(made["bank"], "ground again", embedding=vector(384))

@@ -11,12 +11,14 @@ SPECIMENS: Specimens = {**work.SPECIMENS, **memory.SPECIMENS, **catalogs.SPECIME
 FORMATS = {
     "broker_catalog.put_price": ("currency",),
     "broker_requests.usage": ("timezone",),
+    "documents.add, in a space": ("embedding_model",),
     "documents.hybrid_search": ("language",),
     "knowledge.facet": ("key",),
     "knowledge.import_qdrant": ("source", "vector_name"),
     "knowledge.query_groups": ("group_by",),
     "scheduler.create": ("schedule", "timezone"),
     "scheduler.update": ("schedule", "timezone"),
+    "spaces.store": ("embedding_model",),
     "tasks.enqueue": ("queue",),
 }
 """Parameters that are refused by what they say."""

@@ -40,8 +40,9 @@ STABLE = _words(
     " transaction_timestamp phraseto_tsquery_default word_similarity_op similarity_op"
 )
 IMMUTABLE = _words(
-    "asin cos date_part make_date numnode querytree radians regexp_match rpad sin tsquery_and tsquery_not"
-    " abs all any array array_agg array_append array_cat array_fill array_length array_position array_remove array_to_string"
+    "asin chr cos date_part make_date numnode querytree radians regexp_match rpad sin tsquery_and tsquery_not"
+    " abs all any array array_agg array_append array_cat array_fill array_length array_position array_remove"
+    " array_to_string binary_quantize"
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
     " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"
@@ -58,7 +59,7 @@ KEYWORDS_BEFORE_PARENTHESIS = _words(
     "analyze stdin stdout copy and as by conflict cross exists filter from group having in inner insert interval into join key not of on or"
     " order over partition returning select set values vector halfvec numeric varchar char when where with within"
     " then else case using update delete limit offset union all distinct lateral recursive is like ilike materialized"
-    " text jsonb uuid bigint integer timestamptz any some between cast row index only"
+    " check hnsw bit text jsonb uuid bigint integer timestamptz any some between cast row index only"
 )
 
 
@@ -91,7 +92,7 @@ def _in_sql(sql: str, statement: Any) -> Iterator[str]:
 
 
 OF_EXTENSIONS = _words(
-    "cosine_distance digest gen_random_bytes gen_salt inner_product l2_distance make_month_partitions sign similarity"
+    "binary_quantize cosine_distance digest gen_random_bytes gen_salt inner_product l2_distance make_month_partitions sign similarity"
     " strict_word_similarity subvector uuid_generate_v1 uuid_generate_v4 vector_dims vector_norm vector_send"
     " halfvec_send bit_send sparsevec_send word_similarity"
 )

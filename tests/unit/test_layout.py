@@ -36,6 +36,7 @@ NOUNS = {
     "rag": "rag",
     "rate_limits": "rate_limit",
     "scheduler": "scheduler",
+    "spaces": "space",
     "storage": "storage",
     "tasks": "task",
     "validation": "validation",

@@ -95,7 +95,7 @@ def search(
     condition = expression(model, where)
     parameters = {"embedding": embedding, **(partition.parameters if partition else {})}
     with translated():
-        exact, path, settings = _way(session, model, limit, condition, params, partition)
+        exact, path, settings = way_of(session, model, limit, condition, params, partition)
         set_local(session, settings)
         if path is SearchPath.HNSW:
             nearest = queries.nearest(model, limit, None if partition is None else partition.where)
@@ -105,14 +105,14 @@ def search(
             statement = queries.nearest_within(
                 model, limit, condition, max_distance=params.max_distance, exact=exact, partition=partition
             )
-            rows = _rows(session, statement, parameters)
+            rows = rows_of(session, statement, parameters)
         if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
             # The scan ended before it had found enough. No matching row may be missing, so compare all.
             statement = queries.nearest_within(
                 model, limit, condition, max_distance=params.max_distance, exact=True, partition=partition
             )
-            rows, path = _rows(session, statement, parameters), SearchPath.EXACT
-        rows = _near(rows, params.max_distance)
+            rows, path = rows_of(session, statement, parameters), SearchPath.EXACT
+        rows = near_enough(rows, params.max_distance)
         lines = session.scalars(Explain(statement), parameters) if explain else ()
     operator = None if partition is None else partition.operator
     truncated = len(rows) < limit and path is not SearchPath.EXACT and params.max_distance is None
@@ -121,7 +121,7 @@ def search(
         path,
         truncated,
         len(rows),
-        _without_vectors("\n".join(lines)) or None,
+        without_vectors("\n".join(lines)) or None,
     )
 
 
@@ -168,7 +168,7 @@ def candidates(
     """Return the ids and distances of the nearest rows, for a large `limit`."""
     condition = expression(model, where)
     with translated():
-        exact, path, settings = _way(session, model, limit, condition, params, None)
+        exact, path, settings = way_of(session, model, limit, condition, params, None)
         set_local(session, settings)
         rows: Sequence[Row[Any]] = ()
         for compare_all in (exact, True):
@@ -180,11 +180,11 @@ def candidates(
                 exact=compare_all,
                 only_keys=True,
             )
-            rows = _rows(session, statement, {"embedding": embedding})
+            rows = rows_of(session, statement, {"embedding": embedding})
             if path is not SearchPath.HNSW_ITERATIVE or len(rows) == limit or params.exact is not None:
                 break
             path = SearchPath.EXACT
-    nearest = sorted((row.distance, row[0]) for row in _near(rows, params.max_distance))
+    nearest = sorted((row.distance, row[0]) for row in near_enough(rows, params.max_distance))
     return SearchCandidates(
         [key for _, key in nearest],
         [distance for distance, _ in nearest],
@@ -258,7 +258,7 @@ def hybrid_search(
                 where=condition,
                 nearest=nearest,
             )
-            rows = _rows(session, matching, parameters)
+            rows = rows_of(session, matching, parameters)
     if not nearest:
         path = SearchPath.EXACT
     else:
@@ -266,7 +266,7 @@ def hybrid_search(
     return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
 
 
-def _near(rows: Sequence[Row[Any]], max_distance: float | None) -> Sequence[Row[Any]]:
+def near_enough(rows: Sequence[Row[Any]], max_distance: float | None) -> Sequence[Row[Any]]:
     """Return the rows within a distance.
 
     The index is asked for the nearest rows whatever their distance: when it returned as many as were wanted and
@@ -275,7 +275,8 @@ def _near(rows: Sequence[Row[Any]], max_distance: float | None) -> Sequence[Row[
     return rows if max_distance is None else [row for row in rows if row.distance <= max_distance]
 
 
-def _rows(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+def rows_of(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    """Return the rows of a statement of a search."""
     try:
         with translated():
             return (session.execute(statement, parameters)).all()
@@ -303,24 +304,30 @@ def score(distance: float, operator: str | None) -> float:
     return 1.0 - distance if operator is None else -distance
 
 
-def _without_vectors(plan: str) -> str:
+def without_vectors(plan: str) -> str:
+    """Return a plan without the vectors in it."""
     return re.sub(r"'\[[^']*\]'", "$1", plan)
 
 
-def _way(
+def way_of(
     session: Session,
     model: type[Base],
     limit: int,
     where: ColumnElement[bool] | None,
     params: SearchParams,
     partition: Partition | None,
+    dimensions: int | None = None,
 ) -> tuple[bool, SearchPath, dict[str, str]]:
+    """Return whether a search compares all matches, its path, and its settings.
+
+    `dimensions` are those of the vectors, if they are not those of the model.
+    """
     exact = True if partition is not None and partition.operator else params.exact
     part, visited = 1.0, MAX_VISITED
     if exact is None and where is not None:
         matches, rows = estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
-        cheap = CHEAP / queries.dimensions(model)
+        cheap = CHEAP / (dimensions or queries.dimensions(model))
         exact = matches <= max(cheap, limit, min(FEW, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
     if exact:

@@ -30,7 +30,7 @@ SYNTAX = frozenset({"all", "any", "array", "bernoulli", "coalesce", "greatest", 
 TEXT_SEARCH = frozenset({"to_tsvector", "ts_headline", "websearch_to_tsquery"})
 """Functions that the dialect of SQLAlchemy renders without their schema."""
 
-OF_EXTENSIONS = frozenset({"similarity", "vector_dims"})
+OF_EXTENSIONS = frozenset({"binary_quantize", "similarity", "vector_dims"})
 """Functions of extensions, which are in the schemas of the extensions."""
 
 

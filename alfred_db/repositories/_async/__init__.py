@@ -20,6 +20,7 @@ from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
 from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
+from .spaces import AsyncSpaceRepository
 from .storage import AsyncStorageRepository
 from .tasks import AsyncTaskRepository
 from .unit_of_work import AsyncUnitOfWork
@@ -46,6 +47,7 @@ __all__ = [
     "AsyncRagRepository",
     "AsyncRateLimitRepository",
     "AsyncSchedulerRepository",
+    "AsyncSpaceRepository",
     "AsyncStorageRepository",
     "AsyncTaskRepository",
     "AsyncUnitOfWork",

@@ -8,7 +8,9 @@ from typing import Any
 from ...checks import check_values
 from ...execution._async.bulk import Progress, add_many
 from ...execution._async.paging import AsyncPagedRepository
-from ...execution._async.search import candidates, hybrid_search, search, search_many
+from ...execution._async.search import hybrid_search
+from ...execution._async.space_search import candidates, search, search_many
+from ...execution._async.spaces import add_many_in_space, space_for_writing, take_vectors
 from ...execution.missing import not_found
 from ...models import Document
 from ...models.base import table_of
@@ -40,16 +42,22 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         metadata: Mapping[str, Any] | None = None,
         external_id: str | None = None,
         embedding_model: str | None = None,
+        space: str | None = None,
     ) -> Document:
         """Store a document, or replace the content of the one with this `external_id`.
 
         Args:
             content: The text.
             title: The title.
-            embedding: A vector of 384 dimensions.
+            embedding: A vector of the space, of 384 dimensions in `builtin`; several as an array with one a row, except in `builtin`.
             metadata: Any JSON.
             external_id: The caller's unique key.
             embedding_model: The model of the vector.
+            space: The embedding space; None is the default one.
+
+        Raises:
+            NotFoundError: The space does not exist.
+            ConflictError: The space is retired.
         """
         values = {
             "content": content,
@@ -59,8 +67,11 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
             "external_id": external_id,
             "embedding_model": embedding_model,
         }
+        vectors = await take_vectors(self._session, Document, space, values)
         document = await self._write(queries.add(values))
         assert document is not None
+        if vectors is not None:
+            await vectors.store(self._session, document.id)
         return document
 
     async def add_many(
@@ -70,6 +81,7 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         embeddings: MatrixLike | None = None,
         on_conflict: OnConflict = "error",
         progress: Progress | None = None,
+        space: str | None = None,
     ) -> list[int]:
         """Store documents by COPY.
 
@@ -78,13 +90,27 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
             embeddings: Their vectors, in the same order.
             on_conflict: What happens to a document whose `external_id` exists: an error, ignored, or updated.
             progress: Called with the number of rows sent so far and of all rows.
+            space: The embedding space of the vectors; None is the default one.
 
         Returns:
             The id of each document, in order.
 
         Raises:
-            ConflictError: An `external_id` exists and `on_conflict` is `error`.
+            ConflictError: An `external_id` exists and `on_conflict` is `error`; or the space is retired.
+            NotFoundError: The space does not exist.
         """
+        target = await space_for_writing(self._session, Document, space, None)
+        if target is not None:
+            return await add_many_in_space(
+                self._session,
+                Document,
+                target,
+                rows,
+                embeddings=embeddings,
+                key="external_id",
+                on_conflict=on_conflict,
+                progress=progress,
+            )
         vectors = {} if embeddings is None else {"embedding": embeddings}
         return await add_many(
             self._session,
@@ -104,15 +130,27 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         """Return the document with this external id."""
         return await self._first(queries.get_by_external_id(external_id))
 
-    async def update(self, document_id: int, values: DocumentChanges) -> Document:
+    async def update(
+        self, document_id: int, values: DocumentChanges, *, space: str | None = None
+    ) -> Document:
         """Change attributes of a document, by their names.
 
+        Args:
+            document_id: The document.
+            values: The new values; `embedding` is that of the space.
+            space: The embedding space; None is the default one.
+
         Raises:
-            NotFoundError: The document does not exist.
+            NotFoundError: The document does not exist, or the space.
+            ConflictError: The space is retired.
         """
-        document = await self._write(queries.change(document_id, check_values(Document, values)))
+        new: dict[str, Any] = {**values}
+        vectors = await take_vectors(self._session, Document, space, new, removes=True)
+        document = await self._write(queries.change(document_id, check_values(Document, new)))
         if document is None:
             raise not_found("document", document_id)
+        if vectors is not None:
+            await vectors.store(self._session, document_id)
         return document
 
     async def delete(self, document_id: int) -> None:
@@ -132,13 +170,27 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[DocumentRow]:
-        """Return the documents nearest to a vector of 384 dimensions, by cosine distance.
+        """Return the documents nearest to a vector, by cosine distance.
 
-        `explain` adds the plan of the statement to the result.
+        Args:
+            embedding: A vector of the space, of 384 dimensions in `builtin`.
+            limit: The maximum number of hits.
+            where: Only documents that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
         """
         return await search(
-            self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
+            self._session,
+            Document,
+            embedding,
+            space=space,
+            limit=limit,
+            where=where,
+            params=params,
+            explain=explain,
         )
 
     async def candidates(
@@ -148,9 +200,12 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[DocumentRow, int]:
         """Return the ids and distances of up to 1000 documents nearest to a vector; `page` returns their rows."""
-        return await candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
+        return await candidates(
+            self._session, Document, embedding, space=space, limit=limit, where=where, params=params
+        )
 
     async def search_many(
         self,
@@ -159,9 +214,12 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         limit: int = 10,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> Sequence[Sequence[Hit[DocumentRow]]]:
         """Return the documents nearest to each of several vectors, by the index, in one round trip."""
-        return await search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
+        return await search_many(
+            self._session, Document, embeddings, space=space, limit=limit, where=where, params=params
+        )
 
     async def hybrid_search(
         self,

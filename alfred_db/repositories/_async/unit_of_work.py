@@ -28,6 +28,7 @@ from .model_registry import AsyncModelRegistryRepository
 from .rag import AsyncRagRepository
 from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
+from .spaces import AsyncSpaceRepository
 from .storage import AsyncStorageRepository
 from .tasks import AsyncTaskRepository
 from .validation import AsyncValidationRepository
@@ -108,6 +109,11 @@ class AsyncUnitOfWork:
     def memory_entries(self) -> AsyncMemoryEntryRepository:
         """The knowledge agent's memory."""
         return AsyncMemoryEntryRepository(self.session)
+
+    @cached_property
+    def spaces(self) -> AsyncSpaceRepository:
+        """Embedding spaces: vectors of other models than those in the rows."""
+        return AsyncSpaceRepository(self.session)
 
     @cached_property
     def conversations(self) -> AsyncConversationRepository:

@@ -21,6 +21,7 @@ from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
 from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
+from .spaces import SpaceRepository
 from .storage import StorageRepository
 from .tasks import TaskRepository
 from .unit_of_work import UnitOfWork
@@ -47,6 +48,7 @@ __all__ = [
     "RagRepository",
     "RateLimitRepository",
     "SchedulerRepository",
+    "SpaceRepository",
     "StorageRepository",
     "TaskRepository",
     "UnitOfWork",

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_values
+from ...errors import NotFoundError
 from ...execution._sync.bulk import Progress, add_many
 from ...execution._sync.paging import PagedRepository
-from ...execution._sync.search import candidates, hybrid_search, search, search_many
-from ...execution.missing import not_found
+from ...execution._sync.search import hybrid_search
+from ...execution._sync.space_search import candidates, search, search_many
+from ...execution._sync.spaces import add_many_in_space, space_for_writing, take_vectors
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
@@ -41,16 +43,22 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         metadata: Mapping[str, Any] | None = None,
         external_id: str | None = None,
         embedding_model: str | None = None,
+        space: str | None = None,
     ) -> Document:
         """Store a document, or replace the content of the one with this `external_id`.
 
         Args:
             content: The text.
             title: The title.
-            embedding: A vector of 384 dimensions.
+            embedding: A vector of the space, of 384 dimensions in `builtin`; several as an array with one a row, except in `builtin`.
             metadata: Any JSON.
             external_id: The caller's unique key.
             embedding_model: The model of the vector.
+            space: The embedding space; None is the default one.
+
+        Raises:
+            NotFoundError: The space does not exist.
+            ConflictError: The space is retired.
         """
         values = {
             "content": content,
@@ -60,8 +68,11 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             "external_id": external_id,
             "embedding_model": embedding_model,
         }
+        vectors = take_vectors(self._session, Document, space, values)
         document = self._write(queries.add(values))
         assert document is not None
+        if vectors is not None:
+            vectors.store(self._session, document.id)
         return document
 
     def add_many(
@@ -71,6 +82,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         embeddings: MatrixLike | None = None,
         on_conflict: OnConflict = "error",
         progress: Progress | None = None,
+        space: str | None = None,
     ) -> list[int]:
         """Store documents by COPY.
 
@@ -79,13 +91,27 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             embeddings: Their vectors, in the same order.
             on_conflict: What happens to a document whose `external_id` exists: an error, ignored, or updated.
             progress: Called with the number of rows sent so far and of all rows.
+            space: The embedding space of the vectors; None is the default one.
 
         Returns:
             The id of each document, in order.
 
         Raises:
-            ConflictError: An `external_id` exists and `on_conflict` is `error`.
+            ConflictError: An `external_id` exists and `on_conflict` is `error`; or the space is retired.
+            NotFoundError: The space does not exist.
         """
+        target = space_for_writing(self._session, Document, space, None)
+        if target is not None:
+            return add_many_in_space(
+                self._session,
+                Document,
+                target,
+                rows,
+                embeddings=embeddings,
+                key="external_id",
+                on_conflict=on_conflict,
+                progress=progress,
+            )
         vectors = {} if embeddings is None else {"embedding": embeddings}
         return add_many(
             self._session,
@@ -105,15 +131,27 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         """Return the document with this external id."""
         return self._first(queries.get_by_external_id(external_id))
 
-    def update(self, document_id: int, values: DocumentChanges) -> Document:
+    def update(
+        self, document_id: int, values: DocumentChanges, *, space: str | None = None
+    ) -> Document:
         """Change attributes of a document, by their names.
 
+        Args:
+            document_id: The document.
+            values: The new values; `embedding` is that of the space.
+            space: The embedding space; None is the default one.
+
         Raises:
-            NotFoundError: The document does not exist.
+            NotFoundError: The document does not exist, or the space.
+            ConflictError: The space is retired.
         """
-        document = self._write(queries.change(document_id, check_values(Document, values)))
+        new: dict[str, Any] = {**values}
+        vectors = take_vectors(self._session, Document, space, new, removes=True)
+        document = self._write(queries.change(document_id, check_values(Document, new)))
         if document is None:
-            raise not_found("document", document_id)
+            raise NotFoundError(f"document {document_id}: does not exist")
+        if vectors is not None:
+            vectors.store(self._session, document_id)
         return document
 
     def delete(self, document_id: int) -> None:
@@ -123,7 +161,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             NotFoundError: The document does not exist.
         """
         if self._write(queries.remove(document_id)) is None:
-            raise not_found("document", document_id)
+            raise NotFoundError(f"document {document_id}: does not exist")
 
     def search(
         self,
@@ -133,13 +171,27 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[DocumentRow]:
-        """Return the documents nearest to a vector of 384 dimensions, by cosine distance.
+        """Return the documents nearest to a vector, by cosine distance.
 
-        `explain` adds the plan of the statement to the result.
+        Args:
+            embedding: A vector of the space, of 384 dimensions in `builtin`.
+            limit: The maximum number of hits.
+            where: Only documents that match this filter.
+            params: Settings of the search.
+            explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
         """
         return search(
-            self._session, Document, embedding, limit=limit, where=where, params=params, explain=explain
+            self._session,
+            Document,
+            embedding,
+            space=space,
+            limit=limit,
+            where=where,
+            params=params,
+            explain=explain,
         )
 
     def candidates(
@@ -149,9 +201,12 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[DocumentRow, int]:
         """Return the ids and distances of up to 1000 documents nearest to a vector; `page` returns their rows."""
-        return candidates(self._session, Document, embedding, limit=limit, where=where, params=params)
+        return candidates(
+            self._session, Document, embedding, space=space, limit=limit, where=where, params=params
+        )
 
     def search_many(
         self,
@@ -160,9 +215,12 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         limit: int = 10,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> Sequence[Sequence[Hit[DocumentRow]]]:
         """Return the documents nearest to each of several vectors, by the index, in one round trip."""
-        return search_many(self._session, Document, embeddings, limit=limit, where=where, params=params)
+        return search_many(
+            self._session, Document, embeddings, space=space, limit=limit, where=where, params=params
+        )
 
     def hybrid_search(
         self,

@@ -29,6 +29,7 @@ from .model_registry import ModelRegistryRepository
 from .rag import RagRepository
 from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
+from .spaces import SpaceRepository
 from .storage import StorageRepository
 from .tasks import TaskRepository
 from .validation import ValidationRepository
@@ -109,6 +110,11 @@ class UnitOfWork:
     def memory_entries(self) -> MemoryEntryRepository:
         """The knowledge agent's memory."""
         return MemoryEntryRepository(self.session)
+
+    @cached_property
+    def spaces(self) -> SpaceRepository:
+        """Embedding spaces: vectors of other models than those in the rows."""
+        return SpaceRepository(self.session)
 
     @cached_property
     def conversations(self) -> ConversationRepository:
