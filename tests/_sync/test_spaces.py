@@ -43,8 +43,8 @@ def test_a_space_is_created_once(uow: UnitOfWork) -> None:
     assert again.id == made.id
     other: dict[str, Any]
     for other in ({"dimensions": 3}, {"model": "other"}, {"kind": "memories"}, {"storage": "halfvec"}):
+        arguments: dict[str, Any] = {"kind": "documents", "model": "m", "dimensions": 3072, **other}
         with pytest.raises(ConflictError, match="space 'new': exists with the"):
-            arguments: dict[str, Any] = {"kind": "documents", "model": "m", "dimensions": 3072, **other}
             uow.spaces.create("new", **arguments)
     with pytest.raises(InvalidInputError, match="at most 2000 dimensions stored as vector, got 3072"):
         uow.spaces.create("x", kind="documents", model="m", dimensions=3072, index="hnsw")
