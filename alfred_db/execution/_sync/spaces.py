@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from ...engine.session import state_of
-from ...errors import ConflictError, InvalidInputError, NotFoundError, shown, translated
+from ...errors import ConflictError, InvalidInputError, shown, translated
 from ...models import Base, SpaceIndex, SpaceKind, SpaceState, SpaceStorage
 from ...models.spaces import BUILTIN
 from ...queries import spaces as queries
@@ -29,6 +29,7 @@ from ...queries.shapes.driver_statement import Tenant
 from ...queries.shapes.spaces import KIND_OF, Space, stored_type, vector_columns, vectors_of
 from ...vectors.formats import MatrixLike
 from ...vectors.types import Vector
+from ..missing import not_found
 from .bulk import add_many
 from .copy import copy_rows
 from .driver import DIALECT, bind_of, fetch_rows, tenant_of
@@ -122,7 +123,7 @@ def hold_space(session: Session, space: Space, embedding_model: str | None = Non
             check_model(space, embedding_model)
             state = (session.scalars(queries.hold(space.id))).first()
     if state is None:
-        raise unknown_space(space.name)
+        raise not_found("space", space.name)
     if state is SpaceState.RETIRED:
         raise ConflictError(f"{space.said}: is retired, and takes no vectors; use another space")
     return space
@@ -141,17 +142,10 @@ def _other_model(said: str, model: str | None, other: str) -> InvalidInputError:
     )
 
 
-def unknown_space(name: str) -> NotFoundError:
-    """Return the error for a space that does not exist."""
-    return NotFoundError(
-        f"space {shown(name)}: does not exist; create it with `spaces.create`, or see `spaces.list`"
-    )
-
-
 def _named(catalog: Catalog, kind: SpaceKind, name: str) -> Space:
     space = catalog.spaces.get(name)
     if space is None:
-        raise unknown_space(name)
+        raise not_found("space", name)
     if space.kind is not kind:
         raise InvalidInputError(
             f"{space.said}: has no vectors of {kind}; pass a space of that kind, and search each kind by itself"

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_values
-from ...errors import NotFoundError
 from ...execution._sync.bulk import Progress, add_many
 from ...execution._sync.paging import PagedRepository
 from ...execution._sync.search import hybrid_search
 from ...execution._sync.space_search import candidates, search, search_many
 from ...execution._sync.spaces import add_many_in_space, space_for_writing, take_vectors
+from ...execution.missing import not_found
 from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
@@ -149,7 +149,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         vectors = take_vectors(self._session, Document, space, new, removes=True)
         document = self._write(queries.change(document_id, check_values(Document, new)))
         if document is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
         if vectors is not None:
             vectors.store(self._session, document_id)
         return document
@@ -161,7 +161,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             NotFoundError: The document does not exist.
         """
         if self._write(queries.remove(document_id)) is None:
-            raise NotFoundError(f"document {document_id}: does not exist")
+            raise not_found("document", document_id)
 
     def search(
         self,

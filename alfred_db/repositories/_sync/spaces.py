@@ -19,8 +19,8 @@ from ...execution._sync.spaces import (
     hold_space,
     packed,
     replace_vectors,
-    unknown_space,
 )
+from ...execution.missing import not_found
 from ...models import EmbeddingSpace, SpaceIndex, SpaceKind, SpaceState, SpaceStorage
 from ...models.base import table_of
 from ...models.spaces import BUILTIN
@@ -247,7 +247,7 @@ class SpaceRepository(Repository):
                 with session.begin_nested():
                     found = self._unused(space, "drop")
                     if self._first(queries.lock(found.id)) is None:
-                        raise unknown_space(space)
+                        raise not_found("space", space)
                     before = session.scalar(lock_timeout())
                     set_local(session, {"lock_timeout": LOCK_TIMEOUT})
                     own = partition(found.kind, found.id)
@@ -360,7 +360,7 @@ class SpaceRepository(Repository):
     def _changed(self, space: EmbeddingSpace, values: dict[str, Any]) -> EmbeddingSpace:
         changed = self._write(queries.change(space.id, values))
         if changed is None:
-            raise unknown_space(space.name)
+            raise not_found("space", space.name)
         catalog_changes(self._session)
         return changed
 
@@ -373,7 +373,7 @@ class SpaceRepository(Repository):
             raise InvalidInputError(f"space {BUILTIN!r}: each kind has one; pass `kind` too")
         found = self._named(name, None if wanted is None or name != BUILTIN else wanted)
         if found is None:
-            raise unknown_space(name)
+            raise not_found("space", name)
         if wanted is not None and found.kind is not wanted:
             raise InvalidInputError(f"space {shown(name)}: has vectors of {found.kind}, not of {wanted}")
         return found
