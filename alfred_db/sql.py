@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "MADE_HERE",
+    "OWN_INDEX",
     "SHARED_SCHEMAS",
     "TENANT_SCHEMAS",
     "literal",
@@ -20,6 +21,10 @@ TENANT_SCHEMAS = ("wm", "entity", "brk_tracking")
 
 MADE_HERE = "made by alfred-db"
 """The comment on a schema, table or function that a downgrade may drop; objects of others do not have it."""
+
+
+OWN_INDEX = "own_"
+"""The beginning of the names of the indexes that `alfred-db indexes add` builds."""
 
 
 def quoted(name: str) -> str:

@@ -84,15 +84,29 @@ class Server:
             connection.execute(f'CREATE DATABASE "{name}"')
         return make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
+    def drop(self, name: str) -> None:
+        """Drop a database if it exists."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
 
 @contextmanager
-def one_server() -> Generator[Server]:
-    """A new embedded server, gone at the end; all that are compared use this one."""
+def one_server(**settings: str) -> Generator[Server]:
+    """A new embedded server, gone at the end; all that are compared use this one.
+
+    `settings` are those that differ from the ones that it has by itself, such as `shared_buffers="512MB"`.
+    """
     with tempfile.TemporaryDirectory(prefix="alfred-db-bench-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
         started = embedded.start(folder / "server")
         url = make_url(started.url or "").set(database="postgres").render_as_string(hide_password=False)
+        if settings:
+            with psycopg.connect(url, autocommit=True) as connection:
+                for setting, value in settings.items():
+                    connection.execute(f"ALTER SYSTEM SET {setting} = '{value}'".encode())
+            embedded.stop(folder / "server")
+            embedded.start(folder / "server")
         try:
             yield Server(folder, started.version or "", url)
         finally:

@@ -23,6 +23,7 @@ COMMANDS = {
         "Downgrade the database to REVISION; `base` removes all tables of alfred-db.",
     ),
     "history": ("migrations", "List all revisions, oldest first."),
+    "indexes": ("indexes", "Indexes of fields in JSON columns: list, add and drop them."),
     "init": (
         "migrations",
         "Write the two lines that let plain `alembic` find the revisions from this folder.",

@@ -1,27 +1,33 @@
-"""Maintenance of the vector indexes: their state, recall, and rebuilding beside running work.
+"""Maintenance of the vector indexes beside running work, and indexes of fields in JSON columns.
 
 with db.engine.connect() as connection:
     for index in status(connection): ...      # reads the catalog only
 rebuild(db.engine)                             # the invalid indexes, or the one that is named
 recall(db.engine, Document, target=0.95).ef    # smallest hnsw.ef_search that is good enough
+add_field(db.engine, "documents.metadata.year")  # an index for the range filter of a field
 """
 
 from __future__ import annotations
 
 from .catalog import status
+from .fields import add_field, drop_field, field_indexes
 from .measuring import EF, recall
 from .rebuilding import LOCK_TIMEOUT, rebuild
-from .results import EfRecall, IndexState, IndexStatus, Progress, Rebuilt, RecallReport
+from .results import EfRecall, FieldIndex, IndexState, IndexStatus, Progress, Rebuilt, RecallReport
 
 __all__ = [
     "EF",
     "LOCK_TIMEOUT",
     "EfRecall",
+    "FieldIndex",
     "IndexState",
     "IndexStatus",
     "Progress",
     "Rebuilt",
     "RecallReport",
+    "add_field",
+    "drop_field",
+    "field_indexes",
     "rebuild",
     "recall",
     "status",

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["EfRecall", "IndexState", "IndexStatus", "Progress", "Rebuilt", "RecallReport"]
+__all__ = ["EfRecall", "FieldIndex", "IndexState", "IndexStatus", "Progress", "Rebuilt", "RecallReport"]
 
 
 class IndexState(StrEnum):
@@ -93,6 +93,23 @@ class Rebuilt:
     size: int | None
     """Bytes now; None for a leftover, which was dropped, and on Citus."""
     dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIndex:
+    """An index of a field of a JSON column."""
+
+    field: str | None
+    """The field, such as `documents.metadata.year`; None if the build has not ended."""
+    name: str
+    schema: str
+    table: str
+    valid: bool
+    """Whether searches can use it; add it again if not."""
+    size: int
+    """Bytes on disk."""
+    scans: int
+    """The number of scans since the statistics were reset."""
 
 
 @dataclass(frozen=True, slots=True)

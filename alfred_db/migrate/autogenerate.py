@@ -11,7 +11,7 @@ from sqlalchemy.sql.schema import SchemaConst
 from ..models import Base
 from ..server.databases import VERSION_TABLE
 from ..server.probe import OTHERS
-from ..sql import MADE_HERE, SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
+from ..sql import MADE_HERE, OWN_INDEX, SHARED_SCHEMAS, TENANT_SCHEMAS, schema_translate_map
 
 __all__ = ["include_name", "include_object", "is_ours", "moved_metadata", "settings", "tenant_metadata"]
 
@@ -60,8 +60,15 @@ def _only_ours(target: MetaData) -> Any:
 
 
 def _compared(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Return whether an object is compared: not trigram indexes (they need pg_trgm) nor others' tables."""
-    if type_ == "index" and reflected and (name or "").endswith("_trgm"):
+    """Return whether an object is compared.
+
+    Trigram indexes are not, which need pg_trgm, nor those of `alfred-db indexes add`, nor others' tables.
+    """
+    if (
+        type_ == "index"
+        and reflected
+        and ((name or "").endswith("_trgm") or (name or "").startswith(OWN_INDEX))
+    ):
         return False
     if type_ != "table" or item.schema not in OTHERS:
         return True

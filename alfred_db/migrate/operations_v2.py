@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from .operations_v1 import ddl, full_name
 
-__all__ = ["build_partitioned_indexes", "drop_index", "type_of_extension"]
+__all__ = ["build_partitioned_indexes", "build_schema_indexes", "drop_index", "type_of_extension"]
 
 
 def drop_index(name: str) -> None:
@@ -70,6 +70,29 @@ def build_partitioned_indexes(table: str, indexes: Mapping[str, str]) -> None:
                     f"CREATE INDEX CONCURRENTLY {own.rpartition('.')[2]} ON {schema}.{_quoted(partition)} {definition}"
                 )
                 op.execute(f"ALTER INDEX {schema}.{name} ATTACH PARTITION {own}")
+
+
+def build_schema_indexes(table: str, indexes: Mapping[str, str]) -> None:
+    """Build the named indexes of a table that is named with its schema; an index is what follows ON the table.
+
+    A table that holds rows gets them CONCURRENTLY, as `build_indexes` of version 1 does, and so does one of a script
+    that starts from a revision.
+    """
+    if context.config.attributes.get("rehearsal") is not None:
+        return
+    whole = full_name(table)
+    if context.is_offline_mode():
+        filled = context.get_starting_revision_argument() is not None
+    else:
+        filled = bool(op.get_bind().scalar(text(f"SELECT EXISTS (SELECT FROM {whole})")))
+    if not filled:
+        for name, definition in indexes.items():
+            ddl(f"CREATE INDEX {name} ON {table} {definition}")
+        return
+    with op.get_context().autocommit_block():
+        for name, definition in indexes.items():
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {whole.rpartition('.')[0]}.{name}")
+            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {whole} {definition}")
 
 
 _PARTITIONS = """

@@ -55,6 +55,7 @@ class Memory(Base):
         Index("idx_memories_importance", text("importance DESC")),
         Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("idx_memories_search", text(_SEARCH), postgresql_using="gin"),
+        Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
         {"postgresql_with": {"fillfactor": 70}},
     )
 
@@ -108,6 +109,7 @@ class MemoryEntry(Base):
         Index(None, "namespace", "created_at"),
         Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("idx_memory_entries_search", text(_SEARCH), postgresql_using="gin"),
+        Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
     )
 
     id: Mapped[UuidId]

@@ -156,6 +156,17 @@ class TestResult(Base):
         Index(None, "test_case_id"),
         Index(None, "test_case_id", "metric_name", "created_at", "id"),
         Index("idx_test_results_test_run_id", "test_run_id", "id"),
+        # The last value of each case and metric of a run, which a comparison reads from the index alone.
+        Index(
+            "idx_test_results_figures",
+            "test_run_id",
+            "test_case_id",
+            "metric_name",
+            text("id DESC"),
+            postgresql_include=["metric_value", "higher_is_better"],
+            postgresql_where=text("metric_value IS NOT NULL"),
+        ),
+        Index("idx_test_results_fail", "test_run_id", "id", postgresql_where=text("status = 'fail'")),
     )
 
     id: Mapped[BigIntId]

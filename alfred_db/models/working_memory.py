@@ -43,6 +43,7 @@ class WorkingMemory(Base):
         Index(None, "session_id", "created_at"),
         Index(None, "agent", "created_at"),
         Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+        Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
         {"schema": "wm", "postgresql_with": {"fillfactor": 80}},
     )
 

@@ -6,7 +6,7 @@ partitions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     and_,
     cast,
+    column,
     delete,
     extract,
     literal,
@@ -29,7 +30,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import LateralFromClause
@@ -42,6 +43,7 @@ from ..models import (
     HostedModelPrice,
     HostingProvider,
 )
+from ..models.base import table_of
 from ..types import Text
 from ..values.broker import TokenUsageKey
 from .shapes.functions import func
@@ -202,15 +204,9 @@ def recent(
         (BrokerRequest.status, status),
     )
     conditions += [column == value for column, value in asked if value is not None]
-    if provider is not None:
-        conditions += hashed(BrokerRequest.provider.expression, provider)
+    conditions += _named(provider, agent_name)
     if session_id is not None:
         conditions += hashed(BrokerRequest.session_id.expression, session_id)
-    if agent_name is not None:
-        hashes = [
-            func.hashtext(one, type_=Integer) for one in (BrokerRequest.agent_name, literal(agent_name, Text))
-        ]
-        conditions += [hashes[0] == hashes[1], BrokerRequest.agent_name == agent_name]
     if since is not None:
         conditions.append(BrokerRequest.created_at >= since)
     if until is not None:
@@ -223,12 +219,26 @@ def recent(
     return page(statement, key, after=after, limit=limit, newest_first=True)
 
 
+def _named(provider: str | None, agent_name: str | None) -> list[ColumnElement[bool]]:
+    """Return the conditions of a provider and an agent, as their indexes have them."""
+    conditions: list[ColumnElement[bool]] = []
+    if provider is not None:
+        conditions += hashed(BrokerRequest.provider.expression, provider)
+    if agent_name is not None:
+        hashes = [
+            func.hashtext(one, type_=Integer) for one in (BrokerRequest.agent_name, literal(agent_name, Text))
+        ]
+        conditions += [hashes[0] == hashes[1], BrokerRequest.agent_name == agent_name]
+    return conditions
+
+
 def usage(
     *,
     since: datetime,
     until: datetime,
     by: Collection[TokenUsageKey],
     timezone: str,
+    days: Sequence[datetime] | None = None,
     model: str | None,
     provider: str | None,
     agent_name: str | None,
@@ -236,52 +246,76 @@ def usage(
     """Sum the requests from `since` to before `until`, for each combination of the keys `by`.
 
     Currencies are not added up: each one has separate rows. The column of a key that is not in `by` is NULL.
+
+    Args:
+        since: Earliest time, inclusive.
+        until: Latest time, exclusive.
+        by: The keys.
+        timezone: The time zone of the days, where `days` is None.
+        days: The start of each day from that of `since` on, and the end of the last one. Each day is then summed for
+            itself: the server knows how many groups a day has, and hashes its few, where it would sort the requests
+            of all days. None computes the day of each request.
+        model: Code of a model.
+        provider: Code of a provider.
+        agent_name: Name of an agent.
     """
     call = BrokerRequest
     conditions: list[ColumnElement[bool]] = [call.created_at >= since, call.created_at < until]
-    asked = ((call.model, model), (call.provider, provider), (call.agent_name, agent_name))
-    conditions += [column == value for column, value in asked if value is not None]
-    day = func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True))
+    if model is not None:
+        conditions.append(call.model == model)
+    conditions += _named(provider, agent_name)
     keys: dict[TokenUsageKey, ColumnElement[Any]] = {
         "model": call.model.expression,
         "provider": call.provider.expression,
         "agent": call.agent_name.expression,
-        "day": day.label("created_at"),
     }
-    calls = (
-        select(
-            *(column for key, column in keys.items() if key in by),
-            call.currency,
-            call.status,
-            call.prompt_tokens,
-            call.completion_tokens,
-            call.cached_tokens,
-            call.total_tokens,
-            call.cost,
-            call.latency_ms,
-        )
-        .where(*conditions)
-        .subquery("calls")
+    if days is None or "day" not in by:
+        # A subquery, as the parameters of an expression may differ where it is repeated in GROUP BY.
+        day = func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True))
+        columns = [one.label(_NAMES[key]) for key, one in (keys | {"day": day}).items() if key in by]
+        summed = [getattr(call, name) for name in ("currency", "status", *_SUMMED, "latency_ms")]
+        calls = select(*columns, *summed).where(*conditions).subquery("calls")
+        found = {key: calls.c[name] for key, name in _NAMES.items() if key in by}
+        return _sums(calls.c, found).order_by(*found.values(), calls.c.currency)
+    starts, ends = (literal(list(part), ARRAY(DateTime(timezone=True))) for part in (days[:-1], days[1:]))
+    names = (column(name, DateTime(timezone=True)) for name in ("start", "stop"))
+    each = func.unnest(starts, ends).table_valued(*names, name="spans").render_derived()
+    summed_up = (
+        _sums(table_of(call).c, {key: one for key, one in keys.items() if key in by})
+        .where(call.created_at >= each.c.start, call.created_at < each.c.stop, *conditions)
+        .correlate(each)
+        .lateral("summed_up")
     )
-    found = calls.c
-    chosen = {key: found[column.name] for key, column in keys.items() if key in by}
-    groups = [*chosen.values(), found.currency]
-    sums = (found.prompt_tokens, found.completion_tokens, found.cached_tokens, found.total_tokens, found.cost)
-    return (
-        select(
-            *(chosen.get(key, null()) for key in keys),
-            found.currency,
-            func.count().label("requests"),
-            func.count().filter(found.status.in_(FAILURES)).label("failed"),
-            *(func.coalesce(func.sum(column), 0).label(column.name) for column in sums),
-            func.count()
-            .filter(and_(found.status == BrokerRequestStatus.COMPLETED, found.cost.is_(None)))
-            .label("unpriced"),
-            cast(func.avg(found.latency_ms), Double).label("mean_latency_ms"),
-        )
-        .group_by(*groups)
-        .order_by(*groups)
-    )
+    shown: list[ColumnElement[Any]] = [
+        each.c.start.label(one.name) if one.name == _NAMES["day"] else one for one in summed_up.c
+    ]
+    groups = [each.c.start if key == "day" else summed_up.c[_NAMES[key]] for key in _NAMES if key in by]
+    return select(*shown).select_from(each).join(summed_up, true()).order_by(*groups, summed_up.c.currency)
+
+
+_NAMES: Mapping[TokenUsageKey, str] = {
+    "model": "model",
+    "provider": "provider",
+    "agent": "agent_name",
+    "day": "created_at",
+}
+"""The keys of `usage` in their order, and the names of their columns."""
+_SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "total_tokens", "cost")
+
+
+def _sums(found: Any, keys: Mapping[TokenUsageKey, ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
+    """Sum the columns of requests, grouped by some keys; the column of each other key is NULL."""
+    return select(
+        *(keys.get(key, null()).label(name) for key, name in _NAMES.items()),
+        found.currency,
+        func.count().label("requests"),
+        func.count().filter(found.status.in_(FAILURES)).label("failed"),
+        *(func.coalesce(func.sum(found[name]), 0).label(name) for name in _SUMMED),
+        func.count()
+        .filter(and_(found.status == BrokerRequestStatus.COMPLETED, found.cost.is_(None)))
+        .label("unpriced"),
+        cast(func.avg(found.latency_ms), Double).label("mean_latency_ms"),
+    ).group_by(*keys.values(), found.currency)
 
 
 # Reads that complete the rows of a bulk load

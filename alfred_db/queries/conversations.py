@@ -32,7 +32,7 @@ from ..models.base import table_of
 from ..types import Text
 from .shapes.functions import func
 from .shapes.hybrid_search import DIVIDED_BY_LENGTH
-from .shapes.literals import among, any_of, in_order, materialized, seconds_ago
+from .shapes.literals import among, any_of, in_order, materialized, number, seconds_ago
 from .shapes.paging import page
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
 from .shapes.words import parameters, tsquery
@@ -41,6 +41,9 @@ LIST_KEY = ("id",)
 
 NEW = ("session_id", "role", "content", "metadata")
 """The columns of a message that the caller passes."""
+
+CANDIDATES = 1_000
+"""Maximum number of messages that a search ranks."""
 
 _sessions = table_of(ConversationSession)
 
@@ -179,14 +182,23 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
 
 
 def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
-    """Select the messages that match English words, by rank and then newest first."""
+    """Select the newest messages that match English words, by rank and then newest first.
+
+    Of the messages that match, the newest `CANDIDATES` are ranked: for common words the server reads messages from the
+    newest on until it has these many, and for rare words it looks them up. The column `ranked` is their number.
+    """
     asked = tsquery(literal_column("'english'::regconfig"), "all")
     rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
-    found: AnySelect = select(*columns_of(Conversation), rank)
-    found = found.where(Conversation.search.op("@@", is_comparison=True)(asked))
+    matching: AnySelect = select(*columns_of(Conversation), rank)
+    matching = matching.where(Conversation.search.op("@@", is_comparison=True)(asked))
     if session_id is not None:
-        found = found.where(Conversation.session_id == session_id)
-    found = found.order_by(rank.desc(), Conversation.id.desc()).limit(literal_limit(limit))
+        matching = matching.where(Conversation.session_id == session_id)
+    newest = matching.order_by(Conversation.id.desc()).limit(number(CANDIDATES)).subquery("newest")
+    found = (
+        select(newest, func.count().over().label("ranked"))
+        .order_by(newest.c.score.desc(), newest.c.id.desc())
+        .limit(literal_limit(limit))
+    )
     return found.params(parameters(text, "all"))
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     ColumnElement,
     Delete,
     Select,
@@ -34,7 +35,7 @@ from .shapes.functions import func
 from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
 from .shapes.literals import among, materialized
 from .shapes.paging import page
-from .shapes.payload_paths import WHOLE, elements, values
+from .shapes.payload_paths import WHOLE, elements, first_key, values
 from .shapes.vector_search import Partition, columns_of, distance
 
 Ts = TypeVarTuple("Ts")
@@ -91,22 +92,20 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
         InvalidInputError: `limit` is not between 1 and `MAX_LIMIT`.
     """
     check_limit(limit)
-    rows, element = elements(values(POINTS.c.payload, key))
-    # A value counts once for each point: the few of one point are compared with each other, not those of all.
+    # Points are grouped first by what they have under the first key, as text, so that 1 and 1.0 differ: the elements of
+    # a value that many points share are then read once, instead of once for each point.
+    part = cast(POINTS.c.payload.op("->", return_type=JSONB())(literal(first_key(key), Text)), Text)
+    each = _matching(select(part.collate("C").label("part")).where(_of(collection)), where).subquery("each")
+    parts = select(each.c.part, func.count().label("points")).group_by(each.c.part).subquery("parts")
+    rows, element = elements(values(cast(parts.c.part, JSONB), key, start=1))
     own = (
         select(element.label("value"), cast(element, Text).label("text"))
         .select_from(rows)
-        .distinct()
+        .distinct()  # a value counts once for each point
         .lateral("own")
     )
-    value, points = own.c.value, func.count().label("points")
+    value, points = own.c.value, cast(func.sum(parts.c.points), BigInteger).label("points")
     kind = func.jsonb_typeof(value)
-    statement = (
-        select(value, points)
-        .select_from(KnowledgePoint)
-        .join(own, true())
-        .where(_of(collection), kind.in_(SCALARS))
-    )
     # The order of Qdrant, independent of the locale: by frequency, then by value.
     text = case((kind == "string", value.op("#>>", return_type=Text())(WHOLE)))
     order = (
@@ -116,7 +115,15 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
         case((kind != "string", value)),
         text.collate("C"),
     )
-    return _matching(statement, where).group_by(value, own.c.text).order_by(*order).limit(limit)
+    return (
+        select(value, points)
+        .select_from(parts)
+        .join(own, true())
+        .where(kind.in_(SCALARS))
+        .group_by(value, own.c.text)
+        .order_by(*order)
+        .limit(limit)
+    )
 
 
 def remove(collection: str, which: ColumnElement[bool]) -> Delete:

@@ -7,9 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, case, literal, or_, select, update
+from sqlalchemy import Select, Subquery, and_, case, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
-from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import (
@@ -22,6 +21,7 @@ from ..models import (
     TestSuite,
 )
 from .shapes.functions import func
+from .shapes.literals import constant
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -127,7 +127,7 @@ def finish_run(run_id: int) -> ReturningUpdate[TestRun]:
     passes.
     """
     figure = select(TestResult.id).where(
-        TestResult.test_run_id == TestRun.id, TestResult.status == TestResultStatus.FAIL
+        TestResult.test_run_id == TestRun.id, TestResult.status == constant(TestResultStatus.FAIL)
     )
     failure = select(TestCase.id).where(
         TestCase.test_suite_id == TestRun.test_suite_id,
@@ -219,7 +219,7 @@ def list_results(
     """Select a page of the results of a run, ordered by id; `status` filters if it is not None."""
     statement = select(TestResult).where(TestResult.test_run_id == run_id)
     if status is not None:
-        statement = statement.where(TestResult.status == status)
+        statement = statement.where(TestResult.status == constant(status))
     return page(statement, [TestResult.id], after=after, limit=limit)
 
 
@@ -230,7 +230,8 @@ def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal | No
         A SELECT of metric, case id, case name, value of the baseline, value of the run (NULL if missing), and
         whether higher is better.
     """
-    current, before = _last_figures(run_id, "current"), _last_figures(baseline_id, "before")
+    old, new = _last_figures(baseline_id, "before"), _last_figures(run_id, "current")
+    before, current = old.c, new.c
     return (
         select(
             before.metric_name,
@@ -240,10 +241,10 @@ def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal | No
             current.metric_value,
             func.coalesce(current.higher_is_better, before.higher_is_better),
         )
-        .select_from(before)
+        .select_from(old)
         .join(TestCase, TestCase.id == before.test_case_id)
         .outerjoin(
-            current,
+            new,
             and_(
                 current.test_case_id == before.test_case_id,
                 current.metric_name == before.metric_name,
@@ -253,15 +254,20 @@ def compare(run_id: int, baseline_id: int) -> Select[str, int, str, Decimal | No
     )
 
 
-def _last_figures(run_id: int, name: str) -> type[TestResult]:
-    found = (
-        select(TestResult)
+def _last_figures(run_id: int, name: str) -> Subquery:
+    """Select the last value of each case and metric of a run, with the columns of an index."""
+    return (
+        select(
+            TestResult.test_case_id,
+            TestResult.metric_name,
+            TestResult.metric_value,
+            TestResult.higher_is_better,
+        )
         .where(TestResult.test_run_id == run_id, TestResult.metric_value.is_not(None))
         .ext(distinct_on(TestResult.test_case_id, TestResult.metric_name))
         .order_by(TestResult.test_case_id, TestResult.metric_name, TestResult.id.desc())
         .subquery(name)
     )
-    return aliased(TestResult, found)
 
 
 def trend(case_id: int, metric: str, *, since: datetime | None, limit: int) -> Select[TestResult]:

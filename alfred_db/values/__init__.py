@@ -5,7 +5,7 @@ from __future__ import annotations
 from .broker import ModelOffer, NewBrokerRequest, TokenUsage, TokenUsageKey
 from .broker_catalog import CatalogDocument
 from .cache import AsyncCacheCompute, CacheCompute, CacheSize
-from .conversations import ConversationRow, ConversationSummary, NewMessage
+from .conversations import ConversationHits, ConversationRow, ConversationSummary, NewMessage
 from .documents import DocumentChanges, DocumentRow, NewDocument
 from .entities import EdgeDirection, GraphNeighbour, GraphNode, GraphPath, Subgraph
 from .events import EventConsumerLag, EventHorizon, EventPosition, NewEvent
@@ -51,6 +51,7 @@ __all__ = [
     "ClaimedExecution",
     "ClaimedTask",
     "ClaimedWorkflow",
+    "ConversationHits",
     "ConversationRow",
     "ConversationSummary",
     "DocumentChanges",

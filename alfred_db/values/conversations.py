@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict, overload
 
 from ..models import MessageRole
-from ..search.results import FoundRow
+from ..search.results import FoundRow, Hit
 
-__all__ = ["ConversationRow", "ConversationSummary", "NewMessage"]
+__all__ = ["ConversationHits", "ConversationRow", "ConversationSummary", "NewMessage"]
 
 
 class ConversationRow(FoundRow, Protocol):
@@ -28,6 +28,28 @@ class ConversationRow(FoundRow, Protocol):
     """Metadata of the caller, such as the name of a tool and the call that it answers."""
     created_at: datetime
     """When the row was created."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationHits(Sequence[Hit[ConversationRow]]):
+    """The messages that a search found, the best first."""
+
+    hits: Sequence[Hit[ConversationRow]]
+    ranked: int
+    """Number of messages that were ranked."""
+    exact: bool
+    """Whether all messages with the words were ranked; False if there may be older ones."""
+
+    @overload
+    def __getitem__(self, index: int) -> Hit[ConversationRow]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Hit[ConversationRow]]: ...
+    def __getitem__(self, index: int | slice) -> Hit[ConversationRow] | Sequence[Hit[ConversationRow]]:
+        """Return a hit by its place, or several."""
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
 
 
 class NewMessage(TypedDict):

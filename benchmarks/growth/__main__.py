@@ -1,13 +1,15 @@
 """Every public method of every repository at a thousand tasks and at many; results go to docs/benchmarks/growth.md.
 
-PYTHONPATH=benchmarks:tests python -m growth [--rows N] [--quick]
+PYTHONPATH=benchmarks:tests python -m growth [--rows N] [--quick] [--only PART ...]
 
-`--quick` takes 50,000 rows and prints the page instead of keeping it.
+`--quick` takes 50,000 rows and prints the page instead of keeping it. PART is one of calls, writes, idle and bloat; the
+sections of the others stay on the page as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -22,8 +24,10 @@ from alfred_db import Database
 
 from .calls import REFUSED, Place, calls, missing
 from .exceptions import EXCEPTIONS
+from .idle import bloat, idle
 from .measure import Cost, measured
 from .rows import fill
+from .writes import INDEXES, TURNS, costs, timed
 
 SMALL = 1_000
 RATIO, FLAT_MS = 3.0, 10.0
@@ -64,24 +68,86 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="growth", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--memory", help="shared_buffers of the server, such as 512MB; default: an eighth of the machine's"
+    )
+    parser.add_argument("--cycles", type=int, default=100_000, help="cycles of the part bloat")
     arguments = parser.parse_args()
     if without := missing():
         print(f"no arguments in benchmarks/growth/calls.py: {', '.join(without)}", file=sys.stderr)
         return 2
     size = 50_000 if arguments.quick else arguments.rows
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="alfred-db-growth-") as name, one_server() as server:
+    settings = {} if arguments.memory is None else {"shared_buffers": arguments.memory}
+    with tempfile.TemporaryDirectory(prefix="alfred-db-growth-") as name, one_server(**settings) as server:
         folder = Path(name)
         if arguments.quick:
             harness.RESULTS = folder / "docs"
-        for one in ("small", "large"):
-            (folder / one).mkdir()
-        small_db, small_place = filled(server, "small", SMALL, folder)
-        large_db, large_place = filled(server, "large", size, folder)
-        small, large = measured(small_db, small_place), measured(large_db, large_place)
-        small_db.close()
-        large_db.close()
-        return report(server, size, small, large, (time.perf_counter() - began) / 60)
+        failed = 0
+        gains: dict[str, tuple[float, float]] = {}
+        if {"calls", "writes"} & set(arguments.only):
+            for one in ("small", "large"):
+                (folder / one).mkdir()
+            large_db, large_place = filled(server, "large", size, folder)
+            if "calls" in arguments.only:
+                small_db, small_place = filled(server, "small", SMALL, folder)
+                small, large = measured(small_db, small_place), measured(large_db, large_place)
+                small_db.close()
+                failed = report(server, size, small, large, (time.perf_counter() - began) / 60)
+            if "writes" in arguments.only:
+                gains = gained(large_db, large_place)
+            large_db.close()
+            for one in ("small", "large"):
+                server.drop(one)
+        if "writes" in arguments.only:
+            publish(
+                PAGE, "What the indexes cost", WRITES_NOTES, written(server, size, gains, arguments.quick)
+            )
+        if "idle" in arguments.only:
+            publish(PAGE, "Idle workers", IDLE_NOTES, idle(server, 5.0 if arguments.quick else 30.0))
+        if "bloat" in arguments.only:
+            publish(PAGE, "Bloat", BLOAT_NOTES, bloat(server, 2_000 if arguments.quick else arguments.cycles))
+        return failed
+
+
+PARTS = ("calls", "writes", "idle", "bloat")
+WRITES_NOTES = (
+    "Each index of the revisions that serve lists, and what it has replaced. CPU time of the writes with it beside without it"
+    " (or with what it has replaced), of the client and of its server process: medians of turns of two databases, for which"
+    " it does not matter what else the machine does, though a few per cent are noise. Then the median of its call on the"
+    " large database, without and with it."
+)
+IDLE_NOTES = (
+    "Statements that the server counts, BEGIN and COMMIT among them. A worker has its sweeps in this time, every 5 s; those"
+    " of the process that enqueues are not counted."
+)
+BLOAT_NOTES = (
+    "A hundred tasks at a time are enqueued, claimed, completed and purged. Beside an open snapshot no version of a row"
+    " can go until it ends."
+)
+
+
+def gained(database: Database, place: Place) -> dict[str, tuple[float, float]]:
+    """The milliseconds of the call of each index, without and with it."""
+    found: dict[str, tuple[float, float]] = {}
+    known = dict(calls())
+    for index in INDEXES:
+        if index.call:
+            beside = [timed(database, index, known[index.call], place, dropped=one) for one in (True, False)]
+            found[index.name] = beside[0], beside[1]
+    return found
+
+
+def written(server: Server, size: int, gains: dict[str, tuple[float, float]], quick: bool) -> str:
+    rows: list[tuple[str, ...]] = []
+    for name, writes in costs(server, turns=2 if quick else TURNS).items():
+        before, after = gains.get(name, (math.nan, math.nan))
+        for write in writes:
+            ratios = (f"{one:.2f}" for one in (write.client, write.server, write.both))
+            rows.append((f"`{name}`", write.what, *ratios, f"{before:.2f}", f"{after:.2f}"))
+    header = ("", "writes", "client", "server", "both", f"ms without, {size:,}", "ms with")
+    return table(header, rows)
 
 
 def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, Cost], minutes: float) -> int:

@@ -6,6 +6,7 @@ A key that ends in `, something` is another call of the same method. `missing` n
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from injection.signatures import methods, repositories
 from injection.specimens import SPECIMENS
 from sqlalchemy import text
 
-from alfred_db import TaskStatus
+from alfred_db import TaskStatus, TestResultStatus
 from alfred_db.repositories import UnitOfWork
 from alfred_db.search.filters import Filter, eq, range_
 
@@ -227,6 +228,16 @@ CALLS: Calls = {
         "embedding": _vector(384),
         "where": Filter(must=[eq("metadata.k", 7)]),
     },
+    "memory_entries.search": lambda p: {"embedding": _vector(768)},
+    "memory_entries.search, by a field": lambda p: {
+        "embedding": _vector(768),
+        "where": Filter(must=[eq("metadata.k", 7)]),
+    },
+    "working_memory.search": lambda p: {"embedding": _vector(1536)},
+    "working_memory.search, by a field": lambda p: {
+        "embedding": _vector(1536),
+        "where": Filter(must=[eq("metadata.k", 7)]),
+    },
     "memories.hybrid_search": lambda p: {
         "bank": p.rows.bank,
         "text": "memory 77",
@@ -284,6 +295,8 @@ CALLS: Calls = {
     "broker_requests.recent, pending ones": lambda p: {"status": "pending"},
     "broker_requests.recent, pending ones of a day": lambda p: {"status": "pending", **_DAY},
     "broker_requests.usage": lambda p: {"by": ["model", "day"], **_YEAR},
+    "broker_requests.usage, of a year by model": lambda p: {"by": ["model"], **_YEAR},
+    "broker_requests.usage, of an agent with few": lambda p: {"by": ["day"], "agent_name": "quiet", **_YEAR},
     "broker_requests.usage, of a day": lambda p: {"by": ["model", "day"], **_DAY},
     # Validation
     "validation.cancel_run": lambda p: {"run_id": p.ground.test_run},
@@ -296,6 +309,7 @@ CALLS: Calls = {
     "validation.regression": lambda p: {"run_id": p.rows.run, "baseline_id": p.rows.base},
     "validation.list_cases": lambda p: {"suite_id": p.rows.suite},
     "validation.list_results": lambda p: {"run_id": p.rows.run},
+    "validation.list_results, that fail": lambda p: {"run_id": p.rows.run, "status": TestResultStatus.FAIL},
     "validation.trend": lambda p: {"case_id": p.rows.case, "metric": "metric-1"},
     "validation.record": lambda p: {"case_id": p.rows.case, "metric": "m", "value": Decimal(1)},
     # Users and files
@@ -304,12 +318,16 @@ CALLS: Calls = {
 }
 
 
+COMMON: Mapping[str, Any] = {"older_than": 60.0, "limit": 100}
+"""Values of parameters that have one meaning in all methods; a method that needs no others has no entry."""
+
+
 def calls() -> Iterator[tuple[str, Callable[[Place], dict[str, Any]]]]:
     """Every call by its name, the methods in their order: of this table, else of the specimens, else without arguments."""
     own = _by_method(CALLS)
     others = _by_method(SPECIMENS)
     for noun, repository in repositories().items():
-        for method, _ in methods(repository):
+        for method, call in methods(repository):
             name = f"{noun}.{method}"
             if name in REFUSED:
                 continue
@@ -319,24 +337,24 @@ def calls() -> Iterator[tuple[str, Callable[[Place], dict[str, Any]]]]:
                 first, build = others[name][0]
                 yield first.partition(",")[0], lambda place, build=build: build(place.ground)  # type: ignore[misc]
             else:
-                yield name, lambda place: {}
+                needed = [one for one in _needed(call) if one in COMMON]
+                yield name, lambda place, needed=needed: {one: COMMON[one] for one in needed}  # type: ignore[misc]
 
 
 def missing() -> list[str]:
     """Methods with parameters that must be given, and no entry."""
-    import inspect
-
     known = {*_by_method(CALLS), *_by_method(SPECIMENS), *REFUSED}
     return [
         f"{noun}.{name}"
         for noun, repository in repositories().items()
         for name, method in methods(repository)
-        if f"{noun}.{name}" not in known
-        and any(
-            one.default is one.empty and one.kind is not one.VAR_KEYWORD
-            for one in list(inspect.signature(method).parameters.values())[1:]
-        )
+        if f"{noun}.{name}" not in known and not set(_needed(method)) <= set(COMMON)
     ]
+
+
+def _needed(method: Callable[..., Any]) -> list[str]:
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return [one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
 
 
 def _by_method(

@@ -6,17 +6,28 @@ __all__ = ["EXCEPTIONS"]
 
 _COUNTED = "counts up to 20,000 rows and then stops, as its result says; pass a smaller `up_to`"
 
+_WAITING = "counts every row that a purge would delete; purge without counting, or with a limit"
+
 EXCEPTIONS: dict[str, str] = {
-    "broker_requests.usage": "adds up every request of the period, here a year; ask for the days that are new and keep the sums",
+    "broker_requests.usage": (
+        "adds up every request of the period, here a year, so that late requests count too; pass a model, a provider or an"
+        " agent, or keep the sums of days that have ended"
+    ),
     "broker_requests.recent, pending ones": (
         "an index of the status would make the end of each request write all indexes; pass `since`, as the pending ones that matter are recent"
     ),
     "tasks.count": _COUNTED,
     "tasks.count, completed ones": _COUNTED,
     "tasks.list, before a time": "reads from the newest; pass the cursor of a page, or `created_after` too",
+    "tasks.purgeable": _WAITING,
+    "conversations.purgeable": _WAITING,
+    "broker_requests.purgeable": _WAITING,
+    "events.purgeable": _WAITING,
+    "scheduler.purgeable": _WAITING,
+    "workflows.purgeable": _WAITING,
     "knowledge.facet": "reads every point of the collection; pass `where` to read fewer",
     "knowledge.count": "reads every point of the collection; pass `where` to read fewer",
-    "conversations.search, of a common word": "ranks the messages that match; pass `session_id`, or a rarer word",
+    "conversations.search, of a common word": "ranks the newest thousand messages with the word; pass `session_id`, or a rarer word",
     "entities.shortest_path": "searches the surroundings of a hub; pass `edge_types` or a smaller depth",
     "entities.subgraph": "reads the edges of a hub; pass `edge_types`",
     "memory_banks.list": "counts the memories of each bank on the page; pass a smaller `limit`",

@@ -89,7 +89,7 @@ STATEMENTS = (
     """,
     """
     INSERT INTO memory_entries (namespace, content, metadata, expires_at)
-    SELECT 'namespace-' || i % 100, 'the entry ' || i, '{{}}', now() + interval '1 day' FROM generate_series(1, {n} / 10) AS i
+    SELECT 'namespace-' || i % 100, 'the entry ' || i, jsonb_build_object('k', i % 1000), now() + interval '1 day' FROM generate_series(1, {n} / 10) AS i
     """,
     """
     INSERT INTO documents (title, content, metadata, external_id, embedding)
@@ -117,8 +117,9 @@ STATEMENTS = (
     LEFT JOIN LATERAL (SELECT ARRAY(SELECT random() + i * 0 FROM generate_series(1, 1536))::vector AS v) AS e ON i % 20 < 1
     """,
     """
-    INSERT INTO wm.working_memory (name, memory_type, content, session_id, agent, expires_at)
-    SELECT 'w-' || i, 'type-' || i % 5, 'c', 'session-' || i / 20, 'agent-' || i % 50, now() + interval '1 day'
+    INSERT INTO wm.working_memory (name, memory_type, content, session_id, agent, expires_at, metadata)
+    SELECT 'w-' || i, 'type-' || i % 5, 'c', 'session-' || i / 20, 'agent-' || i % 50, now() + interval '1 day',
+        jsonb_build_object('k', i % 1000)
     FROM generate_series(1, {n} / 10) AS i
     """,
     """
@@ -158,7 +159,8 @@ STATEMENTS = (
     """,
     """
     INSERT INTO test_results (test_case_id, metric_name, metric_value, status, test_run_id)
-    SELECT c.first + i % greatest({n} / 1000, 20), 'metric-' || i % 3, i % 100, 'pass', r.first + 1 + (i / 7) % 90
+    SELECT c.first + i % greatest({n} / 1000, 20), 'metric-' || i % 3, i % 100,
+        CASE WHEN i % 200 = 0 THEN 'fail' ELSE 'pass' END, r.first + 1 + (i / 7) % 90
     FROM generate_series(1, {n} / 2) AS i,
         (SELECT min(id) AS first FROM test_cases WHERE name LIKE 'case-%') AS c, (SELECT min(id) AS first FROM test_runs) AS r
     """,
@@ -175,7 +177,7 @@ def fill(url: str, size: int) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         # Rows of the log of a year are in partitions of their months, as they would be after a year.
         connection.execute("SET synchronous_commit = off")
-        connection.execute("SET maintenance_work_mem = '512MB'")
+        connection.execute("SET maintenance_work_mem = '128MB'")
         for table in ("brk_tracking.broker_request",):
             make_months(connection, table)
         for statement in STATEMENTS:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import exc, func, select, text, update
+from sqlalchemy import delete, exc, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, BrokerRequest, BrokerRequestStatus, HostedModel
@@ -489,6 +491,70 @@ async def test_days_are_those_of_the_time_zone(
     ]
     utc = await requests.usage(*span, by=("day",))  # type: ignore[arg-type]
     assert [(one.day, one.requests) for one in utc] == [(date(2025, 3, 29), 2), (date(2025, 3, 30), 2)]
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "UTC",
+        "Europe/Berlin",
+        "Asia/Kolkata",
+        "America/Havana",
+        "America/Sao_Paulo",
+        "Pacific/Apia",
+        "America/St_Johns",
+    ],
+)
+async def test_days_follow_the_calendar_of_their_zone(
+    requests: AsyncBrokerRequestRepository, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """Days that are longer and shorter, with a midnight that is twice or never, or that do not exist."""
+    spans = [datetime(2025, 3, 8, tzinfo=UTC), datetime(2025, 11, 1, tzinfo=UTC), datetime(2018, 11, 3, tzinfo=UTC),
+             datetime(2018, 2, 17, tzinfo=UTC), datetime(2011, 12, 29, tzinfo=UTC), datetime(2010, 11, 6, tzinfo=UTC)]  # fmt: skip
+    steps = [begin + timedelta(minutes=20 * number) for begin in spans for number in range(3 * 72)]
+    await requests.log_many([{"request_id": "r", "created_at": at, "prompt_tokens": 1} for at in steps])
+    expected = Counter(at.astimezone(ZoneInfo(zone)).date() for at in steps)
+    for begin in spans:
+        span = begin + timedelta(minutes=7), begin + timedelta(days=3, minutes=-7)
+        inside = [at for at in steps if span[0] <= at < span[1]]
+        found = await requests.usage(*span, by=("day",), timezone=zone)  # type: ignore[arg-type]
+        days = Counter(at.astimezone(ZoneInfo(zone)).date() for at in inside)
+        assert {one.day: one.requests for one in found} == days
+        assert [one.day for one in found] == sorted(days)
+    whole = min(spans), max(spans) + timedelta(days=3)
+    found = await requests.usage(*whole, by=("day", "model"), timezone=zone)
+    assert {one.day: one.requests for one in found} == expected
+    monkeypatch.setattr(f"{type(requests).__module__}.MAX_DAYS", 1)
+    assert await requests.usage(*whole, by=("day", "model"), timezone=zone) == found
+    assert (
+        await requests.usage(
+            datetime.min.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=UTC),
+            by=("day", "model"),
+            timezone=zone,
+        )
+        == found
+    )
+
+
+async def test_usage_includes_late_requests(requests: AsyncBrokerRequestRepository) -> None:
+    """A request of a day that has been summed before: logged, finished, and deleted."""
+    day = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+    async def now() -> list[tuple[date | None, int, int, Decimal]]:
+        found = await requests.usage(day - timedelta(days=1), day + timedelta(days=2), by=("day",))  # type: ignore[arg-type]
+        return [(one.day, one.requests, one.failed, one.cost) for one in found]
+
+    await log(requests, day, cost=Decimal("0.1"))
+    await log(requests, day, status="pending")
+    assert await now() == [(day.date(), 2, 0, Decimal("0.1"))]
+    await log(requests, day, cost=Decimal("0.2"))
+    assert await now() == [(day.date(), 3, 0, Decimal("0.3"))]
+    (pending,) = await requests.recent(status=BrokerRequestStatus.PENDING)
+    await requests.finish(pending.id, pending.created_at, status=FAILED)
+    assert await now() == [(day.date(), 3, 1, Decimal("0.3"))]
+    await requests._session.execute(delete(BrokerRequest).where(BrokerRequest.id == pending.id))
+    assert await now() == [(day.date(), 2, 0, Decimal("0.3"))]
 
 
 async def test_requests_of_one_tenant_are_not_seen_by_the_other(committed: AsyncDatabase) -> None:

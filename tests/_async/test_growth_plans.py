@@ -7,13 +7,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from alfred_db import BrokerRequestStatus, TaskStatus
-from alfred_db.queries import broker_requests, rag, task_maintenance, tasks, workflow_steps, workflows
+from alfred_db import BrokerRequestStatus, Memory, MemoryEntry, TaskStatus, TestResultStatus, WorkingMemory
+from alfred_db.models import Base
+from alfred_db.queries import (
+    broker_requests,
+    conversations,
+    rag,
+    task_maintenance,
+    tasks,
+    validation,
+    workflow_steps,
+    workflows,
+)
 from alfred_db.queries.shapes.explain import Explain
+from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.search.filters import Filter, eq
 
 NOW = datetime.now(UTC)
 ROWS = 3_000
@@ -50,6 +62,29 @@ FILL = (
     """
     INSERT INTO {home}rag_queries (session_id, query_text)
     SELECT (SELECT max(id) FROM {home}rag_sessions), 'q' FROM generate_series(1, :rows)
+    """,
+    """
+    INSERT INTO {home}conversations (session_id, role, content)
+    SELECT 's', 'user', 'the message ' || CASE WHEN n % 1000 = 0 THEN 'unusual' ELSE '' END FROM generate_series(1, :rows) AS n
+    """,
+    "INSERT INTO {home}memory_banks (name) VALUES ('b')",
+    """
+    INSERT INTO {home}memories (memory_bank_id, content, metadata)
+    SELECT (SELECT max(id) FROM {home}memory_banks), n::text, jsonb_build_object('k', n) FROM generate_series(1, :rows) AS n
+    """,
+    "INSERT INTO {home}memory_entries (content, metadata) SELECT n::text, jsonb_build_object('k', n) FROM generate_series(1, :rows) AS n",
+    """
+    INSERT INTO {wm}working_memory (name, memory_type, metadata)
+    SELECT n::text, 't', jsonb_build_object('k', n) FROM generate_series(1, :rows) AS n
+    """,
+    "INSERT INTO {home}test_suites (name) VALUES ('s')",
+    "INSERT INTO {home}test_cases (test_suite_id, name) SELECT max(id), 'c' FROM {home}test_suites",
+    "INSERT INTO {home}test_runs (test_suite_id) SELECT (SELECT max(id) FROM {home}test_suites) FROM generate_series(1, 3)",
+    """
+    INSERT INTO {home}test_results (test_case_id, metric_name, metric_value, status, test_run_id)
+    SELECT (SELECT max(id) FROM {home}test_cases), 'm-' || n % 50, n % 10, CASE WHEN n % 1000 = 0 THEN 'fail' ELSE 'pass' END,
+        (SELECT max(id) FROM {home}test_runs) - n % 3
+    FROM generate_series(1, :rows) AS n
     """,
     """
     INSERT INTO {home}rag_query_documents (query_id, document_id, rank)
@@ -89,6 +124,28 @@ PLANS: dict[str, tuple[Statement, str]] = {
         lambda k: workflow_steps.steps(k["execution"], after=None, limit=10),
         "uq_workflow_steps_execution_id_seq",
     ),
+    "messages with a rare word": (
+        lambda k: conversations.search("unusual", session_id=None, limit=10),
+        "idx_conversations_search",
+    ),
+    "messages with a common word": (
+        lambda k: conversations.search("message", session_id=None, limit=10),
+        "Index Scan Backward using pk_conversations",
+    ),
+    "memories by metadata": (lambda k: _by_metadata(Memory), "idx_memories_metadata"),
+    "entries by metadata": (lambda k: _by_metadata(MemoryEntry), "idx_memory_entries_metadata"),
+    "working memory by metadata": (lambda k: _by_metadata(WorkingMemory), "idx_working_memory_metadata"),
+    "results that fail": (
+        lambda k: validation.list_results(k["run"], status=TestResultStatus.FAIL, after=None, limit=10),
+        "idx_test_results_fail",
+    ),
+    "figures of a run": (
+        lambda k: validation.compare(k["run"], k["run"]),
+        "idx_test_results_figures",
+    ),
+    "usage by day": (lambda k: _usage(), "HashAggregate"),
+    "usage of a provider": (lambda k: _usage(provider="small"), "hashtextextended(provider"),
+    "usage of an agent": (lambda k: _usage(agent_name="quiet"), "hashtext(agent_name"),
     "queries of a document": (
         lambda k: rag.queries_using(k["document"], after=None, limit=10),
         "idx_rag_query_documents_document_id",
@@ -103,20 +160,39 @@ def _recent(**by: Any) -> Any:
     )
 
 
+def _by_metadata(model: type[Base]) -> Any:
+    return select(*model.__mapper__.primary_key).where(
+        compile_filter(model, Filter(must=[eq("metadata.k", 7)]))
+    )
+
+
+def _usage(**by: Any) -> Any:
+    days = [
+        NOW.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=n) for n in range(-360, 2)
+    ]
+    others: dict[str, Any] = {"model": None, "provider": None, "agent_name": None, **by}
+    return broker_requests.usage(
+        since=days[0], until=days[-1], by=("model", "day"), timezone="UTC", days=days, **others
+    )
+
+
 async def test_what_wants_little_reads_little(uow: AsyncUnitOfWork, schema: str | None) -> None:
     session = uow.session
-    home, tracking = ("", "brk_tracking.") if schema is None else (f"{schema}.", f"{schema}.")
+    home, tracking, wm = ("", "brk_tracking.", "wm.") if schema is None else (f"{schema}.",) * 3
     for statement in FILL:
-        await session.execute(text(statement.format(home=home, tracking=tracking)), {"rows": ROWS})
+        await session.execute(text(statement.format(home=home, tracking=tracking, wm=wm)), {"rows": ROWS})
     for table in (
-        "tasks", "workflows", "workflow_executions", "workflow_steps", "rag_queries", "rag_query_documents"
+        "tasks", "workflows", "workflow_executions", "workflow_steps", "rag_queries", "rag_query_documents",
+        "conversations", "memories", "memory_entries", "test_results"
     ):  # fmt: skip
         await session.execute(text(f"ANALYZE {home}{table}"))
     await session.execute(text(f"ANALYZE {tracking}broker_request"))
+    await session.execute(text(f"ANALYZE {wm}working_memory"))
     keys = {
         "parent": f"SELECT min(id) FROM {home}workflow_executions",
         "execution": f"SELECT max(id) FROM {home}workflow_executions",
         "document": f"SELECT max(id) FROM {home}documents",
+        "run": f"SELECT max(id) FROM {home}test_runs",
     }
     known = {name: (await session.execute(text(sql))).scalar_one() for name, sql in keys.items()}
     for name, (build, index) in PLANS.items():

@@ -168,6 +168,23 @@ def test_appends_to_one_session_wait_for_nobody(committed: Database) -> None:
         assert told(purging) == {}
 
 
+def test_a_search_reports_whether_all_were_ranked(
+    conversations: ConversationRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "CANDIDATES", 3)
+    best = conversations.append("a", "user", "Owls")
+    found = conversations.search("owl")
+    assert (found.ranked, found.exact, [hit.row.id for hit in found]) == (1, True, [best.id])
+    others = [(conversations.append("b", "user", f"The owl and the tree {n}")).id for n in range(3)]
+    found = conversations.search("owl", limit=2)
+    assert (found.ranked, found.exact, len(found)) == (3, False, 2)
+    assert [hit.row.id for hit in found] == others[:0:-1]  # the best one is older than the newest three
+    within = conversations.search("owl", session_id="a")
+    assert (within.ranked, within.exact, within[0].row.id) == (1, True, best.id)
+    nothing = conversations.search("zebra")
+    assert (nothing.ranked, nothing.exact, list(nothing)) == (0, True, [])
+
+
 def test_words_are_found_best_first(conversations: ConversationRepository) -> None:
     long = conversations.append("a", "user", "The owl and many other birds of the wood, and trees")
     short = conversations.append("a", "assistant", "Owls!", metadata={"x": 1})

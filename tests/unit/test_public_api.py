@@ -324,6 +324,7 @@ PUBLIC = [
     "ConfigurationError",
     "ConflictError",
     "Conversation",
+    "ConversationHits",
     "ConversationRepository",
     "ConversationRow",
     "ConversationSession",

@@ -64,14 +64,21 @@ def jsonpath(text: str) -> ColumnElement[Any]:
     return cast_to(literal(text), JSONPATH)
 
 
+def first_key(key: str) -> str:
+    """Return the first step of a path, which is always a key."""
+    first = steps(key)[0]
+    assert isinstance(first, str)
+    return first
+
+
 @lru_cache(maxsize=1024)
-def _path(key: str) -> str:
-    """Return a path as jsonpath.
+def _path(key: str, start: int = 0) -> str:
+    """Return the steps of a path from `start` on as jsonpath.
 
     Values that a step does not apply to are skipped, because an error would end the search.
     """
     parts = ["strict $"]
-    for step in steps(key):
+    for step in steps(key)[start:]:
         if step is None:
             parts.append('? (@.type() == "array")[*]')
         else:
@@ -80,18 +87,18 @@ def _path(key: str) -> str:
     return " ".join(parts)
 
 
-def found(document: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-    """Return the values that a path selects, as one JSON array."""
-    return query_array(document, _path(key))
+def found(document: ColumnElement[Any], key: str, start: int = 0) -> ColumnElement[Any]:
+    """Return the values that a path selects, as one JSON array; `start` is the first step that is applied."""
+    return query_array(document, _path(key, start))
 
 
-def values(document: ColumnElement[Any], key: str) -> ColumnElement[Any]:
+def values(document: ColumnElement[Any], key: str, start: int = 0) -> ColumnElement[Any]:
     """Return the values that a path selects, with each array replaced by its elements.
 
     These are the values that conditions test.
     """
     # Lax: a value that is not an array is treated as an array of one element.
-    return query_array(found(document, key), "lax $[*][*]")
+    return query_array(found(document, key, start), "lax $[*][*]")
 
 
 def query_array(document: ColumnElement[Any], path: str) -> ColumnElement[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any, get_args
 
 from sqlalchemy import Row, inspect
@@ -21,6 +21,9 @@ from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.broker import NewBrokerRequest, TokenUsage, TokenUsageKey
 from ...values.broker_requests import FILLED, FROM_CATALOG, Hosted, filled, token_counts
+
+MAX_DAYS = 4_000
+"""Up to how many days `usage` sums each for itself."""
 
 
 class AsyncBrokerRequestRepository(AsyncPartitions):
@@ -256,7 +259,10 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
     ) -> Sequence[TokenUsage]:
         """Return sums of requests from `since` until before `until`.
 
-        Sums are kept apart by currency. Only the months of the range are read.
+        Sums are kept apart by currency. Only the months of the range are read. Each request of the range is added up,
+        so that the sums are exact whenever a request was logged, finished or deleted: a year of two million takes
+        about two seconds. Keep the sums of days that have ended if you ask for them often, or ask for a model, a
+        provider or an agent, which have an index each.
 
         Args:
             since: The beginning of the range.
@@ -278,6 +284,7 @@ class AsyncBrokerRequestRepository(AsyncPartitions):
                 until=until,
                 by=by,
                 timezone=timezone,
+                days=_days(since, until, zone) if "day" in by else None,
                 model=model,
                 provider=provider,
                 agent_name=agent_name,
@@ -329,6 +336,32 @@ def _check_usage(since: datetime, until: datetime, by: Collection[str]) -> None:
         raise InvalidInputError(
             f"by: {', '.join(unknown[:5])}: expected some of {', '.join(get_args(TokenUsageKey))}"
         )
+
+
+def _days(since: datetime, until: datetime, zone: tzinfo) -> list[datetime] | None:
+    """Return the start of each day of a range, and the end of the last one.
+
+    Returns:
+        None if there are too many, or if a clock went back over midnight, so that a day is not one range.
+    """
+    try:
+        last = (until.astimezone(UTC) - timedelta(microseconds=1)).astimezone(zone).date()
+        first = since.astimezone(zone).date()
+        if (last - first).days > MAX_DAYS:
+            return None
+        days = [
+            datetime.combine(first + timedelta(days=number), time(), zone)
+            for number in range((last - first).days + 2)
+        ]
+        for day in days:
+            again = day.replace(fold=1)
+            if again.astimezone(UTC) > day.astimezone(UTC):  # midnight was twice
+                before = again.astimezone(UTC) - timedelta(microseconds=1)
+                if before.astimezone(zone).date() < day.date():
+                    return None
+        return [day.astimezone(UTC) for day in days]
+    except OverflowError:
+        return None
 
 
 def _usage(row: Row[*tuple[Any, ...]], zone: tzinfo) -> TokenUsage:

@@ -17,7 +17,7 @@ from ...queries import memory_banks
 from ...queries.shapes.paging import as_page
 from ...search.results import Hit
 from ...values import Page
-from ...values.conversations import ConversationRow, ConversationSummary, NewMessage
+from ...values.conversations import ConversationHits, ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
 FEW = 1_000
@@ -109,10 +109,11 @@ class ConversationRepository(Repository):
         ]
         return as_page(found, queries.LIST_KEY, limit)
 
-    def search(
-        self, text: str, *, session_id: str | None = None, limit: int = 10
-    ) -> Sequence[Hit[ConversationRow]]:
+    def search(self, text: str, *, session_id: str | None = None, limit: int = 10) -> ConversationHits:
         """Return the messages that contain these English words, the best first.
+
+        If 1,000 messages or more contain the words, the newest 1,000 of them are ranked, and `exact` of the result is
+        False; more words, or a `session_id`, find fewer.
 
         Args:
             text: Words, `"a phrase"`, `or` and `-not`, as in a search engine; at most 10,000 characters.
@@ -124,8 +125,9 @@ class ConversationRepository(Repository):
         """
         within("characters of text", len(text), 0, MAX_TEXT)
         rows = self._rows(queries.search(text, session_id=session_id, limit=limit))
+        ranked = rows[0].ranked if rows else 0
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
-        return hits
+        return ConversationHits(hits, ranked, ranked < queries.CANDIDATES)
 
     def delete_session(self, session_id: str) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session."""

@@ -55,6 +55,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(**USAGE),
         call(**USAGE | {"by": ("day",), "model": None, "provider": None, "agent_name": None}),
         call(**USAGE | {"by": ()}),
+        call(**USAGE | {"days": [TIME, TIME, TIME]}),
     ],
     "now": [call()],
     "codes": [call([4711, 4712])],
