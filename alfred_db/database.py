@@ -39,7 +39,7 @@ from .engine.pool import (
 from .engine.session import AloneSession, AutocommitSession, DirectSession, Kept
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
-from .errors import translated
+from .errors import ConfigurationError, translated
 from .sql import schema_translate_map
 from .types import bind_text
 
@@ -77,6 +77,7 @@ class Database:
         application_name: The name of the connections in `pg_stat_activity`.
         notify: Notify idle workers after a commit that enqueued tasks, through a separate connection. Without
             it workers find new tasks when they next poll.
+        read_only: Have the server refuse every write through these connections. `upgrade` uses another one.
 
     Raises:
         ConfigurationError: No URL was found, or one of the arguments is wrong.
@@ -91,17 +92,19 @@ class Database:
         pool_size: int = 5,
         application_name: str = "alfred-db",
         notify: bool = False,
+        read_only: bool = False,
     ) -> None:
         from .repositories import UnitOfWork
 
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
+        self.read_only = _read_only(read_only, pooler)
         self._unit_of_work = UnitOfWork
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine, pooler, self.schema)
+        kept = _watch(self.engine, pooler, self.schema, read_only)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._alone = AloneSession(self.engine, kept=kept)
@@ -224,17 +227,19 @@ class AsyncDatabase:
         pool_size: int = 5,
         application_name: str = "alfred-db",
         notify: bool = False,
+        read_only: bool = False,
     ) -> None:
         from .repositories import AsyncUnitOfWork
 
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
+        self.read_only = _read_only(read_only, pooler)
         self._unit_of_work = AsyncUnitOfWork
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine.sync_engine, pooler, self.schema)
+        kept = _watch(self.engine.sync_engine, pooler, self.schema, read_only)
         sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, kept=kept)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
@@ -359,6 +364,15 @@ def _notifier(database: Database | AsyncDatabase, *sessions: sessionmaker[Any]) 
     return notifier
 
 
+def _read_only(read_only: bool, pooler: Pooler | None) -> bool:
+    if read_only and pooler is not None:
+        raise ConfigurationError(
+            'read_only: a pooler passes the server\'s sessions on, so none can be set read-only; leave out pooler="transaction",'
+            " or connect as a role that may only read"
+        )
+    return read_only
+
+
 def _migration_url(url: URL) -> str | URL:
     return os.environ.get("ALFRED_DB_MIGRATION_URL") or url
 
@@ -389,7 +403,7 @@ def _engine_options(
     }
 
 
-def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
+def _watch(engine: Engine, pooler: Pooler | None, schema: str | None, read_only: bool) -> Kept:
     """Register what the engine needs beyond its options.
 
     A child process must not use the parent's sockets. The type `vector` must be found in the schema where an
@@ -413,10 +427,14 @@ def _watch(engine: Engine, pooler: Pooler | None, schema: str | None) -> Kept:
     end_interrupted(engine)
     if pooler is None:
         options = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
-        timeout = None if "idle_in_transaction_session_timeout" in options else IDLE_IN_TRANSACTION_TIMEOUT
+        settings: dict[str, str] = {}
+        if "idle_in_transaction_session_timeout" not in options:
+            settings["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION_TIMEOUT
+        if read_only:
+            settings["default_transaction_read_only"] = "on"
         check_before_use(engine)
         drop_plans_of(engine, lambda info: connection_state(info).plans)
-        prepare_connections(engine, idle_in_transaction=timeout, default_tenant=schema is None)
+        prepare_connections(engine, settings=settings, default_tenant=schema is None)
     else:
         check_pooled(engine, default_tenant=schema is None)
     return kept

@@ -235,7 +235,8 @@ _BY_SQLSTATE: dict[str, tuple[type[AlfredDBError], str]] = {
     "25P04": (DatabaseUnavailable, "a transaction took too long; do less in one, and run it again"),
     "25006": (
         DatabaseUnavailable,
-        "this server is read-only; connect to the primary (target_session_attrs=read-write)",
+        "this server or connection is read-only; connect to the primary (target_session_attrs=read-write), and without"
+        " read_only=True",
     ),
     "28000": (ConfigurationError, "check the user of the database URL"),
     "28P01": (ConfigurationError, "check the password of the database URL"),

@@ -304,9 +304,7 @@ async def test_a_read_only_server_refuses_a_write_in_words(read_only_url: URL) -
         async with AsyncDatabase(read_only_url) as db, db.begin() as uow:
             await uow.agents.register("writer", type="llm", version="1")
 
-    says = (
-        "cannot execute INSERT in a read-only transaction: this server is read-only; connect to the primary"
-    )
+    says = "cannot execute INSERT in a read-only transaction: this server or connection is read-only; connect to the primary"
     with pytest.raises(DatabaseUnavailable, match=says):
         write()
     with pytest.raises(DatabaseUnavailable, match=says):

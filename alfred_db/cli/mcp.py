@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -71,9 +73,16 @@ def mcp(
         raise ConfigurationError('the command mcp needs the MCP SDK; run: pip install "alfred-db[mcp]"')
     from ..mcp.server import create_server, serve_stdio
 
-    database = AsyncDatabase(
-        database_url(url), schema=schema, pooler=pooler, pool_size=10, application_name="alfred-db mcp"
+    connected = partial(
+        AsyncDatabase,
+        database_url(url),
+        schema=schema,
+        pooler=pooler,
+        pool_size=10,
+        application_name="alfred-db mcp",
     )
+    database = connected(read_only=read_only and pooler is None)
+    reader = database if database.read_only or pooler is not None else connected(read_only=True)
     server = create_server(
         database,
         groups=[name.strip() for name in tools.split(",") if name.strip()],
@@ -81,23 +90,33 @@ def mcp(
         read_only=read_only,
         sql_role=sql_role,
         sql_timeout=sql_timeout,
+        reader=reader,
     )
     if transport == "stdio":
-        asyncio.run(serve_stdio(server, database))
+        _run(reader, serve_stdio(server, database))
         return
     from ..mcp.http import serve_http
 
-    asyncio.run(
-        serve_http(
-            server,
-            database,
-            host=host,
-            port=port,
-            token=None if token_env is None else _token(token_env),
-            allowed_hosts=allow_host,
-            allowed_origins=allow_origin,
-        )
+    serving = serve_http(
+        server,
+        database,
+        host=host,
+        port=port,
+        token=None if token_env is None else _token(token_env),
+        allowed_hosts=allow_host,
+        allowed_origins=allow_origin,
     )
+    _run(reader, serving)
+
+
+def _run(reader: AsyncDatabase, serving: Coroutine[Any, Any, None]) -> None:
+    async def closed() -> None:
+        async with reader:
+            await serving
+
+    uvloop = import_module("uvloop") if find_spec("uvloop") is not None else None
+    with asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop) as runner:
+        runner.run(closed())
 
 
 def _token(name: str) -> str:

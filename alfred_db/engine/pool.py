@@ -241,16 +241,15 @@ def end_interrupted(engine: Engine) -> None:
     event.listen(engine, "handle_error", look)
 
 
-def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, default_tenant: bool) -> None:
+def prepare_connections(engine: Engine, *, settings: Mapping[str, str], default_tenant: bool) -> None:
     """Set up each new connection in one round trip, after it has opened: poolers drop most startup parameters.
 
-    The connection sets `RELIED_ON` and the time after which an idle transaction ends, adds the schema of
-    `vector` to its search_path, and records its isolation level. A connection through a transaction pooler is
-    refused with ConfigurationError.
+    The connection sets `RELIED_ON` and `settings`, adds the schema of `vector` to its search_path, and records its
+    isolation level. A connection through a transaction pooler is refused with ConfigurationError.
 
     Args:
         engine: The engine whose connections are set up.
-        idle_in_transaction: The time after which the server ends an idle transaction; None keeps the setting.
+        settings: Further settings with their values, which are the library's own text.
         default_tenant: Refuse a search_path that finds the tables of another tenant first.
     """
     known_own = False
@@ -261,12 +260,12 @@ def prepare_connections(engine: Engine, *, idle_in_transaction: str | None, defa
         driver: Any = record.driver_connection
         with _closed_on_error(dbapi_connection):
             announced = driver.info.backend_pid
-            found = _ask(dbapi_connection, _prepare(announced, idle_in_transaction))
+            found = _ask(dbapi_connection, _prepare(announced, settings))
             if found[0] != announced:  # a pooler is in between, and nothing was set
                 if not known_own:
                     _refuse_shared_sessions(engine, dbapi_connection)
                     known_own = True
-                found = _ask(dbapi_connection, _prepare(found[0], idle_in_transaction))
+                found = _ask(dbapi_connection, _prepare(found[0], settings))
             _, isolation, search_path, tenant, _ = found
             if default_tenant:
                 refuse_tenant_in_path(tenant)
@@ -283,11 +282,11 @@ _TENANT_IN_PATH = f"""(
 )"""
 
 
-def _prepare(pid: int, idle_in_transaction: str | None) -> str:
+def _prepare(pid: int, settings: Mapping[str, str]) -> str:
     """Return the statement that sets up the session with this pid and reads what it is like."""
-    idle = "" if idle_in_transaction is None else f"idle_in_transaction_session_timeout={idle_in_transaction}"
-    name, _, value = idle.partition("=")
-    setting = f", pg_catalog.set_config('{name}', '{value}', false)" if idle else ""
+    set_too = "".join(
+        f", pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items()
+    )
     # Both sides of each comparison have the same type, so that no operator of another schema is a better match.
     return f"""
         SELECT
@@ -300,7 +299,7 @@ def _prepare(pid: int, idle_in_transaction: str | None) -> str:
             ),
             {_TENANT_IN_PATH},
             CASE WHEN pg_catalog.pg_backend_pid() = {pid} THEN CAST(
-                ROW ((SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}){setting}) AS text
+                ROW ((SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}){set_too}) AS text
             ) END
     """
 

@@ -38,6 +38,7 @@ def create_server(
     read_only: bool = False,
     sql_role: str | None = None,
     sql_timeout: float = 5.0,
+    reader: AsyncDatabase | None = None,
 ) -> MCPServer[Any]:
     """Return a server of the SDK with groups of tools; it runs nothing.
 
@@ -48,12 +49,14 @@ def create_server(
         read_only: Leave out all tools that write.
         sql_role: The role that SQL of the group postgres runs as; None is that of the connection.
         sql_timeout: Seconds that it may take.
+        reader: The same database with `read_only=True`, for the tools that only read: its connections are read-only
+            already. Otherwise each of these tools sets its transaction READ ONLY first. The caller closes it.
 
     Raises:
         ConfigurationError: A group is unknown, or none was named.
     """
     server: MCPServer[Any] = MCPServer("alfred-db", instructions=INSTRUCTIONS, log_level="WARNING")
-    tools = Tools(server, database, embedder, read_only, sql_role, sql_timeout)
+    tools = Tools(server, database, embedder, read_only, sql_role, sql_timeout, reader)
     chosen = checked_groups(groups)
     for name in chosen:
         _REGISTER[name](tools)

@@ -41,6 +41,7 @@ class Tools:
         read_only: Leave out all tools that write.
         sql_role: The role that SQL of the group postgres runs as.
         sql_timeout: Seconds that it may take.
+        reader: The same database with `read_only=True`, for the tools that only read.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Tools:
         read_only: bool = False,
         sql_role: str | None = None,
         sql_timeout: float = 5.0,
+        reader: AsyncDatabase | None = None,
     ) -> None:
         self.server = server
         self.database = database
+        self._reader = database if reader is None else reader
         self.embedder = embedder
         self.read_only = read_only
         self.sql_role = sql_role
@@ -63,9 +66,10 @@ class Tools:
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncUnitOfWork]:
         """Open a READ ONLY transaction."""
-        async with self.database.begin() as uow:
-            with translated():
-                await uow.session.execute(_READ_ONLY)
+        async with self._reader.begin() as uow:
+            if not self._reader.read_only:
+                with translated():
+                    await uow.session.execute(_READ_ONLY)
             yield uow
 
     @asynccontextmanager

@@ -38,9 +38,11 @@ def serve(served_url: URL) -> Serve:
     async def served(**options: Any) -> AsyncIterator[Client]:
         url, schema = options.pop("url", served_url), options.pop("schema", None)
         options.setdefault("embedder", embed)
+        with_reader = options.pop("with_reader", True)
         async with (
             AsyncDatabase(url, schema=schema, application_name="served") as database,
-            Client(create_server(database, **options)) as client,
+            AsyncDatabase(url, schema=schema, application_name="served", read_only=True) as reader,
+            Client(create_server(database, reader=reader if with_reader else None, **options)) as client,
         ):
             yield client
 

@@ -115,9 +115,9 @@ async def test_every_tool_has_a_description(serve: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_connection_left")
-@pytest.mark.parametrize("schema", ["acme", None])
-async def test_all_tools_do_their_work(serve: Any, schema: str | None) -> None:
-    async with serve(schema=schema) as client:
+@pytest.mark.parametrize(("schema", "with_reader"), [("acme", True), (None, False)])
+async def test_all_tools_do_their_work(serve: Any, schema: str | None, with_reader: bool) -> None:
+    async with serve(schema=schema, with_reader=with_reader) as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
         assert {name for name, _, _ in WORK} | {"requeue_task"} == names, "a tool is not called here"
         results: dict[str, list[dict[str, Any]]] = {}
@@ -218,10 +218,13 @@ async def _written(url: URL) -> tuple[Any, ...]:
     return tuple(row)
 
 
-async def test_a_read_only_server_writes_nothing(serve: Any, template: URL, new_database: Any) -> None:
+@pytest.mark.parametrize("with_reader", [True, False])
+async def test_a_read_only_server_writes_nothing(
+    serve: Any, template: URL, new_database: Any, with_reader: bool
+) -> None:
     url = new_database(template.database)
     before = await _written(url)
-    async with serve(url=url, read_only=True) as client:
+    async with serve(url=url, read_only=True, with_reader=with_reader) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert all(tool.annotations.read_only_hint for tool in tools.values())
         for name, arguments, _ in WORK:
