@@ -29,7 +29,7 @@ def many(uow: UnitOfWork, parent: uuid.UUID) -> object:
 
 def copied(uow: UnitOfWork, parent: uuid.UUID) -> object:
     child: NewTask = {"intent": "child", "parent_task_id": parent}
-    return uow.tasks.enqueue_many([{"intent": "child"}] * 1000 + [child])  # type: ignore[arg-type]
+    return uow.tasks.enqueue_many([NewTask(intent="child")] * 1000 + [child])
 
 
 DOORS = pytest.mark.parametrize("door", [one, many, copied], ids=["enqueue", "enqueue_many", "over 1000"])

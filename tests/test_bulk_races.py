@@ -21,7 +21,7 @@ import pytest
 from injection.signatures import hints, methods, repositories
 from sqlalchemy import URL, text
 
-from alfred_db import Base, Database
+from alfred_db import Base, Database, NewDocument, NewKnowledgePoint
 from alfred_db.errors import AlfredDBError, ConflictError, NotFoundError
 from alfred_db.repositories import UnitOfWork
 
@@ -46,7 +46,7 @@ class Ground:
             uow.spaces.create("races", kind="documents", model="m", dimensions=3)
             self.documents = uow.documents.add_many(documents(range(ROWS), ""))  # type: ignore[arg-type]
             uow.knowledge.create_collection("races")
-            uow.knowledge.upsert("races", points(range(ROWS)))  # type: ignore[arg-type]
+            uow.knowledge.upsert("races", points(range(ROWS)))
             self.bank = uow.memory_banks.get_or_create("races").id
             told = [{"content": name, "embedding": vector(384)} for name in names(range(ROWS))]
             self.memories = [row.id for row in uow.memories.remember_many(self.bank, told)]  # type: ignore[arg-type]
@@ -66,11 +66,11 @@ def vector(dimensions: int) -> list[float]:
     return [1.0] + [0.0] * (dimensions - 1)
 
 
-def points(numbers: Sequence[int], mark: int = 0) -> list[dict[str, Any]]:
+def points(numbers: Sequence[int], mark: int = 0) -> list[NewKnowledgePoint]:
     return [{"id": name, "payload": {"mark": mark}} for name in names(numbers)]
 
 
-def documents(numbers: Sequence[int], prefix: str) -> list[dict[str, Any]]:
+def documents(numbers: Sequence[int], prefix: str) -> list[NewDocument]:
     return [{"external_id": name, "content": os.urandom(4).hex()} for name in names(numbers, prefix)]
 
 
@@ -95,22 +95,22 @@ def calls(ground: Ground) -> Mapping[str, Given]:
 
     return {
         "documents.add_many": counted(
-            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="update")  # type: ignore[arg-type]
+            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="update")
         ),
         "documents.add_many, known": lambda u, n: u.documents.add_many(
-            documents(n, ""),  # type: ignore[arg-type]
-            on_conflict="update",  # type: ignore[arg-type]
+            documents(n, ""),
+            on_conflict="update",
         ),
         "documents.add_many, ignore": counted(
-            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="ignore")  # type: ignore[arg-type]
+            lambda u, n, p: u.documents.add_many(documents(n, p), on_conflict="ignore")
         ),
-        "documents.add_many, error": counted(lambda u, n, p: u.documents.add_many(documents(n, p))),  # type: ignore[arg-type]
+        "documents.add_many, error": counted(lambda u, n, p: u.documents.add_many(documents(n, p))),
         "knowledge.upsert": counted(
             lambda u, n, p: u.knowledge.upsert("races", [{"id": name} for name in names(n, p)])
         ),
         "knowledge.upsert, known": lambda u, n: u.knowledge.upsert(
             "races",
-            points(n, int.from_bytes(os.urandom(4))),  # type: ignore[arg-type]
+            points(n, int.from_bytes(os.urandom(4))),
         ),
         "knowledge.set_payload": lambda u, n: u.knowledge.set_payload(
             "races", {"k": os.urandom(4).hex()}, ids=names(n)

@@ -20,6 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from alfred_db import Database, Event
 from alfred_db.embedded import system
 from alfred_db.errors import AlfredDBError, ConflictError
+from alfred_db.queries import event_consumers
 from alfred_db.queries import events as queries
 from alfred_db.repositories._sync.events import EventRepository
 
@@ -402,7 +403,7 @@ def test_the_plan_of_a_batch_reads_little_of_a_large_log(db: Database) -> None:
         found = uow.events.peek("c", limit=50)
         assert [event.payload["n"] for event in found][:3] == [250_001, 250_003, 250_004]
         for since in (reader.since, None):
-            statement = queries.batch(
+            statement = event_consumers.batch(
                 reader.topics, tx=reader.tx, event_id=reader.event_id, since=since, horizon=1 << 60, limit=50
             )
             (plan,) = uow.session.scalars(Measured(statement)).one()

@@ -78,7 +78,7 @@ def wheres(noun: str) -> Iterator[tuple[str, Callable[[datetime], Any]]]:
     """Everything that a filter on a time can be, from the time."""
     column = getattr(MODELS[noun], names(noun)[0])
     for kind, make in EXPRESSIONS.items():
-        yield kind, lambda time, make=make: make(column, time)  # type: ignore[misc]
+        yield kind, lambda time, make=make: make(column, time)
     for name in names(noun):
         for text in (False, True):
             as_given: Callable[[datetime], Any] = datetime.isoformat if text else lambda time: time
@@ -89,7 +89,7 @@ def wheres(noun: str) -> Iterator[tuple[str, Callable[[datetime], Any]]]:
             ):
                 yield (
                     f"{name} {kind} {text}",
-                    lambda time, data=data, as_given=as_given: Filter(must_not=[data(as_given(time))]),  # type: ignore[misc]
+                    lambda time, data=data, as_given=as_given: Filter(must_not=[data(as_given(time))]),
                 )
     # A JSON field holds no times, but texts.
     field = "payload.at" if noun == "knowledge" else "metadata.at"

@@ -141,7 +141,7 @@ async def test_nor_does_one_of_asyncio(
 
 # Statements
 
-DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
+DIALECT = psycopg.dialect()
 bind_text(DIALECT)  # as every engine of the library
 
 

@@ -341,7 +341,7 @@ async def test_a_database_in_another_encoding_is_refused_by_the_library(
 ) -> None:
     url, encoding = other_encoding
     for pooler in (None, "transaction"):
-        with Database(url, pooler=pooler) as database:  # type: ignore[arg-type]
+        with Database(url, pooler=pooler) as database:
             for door in (
                 lambda: rolled_back(database),
                 database.verify,
@@ -351,7 +351,7 @@ async def test_a_database_in_another_encoding_is_refused_by_the_library(
                 with pytest.raises(ConfigurationError) as caught:
                     door()
                 assert in_one_sentence(str(caught.value), encoding)
-        async with AsyncDatabase(url, pooler=pooler) as other:  # type: ignore[arg-type]
+        async with AsyncDatabase(url, pooler=pooler) as other:
             with pytest.raises(ConfigurationError) as caught:
                 async with other.begin() as uow:
                     await uow.agents.list()

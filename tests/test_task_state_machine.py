@@ -301,7 +301,7 @@ class Life(RuleBasedStateMachine):
 
 def test_the_life_of_tasks(database_url: URL) -> None:
     with Database(database_url) as db:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             lambda: Life(db),  # type: ignore[arg-type]
             settings=settings(
                 max_examples=100,

@@ -32,7 +32,7 @@ def _many(uow: UnitOfWork, parent: uuid.UUID) -> None:
 
 def _by_copy(uow: UnitOfWork, parent: uuid.UUID) -> None:
     child: NewTask = {"intent": "child", "parent_task_id": parent}
-    uow.tasks.enqueue_many([{"intent": "child"}] * 1000 + [child])  # type: ignore[arg-type]
+    uow.tasks.enqueue_many([NewTask(intent="child")] * 1000 + [child])
 
 
 Door = Callable[[UnitOfWork, uuid.UUID], None]
@@ -166,7 +166,7 @@ def test_a_dying_task_does_not_swallow_another_of_its_dedupe_key(db: Database) -
         assert uow.tasks.enqueue("x", {"n": 3}, dedupe_key="k") == (new, False)
         assert uow.tasks.enqueue_many([{"intent": "x", "dedupe_key": "k"}]) == [(new.id, False)]
         assert uow.tasks.fail(held, "stopped") is TaskStatus.CANCELLED
-        many: list[NewTask] = [{"intent": "x", "dedupe_key": "m"}, *[{"intent": "y"}] * 1000]  # type: ignore[list-item]
+        many: list[NewTask] = [{"intent": "x", "dedupe_key": "m"}, *[NewTask(intent="y")] * 1000]
         uow.tasks.enqueue_many(many[:1])
         (again,) = [task for task in uow.tasks.claim(worker="w", limit=9) if task.id != new.id]
         uow.tasks.cancel(again.id)
@@ -193,7 +193,7 @@ def purged(db: Database, limit: int) -> list[int]:
 @pytest.mark.parametrize(("length", "limit"), [(3001, 1000), (7, 3), (6, 3), (5, 10)])
 def test_a_chain_goes_as_a_whole(db: Database, length: int, limit: int) -> None:
     with db.begin() as uow:
-        ids = [id for id, _ in uow.tasks.enqueue_many([{"intent": "x"}] * length)]
+        ids = [id for id, _ in uow.tasks.enqueue_many([NewTask(intent="x")] * length)]
         uow.session.execute(
             text(
                 "UPDATE tasks SET parent_task_id = parent FROM unnest(:ids, :parents) AS given (child, parent)"

@@ -29,7 +29,7 @@ from ..models import (
     WorkflowExecution,
     WorkflowExecutionStatus,
 )
-from ..queries import events, scheduler
+from ..queries import event_consumers, events, scheduler
 from ..server import requirements
 from ..sql import SHARED_SCHEMAS, quoted, schema_translate_map
 
@@ -182,7 +182,7 @@ def _unreadable(connection: Connection) -> list[str]:
 def _events(connection: Connection) -> list[str]:
     """Return a warning about consumers that wait for transactions of the server that the log was dumped from."""
     horizon, newest = connection.execute(events.snapshot()).one()
-    names = connection.scalars(events.foreign(horizon=horizon, newest=newest)).all()
+    names = connection.scalars(event_consumers.foreign(horizon=horizon, newest=newest)).all()
     if not names:
         return []
     some = ", ".join(map(shown, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

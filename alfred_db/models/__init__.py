@@ -7,8 +7,6 @@ from .auth import User
 from .base import Base
 from .broker import (
     BrokerModel,
-    BrokerRequest,
-    BrokerRequestStatus,
     HostedModel,
     HostedModelPrice,
     HostingProvider,
@@ -16,6 +14,7 @@ from .broker import (
     ModelMaker,
     ModelSnapshot,
 )
+from .broker_requests import BrokerRequest, BrokerRequestStatus
 from .cache import CacheBound, CacheClaim, CacheEntry
 from .capabilities import Capability, ProvidedBy
 from .conversations import Conversation, ConversationSession, MessageRole

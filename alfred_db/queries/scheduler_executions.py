@@ -28,7 +28,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask
 from ..models.base import table_of
 from ..types import Text
-from . import leases
+from . import lease_endings, leases
 from .leases import Leased, held, taken
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
@@ -159,7 +159,7 @@ def cancel(execution_id: int) -> ReturningUpdate[*tuple[Any, ...]]:
     live = (
         select(_own.id).where(_own.id == execution_id, _own.status.in_(LIVE)).with_for_update(key_share=True)
     )
-    return leases.cancel(EXECUTIONS, live)
+    return lease_endings.cancel(EXECUTIONS, live)
 
 
 def get(execution_id: int) -> Select[ScheduledExecution]:

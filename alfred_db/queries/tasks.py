@@ -33,7 +33,7 @@ from ..checks import aware, one_of
 from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
-from . import leases
+from . import lease_endings
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, hashed, in_queue, materialized, number
@@ -282,7 +282,7 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     if children:
         child = table_of(Task).alias("child")
         tree = tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
-    return leases.cancel(
+    return lease_endings.cancel(
         TASKS,
         select(_t.id)
         .where(_t.id.in_(select(tree.c.id)), _live)

@@ -26,7 +26,7 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
-from . import leases
+from . import lease_endings
 from .shapes import trees
 from .shapes.functions import func
 from .shapes.literals import constant, jsonb, materialized, seconds_ago, seconds_ahead
@@ -214,7 +214,7 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[*tuple[Any, ...]]:
         .order_by(own.id)
         .with_for_update(key_share=True)
     )
-    return leases.cancel(EXECUTIONS, live, waiting_for=None)
+    return lease_endings.cancel(EXECUTIONS, live, waiting_for=None)
 
 
 def children(execution_id: int, *, after: str | None, limit: int) -> Select[WorkflowExecution]:

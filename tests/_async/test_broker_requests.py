@@ -394,7 +394,7 @@ async def test_the_recent_ones_are_found_by_what_they_are(requests: AsyncBrokerR
     await log(requests, now, model="a", provider="p", agent_name="x", session_id="s")
     await log(requests, now, model="b", provider="p", status=FAILED, request={"q": 1})
     for asked in ({"model": "a"}, {"agent_name": "x"}, {"session_id": "s"}, {"status": COMPLETED}):
-        assert [row.model for row in await requests.recent(**asked)] == ["a"]  # type: ignore[arg-type]
+        assert [row.model for row in await requests.recent(**asked)] == ["a"]
     assert len(await requests.recent(provider="p")) == 2
     assert len(await requests.recent(provider="p", model="c")) == 0
 

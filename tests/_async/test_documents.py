@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Text, func, literal_column, select, text
 
-from alfred_db import AsyncDatabase, Document
+from alfred_db import AsyncDatabase, Document, NewDocument
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
 from alfred_db.execution._async.search import estimate
 from alfred_db.repositories import AsyncUnitOfWork
@@ -91,12 +91,14 @@ async def test_a_deleted_document_is_gone(documents: AsyncDocumentRepository) ->
 
 async def test_many_are_stored_in_order(documents: AsyncDocumentRepository) -> None:
     seen: list[tuple[int, int]] = []
-    rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(2500)]
+    rows: list[NewDocument] = [
+        {"content": f"text {number}", "external_id": str(number)} for number in range(2500)
+    ]
     vectors = np.random.default_rng(1).normal(size=(2500, 384))
     ids = await documents.add_many(
-        rows,  # type: ignore[arg-type]
+        rows,
         embeddings=list(vectors),
-        progress=lambda done, total: seen.append((done, total)),  # type: ignore[arg-type]
+        progress=lambda done, total: seen.append((done, total)),
     )
     stored = (await documents._session.execute(select(Document.id, Document.external_id))).all()
     assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(2500)}
@@ -111,12 +113,14 @@ async def test_models_can_be_stored_in_bulk_too(documents: AsyncDocumentReposito
 
 
 async def test_an_update_in_bulk_rewrites_only_what_differs(documents: AsyncDocumentRepository) -> None:
-    rows = [{"content": f"text {number}", "external_id": str(number)} for number in range(10)]
-    ids = await documents.add_many(rows, embeddings=[UNIT] * 10)  # type: ignore[arg-type]
+    rows: list[NewDocument] = [
+        {"content": f"text {number}", "external_id": str(number)} for number in range(10)
+    ]
+    ids = await documents.add_many(rows, embeddings=[UNIT] * 10)
     before = await versions(documents)
     rows[3] = {"content": "changed", "external_id": "3"}
     again = await documents.add_many(
-        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],  # type: ignore[list-item]
+        [*rows, {"content": "new", "external_id": "new"}, {"content": "no key", "external_id": None}],
         embeddings=[UNIT] * 12,
         on_conflict="update",
     )
@@ -147,8 +151,8 @@ async def test_known_rows_can_be_passed_over(documents: AsyncDocumentRepository)
 
 
 async def test_of_rows_that_share_a_key_the_last_one_counts(documents: AsyncDocumentRepository) -> None:
-    rows = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
-    ids = await documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
+    rows: list[NewDocument] = [{"content": letter, "external_id": "x"} for letter in ("a", "b", "c")]
+    ids = await documents.add_many(rows, on_conflict="update")
     assert len(set(ids)) == 1
     stored = await documents.get(ids[0])
     assert stored is not None
@@ -290,8 +294,10 @@ async def test_any_rows_with_nulls_and_duplicates_are_stored(
 
 
 async def test_fifty_thousand_rows_are_one_batch(documents: AsyncDocumentRepository) -> None:
-    rows = [{"content": str(number), "external_id": str(number % 49_999)} for number in range(50_000)]
-    ids = await documents.add_many(rows, on_conflict="update")  # type: ignore[arg-type]
+    rows: list[NewDocument] = [
+        {"content": str(number), "external_id": str(number % 49_999)} for number in range(50_000)
+    ]
+    ids = await documents.add_many(rows, on_conflict="update")
     assert (len(ids), ids[0] == ids[-1], len(set(ids))) == (50_000, True, 49_999)
     assert await count(documents) == 49_999
     stored = await documents.get(ids[-1])

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 
 from alfred_db import AsyncDatabase, Event
 from alfred_db.errors import ConflictError, NotFoundError
-from alfred_db.queries import events as queries
+from alfred_db.queries import event_consumers
 from alfred_db.repositories._async.events import AsyncEventRepository
 
 HOSTILE = "'; DROP TABLE events; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
@@ -29,7 +29,7 @@ async def test_a_reader_leaves_out_the_months_before(committed: AsyncDatabase) -
         reader = await AsyncEventRepository(session).get_consumer("c")
         assert reader is not None
         assert reader.since == datetime(2023, 4, 14, tzinfo=UTC)
-        statement = queries.batch(
+        statement = event_consumers.batch(
             reader.topics,
             tx=reader.tx,
             event_id=reader.event_id,

@@ -118,7 +118,7 @@ async def test_no_consumer_loses_an_event_by_restores_in_any_order(
     found: dict[str, set[int]] = {name: set() for name in topics}
     for name, some in topics.items():
         async with committed.begin() as uow:
-            await uow.events.subscribe(name, some, start=chance.choice(["beginning", "now"]))  # type: ignore[arg-type]
+            await uow.events.subscribe(name, some, start=chance.choice(["beginning", "now"]))
 
     async def tell() -> None:
         some = chance.choices(["t", "u"], k=chance.randint(1, 3))

@@ -16,6 +16,7 @@ from alfred_db import (
     KnowledgeCollection,
     KnowledgeDistance,
     KnowledgePoint,
+    NewKnowledgePoint,
     qdrant_filter,
 )
 from alfred_db.errors import (
@@ -52,7 +53,7 @@ def vectors(count: int, seed: int = 1) -> np.ndarray[Any, np.dtype[np.float32]]:
 VECTORS = vectors(100)
 
 
-def points(count: int = 100) -> list[dict[str, Any]]:
+def points(count: int = 100) -> list[NewKnowledgePoint]:
     return [
         {
             "id": number,
@@ -77,8 +78,8 @@ def knowledge(uow: AsyncUnitOfWork) -> AsyncKnowledgeRepository:
 @pytest.fixture
 async def filled(knowledge: AsyncKnowledgeRepository) -> AsyncKnowledgeRepository:
     """A hundred points in ten clusters, and a few of another collection that would be nearer."""
-    assert await knowledge.upsert(LEGAL, points()) == 100  # type: ignore[arg-type]
-    await knowledge.upsert("social-knowledge", points(3))  # type: ignore[arg-type]
+    assert await knowledge.upsert(LEGAL, points()) == 100
+    await knowledge.upsert("social-knowledge", points(3))
     return knowledge
 
 
@@ -442,7 +443,7 @@ async def test_a_search_is_planned_once_however_many_collections_there_are(
     committed: AsyncDatabase,
 ) -> None:
     async with committed.begin() as uow:
-        await uow.knowledge.upsert(LEGAL, points())  # type: ignore[arg-type]
+        await uow.knowledge.upsert(LEGAL, points())
     planned = text(
         "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
     )

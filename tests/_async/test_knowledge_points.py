@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Text, func, literal_column, select
 
-from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint, qdrant_filter
+from alfred_db import AsyncDatabase, KnowledgeDistance, KnowledgePoint, NewKnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async import knowledge_points
@@ -77,12 +77,12 @@ async def versions(knowledge: AsyncKnowledgeRepository) -> dict[str, str]:
 
 async def test_points_are_returned_as_they_were_stored(knowledge: AsyncKnowledgeRepository) -> None:
     key = uuid.uuid4()
-    stored = [
+    stored: list[NewKnowledgePoint] = [
         {"id": 42, "vector": VECTORS[0], "payload": {"a": [1, None, {"b": "é\n\"'%s::;"}]}},
         {"id": key, "vector": list(map(float, VECTORS[1]))},
         {"id": "x'; DROP TABLE knowledge_points; --", "payload": {"big": "y" * 1_000_000}},
     ]
-    assert await knowledge.upsert(LEGAL, stored) == 3  # type: ignore[arg-type]
+    assert await knowledge.upsert(LEGAL, stored) == 3
     found = await knowledge.retrieve(
         LEGAL, [stored[2]["id"], "none", str(key), 42, "42", key], with_vectors=True
     )
@@ -96,12 +96,12 @@ async def test_points_are_returned_as_they_were_stored(knowledge: AsyncKnowledge
 
 
 async def test_an_upsert_rewrites_only_what_differs(knowledge: AsyncKnowledgeRepository) -> None:
-    rows: list[dict[str, Any]] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
-    await knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
+    rows: list[NewKnowledgePoint] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
+    await knowledge.upsert(LEGAL, rows)
     before = await versions(knowledge)
     rows[3] = {**rows[3], "payload": {"n": "new"}}
     rows[5] = {**rows[5], "vector": VECTORS[50]}
-    assert await knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3  # type: ignore[list-item]
+    assert await knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3
     after = await versions(knowledge)
     assert {key for key in after if before.get(key) != after[key]} == {"3", "5", "more"}
     assert await payload(knowledge, 3) == {"n": "new"}
@@ -110,8 +110,9 @@ async def test_an_upsert_rewrites_only_what_differs(knowledge: AsyncKnowledgeRep
 
 
 async def test_of_points_that_share_an_id_the_last_one_counts(knowledge: AsyncKnowledgeRepository) -> None:
-    many = [{"id": key, "payload": {"n": n}} for n, key in enumerate([7, "7", 8, 7])]
-    assert await knowledge.upsert(LEGAL, many) == 2  # type: ignore[arg-type]
+    ids: list[int | str] = [7, "7", 8, 7]
+    many: list[NewKnowledgePoint] = [{"id": key, "payload": {"n": n}} for n, key in enumerate(ids)]
+    assert await knowledge.upsert(LEGAL, many) == 2
     assert await payload(knowledge, 7) == {"n": 3}
 
 
@@ -145,8 +146,8 @@ async def test_a_wrong_point_is_one_clear_error(
 
 
 async def test_a_thousand_points_are_one_upsert(knowledge: AsyncKnowledgeRepository) -> None:
-    rows = [{"id": n, "payload": {"n": n}} for n in range(1500)]
-    assert await knowledge.upsert(LEGAL, rows) == 1500  # type: ignore[arg-type]
+    rows: list[NewKnowledgePoint] = [{"id": n, "payload": {"n": n}} for n in range(1500)]
+    assert await knowledge.upsert(LEGAL, rows) == 1500
     assert await knowledge.count(LEGAL) == 1500
 
 
@@ -493,12 +494,12 @@ async def test_an_export_restores_exactly_what_was_stored(
     await knowledge.create_collection(
         "notes", distance=KnowledgeDistance.EUCLID, description="d", embedding_model="m", metadata={"ü": 1}
     )
-    stored: list[dict[str, Any]] = [
+    stored: list[NewKnowledgePoint] = [
         {"id": n, "vector": VECTORS[n] * 1e-30, "payload": {"n": n / 7, "t": 'ü\n\u2028"', "big": 2**60}}
         for n in range(25)
     ]
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
-    await knowledge.upsert("notes", stored)  # type: ignore[arg-type]
+    await knowledge.upsert("notes", stored)
     folder = tmp_path / "a" / "export"
     told: list[int] = []
     assert await knowledge.export_to("notes", folder, progress=told.append) == 27

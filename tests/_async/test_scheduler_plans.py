@@ -13,7 +13,7 @@ from alfred_db import (
     ScheduledExecution,
     ScheduledTask,
 )
-from alfred_db.queries import leases
+from alfred_db.queries import lease_endings
 from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import AsyncUnitOfWork
@@ -23,7 +23,7 @@ PLANS: dict[str, Any] = {
     "idx_scheduler_tasks_due": queries.due(limit=100, after=None),
     "idx_scheduler_tasks_due ": queries.unscheduled(limit=100, after=None),
     "idx_scheduler_executions_ready": executions.claim(limit=100),
-    "idx_scheduler_executions_running": leases.reap(executions.EXECUTIONS, 100),
+    "idx_scheduler_executions_running": lease_endings.reap(executions.EXECUTIONS, 100),
     "idx_scheduler_executions_finished": executions.purge(3600, limit=100),
 }
 

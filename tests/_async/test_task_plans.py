@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import AsyncDatabase
+from alfred_db.queries import lease_endings
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
@@ -81,10 +82,10 @@ async def fill(database: AsyncDatabase, size: int, *, analyze: bool = True) -> N
 
 async def plan_of(
     session: AsyncSession,
-    statement: ClauseElement,
+    statement: Any,
     parameters: Mapping[str, Any],
     *,
-    schema: str | None,
+    schema: Any,
     explain: str = "EXPLAIN",
 ) -> str:
     translation: dict[str, Any] = {}
@@ -103,7 +104,7 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
             for limit in (1, 10, 500):
                 plan = await plan_of(
                     session,
-                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),  # type: ignore[arg-type]
+                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),
                     CLAIM,
                     schema=committed.schema,
                 )
@@ -111,15 +112,15 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
                 for kinds, index in KINDS:
                     plan = await plan_of(
                         session,
-                        claims.claim(limit, by_agent=False, **kinds),  # type: ignore[arg-type]
+                        claims.claim(limit, by_agent=False, **kinds),
                         CLAIM,
-                        schema=committed.schema,  # type: ignore[arg-type]
+                        schema=committed.schema,
                     )
                     _assert_claims_of_kinds_in_order(plan, index)
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
+                "idx_tasks_running": (lease_endings.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
                 "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
@@ -127,7 +128,7 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
                 "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
                 "uq_tasks_task_id": (filed.standing("t", "k"), {}),
                 "(pk_tasks|idx_tasks_running)": (  # type: ignore[dict-item]
-                    held.complete(TASKS),
+                    lease_endings.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},
                 ),
                 "(pk_tasks|idx_tasks_running) ": (  # type: ignore[dict-item]
@@ -193,7 +194,7 @@ async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_tim
             await session.execute(text(f"ANALYZE {table}"))
             for kinds, index in KINDS:
                 statement = claims.claim(1, by_agent=False, **kinds)
-                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)  # type: ignore[arg-type]
+                plan = await plan_of(session, statement, CLAIM, schema=committed.schema)
                 _assert_claims_of_kinds_in_order(plan, index)
             await session.execute(text(f"TRUNCATE {table} CASCADE"))
             for other, elsewhere in (("'other'", "'queue-1'"), ("'intent-1'", "'other'")):
@@ -202,10 +203,10 @@ async def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_tim
             statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
             plan = await plan_of(
                 session,
-                statement,  # type: ignore[arg-type]
+                statement,
                 CLAIM,
                 schema=committed.schema,
-                explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
+                explain="EXPLAIN (ANALYZE, BUFFERS)",
             )
             claim = plan[plan.index("CTE claimed") :]
             pages = re.search(r"Buffers: shared hit=(\d+)", claim)
@@ -249,8 +250,8 @@ async def test_statistics_of_an_idle_hour_do_no_harm(committed: AsyncDatabase) -
         mine = {"ids": held_ids[:some], "tokens": [token] * some}
         statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
             "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),  # type: ignore[dict-item]
-            "reap": (held.reap(TASKS, some), BACKOFF),  # type: ignore[dict-item]
-            "complete_many": (held.complete_many(TASKS), mine),  # type: ignore[dict-item]
+            "reap": (lease_endings.reap(TASKS, some), BACKOFF),  # type: ignore[dict-item]
+            "complete_many": (lease_endings.complete_many(TASKS), mine),  # type: ignore[dict-item]
         }
         for name, (statement, parameters) in statements.items():
             savepoint = await session.begin_nested()
@@ -280,10 +281,10 @@ async def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: A
         statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
         plan = await plan_of(
             session,
-            statement,  # type: ignore[arg-type]
+            statement,
             CLAIM,
             schema=committed.schema,
-            explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
+            explain="EXPLAIN (ANALYZE, BUFFERS)",
         )
         pages = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", plan)
         claim = max(int(hit or 0) + int(read or 0) for hit, read in pages)

@@ -31,7 +31,7 @@ async def test_a_task_has_a_queue_at_every_door(tasks: AsyncTaskRepository) -> N
         many: list[NewTask] = [
             {"intent": "y", "queue": "bulk"},
             {"intent": "y"},
-            *[{"intent": "z"}] * (size - 2),  # type: ignore[list-item]
+            *[NewTask(intent="z")] * (size - 2),
         ]
         await tasks.enqueue_many(many)
     raw = "INSERT INTO tasks (task_id, intent) VALUES ('raw', 'r') RETURNING queue"
@@ -77,7 +77,7 @@ async def test_claims_take_what_they_name_and_nothing_else(tasks: AsyncTaskRepos
 
 async def test_no_kind_starves_another_of_its_priority(tasks: AsyncTaskRepository) -> None:
     for _ in range(40):
-        await tasks.enqueue_many([{"intent": "busy"}] * 3 + [{"intent": "rare"}])  # type: ignore[arg-type]
+        await tasks.enqueue_many([NewTask(intent="busy")] * 3 + [NewTask(intent="rare")])
     taken = Counter[str]()
     for _ in range(20):
         taken.update(task.intent for task in await tasks.claim(worker="w", intents=["busy", "rare"], limit=4))
@@ -91,7 +91,7 @@ async def test_what_is_no_queue_is_refused(tasks: AsyncTaskRepository, queue: ob
     for door in (
         lambda: tasks.enqueue("x", queue=queue),  # type: ignore[arg-type]
         lambda: tasks.enqueue_many([task]),
-        lambda: tasks.enqueue_many([{"intent": "x"}] * 1001 + [task]),  # type: ignore[arg-type]
+        lambda: tasks.enqueue_many([NewTask(intent="x")] * 1001 + [task]),
     ):
         with pytest.raises(InvalidInputError, match="queue"):
             await door()

@@ -212,7 +212,7 @@ def test_the_indexes_find_offers_and_prices(uow: UnitOfWork) -> None:
     ):
         uow.session.execute(text(statement))
     asked = dict.fromkeys(("model", "family", "maker", "capability", "provider", "at"))
-    offers_of = queries.offers(**asked | {"model": "m7"}, inactive=False, limit=100)  # type: ignore[arg-type]
+    offers_of = queries.offers(**asked | {"model": "m7"}, inactive=False, limit=100)
     plan = "\n".join(uow.session.scalars(Explain(offers_of)))
     assert "Backward using uq_hosted_model_price_hosted_model_id_valid_from" in plan
     assert "uq_model_code" in plan

@@ -395,7 +395,7 @@ def test_the_recent_ones_are_found_by_what_they_are(requests: BrokerRequestRepos
     log(requests, now, model="a", provider="p", agent_name="x", session_id="s")
     log(requests, now, model="b", provider="p", status=FAILED, request={"q": 1})
     for asked in ({"model": "a"}, {"agent_name": "x"}, {"session_id": "s"}, {"status": COMPLETED}):
-        assert [row.model for row in requests.recent(**asked)] == ["a"]  # type: ignore[arg-type]
+        assert [row.model for row in requests.recent(**asked)] == ["a"]
     assert len(requests.recent(provider="p")) == 2
     assert len(requests.recent(provider="p", model="c")) == 0
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from alfred_db import Database, Event
 from alfred_db.errors import ConflictError, NotFoundError
-from alfred_db.queries import events as queries
+from alfred_db.queries import event_consumers
 from alfred_db.repositories._sync.events import EventRepository
 
 HOSTILE = "'; DROP TABLE events; -- %s %(x)s :x ::text \\ \" ü 漢 🦜"
@@ -30,7 +30,7 @@ def test_a_reader_leaves_out_the_months_before(committed: Database) -> None:
         reader = EventRepository(session).get_consumer("c")
         assert reader is not None
         assert reader.since == datetime(2023, 4, 14, tzinfo=UTC)
-        statement = queries.batch(
+        statement = event_consumers.batch(
             reader.topics,
             tx=reader.tx,
             event_id=reader.event_id,

@@ -119,7 +119,7 @@ def test_no_consumer_loses_an_event_by_restores_in_any_order(
     found: dict[str, set[int]] = {name: set() for name in topics}
     for name, some in topics.items():
         with committed.begin() as uow:
-            uow.events.subscribe(name, some, start=chance.choice(["beginning", "now"]))  # type: ignore[arg-type]
+            uow.events.subscribe(name, some, start=chance.choice(["beginning", "now"]))
 
     def tell() -> None:
         some = chance.choices(["t", "u"], k=chance.randint(1, 3))

@@ -17,6 +17,7 @@ from alfred_db import (
     KnowledgeCollection,
     KnowledgeDistance,
     KnowledgePoint,
+    NewKnowledgePoint,
     qdrant_filter,
 )
 from alfred_db.errors import (
@@ -53,7 +54,7 @@ def vectors(count: int, seed: int = 1) -> np.ndarray[Any, np.dtype[np.float32]]:
 VECTORS = vectors(100)
 
 
-def points(count: int = 100) -> list[dict[str, Any]]:
+def points(count: int = 100) -> list[NewKnowledgePoint]:
     return [
         {
             "id": number,
@@ -78,8 +79,8 @@ def knowledge(uow: UnitOfWork) -> KnowledgeRepository:
 @pytest.fixture
 def filled(knowledge: KnowledgeRepository) -> KnowledgeRepository:
     """A hundred points in ten clusters, and a few of another collection that would be nearer."""
-    assert knowledge.upsert(LEGAL, points()) == 100  # type: ignore[arg-type]
-    knowledge.upsert("social-knowledge", points(3))  # type: ignore[arg-type]
+    assert knowledge.upsert(LEGAL, points()) == 100
+    knowledge.upsert("social-knowledge", points(3))
     return knowledge
 
 
@@ -443,7 +444,7 @@ def test_a_search_is_planned_once_however_many_collections_there_are(
     committed: Database,
 ) -> None:
     with committed.begin() as uow:
-        uow.knowledge.upsert(LEGAL, points())  # type: ignore[arg-type]
+        uow.knowledge.upsert(LEGAL, points())
     planned = text(
         "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%knowledge_points.embedding <=>%'"
     )

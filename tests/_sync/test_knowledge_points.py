@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Text, func, literal_column, select
 
-from alfred_db import Database, KnowledgeDistance, KnowledgePoint, qdrant_filter
+from alfred_db import Database, KnowledgeDistance, KnowledgePoint, NewKnowledgePoint, qdrant_filter
 from alfred_db.errors import ConflictError, InvalidFilter, InvalidInputError
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync import knowledge_points
@@ -78,12 +78,12 @@ def versions(knowledge: KnowledgeRepository) -> dict[str, str]:
 
 def test_points_are_returned_as_they_were_stored(knowledge: KnowledgeRepository) -> None:
     key = uuid.uuid4()
-    stored = [
+    stored: list[NewKnowledgePoint] = [
         {"id": 42, "vector": VECTORS[0], "payload": {"a": [1, None, {"b": "é\n\"'%s::;"}]}},
         {"id": key, "vector": list(map(float, VECTORS[1]))},
         {"id": "x'; DROP TABLE knowledge_points; --", "payload": {"big": "y" * 1_000_000}},
     ]
-    assert knowledge.upsert(LEGAL, stored) == 3  # type: ignore[arg-type]
+    assert knowledge.upsert(LEGAL, stored) == 3
     found = knowledge.retrieve(
         LEGAL, [stored[2]["id"], "none", str(key), 42, "42", key], with_vectors=True
     )
@@ -97,12 +97,12 @@ def test_points_are_returned_as_they_were_stored(knowledge: KnowledgeRepository)
 
 
 def test_an_upsert_rewrites_only_what_differs(knowledge: KnowledgeRepository) -> None:
-    rows: list[dict[str, Any]] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
-    knowledge.upsert(LEGAL, rows)  # type: ignore[arg-type]
+    rows: list[NewKnowledgePoint] = [{"id": n, "vector": VECTORS[n], "payload": {"n": n}} for n in range(20)]
+    knowledge.upsert(LEGAL, rows)
     before = versions(knowledge)
     rows[3] = {**rows[3], "payload": {"n": "new"}}
     rows[5] = {**rows[5], "vector": VECTORS[50]}
-    assert knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3  # type: ignore[list-item]
+    assert knowledge.upsert(LEGAL, [*rows, {"id": "more"}]) == 3
     after = versions(knowledge)
     assert {key for key in after if before.get(key) != after[key]} == {"3", "5", "more"}
     assert payload(knowledge, 3) == {"n": "new"}
@@ -111,8 +111,9 @@ def test_an_upsert_rewrites_only_what_differs(knowledge: KnowledgeRepository) ->
 
 
 def test_of_points_that_share_an_id_the_last_one_counts(knowledge: KnowledgeRepository) -> None:
-    many = [{"id": key, "payload": {"n": n}} for n, key in enumerate([7, "7", 8, 7])]
-    assert knowledge.upsert(LEGAL, many) == 2  # type: ignore[arg-type]
+    ids: list[int | str] = [7, "7", 8, 7]
+    many: list[NewKnowledgePoint] = [{"id": key, "payload": {"n": n}} for n, key in enumerate(ids)]
+    assert knowledge.upsert(LEGAL, many) == 2
     assert payload(knowledge, 7) == {"n": 3}
 
 
@@ -146,8 +147,8 @@ def test_a_wrong_point_is_one_clear_error(
 
 
 def test_a_thousand_points_are_one_upsert(knowledge: KnowledgeRepository) -> None:
-    rows = [{"id": n, "payload": {"n": n}} for n in range(1500)]
-    assert knowledge.upsert(LEGAL, rows) == 1500  # type: ignore[arg-type]
+    rows: list[NewKnowledgePoint] = [{"id": n, "payload": {"n": n}} for n in range(1500)]
+    assert knowledge.upsert(LEGAL, rows) == 1500
     assert knowledge.count(LEGAL) == 1500
 
 
@@ -494,12 +495,12 @@ def test_an_export_restores_exactly_what_was_stored(
     knowledge.create_collection(
         "notes", distance=KnowledgeDistance.EUCLID, description="d", embedding_model="m", metadata={"ü": 1}
     )
-    stored: list[dict[str, Any]] = [
+    stored: list[NewKnowledgePoint] = [
         {"id": n, "vector": VECTORS[n] * 1e-30, "payload": {"n": n / 7, "t": 'ü\n\u2028"', "big": 2**60}}
         for n in range(25)
     ]
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
-    knowledge.upsert("notes", stored)  # type: ignore[arg-type]
+    knowledge.upsert("notes", stored)
     folder = tmp_path / "a" / "export"
     told: list[int] = []
     assert knowledge.export_to("notes", folder, progress=told.append) == 27

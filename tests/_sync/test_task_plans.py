@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import Database
+from alfred_db.queries import lease_endings
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
@@ -82,10 +83,10 @@ def fill(database: Database, size: int, *, analyze: bool = True) -> None:
 
 def plan_of(
     session: Session,
-    statement: ClauseElement,
+    statement: Any,
     parameters: Mapping[str, Any],
     *,
-    schema: str | None,
+    schema: Any,
     explain: str = "EXPLAIN",
 ) -> str:
     translation: dict[str, Any] = {}
@@ -104,7 +105,7 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
             for limit in (1, 10, 500):
                 plan = plan_of(
                     session,
-                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),  # type: ignore[arg-type]
+                    claims.claim(limit, by_queue=False, by_intent=False, by_agent=False),
                     CLAIM,
                     schema=committed.schema,
                 )
@@ -112,15 +113,15 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
                 for kinds, index in KINDS:
                     plan = plan_of(
                         session,
-                        claims.claim(limit, by_agent=False, **kinds),  # type: ignore[arg-type]
+                        claims.claim(limit, by_agent=False, **kinds),
                         CLAIM,
-                        schema=committed.schema,  # type: ignore[arg-type]
+                        schema=committed.schema,
                     )
                     _assert_claims_of_kinds_in_order(plan, index)
             if size == 0:
                 continue
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
-                "idx_tasks_running": (held.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
+                "idx_tasks_running": (lease_endings.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
                 "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
@@ -128,7 +129,7 @@ def test_every_statement_goes_by_its_index(committed: Database) -> None:
                 "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
                 "uq_tasks_task_id": (filed.standing("t", "k"), {}),
                 "(pk_tasks|idx_tasks_running)": (  # type: ignore[dict-item]
-                    held.complete(TASKS),
+                    lease_endings.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},
                 ),
                 "(pk_tasks|idx_tasks_running) ": (  # type: ignore[dict-item]
@@ -194,7 +195,7 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
             session.execute(text(f"ANALYZE {table}"))
             for kinds, index in KINDS:
                 statement = claims.claim(1, by_agent=False, **kinds)
-                plan = plan_of(session, statement, CLAIM, schema=committed.schema)  # type: ignore[arg-type]
+                plan = plan_of(session, statement, CLAIM, schema=committed.schema)
                 _assert_claims_of_kinds_in_order(plan, index)
             session.execute(text(f"TRUNCATE {table} CASCADE"))
             for other, elsewhere in (("'other'", "'queue-1'"), ("'intent-1'", "'other'")):
@@ -203,10 +204,10 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
             statement = claims.claim(1, by_queue=True, by_intent=True, by_agent=False)
             plan = plan_of(
                 session,
-                statement,  # type: ignore[arg-type]
+                statement,
                 CLAIM,
                 schema=committed.schema,
-                explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
+                explain="EXPLAIN (ANALYZE, BUFFERS)",
             )
             claim = plan[plan.index("CTE claimed") :]
             pages = re.search(r"Buffers: shared hit=(\d+)", claim)
@@ -250,8 +251,8 @@ def test_statistics_of_an_idle_hour_do_no_harm(committed: Database) -> None:
         mine = {"ids": held_ids[:some], "tokens": [token] * some}
         statements: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
             "heartbeat_many": (held.heartbeat(TASKS), {**mine, "lease": timedelta(seconds=-1)}),  # type: ignore[dict-item]
-            "reap": (held.reap(TASKS, some), BACKOFF),  # type: ignore[dict-item]
-            "complete_many": (held.complete_many(TASKS), mine),  # type: ignore[dict-item]
+            "reap": (lease_endings.reap(TASKS, some), BACKOFF),  # type: ignore[dict-item]
+            "complete_many": (lease_endings.complete_many(TASKS), mine),  # type: ignore[dict-item]
         }
         for name, (statement, parameters) in statements.items():
             savepoint = session.begin_nested()
@@ -281,10 +282,10 @@ def test_a_claim_touches_few_pages_past_a_hill_of_future_work(committed: Databas
         statement = claims.claim(10, by_queue=False, by_intent=False, by_agent=False)
         plan = plan_of(
             session,
-            statement,  # type: ignore[arg-type]
+            statement,
             CLAIM,
             schema=committed.schema,
-            explain="EXPLAIN (ANALYZE, BUFFERS)",  # type: ignore[arg-type]
+            explain="EXPLAIN (ANALYZE, BUFFERS)",
         )
         pages = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", plan)
         claim = max(int(hit or 0) + int(read or 0) for hit, read in pages)

@@ -32,7 +32,7 @@ class _Shifted(datetime.datetime, metaclass=_Meta):
 
 time.time = lambda: _time() + SHIFT
 time.time_ns = lambda: _time_ns() + int(SHIFT * 1e9)
-datetime.datetime = _Shifted  # type: ignore[misc]
+datetime.datetime = _Shifted
 
 from sqlalchemy import text  # noqa: E402
 

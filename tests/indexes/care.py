@@ -62,4 +62,4 @@ def files(database: Database, table: str) -> dict[str, int]:
         "SELECT c.relname, c.relfilenode FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid"
         f" WHERE indrelid = '{home(database)}.{table}'::regclass",
     )
-    return dict(found)  # type: ignore[arg-type]
+    return dict(found)

@@ -21,7 +21,7 @@ def table(dimensions: int, *more: Any) -> Table:
         Column("sparse", SparseVector(dimensions)),
         Column("bits", Bit(dimensions)),
         Column("any_vector", Vector()),
-        *more,  # type: ignore[arg-type]
+        *more,
     )
 
 

@@ -49,7 +49,7 @@ _REQUEST = {
 
 SPECIMENS: Specimens = {
     **{
-        f"broker_catalog.import_catalog, {section}": lambda g, section=section: {  # type: ignore[misc]
+        f"broker_catalog.import_catalog, {section}": lambda g, section=section: {
             "document": {section: _CATALOG[section]}
         }
         for section in _CATALOG

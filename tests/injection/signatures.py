@@ -83,7 +83,7 @@ def is_choice(hint: Any) -> bool:
 
 def _method(name: str) -> Callable[..., Any]:
     noun, _, method = name.partition(",")[0].partition(".")
-    return getattr(repositories()[noun], method)  # type: ignore[no-any-return]
+    return getattr(repositories()[noun], method)
 
 
 @cache

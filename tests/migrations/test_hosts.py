@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -196,9 +197,9 @@ def test_their_autogenerate_sees_theirs_and_nothing_of_ours(
     run(shop_url, "DROP TABLE orders", *(["DROP TABLE shop.items"] if schemas else []))
     their_environment(tmp_path, ENV.format(schemas=schemas))
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/theirs\n")
-    environment = {"THEIR_URL": shop_url.render_as_string(hide_password=False)}
+    environment: dict[str, Any] = {"THEIR_URL": shop_url.render_as_string(hide_password=False)}
     before = snapshot(shop_url)
-    succeed(alembic("revision", "--autogenerate", "-m", "first", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+    succeed(alembic("revision", "--autogenerate", "-m", "first", cwd=tmp_path, **environment))
     (made,) = (tmp_path / "theirs" / "versions").glob("*_first.py")
     upgrade = made.read_text().split("def upgrade()")[1].split("def downgrade()")[0]
     operations = [line.strip() for line in upgrade.splitlines() if line.strip().startswith("op.")]
@@ -208,8 +209,8 @@ def test_their_autogenerate_sees_theirs_and_nothing_of_ours(
     assert sorted(operations) == sorted(expected), upgrade
     assert differences(before, snapshot(shop_url)) == []
     if schemas:
-        succeed(alembic("upgrade", "head", cwd=tmp_path, **environment))  # type: ignore[arg-type]
-        succeed(alembic("check", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+        succeed(alembic("upgrade", "head", cwd=tmp_path, **environment))
+        succeed(alembic("check", cwd=tmp_path, **environment))
         migrate.check(shop_url)
         migrate.check(shop_url, schema="acme")
         with Database(shop_url) as db:
@@ -317,24 +318,24 @@ def test_their_environment_can_run_our_revisions_first(empty_url: URL, tmp_path:
     their_environment(tmp_path, COMBINED)
     (tmp_path / "theirs" / "versions" / "shop_1.py").write_text(FIRST)
     (tmp_path / name).write_text(COMBINED_CONFIGURATION[name].format(location=migrate.location()))
-    environment = {"THEIR_URL": empty_url.render_as_string(hide_password=False)}
+    environment: dict[str, Any] = {"THEIR_URL": empty_url.render_as_string(hide_password=False)}
 
-    two_heads = alembic("upgrade", "head", cwd=tmp_path, **environment)  # type: ignore[arg-type]
+    two_heads = alembic("upgrade", "head", cwd=tmp_path, **environment)
     assert two_heads.returncode != 0
     assert "Multiple head revisions" in two_heads.stdout + two_heads.stderr
 
-    succeed(alembic("upgrade", "heads", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+    succeed(alembic("upgrade", "heads", cwd=tmp_path, **environment))
     assert scalar(empty_url, "SELECT to_regclass('shop_links') IS NOT NULL")
     assert set(column(empty_url, "SELECT version_num FROM alembic_version")) <= {"shop_1", HEAD}
     assert "shop_1" in column(empty_url, "SELECT version_num FROM alembic_version")
     assert scalar(empty_url, f"SELECT to_regclass('{migrate.VERSION_TABLE}') IS NULL")
     with Database(empty_url) as db:
         db.verify()
-    succeed(alembic("downgrade", "shop@base", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+    succeed(alembic("downgrade", "shop@base", cwd=tmp_path, **environment))
     assert scalar(empty_url, "SELECT to_regclass('shop_links') IS NULL")
     assert scalar(empty_url, "SELECT to_regclass('tasks') IS NOT NULL")
-    succeed(alembic("upgrade", "shop@head", cwd=tmp_path, **environment))  # type: ignore[arg-type]
-    succeed(alembic("downgrade", "base", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+    succeed(alembic("upgrade", "shop@head", cwd=tmp_path, **environment))
+    succeed(alembic("downgrade", "base", cwd=tmp_path, **environment))
     assert scalar(empty_url, "SELECT to_regclass('tasks') IS NULL")
 
 
@@ -383,8 +384,8 @@ def test_plain_upgrade_after_the_combined_mode_is_refused(empty_url: URL, tmp_pa
     (tmp_path / "alembic.ini").write_text(
         COMBINED_CONFIGURATION["alembic.ini"].format(location=migrate.location())
     )
-    environment = {"THEIR_URL": empty_url.render_as_string(hide_password=False)}
-    succeed(alembic("upgrade", "heads", cwd=tmp_path, **environment))  # type: ignore[arg-type]
+    environment: dict[str, Any] = {"THEIR_URL": empty_url.render_as_string(hide_password=False)}
+    succeed(alembic("upgrade", "heads", cwd=tmp_path, **environment))
     with pytest.raises(SchemaDriftError, match="no alfred_db_version"):
         migrate.upgrade(empty_url)
     with engine_of(empty_url).connect() as connection:

@@ -60,7 +60,7 @@ def state(url: URL) -> list[tuple[str, ...]]:
                 " (SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory')"
             ).fetchone()
             for connection in connections
-        ]  # type: ignore[return-value]
+        ]
     finally:
         for connection in connections:
             connection.close()

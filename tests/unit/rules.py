@@ -195,7 +195,7 @@ def _asked_again(statement: Update | Delete) -> bool:
         if isinstance(table, CTE)
         for node in _every(table.element)
     )
-    keys = set(statement.table.primary_key)  # type: ignore[union-attr]
+    keys = set(statement.table.primary_key)
     named = any(
         isinstance(part, BinaryExpression) and part.left in keys and isinstance(part.right, BindParameter)
         for part in parts

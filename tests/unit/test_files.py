@@ -38,7 +38,7 @@ def save(array: Any, **options: Any) -> Callable[[Path], None]:
     return lambda path: np.save(path, array, **options)
 
 
-ARRAYS: dict[str, Callable[[Path], None]] = {
+ARRAYS: dict[str, Callable[[Path], object]] = {
     "npz": as_npz,
     "zero dimensions": save(np.float32(1)),
     "one dimension": save(np.ones(3, np.float32)),
@@ -46,12 +46,12 @@ ARRAYS: dict[str, Callable[[Path], None]] = {
     "objects": save(np.array([[{}]]), allow_pickle=True),
     "complex": save(np.ones((1, 3), complex)),
     "structured": save(np.zeros((1,), [("a", "f4")])),
-    "empty": lambda path: path.write_bytes(b"") and None,  # type: ignore[dict-item]
-    "a zip that is cut": lambda path: path.write_bytes(b"PK\x03\x04") and None,  # type: ignore[dict-item]
-    "cut header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00") and None,  # type: ignore[dict-item]
-    "wrong header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16) and None,  # type: ignore[dict-item]
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]) and None,  # type: ignore[dict-item]
-    "text": lambda path: path.write_text("hello") and None,  # type: ignore[dict-item]
+    "empty": lambda path: path.write_bytes(b""),
+    "a zip that is cut": lambda path: path.write_bytes(b"PK\x03\x04"),
+    "cut header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"),
+    "wrong header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "text": lambda path: path.write_text("hello"),
 }
 
 

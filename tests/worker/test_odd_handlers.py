@@ -52,7 +52,7 @@ def misnamed() -> BaseException:
 
 class Text(str):
     __slots__ = ()
-    __getitem__ = __format__ = encode = replace = __len__ = refuse  # type: ignore[assignment]
+    __getitem__ = __format__ = encode = replace = __len__ = refuse
 
 
 RAISED: dict[str, Callable[[], BaseException]] = {
@@ -88,12 +88,12 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "odd group": lambda: type("Odd", (ExceptionGroup,), {"exceptions": property(refuse)})("x", [OSError()]),
     "notes": lambda: odd(__notes__=property(refuse)),
     "syntax": lambda: odd(SyntaxError, lineno=property(refuse), text=7),
-    "failed, of no text": lambda: TaskFailed(type("Value", (), {"__str__": refuse})()),  # type: ignore[arg-type]
+    "failed, of no text": lambda: TaskFailed(type("Value", (), {"__str__": refuse})()),
     "failed with NUL": lambda: TaskFailed("a\0b\ud800", code="c\0\ud800"),
     "failed with a huge text": lambda: TaskFailed("x" * 10_000_000, code="y" * 1_000_000),
     "failed with no code": lambda: TaskFailed("x", code=None),  # type: ignore[arg-type]
     "failed with an empty code": lambda: TaskFailed("x", code=""),
-    "failed with no truth": lambda: TaskFailed("x", retry=type("Value", (), {"__bool__": refuse})()),  # type: ignore[arg-type]
+    "failed with no truth": lambda: TaskFailed("x", retry=type("Value", (), {"__bool__": refuse})()),
     "failed with no delay": lambda: TaskFailed("x", delay="soon"),  # type: ignore[arg-type]
     "failed with a delay of NaN": lambda: TaskFailed("x", delay=float("nan")),
     "failed with a delay before now": lambda: TaskFailed("x", delay=-5),

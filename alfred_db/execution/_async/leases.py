@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import MAX_SECONDS, check_text, plain_text, within
 from ...errors import LeaseLost, UnreadableRow, lease_lost, shown, translated
+from ...queries import lease_endings as endings
 from ...queries import leases as queries
 from ...queries.leases import Leased, StatusT
 from ...queries.shapes.driver_statement import DriverStatement
@@ -97,7 +98,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         Raises:
             LeaseLost: The caller no longer holds the row.
         """
-        if await fetch(self._session, queries.complete(self._leased), {**_key(claimed), **values}):
+        if await fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values}):
             return True
         await self._repeated(claimed, "completed")
         return False
@@ -112,7 +113,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         """
         if not claimed:
             return []
-        done, locked, ended = await self._each(queries.complete_many(self._leased), claimed, {})
+        done, locked, ended = await self._each(endings.complete_many(self._leased), claimed, {})
         for one in claimed:
             if one.id in locked:
                 name = _name(self._leased, one)
@@ -144,7 +145,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
             "retry": retry,
             **values,
         }
-        rows = await fetch(self._session, queries.fail(self._leased), parameters)
+        rows = await fetch(self._session, endings.fail(self._leased), parameters)
         if rows:
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "failed", "cancelled")
@@ -159,7 +160,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         parameters = _key(claimed)
         if delay:
             parameters["delay"] = timedelta(seconds=delay)
-        rows = await fetch(self._session, queries.release(self._leased, delayed=bool(delay)), parameters)
+        rows = await fetch(self._session, endings.release(self._leased, delayed=bool(delay)), parameters)
         if rows:
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "cancelled")
@@ -167,7 +168,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
     async def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, StatusT]:
         """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
-        rows = await fetch(self._session, queries.reap(self._leased, limit), spread)
+        rows = await fetch(self._session, endings.reap(self._leased, limit), spread)
         return {row[0]: self._leased.status(row[1]) for row in rows}
 
     async def claim(
@@ -221,7 +222,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
 
     async def _set_aside(self, key: str, token: uuid.UUID, message: str) -> None:
         id = self._leased.table.c.id.type.python_type(key)
-        statement = queries.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
+        statement = endings.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
         with translated():
             await self._session.execute(statement)
         _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)

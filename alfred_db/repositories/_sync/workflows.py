@@ -9,98 +9,25 @@ from typing import Any
 from ...checks import MAX_SECONDS, YEAR, json_text, within
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution.missing import not_found
-from ...models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
+from ...models import WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflows as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.workflows import MAX_JSON_BYTES, WaitingWorkflowVersion
+from .workflow_definitions import WorkflowDefinitions
 from .workflow_executions import WorkflowExecutions
 from .workflow_steps import WorkflowSteps
 
 _ENDED = {WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED}
-_ATTEMPTS = 100
 
 
-class WorkflowRepository(WorkflowExecutions, WorkflowSteps):
+class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps):
     """Workflows and their executions.
 
     An execution keeps the definition that it was started with. The worker that claims it runs it, and every
     write of that worker carries the token of the claim. A step with a checkpoint is never run again: a later
     run, after a crash, a sleep or a failure, takes its stored output.
     """
-
-    def define(
-        self,
-        name: str,
-        definition: Mapping[str, Any],
-        *,
-        version: int | None = None,
-        created_by: str | None = None,
-    ) -> tuple[Workflow, bool]:
-        """Create a version of a workflow, as a draft.
-
-        With a version number, every replica of a service may define the same version.
-
-        Args:
-            name: The name of the workflow.
-            definition: Any JSON.
-            version: The number of the version; None is the next one.
-            created_by: Who has defined it.
-
-        Returns:
-            The version and whether this call created it.
-
-        Raises:
-            ConflictError: The version has another definition: versions do not change.
-        """
-        text = json_text("definition", dict(definition), MAX_JSON_BYTES)
-        within("version", version or 1, 1, (1 << 31) - 1)
-        for _ in range(1 if version else _ATTEMPTS):
-            workflow = self._write(queries.define(name, text, version=version, created_by=created_by))
-            if workflow is not None:
-                return workflow, True
-        rows = self._rows(queries.version(name, version or 0, text))
-        if rows and rows[0][1]:
-            return rows[0][0], False
-        raise ConflictError(
-            f"workflow {shown(name)}, version {version}: has another definition; define this one as a new version"
-            if version
-            else f"workflow {shown(name)}: concurrent transactions keep defining versions; try again",
-            retryable=version is None,
-        )
-
-    def get(self, workflow_id: int) -> Workflow | None:
-        """Return the version with this id."""
-        return self._first(queries.get(workflow_id))
-
-    def versions(self, name: str) -> Sequence[Workflow]:
-        """Return the versions of a workflow, the newest first."""
-        return self._all(queries.versions(name))
-
-    def activate(self, workflow_id: int) -> Workflow:
-        """Make this the active version, which new executions use, and archive the previous one.
-
-        Raises:
-            NotFoundError: The version does not exist.
-        """
-        names = self._all(queries.siblings(workflow_id))
-        if names:
-            self._rows(queries.activate(workflow_id, names[0]))
-        workflow = self.get(workflow_id)
-        if workflow is None:
-            raise not_found("workflow", workflow_id)
-        return workflow
-
-    def archive(self, workflow_id: int) -> Workflow:
-        """Archive this version: no new executions use it, and existing ones continue.
-
-        Raises:
-            NotFoundError: The version does not exist.
-        """
-        workflow = self._write(queries.archive(workflow_id))
-        if workflow is None:
-            raise not_found("workflow", workflow_id)
-        return workflow
 
     def start(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import null, select
+from sqlalchemy import null
 from unit.examples import Call, call
 
 from alfred_db.queries import scheduler_executions, workflow_executions
@@ -25,13 +25,8 @@ EXAMPLES: dict[str, list[Call]] = {
     "given_up": [call()],
     "heartbeat": of_each(),
     "standing": of_each(),
-    "complete": of_each(),
-    "complete_many": of_each(),
-    "fail": of_each(),
-    "release": [*of_each(delayed=False), *of_each(delayed=True)],
-    "reap": of_each(471),
     "expired": of_each(),
-    "cancel": [call(table, select(table.table.c.id).where(table.table.c.id == 4711)) for table in TABLES],
     "again": [call(table, [table.table.c.error_code], TOKEN, [4711]) for table in TABLES],
-    "set_aside": of_each(4711, TOKEN, code="code-4711", message="message-4711"),
+    "owned": of_each(),
+    "locked": of_each(),
 }
