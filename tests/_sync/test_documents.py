@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Text, func, literal_column, select, text
+from sqlalchemy import Text, event, func, literal_column, select, text
 
 from alfred_db import Database, Document, NewDocument
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, InvalidVector, NotFoundError
@@ -400,9 +400,17 @@ def test_an_estimate_is_kept_for_a_minute(
     clock = [0.0]
     module = SimpleNamespace(monotonic=lambda: clock[0])
     monkeypatch.setattr("alfred_db.execution._sync.search.time", module)
-    estimates = []
-    for number, clock[0] in enumerate((1000.0, 1059.9, 1060.1)):
-        documents.add("text", title="title", external_id=f"estimated-{number}")
-        where = Document.external_id.like("estimated-%")
-        estimates.append((estimate(documents._session, Document, where))[0])
-    assert estimates[0] == estimates[1] < estimates[2]
+    session, samples = documents._session, [0]
+
+    def count(*args: Any) -> None:
+        samples[-1] += "TABLESAMPLE" in args[2]
+
+    engine = session.get_bind().engine
+    event.listen(engine, "before_cursor_execute", count)
+    try:
+        for clock[0] in (1000.0, 1059.9, 1060.1):
+            estimate(session, Document, Document.external_id == "estimated once")
+            samples.append(samples[-1])
+    finally:
+        event.remove(engine, "before_cursor_execute", count)
+    assert samples == [1, 1, 2, 2]
