@@ -10,6 +10,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Select,
+    and_,
     bindparam,
     cast,
     extract,
@@ -21,6 +22,7 @@ from ..models import Memory
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.memories import alive
+from .shapes.spaces import Space, nearest_vectors
 from .shapes.vector_search import columns_of, distance, literal_limit
 
 FULL_IMPORTANCE = 10
@@ -58,16 +60,23 @@ def recall(limit: int, candidates: int) -> Select[Any]:
 
 
 @driver_statement
-def recall_exactly(limit: int) -> Select[Any]:
+def recall_exactly(limit: int, space: Space | None = None) -> Select[Any]:
     """Select the best memories of the whole bank.
 
     All memories are scored and sorted; the sorted rows hold few columns, and the others are joined to the
-    best ones.
+    best ones. In a space the nearest of several vectors of a memory counts.
     """
-    found = distance(Memory).label("distance")
     used = (Memory.importance, Memory.last_accessed, Memory.created_at)
+    found: Any
+    if space is None:
+        found = select(Memory.id, distance(Memory).label("distance"), *used).where(*_REMEMBERED)
+    else:
+        vectors = nearest_vectors(space, 1, and_(*_IN_BANK), exact=True).subquery("vectors")
+        nearest = func.min(vectors.c.distance).label("distance")
+        merged = select(vectors.c.row_id, nearest).group_by(vectors.c.row_id).subquery("merged")
+        found = select(Memory.id, merged.c.distance, *used).join(merged, merged.c.row_id == Memory.id)
     # The OFFSET keeps the planner from computing the distance once for each use.
-    each = select(Memory.id, found, *used).where(*_REMEMBERED).offset(literal_column("0")).subquery("each")
+    each = found.offset(literal_column("0")).subquery("each")
     score = _score(each.c.distance, each.c.importance, each.c.last_accessed, each.c.created_at).label("score")
     best = (
         select(each.c.id, each.c.distance, score, func.count().over().label("compared"))
@@ -83,7 +92,8 @@ def recall_exactly(limit: int) -> Select[Any]:
     return typing.cast("Select[Any]", statement)
 
 
-_REMEMBERED = (Memory.memory_bank_id == bindparam("bank"), Memory.embedding.is_not(None), alive(Memory))
+_IN_BANK = (Memory.memory_bank_id == bindparam("bank"), alive(Memory))
+_REMEMBERED = (*_IN_BANK, Memory.embedding.is_not(None))
 
 
 def _score(distance_: Any, importance: Any, last_accessed: Any, created_at: Any) -> ColumnElement[float]:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import text
 
-from alfred_db import AsyncDatabase, Document, SpaceIndex, SpaceKind, SpaceState
+from alfred_db import AsyncDatabase, Document, KnowledgePoint, SpaceIndex, SpaceKind, SpaceState
 from alfred_db.errors import ConflictError, DimensionMismatch, InvalidInputError, NotFoundError
-from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.indexes.catalog import models
+from alfred_db.queries.shapes.spaces import KINDS
+from alfred_db.repositories import (
+    AsyncDocumentRepository,
+    AsyncMemoryEntryRepository,
+    AsyncMemoryRepository,
+    AsyncUnitOfWork,
+    AsyncWorkingMemoryRepository,
+)
 from alfred_db.search import SearchParams, SearchPath
 from alfred_db.search.filters import Filter, eq
+
+REPOSITORIES = [
+    AsyncDocumentRepository,
+    AsyncMemoryRepository,
+    AsyncMemoryEntryRepository,
+    AsyncWorkingMemoryRepository,
+]
 
 
 def vectors(count: int, dimensions: int, seed: int = 1) -> Any:
@@ -239,3 +255,134 @@ async def test_documents_are_added_by_copy(uow: AsyncUnitOfWork) -> None:
     assert (await uow.spaces.coverage("s")).missing == 1
     assert (await uow.session.scalar(text("SELECT 1"))) == 1
     assert Document.__tablename__ == "documents"
+
+
+async def store(uow: AsyncUnitOfWork, kind: SpaceKind, content: str, vector: Any, **options: Any) -> Any:
+    """Store a row of a kind, and return its key."""
+    match kind:
+        case SpaceKind.DOCUMENTS:
+            return (await uow.documents.add(content, embedding=vector, **options)).id
+        case SpaceKind.MEMORIES:
+            bank = (await uow.memory_banks.get_or_create("bank")).id
+            return (await uow.memories.remember(bank, content, embedding=vector, **options)).id
+        case SpaceKind.MEMORY_ENTRIES:
+            return (await uow.memory_entries.remember("space", content, embedding=vector, **options)).id
+        case SpaceKind.WORKING_MEMORY:
+            stored = await uow.working_memory.store("n", "t", content=content, embedding=vector, **options)
+            return stored.id
+
+
+async def find(uow: AsyncUnitOfWork, kind: SpaceKind, vector: Any, **options: Any) -> list[Any]:
+    """Return the keys of the nearest rows of a kind."""
+    found: Any
+    match kind:
+        case SpaceKind.DOCUMENTS:
+            found = await uow.documents.search(vector, **options)
+        case SpaceKind.MEMORIES:
+            found = await uow.memories.search(await uow.memory_banks.get_or_create("bank"), vector, **options)
+        case SpaceKind.MEMORY_ENTRIES:
+            found = await uow.memory_entries.search("space", vector, **options)
+        case SpaceKind.WORKING_MEMORY:
+            found = await uow.working_memory.search(vector, **options)
+    return [hit.row.id for hit in found]
+
+
+async def forget(uow: AsyncUnitOfWork, kind: SpaceKind, key: Any) -> None:
+    """Delete a row of a kind."""
+    match kind:
+        case SpaceKind.DOCUMENTS:
+            await uow.documents.delete(key)
+        case SpaceKind.MEMORIES:
+            await uow.memories.forget(key)
+        case SpaceKind.MEMORY_ENTRIES:
+            await uow.memory_entries.forget(key)
+        case SpaceKind.WORKING_MEMORY:
+            await uow.working_memory.set_status(key, "deleted")
+            await uow.working_memory.sweep()
+
+
+@pytest.mark.parametrize("kind", SpaceKind)
+async def test_each_kind_has_spaces(uow: AsyncUnitOfWork, kind: SpaceKind) -> None:
+    await uow.spaces.create("s", kind=kind, model="m", dimensions=5)
+    given = vectors(40, 5)
+    keys = [await store(uow, kind, f"text {n}", given[n], space="s") for n in range(40)]
+    near = np.argsort(-(given @ given[7]))[:4]
+    assert await find(uow, kind, given[7], limit=4, space="s") == [keys[place] for place in near]
+    assert not await find(uow, kind, vectors(1, BUILTIN_DIMENSIONS[kind])[0], space="builtin")
+    with pytest.raises(DimensionMismatch, match="space 's' of"):
+        await find(uow, kind, given[7][:4], space="s")
+    with pytest.raises(
+        InvalidInputError, match=r"space 's' of .*expected vectors of 'm', got those of 'other'"
+    ):
+        await store(uow, kind, "x", given[0], space="s", embedding_model="other")
+    with pytest.raises(NotFoundError, match="space 'nowhere'"):
+        await store(uow, kind, "x", given[0], space="nowhere")
+    with pytest.raises(NotFoundError, match="space 'nowhere'"):
+        await find(uow, kind, given[0], space="nowhere")
+    coverage = await uow.spaces.coverage("s")
+    assert (coverage.rows, coverage.missing, coverage.stale) == (40, 0, 0)
+    await uow.spaces.default(kind, "s")
+    fresh = await store(uow, kind, "fresh", -given[7])
+    assert await find(uow, kind, -given[7], limit=1) == [fresh]
+    await forget(uow, kind, keys[7])
+    assert keys[7] not in await find(uow, kind, given[7], limit=50)
+    assert (await uow.spaces.describe("s")).vectors == 40
+    await uow.spaces.default(kind, "builtin")
+    pending = await uow.spaces.pending("builtin", 100, kind=kind)
+    wide = vectors(40, BUILTIN_DIMENSIONS[kind])
+    await uow.spaces.store(
+        "builtin", [one.id for one in pending], wide, [one.hash for one in pending], kind=kind
+    )
+    assert (await uow.spaces.coverage("builtin", kind=kind)).complete
+    assert await find(uow, kind, wide[3], limit=1) == [pending[3].id]
+
+
+BUILTIN_DIMENSIONS = {
+    SpaceKind.DOCUMENTS: 384,
+    SpaceKind.MEMORIES: 384,
+    SpaceKind.MEMORY_ENTRIES: 768,
+    SpaceKind.WORKING_MEMORY: 1536,
+}
+
+
+async def test_memories_use_a_space_in_all_their_methods(uow: AsyncUnitOfWork) -> None:
+    await uow.spaces.create("s", kind="memories", model="m", dimensions=4)
+    bank = (await uow.memory_banks.get_or_create("bank")).id
+    axes = np.eye(4, dtype=np.float32)
+    told: list[Any] = [{"content": f"m {n}", "importance": 1 + n} for n in range(3)]
+    stored = await uow.memories.remember_many(bank, told, embeddings=axes[:3], space="s")
+    near = axes[1] + 0.01
+    again = await uow.memories.remember_many(
+        bank,
+        [{"content": "nearly", "embedding": near}, {"content": "far", "embedding": axes[3]}],
+        near=0.1,
+        space="s",
+    )
+    assert [one.outcome for one in again] == ["merged", "stored"]
+    assert again[0].id == stored[1].id
+    recalled = await uow.memories.recall(bank, axes[2], limit=2, space="s")
+    assert recalled.hits[0].row.id == stored[2].id
+    twice = await uow.memories.duplicates(bank, axes[0], space="s")
+    assert [hit.row.id for hit in twice] == [stored[0].id]
+    await uow.memories.update(stored[0].id, {"content": "another text"})
+    assert (await uow.spaces.coverage("s")).missing == 1
+    await uow.memories.update(stored[0].id, {"content": "and another", "embedding": axes[0]}, space="s")
+    assert (await uow.spaces.coverage("s")).complete
+
+
+def test_each_method_that_takes_a_vector_takes_a_space() -> None:
+    """Whoever adds a method, or a kind, is reminded of the spaces."""
+    without: set[str] = set()
+    for repository in REPOSITORIES:
+        for name, method in inspect.getmembers(repository, inspect.isfunction):
+            parameters = inspect.signature(method).parameters
+            takes_vectors = not name.startswith("_") and {"embedding", "embeddings"} & parameters.keys()
+            if takes_vectors and "space" not in parameters:
+                without.add(f"{repository.__name__}.{name}")
+    assert without <= {f"{repository.__name__}.hybrid_search" for repository in REPOSITORIES}
+
+
+def test_each_table_with_a_vector_index_is_a_kind() -> None:
+    indexed = {model for model in models().values() if model is not KnowledgePoint}
+    assert indexed == {rows for rows, _ in KINDS.values()}
+    assert KINDS.keys() == set(SpaceKind)

@@ -354,3 +354,10 @@ def add_many_in_space(
 
 
 _VECTOR = frozenset({"embedding", "embedding_model"})
+
+
+def clear_vectors(session: Session, model: type[Base], key: Any) -> None:
+    """Remove the vectors of a row from all spaces but `builtin`, since they belong to another content."""
+    known = _known.get(bind_of(session).engine, {}).get(tenant_of(session))
+    if known is None or known.spaces:
+        session.execute(queries.clear_everywhere(KIND_OF[model], [key]))

@@ -52,10 +52,14 @@ from ...vectors.formats import MatrixLike
 from ...vectors.types import Bit, HalfVector, Vector
 from .driver_statement import driver_statement
 from .functions import func
+from .literals import number
 from .vector_search import AnySelect, columns_of, key_of, literal_limit
 
 RERANKED = 8
 """The number of candidates for each hit in an index of bits."""
+
+MOST_RERANKED = 1000
+"""The number of candidates that are ranked again at most: the greatest candidate list of an index."""
 
 KINDS: dict[SpaceKind, tuple[type[Base], type[Base]]] = {
     SpaceKind.DOCUMENTS: (Document, DocumentEmbedding),
@@ -198,12 +202,12 @@ def nearest_vectors(
         bits = Bit(space.dimensions)
         signs = cast(func.binary_quantize(column_of(space)), bits)
         order = signs.op("<~>", return_type=Float())(cast(func.binary_quantize(query), bits))
-        return statement.order_by(order).limit(literal_limit(min(candidates * RERANKED, 1000)))
+        return statement.order_by(order).limit(number(min(candidates * RERANKED, MOST_RERANKED)))
     if space.index is SpaceIndex.HNSW_HALFVEC and space.storage is SpaceStorage.VECTOR:
         half = HalfVector(space.dimensions)
         order = cast(column_of(space), half).op("<=>", return_type=Float())(cast(query, half))
-        return statement.order_by(order).limit(literal_limit(candidates))
-    return statement.order_by(found).limit(literal_limit(candidates))
+        return statement.order_by(order).limit(number(candidates))
+    return statement.order_by(found).limit(number(candidates))
 
 
 def nearest_rows(

@@ -10,7 +10,9 @@ from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._async.driver import affected
 from ...execution._async.paging import AsyncPagedRepository
-from ...execution._async.search import candidates, hybrid_search, search
+from ...execution._async.search import hybrid_search
+from ...execution._async.space_search import candidates, search
+from ...execution._async.spaces import clear_vectors, take_vectors
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
@@ -40,7 +42,7 @@ class AsyncMemoryRepository(
 ):
     """The memories of agents, by bank.
 
-    Vectors have 384 dimensions. Expired memories are not returned.
+    Vectors have the length of their embedding space: 384 dimensions in `builtin`. Expired memories are not returned.
     """
 
     _model = Memory
@@ -55,6 +57,7 @@ class AsyncMemoryRepository(
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
+        space: str | None = None,
     ) -> RememberedMemory:
         """Store a memory. A text that the bank has already is counted and not stored again.
 
@@ -69,24 +72,30 @@ class AsyncMemoryRepository(
             metadata: Any JSON.
             ttl: The time until it expires; None is never.
             embedding_model: The model of the vector.
+            space: The embedding space; None is the default one.
 
         Raises:
-            NotFoundError: The bank does not exist.
+            NotFoundError: The bank does not exist, or the space.
+            ConflictError: The space is retired.
         """
         within("importance", importance, 1, MAX_IMPORTANCE)
+        taken: dict[str, Any] = {"embedding": embedding, "embedding_model": embedding_model}
+        vectors = await take_vectors(self._session, Memory, space, taken)
         parameters = {
             "bank": id_of(bank),
             "new_content": content,
             "new_content_hash": content_hash(content),
-            "new_embedding": embedding,
+            "new_embedding": taken.get("embedding"),
             "new_importance": importance,
             "new_metadata": None if metadata is None else dict(metadata),
             "ttl": lasting(ttl),
-            "new_embedding_model": embedding_model,
+            "new_embedding_model": taken.get("embedding_model"),
         }
         rows = await self._rows(queries.remember(), parameters)
         if not rows:
             raise not_found("memory bank", id_of(bank))
+        if vectors is not None:
+            await vectors.store(self._session, rows[0].id)
         return RememberedMemory(
             rows[0].id, MemoryOutcome.STORED if rows[0].seen_count == 1 else MemoryOutcome.SEEN
         )
@@ -95,20 +104,32 @@ class AsyncMemoryRepository(
         """Return the memory with this id."""
         return await self._first(queries.get(memory_id))
 
-    async def update(self, memory_id: int, values: MemoryChanges) -> Memory:
+    async def update(self, memory_id: int, values: MemoryChanges, *, space: str | None = None) -> Memory:
         """Change attributes of a memory, by their names.
 
-        A new content without a new embedding removes the old embedding, which belongs to another text.
+        A new content without a new embedding removes the old embeddings, which belong to another text.
+
+        Args:
+            memory_id: The memory.
+            values: The new values; `embedding` is that of the space.
+            space: The embedding space; None is the default one.
 
         Raises:
-            NotFoundError: The memory does not exist, or has expired.
+            NotFoundError: The memory does not exist, or has expired; or the space does not exist.
+            ConflictError: The space is retired.
         """
-        new = check_values(Memory, values)
+        given: dict[str, Any] = {**values}
+        vectors = await take_vectors(self._session, Memory, space, given, removes=True)
+        new = check_values(Memory, given)
         if "content" in new:
             new = {"embedding": None, **new, "content_hash": content_hash(new["content"])}
         memory = await self._write(queries.change(memory_id, new))
         if memory is None:
             raise not_found("memory", memory_id)
+        if "content" in new:
+            await clear_vectors(self._session, Memory, memory_id)
+        if vectors is not None:
+            await vectors.store(self._session, memory_id)
         return memory
 
     async def forget(self, memory_id: int) -> None:
@@ -129,23 +150,32 @@ class AsyncMemoryRepository(
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[MemoryRow]:
         """Return the bank's memories nearest to a vector, by cosine distance.
 
         Args:
             bank: The bank or its id.
-            embedding: A vector of 384 dimensions.
+            embedding: A vector of the space, of 384 dimensions in `builtin`.
             limit: The maximum number of hits.
             where: Only memories that match this filter.
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
 
         Raises:
             NotFoundError: The bank does not exist.
         """
         condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = await search(
-            self._session, Memory, embedding, limit=limit, where=condition, params=params, explain=explain
+            self._session,
+            Memory,
+            embedding,
+            space=space,
+            limit=limit,
+            where=condition,
+            params=params,
+            explain=explain,
         )
         await self._known(bank, found)
         return found
@@ -158,6 +188,7 @@ class AsyncMemoryRepository(
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[MemoryRow, int]:
         """Return the ids and distances of up to 1000 memories nearest to a vector; `page` returns their rows.
 
@@ -166,7 +197,7 @@ class AsyncMemoryRepository(
         """
         condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = await candidates(
-            self._session, Memory, embedding, limit=limit, where=condition, params=params
+            self._session, Memory, embedding, space=space, limit=limit, where=condition, params=params
         )
         await self._known(bank, found)
         return found
@@ -209,7 +240,13 @@ class AsyncMemoryRepository(
         return found
 
     async def duplicates(
-        self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
+        self,
+        bank: MemoryBank | int,
+        embedding: VectorLike,
+        *,
+        within: float = NEAR,
+        limit: int = 10,
+        space: str | None = None,
     ) -> Sequence[Hit[MemoryRow]]:
         """Return the bank's memories that mean nearly the same as a vector, the nearest first.
 
@@ -219,7 +256,7 @@ class AsyncMemoryRepository(
             NotFoundError: The bank does not exist.
         """
         params = SearchParams(max_distance=within)
-        return (await self.search(bank, embedding, limit=limit, params=params)).hits
+        return (await self.search(bank, embedding, limit=limit, params=params, space=space)).hits
 
     async def touch(self, memory_ids: Sequence[int]) -> int:
         """Record that memories were used; return the number of memories. Writes neither vectors nor indexes."""

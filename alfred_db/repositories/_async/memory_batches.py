@@ -13,15 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._async.search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._async.space_search import search_many
+from ...execution._async.spaces import check_model, packed, replace_vectors, space_for_writing
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
 from ...queries import memories as queries
 from ...queries import memory_banks
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting
+from ...queries.shapes.spaces import Space, stored_type
 from ...search.params import SearchParams
 from ...values.memories import MemoryOutcome, NewMemory, RememberedMemory
-from ...vectors.formats import Embedding, MatrixLike, VectorLike, unpack
+from ...vectors.formats import Embedding, MatrixLike, VectorLike
 from ...vectors.types import Vector
 from .memory_banks import id_of, lock_key
 from .memory_base import AsyncMemoryBase
@@ -54,6 +57,7 @@ class AsyncMemoryBatches(AsyncMemoryBase):
         *,
         embeddings: MatrixLike | None = None,
         near: float | None = None,
+        space: str | None = None,
     ) -> Sequence[RememberedMemory]:
         """Store several memories.
 
@@ -64,17 +68,20 @@ class AsyncMemoryBatches(AsyncMemoryBase):
             near: A cosine distance such as 0.08. A memory within this distance of one in the bank, or of an
                 earlier one in the call, is merged into that one: it is counted there, and the text and vector
                 there are kept.
+            space: The embedding space; None is the default one.
 
         Returns:
             The outcome for each memory, in order.
 
         Raises:
-            NotFoundError: The bank does not exist.
+            NotFoundError: The bank does not exist, or the space.
+            ConflictError: The space is retired.
         """
         session, bank_id = self._session, id_of(bank)
+        target = await space_for_writing(session, Memory, space, None)
         if near is not None:
             within("near", near, 0, 2)
-        hashes, told = _by_text(memories, embeddings)
+        hashes, told = _by_text(memories, embeddings, target)
         if not told:
             return []
         with translated():
@@ -87,16 +94,18 @@ class AsyncMemoryBatches(AsyncMemoryBase):
                 raise not_found("memory bank", bank_id)
             merged: dict[bytes, int | bytes] = {}
             if near is not None:
-                merged = await _merged_in_bank(session, bank_id, told, near)
+                merged = await _merged_in_bank(session, bank_id, told, near, target)
                 merged |= _merged_in_batch(told, set(merged), near)
                 await _count_in(session, told, merged)
             new = sorted(text for text in told if text not in merged)
             stored = await _store(session, bank_id, [told[text] for text in new], now)
+            if target is not None:
+                await _store_vectors(session, target, told, stored)
         return _outcomes(hashes, told, merged, stored)
 
 
 def _by_text(
-    memories: Sequence[NewMemory], embeddings: MatrixLike | None
+    memories: Sequence[NewMemory], embeddings: MatrixLike | None, space: Space | None
 ) -> tuple[list[bytes], dict[bytes, _Told]]:
     """Return the hash of each memory, and the new data for each text.
 
@@ -108,7 +117,7 @@ def _by_text(
     told: dict[bytes, _Told] = {}
     for place, memory in enumerate(memories):
         try:
-            this = _told(memory, None if embeddings is None else embeddings[place])
+            this = _told(memory, None if embeddings is None else embeddings[place], space)
         except InvalidInputError as error:
             raise type(error)(f"memory {place}: {error}") from None
         text = this.values["content_hash"]
@@ -124,7 +133,7 @@ def _by_text(
     return hashes, told
 
 
-def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
+def _told(memory: NewMemory, embedding: VectorLike | None, space: Space | None) -> _Told:
     if "content" not in memory or not has_keys(memory, NewMemory):
         expected = ", ".join(NewMemory.__annotations__)
         raise InvalidInputError(
@@ -133,15 +142,18 @@ def _told(memory: NewMemory, embedding: VectorLike | None) -> _Told:
     importance = memory.get("importance", 1)
     within("importance", importance, 1, MAX_IMPORTANCE)
     given = memory.get("embedding") if embedding is None else embedding
-    vector = None if given is None else unpack(_vector.pack(given))
+    type_, model = _vector if space is None else stored_type(space), memory.get("embedding_model")
+    if space is not None:
+        check_model(space, model)
+    vector = None if given is None else type_.format.unpack(type_.pack(given))
     metadata = memory.get("metadata")
     values = {
         "content": memory["content"],
         "content_hash": content_hash(memory["content"]),
-        "embedding": vector,
+        "embedding": vector if space is None else None,
         "importance": importance,
         "metadata": None if metadata is None else dict(metadata),
-        "embedding_model": memory.get("embedding_model"),
+        "embedding_model": model if space is None else None,
         "seen_count": 1,
     }
     return _Told(values, vector, lasting(memory.get("ttl")))
@@ -154,15 +166,25 @@ def _count(one: _Told, other: _Told) -> None:
 
 
 async def _merged_in_bank(
-    session: AsyncSession, bank_id: int, told: Mapping[bytes, _Told], near: float
+    session: AsyncSession, bank_id: int, told: Mapping[bytes, _Told], near: float, space: Space | None
 ) -> dict[bytes, int | bytes]:
     """Return the memory of the bank that each new text is a near duplicate of."""
     known = set(await session.scalars(queries.known(bank_id, list(told))))
     new = [text for text, one in told.items() if one.vector is not None and text not in known]
+    found: dict[bytes, int | bytes] = {}
+    if space is not None:
+        in_space = [cast("Any", told[text].vector) for text in new]
+        condition = queries.in_bank(bank_id)
+        nearest = await search_many(session, Memory, in_space, space=space.name, limit=1, where=condition)
+        return {
+            text: hit.row.id
+            for text, hits in zip(new, nearest, strict=True)
+            for hit in hits
+            if (hit.distance or 0.0) <= near
+        }
     matches, rows = await estimate(session, Memory, queries.in_bank(bank_id))
     exact = matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
     await set_local(session, scan_settings(1, EFFORT, iterative=True))
-    found: dict[bytes, int | bytes] = {}
     for start in range(0, len(new), AT_ONCE):
         some = new[start : start + AT_ONCE]
         vectors = [told[text].values["embedding"] for text in some]
@@ -177,7 +199,8 @@ def _merged_in_batch(told: Mapping[bytes, _Told], taken: set[bytes], near: float
     """Return the earlier text of the batch that each text is a near duplicate of, unless that one is merged."""
     merged: dict[bytes, int | bytes] = {}
     kept: list[bytes] = []
-    vectors = np.empty((len(told), _vector.dim or 0), dtype=np.float32)
+    length = next((len(one.vector) for one in told.values() if one.vector is not None), 0)
+    vectors = np.empty((len(told), length), dtype=np.float32)
     for text, one in told.items():
         if one.vector is None or text in taken:
             continue
@@ -231,6 +254,18 @@ async def _store(
         return {}
     stored = await session.execute(queries.remember_many(), rows)
     return {row.content_hash: (row.id, row.seen_count) for row in stored}
+
+
+async def _store_vectors(
+    session: AsyncSession,
+    space: Space,
+    told: Mapping[bytes, _Told],
+    stored: Mapping[bytes, tuple[int, int]],
+) -> None:
+    """Store the vectors of stored texts in a space."""
+    vectors = {stored[text][0]: one.vector for text, one in told.items() if text in stored}
+    ids = [key for key, vector in vectors.items() if vector is not None]
+    await replace_vectors(session, space, ids, packed(space, [vectors[key] for key in ids]))
 
 
 def _outcomes(

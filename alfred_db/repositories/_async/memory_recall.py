@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...errors import translated
 from ...execution._async.driver import fetch_rows
 from ...execution._async.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._async.spaces import space_of
 from ...models import Memory, MemoryBank
 from ...queries import memory_recall as queries
 from ...queries.memories import in_bank
 from ...queries.shapes.memories import seconds
+from ...queries.shapes.spaces import Space
 from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchPath
 from ...values.memories import MemoryRecallResult, MemoryRecallWeights
@@ -49,6 +51,7 @@ class AsyncMemoryRecall(AsyncMemoryBase):
         weights: MemoryRecallWeights = MemoryRecallWeights(),
         now: datetime | None = None,
         exact: bool | None = None,
+        space: str | None = None,
     ) -> MemoryRecallResult:
         """Return the bank's best memories by similarity x importance x recency; it touches nothing.
 
@@ -64,12 +67,14 @@ class AsyncMemoryRecall(AsyncMemoryBase):
             weights: The weights w_i of importance and w_r of recency.
             now: The time for ages; None is the database's time.
             exact: True compares the whole bank, False never does, None decides by its size.
+            space: The embedding space; None is the default one. In another than `builtin` the whole bank is
+                compared.
 
         Returns:
             The hits; `certified` is true if no other memory can have a better score.
 
         Raises:
-            NotFoundError: The bank does not exist.
+            NotFoundError: The bank does not exist, or the space.
         """
         found = await _recalled(
             self._session,
@@ -80,6 +85,7 @@ class AsyncMemoryRecall(AsyncMemoryBase):
             weights=weights,
             now=now,
             exact=exact,
+            space=await space_of(self._session, Memory, space),
         )
         await self._known(bank, found)
         return found
@@ -95,6 +101,7 @@ async def _recalled(
     weights: MemoryRecallWeights,
     now: datetime | None,
     exact: bool | None,
+    space: Space | None,
 ) -> MemoryRecallResult:
     """Double the candidates until no other memory can be better, or compare a bank that is not too large."""
     parameters = {
@@ -105,6 +112,7 @@ async def _recalled(
         "half_life": half_life,
         "now": now,
     }
+    exact = True if space is not None else exact
     with translated():
         matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
         small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
@@ -119,7 +127,7 @@ async def _recalled(
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = await fetch_rows(session, queries.recall_exactly(limit), parameters)
+        found = await fetch_rows(session, queries.recall_exactly(limit, space), parameters)
     return _result(found, SearchPath.EXACT, True)
 
 

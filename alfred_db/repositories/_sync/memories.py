@@ -11,7 +11,9 @@ from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._sync.driver import affected
 from ...execution._sync.paging import PagedRepository
-from ...execution._sync.search import candidates, hybrid_search, search
+from ...execution._sync.search import hybrid_search
+from ...execution._sync.space_search import candidates, search
+from ...execution._sync.spaces import clear_vectors, take_vectors
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
@@ -41,7 +43,7 @@ class MemoryRepository(
 ):
     """The memories of agents, by bank.
 
-    Vectors have 384 dimensions. Expired memories are not returned.
+    Vectors have the length of their embedding space: 384 dimensions in `builtin`. Expired memories are not returned.
     """
 
     _model = Memory
@@ -56,6 +58,7 @@ class MemoryRepository(
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
+        space: str | None = None,
     ) -> RememberedMemory:
         """Store a memory. A text that the bank has already is counted and not stored again.
 
@@ -70,24 +73,30 @@ class MemoryRepository(
             metadata: Any JSON.
             ttl: The time until it expires; None is never.
             embedding_model: The model of the vector.
+            space: The embedding space; None is the default one.
 
         Raises:
-            NotFoundError: The bank does not exist.
+            NotFoundError: The bank does not exist, or the space.
+            ConflictError: The space is retired.
         """
         within("importance", importance, 1, MAX_IMPORTANCE)
+        taken: dict[str, Any] = {"embedding": embedding, "embedding_model": embedding_model}
+        vectors = take_vectors(self._session, Memory, space, taken)
         parameters = {
             "bank": id_of(bank),
             "new_content": content,
             "new_content_hash": content_hash(content),
-            "new_embedding": embedding,
+            "new_embedding": taken.get("embedding"),
             "new_importance": importance,
             "new_metadata": None if metadata is None else dict(metadata),
             "ttl": lasting(ttl),
-            "new_embedding_model": embedding_model,
+            "new_embedding_model": taken.get("embedding_model"),
         }
         rows = self._rows(queries.remember(), parameters)
         if not rows:
             raise not_found("memory bank", id_of(bank))
+        if vectors is not None:
+            vectors.store(self._session, rows[0].id)
         return RememberedMemory(
             rows[0].id, MemoryOutcome.STORED if rows[0].seen_count == 1 else MemoryOutcome.SEEN
         )
@@ -96,20 +105,32 @@ class MemoryRepository(
         """Return the memory with this id."""
         return self._first(queries.get(memory_id))
 
-    def update(self, memory_id: int, values: MemoryChanges) -> Memory:
+    def update(self, memory_id: int, values: MemoryChanges, *, space: str | None = None) -> Memory:
         """Change attributes of a memory, by their names.
 
-        A new content without a new embedding removes the old embedding, which belongs to another text.
+        A new content without a new embedding removes the old embeddings, which belong to another text.
+
+        Args:
+            memory_id: The memory.
+            values: The new values; `embedding` is that of the space.
+            space: The embedding space; None is the default one.
 
         Raises:
-            NotFoundError: The memory does not exist, or has expired.
+            NotFoundError: The memory does not exist, or has expired; or the space does not exist.
+            ConflictError: The space is retired.
         """
-        new = check_values(Memory, values)
+        given: dict[str, Any] = {**values}
+        vectors = take_vectors(self._session, Memory, space, given, removes=True)
+        new = check_values(Memory, given)
         if "content" in new:
             new = {"embedding": None, **new, "content_hash": content_hash(new["content"])}
         memory = self._write(queries.change(memory_id, new))
         if memory is None:
             raise not_found("memory", memory_id)
+        if "content" in new:
+            clear_vectors(self._session, Memory, memory_id)
+        if vectors is not None:
+            vectors.store(self._session, memory_id)
         return memory
 
     def forget(self, memory_id: int) -> None:
@@ -130,23 +151,32 @@ class MemoryRepository(
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[MemoryRow]:
         """Return the bank's memories nearest to a vector, by cosine distance.
 
         Args:
             bank: The bank or its id.
-            embedding: A vector of 384 dimensions.
+            embedding: A vector of the space, of 384 dimensions in `builtin`.
             limit: The maximum number of hits.
             where: Only memories that match this filter.
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
 
         Raises:
             NotFoundError: The bank does not exist.
         """
         condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = search(
-            self._session, Memory, embedding, limit=limit, where=condition, params=params, explain=explain
+            self._session,
+            Memory,
+            embedding,
+            space=space,
+            limit=limit,
+            where=condition,
+            params=params,
+            explain=explain,
         )
         self._known(bank, found)
         return found
@@ -159,6 +189,7 @@ class MemoryRepository(
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[MemoryRow, int]:
         """Return the ids and distances of up to 1000 memories nearest to a vector; `page` returns their rows.
 
@@ -167,7 +198,7 @@ class MemoryRepository(
         """
         condition = scoped(queries.in_bank(id_of(bank)), Memory, where)
         found = candidates(
-            self._session, Memory, embedding, limit=limit, where=condition, params=params
+            self._session, Memory, embedding, space=space, limit=limit, where=condition, params=params
         )
         self._known(bank, found)
         return found
@@ -210,7 +241,13 @@ class MemoryRepository(
         return found
 
     def duplicates(
-        self, bank: MemoryBank | int, embedding: VectorLike, *, within: float = NEAR, limit: int = 10
+        self,
+        bank: MemoryBank | int,
+        embedding: VectorLike,
+        *,
+        within: float = NEAR,
+        limit: int = 10,
+        space: str | None = None,
     ) -> Sequence[Hit[MemoryRow]]:
         """Return the bank's memories that mean nearly the same as a vector, the nearest first.
 
@@ -220,7 +257,7 @@ class MemoryRepository(
             NotFoundError: The bank does not exist.
         """
         params = SearchParams(max_distance=within)
-        return (self.search(bank, embedding, limit=limit, params=params)).hits
+        return (self.search(bank, embedding, limit=limit, params=params, space=space)).hits
 
     def touch(self, memory_ids: Sequence[int]) -> int:
         """Record that memories were used; return the number of memories. Writes neither vectors nor indexes."""

@@ -10,7 +10,9 @@ from typing import Any
 
 from ...checks import within
 from ...execution._sync.paging import PagedRepository
-from ...execution._sync.search import candidates, hybrid_search, search
+from ...execution._sync.search import hybrid_search
+from ...execution._sync.space_search import candidates, search
+from ...execution._sync.spaces import take_vectors
 from ...execution.missing import not_found
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
@@ -27,7 +29,7 @@ from ...vectors.formats import VectorLike
 class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
     """The entries of the knowledge agent.
 
-    Vectors have 768 dimensions. All methods except those by id work within one namespace.
+    Vectors have the length of their embedding space: 768 dimensions in `builtin`. All methods except those by id work within one namespace.
     """
 
     _model = MemoryEntry
@@ -43,6 +45,7 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
         embedding_model: str | None = None,
+        space: str | None = None,
     ) -> MemoryEntry:
         """Store an entry, or update the one with this text.
 
@@ -52,26 +55,35 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         Args:
             namespace: The namespace.
             content: The text.
-            embedding: A vector of 768 dimensions.
+            embedding: A vector of the space, of 768 dimensions in `builtin`.
             agent: The agent that it comes from.
             source: Where it comes from.
             metadata: Any JSON.
             ttl: The time until it expires; None is never.
             embedding_model: The model of the vector.
+            space: The embedding space; None is the default one.
+
+        Raises:
+            NotFoundError: The space does not exist.
+            ConflictError: The space is retired.
         """
+        taken: dict[str, Any] = {"embedding": embedding, "embedding_model": embedding_model}
+        vectors = take_vectors(self._session, MemoryEntry, space, taken)
         entry = self._write(
             queries.remember(
                 namespace,
                 content,
-                embedding=embedding,
+                embedding=taken.get("embedding"),
                 agent=agent,
                 source=source,
                 metadata=metadata,
                 ttl=ttl,
-                embedding_model=embedding_model,
+                embedding_model=taken.get("embedding_model"),
             )
         )
         assert entry is not None
+        if vectors is not None:
+            vectors.store(self._session, entry.id)
         return entry
 
     def get(self, entry_id: uuid.UUID) -> MemoryEntry | None:
@@ -100,22 +112,25 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[MemoryEntryRow]:
         """Return the entries of a namespace nearest to a vector, by cosine distance.
 
         Args:
             namespace: The namespace.
-            embedding: A vector of 768 dimensions.
+            embedding: A vector of the space, of 768 dimensions in `builtin`.
             limit: The maximum number of hits.
             where: Only entries that match this filter.
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
         """
         condition = scoped(queries.in_namespace(namespace), MemoryEntry, where)
         return search(
             self._session,
             MemoryEntry,
             embedding,
+            space=space,
             limit=limit,
             where=condition,
             params=params,
@@ -130,11 +145,12 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[MemoryEntryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 entries nearest to a vector; `page` returns their rows."""
         condition = scoped(queries.in_namespace(namespace), MemoryEntry, where)
         return candidates(
-            self._session, MemoryEntry, embedding, limit=limit, where=condition, params=params
+            self._session, MemoryEntry, embedding, space=space, limit=limit, where=condition, params=params
         )
 
     def hybrid_search(

@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from ...errors import translated
 from ...execution._sync.driver import fetch_rows
 from ...execution._sync.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._sync.spaces import space_of
 from ...models import Memory, MemoryBank
 from ...queries import memory_recall as queries
 from ...queries.memories import in_bank
 from ...queries.shapes.memories import seconds
+from ...queries.shapes.spaces import Space
 from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchPath
 from ...values.memories import MemoryRecallResult, MemoryRecallWeights
@@ -50,6 +52,7 @@ class MemoryRecall(MemoryBase):
         weights: MemoryRecallWeights = MemoryRecallWeights(),
         now: datetime | None = None,
         exact: bool | None = None,
+        space: str | None = None,
     ) -> MemoryRecallResult:
         """Return the bank's best memories by similarity x importance x recency; it touches nothing.
 
@@ -65,12 +68,14 @@ class MemoryRecall(MemoryBase):
             weights: The weights w_i of importance and w_r of recency.
             now: The time for ages; None is the database's time.
             exact: True compares the whole bank, False never does, None decides by its size.
+            space: The embedding space; None is the default one. In another than `builtin` the whole bank is
+                compared.
 
         Returns:
             The hits; `certified` is true if no other memory can have a better score.
 
         Raises:
-            NotFoundError: The bank does not exist.
+            NotFoundError: The bank does not exist, or the space.
         """
         found = _recalled(
             self._session,
@@ -81,6 +86,7 @@ class MemoryRecall(MemoryBase):
             weights=weights,
             now=now,
             exact=exact,
+            space=space_of(self._session, Memory, space),
         )
         self._known(bank, found)
         return found
@@ -96,6 +102,7 @@ def _recalled(
     weights: MemoryRecallWeights,
     now: datetime | None,
     exact: bool | None,
+    space: Space | None,
 ) -> MemoryRecallResult:
     """Double the candidates until no other memory can be better, or compare a bank that is not too large."""
     parameters = {
@@ -106,6 +113,7 @@ def _recalled(
         "half_life": half_life,
         "now": now,
     }
+    exact = True if space is not None else exact
     with translated():
         matches, rows = (0.0, 0.0) if exact else estimate(session, Memory, in_bank(bank_id))
         small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
@@ -120,7 +128,7 @@ def _recalled(
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = fetch_rows(session, queries.recall_exactly(limit), parameters)
+        found = fetch_rows(session, queries.recall_exactly(limit, space), parameters)
     return _result(found, SearchPath.EXACT, True)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from ...checks import check_text, check_values, one_of, within
 from ...errors import InvalidInputError
 from ...execution._sync.paging import PagedRepository
-from ...execution._sync.search import candidates, search
+from ...execution._sync.space_search import candidates, search
+from ...execution._sync.spaces import take_vectors
 from ...execution.missing import not_found
 from ...models import WorkingMemory, WorkingMemoryStatus
 from ...queries import working_memory as queries
@@ -28,7 +29,7 @@ from ...vectors.formats import VectorLike
 class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
     """The records of sessions and agents.
 
-    Vectors have 1536 dimensions. Deleted and expired records are not returned.
+    Vectors have the length of their embedding space: 1536 dimensions in `builtin`. Deleted and expired records are not returned.
     """
 
     _model = WorkingMemory
@@ -48,6 +49,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
         status: WorkingMemoryStatus | str = WorkingMemoryStatus.ACTIVE,
         metadata: Mapping[str, Any] | None = None,
         ttl: timedelta | None = None,
+        space: str | None = None,
     ) -> WorkingMemory:
         """Store a new record; names need not be unique.
 
@@ -67,10 +69,15 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             status: The initial status.
             metadata: Any JSON.
             ttl: The time until it expires; None is never.
+            space: The embedding space; None is the default one.
+
+        Raises:
+            NotFoundError: The space does not exist.
+            ConflictError: The space is retired.
         """
         if blob_key is not None and provider is None:
             raise InvalidInputError("provider: name the store that has the blob")
-        values = {
+        values: dict[str, Any] = {
             "name": name,
             "memory_type": memory_type,
             "content": content,
@@ -83,21 +90,37 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             "status": one_of(WorkingMemoryStatus, status),
             "metadata_": dict(metadata or {}),
         }
+        vectors = take_vectors(self._session, WorkingMemory, space, values)
         record = self._write(queries.store(values, lasting(ttl)))
         assert record is not None
+        if vectors is not None:
+            vectors.store(self._session, record.id)
         return record
 
     def get(self, memory_id: uuid.UUID) -> WorkingMemory | None:
         """Return the record with this id, unless it is deleted or has expired."""
         return self._first(queries.get(memory_id))
 
-    def update(self, memory_id: uuid.UUID, values: WorkingMemoryChanges) -> WorkingMemory:
+    def update(
+        self, memory_id: uuid.UUID, values: WorkingMemoryChanges, *, space: str | None = None
+    ) -> WorkingMemory:
         """Change attributes of a record, by their names.
 
+        Args:
+            memory_id: The record.
+            values: The new values; `embedding` is that of the space.
+            space: The embedding space; None is the default one.
+
         Raises:
-            NotFoundError: The record does not exist, is deleted, or has expired.
+            NotFoundError: The record does not exist, is deleted, or has expired; or the space does not exist.
+            ConflictError: The space is retired.
         """
-        return self._changed(memory_id, check_values(WorkingMemory, values))
+        new: dict[str, Any] = {**values}
+        vectors = take_vectors(self._session, WorkingMemory, space, new, removes=True)
+        record = self._changed(memory_id, check_values(WorkingMemory, new))
+        if vectors is not None:
+            vectors.store(self._session, memory_id)
+        return record
 
     def set_status(self, memory_id: uuid.UUID, status: WorkingMemoryStatus | str) -> WorkingMemory:
         """Change the status; `deleted` is final, and the next sweep removes the record.
@@ -131,11 +154,12 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
         where: Where | None = None,
         params: SearchParams = SearchParams(),
         explain: bool = False,
+        space: str | None = None,
     ) -> SearchResult[WorkingMemoryRow]:
         """Return the active records nearest to a vector, by cosine distance; records without one are not found.
 
         Args:
-            embedding: A vector of 1536 dimensions.
+            embedding: A vector of the space, of 1536 dimensions in `builtin`.
             session_id: Only records of this session.
             agent: Only records of this agent.
             memory_type: Only records of this kind.
@@ -143,6 +167,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             where: Only records that match this filter.
             params: Settings of the search.
             explain: Add the plan of the statement to the result.
+            space: The embedding space; None is the default one.
         """
         condition = scoped(
             queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
@@ -151,6 +176,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             self._session,
             WorkingMemory,
             embedding,
+            space=space,
             limit=limit,
             where=condition,
             params=params,
@@ -167,6 +193,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
         limit: int = 1000,
         where: Where | None = None,
         params: SearchParams = SearchParams(),
+        space: str | None = None,
     ) -> SearchCandidates[WorkingMemoryRow, uuid.UUID]:
         """Return the ids and distances of up to 1000 active records nearest to a vector; `page` returns their rows.
 
@@ -176,7 +203,7 @@ class WorkingMemoryRepository(PagedRepository[WorkingMemoryRow, uuid.UUID]):
             queries.offered(session_id=session_id, agent=agent, memory_type=memory_type), WorkingMemory, where
         )
         return candidates(
-            self._session, WorkingMemory, embedding, limit=limit, where=condition, params=params
+            self._session, WorkingMemory, embedding, space=space, limit=limit, where=condition, params=params
         )
 
     def sweep(self, limit: int = 1000) -> Sequence[SweptWorkingMemory]:
