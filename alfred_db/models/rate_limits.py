@@ -36,4 +36,4 @@ class RateLimitState(Base):
     expires_us: Mapped[int] = mapped_column(BigInteger)
     """When the row no longer matters."""
     entries: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
-    """Of a moving window, when each unit was allowed, the newest first; NULL for other algorithms."""
+    """Of a moving window, when each unit was allowed, the oldest first; NULL for other algorithms."""

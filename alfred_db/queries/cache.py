@@ -150,6 +150,29 @@ def increment(*, expires: bool) -> ReturningInsert[int | None]:
     ).returning(_cache.c.number)
 
 
+def _equal() -> list[ColumnElement[bool]]:
+    old = (bindparam("old_value", type_=LargeBinary), bigint("old_number"))
+    return [_cache.c.value.is_not_distinct_from(old[0]), _cache.c.number.is_not_distinct_from(old[1])]
+
+
+@driver_statement
+def replace(*, expires: bool) -> Update:
+    """Replace `key` if it has not expired and has the old value."""
+    values = {
+        "value": bindparam("value", type_=LargeBinary),
+        "number": bigint("number"),
+        "set_us": now_us(),
+        "expires_us": now_us() + bigint("ttl") if expires else number(NEVER),
+    }
+    return update(_cache).where(_cache.c.key == _key, _live, *_equal()).values(values)
+
+
+@driver_statement
+def remove_equal() -> ReturningDelete[str]:
+    """Delete `key` if it has not expired and has the old value."""
+    return delete(_cache).where(_cache.c.key == _key, _live, *_equal()).returning(_cache.c.key)
+
+
 @driver_statement
 def touch(*, expires: bool) -> Update:
     """Set the expiry of `key` unless it has expired."""

@@ -18,7 +18,6 @@ from sqlalchemy import (
     delete,
     literal_column,
     select,
-    true,
 )
 from sqlalchemy.dialects.postgresql import Insert, array, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
@@ -73,7 +72,7 @@ def fixed_window() -> ReturningInsert[int, int, int, int]:
 
 @driver_statement
 def sliding_window() -> ReturningInsert[int, int, int, int]:
-    """Count `cost` in the window, unless it and the share that remains of the last would exceed `limit`."""
+    """Count `cost` in the window, unless it and the whole units that remain of the last would exceed `limit`."""
     start, window = _window_start(), bigint("window")
     statement = _insert(start, start + window + window, bigint("cost"))
     excluded = statement.excluded
@@ -85,7 +84,9 @@ def sliding_window() -> ReturningInsert[int, int, int, int]:
         _limits.c.start_us, excluded.start_us
     )
     remains = literal_column("1.0::double precision", Float) - _float(elapsed) / _float(window)
-    share = _float(previous) * func.greatest(literal_column("0.0::double precision", Float), remains)
+    share = func.floor(
+        _float(previous) * func.greatest(literal_column("0.0::double precision", Float), remains)
+    )
     return statement.on_conflict_do_update(
         index_elements=[_limits.c.key],
         set_={
@@ -120,10 +121,11 @@ def token_bucket() -> ReturningInsert[int, int, int, int]:
 
 
 @driver_statement
-def moving_window() -> ReturningInsert[int, list[int]]:
+def moving_window() -> ReturningInsert[int, int, int]:
     """Add `cost` units to the last `window` microseconds, unless they would have more than `limit`.
 
-    The times of the last `limit` units are kept, the newest first. So the one at `limit - cost + 1` decides.
+    Return the time, the units that the window has then, and the time of the oldest one. The times of the units are kept,
+    the oldest first; `width_bucket` finds those that have left the window by a binary search.
     """
     cost = cast(bindparam("cost"), Integer)
     statement = insert(_limits).values(
@@ -137,25 +139,38 @@ def moving_window() -> ReturningInsert[int, list[int]]:
     )
     excluded = statement.excluded
     now = func.greatest(_limits.c.at_us, excluded.at_us)
-    together = func.array_cat(func.array_fill(now, array([cost])), _limits.c.entries, type_=ARRAY(BigInteger))
-    first = literal_column("1", Integer)
-    deciding = _limits.c.entries[cast(bindparam("decides"), Integer)]
+    stored, gone = func.cardinality(_limits.c.entries), _gone(now)
+    kept = _limits.c.entries[gone + number(1) : stored]
     return statement.on_conflict_do_update(
         index_elements=[_limits.c.key],
         set_={
             "at_us": now,
             "start_us": now,
-            "entries": together[first : cast(bindparam("limit"), Integer)],
+            "entries": func.array_cat(kept, func.array_fill(now, array([cost])), type_=ARRAY(BigInteger)),
             "expires_us": func.greatest(_limits.c.expires_us, excluded.expires_us),
         },
-        where=func.coalesce(deciding <= now - bigint("window"), true()),
-    ).returning(_limits.c.at_us, _limits.c.entries)
+        where=stored - gone + cost <= cast(bindparam("limit"), Integer),
+    ).returning(_limits.c.at_us, func.cardinality(_limits.c.entries), _limits.c.entries[number(1)])
+
+
+def _gone(now: ColumnElement[Any]) -> ColumnElement[int]:
+    """The number of units that have left the moving window."""
+    return func.width_bucket(now - bigint("window"), _limits.c.entries, type_=Integer)
 
 
 @driver_statement
-def entries() -> Select[int, int, list[int] | None]:
-    """Select the clock and the moving window of `key`."""
-    return select(now_us(), _limits.c.at_us, _limits.c.entries).where(_limits.c.key == _key)
+def moving_state() -> Select[int, int, int, int | None]:
+    """Select the time, the units in the moving window, the oldest one, and the one whose end makes room for `cost`."""
+    now = func.greatest(now_us(), _limits.c.at_us)
+    gone = _gone(now)
+    units = func.cardinality(_limits.c.entries) - gone
+    missing = units + cast(bindparam("cost"), Integer) - cast(bindparam("limit"), Integer)
+    return select(
+        now,
+        units,
+        _limits.c.entries[gone + number(1)],
+        _limits.c.entries[gone + func.greatest(missing, number(1))],
+    ).where(_limits.c.key == _key)
 
 
 @driver_statement

@@ -49,6 +49,19 @@ async def test_add_stores_only_what_is_missing(uow: AsyncUnitOfWork) -> None:
     assert await uow.cache.get("k") == b"2"
 
 
+async def test_a_value_is_replaced_or_deleted_only_if_it_is_the_expected_one(uow: AsyncUnitOfWork) -> None:
+    cache = uow.cache
+    assert await cache.replace("k", b"v", expected=b"") is False
+    for first, second in ((b"a", b"7"), (b"7", b"07"), (b"", b"0")):
+        await cache.set("k", first, 60)
+        assert await cache.replace("k", second, expected=second) is False
+        assert await cache.replace("k", second, 60, expected=first) is True
+        assert await cache.get("k") == second
+        assert await cache.delete("k", expected=first) is False
+    assert await cache.delete("k", expected=second) is True
+    assert await cache.get("k") is None
+
+
 async def test_numbers_are_added_to(uow: AsyncUnitOfWork) -> None:
     assert await uow.cache.incr("n", 5, ttl=60) == 5
     assert await uow.cache.incr("n", -7) == -2

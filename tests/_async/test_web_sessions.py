@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 
+from plans import Explain
 from sqlalchemy import select, text, update
 
 from alfred_db import AsyncDatabase, WebSession
+from alfred_db.queries import web_sessions as queries
 from alfred_db.repositories import AsyncUnitOfWork
 
 
@@ -71,3 +73,31 @@ async def test_all_sessions_of_a_user_are_revoked(committed: AsyncDatabase) -> N
     assert saved is not None
     assert saved.data == {"k": [1]}
     assert await sessions.revoke(other.token) is True
+
+
+async def test_one_user_of_a_hundred_thousand_sessions_is_found_by_the_index(
+    uow: AsyncUnitOfWork, schema: str | None
+) -> None:
+    table = "web_sessions" if schema is None else f"{schema}.web_sessions"
+    mine = await uow.web_sessions.create("user-7")
+    await uow.session.execute(
+        text(
+            f"INSERT INTO {table} (id, user_id, created_us, seen_us, idle_us, expires_us)"
+            " SELECT sha256(n::text::bytea), 'user-' || n % 10000, us, us, 1800000000, us + 86400000000"
+            " FROM generate_series(1, 100000) AS n,"
+            " (SELECT (extract(epoch FROM now()) * 1000000)::bigint AS us) AS clock"
+        )
+    )
+    for analyzed in (False, True):
+        if analyzed:
+            await uow.session.execute(text(f"ANALYZE {table}"))
+        for statement in (queries.revoke_user(), queries.of_user()):
+            explain = Explain(statement.built)
+            plan = "\n".join(map(str, await uow.session.scalars(explain, {"user_id": "user-7", "kept": b""})))
+            assert "idx_web_sessions_user_id" in plan, plan
+            assert "Seq Scan" not in plan, plan
+    assert len(await uow.web_sessions.list_user("user-7")) == 11
+    assert await uow.web_sessions.revoke_user("user-7", keep=mine.token) == 10
+    assert await uow.web_sessions.get(mine.token) is not None
+    assert await uow.web_sessions.revoke_user("user-7") == 1
+    assert len(await uow.web_sessions.list_user("user-8")) == 10

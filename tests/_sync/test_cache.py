@@ -50,6 +50,19 @@ def test_add_stores_only_what_is_missing(uow: UnitOfWork) -> None:
     assert uow.cache.get("k") == b"2"
 
 
+def test_a_value_is_replaced_or_deleted_only_if_it_is_the_expected_one(uow: UnitOfWork) -> None:
+    cache = uow.cache
+    assert cache.replace("k", b"v", expected=b"") is False
+    for first, second in ((b"a", b"7"), (b"7", b"07"), (b"", b"0")):
+        cache.set("k", first, 60)
+        assert cache.replace("k", second, expected=second) is False
+        assert cache.replace("k", second, 60, expected=first) is True
+        assert cache.get("k") == second
+        assert cache.delete("k", expected=first) is False
+    assert cache.delete("k", expected=second) is True
+    assert cache.get("k") is None
+
+
 def test_numbers_are_added_to(uow: UnitOfWork) -> None:
     assert uow.cache.incr("n", 5, ttl=60) == 5
     assert uow.cache.incr("n", -7) == -2

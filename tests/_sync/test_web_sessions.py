@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import hashlib
 
+from plans import Explain
 from sqlalchemy import select, text, update
 
 from alfred_db import Database, WebSession
+from alfred_db.queries import web_sessions as queries
 from alfred_db.repositories import UnitOfWork
 
 
@@ -72,3 +74,31 @@ def test_all_sessions_of_a_user_are_revoked(committed: Database) -> None:
     assert saved is not None
     assert saved.data == {"k": [1]}
     assert sessions.revoke(other.token) is True
+
+
+def test_one_user_of_a_hundred_thousand_sessions_is_found_by_the_index(
+    uow: UnitOfWork, schema: str | None
+) -> None:
+    table = "web_sessions" if schema is None else f"{schema}.web_sessions"
+    mine = uow.web_sessions.create("user-7")
+    uow.session.execute(
+        text(
+            f"INSERT INTO {table} (id, user_id, created_us, seen_us, idle_us, expires_us)"
+            " SELECT sha256(n::text::bytea), 'user-' || n % 10000, us, us, 1800000000, us + 86400000000"
+            " FROM generate_series(1, 100000) AS n,"
+            " (SELECT (extract(epoch FROM now()) * 1000000)::bigint AS us) AS clock"
+        )
+    )
+    for analyzed in (False, True):
+        if analyzed:
+            uow.session.execute(text(f"ANALYZE {table}"))
+        for statement in (queries.revoke_user(), queries.of_user()):
+            explain = Explain(statement.built)
+            plan = "\n".join(map(str, uow.session.scalars(explain, {"user_id": "user-7", "kept": b""})))
+            assert "idx_web_sessions_user_id" in plan, plan
+            assert "Seq Scan" not in plan, plan
+    assert len(uow.web_sessions.list_user("user-7")) == 11
+    assert uow.web_sessions.revoke_user("user-7", keep=mine.token) == 10
+    assert uow.web_sessions.get(mine.token) is not None
+    assert uow.web_sessions.revoke_user("user-7") == 1
+    assert len(uow.web_sessions.list_user("user-8")) == 10

@@ -78,6 +78,7 @@ SPECIMENS: Specimens = {
     "cache.get_many": lambda g: {"keys": ["new"]},
     "cache.get_or_set": lambda g: {"key": "new", "compute": _value},
     "cache.incr": lambda g: {"key": "new"},
+    "cache.replace": lambda g: {"key": "new", "value": b"v", "expected": b"w"},
     "cache.set": lambda g: {"key": "new", "value": b"v"},
     "cache.set_many": lambda g: {"entries": {"new": b"v"}},
     "cache.touch": lambda g: {"key": "new", "ttl": 60.0},

@@ -36,6 +36,16 @@ def test_the_help_of_the_command_imports_only_the_command() -> None:
     assert {name for name in found if name.startswith("alfred_db")} == {"alfred_db", "alfred_db.cli"}
 
 
+def test_an_adapter_imports_its_library_alone() -> None:
+    libraries = {"aiocache", "limits", "starlette"}
+    for adapter in libraries:
+        found = imported(f"import alfred_db.integrations.{adapter}")
+        assert found & libraries == {adapter}
+    assert imported("import alfred_db.integrations, alfred_db.database, alfred_db.repositories").isdisjoint(
+        libraries
+    )
+
+
 def test_one_half_of_the_repositories_is_imported_without_the_other() -> None:
     found = imported("from alfred_db.repositories import TaskRepository")
     assert "alfred_db.repositories._sync" in found

@@ -17,8 +17,8 @@ from ...values.rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, Ra
 MAX_KEY_BYTES = 1900
 """The length that, with the name of the algorithm, always fits into an index entry."""
 
-MAX_MOVING = 10_000
-"""The largest limit of a moving window, which keeps the time of each unit."""
+MAX_MOVING = 1_000_000
+"""The largest limit of a moving window, which keeps the time of each unit, in eight bytes."""
 
 MAX_CLEARED = 10_000
 """How many states one statement of `clear` deletes."""
@@ -26,7 +26,7 @@ MAX_CLEARED = 10_000
 State = Sequence[Any]
 """The clock; when it last allowed; start of the window; hits in it; hits in the one before.
 
-Of a moving window: the clock; when it last allowed; the times of its units, the newest first.
+Of a moving window: the clock; its units; the oldest one; the one whose end makes room.
 """
 
 
@@ -55,13 +55,14 @@ class AsyncRateLimitRepository(AsyncRepository):
             cost: How much this call takes, 1 to `limit`.
             algorithm: How it counts. `token-bucket` allows `limit` at once and refills evenly; `fixed-window`
                 allows `limit` in each period of the clock; `sliding-window` counts the last period by the share
-                of it that is not yet a period ago, as if its hits were spread evenly; `moving-window` allows
-                `limit`, at most 10,000, in any period, and keeps the time of each unit.
+                of it that is not yet a period ago, as if its hits were spread evenly, in whole units;
+                `moving-window` allows `limit`, at most 1,000,000, in any period, and keeps the time of each unit.
         """
         parameters = _checked(key, limit, period, cost, algorithm)
         statement, said = _ALGORITHMS[algorithm]
         if rows := await fetch(self._session, statement(), parameters):
-            return said((rows[0][0], *rows[0]), parameters, True)
+            state = rows[0] if algorithm == "moving-window" else (rows[0][0], *rows[0])
+            return said(state, parameters, True)
         # Nothing was counted: the time to try again follows from the state.
         return replace(await self._said(parameters, algorithm), allowed=False)
 
@@ -79,9 +80,9 @@ class AsyncRateLimitRepository(AsyncRepository):
 
     async def _said(self, parameters: dict[str, Any], algorithm: RateLimitMethod) -> RateLimit:
         moving = algorithm == "moving-window"
-        statement: Any = queries.entries() if moving else queries.state()
-        rows = await fetch(self._session, statement, {"key": parameters["key"]}, reads=True)
-        nothing: State = (0, 0, None) if moving else (0, 0, 0, 0, 0)
+        statement: Any = queries.moving_state() if moving else queries.state()
+        rows = await fetch(self._session, statement, parameters, reads=True)
+        nothing: State = (0, 0, 0, 0) if moving else (0, 0, 0, 0, 0)
         state = rows[0] if rows else nothing
         return _ALGORITHMS[algorithm][1](state, parameters, False)
 
@@ -113,7 +114,8 @@ class AsyncRateLimitRepository(AsyncRepository):
         check_text("key", key, MAX_KEY_BYTES)
         check_word("window", window, RateLimitWindow)
         within("period", period, 0.001, MAX_SECONDS / 100)
-        parameters, length = {"key": f"{window}:{key}"}, microseconds(period)
+        parameters: dict[str, Any] = {"key": f"{window}:{key}"}
+        length = microseconds(period)
         if window == "counter":
             counted = await fetch(self._session, queries.counted(), parameters, reads=True)
             return (
@@ -122,9 +124,10 @@ class AsyncRateLimitRepository(AsyncRepository):
                 else RateLimitUsage(0, 0.0)
             )
         if window == "moving-window":
-            moving = await fetch(self._session, queries.entries(), parameters, reads=True)
-            now, times = _times(moving[0], length) if moving else (0, [])
-            return RateLimitUsage(len(times), (times[-1] + length - now) / 1_000_000 if times else 0.0)
+            parameters |= {"window": length, "cost": 1, "limit": 1}
+            moving = await fetch(self._session, queries.moving_state(), parameters, reads=True)
+            now, units, oldest, _ = moving[0] if moving else (0, 0, 0, 0)
+            return RateLimitUsage(units, (oldest + length - now) / 1_000_000 if units else 0.0)
         sliding = await fetch(self._session, queries.state(), parameters, reads=True)
         elapsed, hits, previous = _windows(sliding[0] if sliding else (0, 0, 0, 0, 0), length)
         return RateLimitUsage(hits, (length - elapsed) / 1_000_000, previous)
@@ -174,7 +177,7 @@ def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> 
         # Rounded up, so that never more than the limit is allowed.
         each = -(-window // limit)
         return {**parameters, "cost": each * cost, "burst": each * limit, "each": each}
-    return {**parameters, "cost": cost, "limit": limit, "window": window, "decides": limit - cost + 1}
+    return {**parameters, "cost": cost, "limit": limit, "window": window}
 
 
 def _bucket(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
@@ -207,32 +210,24 @@ def _windows(state: State, window: int) -> tuple[int, int, int]:
 def _sliding(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
     window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
     elapsed, hits, previous = _windows(state, window)
-    used = hits + previous * (1 - elapsed / window)
-    left = max(0, int(limit - used))
+    used = hits + int(previous * (1 - elapsed / window))
+    left = max(0, limit - used)
     wait = 0.0
     if not taken and used + cost > limit:
+        # A whole unit is free once less than it remains of the window before.
         if hits + cost <= limit:
-            wait = window * (1 - (limit - hits - cost) / previous) - elapsed
+            wait = 1 + window * (1 - (limit - hits - cost + 1) / previous) - elapsed
         else:
-            wait = window - elapsed + window * (1 - (limit - cost) / hits)
+            wait = 1 + window - elapsed + max(0.0, window * (1 - (limit - cost + 1) / hits))
     reset = 2 * window - elapsed if hits else window - elapsed if previous else 0
     return _answer(taken, max(0.0, wait), left, reset)
 
 
-def _times(state: State, window: int) -> tuple[int, list[int]]:
-    """Return the time, and the times of the units that a moving window has then."""
-    clock, at, times = state
-    now = max(clock, at)
-    return now, [time for time in times or () if time > now - window]
-
-
 def _moving(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
-    window, limit, cost = parameters["window"], parameters["limit"], parameters["cost"]
-    now, times = _times(state, window)
-    left = limit - len(times)
-    deciding: int = limit - cost
-    wait = 0 if taken or cost <= left else times[deciding] + window - now
-    return _answer(taken, wait, left, times[0] + window - now if times else 0)
+    now, units, oldest, *deciding = state
+    window, left = parameters["window"], parameters["limit"] - units
+    wait = 0 if taken or parameters["cost"] <= left else deciding[0] + window - now
+    return _answer(taken, wait, left, window if taken else oldest + window - now if units else 0)
 
 
 def _answer(taken: bool, wait: float, left: int, reset: float) -> RateLimit:

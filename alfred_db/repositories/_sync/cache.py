@@ -142,9 +142,27 @@ class CacheRepository(Repository):
         parameters = {"key": key} if ttl is None else {"key": key, "ttl": _ttl(ttl, 0.0)}
         return bool(affected(self._session, queries.touch(expires=ttl is not None), parameters))
 
-    def delete(self, key: str) -> bool:
-        """Delete a value; return whether it existed."""
-        return bool(self.delete_many([key]))
+    def replace(
+        self, key: str, value: bytes, ttl: float | None = None, *, expected: bytes, jitter: float = 0.0
+    ) -> bool:
+        """Store a value if the stored one is `expected` and has not expired; return whether it was stored."""
+        old = _entry(key, expected, None, 0.0)
+        parameters: dict[str, object] = {
+            "value": None,
+            "number": None,
+            **_entry(key, value, ttl, jitter),
+            "old_value": old.get("value"),
+            "old_number": old.get("number"),
+        }
+        return bool(affected(self._session, queries.replace(expires=ttl is not None), parameters))
+
+    def delete(self, key: str, *, expected: bytes | None = None) -> bool:
+        """Delete a value, only if it is `expected` where that is passed; return whether it was deleted."""
+        if expected is None:
+            return bool(self.delete_many([key]))
+        old = _entry(key, expected, None, 0.0)
+        parameters = {"key": key, "old_value": old.get("value"), "old_number": old.get("number")}
+        return bool(fetch(self._session, queries.remove_equal(), parameters))
 
     def delete_many(self, keys: Sequence[str]) -> int:
         """Delete values, at most 10,000; return how many existed."""

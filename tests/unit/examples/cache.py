@@ -20,6 +20,8 @@ EXAMPLES: dict[str, list[Call]] = {
     "purge_claims": [call(limit=4711)],
     "release": [call()],
     "remove": [call()],
+    "remove_equal": [call()],
+    "replace": [call(expires=True), call(expires=False)],
     "sample": [call()],
     "set_": [call(expires=expires, numeric=numeric) for expires in BOTH for numeric in BOTH],
     "set_bound": [call()],
