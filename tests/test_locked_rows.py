@@ -49,12 +49,12 @@ def locked(db: Database, model: Any, ids: Sequence[Any]) -> Generator[None]:
 
 
 def in_time(work: Callable[[], Any], seconds: float = 20) -> Any:
-    """What it gives, in far less time than the lock is held."""
+    """Return the result, in far less time than the lock is held."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result(seconds)
 
 
-# Each kind of lease: makes five that are held, and extends them; gives their ids and until when each is held.
+# Each kind of lease: makes five that are held, and extends them; returns their ids and until when each is held.
 
 Beat = Callable[[UnitOfWork], dict[Any, datetime]]
 
@@ -138,6 +138,17 @@ def test_tasks_are_completed_beside_locked_ones(db: Database) -> None:
         assert in_time(complete) == [held[1], held[2], held[4]]
     assert complete() == [held[0], held[3]]
     assert complete() == []
+
+
+def test_a_failed_task_that_is_being_referred_to_is_requeued(db: Database) -> None:
+    with db.begin() as uow:
+        (held,) = claimed_tasks(uow, 1)
+        uow.tasks.fail(held, "wrong", retry=False)
+    with db.session() as session:
+        # The lock of a transaction that inserts a row with a foreign key to the task.
+        session.execute(select(Task.id).where(Task.id == held.id).with_for_update(read=True, key_share=True))
+        with db.begin() as uow:
+            assert uow.tasks.requeue_failed() == [held.id]
 
 
 def test_a_lock_that_is_gone_soon_is_waited_for(db: Database) -> None:

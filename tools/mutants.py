@@ -12,6 +12,7 @@ The results are kept in `.venv/mutants`: an interrupted run continues, and a run
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import json
 import os
@@ -38,6 +39,8 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / ".venv" / "mutants"
 CONFIG: dict[str, Any] = tomllib.loads((ROOT / "tools" / "mutants.toml").read_text(encoding="utf-8"))
 # Without its parameters, whose text may hold anything.
+NONE_SELECTED = 5
+"""The exit status of pytest that has found no test to run."""
 FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+\.py[^\s\[]*)", re.MULTILINE)
 
 
@@ -151,7 +154,7 @@ def tests_of(path: str, root: Path) -> list[str]:
     """The test files of a module: those that start with its noun, and what `mutants.toml` adds; the narrowest first."""
     noun = re.sub(r"(ies|s)$", "", Path(path).stem.split("_")[0])
     listed = [pattern for key, given in CONFIG["tests"].items() if re.search(key, path) for pattern in given]
-    patterns = listed or [f"tests/_async/test_{Path(path).stem}*.py", f"tests/**/test_{noun}*.py"]
+    patterns = [f"tests/**/test_{Path(path).stem}*.py", *(listed or [f"tests/**/test_{noun}*.py"])]
     found = [
         file.relative_to(root).as_posix()
         for pattern in [*patterns, *CONFIG["always"]]
@@ -160,10 +163,86 @@ def tests_of(path: str, root: Path) -> list[str]:
     return [file for file in dict.fromkeys(found) if not re.search(CONFIG["skip_tests"], file)]
 
 
+ZYGOTE = """
+import json, os, sys
+import alembic.command, click.testing, cronsim, numpy, pgvector, psycopg, pytest
+import sqlalchemy.dialects.postgresql.psycopg, sqlalchemy.ext.asyncio, sqlalchemy.orm
+print("ready", flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.setsid()
+        printed = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, stream in enumerate((nothing, printed, printed)):
+            os.dup2(stream, number)
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        os.chdir(asked["folder"])
+        sys.path[:0] = [asked["folder"], asked["folder"] + "/tools"]
+        sys.dont_write_bytecode = True
+        status = 70
+        try:
+            status = int(pytest.main(asked["arguments"]))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""A process that has imported what all tests import, and forks one of its kind for each run."""
+
+
+class Zygote:
+    """Runs pytest in forks of one process."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        stack.callback(self._process.kill)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def run(
+        self, folder: Path, environment: dict[str, str], arguments: list[str], timeout: float
+    ) -> tuple[int, str]:
+        """Return the exit status of pytest, or -1 if it took too long, and what it printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.NamedTemporaryFile(prefix="alfred-mutants-") as output:
+            asked = {
+                "folder": str(folder),
+                "environment": environment,
+                "arguments": arguments,
+                "output": output.name,
+            }
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+            child = int(self._process.stdout.readline())
+            late = threading.Event()
+
+            def end() -> None:
+                late.set()
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+
+            timer = threading.Timer(timeout, end)
+            timer.start()
+            status = int(self._process.stdout.readline())
+            timer.cancel()
+            with suppress(ProcessLookupError):  # what it has started
+                os.killpg(child, signal.SIGKILL)
+            return -1 if late.is_set() else status, Path(output.name).read_text("utf-8", "replace")
+
+
 class Place:
     """A copy of the checkout, and how tests run in it."""
 
-    def __init__(self, folder: Path, url: str, template: str, timeout: float) -> None:
+    def __init__(self, folder: Path, url: str, template: str, timeout: float, zygote: Zygote) -> None:
+        self.zygote = zygote
         self.folder = folder
         self.timeout = timeout
         self.environment = {
@@ -189,45 +268,42 @@ class Place:
         command = ["-m", "compileall", "-qq", "--invalidation-mode", "checked-hash", "alfred_db", "tests"]
         subprocess.run([sys.executable, *command], cwd=folder, check=True)
 
-    def run(self, files: Iterable[str], *, without: Iterable[str] = (), path: str = "") -> tuple[int, str]:
+    def run(
+        self, files: Iterable[str], *, without: Iterable[str] = (), path: str = "", words: Iterable[str] = ()
+    ) -> tuple[int, str]:
         """Run tests; the exit status of pytest, or -1 if they took too long, and what was printed."""
         environment = dict(self.environment)
         if not path.startswith("alfred_db/migrate/"):
             environment["ALFRED_DB_TEST_TEMPLATE"] = self.template
-        command = [
-            "nice", sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line",
+        environment["MUTANT_WORDS"] = " ".join(words)
+        arguments = [
+            "-x", "-q", "-p", "no:cacheprovider", "-p", "mutants_order", "--no-header", "--tb=line", "--assert=plain",
             *(f"--deselect={test}" for test in without), *files,
         ]  # fmt: skip
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-            try:
-                status = process.wait(self.timeout)
-            except subprocess.TimeoutExpired:
-                status = -1
-            finally:
-                _end(process)
-            output.seek(0)
-            return status, output.read()
+        return self.zygote.run(self.folder, environment, arguments, self.timeout)
 
     def test(self, mutant: Mutant, without: Iterable[str] = ()) -> dict[str, Any]:
         """Make the mutant, run its tests, and undo it."""
         source = (self.folder / mutant.path).read_text(encoding="utf-8")  # the checkout may change meanwhile
         try:
             self._write(mutant.path, mutated(source, mutant.operator, mutant.occurrence) or source)
-            status, printed = self.run(tests_of(mutant.path, self.folder), without=without, path=mutant.path)
+            status, printed = 0, ""
+            files = tests_of(mutant.path, self.folder)
+            for some in (
+                files[:1],
+                files[1:],
+            ):  # most die in the first file, and to collect the others takes seconds
+                if some and status in (0, NONE_SELECTED):
+                    status, printed = self.run(
+                        some, without=without, path=mutant.path, words=around(source, mutant.line)
+                    )
         finally:
             self._write(mutant.path, source)
         by = FAILED.search(printed)
-        if status > 0 and by is None and "while loading conftest" not in printed:
+        if status not in (-1, 0, NONE_SELECTED) and by is None and "while loading conftest" not in printed:
             # Neither a test nor an import has failed: to count that as a death would praise the tests for nothing.
             raise RuntimeError(f"{mutant.text}: pytest ended with status {status}\n{printed[-2000:]}")
+        status = 0 if status == NONE_SELECTED else status
         killed = {-1: "timeout", 0: ""}.get(status, by.group(1) if by else f"exit status {status}")
         return {**dataclasses.asdict(mutant), "killed": killed, "printed": printed[-600:] if killed else ""}
 
@@ -237,13 +313,6 @@ class Place:
             subprocess.run(
                 [sys.executable, "tools/unasync.py"], cwd=self.folder, check=False, capture_output=True
             )
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """End what a run of tests has started, also when it has ended itself."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 class Server:
@@ -285,6 +354,17 @@ class Server:
             )
             for name in names.all():
                 connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+def around(source: str, line: int) -> list[str]:
+    """The names of the functions and classes around a line, the innermost first; tests that name them run first."""
+    names = [
+        node.name.strip("_")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return [name for name in reversed(names) if name]
 
 
 class Session:
@@ -341,7 +421,7 @@ def test_all(chosen: list[Mutant], session: Session, workers: int, timeout: floa
         for _ in range(workers):
             server = Server(stack)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-mutants-")))
-            places.put((Place(folder, server.url, server.template, timeout), server))
+            places.put((Place(folder, server.url, server.template, timeout, Zygote(stack)), server))
         broken: list[str] = []
 
         def one(mutant: Mutant) -> None:
@@ -410,7 +490,6 @@ def main(arguments: list[str]) -> int:
     # Started in the background, a process ignores Ctrl-C; and its servers must not outlive it.
     for stopped in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stopped, signal.default_int_handler)
-    todo.sort(key=lambda mutant: mutant.path.startswith(CONFIG["last"]))
     try:
         test_all(todo, session, given.workers, given.timeout)
     except KeyboardInterrupt:

@@ -43,6 +43,18 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+FOLDERS = sorted({page.parent for page in PAGES})
+
+
+def pages_in(folder: Path) -> list[Path]:
+    """The pages of a folder: one test for all of them costs less than one for each."""
+    return [page for page in PAGES if page.parent == folder]
+
+
+def folder_name(folder: Path) -> str:
+    return folder.relative_to(ROOT).as_posix()
+
+
 def blocks(page: Path) -> Iterator[tuple[int, str, bool]]:
     """Line, text, and whether it is to be run, of each block of Python."""
     lines = page.read_text(encoding="utf-8").split("\n")
@@ -81,25 +93,30 @@ def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatc
             database.close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_code_that_is_not_run_is_python(page: Path) -> None:
-    for line, text, run in blocks(page):
-        if not run:
-            compile("\n" * line + text, str(page), "exec")
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_code_that_is_not_run_is_python(folder: Path) -> None:
+    for page in pages_in(folder):
+        for line, text, run in blocks(page):
+            if not run:
+                compile("\n" * line + text, str(page), "exec")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    local = [link.partition("#")[0] for link in links if "://" not in link]
-    assert [link for link in local if link and not (page.parent / link).exists()] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_links_lead_somewhere(folder: Path) -> None:
+    for page in pages_in(folder):
+        links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        local = [link.partition("#")[0] for link in links if "://" not in link]
+        assert [link for link in local if link and not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_files_exist(page: Path) -> None:
-    words = {word.rstrip(".,:;") for line in code(page) for word in line.split() if word.startswith(ROOMS)}
-    paths = {word for word in words if not re.search(r"[<>]|0023|alfred_db/migrations", word)}
-    assert [path for path in sorted(paths) if not any(ROOT.glob(path))] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_files_exist(folder: Path) -> None:
+    for page in pages_in(folder):
+        words = {
+            word.rstrip(".,:;") for line in code(page) for word in line.split() if word.startswith(ROOMS)
+        }
+        paths = {word for word in words if not re.search(r"[<>]|0023|alfred_db/migrations", word)}
+        assert [path for path in sorted(paths) if not any(ROOT.glob(path))] == []
 
 
 def test_tests_exist() -> None:
@@ -113,11 +130,12 @@ def test_tests_exist() -> None:
     assert [test for test in tests if f"def {test}(" not in sources] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_commands_exist(page: Path) -> None:
-    for line in code(page):
-        if line.startswith("alfred-db "):
-            check_command(line)
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_commands_exist(folder: Path) -> None:
+    for page in pages_in(folder):
+        for line in code(page):
+            if line.startswith("alfred-db "):
+                check_command(line)
 
 
 def check_command(line: str) -> None:
@@ -131,11 +149,12 @@ def check_command(line: str) -> None:
         assert {word for word in words if word.startswith("--")} <= known, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_make_targets_exist(page: Path) -> None:
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    named = {line.split()[1] for line in code(page) if re.match(r"make [a-z]", line)}
-    assert named <= set(targets)
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_make_targets_exist(folder: Path) -> None:
+    for page in pages_in(folder):
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        named = {line.split()[1] for line in code(page) if re.match(r"make [a-z]", line)}
+        assert named <= set(targets)
 
 
 def test_variables_are_read() -> None:
@@ -175,3 +194,14 @@ def run_quickstart(url: URL) -> subprocess.CompletedProcess[str]:
         env=os.environ
         | {"ALFRED_DB_URL": url.render_as_string(hide_password=False), "PYTHONPATH": str(ROOT)},
     )
+
+
+@pytest.mark.parametrize("start", ["README.md", "docs/index.md"])
+def test_a_stranger_finds_every_guide_from_the_first_page(start: str) -> None:
+    page = ROOT / start
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    }
+    guides = [*(ROOT / "docs/howto").glob("*.md"), *(ROOT / "docs/concepts").glob("*.md")]
+    assert [guide.name for guide in sorted(guides) if guide not in linked] == []

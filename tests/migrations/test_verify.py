@@ -46,6 +46,20 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         "bigint",
         "alfred_0008_tasks",
     ),
+    "a changed collation": (
+        ['ALTER TABLE cache ALTER COLUMN key TYPE text COLLATE "default"'],
+        "column cache.key",
+        "text collate c",
+        "text",
+        "alfred_0035_cache_bounds",
+    ),
+    "an added collation": (
+        ['ALTER TABLE tasks ALTER COLUMN error_code TYPE text COLLATE "C"'],
+        "column tasks.error_code",
+        "text",
+        "text collate c",
+        "alfred_0008_tasks",
+    ),
     "a vector of another dimension": (
         [
             "DROP INDEX wm.embedding_idx",

@@ -6,6 +6,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,29 +75,29 @@ SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields|Attributes):$", re.MULTILI
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def sources() -> list[Path]:
-    found: list[Path] = []
-    for room in ROOMS:
-        path = ROOT / room
-        found += [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
-    found = [path for path in found if path not in FROZEN]
-    return [path for path in found if "_sync" not in path.parts]  # generated from `_async`
+def files(room: str, suffix: str) -> list[Path]:
+    """The files of a room: one test for all of them costs less than one for each."""
+    path = ROOT / room
+    found = [path] if path.is_file() else sorted(path.rglob(f"*{suffix}"))
+    left_out = {*FROZEN, LAYOUT}
+    # `_sync` is generated from `_async`.
+    return [one for one in found if one.suffix == suffix and one not in left_out and "_sync" not in one.parts]
 
 
-def pages() -> list[Path]:
-    found: list[Path] = []
-    for room in ROOMS:
-        path = ROOT / room
-        found += [path] if path.suffix == ".md" else sorted(path.rglob("*.md"))
-    return [path for path in found if path != LAYOUT]
-
-
-def suite() -> list[Path]:
-    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "_sync" not in path.parts]
+SOURCES = [room for room in ROOMS if files(room, ".py")]
+PAGES = [room for room in ROOMS if files(room, ".md")]
+SUITE = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").iterdir() if path.suffix in ("", ".py")
+)
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def documented(tree: ast.Module) -> Iterator[tuple[Documented, bool, str]]:
@@ -132,49 +133,54 @@ def house_words(text: str) -> list[str]:
     return HOUSE_WORDS.findall(" ".join(text.split()))
 
 
-@pytest.mark.parametrize("path", sources(), ids=name)
-def test_a_docstring_begins_with_one_short_sentence(path: Path) -> None:
-    for node, _, text in documented(ast.parse(path.read_text())):
-        first = text.splitlines()[0]
-        where = f"{name(path)}, {getattr(node, 'name', 'module')}: {first}"
-        assert first.endswith("."), where
-        assert len(first) <= LONGEST, where
+@pytest.mark.parametrize("room", SOURCES)
+def test_a_docstring_begins_with_one_short_sentence(room: str) -> None:
+    for path in files(room, ".py"):
+        for node, _, text in documented(parsed(path)):
+            first = text.splitlines()[0]
+            where = f"{name(path)}, {getattr(node, 'name', 'module')}: {first}"
+            assert first.endswith("."), where
+            assert len(first) <= LONGEST, where
 
 
-@pytest.mark.parametrize("path", sources(), ids=name)
-def test_errors_are_in_their_section(path: Path) -> None:
-    for node, public, text in documented(ast.parse(path.read_text())):
-        if public and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            prose = " ".join(SECTION.split(text)[0].split())
-            assert not RAISES.search(prose), f"{name(path)}, {node.name}: {prose}"
+@pytest.mark.parametrize("room", SOURCES)
+def test_errors_are_in_their_section(room: str) -> None:
+    for path in files(room, ".py"):
+        for node, public, text in documented(parsed(path)):
+            if public and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                prose = " ".join(SECTION.split(text)[0].split())
+                assert not RAISES.search(prose), f"{name(path)}, {node.name}: {prose}"
 
 
-@pytest.mark.parametrize("path", sources(), ids=name)
-def test_the_words_of_code_are_the_fields(path: Path) -> None:
+@pytest.mark.parametrize("room", SOURCES)
+def test_the_words_of_code_are_the_fields(room: str) -> None:
     found = [
         f"{name(path)}:{line}: {', '.join(words)}: {' '.join(text.split())[:100]}"
+        for path in files(room, ".py")
         for line, text in texts(path.read_text())
         if (words := house_words(text))
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", pages(), ids=name)
-def test_the_words_of_pages_are_the_fields(path: Path) -> None:
+@pytest.mark.parametrize("room", PAGES)
+def test_the_words_of_pages_are_the_fields(room: str) -> None:
     found = [
         f"{name(path)}:{number}: {', '.join(words)}: {line[:100]}"
+        for path in files(room, ".md")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if (words := house_words(line))
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", suite(), ids=name)
-def test_the_names_of_tests_are_the_fields(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+@pytest.mark.parametrize("room", SUITE)
+def test_the_names_of_tests_are_the_fields(room: str) -> None:
     names = [
         node.name
-        for node in ast.walk(tree)
+        for path in files(room, ".py")
+        if path.name.startswith("test_")
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.lower().startswith("test")
     ]
