@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Collection, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -100,7 +100,10 @@ class Database:
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
         self.read_only = _read_only(read_only, pooler)
-        self._unit_of_work = UnitOfWork
+        self.unit_of_work: Callable[[Session], UnitOfWork] = UnitOfWork
+        """What makes a unit of work of a session."""
+        self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+        """What wraps each handler of the workers of this database, as telemetry does; None leaves them as they are."""
         self.engine: Engine = create_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -139,7 +142,7 @@ class Database:
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return Begun(self._units(), self._unit_of_work)
+        return Begun(self._units(), self.unit_of_work)
 
     def autocommit(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -148,7 +151,7 @@ class Database:
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return Begun(self._autocommit(), self._unit_of_work)
+        return Begun(self._autocommit(), self.unit_of_work)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
@@ -235,7 +238,10 @@ class AsyncDatabase:
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
         self.read_only = _read_only(read_only, pooler)
-        self._unit_of_work = AsyncUnitOfWork
+        self.unit_of_work: Callable[[AsyncSession], AsyncUnitOfWork] = AsyncUnitOfWork
+        """What makes a unit of work of a session."""
+        self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+        """What wraps each handler of the workers of this database, as telemetry does; None leaves them as they are."""
         self.engine: AsyncEngine = create_async_engine(
             self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
         )
@@ -276,7 +282,7 @@ class AsyncDatabase:
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return AsyncBegun(self._units(), self._unit_of_work)
+        return AsyncBegun(self._units(), self.unit_of_work)
 
     def autocommit(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -285,7 +291,7 @@ class AsyncDatabase:
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return AsyncBegun(self._autocommit(), self._unit_of_work)
+        return AsyncBegun(self._autocommit(), self.unit_of_work)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 import click
@@ -72,8 +73,12 @@ def metrics(serve: tuple[str, int] | None, url: str | None, schema: str | None, 
         host = f"[{serve[0]}]" if ":" in serve[0] else serve[0]
         click.echo(f"serving http://{host}:{server.server_port}/metrics", err=True)
         stopped = threading.Event()
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            stopped.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, stop)
         stopped.wait()
         server.shutdown()
         server.server_close()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
@@ -47,7 +47,7 @@ class Worker(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._handlers = _checked(self.handlers, asynchronous=False)
+        self._handlers = _checked(self.handlers, asynchronous=False, wrap=self.db.wrap_handler)
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = Loop(self.db, list(self._handlers), self._start, self)
 
@@ -118,7 +118,7 @@ class AsyncWorker(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._handlers = _checked(self.handlers, asynchronous=True)
+        self._handlers = _checked(self.handlers, asynchronous=True, wrap=self.db.wrap_handler)
         self._events: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[Ended]] = set()
         self._loop = Loop(self.db, list(self._handlers), self._start, self)
@@ -197,8 +197,10 @@ class AsyncWorker(Settings):
         return returned(lease, value)
 
 
-def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
-    """Return the handlers if each can be run by this worker.
+def _checked(
+    handlers: Mapping[str, H], *, asynchronous: bool, wrap: Callable[[Any], Any] | None = None
+) -> dict[str, H]:
+    """Return the handlers, each wrapped by `wrap`, if each can be run by this worker.
 
     Raises:
         ConfigurationError: `handlers` is empty, or one is asynchronous where a function is expected, or the reverse.
@@ -215,7 +217,7 @@ def _checked(handlers: Mapping[str, H], *, asynchronous: bool) -> dict[str, H]:
             raise ConfigurationError(
                 f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; pass it to {other}"
             )
-    return dict(handlers)
+    return {intent: handler if wrap is None else wrap(handler) for intent, handler in handlers.items()}
 
 
 def is_asynchronous(handler: Callable[..., object]) -> bool:
