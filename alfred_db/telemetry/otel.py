@@ -13,10 +13,11 @@ import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
+from importlib import import_module
 from typing import Any, NamedTuple, cast, get_type_hints
 
 from opentelemetry import metrics, trace
@@ -29,12 +30,13 @@ from sqlalchemy import QueuePool, select
 from ..database import AsyncDatabase, Database
 from ..engine.session import AloneSession, DirectSession
 from ..models import BrokerRequest, BrokerRequestStatus, WorkflowEvent
+from ..models.base import table_of
 from ..repositories import AsyncUnitOfWork, UnitOfWork
 from ..search.results import SearchPath
 from ..values.tasks import ClaimedTask
 from ..values.workflows import ClaimedWorkflow
 
-__all__ = ["TABLES", "TRACE_EVENT", "instrument", "uninstrument", "work"]
+__all__ = ["TRACE_EVENT", "instrument", "uninstrument", "work"]
 
 NAME = "alfred_db"
 SYSTEM = "postgresql"
@@ -49,16 +51,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 LONG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 
-TABLES = {
-    "agents": "agent_registry",
-    "auth": "auth.users",
+_TABLES = {
     "broker": "brk_registry.model",
     "broker_requests": "brk_tracking.broker_request",
-    "cache": "cache",
-    "conversations": "conversations",
-    "documents": "documents",
-    "entities": "entity.entity_node",
-    "events": "events",
     "knowledge_collections": "knowledge_collections",
     "knowledge_points": "knowledge_points",
     "knowledge_search": "knowledge_points",
@@ -68,10 +63,7 @@ TABLES = {
     "memory_consolidation": "memories",
     "memory_entries": "memory_entries",
     "memory_recall": "memories",
-    "messages": "processed_messages",
-    "model_registry": "model_registry.models",
     "rag": "rag_queries",
-    "rate_limits": "rate_limits",
     "scheduler": "scheduler_tasks",
     "scheduler_executions": "scheduler_executions",
     "storage": "storage.objects",
@@ -79,13 +71,11 @@ TABLES = {
     "task_leases": "tasks",
     "task_maintenance": "tasks",
     "validation": "test_runs",
-    "web_sessions": "web_sessions",
     "workflow_executions": "workflow_executions",
     "workflow_steps": "workflow_steps",
     "workflows": "workflow_executions",
-    "working_memory": "wm.working_memory",
 }
-"""The table that the methods of a module of repositories are about."""
+"""The table that the methods of a module of repositories are about, where it is not that of the first model of the noun."""
 
 _ALONE = ("cache", "rate_limits", "web_sessions")
 """The repositories that a database has beside those of its units of work."""
@@ -262,8 +252,7 @@ def _method(
     noun: str, repository: type[Any], name: str, method: Callable[..., Any], made: _Instruments
 ) -> Callable[..., Any]:
     home = next(base for base in repository.__mro__ if name in vars(base))
-    stem = home.__module__.rpartition(".")[2]
-    about = TABLES.get(stem) or TABLES.get(repository.__module__.rpartition(".")[2]) or noun
+    about = _table(home) or _table(repository) or noun
     attributes = {**made.attributes, "db.operation.name": f"{noun}.{name}", "db.collection.name": about}
     before = _BEFORE.get((noun, name))
     after = _AFTER.get((noun, name))
@@ -310,6 +299,20 @@ def _method(
         return result
 
     return called
+
+
+@cache
+def _table(repository: type[Any]) -> str | None:
+    """Return the table that the methods of a class are about."""
+    stem = repository.__module__.rpartition(".")[2]
+    if stem in _TABLES:
+        return _TABLES[stem]
+    with suppress(ModuleNotFoundError):
+        module: Any = import_module(f"..models.{stem}", __package__)
+        for name in module.__all__:
+            if hasattr(getattr(module, name), "__table__"):
+                return table_of(getattr(module, name)).fullname
+    return None
 
 
 @contextmanager
