@@ -252,7 +252,7 @@ def _method(
     noun: str, repository: type[Any], name: str, method: Callable[..., Any], made: _Instruments
 ) -> Callable[..., Any]:
     home = next(base for base in repository.__mro__ if name in vars(base))
-    about = _table(home) or _table(repository) or noun
+    about = _table(home.__module__) or _table(repository.__module__) or noun
     attributes = {**made.attributes, "db.operation.name": f"{noun}.{name}", "db.collection.name": about}
     before = _BEFORE.get((noun, name))
     after = _AFTER.get((noun, name))
@@ -302,9 +302,9 @@ def _method(
 
 
 @cache
-def _table(repository: type[Any]) -> str | None:
-    """Return the table that the methods of a class are about."""
-    stem = repository.__module__.rpartition(".")[2]
+def _table(module_name: str) -> str | None:
+    """Return the table that the methods of a class of this module are about."""
+    stem = module_name.rpartition(".")[2]
     if stem in _TABLES:
         return _TABLES[stem]
     with suppress(ModuleNotFoundError):
