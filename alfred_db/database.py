@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection, Generator
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Sequence,
+    Sized,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -14,7 +22,7 @@ from contextlib import (
 )
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -22,6 +30,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
+from .engine.chunks import Chunks, Progress, parts
 from .engine.listeners import AsyncTaskListener, TaskListener, refuse_pooler
 from .engine.notifications import Notifier, channel_of
 from .engine.plans import drop_plans_of
@@ -58,6 +67,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDatabase", "Database"]
 
 Pooler = Literal["transaction"]
+
+T = TypeVar("T")
 
 IDLE_IN_TRANSACTION_TIMEOUT = "60s"
 """How long a transaction may idle before the server ends its session and releases its locks."""
@@ -143,6 +154,67 @@ class Database:
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return Begun(self._units(), self.unit_of_work)
+
+    def in_chunks(
+        self,
+        call: Callable[[UnitOfWork, int], int | Sized],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method that takes a `limit` until nothing is left, and commit each time.
+
+        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
+        it takes about a tenth of a second. What is committed stays when a later chunk fails.
+
+            db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
+
+        Args:
+            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
+                of rows, or the rows. Fewer than `limit` mean that nothing is left.
+            limit: The maximum number of rows of a chunk, 1 to 10,000.
+            progress: Called after each chunk with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        while True:
+            size = chunks.size
+            with chunks.timed(), self.begin() as uow:
+                done = call(uow, size)
+            if chunks.add(done) < size:
+                return chunks.rows
+
+    def in_chunks_of(
+        self,
+        items: Sequence[T],
+        call: Callable[[UnitOfWork, Sequence[T]], int | Sized],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method with part after part of a sequence, and commit each time.
+
+        Each call has its own transaction; see `in_chunks`.
+
+            db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
+
+        Args:
+            items: What the method takes many of.
+            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
+            limit: The maximum number of items of a part, 1 to 10,000.
+            progress: Called after each part with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        for part in parts(items, chunks):
+            with chunks.timed(), self.begin() as uow:
+                done = call(uow, part)
+            chunks.add(done)
+        return chunks.rows
 
     def autocommit(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -283,6 +355,69 @@ class AsyncDatabase:
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return AsyncBegun(self._units(), self.unit_of_work)
+
+    async def in_chunks(
+        self,
+        call: Callable[[AsyncUnitOfWork, int], Awaitable[int | Sized]],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method that takes a `limit` until nothing is left, and commit each time.
+
+        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
+        it takes about a tenth of a second. What is committed stays when a later chunk fails.
+
+            await db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
+
+        Args:
+            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
+                of rows, or the rows. Fewer than `limit` mean that nothing is left.
+            limit: The maximum number of rows of a chunk, 1 to 10,000.
+            progress: Called after each chunk with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        while True:
+            size = chunks.size
+            with chunks.timed():
+                async with self.begin() as uow:
+                    done = await call(uow, size)
+            if chunks.add(done) < size:
+                return chunks.rows
+
+    async def in_chunks_of(
+        self,
+        items: Sequence[T],
+        call: Callable[[AsyncUnitOfWork, Sequence[T]], Awaitable[int | Sized]],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method with part after part of a sequence, and commit each time.
+
+        Each call has its own transaction; see `in_chunks`.
+
+            await db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
+
+        Args:
+            items: What the method takes many of.
+            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
+            limit: The maximum number of items of a part, 1 to 10,000.
+            progress: Called after each part with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        for part in parts(items, chunks):
+            with chunks.timed():
+                async with self.begin() as uow:
+                    done = await call(uow, part)
+            chunks.add(done)
+        return chunks.rows
 
     def autocommit(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.

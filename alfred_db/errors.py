@@ -13,6 +13,7 @@ AlfredDBError
 ├─ ConflictError
 ├─ UnreadableRow                 a row that other means have written holds what Python cannot read
 ├─ LeaseLost
+├─ LimitReached                  a search has read as much as the caller allows, without an answer
 ├─ InvalidTransition
 ├─ InvalidInputError
 │  ├─ DimensionMismatch
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidTransition",
     "InvalidVector",
     "LeaseLost",
+    "LimitReached",
     "MigrationLockTimeout",
     "NotFoundError",
     "SchemaDriftError",
@@ -172,6 +174,10 @@ class LeaseLost(AlfredDBError):
 def lease_lost(what: str) -> LeaseLost:
     """Return the error for work whose lease the caller does not hold."""
     return LeaseLost(f"{what}: lease lost: another worker may own it; stop, and discard what was done for it")
+
+
+class LimitReached(AlfredDBError):
+    """A search has read as much as the caller allows, without an answer."""
 
 
 class InvalidTransition(AlfredDBError):

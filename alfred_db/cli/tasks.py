@@ -17,7 +17,7 @@ from ..database import Database
 from ..errors import NotFoundError
 from ..models import Task, TaskStatus
 from ..models.base import Base
-from ..repositories import TaskRepository
+from ..repositories import TaskRepository, UnitOfWork
 from .options import after_option, json_option, schema_option, url_option
 
 __all__ = ["as_dict", "table", "tasks"]
@@ -130,8 +130,17 @@ def requeue(
 @schema_option
 def cancel(task: str, children: bool, url: str | None, schema: str | None) -> None:
     """Cancel a task; the worker of one that runs is asked to stop."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
-        statuses = list(uow.tasks.cancel(_found(uow.tasks, task).id, children=children).values())
+    statuses: list[TaskStatus] = []
+    with Database(database_url(url), schema=schema) as database:
+        with database.begin() as uow:
+            id = _found(uow.tasks, task).id
+
+        def cancel_some(uow: UnitOfWork, limit: int) -> int:
+            found = uow.tasks.cancel(id, children=children, limit=limit)
+            statuses.extend(found.values())
+            return len(found)
+
+        database.in_chunks(cancel_some)
     asked = statuses.count(TaskStatus.PROCESSING)
     click.echo(f"cancelled: {len(statuses) - asked}, workers asked to stop: {asked}")
 

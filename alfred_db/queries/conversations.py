@@ -202,9 +202,9 @@ def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
     return found.params(parameters(text, "all"))
 
 
-def delete_session(session_id: str) -> ReturningDelete[int]:
-    """Delete the messages of a session."""
-    held = in_order(Conversation.id, Conversation.session_id == session_id)
+def delete_session(session_id: str, *, limit: int | None) -> ReturningDelete[int]:
+    """Delete the messages of a session, at most `limit`."""
+    held = in_order(Conversation.id, Conversation.session_id == session_id, limit=limit)
     return delete(Conversation).where(among(Conversation.id, held)).returning(Conversation.id)
 
 

@@ -9,9 +9,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
-    Delete,
     Select,
-    Update,
     and_,
     case,
     cast,
@@ -24,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import undefer
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..checks import check_limit
 from ..models import KnowledgePoint
@@ -33,7 +32,7 @@ from ..vectors.formats import Embedding
 from .shapes.filters import Where, expression
 from .shapes.functions import func
 from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
-from .shapes.literals import among, materialized
+from .shapes.literals import among, materialized, number
 from .shapes.paging import page
 from .shapes.payload_paths import WHOLE, elements, first_key, values
 from .shapes.vector_search import Partition, columns_of, distance
@@ -126,24 +125,35 @@ def facet(collection: str, key: str, *, where: Where | None, limit: int) -> Sele
     )
 
 
-def remove(collection: str, which: ColumnElement[bool]) -> Delete:
-    """Delete points."""
-    return delete(KnowledgePoint).where(_of(collection), among(KnowledgePoint.id, _held(collection, which)))
+def remove(collection: str, which: ColumnElement[bool], *, limit: int | None = None) -> ReturningDelete[str]:
+    """Delete points, at most `limit`."""
+    held = _held(collection, which, limit=limit)
+    return (
+        delete(KnowledgePoint)
+        .where(_of(collection), among(KnowledgePoint.id, held))
+        .returning(KnowledgePoint.id)
+    )
 
 
-def set_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
+def set_payload(
+    collection: str, which: ColumnElement[bool], payload: Mapping[str, Any], *, limit: int | None = None
+) -> ReturningUpdate[str]:
     """Merge keys into the payload of points; a payload that would not change is not written."""
-    return _change(collection, which, KnowledgePoint.payload.op("||")(literal(dict(payload), JSONB)))
+    return _change(collection, which, KnowledgePoint.payload.op("||")(literal(dict(payload), JSONB)), limit)
 
 
-def overwrite_payload(collection: str, which: ColumnElement[bool], payload: Mapping[str, Any]) -> Update:
+def overwrite_payload(
+    collection: str, which: ColumnElement[bool], payload: Mapping[str, Any], *, limit: int | None = None
+) -> ReturningUpdate[str]:
     """Replace the payload of points; a payload that would not change is not written."""
-    return _change(collection, which, literal(dict(payload), JSONB))
+    return _change(collection, which, literal(dict(payload), JSONB), limit)
 
 
-def delete_payload(collection: str, which: ColumnElement[bool], keys: Sequence[str]) -> Update:
+def delete_payload(
+    collection: str, which: ColumnElement[bool], keys: Sequence[str], *, limit: int | None = None
+) -> ReturningUpdate[str]:
     """Remove keys from the payload of points; a payload that would not change is not written."""
-    return _change(collection, which, KnowledgePoint.payload.op("-")(literal(list(keys), ARRAY(Text))))
+    return _change(collection, which, KnowledgePoint.payload.op("-")(literal(list(keys), ARRAY(Text))), limit)
 
 
 def best_of_groups(
@@ -205,23 +215,31 @@ def _matching(statement: Select[*Ts], where: Where | None) -> Select[*Ts]:
     return statement if condition is None else statement.where(condition)
 
 
-def _change(collection: str, which: ColumnElement[bool], payload: ColumnElement[Any]) -> Update:
+def _change(
+    collection: str, which: ColumnElement[bool], payload: ColumnElement[Any], limit: int | None
+) -> ReturningUpdate[str]:
     changing = and_(which, KnowledgePoint.payload.is_distinct_from(payload))
+    held = _held(collection, changing, key_share=True, limit=limit)
     return (
         update(KnowledgePoint)
-        .where(_of(collection), among(KnowledgePoint.id, _held(collection, changing, key_share=True)))
+        .where(_of(collection), among(KnowledgePoint.id, held))
         .values(payload=payload)
+        .returning(KnowledgePoint.id)
     )
 
 
-def _held(collection: str, which: ColumnElement[bool], *, key_share: bool = False) -> CTE:
-    """Select the points and lock them in the order of their ids.
+def _held(collection: str, which: ColumnElement[bool], *, key_share: bool = False, limit: int | None) -> CTE:
+    """Select the points, at most `limit`, and lock them in the order of their ids.
 
     Two calls for the same points wait for each other instead of deadlocking.
     """
+    chosen = [_of(collection), which]
+    if limit is not None:
+        some = select(KnowledgePoint.id).where(*chosen).limit(number(limit))
+        chosen.append(among(KnowledgePoint.id, materialized(some, "some")))
     return materialized(
         select(KnowledgePoint.id)
-        .where(_of(collection), which)
+        .where(*chosen)
         .order_by(collate(KnowledgePoint.id, "C"))
         .with_for_update(key_share=key_share),
         "held",

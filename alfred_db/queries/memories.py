@@ -33,13 +33,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INTERVAL, Insert, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
 from ..vectors.formats import MatrixLike
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import among, any_of, in_order, materialized
+from .shapes.literals import among, any_of, in_order, materialized, number
 from .shapes.memories import alive, expired, later
 from .shapes.paging import page
 from .shapes.vector_search import literal_limit
@@ -125,19 +126,67 @@ def hold(memory_ids: Sequence[int]) -> Select[Memory]:
     return select(Memory).where(_one_of(memory_ids)).order_by(Memory.id).with_for_update(key_share=True)
 
 
-def count_in() -> Update:
-    """Count near duplicates in the memory that they are merged into.
-
-    Run it with a list of mappings of `into`, `more` and `weight`.
-    """
+def count_in(counts: Sequence[tuple[int, int, int]]) -> ReturningUpdate[int]:
+    """Count near duplicates in the memories that they are merged into: its id, how many, and their importance."""
+    given = _given("counted", {"into": BigInteger(), "more": Integer(), "weight": Integer()}, counts)
     return (
         update(_memories)
-        .where(_memories.c.id == bindparam("into", type_=BigInteger))
+        .where(_memories.c.id == given.c.into)
         .values(
-            seen_count=_memories.c.seen_count + bindparam("more", type_=Integer),
-            importance=func.greatest(_memories.c.importance, bindparam("weight", type_=Integer)),
+            seen_count=_memories.c.seen_count + given.c.more,
+            importance=func.greatest(_memories.c.importance, given.c.weight),
         )
+        .returning(_memories.c.id)
     )
+
+
+def still_near(pairs: Sequence[tuple[int, int]], near: float) -> Select[int, int]:
+    """Select those pairs of memories that are in one bank, have not expired, and are near to each other."""
+    given = _given("pairs", {"newest": BigInteger(), "other": BigInteger()}, pairs)
+    newest, other = aliased(Memory, name="newest"), aliased(Memory, name="other")
+    return (
+        select(newest.id, other.id)
+        .select_from(given)
+        .join(newest, newest.id == given.c.newest)
+        .join(other, other.id == given.c.other)
+        .where(
+            newest.memory_bank_id == other.memory_bank_id,
+            alive(newest),
+            alive(other),
+            newest.embedding.cosine_distance(other.embedding) <= literal(float(near), Double),
+        )
+        .order_by(newest.id.desc(), other.id.desc())
+    )
+
+
+_MERGED = (
+    "importance",
+    "seen_count",
+    "access_count",
+    "last_accessed",
+    "expires_at",
+    "content",
+    "content_hash",
+)
+
+
+def merge(changes: Sequence[Mapping[str, Any]]) -> ReturningUpdate[int]:
+    """Update the memories that others were merged into; without a content they keep theirs."""
+    types = {name: _memories.c[name].type for name in ("id", *_MERGED)}
+    given = _given("merged", types, [tuple(change[name] for name in types) for change in changes])
+    values = {name: given.c[name] for name in _MERGED}
+    for name in ("content", "content_hash"):
+        values[name] = func.coalesce(given.c[name], _memories.c[name])
+    return update(_memories).where(_memories.c.id == given.c.id).values(values).returning(_memories.c.id)
+
+
+def _given(name: str, types: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]) -> Any:
+    """Return rows as a table: an array for each column, so that it is one statement for any number of rows."""
+    arrays = [
+        literal([row[place] for row in rows], ARRAY(type_)) for place, type_ in enumerate(types.values())
+    ]
+    columns = [column(one, type_) for one, type_ in types.items()]
+    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
 
 
 def get(memory_id: int) -> Select[Memory]:
@@ -236,7 +285,9 @@ def purgeable() -> Select[int]:
     return select(func.count()).select_from(Memory).where(expired(Memory))
 
 
-def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | None) -> ReturningDelete[int]:
+def prune(
+    bank_id: int, *, half_life: float, keep: int | None, below: float | None, limit: int | None
+) -> ReturningDelete[int]:
     """Delete the memories of a bank with the least life: importance * 2^(-age / half_life).
 
     The order of log2(importance) + last use / half_life is the same at any time, so that the life is compared
@@ -247,6 +298,7 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
         half_life: Half-life in seconds.
         keep: Number of memories to keep; None for no limit.
         below: Delete memories whose life is less than this; None for no threshold.
+        limit: Maximum number of memories to delete; None for no limit.
     """
     used = func.coalesce(Memory.last_accessed, Memory.created_at)
     life = _log2(func.greatest(Memory.importance, 1)) + _epoch(used) / literal(float(half_life), Double)
@@ -256,6 +308,8 @@ def prune(bank_id: int, *, half_life: float, keep: int | None, below: float | No
     if below is not None:
         now = _epoch(func.statement_timestamp()) / literal(float(half_life), Double)
         doomed = doomed.where(life < _log2(literal(float(below), Double)) + now)
+    if limit is not None:
+        doomed = doomed.limit(number(limit))
     # Locked in the order of the ids, as in all other statements, so that they cannot deadlock.
     chosen = materialized(doomed, "doomed")
     held = select(Memory.id).where(among(Memory.id, chosen)).order_by(Memory.id).with_for_update()

@@ -57,9 +57,14 @@ def hold(bank_id: int, *, for_removal: bool) -> Select[datetime]:
     )
 
 
-def empty(bank_id: int) -> ReturningDelete[int]:
-    """Delete all memories of a bank."""
-    held = in_order(Memory.id, Memory.memory_bank_id == bank_id)
+def known(bank_id: int) -> Select[int]:
+    """Select the id of a bank that exists."""
+    return select(MemoryBank.id).where(MemoryBank.id == bank_id)
+
+
+def empty(bank_id: int, *, limit: int | None) -> ReturningDelete[int]:
+    """Delete the memories of a bank, at most `limit`."""
+    held = in_order(Memory.id, Memory.memory_bank_id == bank_id, limit=limit)
     return delete(Memory).where(among(Memory.id, held)).returning(Memory.id)
 
 

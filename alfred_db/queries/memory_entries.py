@@ -80,9 +80,9 @@ def remove(entry_id: uuid.UUID) -> ReturningDelete[uuid.UUID]:
     return delete(MemoryEntry).where(MemoryEntry.id == entry_id).returning(MemoryEntry.id)
 
 
-def empty(namespace: str) -> ReturningDelete[uuid.UUID]:
-    """Delete all entries of a namespace."""
-    held = in_order(MemoryEntry.id, MemoryEntry.namespace == namespace)
+def empty(namespace: str, *, limit: int | None) -> ReturningDelete[uuid.UUID]:
+    """Delete the entries of a namespace, at most `limit`."""
+    held = in_order(MemoryEntry.id, MemoryEntry.namespace == namespace, limit=limit)
     return delete(MemoryEntry).where(among(MemoryEntry.id, held)).returning(MemoryEntry.id)
 
 

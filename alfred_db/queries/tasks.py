@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     ColumnElement,
     DateTime,
     Insert,
@@ -268,7 +269,7 @@ def _locked_line(parents: ColumnElement[bool]) -> Select[uuid.UUID, bool]:
     )
 
 
-def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+def cancel(id: uuid.UUID, *, children: bool, limit: int | None = None) -> ReturningUpdate[*tuple[Any, ...]]:
     """Cancel a pending task; request the cancellation of a running one.
 
     The tasks are locked in the order of their ids, so that two calls do not deadlock. The lock waits for
@@ -277,18 +278,33 @@ def cancel(id: uuid.UUID, *, children: bool) -> ReturningUpdate[*tuple[Any, ...]
     Args:
         id: The task.
         children: Whether all descendants are cancelled too.
+        limit: Maximum number of tasks, without those whose cancellation was requested before; None for all.
     """
-    tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
-    if children:
-        child = table_of(Task).alias("child")
-        tree = tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
+    tree = _tree(id, children=children)
+    chosen: list[ColumnElement[bool]] = [_t.id.in_(select(tree.c.id)), _live]
+    if limit is not None:
+        fresh = select(_t.id).where(*chosen, _t.cancel_requested_at.is_(None))
+        some = materialized(fresh.order_by(_t.id).limit(number(limit)), "some")
+        chosen = [among(_t.id, some), _deduplicating]
     return lease_endings.cancel(
         TASKS,
-        select(_t.id)
-        .where(_t.id.in_(select(tree.c.id)), _live)
-        .order_by(_t.id)
-        .with_for_update(of=table_of(Task)),
+        select(_t.id).where(*chosen).order_by(_t.id).with_for_update(of=table_of(Task)),
     )
+
+
+def cancelled_parts(id: uuid.UUID) -> Select[uuid.UUID]:
+    """Select a descendant of a task that is cancelled, or whose cancellation is requested."""
+    tree = _tree(id, children=True)
+    dying = or_(_t.status == constant(TaskStatus.CANCELLED), and_(_live, _t.cancel_requested_at.is_not(None)))
+    return select(_t.id).where(_t.id.in_(select(tree.c.id)), dying).limit(number(1))
+
+
+def _tree(id: uuid.UUID, *, children: bool) -> CTE:
+    tree = select(_t.id).where(_t.id == id).cte("tree", recursive=children)
+    if not children:
+        return tree
+    child = table_of(Task).alias("child")
+    return tree.union(select(child.c.id).join(tree, child.c.parent_task_id == tree.c.id))
 
 
 def requeue(id: uuid.UUID) -> ReturningUpdate[Task]:

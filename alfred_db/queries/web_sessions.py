@@ -95,10 +95,15 @@ def revoke() -> ReturningDelete[bytes]:
 
 
 @driver_statement
-def revoke_user() -> ReturningDelete[bytes]:
-    """Delete all sessions of `user_id` but the one with the hash `kept`, which may be empty."""
+def revoke_user(*, limit: int | None) -> ReturningDelete[bytes]:
+    """Delete the sessions of `user_id`, at most `limit`, but the one with the hash `kept`, which may be empty."""
     other = _sessions.c.id != bindparam("kept", type_=LargeBinary)
-    return delete(_sessions).where(_sessions.c.user_id == _user, other).returning(_sessions.c.id)
+    statement = delete(_sessions).where(_sessions.c.user_id == _user, other).returning(_sessions.c.id)
+    if limit is not None:
+        some = select(_sessions.c.id).where(_sessions.c.user_id == _user, other).limit(number(limit))
+        doomed = materialized(some.order_by(_sessions.c.id).with_for_update(), "doomed")
+        statement = statement.where(among(_sessions.c.id, doomed))
+    return statement
 
 
 @driver_statement

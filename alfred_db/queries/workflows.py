@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     ColumnElement,
     Integer,
@@ -29,7 +30,7 @@ from ..types import Text
 from . import lease_endings
 from .shapes import trees
 from .shapes.functions import func
-from .shapes.literals import constant, jsonb, materialized, seconds_ago, seconds_ahead
+from .shapes.literals import among, constant, jsonb, materialized, number, seconds_ago, seconds_ahead
 from .shapes.paging import page
 from .workflow_executions import EXECUTIONS
 
@@ -190,16 +191,25 @@ def waiting(workflow_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 def tree(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
     """Lock an execution and all of its descendants, in the order of their ids."""
-    family = select(WorkflowExecution.id).where(WorkflowExecution.id == execution_id)
-    members = family.cte("family", recursive=True)
-    child = aliased(WorkflowExecution)
-    members = members.union(select(child.id).where(child.parent_execution_id == members.c.id))
     return (
         select(WorkflowExecution.id, WorkflowExecution.status)
-        .where(WorkflowExecution.id.in_(select(members.c.id)))
+        .where(WorkflowExecution.id.in_(select(_family(execution_id).c.id)))
         .order_by(WorkflowExecution.id)
         .with_for_update(key_share=True)
     )
+
+
+def status(execution_id: int) -> Select[int, WorkflowExecutionStatus]:
+    """Select the status of an execution, with its id."""
+    return select(WorkflowExecution.id, WorkflowExecution.status).where(WorkflowExecution.id == execution_id)
+
+
+def _family(execution_id: int) -> CTE:
+    members = (
+        select(WorkflowExecution.id).where(WorkflowExecution.id == execution_id).cte("family", recursive=True)
+    )
+    child = aliased(WorkflowExecution)
+    return members.union(select(child.id).where(child.parent_execution_id == members.c.id))
 
 
 def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[*tuple[Any, ...]]:
@@ -208,11 +218,22 @@ def cancel(execution_ids: Sequence[int]) -> ReturningUpdate[*tuple[Any, ...]]:
     Executions that have ended are unchanged.
     """
     own = table_of(WorkflowExecution).c
+    return _cancelled_ones(own.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))))
+
+
+def cancel_some(execution_id: int, *, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Cancel at most `limit` executions of a tree, without those whose cancellation was requested before."""
+    own = table_of(WorkflowExecution).c
+    fresh = [own.status.in_(LIVE), own.cancel_requested_at.is_(None)]
+    some = select(own.id).where(own.id.in_(select(_family(execution_id).c.id)), *fresh)
+    chosen = materialized(some.order_by(own.id).limit(number(limit)), "some")
+    return _cancelled_ones(among(own.id, chosen), *fresh)
+
+
+def _cancelled_ones(*chosen: ColumnElement[bool]) -> ReturningUpdate[*tuple[Any, ...]]:
+    own = table_of(WorkflowExecution).c
     live = (
-        select(own.id)
-        .where(own.id == func.any(literal(list(execution_ids), ARRAY(BigInteger))), own.status.in_(LIVE))
-        .order_by(own.id)
-        .with_for_update(key_share=True)
+        select(own.id).where(*chosen, own.status.in_(LIVE)).order_by(own.id).with_for_update(key_share=True)
     )
     return lease_endings.cancel(EXECUTIONS, live, waiting_for=None)
 

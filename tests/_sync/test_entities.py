@@ -13,6 +13,7 @@ from sqlalchemy import func, insert, select, text
 from alfred_db import Database, EntityEdge, EntityNode
 from alfred_db.errors import ConflictError, InvalidInputError, NotFoundError
 from alfred_db.queries import entities as queries
+from alfred_db.queries import entity_walks
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.entities import EntityRepository
 from alfred_db.values.entities import EdgeDirection, GraphNode
@@ -416,9 +417,15 @@ def test_indexes_serve_the_walk(entities: EntityRepository, uow: UnitOfWork) -> 
     uow.session.execute(text("SET LOCAL enable_seqscan = off"))
     uow.session.execute(text("SET LOCAL enable_sort = off"))
     uow.session.execute(text("SET LOCAL enable_bitmapscan = off"))
-    statement = queries.neighbours("both", typed=True, dated=False)
+    statement = entity_walks.neighbours("both", typed=True, dated=False)
     parameters = {"start": nodes["a"], "depth": 3, "cap": 5, "limit": 9, "edge_types": ["next"]}
     plan = "\n".join(uow.session.scalars(Explain(statement), parameters))
+    for index in ("source", "target"):
+        assert f"Index Scan Backward using idx_entity_edge_{index}_id_weight_id_edge_type" in plan
+    steps = Explain(entity_walks.steps("both", typed=True, dated=False))
+    plan = "\n".join(
+        uow.session.scalars(steps, {"frontier": [nodes["a"]], "cap": 5, "edge_types": ["next"]})
+    )
     for index in ("source", "target"):
         assert f"Index Scan Backward using idx_entity_edge_{index}_id_weight_id_edge_type" in plan
     found = Explain(queries.list_nodes(node_type=None, properties={"a": 1}, after=None, limit=5))

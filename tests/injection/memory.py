@@ -131,6 +131,12 @@ SPECIMENS: Specimens = {
     "memories.consolidate": lambda g: {"bank": g.bank, "within": 0.5, "merge": Returns("text")},
     "memories.duplicates": lambda g: {"bank": g.bank, "embedding": vector(384), "space": "builtin"},
     "memories.recall": lambda g: {"bank": g.bank, "embedding": vector(384), "space": "builtin"},
+    "memories.find_groups": lambda g: {"bank": g.bank},
+    "memories.merge_groups": lambda g: {
+        "groups": [[g.memory, g.memory]],
+        "within": 0.5,
+        "merge": Returns("text"),
+    },
     "memories.hybrid_search": lambda g: {"bank": g.bank, "text": "ground", "embedding": vector(384)},
     "memories.list": lambda g: {"bank": g.bank},
     "memories.page": lambda g: {"candidates": _found(g.memory)},

@@ -77,6 +77,7 @@ def shape(of: Any) -> dict[str, str]:
             .replace("AsyncGenerator", "Generator")
             .replace("AbstractAsync", "Abstract")
         )
+        text = re.sub(r"\bAwaitable\[([^\]]*)\]", r"\1", text)
         found[name.replace("__aenter__", "__enter__")] = re.sub(r"\bCoroutine\[.*\]", "", text)
     return found
 
@@ -382,6 +383,7 @@ PUBLIC = [
     "KnowledgeRepository",
     "Lease",
     "LeaseLost",
+    "LimitReached",
     "Matrix",
     "MatrixLike",
     "Memory",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import isfunction, unwrap
 from types import FunctionType
 from typing import Any, TypeVar, TypeVarTuple, get_args, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
+from ...checks import within
 from ...errors import UnreadableRow, translated
 from ..arguments import checked
 from .driver import driver_of
@@ -23,6 +24,10 @@ Ts = TypeVarTuple("Ts")
 
 # Rows that the session already holds are refreshed; a write does not search the session for them.
 _OPTIONS = {"populate_existing": True, "synchronize_session": False}
+
+
+MAX_CHUNK = 10_000
+"""The maximum of a `limit` for the rows that a call writes."""
 
 
 class Repository:
@@ -79,6 +84,22 @@ class Repository:
                 return (self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
         except UnreadableRow as error:
             raise self._located(error, statement, parameters) from None
+
+    def _in_turns(
+        self, limit: int | None, statement: Callable[[int | None], TypedReturnsRows[*Ts]]
+    ) -> list[Row[*Ts]]:
+        """Run a statement until it has written `limit` rows or none are left.
+
+        The statement writes at most as many rows as it is built for. A statement may find fewer than that while others write or lock its rows. So less than `limit` rows means that
+        nothing is left. Without a limit, one statement writes all rows.
+        """
+        if limit is None:
+            return list(self._rows(statement(None)))
+        within("limit", limit, 1, MAX_CHUNK)
+        written: list[Row[*Ts]] = []
+        while len(written) < limit and (rows := self._rows(statement(limit - len(written)))):
+            written += rows
+        return written
 
     def _located(
         self, error: UnreadableRow, statement: Any, parameters: Mapping[str, Any] | None = None

@@ -129,11 +129,17 @@ def materialized(rows: HasCTE, name: str) -> CTE:
     return rows.cte(name).prefix_with("MATERIALIZED")
 
 
-def in_order(key: InstrumentedAttribute[Any], *conditions: ColumnElement[bool]) -> CTE:
+def in_order(
+    key: InstrumentedAttribute[Any], *conditions: ColumnElement[bool], limit: int | None = None
+) -> CTE:
     """Select the keys of the rows to be written, and lock the rows in the order of the keys.
 
-    Two calls wait for each other instead of deadlocking.
+    Two calls wait for each other instead of deadlocking. With a `limit`, that many rows are chosen first, in any
+    order: to sort all rows for each part of them would read all of them each time.
     """
+    if limit is not None:
+        some = select(key).where(*conditions).limit(number(limit))
+        conditions = (*conditions, among(key, materialized(some, "some")))
     rows = select(key).where(*conditions).order_by(key).with_for_update()
     return materialized(rows, "held")
 

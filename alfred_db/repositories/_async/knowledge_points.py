@@ -102,15 +102,23 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         return [known[one] for one in spellings(ids) if one in known]
 
     async def delete(
-        self, collection: str, *, ids: Sequence[KnowledgePointId] | None = None, where: Where | None = None
+        self,
+        collection: str,
+        *,
+        ids: Sequence[KnowledgePointId] | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Delete the points with these ids, or those that match; return their number.
+
+        With a `limit` of 1 to 10,000 points, call it and commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which = chosen(ids, where)
-        return await self._affected(queries.remove(await self._name(collection), which))
+        name = await self._name(collection)
+        return len(await self._in_turns(limit, lambda left: queries.remove(name, which, limit=left)))
 
     async def set_payload(
         self,
@@ -119,16 +127,21 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Set these keys of the payload and keep the others; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which, new = chosen(ids, where), json_of(payload)
-        return await self._affected(queries.set_payload(await self._name(collection), which, new))
+        name = await self._name(collection)
+        return len(
+            await self._in_turns(limit, lambda left: queries.set_payload(name, which, new, limit=left))
+        )
 
     async def overwrite_payload(
         self,
@@ -137,16 +150,21 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Replace the whole payload; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which, new = chosen(ids, where), json_of(payload)
-        return await self._affected(queries.overwrite_payload(await self._name(collection), which, new))
+        name = await self._name(collection)
+        return len(
+            await self._in_turns(limit, lambda left: queries.overwrite_payload(name, which, new, limit=left))
+        )
 
     async def delete_payload(
         self,
@@ -155,10 +173,12 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Delete these top-level keys of the payload; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
@@ -166,7 +186,10 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         which = chosen(ids, where)
         if isinstance(keys, str):
             raise InvalidInputError("keys: expected several, got one text; put it into a list")
-        return await self._affected(queries.delete_payload(await self._name(collection), which, keys))
+        name = await self._name(collection)
+        return len(
+            await self._in_turns(limit, lambda left: queries.delete_payload(name, which, keys, limit=left))
+        )
 
     async def scroll(
         self,

@@ -278,10 +278,12 @@ class AsyncMemoryRepository(
         keep: int | None = None,
         below: float | None = None,
         half_life: timedelta = HALF_LIFE,
+        limit: int | None = None,
     ) -> int:
         """Delete the memories of a bank that are least alive.
 
-        A memory's life is importance * 2^(-age / half_life), where age is the time since its last use.
+        A memory's life is importance * 2^(-age / half_life), where age is the time since its last use. With a
+        `limit`, call it and commit until it returns less.
 
         Args:
             bank: The bank or its id.
@@ -289,6 +291,8 @@ class AsyncMemoryRepository(
                 `below`.
             below: Memories with a shorter life than this are deleted.
             half_life: The age at which a memory's life has halved.
+            limit: The maximum number of memories to delete, 1 to 10,000. None deletes all in this transaction; for many, use
+                `Database.in_chunks`.
 
         Returns:
             The number of memories deleted.
@@ -301,7 +305,12 @@ class AsyncMemoryRepository(
             within("below", below, 1e-300, 1e300)
         half_life_seconds = seconds("half_life", half_life)
         return len(
-            await self._rows(queries.prune(id_of(bank), half_life=half_life_seconds, keep=keep, below=below))
+            await self._in_turns(
+                limit,
+                lambda left: queries.prune(
+                    id_of(bank), half_life=half_life_seconds, keep=keep, below=below, limit=left
+                ),
+            )
         )
 
     async def list(

@@ -66,8 +66,19 @@ class AsyncMemoryBankRepository(AsyncRepository):
             raise not_found("memory bank", bank_id)
         return bank
 
-    async def delete(self, bank: MemoryBank | int) -> int:
-        """Delete a bank and its memories; return the number of memories.
+    async def delete(self, bank: MemoryBank | int, *, limit: int | None = None) -> int:
+        """Delete a bank and its memories.
+
+        With a `limit`, call it and commit until it returns less: the last call deletes the bank, with what others
+        have stored meanwhile.
+
+        Args:
+            bank: The bank or its id.
+            limit: The maximum number of memories, 1 to 10,000. None deletes all in this transaction; for many, use
+                `Database.in_chunks`.
+
+        Returns:
+            The number of memories deleted.
 
         Raises:
             NotFoundError: The bank does not exist.
@@ -76,8 +87,9 @@ class AsyncMemoryBankRepository(AsyncRepository):
         # The row lock makes concurrent `remember` calls for this bank wait; they then raise NotFoundError.
         if await self._first(queries.hold(bank_id, for_removal=True)) is None:
             raise not_found("memory bank", bank_id)
-        memories = await self._rows(queries.empty(bank_id))
-        await self._write(queries.remove(bank_id))
+        memories = await self._in_turns(limit, lambda left: queries.empty(bank_id, limit=left))
+        if limit is None or len(memories) < limit:
+            await self._write(queries.remove(bank_id))
         return len(memories)
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:

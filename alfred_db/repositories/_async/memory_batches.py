@@ -229,13 +229,10 @@ async def _count_in(
             into[target] = _Told({**told[text].values}, None, None)
     if into:
         await session.execute(queries.hold(list(into)))
-        await session.execute(
-            queries.count_in(),
-            [
-                {"into": target, "more": one.values["seen_count"], "weight": one.values["importance"]}
-                for target, one in into.items()
-            ],
-        )
+        counts = [
+            (target, one.values["seen_count"], one.values["importance"]) for target, one in into.items()
+        ]
+        await session.execute(queries.count_in(counts))
 
 
 async def _store(

@@ -98,9 +98,17 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         if await self._write(queries.remove(entry_id)) is None:
             raise not_found("memory entry", entry_id)
 
-    async def forget_all(self, namespace: str) -> int:
-        """Delete all entries of a namespace; return their number."""
-        return len(await self._rows(queries.empty(namespace)))
+    async def forget_all(self, namespace: str, *, limit: int | None = None) -> int:
+        """Delete all entries of a namespace; return their number.
+
+        With a `limit`, call it and commit until it returns less.
+
+        Args:
+            namespace: The namespace.
+            limit: The maximum number of entries, 1 to 10,000. None deletes all in this transaction; for many, use
+                `Database.in_chunks`.
+        """
+        return len(await self._in_turns(limit, lambda left: queries.empty(namespace, limit=left)))
 
     async def search(
         self,

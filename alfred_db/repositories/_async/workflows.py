@@ -131,11 +131,19 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
             raise _taken(idempotency_key)
         return known, False
 
-    async def cancel(self, execution_id: int) -> Mapping[int, WorkflowExecutionStatus]:
+    async def cancel(
+        self, execution_id: int, *, limit: int | None = None
+    ) -> Mapping[int, WorkflowExecutionStatus]:
         """Cancel an execution and all executions that it has started.
 
         Waiting and sleeping ones are `cancelled` at once. A running one stays `running`: its worker is
-        notified by `heartbeat` and before its next step, and ends it.
+        notified by `heartbeat` and before its next step, and ends it. With a `limit`, call it and commit until it
+        returns less; executions whose cancellation is requested already are left out.
+
+        Args:
+            execution_id: The execution.
+            limit: The maximum number of executions, 1 to 10,000. None cancels all in this transaction; for many,
+                use `Database.in_chunks`.
 
         Returns:
             The new status of each execution that was live, by id.
@@ -144,15 +152,14 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
             NotFoundError: The execution does not exist.
             InvalidTransition: The execution has ended.
         """
-        tree = await self._rows(queries.tree(execution_id))
-        statuses = {row[0]: row[1] for row in tree}
-        if execution_id not in statuses:
-            raise not_found("workflow execution", execution_id)
-        if statuses[execution_id] in _ENDED:
-            raise InvalidTransition(
-                f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
+        if limit is not None:
+            await self._live(execution_id)
+            part = await self._in_turns(
+                limit, lambda left: queries.cancel_some(execution_id, limit=left or 1)
             )
+            return {row[0]: row[1] for row in sorted(part)}
         found: dict[int, WorkflowExecutionStatus] = {}
+        statuses = await self._live(execution_id, lock=True)
         left = set(statuses)
         while left:
             found |= {row[0]: row[1] for row in await self._rows(queries.cancel(sorted(left)))}
@@ -162,6 +169,18 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
             left = {row[0] for row in tree} - statuses.keys()
             statuses |= {row[0]: row[1] for row in tree}
         return {id: found[id] for id in sorted(found)}
+
+    async def _live(self, execution_id: int, *, lock: bool = False) -> dict[int, WorkflowExecutionStatus]:
+        """Return the statuses of an execution that has neither completed nor failed, and of its tree if they are locked."""
+        rows = await self._rows(queries.tree(execution_id) if lock else queries.status(execution_id))
+        statuses: dict[int, WorkflowExecutionStatus] = {row[0]: row[1] for row in rows}
+        if execution_id not in statuses:
+            raise not_found("workflow execution", execution_id)
+        if statuses[execution_id] in _ENDED:
+            raise InvalidTransition(
+                f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
+            )
+        return statuses
 
     async def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingWorkflowVersion]:
         """Return the other versions that have executions waiting for a worker, and their number."""
@@ -199,15 +218,8 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
         Returns:
             The number of executions deleted.
         """
-        within("limit", limit, 1, 10_000)
         within("older_than", older_than, 0, MAX_SECONDS)
-        deleted = 0
-        while deleted < limit:
-            rows = await self._rows(queries.purge(older_than, limit=limit - deleted))
-            if not rows:
-                break
-            deleted += len(rows)
-        return deleted
+        return len(await self._in_turns(limit, lambda left: queries.purge(older_than, limit=left or limit)))
 
     async def purgeable(self, *, older_than: float) -> int:
         """Return how many executions calls of `purge` delete in the end."""

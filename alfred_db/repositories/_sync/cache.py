@@ -168,16 +168,25 @@ class CacheRepository(Repository):
         """Delete values, at most 10,000; return how many existed."""
         return len(fetch(self._session, queries.remove(), {"keys": _keys(keys)}))
 
-    def clear(self, prefix: str = "") -> int:
-        """Delete all values whose keys start with a prefix, 10,000 in each statement; return their number."""
+    def clear(self, prefix: str = "", *, limit: int | None = None) -> int:
+        """Delete all values whose keys start with a prefix, 10,000 in each statement; return their number.
+
+        With a `limit`, call it and commit until it returns less. `Database.cache` commits each statement anyway.
+
+        Args:
+            prefix: The start of the keys.
+            limit: The maximum number of values, 1 to 10,000; None deletes all.
+        """
         storable("prefix", prefix)
+        if limit is not None:
+            within("limit", limit, 1, MAX_BATCH)
+        removed, most = 0, MAX_BATCH if limit is None else limit
         end = prefix_end(prefix)
-        statement = queries.clear(limit=MAX_BATCH, bounded=end is not None)
-        removed = 0
+        statement = queries.clear(limit=most, bounded=end is not None)
         while True:
             rows = fetch(self._session, statement, {"prefix": prefix, "end": end})
             removed += len(rows)
-            if len(rows) < MAX_BATCH:
+            if len(rows) < most or limit is not None:
                 return removed
 
     def get_or_set(

@@ -129,9 +129,18 @@ class ConversationRepository(Repository):
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
         return ConversationHits(hits, ranked, ranked < queries.CANDIDATES)
 
-    def delete_session(self, session_id: str) -> int:
-        """Delete all messages of a session; return their number, 0 for an unknown session."""
-        deleted = len(self._rows(queries.delete_session(session_id)))
+    def delete_session(self, session_id: str, *, limit: int | None = None) -> int:
+        """Delete all messages of a session; return their number, 0 for an unknown session.
+
+        With a `limit`, call it and commit until it returns less.
+
+        Args:
+            session_id: The session.
+            limit: The maximum number of messages, 1 to 10,000. None deletes all in this transaction; for many, use
+                `Database.in_chunks`.
+        """
+        rows = self._in_turns(limit, lambda left: queries.delete_session(session_id, limit=left))
+        deleted = len(rows)
         self._count_out({session_id: deleted})
         return deleted
 

@@ -103,15 +103,23 @@ class KnowledgePoints(KnowledgeBase):
         return [known[one] for one in spellings(ids) if one in known]
 
     def delete(
-        self, collection: str, *, ids: Sequence[KnowledgePointId] | None = None, where: Where | None = None
+        self,
+        collection: str,
+        *,
+        ids: Sequence[KnowledgePointId] | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Delete the points with these ids, or those that match; return their number.
+
+        With a `limit` of 1 to 10,000 points, call it and commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which = chosen(ids, where)
-        return self._affected(queries.remove(self._name(collection), which))
+        name = self._name(collection)
+        return len(self._in_turns(limit, lambda left: queries.remove(name, which, limit=left)))
 
     def set_payload(
         self,
@@ -120,16 +128,21 @@ class KnowledgePoints(KnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Set these keys of the payload and keep the others; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which, new = chosen(ids, where), json_of(payload)
-        return self._affected(queries.set_payload(self._name(collection), which, new))
+        name = self._name(collection)
+        return len(
+            self._in_turns(limit, lambda left: queries.set_payload(name, which, new, limit=left))
+        )
 
     def overwrite_payload(
         self,
@@ -138,16 +151,21 @@ class KnowledgePoints(KnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Replace the whole payload; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         which, new = chosen(ids, where), json_of(payload)
-        return self._affected(queries.overwrite_payload(self._name(collection), which, new))
+        name = self._name(collection)
+        return len(
+            self._in_turns(limit, lambda left: queries.overwrite_payload(name, which, new, limit=left))
+        )
 
     def delete_payload(
         self,
@@ -156,10 +174,12 @@ class KnowledgePoints(KnowledgeBase):
         *,
         ids: Sequence[KnowledgePointId] | None = None,
         where: Where | None = None,
+        limit: int | None = None,
     ) -> int:
         """Delete these top-level keys of the payload; return the number of points that have changed.
 
-        The points are those with these ids, or those that match.
+        The points are those with these ids, or those that match. With a `limit` of 1 to 10,000 points, call it and
+        commit until it returns less, as `Database.in_chunks` does.
 
         Raises:
             NotFoundError: The collection does not exist.
@@ -167,7 +187,10 @@ class KnowledgePoints(KnowledgeBase):
         which = chosen(ids, where)
         if isinstance(keys, str):
             raise InvalidInputError("keys: expected several, got one text; put it into a list")
-        return self._affected(queries.delete_payload(self._name(collection), which, keys))
+        name = self._name(collection)
+        return len(
+            self._in_turns(limit, lambda left: queries.delete_payload(name, which, keys, limit=left))
+        )
 
     def scroll(
         self,

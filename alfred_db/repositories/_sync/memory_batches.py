@@ -230,13 +230,10 @@ def _count_in(
             into[target] = _Told({**told[text].values}, None, None)
     if into:
         session.execute(queries.hold(list(into)))
-        session.execute(
-            queries.count_in(),
-            [
-                {"into": target, "more": one.values["seen_count"], "weight": one.values["importance"]}
-                for target, one in into.items()
-            ],
-        )
+        counts = [
+            (target, one.values["seen_count"], one.values["importance"]) for target, one in into.items()
+        ]
+        session.execute(queries.count_in(counts))
 
 
 def _store(

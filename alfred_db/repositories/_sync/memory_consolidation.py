@@ -25,8 +25,6 @@ from .memory_recall import COMPARED
 NEIGHBOURS = 20
 """The number of near duplicates of a memory that are compared."""
 
-_options = {"populate_existing": True, "synchronize_session": False}
-
 
 class MemoryConsolidation(MemoryBase):
     """The part of the memory repository that merges memories."""
@@ -41,7 +39,8 @@ class MemoryConsolidation(MemoryBase):
         """Merge memories that mean nearly the same into the newest of them; compares the whole bank.
 
         The newest memory keeps its vector. It gets the sum of the counts, the highest importance, and the
-        latest use and expiry of its group.
+        latest use and expiry of its group. The search, which takes most of the time, locks nothing. To merge in
+        short transactions, call `find_groups`, and `merge_groups` by `Database.in_chunks_of`.
 
         Args:
             bank: The bank or its id.
@@ -55,35 +54,81 @@ class MemoryConsolidation(MemoryBase):
         Raises:
             NotFoundError: The bank does not exist.
         """
+        groups = self.find_groups(bank, within=within)
+        return self.merge_groups(groups, within=within, merge=merge)
+
+    def find_groups(
+        self,
+        bank: MemoryBank | int,
+        *,
+        within: float = NEAR,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sequence[Sequence[int]]:
+        """Return groups of memories that mean nearly the same, as ids, the newest first; compares the whole bank.
+
+        Only reads: while it runs, it holds back neither writers nor the readers of events.
+
+        Args:
+            bank: The bank or its id.
+            within: The greatest cosine distance of a memory to the newest one of its group.
+            progress: Called with the number of memories compared so far.
+
+        Raises:
+            NotFoundError: The bank does not exist.
+        """
         check("within", within, 0, 2)
         session, bank_id = self._session, id_of(bank)
-        removed = 0
         with translated():
-            if session.scalar(memory_banks.hold(bank_id, for_removal=False)) is None:
+            if session.scalar(memory_banks.known(bank_id)) is None:
                 raise not_found("memory bank", bank_id)
-            groups = _stars(_pairs(session, bank_id, within))
-            ids = [memory_id for group in groups for memory_id in group]
-            held = session.scalars(queries.hold(ids), execution_options=_options)
+            return _stars(_pairs(session, bank_id, within, progress))
+
+    def merge_groups(
+        self,
+        groups: Sequence[Sequence[int]],
+        *,
+        within: float = NEAR,
+        merge: Callable[[Sequence[Memory]], str] | None = None,
+    ) -> int:
+        """Merge groups that `find_groups` has returned.
+
+        Memories that were deleted, have expired or mean something else by now are left out.
+
+        Args:
+            groups: The groups, or some of them.
+            within: The same distance as in `find_groups`.
+            merge: Called with a group, the newest first; returns the text to keep. None keeps the newest
+                text.
+
+        Returns:
+            The number of memories deleted.
+        """
+        check("within", within, 0, 2)
+        pairs = [(newest, other) for newest, *others in filter(None, groups) for other in others]
+        if not pairs:
+            return 0
+        with translated():
+            # The locks last until the end of the transaction: nobody changes what is compared here.
+            held = self._all(queries.hold([memory_id for pair in pairs for memory_id in pair]))
             memories = {memory.id: memory for memory in held}
-            for newest, *others in groups:
-                group = [memories[memory_id] for memory_id in (newest, *others) if memory_id in memories]
-                if newest not in memories or len(group) < 2:
-                    continue  # deleted by another transaction meanwhile
-                values = _together(group)
-                if merge is not None:
-                    content = merge(group)
-                    values |= {"content": content, "content_hash": content_hash(content)}
-                session.execute(queries.remove(others), execution_options=_options)
-                session.execute(queries.change(newest, values), execution_options=_options)
-                removed += len(group) - 1
-        return removed
+            near: dict[int, list[Memory]] = {}
+            for newest, other in self._rows(queries.still_near(pairs, within)):
+                near.setdefault(newest, [memories[newest]]).append(memories[other])
+            changes = [_together(group, merge) for group in near.values()]
+            removed = [memory.id for _, *others in near.values() for memory in others]
+            if removed:
+                self._rows(queries.remove(removed))
+                self._rows(queries.merge(changes))
+        return len(removed)
 
 
-def _pairs(session: Session, bank_id: int, near: float) -> list[tuple[int, int]]:
+def _pairs(
+    session: Session, bank_id: int, near: float, progress: Callable[[int], None] | None
+) -> list[tuple[int, int]]:
     matches, _ = estimate(session, Memory, queries.in_bank(bank_id))
     set_local(session, scan_settings(NEIGHBOURS, EFFORT, iterative=True))
     pairs: list[tuple[int, int]] = []
-    after = -1
+    after, compared = -1, 0
     while True:
         statement = queries.neighbours(
             bank_id, after=after, rows=AT_ONCE, limit=NEIGHBOURS + 1, exact=matches <= COMPARED
@@ -91,7 +136,10 @@ def _pairs(session: Session, bank_id: int, near: float) -> list[tuple[int, int]]
         rows = (session.execute(statement)).all()
         if not rows:
             return pairs
-        after = max(row.id for row in rows)
+        ids = {row.id for row in rows}
+        after, compared = max(ids), compared + len(ids)
+        if progress is not None:
+            progress(compared)
         pairs += [
             (row.id, row.other)
             for row in rows
@@ -118,13 +166,17 @@ def _stars(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
     return groups
 
 
-def _together(group: Sequence[Memory]) -> dict[str, Any]:
-    """Return the combined counts, times and importance of a group."""
+def _together(group: Sequence[Memory], merge: Callable[[Sequence[Memory]], str] | None) -> dict[str, Any]:
+    """Return the new values of the newest memory of a group."""
     expiries = [memory.expires_at for memory in group]
+    content = None if merge is None else merge(group)
     return {
+        "id": group[0].id,
         "importance": max(memory.importance for memory in group),
         "seen_count": sum(memory.seen_count for memory in group),
         "access_count": sum(memory.access_count for memory in group),
         "last_accessed": max(filter(None, (memory.last_accessed for memory in group)), default=None),
         "expires_at": None if None in expiries else max(expiry for expiry in expiries if expiry is not None),
+        "content": content,
+        "content_hash": None if content is None else content_hash(content),
     }

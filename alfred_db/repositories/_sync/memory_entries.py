@@ -99,9 +99,17 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         if self._write(queries.remove(entry_id)) is None:
             raise not_found("memory entry", entry_id)
 
-    def forget_all(self, namespace: str) -> int:
-        """Delete all entries of a namespace; return their number."""
-        return len(self._rows(queries.empty(namespace)))
+    def forget_all(self, namespace: str, *, limit: int | None = None) -> int:
+        """Delete all entries of a namespace; return their number.
+
+        With a `limit`, call it and commit until it returns less.
+
+        Args:
+            namespace: The namespace.
+            limit: The maximum number of entries, 1 to 10,000. None deletes all in this transaction; for many, use
+                `Database.in_chunks`.
+        """
+        return len(self._in_turns(limit, lambda left: queries.empty(namespace, limit=left)))
 
     def search(
         self,

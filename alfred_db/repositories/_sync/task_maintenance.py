@@ -60,14 +60,10 @@ class TaskMaintenance(Repository):
             The number of tasks deleted.
         """
         within("older_than", older_than, 0, MAX_SECONDS)
-        within("limit", limit, 1, MAX_BATCH)
-        deleted = 0
-        while deleted < limit:
-            statement = queries.purge(older_than, status=status, queue=queue, limit=limit - deleted)
-            if not (rows := self._rows(statement)):
-                break
-            deleted += len(rows)
-        return deleted
+        deleted = self._in_turns(
+            limit, lambda left: queries.purge(older_than, status=status, queue=queue, limit=left or limit)
+        )
+        return len(deleted)
 
     def purgeable(
         self, *, older_than: float, status: TaskStatus | None = None, queue: str | None = None

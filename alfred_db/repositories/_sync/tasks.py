@@ -41,30 +41,48 @@ class TaskRepository(TaskEnqueueing, TaskLeases, TaskMaintenance):
         rows = self._all(queries.list_(parent=id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
-    def cancel(self, id: uuid.UUID, *, children: bool = True) -> Mapping[uuid.UUID, TaskStatus]:
+    def cancel(
+        self, id: uuid.UUID, *, children: bool = True, limit: int | None = None
+    ) -> Mapping[uuid.UUID, TaskStatus]:
         """Cancel a task and, unless `children` is False, all parts of it.
 
         Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified by its next
         heartbeat, and may still complete it. No more parts can be enqueued. Waits for transactions that are
-        enqueueing parts, and cancels these too.
+        enqueueing parts, and cancels these too. With a `limit`, call it and commit until it returns less; tasks whose
+        cancellation is requested already are left out.
+
+        Args:
+            id: The task.
+            children: Whether its parts are cancelled too, and theirs.
+            limit: The maximum number of tasks, 1 to 10,000. None cancels all in this transaction; for many, use
+                `Database.in_chunks`.
 
         Returns:
             The status of each task concerned, by `id`.
 
         Raises:
             NotFoundError: The task does not exist.
-            InvalidTransition: The task has ended, and no part of it can be cancelled.
+            InvalidTransition: The task has ended, and no part of it can be cancelled. With a `limit`, only if it
+                has no parts that were cancelled before.
         """
         found: dict[uuid.UUID, TaskStatus] = {}
-        while rows := [
-            row for row in self._rows(queries.cancel(id, children=children)) if row[0] not in found
-        ]:
-            found |= {row[0]: row[1] for row in rows}
+        if limit is not None:
+            rows = self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
+            found = {row[0]: row[1] for row in rows}
+        while limit is None and (
+            new := [
+                row for row in self._rows(queries.cancel(id, children=children)) if row[0] not in found
+            ]
+        ):
+            found |= {row[0]: row[1] for row in new}
             if not children:
                 break
         if not found:
             task = self._existing(id)
-            if task.status is not TaskStatus.CANCELLED:
+            requested = task.status is TaskStatus.PROCESSING and task.cancel_requested_at is not None
+            if not (task.status is TaskStatus.CANCELLED or requested) and not (
+                limit and children and self._first(queries.cancelled_parts(id)) is not None
+            ):
                 raise InvalidTransition(f"task {id}: is {task.status} and cannot be cancelled any more")
         return found
 

@@ -109,11 +109,21 @@ class WebSessionRepository(Repository):
         """End a session; return whether there was one."""
         return bool(fetch(self._session, queries.revoke(), {"id": _hash(token)}))
 
-    def revoke_user(self, user_id: str, *, keep: str | None = None) -> int:
-        """End all sessions of a user, but the one with the token `keep`; return their number."""
+    def revoke_user(self, user_id: str, *, keep: str | None = None, limit: int | None = None) -> int:
+        """End all sessions of a user, but the one with the token `keep`; return their number.
+
+        With a `limit`, call it and commit until it returns less.
+
+        Args:
+            user_id: The user.
+            keep: The token of the session that stays.
+            limit: The maximum number of sessions, 1 to 10,000; None ends all.
+        """
         _check_user(user_id)
+        if limit is not None:
+            within("limit", limit, 1, 10_000)
         parameters = {"user_id": user_id, "kept": b"" if keep is None else _hash(keep)}
-        return len(fetch(self._session, queries.revoke_user(), parameters))
+        return len(fetch(self._session, queries.revoke_user(limit=limit), parameters))
 
     def list_user(self, user_id: str) -> Sequence[ActiveWebSession]:
         """Return the sessions of a user that have not ended, the newest first."""

@@ -132,11 +132,19 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             raise _taken(idempotency_key)
         return known, False
 
-    def cancel(self, execution_id: int) -> Mapping[int, WorkflowExecutionStatus]:
+    def cancel(
+        self, execution_id: int, *, limit: int | None = None
+    ) -> Mapping[int, WorkflowExecutionStatus]:
         """Cancel an execution and all executions that it has started.
 
         Waiting and sleeping ones are `cancelled` at once. A running one stays `running`: its worker is
-        notified by `heartbeat` and before its next step, and ends it.
+        notified by `heartbeat` and before its next step, and ends it. With a `limit`, call it and commit until it
+        returns less; executions whose cancellation is requested already are left out.
+
+        Args:
+            execution_id: The execution.
+            limit: The maximum number of executions, 1 to 10,000. None cancels all in this transaction; for many,
+                use `Database.in_chunks`.
 
         Returns:
             The new status of each execution that was live, by id.
@@ -145,15 +153,14 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             NotFoundError: The execution does not exist.
             InvalidTransition: The execution has ended.
         """
-        tree = self._rows(queries.tree(execution_id))
-        statuses = {row[0]: row[1] for row in tree}
-        if execution_id not in statuses:
-            raise not_found("workflow execution", execution_id)
-        if statuses[execution_id] in _ENDED:
-            raise InvalidTransition(
-                f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
+        if limit is not None:
+            self._live(execution_id)
+            part = self._in_turns(
+                limit, lambda left: queries.cancel_some(execution_id, limit=left or 1)
             )
+            return {row[0]: row[1] for row in sorted(part)}
         found: dict[int, WorkflowExecutionStatus] = {}
+        statuses = self._live(execution_id, lock=True)
         left = set(statuses)
         while left:
             found |= {row[0]: row[1] for row in self._rows(queries.cancel(sorted(left)))}
@@ -163,6 +170,18 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             left = {row[0] for row in tree} - statuses.keys()
             statuses |= {row[0]: row[1] for row in tree}
         return {id: found[id] for id in sorted(found)}
+
+    def _live(self, execution_id: int, *, lock: bool = False) -> dict[int, WorkflowExecutionStatus]:
+        """Return the statuses of an execution that has neither completed nor failed, and of its tree if they are locked."""
+        rows = self._rows(queries.tree(execution_id) if lock else queries.status(execution_id))
+        statuses: dict[int, WorkflowExecutionStatus] = {row[0]: row[1] for row in rows}
+        if execution_id not in statuses:
+            raise not_found("workflow execution", execution_id)
+        if statuses[execution_id] in _ENDED:
+            raise InvalidTransition(
+                f"workflow execution {execution_id}: is {statuses[execution_id]} and cannot be cancelled any more"
+            )
+        return statuses
 
     def waiting(self, workflow_ids: Sequence[int]) -> Sequence[WaitingWorkflowVersion]:
         """Return the other versions that have executions waiting for a worker, and their number."""
@@ -200,15 +219,8 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
         Returns:
             The number of executions deleted.
         """
-        within("limit", limit, 1, 10_000)
         within("older_than", older_than, 0, MAX_SECONDS)
-        deleted = 0
-        while deleted < limit:
-            rows = self._rows(queries.purge(older_than, limit=limit - deleted))
-            if not rows:
-                break
-            deleted += len(rows)
-        return deleted
+        return len(self._in_turns(limit, lambda left: queries.purge(older_than, limit=left or limit)))
 
     def purgeable(self, *, older_than: float) -> int:
         """Return how many executions calls of `purge` delete in the end."""

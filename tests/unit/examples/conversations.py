@@ -17,7 +17,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call("words-4711", session_id=None, limit=471),
         call("words-4711", session_id="session-4711", limit=471),
     ],
-    "delete_session": [call("session-4711")],
+    "delete_session": [call("session-4711", limit=None), call("session-4711", limit=471)],
     "count_in": [call("session-4711", 4711, 471147)],
     "free_rows": [call(["session-4711", "session-4712"])],
     "count_out": [call({4711: 47, 4712: 471})],

@@ -24,6 +24,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(node_type="type-4711", properties=PROPERTIES, after="WyJhLTQ3MTEiLCJrLTQ3MTEiXQ==", limit=471),
     ],
     "hold_node": [call(NODE)],
+    "delete_edges": [call(NODE, limit=None), call(NODE, limit=471)],
     "delete_node": [call(NODE)],
     "upsert_edge": [
         call(NODE, OTHER, "type-4711", weight=4711.5, properties=PROPERTIES, valid_from=None, valid_to=None),
@@ -47,20 +48,5 @@ EXAMPLES: dict[str, list[Call]] = {
             after="WyIyMDExLTA0LTA3IDAwOjAwOjAwKzAwOjAwIiwgIjBhMWIyYzNkLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMCJd",
             limit=471,
         ),
-    ],
-    "neighbours": [
-        call("out", typed=False, dated=False),
-        call("in", typed=True, dated=False),
-        call("both", typed=True, dated=True),
-    ],
-    "subgraph": [
-        call("out", typed=False, dated=False),
-        call("in", typed=True, dated=False),
-        call("both", typed=True, dated=True),
-    ],
-    "shortest_path": [
-        call("out", typed=False, dated=False),
-        call("in", typed=True, dated=False),
-        call("both", typed=True, dated=True),
     ],
 }

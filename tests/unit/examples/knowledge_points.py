@@ -46,8 +46,8 @@ EXAMPLES: dict[str, list[Call]] = {
         call(COLLECTION, "key-4711.key-4712", where=None, limit=471),
         call(COLLECTION, "key-4711", where=WHERE, limit=471),
     ],
-    "remove": [call(COLLECTION, WHICH)],
-    "set_payload": [call(COLLECTION, WHICH, PAYLOAD)],
+    "remove": [call(COLLECTION, WHICH), call(COLLECTION, WHICH, limit=471)],
+    "set_payload": [call(COLLECTION, WHICH, PAYLOAD), call(COLLECTION, WHICH, PAYLOAD, limit=471)],
     "overwrite_payload": [call(COLLECTION, WHICH, PAYLOAD)],
     "delete_payload": [call(COLLECTION, WHICH, ["key-4711"])],
     "best_of_groups": [

@@ -11,7 +11,8 @@ EXAMPLES: dict[str, list[Call]] = {
     "get_by_name": [call("name-4711")],
     "change": [call(4711, {"name": "name-4711"})],
     "hold": [call(4711, for_removal=True), call(4711, for_removal=False)],
-    "empty": [call(4711)],
+    "known": [call(4711)],
+    "empty": [call(4711, limit=None), call(4711, limit=471)],
     "remove": [call(4711)],
     "list_": [call(after=None, limit=471), call(after="WzQ3MTFd", limit=471)],
 }

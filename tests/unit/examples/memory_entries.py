@@ -25,7 +25,7 @@ EXAMPLES: dict[str, list[Call]] = {
     ],
     "get": [call(ENTRY)],
     "remove": [call(ENTRY)],
-    "empty": [call("namespace-4711")],
+    "empty": [call("namespace-4711", limit=None), call("namespace-4711", limit=471)],
     "list_": [
         call("namespace-4711", after=None, limit=471),
         call(

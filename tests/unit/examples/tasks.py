@@ -38,7 +38,8 @@ EXAMPLES: dict[str, list[Call]] = {
     ],
     "count": [call(up_to=None), call(up_to=471, **FILTERS)],
     "lock_parents": [call([TASK])],
-    "cancel": [call(TASK, children=True), call(TASK, children=False)],
+    "cancel": [call(TASK, children=True), call(TASK, children=False), call(TASK, children=True, limit=471)],
+    "cancelled_parts": [call(TASK)],
     "requeue": [call(TASK)],
     "requeue_failed": [call(intent=None, limit=471), call(intent="intent-4711", limit=471)],
 }

@@ -11,7 +11,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "purge": [call(limit=4711)],
     "purgeable": [call()],
     "revoke": [call()],
-    "revoke_user": [call()],
+    "revoke_user": [call(limit=None), call(limit=471)],
     "rotate": [call(login=True), call(login=False)],
     "save": [call()],
     "touch": [call()],

@@ -35,6 +35,8 @@ EXAMPLES: dict[str, list[Call]] = {
     "waiting": [call([4711, 4712])],
     "tree": [call(4711)],
     "cancel": [call([4711, 4712])],
+    "cancel_some": [call(4711, limit=471)],
+    "status": [call(4711)],
     "children": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
     "history": [call("name-4711", after=None, limit=471), call("name-4711", after="WzQ3MTFd", limit=471)],
     "purge": [call(4711.5, limit=471)],
