@@ -16,6 +16,7 @@ from alfred_db.engine import chunks
 from alfred_db.errors import InvalidTransition, NotFoundError
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.search.filters import Filter, eq
+from alfred_db.values.rate_limits import RateLimitMethod
 
 ROWS, LIMIT = 25, 10
 Call = Callable[[UnitOfWork, int | None], int | Sized]
@@ -54,6 +55,14 @@ def _cached(uow: UnitOfWork) -> Call:
     uow.cache.set_many({f"p:{number}": b"" for number in range(ROWS)})
     uow.cache.set("q:1", b"")
     return lambda uow, limit: uow.cache.clear("p:", limit=limit)
+
+
+def _limited(uow: UnitOfWork) -> Call:
+    for number in range(ROWS):
+        algorithm: RateLimitMethod = "token-bucket" if number % 2 else "fixed-window"
+        uow.rate_limits.hit(f"p:{number}", limit=5, period=60, algorithm=algorithm)
+    uow.rate_limits.hit("q:1", limit=5, period=60)
+    return lambda uow, limit: uow.rate_limits.clear("p:", limit=limit)
 
 
 def _signed_in(uow: UnitOfWork) -> Call:
@@ -129,7 +138,7 @@ def _executions(uow: UnitOfWork) -> Call:
 CASES = {
     build.__name__: build
     for build in (
-        _bank, _pruned, _entries, _session, _cached, _signed_in, _node, _deleted, _set, _overwritten, _shortened, _parts,
+        _bank, _pruned, _entries, _session, _cached, _limited, _signed_in, _node, _deleted, _set, _overwritten, _shortened, _parts,
         _executions,
     )
 }  # fmt: skip
@@ -141,6 +150,7 @@ CONTENT = (
     "SELECT count(*), (SELECT count(*) FROM conversation_sessions) FROM conversations",
     "SELECT array_agg(key ORDER BY key) FROM cache",
     "SELECT count(*) FROM web_sessions",
+    "SELECT array_agg(key ORDER BY key) FROM rate_limits",
     "SELECT count(*), (SELECT count(*) FROM entity.entity_node) FROM entity.entity_edge",
     "SELECT array_agg((id, payload) ORDER BY id) FROM knowledge_points",
     "SELECT array_agg((intent, status, cancel_requested_at IS NULL) ORDER BY id) FROM tasks",
@@ -226,7 +236,8 @@ def test_what_is_committed_stays_when_a_later_chunk_fails(db: Database) -> None:
         assert uow.session.scalar(text("SELECT count(*) FROM conversations")) == ROWS - 10
 
 
-def test_parts_of_a_sequence(db: Database) -> None:
+def test_parts_of_a_sequence(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "LONG", 1e6)
     reported: list[int] = []
     with db.begin() as uow:
         bank = uow.memory_banks.get_or_create("bank").id

@@ -139,18 +139,26 @@ class RateLimitRepository(Repository):
         keys = [f"{algorithm}:{key}" for algorithm in _STORED]
         return bool(fetch(self._session, queries.reset(), {"keys": keys}))
 
-    def clear(self, prefix: str = "") -> int:
-        """Forget what was counted for all keys that start with a prefix; return the number of states."""
+    def clear(self, prefix: str = "", *, limit: int | None = None) -> int:
+        """Forget what was counted for all keys that start with a prefix; return the number of states.
+
+        With a `limit`, call it and commit until it returns less. `Database.rate_limits` commits each statement anyway.
+
+        Args:
+            prefix: The start of the keys.
+            limit: The maximum number of states, 1 to 10,000; None deletes all.
+        """
         storable("prefix", prefix)
+        if limit is not None:
+            within("limit", limit, 1, MAX_CLEARED)
         removed = 0
         for algorithm in _STORED:
             start = f"{algorithm}:{prefix}"
-            statement = queries.clear(limit=MAX_CLEARED)
-            found = MAX_CLEARED
-            while found == MAX_CLEARED:
-                found = len(
-                    fetch(self._session, statement, {"prefix": start, "end": prefix_end(start)})
-                )
+            most = found = 1
+            while found == most and (limit is None or removed < limit):
+                most = MAX_CLEARED if limit is None else limit - removed
+                parameters = {"prefix": start, "end": prefix_end(start)}
+                found = len(fetch(self._session, queries.clear(limit=most), parameters))
                 removed += found
         return removed
 
