@@ -1,13 +1,13 @@
-"""Indexes of metadata, and of the results of a test run.
+"""Indexes of metadata, of pending requests, and of the results of a test run.
 
 Lock impact: indexes of tables that hold rows are built CONCURRENTLY, outside of a transaction; the tables are written
-meanwhile.
+meanwhile. Each partition of the request log gets its index for itself.
 """
 
 from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import build_indexes, ddl
-from alfred_db.migrate.operations_v2 import build_schema_indexes, drop_index
+from alfred_db.migrate.operations_v2 import build_partitioned_indexes, build_schema_indexes, drop_index
 
 revision = "alfred_0036_filter_indexes"
 down_revision = "alfred_0035_cache_bounds"
@@ -33,23 +33,30 @@ INDEXES = {
     },
 }
 
+REQUESTS = {"idx_broker_request_pending": "(created_at, id) WHERE status = 'pending'"}
+
 
 def upgrade() -> None:
     # What was built before a failure is committed as soon as one table holds rows.
     for (table, _), indexes in INDEXES.items():
         for name in indexes:
             drop_index(_of(table, name))
+    for name in REQUESTS:
+        drop_index(f"brk_tracking.{name}")
     for (table, made_by), indexes in INDEXES.items():
         if "." in table:
             build_schema_indexes(table, indexes)
         else:
             build_indexes(table, made_by, indexes)
+    build_partitioned_indexes("brk_tracking.broker_request", REQUESTS)
 
 
 def downgrade() -> None:
     for (table, _), indexes in INDEXES.items():
         for name in indexes:
             ddl(f"DROP INDEX {_of(table, name)}")
+    for name in REQUESTS:
+        ddl(f"DROP INDEX brk_tracking.{name}")
 
 
 def _of(table: str, index: str) -> str:

@@ -1,6 +1,6 @@
 """Indexes of fields in JSON columns, which the owner of a database adds for the range filters of searches.
 
-They are not part of the models. `check` knows them by the beginning of their names, and upgrades keep them.
+They are not part of the models. `migrate.check` knows them by the beginning of their names, and upgrades keep them.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ def drop_field(
     with _owner(engine, lock_timeout) as connection:
         home, _, partitions = _place(connection, model, schema)
         if not any(one.name == name for one in field_indexes(connection, schema)):
-            raise NotFoundError(
-                f"field {shown(field)}: it has no index; `alfred-db indexes list` shows those that exist"
-            )
+            run = command("indexes list", connection.engine.url, schema)
+            raise NotFoundError(f"field {shown(field)}: it has no index; {run} shows those that exist")
         _drop(connection, home, name, partitions)
 
 

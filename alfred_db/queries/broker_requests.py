@@ -31,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.orm import InstrumentedAttribute, aliased, defer
+from sqlalchemy.orm import aliased, defer
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.selectable import LateralFromClause
 
@@ -47,7 +47,7 @@ from ..models.base import table_of
 from ..types import Text
 from ..values.broker import TokenUsageKey
 from .shapes.functions import func
-from .shapes.literals import among, any_of, hashed, materialized, number, seconds_ago
+from .shapes.literals import among, any_of, constant, hashed, materialized, number, seconds_ago
 from .shapes.paging import page
 
 LIST_KEY = ("created_at", "id")
@@ -199,11 +199,12 @@ def recent(
         limit: Size of the page.
     """
     conditions: list[ColumnElement[bool]] = []
-    asked: tuple[tuple[InstrumentedAttribute[Any], object], ...] = (
-        (BrokerRequest.model, model),
-        (BrokerRequest.status, status),
-    )
-    conditions += [column == value for column, value in asked if value is not None]
+    if model is not None:
+        conditions.append(BrokerRequest.model == model)
+    if status == BrokerRequestStatus.PENDING:  # a literal, as the index is of these only
+        conditions.append(BrokerRequest.status == constant(BrokerRequestStatus.PENDING))
+    elif status is not None:
+        conditions.append(BrokerRequest.status == status)
     conditions += _named(provider, agent_name)
     if session_id is not None:
         conditions += hashed(BrokerRequest.session_id.expression, session_id)

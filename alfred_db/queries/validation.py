@@ -218,8 +218,10 @@ def list_results(
 ) -> Select[TestResult]:
     """Select a page of the results of a run, ordered by id; `status` filters if it is not None."""
     statement = select(TestResult).where(TestResult.test_run_id == run_id)
-    if status is not None:
-        statement = statement.where(TestResult.status == constant(status))
+    if status == TestResultStatus.FAIL:  # a literal, as the index is of these only
+        statement = statement.where(TestResult.status == constant(TestResultStatus.FAIL))
+    elif status is not None:
+        statement = statement.where(TestResult.status == status)
     return page(statement, [TestResult.id], after=after, limit=limit)
 
 

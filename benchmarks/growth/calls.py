@@ -31,6 +31,7 @@ REFUSED = {
     "broker_requests.unschedule_maintenance": "needs pg_cron",
     "events.schedule_maintenance": "needs pg_cron",
     "events.unschedule_maintenance": "needs pg_cron",
+    "spaces.switch": "needs a vector of every row in another space",
     "broker_requests.detach_partition": "runs outside of a transaction, and cannot be rolled back",
     "events.detach_partition": "runs outside of a transaction, and cannot be rolled back",
 }
@@ -228,8 +229,9 @@ CALLS: Calls = {
         "embedding": _vector(384),
         "where": Filter(must=[eq("metadata.k", 7)]),
     },
-    "memory_entries.search": lambda p: {"embedding": _vector(768)},
+    "memory_entries.search": lambda p: {"namespace": "namespace-3", "embedding": _vector(768)},
     "memory_entries.search, by a field": lambda p: {
+        "namespace": "namespace-7",
         "embedding": _vector(768),
         "where": Filter(must=[eq("metadata.k", 7)]),
     },

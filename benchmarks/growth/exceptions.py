@@ -13,9 +13,6 @@ EXCEPTIONS: dict[str, str] = {
         "adds up every request of the period, here a year, so that late requests count too; pass a model, a provider or an"
         " agent, or keep the sums of days that have ended"
     ),
-    "broker_requests.recent, pending ones": (
-        "an index of the status would make the end of each request write all indexes; pass `since`, as the pending ones that matter are recent"
-    ),
     "tasks.count": _COUNTED,
     "tasks.count, completed ones": _COUNTED,
     "tasks.list, before a time": "reads from the newest; pass the cursor of a page, or `created_after` too",

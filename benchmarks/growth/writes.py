@@ -61,6 +61,7 @@ CALLS = {
     "idx_tasks_created_at": "tasks.list, of a minute",
     "idx_broker_request_session_id": "broker_requests.recent, of a session",
     "idx_broker_request_provider": "broker_requests.recent, of a small provider",
+    "idx_broker_request_pending": "broker_requests.recent, pending ones",
     "idx_broker_request_agent_name": "broker_requests.recent, of an agent with few",
     "idx_workflow_executions_workflow_id": "workflows.history, of a small one",
     "idx_workflow_executions_parent_execution_id": "workflows.children",
@@ -93,7 +94,10 @@ def _indexes() -> Iterator[Index]:
     for (table, _), replaced in growth.REPLACED.items():
         for name, (before, _after) in replaced.items():
             yield Index(name, table, before, CALLS[name])
-    for (table, _), names in _revision("filter_indexes").INDEXES.items():
+    filters = _revision("filter_indexes")
+    for name in filters.REQUESTS:
+        yield Index(name, "brk_tracking.broker_request", call=CALLS[name])
+    for (table, _), names in filters.INDEXES.items():
         for name in names:
             yield Index(name, table, call=CALLS[name])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,7 +44,8 @@ FILL = (
     """,
     """
     INSERT INTO {tracking}broker_request (request_id, status, finished_at, provider, agent_name, session_id)
-    SELECT n::text, 'completed', now(), CASE WHEN n % 1000 = 1 THEN 'small' ELSE 'large' END,
+    SELECT n::text, CASE WHEN n % 1000 = 3 THEN 'pending' ELSE 'completed' END, CASE WHEN n % 1000 <> 3 THEN now() END,
+        CASE WHEN n % 1000 = 1 THEN 'small' ELSE 'large' END,
         CASE WHEN n % 1000 = 2 THEN 'quiet' ELSE 'loud' END, 'session-' || n / 10
     FROM generate_series(1, :rows) AS n
     """,
@@ -108,6 +110,10 @@ PLANS: dict[str, tuple[Statement, str]] = {
     "requests by session": (lambda k: _recent(session_id="session-7"), "hashtextextended(session_id"),
     "requests by agent": (lambda k: _recent(agent_name="quiet"), "hashtext(agent_name"),
     "requests by provider": (lambda k: _recent(provider="small"), "hashtextextended(provider"),
+    "pending requests": (
+        lambda k: _recent(status=BrokerRequestStatus.PENDING),
+        "broker_request_default_created_at_id_idx|broker_request_\\d+_\\d+_created_at_id_idx",
+    ),
     "executions of a name": (
         lambda k: workflows.history("50", after=None, limit=10),
         "idx_workflow_executions_workflow_id",
@@ -154,10 +160,8 @@ PLANS: dict[str, tuple[Statement, str]] = {
 
 
 def _recent(**by: Any) -> Any:
-    others: dict[str, Any] = {"model": None, "provider": None, "agent_name": None, "session_id": None, **by}
-    return broker_requests.recent(
-        since=None, until=None, status=None, contents=False, after=None, limit=10, **others
-    )
+    others: dict[str, Any] = dict.fromkeys(("model", "provider", "agent_name", "session_id", "status")) | by
+    return broker_requests.recent(since=None, until=None, contents=False, after=None, limit=10, **others)
 
 
 def _by_metadata(model: type[Base]) -> Any:
@@ -197,7 +201,7 @@ async def test_what_wants_little_reads_little(uow: AsyncUnitOfWork, schema: str 
     known = {name: (await session.execute(text(sql))).scalar_one() for name, sql in keys.items()}
     for name, (build, index) in PLANS.items():
         plan = "\n".join(await session.scalars(Explain(build(known))))
-        assert index in plan, f"{name}:\n{plan}"
+        assert re.search(index if "|" in index else re.escape(index), plan), f"{name}:\n{plan}"
     for status, index in (
         (TaskStatus.FAILED, "idx_tasks_failed"),
         (TaskStatus.CANCELLED, "idx_tasks_cancelled"),
