@@ -45,6 +45,7 @@ COMMANDS = {
     ),
     "sql": ("migrations", "Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."),
     "tasks": ("tasks", "List, requeue and cancel tasks, and show the health of the queue."),
+    "top": ("top", "Show queues, workers, schedules and workflows, until Ctrl-C."),
     "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
     "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),
     "worker": ("worker", "Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once."),

@@ -121,6 +121,46 @@ def unhandled(after: float) -> Select[str, float]:
     )
 
 
+def holders(limit: int) -> Select[str, int, float]:
+    """Select the workers that hold tasks: how many, and the age of the first attempt."""
+    return (
+        select(
+            _t.worker_id, func.count().label("tasks"), _age(func.min(_t.attempt_started_at)).label("longest")
+        )
+        .where(_has(TaskStatus.PROCESSING), _t.worker_id.is_not(None))
+        .group_by(_t.worker_id)
+        .order_by(func.min(_t.attempt_started_at))
+        .limit(number(limit))
+    )
+
+
+def longest(limit: int) -> Select[*tuple[Any, ...]]:
+    """Select the tasks whose attempts run longest."""
+    return (
+        select(
+            _t.task_id,
+            _t.intent,
+            _t.queue,
+            _t.worker_id,
+            _age(_t.attempt_started_at).label("seconds"),
+            (_t.lease_expires_at <= _now()).label("expired"),
+        )
+        .where(_has(TaskStatus.PROCESSING))
+        .order_by(_t.attempt_started_at)
+        .limit(number(limit))
+    )
+
+
+def latest_failed(limit: int) -> Select[*tuple[Any, ...]]:
+    """Select the tasks that failed last."""
+    return (
+        select(_t.task_id, _t.intent, _t.queue, _t.error_code, _age(_t.failed_at).label("seconds"))
+        .where(_has(TaskStatus.FAILED))
+        .order_by(_t.failed_at.desc())
+        .limit(number(limit))
+    )
+
+
 def _has(status: TaskStatus) -> ColumnElement[bool]:
     return _t.status == constant(status)
 

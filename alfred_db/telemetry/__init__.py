@@ -6,5 +6,6 @@ Importing this package imports none of the libraries that the extras `prometheus
 from __future__ import annotations
 
 from .figures import Figure, figures
+from .overview import Overview, overview
 
-__all__ = ["Figure", "figures"]
+__all__ = ["Figure", "Overview", "figures", "overview"]

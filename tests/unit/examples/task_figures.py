@@ -6,6 +6,9 @@ from . import Call, call
 
 EXAMPLES: dict[str, list[Call]] = {
     "failed": [call()],
+    "holders": [call(471)],
+    "latest_failed": [call(471)],
+    "longest": [call(471)],
     "running": [call()],
     "unhandled": [call(4711.5)],
     "waiting": [call()],
