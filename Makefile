@@ -14,7 +14,7 @@ WORKERS ?= 4
 # What one process of the tests has compiled, the others read.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-vectors bench-work bench-steady bench-mcp bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -81,6 +81,9 @@ bench-catalogs: .venv/bench.stamp ## measure the broker's log and the entity gra
 
 bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set
 	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
+
+bench-retrieval: .venv/bench.stamp ## measure how well searches find what is right, DATA=folder for the whole set or one of yours
+	PYTHONPATH=benchmarks $(BIN)/python -m retrieval $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
 
 bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=1000000 rows
 	PYTHONPATH=benchmarks:tests $(BIN)/python -m growth $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)

@@ -31,7 +31,6 @@ from ..models import Conversation, ConversationSession
 from ..models.base import table_of
 from ..types import Text
 from .shapes.functions import func
-from .shapes.hybrid_search import DIVIDED_BY_LENGTH
 from .shapes.literals import among, any_of, in_order, materialized, number, seconds_ago
 from .shapes.paging import page
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
@@ -44,6 +43,9 @@ NEW = ("session_id", "role", "content", "metadata")
 
 CANDIDATES = 1_000
 """Maximum number of messages that a search ranks."""
+
+DIVIDED_BY_LENGTH = 2
+"""The normalization option of ts_rank that divides the rank by the length of the text."""
 
 _sessions = table_of(ConversationSession)
 
@@ -187,7 +189,7 @@ def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
     Of the messages that match, the newest `CANDIDATES` are ranked: for common words the server reads messages from the
     newest on until it has these many, and for rare words it looks them up. The column `ranked` is their number.
     """
-    asked = tsquery(literal_column("'english'::regconfig"), "all")
+    asked = tsquery(literal_column("'english'::regconfig"))
     rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
     matching: AnySelect = select(*columns_of(Conversation), rank)
     matching = matching.where(Conversation.search.op("@@", is_comparison=True)(asked))

@@ -57,6 +57,10 @@ STORED = ("content", "content_hash", "embedding", "importance", "metadata", "emb
 _memories = table_of(Memory)
 
 
+IN_BANK = and_(Memory.memory_bank_id == bindparam("bank", type_=BigInteger), alive(Memory))
+"""The condition of `in_bank` for the parameter `bank`."""
+
+
 @lru_cache
 def in_bank(bank_id: int) -> ColumnElement[bool]:
     """The memories of a bank that have not expired."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, literal, literal_column, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from ..models import MemoryEntry
 from ..models.base import table_of
+from ..types import Text
 from ..vectors.formats import VectorLike
 from .shapes.functions import func
 from .shapes.literals import among, in_order
@@ -28,6 +30,11 @@ TSVECTOR = func.to_tsvector(
 _entries = table_of(MemoryEntry)
 
 
+IN_NAMESPACE = and_(MemoryEntry.namespace == bindparam("namespace", type_=Text), alive(MemoryEntry))
+"""The condition of `in_namespace` for the parameter `namespace`."""
+
+
+@lru_cache
 def in_namespace(namespace: str) -> ColumnElement[bool]:
     """The entries of a namespace that have not expired."""
     return and_(MemoryEntry.namespace == namespace, alive(MemoryEntry))

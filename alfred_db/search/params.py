@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import InvalidInputError
 
@@ -39,11 +40,16 @@ class SearchParams:
 
 @dataclass(frozen=True, slots=True)
 class SearchWeights:
-    """Weights of the legs of a hybrid search; with 0 the rows of a leg do not add to the score."""
+    """Weights of the legs of a hybrid search; with 0 the rows of a leg do not add to the score.
 
-    vector: float = 1.0
-    text: float = 1.0
-    trigram: float = 0.4
+    `docs/benchmarks/retrieval.md` has the curve by which the defaults were chosen.
+    """
+
+    vector: float = 0.3
+    text: float = 0.7
+    trigram: float = 0.2
+    fusion: Literal["scores", "ranks"] = "scores"
+    """`scores` adds the scores of the legs as shares of the best possible ones; `ranks` adds 1 / (5 + rank in the leg)."""
 
 
 def _within(name: str, value: float | None, least: float, most: float) -> None:

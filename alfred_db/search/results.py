@@ -53,9 +53,9 @@ class Hit(NamedTuple, Generic[RowT]):
     row: RowT
     """The columns of the model, by attribute; vectors and text search columns are not read."""
     distance: float | None
-    """The distance; None for a row that only other legs of a hybrid search found."""
+    """The distance; None for a row without a vector, and in a search by words alone."""
     score: float
-    """The score, higher is better: 1 - distance for cosine, or the fused score of a hybrid search."""
+    """The score, higher is better: 1 - distance for cosine, or the sum of the legs of a hybrid search."""
     ranks: Mapping[str, int] = MappingProxyType({})
     """The rank, from 1, in each leg of a hybrid search that found the row."""
 

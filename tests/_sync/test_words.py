@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import Text, column, func, select, values
 
 from alfred_db import Hit
-from alfred_db.queries.shapes.words import Match, bound_language, parameters, tsquery
+from alfred_db.queries.shapes.text_terms import asked, float8, given_terms, matches, rated
+from alfred_db.queries.shapes.words import Match, bound_language, parameters
 from alfred_db.repositories import UnitOfWork
 
 WORDS = ("cat", "dog", "owl", "the")
@@ -24,8 +25,11 @@ TEXTS = [
 
 def selected(uow: UnitOfWork, text: str, match: Match, language: str = "english") -> set[str]:
     rows = values(column("content", Text), name="rows").data([(one,) for one in TEXTS])
-    found = func.to_tsvector(bound_language(), rows.c.content).op("@@")(tsquery(bound_language(), match))
-    statement = select(rows.c.content).where(found).params(language=language, **parameters(text, match))
+    given = given_terms(bound_language())
+    counted = select(given.c.query, float8(1.0).label("n")).cte("counted")
+    found = asked(rated(counted, float8(1.0)), bound_language(), match, some=False).c.found
+    condition = matches(func.to_tsvector(bound_language(), rows.c.content), select(found).scalar_subquery())
+    statement = select(rows.c.content).where(condition).params(language=language, **parameters(text, match))
     return set(uow.session.scalars(statement))
 
 

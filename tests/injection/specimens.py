@@ -35,6 +35,8 @@ FOUND = "what `candidates` gave is the library's own: ids, which are bound, and 
 CRON = "the default server has no pg_cron; tests/test_cli_catalog.py gives the values where there is one"
 FILES = "a path of the file system, not of the database"
 
+FUSION = "One of two words, by which the statement is chosen."
+
 EXEMPT = {
     ("tasks", "complete_many", "claimed"): HELD,
     **{
@@ -53,6 +55,7 @@ EXEMPT = {
     ("memories", "page", "candidates"): FOUND,
     ("memory_entries", "page", "candidates"): FOUND,
     ("working_memory", "page", "candidates"): FOUND,
+    **{(noun, "hybrid_search", "weights"): FUSION for noun in ("documents", "memories", "memory_entries")},
     ("broker_requests", "schedule_maintenance", "schedule"): CRON,
     ("events", "schedule_maintenance", "schedule"): CRON,
 }

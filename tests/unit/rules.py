@@ -49,7 +49,7 @@ IMMUTABLE = _words(
     " jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_path_query_array jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
     " length ln log lower ltrim make_interval max md5 min mod ntile nullif octet_length percentile_cont"
     " phraseto_tsquery plainto_tsquery position pg_snapshot_xmax pg_snapshot_xmin power rank regexp_replace repeat replace right round row_number"
-    " rtrim setweight sha256 sign similarity split_part sqrt starts_with strict_word_similarity strpos subvector"
+    " rtrim setweight sha256 sign similarity split_part sqrt starts_with chr textcat tsvector_to_array strict_word_similarity strpos subvector"
     " substr substring sum to_tsquery to_tsvector trim ts_headline ts_rank ts_rank_cd unnest upper vector_dims"
     " system bernoulli vector_norm vector_send websearch_to_tsquery width_bucket word_similarity"
 )

@@ -13,19 +13,15 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.orm import Session
 
-from ...checks import check_word
 from ...engine.session import state_of
 from ...errors import ConfigurationError, UnreadableRow, translated
 from ...models import Base
 from ...models.base import table_of
-from ...queries.shapes import hybrid_search as hybrid
 from ...queries.shapes import vector_search as queries
 from ...queries.shapes.explain import Explain
 from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.vector_search import Partition
-from ...queries.shapes.words import Match
-from ...queries.shapes.words import parameters as words
-from ...search.params import MAX_EF_SEARCH, SearchParams, SearchWeights
+from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import MatrixLike, VectorLike
 from .copy import table_name
@@ -194,78 +190,6 @@ def candidates(
     )
 
 
-def hybrid_search(
-    session: Session,
-    model: type[Base],
-    text: str,
-    embedding: VectorLike | None,
-    *,
-    tsvector: ColumnElement[Any],
-    trigram: ColumnElement[str] | None = None,
-    limit: int = 10,
-    candidates: int = 50,
-    where: Where | None = None,
-    weights: SearchWeights = SearchWeights(),
-    language: str = "english",
-    match: Match = "any",
-) -> SearchResult[Any]:
-    """Return the best rows by meaning and by word, fused by rank in one statement.
-
-    Args:
-        session: The session whose transaction is used.
-        model: A model with a vector index.
-        text: The words to search for.
-        embedding: The vector to search for; None ranks by words alone.
-        tsvector: The column or expression of the text index.
-        trigram: A column whose similar spellings are a third ranking; needs pg_trgm.
-        limit: The maximum number of hits.
-        candidates: The number of rows of each ranking.
-        where: Only rows that match this filter.
-        weights: The weight of each ranking.
-        language: The language of `text`.
-        match: Whether any or all of the words must occur.
-    """
-    check_word("match", match, Match)
-    parameters: dict[str, Any] = {
-        "language": language,
-        **words(text, match),
-        "text_weight": float(weights.text),
-    }
-    nearest = embedding is not None
-    if nearest:
-        parameters |= {"embedding": embedding, "vector_weight": float(weights.vector)}
-    if trigram is not None:
-        parameters |= {"text": text, "trigram_weight": float(weights.trigram)}
-    condition = expression(model, where)
-    with translated():
-        if nearest:
-            set_local(
-                session, scan_settings(candidates, SearchParams(), iterative=condition is not None)
-            )
-        if condition is None:
-            best = hybrid.hybrid(
-                model, tsvector, trigram, limit=limit, candidates=candidates, match=match, nearest=nearest
-            )
-            rows = fetch_rows(session, best, parameters)
-        else:
-            matching = hybrid.hybrid_where(
-                model,
-                tsvector,
-                trigram,
-                limit=limit,
-                candidates=candidates,
-                match=match,
-                where=condition,
-                nearest=nearest,
-            )
-            rows = rows_of(session, matching, parameters)
-    if not nearest:
-        path = SearchPath.EXACT
-    else:
-        path = SearchPath.HNSW if condition is None else SearchPath.HNSW_ITERATIVE
-    return SearchResult([_fused_hit(row) for row in rows], path, False, len(rows))
-
-
 def near_enough(rows: Sequence[Row[Any]], max_distance: float | None) -> Sequence[Row[Any]]:
     """Return the rows within a distance.
 
@@ -282,15 +206,6 @@ def rows_of(session: Session, statement: Any, parameters: Mapping[str, Any]) -> 
             return (session.execute(statement, parameters)).all()
     except UnreadableRow as error:
         raise located(session, driver_of(session), error, statement, parameters) from None
-
-
-def _fused_hit(row: Row[Any]) -> Hit[Any]:
-    places: dict[str, int | None] = {
-        name: getattr(row, f"{name}_place", None) for name in ("vector", "text", "trigram")
-    }
-    return Hit(
-        row, row.distance, row.score, {name: place for name, place in places.items() if place is not None}
-    )
 
 
 def hit(row: Row[Any], operator: str | None = None) -> Hit[Any]:
@@ -423,7 +338,7 @@ def estimate(
     """
     name = table_name(session, table_of(model) if partition is None else partition.table)
     engine = bind_of(session).engine
-    key = (name, *_text(where))
+    key = (name, *text_of(where))
     kept = _estimates.setdefault(engine, {})
     if key in kept and kept[key][2] > time.monotonic():
         return kept[key][:2]
@@ -439,6 +354,7 @@ def estimate(
 
 
 @lru_cache
-def _text(where: ColumnElement[bool]) -> tuple[str, str]:
+def text_of(where: ColumnElement[bool]) -> tuple[str, str]:
+    """Return the SQL of a condition and its values, as the key of what is kept about it."""
     compiled = where.compile(dialect=DIALECT)
     return str(compiled), repr(compiled.params)

@@ -1,26 +1,34 @@
-"""Hybrid search: by vector, full text and trigrams, fused by rank in one statement.
+"""Hybrid search: by vector, full text and trigrams, ranked together in one statement.
 
-Reciprocal rank fusion: each leg adds weight / (60 + rank in the leg) to the score of a row (Cormack, Clarke
-and Büttcher, SIGIR 2009).
+The best rows of each leg are candidates. All of them are compared again by each leg: a row that only the vector found
+also gets the score of its words, and the other way round. By `scores` the rank is the sum of
+
+- the text's weight * its score / the score of a text that has each term once, those that no row has too,
+- the vector's weight * (greatest distance - its distance) / (greatest - least distance of a candidate),
+- the trigrams' weight * the similarity of the spelling;
+
+without the other legs, the text's score is not divided.
+
+By `ranks` it is the sum of weight / (K + rank in the leg) over the legs that found the row (reciprocal rank fusion,
+Cormack, Clarke and Büttcher, SIGIR 2009).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
     Double,
-    Integer,
-    Label,
+    FromClause,
     bindparam,
+    case,
     cast,
-    literal,
     literal_column,
-    null,
     select,
-    union_all,
+    union,
 )
 
 from ...models import Base
@@ -28,128 +36,241 @@ from ...models.base import table_of
 from ...types import Text
 from .driver_statement import driver_statement
 from .functions import func
-from .literals import materialized
+from .literals import materialized, number
+from .text_terms import (
+    MOST_SCORED,
+    asked,
+    best_score,
+    counted_among,
+    counted_in,
+    float8,
+    given_terms,
+    matches,
+    rated,
+    text_score,
+    wanted,
+)
 from .vector_search import AnySelect, columns_of, distance, has_vector, literal_limit
-from .words import Match, bound_language, tsquery
+from .words import Match, bound_language
 
-K = 60
-"""The constant of the fusion; the smaller, the more the first ranks of a leg count."""
+Fusion = Literal["scores", "ranks"]
 
-DIVIDED_BY_LENGTH = 2
-"""The normalization option of ts_rank that divides the rank by the length of the text."""
+K = 5
+"""The constant of the fusion by ranks; the smaller, the more the first ranks of a leg count."""
+
+
+_NOWHERE: ColumnElement[Any] = literal_column("NULL::float8", Double)
+
+
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """What a hybrid search compares; equal ones have the same statement."""
+
+    model: type[Base]
+    """The searched model."""
+    search: ColumnElement[Any]
+    """The column or expression of the text index."""
+    trigram: ColumnElement[str] | None = None
+    """The expression with a trigram index; None leaves the leg out."""
+    vector: bool = True
+    """Whether there is a leg by vector, which needs the parameters `embedding` and `vector_weight`."""
+    operator: str | None = None
+    """The distance operator if it is not that of the index."""
+    match: Match = "any"
+    """Whether all words must match, or any."""
+    fusion: Fusion = "scores"
+    """How the legs are ranked together."""
+    newest_first: bool = False
+    """Whether of equally good rows the one with the greater id comes first."""
 
 
 @driver_statement
 def hybrid(
-    model: type[Base],
-    tsvector: ColumnElement[Any],
-    trigram: ColumnElement[str] | None,
+    legs: Legs,
+    where: ColumnElement[bool] | None,
     *,
     limit: int,
     candidates: int,
-    match: Match,
-    nearest: bool = True,
+    whole: bool,
+    exact: bool = False,
 ) -> AnySelect:
-    """Select the best rows of all legs.
+    """Select the best rows of all legs, for a condition that is built once.
 
-    Run it with the result of `words.parameters`, `embedding`, `language` and the weights of the legs. The
-    rank in a leg is NULL for a row that the leg did not find.
+    Run it with the result of `words.parameters`, `language`, `embedding`, the weights of the legs, the parameters of the
+    condition and, unless `whole`, `rows`, `average`, `common` and `frequencies`. The rank in a leg is NULL for a row that is
+    not among the best of this leg.
 
     Args:
-        model: The searched model.
-        tsvector: The indexed expression of the full-text search.
-        trigram: The expression with a trigram index; None leaves the leg out.
+        legs: What is compared.
+        where: The condition of the rows; None for all.
         limit: Maximum number of rows.
         candidates: Maximum number of rows of each leg.
-        match: Whether all words must match, or any.
-        nearest: Whether there is a leg by vector; without it the parameters `embedding` and `vector_weight`
-            are not used.
+        whole: Whether all rows that match the condition are read, and terms are counted among them. Otherwise the legs
+            read their indexes.
+        exact: Whether the leg by vector compares all rows that match, though not `whole`.
     """
-    return _fused(model, tsvector, trigram, limit, candidates, match, None, nearest)
+    return hybrid_where(legs, where, limit=limit, candidates=candidates, whole=whole, exact=exact)
 
 
 def hybrid_where(
-    model: type[Base],
-    tsvector: ColumnElement[Any],
-    trigram: ColumnElement[str] | None,
+    legs: Legs,
+    where: ColumnElement[bool] | None,
     *,
     limit: int,
     candidates: int,
-    match: Match,
-    where: ColumnElement[bool],
-    nearest: bool = True,
+    whole: bool,
+    exact: bool = False,
 ) -> AnySelect:
-    """Select the best rows of all legs that match a filter; the other arguments are those of `hybrid`."""
-    return _fused(model, tsvector, trigram, limit, candidates, match, where, nearest)
+    """Select the best rows of all legs that match a filter; the arguments are those of `hybrid`."""
+    table, language = table_of(legs.model), bound_language()
+    identity = table.c.id
+    near = distance(legs.model, legs.operator) if legs.vector else _NOWHERE
+    if whole:
+        columns = [identity.label("id"), legs.search.label("search")]
+        columns += [near.label("distance")] if legs.vector else []
+        rows = materialized(_matching(select(*columns), where), "rows")
+        given = given_terms(language)
+        size = select(
+            cast(func.count(), Double).label("rows"), func.avg(func.length(rows.c.search)).label("average")
+        )
+        sizes = materialized(size.select_from(rows), "sizes")
+        terms = rated(counted_among(given, rows.c.search, rows), select(sizes.c.rows).scalar_subquery())
+        known = cast(select(sizes.c.average).scalar_subquery(), Double)
+        average: ColumnElement[float] = func.greatest(known, float8(1.0), type_=Double)
+        query = asked(terms, language, legs.match, some=False)
+        scored = select(rows.c.id, text_score(rows.c.search, rows, terms, average).label("score")).where(
+            matches(rows.c.search, select(query.c.found).scalar_subquery())
+        )
+        nearest = (
+            select(rows.c.id, rows.c.distance).where(rows.c.distance.is_not(None)) if legs.vector else None
+        )
+    else:
+        given = given_terms(language)
+        terms = rated(counted_in(given, legs.search, table, where), bindparam("rows", type_=Double))
+        average = bindparam("average", type_=Double)
+        query = asked(terms, language, legs.match, some=True)
+        found = _matching(select(identity.label("id"), legs.search.label("search")), where).where(
+            matches(legs.search, select(query.c.found).scalar_subquery())
+        )
+        matching = materialized(found.limit(number(MOST_SCORED)), "matching")
+        scored = select(matching.c.id, text_score(matching.c.search, matching, terms, average).label("score"))
+        nearest = (
+            _matching(
+                select(identity.label("id"), near.label("distance")).where(has_vector(legs.model)), where
+            )
+            if legs.vector
+            else None
+        )
+    found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", candidates, legs)}
+    if nearest is not None:
+        order = nearest.selected_columns.distance
+        # No index has the order of the sum, so that all rows are compared.
+        order = order + float8(0.0) if exact and not whole else order
+        within = nearest.order_by(order).limit(literal_limit(candidates)).subquery("nearest")
+        found_by["vector"] = _leg("vector", within, "distance", candidates, legs)
+    if legs.trigram is not None:
+        spelled = bindparam("text", type_=Text)
+        similar = select(identity.label("id"), func.similarity(legs.trigram, spelled).label("similarity"))
+        similar = _matching(similar.where(legs.trigram.op("%")(spelled)), where)
+        found_by["trigram"] = _leg("trigram", similar.subquery("similar"), "similarity", candidates, legs)
+    return _fused(legs, found_by, terms, average, query, where, limit)
+
+
+def _matching(statement: AnySelect, where: ColumnElement[bool] | None) -> AnySelect:
+    return statement if where is None else statement.where(where)
+
+
+def _leg(name: str, found: FromClause, value: str, candidates: int, legs: Legs) -> CTE:
+    """Select the best rows of a leg with their places."""
+    best, key = found.c[value], _key(found, legs)
+    order = (best if value == "distance" else best.desc(), key)
+    place = func.row_number().over(order_by=order).label("place")
+    ranked = select(found.c.id, best, place).order_by(*order).limit(literal_limit(candidates))
+    return materialized(ranked, f"by_{name}")
+
+
+def _key(rows: FromClause, legs: Legs) -> ColumnElement[Any]:
+    return rows.c.id.desc() if legs.newest_first else rows.c.id
 
 
 def _fused(
-    model: type[Base],
-    tsvector: ColumnElement[Any],
-    trigram: ColumnElement[str] | None,
-    limit: int,
-    candidates: int,
-    match: Match,
+    legs: Legs,
+    found_by: dict[str, CTE],
+    terms: CTE,
+    average: ColumnElement[float],
+    query: CTE,
     where: ColumnElement[bool] | None,
-    by_vector: bool,
+    limit: int,
 ) -> AnySelect:
-    identity = table_of(model).c.id
-    most = literal_limit(candidates)
-
-    def leg(
-        name: str, best: Label[Any], condition: ColumnElement[bool] | None, *, nearest: bool = False
-    ) -> CTE:
-        order = best if nearest else best.desc()
-        found = select(identity, best).order_by(order).limit(most)
-        for part in (condition, where):
-            found = found if part is None else found.where(part)
-        inner = found.subquery()
-        place = func.row_number().over(order_by=(inner.c[1] if nearest else inner.c[1].desc(), inner.c.id))
-        return materialized(select(inner, place.label("place")), name)
-
-    query = materialized(select(tsquery(bound_language(), match).label("query")), "words")
-    asked = select(query.c.query).scalar_subquery()
-    text_rank = func.ts_rank(tsvector, asked, literal_column(str(DIVIDED_BY_LENGTH)))
-    legs: dict[str, CTE] = {}
-    if by_vector:
-        legs["vector"] = leg("by_vector", distance(model).label("distance"), has_vector(model), nearest=True)
-    legs["text"] = leg("by_text", text_rank.label("rank"), tsvector.op("@@")(asked))
-    if trigram is not None:
-        spelled = bindparam("text", type_=Text)
-        similar = func.similarity(trigram, spelled).label("similarity")
-        legs["trigram"] = leg("by_trigram", similar, trigram.op("%")(spelled))
-
-    def share(name: str) -> AnySelect:
-        part = legs[name]
-        weight = bindparam(f"{name}_weight", type_=Double)
-        places = [
-            (part.c.place if name == other else cast(null(), Integer)).label(f"{other}_place")
-            for other in legs
-        ]
-        near = part.c.distance if name == "vector" else cast(null(), Double)
-        return select(
-            part.c.id,
-            near.label("distance"),
-            (weight / cast(literal(K) + part.c.place, Double)).label("share"),
-            *places,
-        )
-
-    shares = union_all(*(share(name) for name in legs)).subquery()
-    fused = (
+    """Compare the rows of all legs by all of them, and select the best."""
+    table = table_of(legs.model)
+    ids = union(*(select(leg.c.id) for leg in found_by.values())).subquery("ids")
+    near = distance(legs.model, legs.operator) if legs.vector else _NOWHERE
+    compared = (
         select(
-            shares.c.id,
-            func.max(shares.c.distance).label("distance"),
-            func.sum(shares.c.share).label("score"),
-            *(func.max(shares.c[f"{name}_place"]).label(f"{name}_place") for name in legs),
+            *columns_of(legs.model),
+            near.label("distance"),
+            text_score(legs.search, table, terms, average).label("text_score"),
+            *(leg.c.place.label(f"{name}_place") for name, leg in found_by.items()),
+            *([found_by["trigram"].c.similarity] if legs.trigram is not None else []),
         )
-        .group_by(shares.c.id)
-        .order_by(func.sum(shares.c.share).desc(), shares.c.id)
+        .select_from(ids)
+        .join(table, table.c.id == ids.c.id)
+        .where(wanted(legs.search, query))
+    )
+    for leg in found_by.values():
+        compared = compared.outerjoin(leg, leg.c.id == ids.c.id)
+    # The OFFSET keeps the planner from computing scores and distances once for each use.
+    pool = _matching(compared, where).offset(number(0)).subquery("pool")
+    score = (
+        _by_scores(legs, pool, best_score(terms)) if legs.fusion == "scores" else _by_ranks(found_by, pool)
+    )
+    columns = [pool.c[column.name] for column in columns_of(legs.model)]
+    places = [pool.c[f"{name}_place"] for name in found_by]
+    ranked = score.label("score")
+    return (
+        select(*columns, pool.c.distance, ranked, *places)
+        .order_by(ranked.desc(), _key(pool, legs))
         .limit(literal_limit(limit))
-        .subquery()
     )
-    statement: AnySelect = (
-        select(*columns_of(model), *(part for part in fused.c if part.name != "id"))
-        .join_from(fused, table_of(model), identity == fused.c.id)
-        .order_by(fused.c.score.desc(), fused.c.id)
+
+
+def _by_scores(legs: Legs, pool: FromClause, best: ColumnElement[float]) -> ColumnElement[float]:
+    nothing = float8(0.0)
+    if not legs.vector and legs.trigram is None:
+        return _weight("text") * func.coalesce(pool.c.text_score, nothing, type_=Double)
+    parts = [_weight("text") * _or(pool.c.text_score / func.nullif(best, nothing, type_=Double), nothing)]
+    if legs.vector:
+        near = pool.c.distance
+        least, most = func.min(near, type_=Double).over(), func.max(near, type_=Double).over()
+        share = (most - near) / func.nullif(most - least, nothing, type_=Double)
+        # The only distance there is, or one of several equal ones, is the best.
+        alone = case((near.is_not(None), float8(1.0)), else_=nothing)
+        parts.append(_weight("vector") * _or(share, alone))
+    if legs.trigram is not None:
+        parts.append(_weight("trigram") * _or(cast(pool.c.similarity, Double), nothing))
+    return _sum(parts)
+
+
+def _by_ranks(found_by: dict[str, CTE], pool: FromClause) -> ColumnElement[float]:
+    return _sum(
+        [
+            _or(_weight(name) / (float8(float(K)) + cast(pool.c[f"{name}_place"], Double)), float8(0.0))
+            for name in found_by
+        ]
     )
-    return statement
+
+
+def _or(value: ColumnElement[Any], other: ColumnElement[float]) -> ColumnElement[float]:
+    return func.coalesce(value, other, type_=Double)
+
+
+def _weight(name: str) -> ColumnElement[float]:
+    return bindparam(f"{name}_weight", type_=Double)
+
+
+def _sum(parts: list[ColumnElement[float]]) -> ColumnElement[float]:
+    first, *others = parts
+    for part in others:
+        first = first + part
+    return first

@@ -22,16 +22,23 @@ _UNIT = re.compile(r'(?P<before>[\s!&|()-]*)(?P<unit>"[^"]*"?|[^\s"!&|()]+)')
 """A phrase or a word, with the white space, operators and dashes before it."""
 
 
-def parameters(text: str, match: Match) -> dict[str, str]:
-    """Return the parameters of `tsquery` for a text."""
+def parameters(text: str, match: Match) -> dict[str, Any]:
+    """Return the parameters of `tsquery` and of the terms for a text.
+
+    `words` are those outside of quotation marks, and `phrases` those inside.
+    """
     every, wanted, unwanted = _read(text)
-    if match == "any":
-        return {"wanted": " or ".join(one for one in wanted if one != "or"), "unwanted": unwanted}
-    return {"every": every, "wanted": " ".join(wanted), "unwanted": unwanted}
+    units = [unit for unit in wanted if unit != "or"]
+    given: dict[str, Any] = {
+        "words": " ".join(unit for unit in units if not unit.startswith('"')),
+        "phrases": [unit.strip('"') for unit in units if unit.startswith('"')],
+        "unwanted": unwanted,
+    }
+    return given if match == "any" else {**given, "every": every, "wanted": " ".join(wanted)}
 
 
-def tsquery(language: ColumnElement[Any], match: Match) -> ColumnElement[Any]:
-    """Return the query for all words, or for any of them, without the excluded ones."""
+def tsquery(language: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the query for all words, without the excluded ones."""
 
     def read(name: str) -> Any:
         return func.websearch_to_tsquery(language, bindparam(name, type_=Text), type_=TSQUERY)
@@ -39,8 +46,6 @@ def tsquery(language: ColumnElement[Any], match: Match) -> ColumnElement[Any]:
     wanted, excluded = read("wanted"), func.tsquery_not(read("unwanted"), type_=TSQUERY)
     both = func.tsquery_and(wanted, excluded, type_=TSQUERY)
     limited = case((func.numnode(wanted) == literal_column("0"), wanted), else_=both)
-    if match == "any":
-        return limited
     # Empty or T: the query is true for rows without any of the words, and an index cannot serve it.
     every = read("every")
     return case((func.length(func.querytree(every)) < literal_column("2"), limited), else_=every)

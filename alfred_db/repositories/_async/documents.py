@@ -7,8 +7,8 @@ from typing import Any
 
 from ...checks import check_values
 from ...execution._async.bulk import Progress, add_many
+from ...execution._async.hybrid_search import hybrid_search
 from ...execution._async.paging import AsyncPagedRepository
-from ...execution._async.search import hybrid_search
 from ...execution._async.space_search import candidates, search, search_many
 from ...execution._async.spaces import add_many_in_space, space_for_writing, take_vectors
 from ...execution.missing import not_found
@@ -16,7 +16,8 @@ from ...models import Document
 from ...models.base import table_of
 from ...queries import documents as queries
 from ...queries.shapes.bulk import OnConflict
-from ...queries.shapes.filters import Where
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
@@ -233,31 +234,36 @@ class AsyncDocumentRepository(AsyncPagedRepository[DocumentRow, int]):
         match: Match = "any",
         by_spelling: bool = False,
     ) -> SearchResult[DocumentRow]:
-        """Return the best documents by meaning and by word, fused by rank.
+        """Return the best documents by meaning and by word, ranked together.
 
         Args:
             text: The words to search for.
             embedding: The vector to search for; None ranks by words alone.
             limit: The maximum number of hits.
             where: Only documents that match this filter.
-            weights: The weight of each ranking.
+            weights: The weight of each leg, and how they are ranked together.
             language: The language of `text`. The stored text index is English: another language finds words
                 that have the same stem in both.
             match: Whether any or all of the words must occur.
             by_spelling: Also rank titles by similar spelling; needs pg_trgm.
         """
+        legs = Legs(
+            Document,
+            _columns.search,
+            trigram=_columns.title if by_spelling else None,
+            vector=embedding is not None,
+            match=match,
+            fusion=weights.fusion,
+        )
         return await hybrid_search(
             self._session,
-            Document,
+            legs,
             text,
             embedding,
-            tsvector=_columns.search,
-            trigram=_columns.title if by_spelling else None,
             limit=limit,
-            where=where,
+            where=expression(Document, where),
             weights=weights,
             language=language,
-            match=match,
         )
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page[Document]:

@@ -9,14 +9,15 @@ from typing import Any
 from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._async.driver import affected
+from ...execution._async.hybrid_search import Within, hybrid_search
 from ...execution._async.paging import AsyncPagedRepository
-from ...execution._async.search import hybrid_search
 from ...execution._async.space_search import candidates, search
 from ...execution._async.spaces import clear_vectors, take_vectors
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries.shapes.filters import Where, scoped
+from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
@@ -212,29 +213,31 @@ class AsyncMemoryRepository(
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult[MemoryRow]:
-        """Return the bank's best memories by meaning and by English word, fused by rank.
+        """Return the bank's best memories by meaning and by English word, ranked together.
 
         Args:
             bank: The bank or its id.
             text: The words to search for.
             embedding: A vector of 384 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
-            weights: The weight of each ranking.
+            weights: The weight of each leg, and how they are ranked together.
             match: Whether any or all of the words must occur.
 
         Raises:
             NotFoundError: The bank does not exist.
         """
+        legs = Legs(
+            Memory, queries.TSVECTOR, vector=embedding is not None, match=match, fusion=weights.fusion
+        )
         found = await hybrid_search(
             self._session,
-            Memory,
+            legs,
             text,
             embedding,
-            tsvector=queries.TSVECTOR,
             limit=limit,
             where=queries.in_bank(id_of(bank)),
+            within=Within(queries.IN_BANK, {"bank": id_of(bank)}),
             weights=weights,
-            match=match,
         )
         await self._known(bank, found)
         return found

@@ -9,14 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 from ...checks import within
+from ...execution._sync.hybrid_search import Within, hybrid_search
 from ...execution._sync.paging import PagedRepository
-from ...execution._sync.search import hybrid_search
 from ...execution._sync.space_search import candidates, search
 from ...execution._sync.spaces import take_vectors
 from ...execution.missing import not_found
 from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, scoped
+from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import Match
 from ...search.params import SearchParams, SearchWeights
@@ -171,26 +172,28 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         weights: SearchWeights = SearchWeights(),
         match: Match = "any",
     ) -> SearchResult[MemoryEntryRow]:
-        """Return the best entries of a namespace by meaning and by English word, fused by rank.
+        """Return the best entries of a namespace by meaning and by English word, ranked together.
 
         Args:
             namespace: The namespace.
             text: The words to search for.
             embedding: A vector of 768 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
-            weights: The weight of each ranking.
+            weights: The weight of each leg, and how they are ranked together.
             match: Whether any or all of the words must occur.
         """
+        legs = Legs(
+            MemoryEntry, queries.TSVECTOR, vector=embedding is not None, match=match, fusion=weights.fusion
+        )
         return hybrid_search(
             self._session,
-            MemoryEntry,
+            legs,
             text,
             embedding,
-            tsvector=queries.TSVECTOR,
             limit=limit,
             where=queries.in_namespace(namespace),
+            within=Within(queries.IN_NAMESPACE, {"namespace": namespace}),
             weights=weights,
-            match=match,
         )
 
     def sweep(self, limit: int = 1000) -> int:

@@ -1,0 +1,1 @@
+"""How well searches find what is right: recall and nDCG of vector, text and hybrid search."""
