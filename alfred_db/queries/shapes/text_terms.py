@@ -161,7 +161,7 @@ def asked(terms: CTE, language: ColumnElement[Any], match: Match, *, some: bool)
         each = each.filter(
             or_(terms.c.before < float8(FEW), terms.c.so_far <= float8(ENOUGH)),
         )
-    # The query of an excluded phrase or word is empty if there is none, and then the other one is unchanged.
+    # Without an excluded word its query is empty, and the other one stays unchanged.
     found = func.tsquery_and(cast(each, TSQUERY), func.tsquery_not(unwanted), type_=TSQUERY)
     return materialized(select(found.label("found"), unwanted.label("unwanted")).select_from(terms), "asked")
 
