@@ -44,12 +44,16 @@ from .shapes.literals import among, any_of, in_order, materialized, number
 from .shapes.memories import alive, expired, later
 from .shapes.paging import page
 from .shapes.vector_search import literal_limit
+from .shapes.words import LANGUAGE, bound_language
 
 LIST_KEY = ("id",)
 TSVECTOR = func.to_tsvector(
     literal_column("'english'::regconfig"), func.left(Memory.content, literal_column("100000"))
 )
 """The indexed expression of the full-text search."""
+
+TSVECTOR_IN = func.to_tsvector(bound_language(), func.left(Memory.content, literal_column("100000")))
+"""The same in the language that the parameter `language` names, which no index serves."""
 
 STORED = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
 """The columns that are parameters of both statements that store memories."""
@@ -329,3 +333,8 @@ def _log2(number: Any) -> ColumnElement[float]:
 
 def _epoch(time: Any) -> ColumnElement[float]:
     return cast(extract("epoch", time), Double)
+
+
+def text_in(language: str) -> ColumnElement[Any]:
+    """Return the words of the content in a language: the indexed expression for that of the index."""
+    return TSVECTOR if language == LANGUAGE else TSVECTOR_IN

@@ -20,12 +20,16 @@ from .shapes.functions import func
 from .shapes.literals import among, in_order
 from .shapes.memories import alive, content_hash, expired, lasting, later
 from .shapes.paging import page
+from .shapes.words import LANGUAGE, bound_language
 
 LIST_KEY = ("created_at", "id")
 TSVECTOR = func.to_tsvector(
     literal_column("'english'::regconfig"), func.left(MemoryEntry.content, literal_column("100000"))
 )
 """The indexed expression of the full-text search."""
+
+TSVECTOR_IN = func.to_tsvector(bound_language(), func.left(MemoryEntry.content, literal_column("100000")))
+"""The same in the language that the parameter `language` names, which no index serves."""
 
 _entries = table_of(MemoryEntry)
 
@@ -113,3 +117,8 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
 def purgeable() -> Select[int]:
     """Count the expired entries."""
     return select(func.count()).select_from(MemoryEntry).where(expired(MemoryEntry))
+
+
+def text_in(language: str) -> ColumnElement[Any]:
+    """Return the words of the content in a language: the indexed expression for that of the index."""
+    return TSVECTOR if language == LANGUAGE else TSVECTOR_IN

@@ -99,3 +99,24 @@ async def test_rows_of_one_leg_are_compared_by_the_other_too(uow: AsyncUnitOfWor
         assert all(hit.distance is not None for hit in found)
     with pytest.raises(InvalidInputError, match="fusion"):
         await uow.documents.hybrid_search("kettle", UNIT, weights=SearchWeights(fusion="x"))  # type: ignore[arg-type]
+
+
+async def test_words_are_read_in_the_language_of_the_call(uow: AsyncUnitOfWork) -> None:
+    found = await nouns(uow, "the walks of cats", "der Gang der Katzen", "dogs bark")
+    for name in ("memories", "entries"):
+        find = found[name]
+        assert not len(await find("the")), name
+        assert [hit.row.content for hit in await find("the", language="simple")] == ["the walks of cats"], (
+            name
+        )
+        assert not len(await find("walk", language="simple")), name
+        assert [hit.row.content for hit in await find("Katze", language="german")] == [
+            "der Gang der Katzen"
+        ], name
+    for find in found.values():
+        async with uow.session.begin_nested():
+            with pytest.raises(
+                InvalidInputError, match="language: the server has no such text search configuration"
+            ):
+                async with uow.session.begin_nested():
+                    await find("cat", language="klingon")

@@ -100,3 +100,24 @@ def test_rows_of_one_leg_are_compared_by_the_other_too(uow: UnitOfWork) -> None:
         assert all(hit.distance is not None for hit in found)
     with pytest.raises(InvalidInputError, match="fusion"):
         uow.documents.hybrid_search("kettle", UNIT, weights=SearchWeights(fusion="x"))  # type: ignore[arg-type]
+
+
+def test_words_are_read_in_the_language_of_the_call(uow: UnitOfWork) -> None:
+    found = nouns(uow, "the walks of cats", "der Gang der Katzen", "dogs bark")
+    for name in ("memories", "entries"):
+        find = found[name]
+        assert not len(find("the")), name
+        assert [hit.row.content for hit in find("the", language="simple")] == ["the walks of cats"], (
+            name
+        )
+        assert not len(find("walk", language="simple")), name
+        assert [hit.row.content for hit in find("Katze", language="german")] == [
+            "der Gang der Katzen"
+        ], name
+    for find in found.values():
+        with uow.session.begin_nested():
+            with pytest.raises(
+                InvalidInputError, match="language: the server has no such text search configuration"
+            ):
+                with uow.session.begin_nested():
+                    find("cat", language="klingon")

@@ -137,7 +137,12 @@ SPECIMENS: Specimens = {
         "within": 0.5,
         "merge": Returns("text"),
     },
-    "memories.hybrid_search": lambda g: {"bank": g.bank, "text": "ground", "embedding": vector(384)},
+    "memories.hybrid_search": lambda g: {
+        "bank": g.bank,
+        "text": "ground",
+        "embedding": vector(384),
+        "language": "english",
+    },
     "memories.list": lambda g: {"bank": g.bank},
     "memories.page": lambda g: {"candidates": _found(g.memory)},
     "memories.remember": lambda g: {
@@ -167,6 +172,7 @@ SPECIMENS: Specimens = {
     },
     "memory_entries.forget_all": lambda g: {"namespace": "ground"},
     "memory_entries.hybrid_search": lambda g: {
+        "language": "english",
         "namespace": "ground",
         "text": "ground",
         "embedding": vector(768),

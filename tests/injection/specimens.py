@@ -16,6 +16,8 @@ FORMATS = {
     "knowledge.facet": ("key",),
     "knowledge.import_qdrant": ("source", "vector_name"),
     "knowledge.query_groups": ("group_by",),
+    "memories.hybrid_search": ("language",),
+    "memory_entries.hybrid_search": ("language",),
     "scheduler.create": ("schedule", "timezone"),
     "scheduler.update": ("schedule", "timezone"),
     "spaces.store": ("embedding_model",),

@@ -134,8 +134,8 @@ def _way(
 ) -> tuple[bool, bool]:
     """Return whether all matching rows are read, and whether all vectors are compared."""
     exact = legs.operator is not None
-    if where is None:
-        return False, exact
+    if where is None or not legs.indexed:
+        return not legs.indexed, exact
     matches, rows = estimate(session, legs.model, where, partition)
     few = CHEAP / dimensions(legs.model) if legs.vector else WHOLE
     return matches <= min(few, WHOLE), exact or matches <= max(few, min(FEW, rows * SMALL_PART))

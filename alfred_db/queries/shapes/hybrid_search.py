@@ -80,8 +80,8 @@ class Legs:
     """Whether all words must match, or any."""
     fusion: Fusion = "scores"
     """How the legs are ranked together."""
-    newest_first: bool = False
-    """Whether of equally good rows the one with the greater id comes first."""
+    indexed: bool = True
+    """Whether there is an index on `search`; without one all matching rows are read."""
 
 
 @driver_statement
@@ -161,18 +161,18 @@ def hybrid_where(
             if legs.vector
             else None
         )
-    found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", candidates, legs)}
+    found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", candidates)}
     if nearest is not None:
         order = nearest.selected_columns.distance
         # No index has the order of the sum, so that all rows are compared.
         order = order + float8(0.0) if exact and not whole else order
         within = nearest.order_by(order).limit(literal_limit(candidates)).subquery("nearest")
-        found_by["vector"] = _leg("vector", within, "distance", candidates, legs)
+        found_by["vector"] = _leg("vector", within, "distance", candidates)
     if legs.trigram is not None:
         spelled = bindparam("text", type_=Text)
         similar = select(identity.label("id"), func.similarity(legs.trigram, spelled).label("similarity"))
         similar = _matching(similar.where(legs.trigram.op("%")(spelled)), where)
-        found_by["trigram"] = _leg("trigram", similar.subquery("similar"), "similarity", candidates, legs)
+        found_by["trigram"] = _leg("trigram", similar.subquery("similar"), "similarity", candidates)
     return _fused(legs, found_by, terms, average, query, where, limit)
 
 
@@ -180,17 +180,13 @@ def _matching(statement: AnySelect, where: ColumnElement[bool] | None) -> AnySel
     return statement if where is None else statement.where(where)
 
 
-def _leg(name: str, found: FromClause, value: str, candidates: int, legs: Legs) -> CTE:
+def _leg(name: str, found: FromClause, value: str, candidates: int) -> CTE:
     """Select the best rows of a leg with their places."""
-    best, key = found.c[value], _key(found, legs)
+    best, key = found.c[value], found.c.id
     order = (best if value == "distance" else best.desc(), key)
     place = func.row_number().over(order_by=order).label("place")
     ranked = select(found.c.id, best, place).order_by(*order).limit(literal_limit(candidates))
     return materialized(ranked, f"by_{name}")
-
-
-def _key(rows: FromClause, legs: Legs) -> ColumnElement[Any]:
-    return rows.c.id.desc() if legs.newest_first else rows.c.id
 
 
 def _fused(
@@ -230,7 +226,7 @@ def _fused(
     ranked = score.label("score")
     return (
         select(*columns, pool.c.distance, ranked, *places)
-        .order_by(ranked.desc(), _key(pool, legs))
+        .order_by(ranked.desc(), pool.c.id)
         .limit(literal_limit(limit))
     )
 

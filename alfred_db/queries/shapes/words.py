@@ -18,6 +18,9 @@ from .functions import func
 
 Match = Literal["all", "any"]
 
+LANGUAGE = "english"
+"""The text search configuration of the stored text indexes."""
+
 _UNIT = re.compile(r'(?P<before>[\s!&|()-]*)(?P<unit>"[^"]*"?|[^\s"!&|()]+)')
 """A phrase or a word, with the white space, operators and dashes before it."""
 

@@ -21,7 +21,7 @@ from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
 from ...queries.shapes.paging import as_page
-from ...queries.shapes.words import Match
+from ...queries.shapes.words import LANGUAGE, Match
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchCandidates, SearchResult
 from ...values import Page
@@ -212,9 +212,10 @@ class MemoryRepository(
         *,
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
+        language: str = LANGUAGE,
         match: Match = "any",
     ) -> SearchResult[MemoryRow]:
-        """Return the bank's best memories by meaning and by English word, ranked together.
+        """Return the bank's best memories by meaning and by word, ranked together.
 
         Args:
             bank: The bank or its id.
@@ -222,13 +223,21 @@ class MemoryRepository(
             embedding: A vector of 384 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each leg, and how they are ranked together.
+            language: The text search configuration, such as `english`, `german` or `simple`. The index is English: for
+                another one the words of all texts of the bank are read.
             match: Whether any or all of the words must occur.
 
         Raises:
             NotFoundError: The bank does not exist.
+            InvalidInputError: The server has no such text search configuration.
         """
         legs = Legs(
-            Memory, queries.TSVECTOR, vector=embedding is not None, match=match, fusion=weights.fusion
+            Memory,
+            queries.text_in(language),
+            vector=embedding is not None,
+            match=match,
+            fusion=weights.fusion,
+            indexed=language == LANGUAGE,
         )
         found = hybrid_search(
             self._session,
@@ -239,6 +248,7 @@ class MemoryRepository(
             where=queries.in_bank(id_of(bank)),
             within=Within(queries.IN_BANK, {"bank": id_of(bank)}),
             weights=weights,
+            language=language,
         )
         self._known(bank, found)
         return found

@@ -19,7 +19,7 @@ from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.paging import as_page
-from ...queries.shapes.words import Match
+from ...queries.shapes.words import LANGUAGE, Match
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import SearchCandidates, SearchResult
 from ...values import Page
@@ -170,9 +170,10 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         *,
         limit: int = 10,
         weights: SearchWeights = SearchWeights(),
+        language: str = LANGUAGE,
         match: Match = "any",
     ) -> SearchResult[MemoryEntryRow]:
-        """Return the best entries of a namespace by meaning and by English word, ranked together.
+        """Return the best entries of a namespace by meaning and by word, ranked together.
 
         Args:
             namespace: The namespace.
@@ -180,10 +181,20 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
             embedding: A vector of 768 dimensions; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each leg, and how they are ranked together.
+            language: The text search configuration, such as `english`, `german` or `simple`. The index is English: for
+                another one the words of all texts of the namespace are read.
             match: Whether any or all of the words must occur.
+
+        Raises:
+            InvalidInputError: The server has no such text search configuration.
         """
         legs = Legs(
-            MemoryEntry, queries.TSVECTOR, vector=embedding is not None, match=match, fusion=weights.fusion
+            MemoryEntry,
+            queries.text_in(language),
+            vector=embedding is not None,
+            match=match,
+            fusion=weights.fusion,
+            indexed=language == LANGUAGE,
         )
         return hybrid_search(
             self._session,
@@ -194,6 +205,7 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
             where=queries.in_namespace(namespace),
             within=Within(queries.IN_NAMESPACE, {"namespace": namespace}),
             weights=weights,
+            language=language,
         )
 
     def sweep(self, limit: int = 1000) -> int:
