@@ -28,10 +28,6 @@ SAMPLE = frozenset(
         "task_queues",
         "events",
         "event_consumers",
-        "event_partitions",
-        "event_restores",
-        "messages",
-        "conversations",
         "workflow_steps",  # functions of the caller that are called
     }
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs.test_docs import PAGES, ROOT, code, name
+from docs.test_docs import FOLDERS, PAGES, ROOT, code, folder_name, name, pages_in
 
 import alfred_db
 from alfred_db import UnitOfWork
@@ -23,6 +23,10 @@ ROOMS = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix
 # Rooms that only exist in a wheel, and dotted names of other things that begin like a room.
 NOT_OURS = ("migrations",)
 DOTTED = re.compile(r"(?:alfred_db\.)?[a-z_]\w*(?:\.\w+)+")
+
+
+def read_in(folder: Path) -> list[Path]:
+    return [page for page in pages_in(folder) if page in READ]
 
 
 def words(page: Path) -> set[str]:
@@ -66,21 +70,25 @@ def found(dotted: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("page", READ, ids=name)
-def test_modules_and_functions_exist(page: Path) -> None:
-    assert [dotted for dotted in names(page) if not found(dotted)] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_modules_and_functions_exist(folder: Path) -> None:
+    for page in read_in(folder):
+        assert [dotted for dotted in names(page) if not found(dotted)] == []
 
 
-@pytest.mark.parametrize("page", READ, ids=name)
-def test_methods_of_a_unit_of_work_exist(page: Path) -> None:
-    for word in words(page):
-        called = re.fullmatch(r"uow\.(\w+)\.(\w+)", word)
-        if called is None or called[1] == "session":  # SQLAlchemy's
-            continue
-        repository = inspect.get_annotations(getattr(UnitOfWork, called[1]).func, eval_str=False)["return"]
-        kind = getattr(importlib.import_module("alfred_db.repositories"), str(repository), None)
-        assert kind is not None, word
-        assert hasattr(kind, called[2]), word
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_methods_of_a_unit_of_work_exist(folder: Path) -> None:
+    for page in read_in(folder):
+        for word in words(page):
+            called = re.fullmatch(r"uow\.(\w+)\.(\w+)", word)
+            if called is None or called[1] == "session":  # SQLAlchemy's
+                continue
+            repository = inspect.get_annotations(getattr(UnitOfWork, called[1]).func, eval_str=False)[
+                "return"
+            ]
+            kind = getattr(importlib.import_module("alfred_db.repositories"), str(repository), None)
+            assert kind is not None, word
+            assert hasattr(kind, called[2]), word
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name)
@@ -89,11 +97,12 @@ def test_what_guides_call_by_its_bare_name_is_in_the_sources(page: Path) -> None
     assert sorted(named - _identifiers()) == []
 
 
-@pytest.mark.parametrize("page", READ, ids=name)
-def test_tests_exist(page: Path) -> None:
-    sources = _tests()
-    named = [word for word in words(page) if re.fullmatch(r"test_\w+", word) and word not in _TABLES]
-    assert [test for test in sorted(named) if f"def {test}(" not in sources] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
+def test_tests_exist(folder: Path) -> None:
+    for page in read_in(folder):
+        sources = _tests()
+        named = [word for word in words(page) if re.fullmatch(r"test_\w+", word) and word not in _TABLES]
+        assert [test for test in sorted(named) if f"def {test}(" not in sources] == []
 
 
 def test_the_guides_name_much_of_the_code() -> None:

@@ -57,7 +57,7 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         ['ALTER TABLE tasks ALTER COLUMN error_code TYPE text COLLATE "C"'],
         "column tasks.error_code",
         "text",
-        "text collate c",
+        "text collate C",
         "alfred_0008_tasks",
     ),
     "a vector of another dimension": (
@@ -268,7 +268,7 @@ def test_many_drifts_are_counted_and_not_all_listed(migrated_url: URL) -> None:
         connection.exec_driver_sql(
             "DROP TABLE test_results, test_runs, test_cases, test_suites, rag_query_documents"
         )
-        connection.exec_driver_sql("DROP TABLE rag_queries, rag_sessions, memory_entries, memories")
+        connection.exec_driver_sql("DROP TABLE rag_queries, rag_sessions, processed_messages, event_consumers")
         with pytest.raises(SchemaDriftError, match="; and 3 more"):
             verify(connection)
         connection.rollback()
