@@ -60,7 +60,7 @@ def work(uow: UnitOfWork, worker: str, answer: list[str]) -> str:
     claimed = uow.tasks.claim(worker=worker, intents=["ANSWER"])
     for task in claimed:
         uow.tasks.complete(task, [{"result_type": "answer", "content": {"documents": answer}}])
-    return "filed and finished" if claimed else "finished by an earlier run"
+    return "enqueued and completed" if claimed else "completed by an earlier run"
 
 
 def right(results: list[SearchResult], golds: list[str]) -> int:
@@ -99,9 +99,11 @@ def main() -> None:
             with db.begin() as uow:
                 hits = uow.documents.search(vector, limit=3).hits
                 state = work(uow, agent.name, [hit.row.external_id for hit in hits])
-                told = uow.memories.remember(bank, f"{question}: {hits[0].row.content}", embedding=vector)
-                memory = uow.memories.get(told.id)
-            print(f"\n  {question}\n  task quickstart-{line} {state}; memory told {memory.seen_count} x")
+                remembered = uow.memories.remember(
+                    bank, f"{question}: {hits[0].row.content}", embedding=vector
+                )
+                memory = uow.memories.get(remembered.id)
+            print(f"\n  {question}\n  task quickstart-{line} {state}; memory seen {memory.seen_count} x")
             for hit in hits:
                 mark = "*" if hit.row.external_id == golds[line] else " "
                 print(f"    {hit.distance:.2f} {mark} {hit.row.content[:86]}")

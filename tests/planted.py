@@ -97,7 +97,7 @@ def names(connection: Connection) -> list[str]:
 
 
 def plant(connection: Connection, role: str) -> int:
-    """Plant everything as `role`; gives the number of what was planted. Who calls any of it is refused, or found out."""
+    """Plant everything as `role`; return the number of planted objects. A call of any of them is refused or detected."""
     wanted = names(connection)
     connection.execute(
         text(f"ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")

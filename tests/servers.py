@@ -91,7 +91,7 @@ class Servers:
 
 @contextmanager
 def running(binaries: Path, *, password: str | None = None, setting: str = "") -> Iterator[str]:
-    """A throw-away server of these binaries, in a folder that its user can reach; gives a superuser's URL.
+    """A throw-away server of these binaries, in a folder that its user can reach; return a superuser's URL.
 
     With a password it is asked for (SCRAM), and the server listens on a port of 127.0.0.1 instead of a socket;
     `setting` is one more, as `name=value`.

@@ -48,8 +48,8 @@ class Ground:
             uow.knowledge.create_collection("races")
             uow.knowledge.upsert("races", points(range(ROWS)))
             self.bank = uow.memory_banks.get_or_create("races").id
-            told = [{"content": name, "embedding": vector(384)} for name in names(range(ROWS))]
-            self.memories = [row.id for row in uow.memories.remember_many(self.bank, told)]  # type: ignore[arg-type]
+            remembered = [{"content": name, "embedding": vector(384)} for name in names(range(ROWS))]
+            self.memories = [row.id for row in uow.memories.remember_many(self.bank, remembered)]  # type: ignore[arg-type]
             uow.tasks.enqueue_many([{"intent": "race"} for _ in range(ROWS)])
             self.tasks = uow.tasks.claim(limit=ROWS, worker="w", lease=600.0, intents=["race"])
             workflow = uow.workflows.activate(uow.workflows.define("race", {})[0].id).id
@@ -265,7 +265,7 @@ def test_calls_with_the_same_rows_in_another_order_do_not_deadlock(races: Databa
 
 
 def together(db: Database, call: Given, numbers: Sequence[int]) -> str | None:
-    """Both calls at once; gives the error of the one that fails, unless it is that a row is there."""
+    """Both calls at once; return the error of the one that fails, unless it is that a row exists."""
     begin, errors = threading.Barrier(2), list[str]()
 
     def run(order: Sequence[int]) -> None:

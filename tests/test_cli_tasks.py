@@ -59,7 +59,7 @@ number = 7
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A folder with an application in it; gives the name of its module, which no other test has."""
+    """A folder with an application in it; return the name of its module, which no other test has."""
     name = f"app_{uuid.uuid4().hex}"
     (tmp_path / f"{name}.py").write_text(APP)
     (tmp_path / f"{name}_broken.py").write_text("import no_such_module\n")
@@ -88,14 +88,14 @@ def where(db: Database) -> list[str]:
     return ["--url", db.url.render_as_string(hide_password=False), *schema]
 
 
-def file(db: Database, intent: str, content: dict[str, Any] | None = None, **options: Any) -> Task:
+def enqueue(db: Database, intent: str, content: dict[str, Any] | None = None, **options: Any) -> Task:
     with db.begin() as uow:
         return uow.tasks.enqueue(intent, content, **options)[0]
 
 
-def status(db: Database, filed: Task) -> TaskStatus:
+def status(db: Database, enqueued: Task) -> TaskStatus:
     with db.begin() as uow:
-        found = uow.tasks.get(filed.id)
+        found = uow.tasks.get(enqueued.id)
         assert found is not None
         return found.status
 
@@ -112,16 +112,16 @@ def eventually(holds: Callable[[], object], seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("name", ["handlers", "coroutines"])
 def test_the_worker_drains_the_queue(run: Run, db: Database, app: str, name: str) -> None:
-    filed = [file(db, "ECHO", {"n": number}) for number in range(5)]
+    enqueued = [enqueue(db, "ECHO", {"n": number}) for number in range(5)]
     done = run("worker", "--app", f"{app}:{name}", "--drain")
     assert done.exit_code == 0, done.output
-    assert {status(db, one) for one in filed} == {TaskStatus.COMPLETED}
+    assert {status(db, one) for one in enqueued} == {TaskStatus.COMPLETED}
     with db.begin() as uow:
-        assert [result.content for result in uow.tasks.results(filed[3].id)] == [{"n": 3}]
+        assert [result.content for result in uow.tasks.results(enqueued[3].id)] == [{"n": 3}]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ("{app}", "expected MODULE:NAME, such as myapp.tasks:handlers"),
         (":handlers", "expected MODULE:NAME"),
@@ -133,12 +133,12 @@ def test_the_worker_drains_the_queue(run: Run, db: Database, app: str, name: str
         ("{app}:mixed", "the handler of 'ECHO' is not asynchronous"),
     ],
 )
-def test_an_application_that_is_none_is_one_line(run: Run, app: str, given: str, told: str) -> None:
+def test_an_application_that_is_none_is_one_line(run: Run, app: str, given: str, reported: str) -> None:
     done = run("worker", "--app", given.format(app=app))
     assert done.exit_code == 2
     assert done.stderr.startswith("alfred-db: ")
     assert done.stderr.count("\n") == 1
-    assert told.format(app=app) in done.stderr
+    assert reported.format(app=app) in done.stderr
 
 
 def test_a_module_that_cannot_import_another_shows_where(run: Run, app: str) -> None:
@@ -156,7 +156,7 @@ def process(db: Database, app: str, *options: str) -> Iterator[Program]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_running_task_end(db: Database, app: str, number: signal.Signals) -> None:
-    running, waiting = file(db, "SLOW", {"seconds": 2}, task_id="a"), file(db, "SLOW", task_id="b")
+    running, waiting = enqueue(db, "SLOW", {"seconds": 2}, task_id="a"), enqueue(db, "SLOW", task_id="b")
     with process(db, f"{app}:handlers", "--concurrency", "1") as worker:
         eventually(lambda: Path("begun-a").exists())
         worker.send_signal(number)
@@ -167,7 +167,7 @@ def test_a_signal_lets_the_running_task_end(db: Database, app: str, number: sign
 
 
 def test_a_second_signal_releases_the_running_task(db: Database, app: str) -> None:
-    filed = file(db, "SLOW", {"seconds": 600}, task_id="a")
+    enqueued = enqueue(db, "SLOW", {"seconds": 600}, task_id="a")
     with process(db, f"{app}:handlers", "--grace", "600") as worker:
         eventually(lambda: Path("begun-a").exists())
         worker.terminate()
@@ -178,13 +178,13 @@ def test_a_second_signal_releases_the_running_task(db: Database, app: str) -> No
         assert worker.returncode == 0, output
     assert "released, now pending" in output
     with db.begin() as uow:
-        found = uow.tasks.get(filed.id)
+        found = uow.tasks.get(enqueued.id)
         assert found is not None
         assert (found.status, found.retry_count, found.crash_count) == ("pending", 0, 0)
 
 
 def test_the_tasks_of_a_worker_that_is_killed_are_anothers(db: Database, app: str) -> None:
-    filed = file(db, "SLOW", {"seconds": 3}, task_id="a")
+    enqueued = enqueue(db, "SLOW", {"seconds": 3}, task_id="a")
     options = ("--lease", "1", "--upkeep", "0.2")
     with process(db, f"{app}:handlers", *options) as first:
         eventually(lambda: Path("begun-a").exists())
@@ -192,11 +192,11 @@ def test_the_tasks_of_a_worker_that_is_killed_are_anothers(db: Database, app: st
         first.wait()
         Path("begun-a").unlink()
         with process(db, f"{app}:handlers", *options) as second:
-            eventually(lambda: status(db, filed) == "completed")
+            eventually(lambda: status(db, enqueued) == "completed")
             second.terminate()
             assert second.wait(60) == 0
     with db.begin() as uow:
-        found = uow.tasks.get(filed.id)
+        found = uow.tasks.get(enqueued.id)
         assert found is not None
         assert (found.claim_seq, found.crash_count, found.retry_count) == (2, 1, 0)
 
@@ -207,8 +207,8 @@ def test_the_tasks_of_a_worker_that_is_killed_are_anothers(db: Database, app: st
 def test_tasks_are_listed_by_page_and_filter(run: Run, db: Database) -> None:
     assert run("tasks", "list").output == "no tasks\n"
     for number in range(3):
-        file(db, "ECHO", task_id=f"t-{number}")
-    file(db, "OTHER", task_id="other", assigned_to="writer")
+        enqueue(db, "ECHO", task_id=f"t-{number}")
+    enqueue(db, "OTHER", task_id="other", assigned_to="writer")
     first = run("tasks", "list", "--intent", "ECHO", "--limit", "2")
     assert first.exit_code == 0, first.output
     assert [line.split()[:3] for line in first.output.splitlines()[:3]] == [
@@ -228,9 +228,9 @@ def test_tasks_are_listed_by_page_and_filter(run: Run, db: Database) -> None:
 def test_a_task_is_shown_by_either_id_with_its_results_but_not_its_token(
     run: Run, db: Database, app: str
 ) -> None:
-    filed = file(db, "ECHO", {"n": 1}, task_id="t")
+    enqueued = enqueue(db, "ECHO", {"n": 1}, task_id="t")
     assert run("worker", "--app", f"{app}:handlers", "--drain").exit_code == 0
-    for name in ("t", str(filed.id)):
+    for name in ("t", str(enqueued.id)):
         shown = run("tasks", "show", name)
         assert shown.exit_code == 0, shown.output
         assert 'echo {"n": 1}' in shown.output
@@ -248,11 +248,11 @@ def test_a_task_is_shown_by_either_id_with_its_results_but_not_its_token(
 
 
 def test_failed_tasks_are_requeued_one_or_all(run: Run, db: Database, app: str) -> None:
-    filed = [file(db, "REFUSE", task_id=f"t-{number}") for number in range(3)]
+    enqueued = [enqueue(db, "REFUSE", task_id=f"t-{number}") for number in range(3)]
     assert run("worker", "--app", f"{app}:handlers", "--drain").exit_code == 0
-    assert {status(db, one) for one in filed} == {TaskStatus.FAILED}
+    assert {status(db, one) for one in enqueued} == {TaskStatus.FAILED}
     assert run("tasks", "requeue", "t-1").output == "requeued: 1\n"
-    assert status(db, filed[1]) == "pending"
+    assert status(db, enqueued[1]) == "pending"
     again = run("tasks", "requeue", "t-1")
     assert again.exit_code == 2
     assert "only failed and cancelled tasks can be requeued" in again.stderr
@@ -264,8 +264,8 @@ def test_failed_tasks_are_requeued_one_or_all(run: Run, db: Database, app: str) 
 
 
 def test_tasks_are_cancelled_with_their_parts(run: Run, db: Database) -> None:
-    parent = file(db, "ECHO", task_id="parent")
-    part = file(db, "ECHO", parent_task_id=parent.id, priority=5)
+    parent = enqueue(db, "ECHO", task_id="parent")
+    part = enqueue(db, "ECHO", parent_task_id=parent.id, priority=5)
     with db.begin() as uow:
         assert [one.id for one in uow.tasks.claim(worker="w")] == [part.id]
     assert run("tasks", "cancel", "parent").output == "cancelled: 1, workers asked to stop: 1\n"
@@ -273,7 +273,7 @@ def test_tasks_are_cancelled_with_their_parts(run: Run, db: Database) -> None:
 
 
 def test_the_health_of_the_queue_is_an_exit_status_too(run: Run, db: Database) -> None:
-    file(db, "ECHO")
+    enqueue(db, "ECHO")
     well = run("tasks", "health", "--json")
     assert well.exit_code == 0
     assert json.loads(well.output)["ready"] == 1
@@ -333,7 +333,7 @@ def test_the_next_slots_are_those_of_a_task_or_of_an_expression(run: Run) -> Non
 
 
 def test_a_schedule_that_cannot_be_is_one_line(run: Run) -> None:
-    for arguments, told in (
+    for arguments, reported in (
         (("add", "n", "C", "61 * * * *"), "61"),
         (("add", "n", "C", "* * * * *", "--timezone", "Nowhere/Land"), "Nowhere/Land"),
         (("pause", "nobody"), "scheduled task 'nobody': not found"),
@@ -341,4 +341,4 @@ def test_a_schedule_that_cannot_be_is_one_line(run: Run) -> None:
         done = run("schedule", *arguments)
         assert done.exit_code == 2, done.output
         assert done.stderr.startswith("alfred-db: ")
-        assert told in done.stderr
+        assert reported in done.stderr

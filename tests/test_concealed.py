@@ -43,7 +43,7 @@ SECRET = "s3cr3t-Wort"
 TABLES = Base.metadata.sorted_tables
 
 
-def told(error: BaseException) -> str:
+def shown_of(error: BaseException) -> str:
     """All that is printed of an error, and the texts of the whole chain that it comes from."""
     parts = ["".join(traceback.format_exception(error))]
     record = logging.LogRecord("x", logging.ERROR, "", 0, "", None, (type(error), error, error.__traceback__))
@@ -132,34 +132,34 @@ def test_no_constraint_of_any_table_reveals_the_row_that_it_refuses(connection: 
         row = a_row(table)
         for column in table.c:
             if not column.nullable and column.computed is None and column.identity is None:
-                told_nothing(refused(connection, table, {**row, column.name: null()}), "23502", kinds)
+                shows_nothing(refused(connection, table, {**row, column.name: null()}), "23502", kinds)
         for constraint in table.constraints:
             if isinstance(constraint, CheckConstraint):
                 name, savepoint = named(constraint), connection.begin_nested()
                 connection.execute(
                     text(f"ALTER TABLE {table.fullname} ADD CONSTRAINT {name} CHECK (false) NOT VALID")
                 )
-                told_nothing(refused(connection, table, row), "23514", kinds)
+                shows_nothing(refused(connection, table, row), "23514", kinds)
                 savepoint.rollback()
         if any(isinstance(one, UniqueConstraint | PrimaryKeyConstraint) for one in table.constraints):
             savepoint = connection.begin_nested()
             connection.execute(insert(table).values(row))
-            told_nothing(refused(connection, table, row), "23505", kinds)
+            shows_nothing(refused(connection, table, row), "23505", kinds)
             savepoint.rollback()
         for constraint in table.constraints:
             if isinstance(constraint, ForeignKeyConstraint):
                 savepoint = connection.begin_nested()
                 connection.execute(text("SET LOCAL session_replication_role = origin"))
-                told_nothing(refused(connection, table, row), "23503", kinds)
+                shows_nothing(refused(connection, table, row), "23503", kinds)
                 savepoint.rollback()
     assert kinds == {"23502", "23503", "23505", "23514"}
 
 
-def told_nothing(error: AlfredDBError, sqlstate: str, kinds: set[str]) -> None:
+def shows_nothing(error: AlfredDBError, sqlstate: str, kinds: set[str]) -> None:
     assert error.original is not None
     assert error.original.sqlstate == sqlstate, error
-    assert SECRET not in told(error)
-    assert "INSERT" not in told(error).replace("connection.execute(insert", "")
+    assert SECRET not in shown_of(error)
+    assert "INSERT" not in shown_of(error).replace("connection.execute(insert", "")
     if sqlstate != "23503":
         assert error.original.diag.message_detail is not None
     kinds.add(sqlstate)
@@ -194,7 +194,7 @@ def test_no_type_reveals_the_value_that_it_refuses(connection: Connection) -> No
             error = raised
         if isinstance(error, AlfredDBError) or (error and "does not exist" not in str(error)):
             quoted += 1
-            assert SECRET not in told(error), (name, told(error))
+            assert SECRET not in shown_of(error), (name, shown_of(error))
         savepoint.rollback()
     assert quoted > 10
 
@@ -235,7 +235,7 @@ def test_no_other_refusal_reveals_a_value(engine: Engine, name: str) -> None:
             connection.execute(text(one))
         with pytest.raises(AlfredDBError) as caught, translated():
             connection.execute(text(statement), {"value": SECRET})
-        assert SECRET not in told(caught.value)
+        assert SECRET not in shown_of(caught.value)
         assert caught.value.original is not None
 
 
@@ -279,7 +279,7 @@ DOORS = (copied, flushed, added, unsendable)
 def test_every_door_keeps_it(migrated_url: Any, door: Callable[[Database], None]) -> None:
     with Database(migrated_url) as db, pytest.raises((ConflictError, InvalidInputError)) as caught:
         door(db)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown_of(caught.value)
 
 
 def test_the_asynchronous_half_keeps_it(migrated_url: Any) -> None:
@@ -289,7 +289,7 @@ def test_the_asynchronous_half_keeps_it(migrated_url: Any) -> None:
 
     with pytest.raises(ConflictError) as caught:
         asyncio.run(run())
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown_of(caught.value)
 
 
 def test_an_error_that_the_library_raises_from_one_keeps_it(engine: Engine) -> None:
@@ -305,7 +305,7 @@ def test_an_error_that_the_library_raises_from_one_keeps_it(engine: Engine) -> N
         connection.execute(text("CREATE TEMP TABLE o (a text PRIMARY KEY)"))
         with pytest.raises(ConflictError) as caught, translated():
             fail(connection)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown_of(caught.value)
 
 
 def test_a_worker_logs_no_row(database_url: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -74,7 +74,7 @@ def test_a_slow_early_transaction_is_waited_for(db: Database) -> None:
     last = 0
 
     def read_by_id() -> None:
-        """What a cursor over ids gives: the way that loses events."""
+        """What a cursor over ids returns: the way that loses events."""
         nonlocal last
         with db.session() as session:
             for event in session.scalars(select(Event).where(Event.id > last).order_by(Event.id)):
@@ -291,8 +291,8 @@ def test_each_committed_event_takes_effect_once_and_in_order(db: Database, seed:
 
     with ThreadPoolExecutor(publishers + 2) as pool:
         readers = [pool.submit(consume, number) for number in range(2)]
-        told = [pool.submit(tell, number) for number in range(publishers)]
-        for done in told:
+        published = [pool.submit(tell, number) for number in range(publishers)]
+        for done in published:
             done.result(120)
         settle(db)
         over.set()

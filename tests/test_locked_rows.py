@@ -123,7 +123,9 @@ def test_heartbeats_pass_locked_rows_by(
         session.execute(lost)
         session.commit()
     with locked(db, model, [ids[0]]):
-        assert in_time(beats).keys() == set(ids) - {ids[2]}, "what is lost is told from what is locked"
+        assert in_time(beats).keys() == set(ids) - {ids[2]}, (
+            "what is lost is not confused with what is locked"
+        )
 
 
 def test_tasks_are_completed_beside_locked_ones(db: Database) -> None:

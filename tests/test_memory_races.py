@@ -38,9 +38,9 @@ async def test_two_who_remember_the_same_make_one_memory(committed: AsyncDatabas
 
     async def tell() -> MemoryOutcome:
         async with committed.begin() as uow:
-            told = await AsyncMemoryRepository(uow.session).remember(bank, "the same")
+            remembered = await AsyncMemoryRepository(uow.session).remember(bank, "the same")
             await asyncio.sleep(0.05)
-            return told.outcome
+            return remembered.outcome
 
     outcomes = await asyncio.gather(tell(), tell(), tell())
     assert sorted(outcomes) == [MemoryOutcome.SEEN, MemoryOutcome.SEEN, MemoryOutcome.STORED]
@@ -72,11 +72,11 @@ async def test_two_who_remember_nearly_the_same_make_one_memory(committed: Async
 
     async def tell(content: str, second: float) -> MemoryOutcome:
         async with committed.begin() as uow:
-            (told,) = await AsyncMemoryRepository(uow.session).remember_many(
+            (remembered,) = await AsyncMemoryRepository(uow.session).remember_many(
                 bank, [{"content": content, "embedding": [1.0, second, *[0.0] * 382]}], near=0.08
             )
             await asyncio.sleep(0.05)
-            return told.outcome
+            return remembered.outcome
 
     outcomes = await asyncio.gather(tell("a", 0.0), tell("b", 0.1))
     assert sorted(outcomes) == [MemoryOutcome.MERGED, MemoryOutcome.STORED]
@@ -86,8 +86,8 @@ async def test_two_who_touch_in_opposite_order_do_not_deadlock(committed: AsyncD
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
         memories = AsyncMemoryRepository(uow.session)
-        told = await memories.remember_many(bank, [{"content": str(number)} for number in range(50)])
-    ids = [one.id for one in told]
+        remembered = await memories.remember_many(bank, [{"content": str(number)} for number in range(50)])
+    ids = [one.id for one in remembered]
 
     async def touch(order: list[int]) -> None:
         for _ in range(10):
@@ -116,5 +116,5 @@ async def test_remembering_in_a_bank_that_goes_is_an_error(committed: AsyncDatab
         async with committed.begin() as uow:
             await AsyncMemoryRepository(uow.session).remember(bank, "x")
 
-    _, told = await asyncio.gather(remove(), tell(), return_exceptions=True)
-    assert isinstance(told, NotFoundError)
+    _, remembered = await asyncio.gather(remove(), tell(), return_exceptions=True)
+    assert isinstance(remembered, NotFoundError)

@@ -1,6 +1,6 @@
 """A time without time zone is refused wherever a call takes one: the server would read it in the session's.
 
-tests/_async/test_argument_types.py gives one to each parameter of each method; here are filters and functions.
+tests/_async/test_argument_types.py passes one to each parameter of each method; here are filters and functions.
 """
 
 from __future__ import annotations

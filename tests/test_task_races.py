@@ -108,10 +108,10 @@ def test_twenty_sessions_enqueue_one_task(db: Database, winner_commits: bool) ->
         time.sleep(0.3)
         assert not any(future.done() for future in futures), "they wait for the winner"
         first.commit() if winner_commits else first.rollback()
-        filed: list[Any] = [future.result() for future in futures]
-    ids = {task.id for task, _ in filed}
+        enqueued: list[Any] = [future.result() for future in futures]
+    ids = {task.id for task, _ in enqueued}
     assert len(ids) == 1
-    assert sum(created for _, created in filed) == (0 if winner_commits else 1)
+    assert sum(created for _, created in enqueued) == (0 if winner_commits else 1)
     assert (winner_id in ids) is winner_commits
     assert with_tasks(db, lambda tasks: tasks.count()) == 1
 
@@ -120,14 +120,14 @@ def test_twenty_sessions_enqueue_one_task(db: Database, winner_commits: bool) ->
 def test_the_same_tasks_enqueued_at_once_in_any_order(db: Database, size: int) -> None:
     many: list[NewTask] = [{"intent": "x", "task_id": f"t-{number}"} for number in range(size)]
     with ThreadPoolExecutor(4) as pool:
-        filed = list(
+        enqueued = list(
             pool.map(
                 lambda tasks_of: with_tasks(db, lambda tasks: tasks.enqueue_many(tasks_of)),
                 [many, many[::-1], many[size // 2 :] + many[: size // 2], many[: size // 2] * 2],
             )
         )
-    assert sum(created for batch in filed for _, created in batch) == size  # type: ignore[attr-defined]
-    ids = [[id for id, _ in batch] for batch in filed]  # type: ignore[attr-defined]
+    assert sum(created for batch in enqueued for _, created in batch) == size  # type: ignore[attr-defined]
+    ids = [[id for id, _ in batch] for batch in enqueued]  # type: ignore[attr-defined]
     assert ids[0] == ids[1][::-1] == ids[2][-(size // 2) :] + ids[2][: -(size // 2)]
     assert with_tasks(db, lambda tasks: tasks.count()) == size
 

@@ -264,7 +264,7 @@ class Life(RuleBasedStateMachine):
         task.retry_count = task.crash_count = 0
 
     def expect(self, holds: bool, work: Callable[[TaskRepository], object]) -> object:
-        """What it gives, or None if it is refused: it must be unless the worker `holds` the task."""
+        """The result, or None if it is refused: it must be unless the worker `holds` the task."""
         try:
             found = self.run(work)
         except LeaseLost:

@@ -39,8 +39,8 @@ async def fill(conversations: AsyncConversationRepository) -> None:
     """20 sessions of 500 messages each, all mixed, and what the planner should know of them."""
     for start in range(0, 500, 100):
         for session in range(20):
-            told: Any = [{"role": "user", "content": f"word{start + n} said"} for n in range(100)]
-            await conversations.append_many(f"s{session}", told)
+            messages: Any = [{"role": "user", "content": f"word{start + n} said"} for n in range(100)]
+            await conversations.append_many(f"s{session}", messages)
     await conversations._session.execute(text("ANALYZE"))
 
 
@@ -65,10 +65,10 @@ async def test_a_session_is_read_in_the_order_it_was_added(
 
 @pytest.mark.parametrize("number", [0, 1, 250, 1001])
 async def test_many_are_stored_in_order(conversations: AsyncConversationRepository, number: int) -> None:
-    told: Any = [{"role": "user", "content": f"{n}", "metadata": {"n": n}} for n in range(number)]
-    if told:
-        told[-1] = {"role": MessageRole.ASSISTANT, "content": f"{number - 1}"}
-    ids = await conversations.append_many("s", told)
+    messages: Any = [{"role": "user", "content": f"{n}", "metadata": {"n": n}} for n in range(number)]
+    if messages:
+        messages[-1] = {"role": MessageRole.ASSISTANT, "content": f"{number - 1}"}
+    ids = await conversations.append_many("s", messages)
     assert ids == sorted(ids)
     stored = (await conversations._session.scalars(select(Conversation).order_by(Conversation.id))).all()
     assert [message.id for message in stored] == ids
@@ -115,7 +115,7 @@ async def test_sessions_come_with_their_last_activity(conversations: AsyncConver
     assert [found.session_id for found in await conversations.sessions(limit=1)] == ["c"]
 
 
-async def told(conversations: AsyncConversationRepository) -> dict[str, int]:
+async def counts(conversations: AsyncConversationRepository) -> dict[str, int]:
     return {found.session_id: found.messages for found in await conversations.sessions()}
 
 
@@ -125,18 +125,18 @@ async def test_a_session_counts_what_it_holds(conversations: AsyncConversationRe
         await conversations.append_many("a", [{"role": "user", "content": "x"}] * size)
     await conversations.append("b", "user", "x")
     first = await conversations.history("a", limit=1)
-    assert await told(conversations) == {"b": 1, "a": 1004}
+    assert await counts(conversations) == {"b": 1, "a": 1004}
     (_, a) = await conversations.sessions()
     assert a.started_at == first.items[0].created_at
     old = update(Conversation).where(Conversation.id == first.items[0].id)
     await session.execute(old.values(created_at=func.now() - timedelta(days=2)))
     assert await conversations.purge(older_than=86_400) == 1
-    assert await told(conversations) == {"b": 1, "a": 1003}
+    assert await counts(conversations) == {"b": 1, "a": 1003}
     assert await conversations.delete_session("a") == 1003
-    assert await told(conversations) == {"b": 1}
+    assert await counts(conversations) == {"b": 1}
     await session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     assert await conversations.purge(older_than=86_400) == 1
-    assert await told(conversations) == {}
+    assert await counts(conversations) == {}
     assert await session.scalar(select(func.count()).select_from(ConversationSession)) == 0
 
 
@@ -157,14 +157,14 @@ async def test_appends_to_one_session_wait_for_nobody(committed: AsyncDatabase) 
             await second.append_many(name, [{"role": "user", "content": "x"}] * 2)
         assert await purging.purge(older_than=86_400) == 3
         await third.commit()
-        assert await told(purging) == {}
+        assert await counts(purging) == {}
         await third.commit()
         await one.commit()
         await other.rollback()
-        assert await told(purging) == {"new": 1, "b": 1, "a": 1}
+        assert await counts(purging) == {"new": 1, "b": 1, "a": 1}
         assert [await purging.delete_session(name) for name in ("a", "b", "new")] == [1, 1, 1]
         await third.commit()
-        assert await told(purging) == {}
+        assert await counts(purging) == {}
 
 
 async def test_a_search_reports_whether_all_were_ranked(

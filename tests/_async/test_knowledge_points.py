@@ -431,9 +431,9 @@ PAGE = {
 async def test_a_dump_of_qdrant_is_imported(knowledge: AsyncKnowledgeRepository, tmp_path: Path) -> None:
     dump = tmp_path / "dump.jsonl"
     dump.write_text("\n".join(map(json.dumps, [*QDRANT, PAGE])) + "\n\n")
-    told: list[int] = []
-    assert await knowledge.import_qdrant(LEGAL, dump, progress=told.append) == 3
-    assert told == [3]
+    reported: list[int] = []
+    assert await knowledge.import_qdrant(LEGAL, dump, progress=reported.append) == 3
+    assert reported == [3]
     found = await knowledge.retrieve(LEGAL, [42, QDRANT[1]["id"], 43], with_vectors=True)
     assert [(point.id, point.payload) for point in found] == [
         ("42", {"text": "one", "n": 1.5}),
@@ -451,11 +451,11 @@ async def test_a_dump_comes_in_batches_and_with_named_vectors(
     knowledge: AsyncKnowledgeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(knowledge_points, "BATCH", 3)
-    told: list[int] = []
+    reported: list[int] = []
     vector = {"text": VECTORS[0].tolist(), "image": [1.0]}
     lines = [json.dumps({"id": n, "vector": vector}) for n in range(7)]
-    assert await knowledge.import_qdrant(LEGAL, lines, vector_name="text", progress=told.append) == 7
-    assert told == [3, 6, 7]
+    assert await knowledge.import_qdrant(LEGAL, lines, vector_name="text", progress=reported.append) == 7
+    assert reported == [3, 6, 7]
     assert len(await knowledge.query(LEGAL, VECTORS[0])) == 7
     only = json.dumps({"id": 1, "vector": {"": VECTORS[1].tolist()}})
     assert await knowledge.import_qdrant(LEGAL, [only]) == 1
@@ -501,9 +501,9 @@ async def test_an_export_restores_exactly_what_was_stored(
     stored += [{"id": "bare", "payload": {"a": None}}, {"id": "é'/..", "vector": VECTORS[30]}]
     await knowledge.upsert("notes", stored)
     folder = tmp_path / "a" / "export"
-    told: list[int] = []
-    assert await knowledge.export_to("notes", folder, progress=told.append) == 27
-    assert told == [7, 14, 21, 27]
+    reported: list[int] = []
+    assert await knowledge.export_to("notes", folder, progress=reported.append) == 27
+    assert reported == [7, 14, 21, 27]
     assert np.load(folder / "vectors.npy").shape == (26, 1536)
     before = await contents(knowledge, "notes")
     await knowledge.drop_collection("notes")

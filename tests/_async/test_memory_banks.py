@@ -89,11 +89,11 @@ async def test_a_hostile_name_is_stored(banks: AsyncMemoryBankRepository, name: 
 async def test_sweeping_passes_over_what_others_hold(committed: AsyncDatabase) -> None:
     async with committed.begin() as uow:
         bank = (await AsyncMemoryBankRepository(uow.session).get_or_create("bank")).id
-        told = await AsyncMemoryRepository(uow.session).remember_many(
+        remembered = await AsyncMemoryRepository(uow.session).remember_many(
             bank, [{"content": "a"}, {"content": "b"}]
         )
         past = func.now() - func.make_interval(0, 0, 0, 1)
         await uow.session.execute(update(Memory).values(expires_at=past))
     async with committed.begin() as holder, committed.begin() as sweeper:
-        await holder.session.scalars(select(Memory).where(Memory.id == told[0].id).with_for_update())
+        await holder.session.scalars(select(Memory).where(Memory.id == remembered[0].id).with_for_update())
         assert await AsyncMemoryRepository(sweeper.session).sweep() == 1

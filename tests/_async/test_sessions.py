@@ -110,12 +110,12 @@ async def test_a_savepoint_takes_back_what_the_driver_ran_in_it(committed: Async
 
 
 async def test_listeners_to_commits_are_called(committed: AsyncDatabase) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     async with committed.begin() as uow:
-        event.listen(uow.session.sync_session, "after_commit", lambda session: told.append("after"))
+        event.listen(uow.session.sync_session, "after_commit", lambda session: reported.append("after"))
         assert await seen(uow, "one")
         assert direct(uow)
-    assert told == ["after"]
+    assert reported == ["after"]
     async with committed.begin() as uow:
         event.listen(uow.session.sync_session, "before_commit", lambda session: session.add(document()))
         assert await seen(uow, "two")

@@ -349,8 +349,8 @@ async def test_memories_use_a_space_in_all_their_methods(uow: AsyncUnitOfWork) -
     await uow.spaces.create("s", kind="memories", model="m", dimensions=4)
     bank = (await uow.memory_banks.get_or_create("bank")).id
     axes = np.eye(4, dtype=np.float32)
-    told: list[Any] = [{"content": f"m {n}", "importance": 1 + n} for n in range(3)]
-    stored = await uow.memories.remember_many(bank, told, embeddings=axes[:3], space="s")
+    remembered: list[Any] = [{"content": f"m {n}", "importance": 1 + n} for n in range(3)]
+    stored = await uow.memories.remember_many(bank, remembered, embeddings=axes[:3], space="s")
     near = axes[1] + 0.01
     again = await uow.memories.remember_many(
         bank,

@@ -19,7 +19,7 @@ from alfred_db.queries import lease_endings
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
-from alfred_db.queries import tasks as filed
+from alfred_db.queries import tasks as enqueued
 from alfred_db.queries.task_leases import TASKS
 from alfred_db.repositories._async.tasks import AsyncTaskRepository
 
@@ -122,11 +122,11 @@ async def test_every_statement_goes_by_its_index(committed: AsyncDatabase) -> No
             indexes: dict[str, tuple[ClauseElement, Mapping[str, Any]]] = {
                 "idx_tasks_running": (lease_endings.reap(TASKS, 500), BACKOFF),  # type: ignore[dict-item]
                 "idx_tasks_finished": (upkeep.purge(86400.0, status=None, limit=1000), {}),
-                "idx_tasks_failed": (filed.requeue_failed(intent=None, limit=1000), {}),
+                "idx_tasks_failed": (enqueued.requeue_failed(intent=None, limit=1000), {}),
                 "idx_tasks_ready": (upkeep.health("tasks"), {}),
-                "pk_tasks": (filed.list_(after=None, limit=100), {}),
-                "idx_tasks_parent_task_id": (filed.cancel(uuid.uuid4(), children=True), {}),
-                "uq_tasks_task_id": (filed.standing("t", "k"), {}),
+                "pk_tasks": (enqueued.list_(after=None, limit=100), {}),
+                "idx_tasks_parent_task_id": (enqueued.cancel(uuid.uuid4(), children=True), {}),
+                "uq_tasks_task_id": (enqueued.standing("t", "k"), {}),
                 "(pk_tasks|idx_tasks_running)": (  # type: ignore[dict-item]
                     lease_endings.complete(TASKS),
                     {"id": uuid.uuid4(), "token": uuid.uuid4()},

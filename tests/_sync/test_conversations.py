@@ -40,8 +40,8 @@ def fill(conversations: ConversationRepository) -> None:
     """20 sessions of 500 messages each, all mixed, and what the planner should know of them."""
     for start in range(0, 500, 100):
         for session in range(20):
-            told: Any = [{"role": "user", "content": f"word{start + n} said"} for n in range(100)]
-            conversations.append_many(f"s{session}", told)
+            messages: Any = [{"role": "user", "content": f"word{start + n} said"} for n in range(100)]
+            conversations.append_many(f"s{session}", messages)
     conversations._session.execute(text("ANALYZE"))
 
 
@@ -66,10 +66,10 @@ def test_a_session_is_read_in_the_order_it_was_added(
 
 @pytest.mark.parametrize("number", [0, 1, 250, 1001])
 def test_many_are_stored_in_order(conversations: ConversationRepository, number: int) -> None:
-    told: Any = [{"role": "user", "content": f"{n}", "metadata": {"n": n}} for n in range(number)]
-    if told:
-        told[-1] = {"role": MessageRole.ASSISTANT, "content": f"{number - 1}"}
-    ids = conversations.append_many("s", told)
+    messages: Any = [{"role": "user", "content": f"{n}", "metadata": {"n": n}} for n in range(number)]
+    if messages:
+        messages[-1] = {"role": MessageRole.ASSISTANT, "content": f"{number - 1}"}
+    ids = conversations.append_many("s", messages)
     assert ids == sorted(ids)
     stored = (conversations._session.scalars(select(Conversation).order_by(Conversation.id))).all()
     assert [message.id for message in stored] == ids
@@ -116,7 +116,7 @@ def test_sessions_come_with_their_last_activity(conversations: ConversationRepos
     assert [found.session_id for found in conversations.sessions(limit=1)] == ["c"]
 
 
-def told(conversations: ConversationRepository) -> dict[str, int]:
+def counts(conversations: ConversationRepository) -> dict[str, int]:
     return {found.session_id: found.messages for found in conversations.sessions()}
 
 
@@ -126,18 +126,18 @@ def test_a_session_counts_what_it_holds(conversations: ConversationRepository) -
         conversations.append_many("a", [{"role": "user", "content": "x"}] * size)
     conversations.append("b", "user", "x")
     first = conversations.history("a", limit=1)
-    assert told(conversations) == {"b": 1, "a": 1004}
+    assert counts(conversations) == {"b": 1, "a": 1004}
     (_, a) = conversations.sessions()
     assert a.started_at == first.items[0].created_at
     old = update(Conversation).where(Conversation.id == first.items[0].id)
     session.execute(old.values(created_at=func.now() - timedelta(days=2)))
     assert conversations.purge(older_than=86_400) == 1
-    assert told(conversations) == {"b": 1, "a": 1003}
+    assert counts(conversations) == {"b": 1, "a": 1003}
     assert conversations.delete_session("a") == 1003
-    assert told(conversations) == {"b": 1}
+    assert counts(conversations) == {"b": 1}
     session.execute(update(Conversation).values(created_at=func.now() - timedelta(days=2)))
     assert conversations.purge(older_than=86_400) == 1
-    assert told(conversations) == {}
+    assert counts(conversations) == {}
     assert session.scalar(select(func.count()).select_from(ConversationSession)) == 0
 
 
@@ -158,14 +158,14 @@ def test_appends_to_one_session_wait_for_nobody(committed: Database) -> None:
             second.append_many(name, [{"role": "user", "content": "x"}] * 2)
         assert purging.purge(older_than=86_400) == 3
         third.commit()
-        assert told(purging) == {}
+        assert counts(purging) == {}
         third.commit()
         one.commit()
         other.rollback()
-        assert told(purging) == {"new": 1, "b": 1, "a": 1}
+        assert counts(purging) == {"new": 1, "b": 1, "a": 1}
         assert [purging.delete_session(name) for name in ("a", "b", "new")] == [1, 1, 1]
         third.commit()
-        assert told(purging) == {}
+        assert counts(purging) == {}
 
 
 def test_a_search_reports_whether_all_were_ranked(

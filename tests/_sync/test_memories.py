@@ -134,15 +134,18 @@ def test_what_has_expired_is_not_there(memories: MemoryRepository, bank: int) ->
     assert (MemoryBankRepository(memories._session).list()).items[0].memories == 1
     with pytest.raises(NotFoundError, match=f"memory {gone.id}: does not exist, or has expired"):
         memories.update(gone.id, {"importance": 2})
-    (told,) = memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
-    assert told.outcome is MemoryOutcome.STORED
+    (remembered,) = memories.remember_many(bank, [{"content": "near", "embedding": UNIT}], near=0.001)
+    assert remembered.outcome is MemoryOutcome.STORED
     assert memories.sweep() == 1
     assert memories.sweep() == 0
     assert texts(memories, bank) == ["kept", "near"]
 
 
 def test_sweeping_goes_in_batches(memories: MemoryRepository, bank: int) -> None:
-    ids = [told.id for told in memories.remember_many(bank, [{"content": str(n)} for n in range(5)])]
+    ids = [
+        remembered.id
+        for remembered in memories.remember_many(bank, [{"content": str(n)} for n in range(5)])
+    ]
     expire(memories, *ids)
     assert [memories.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
@@ -158,13 +161,13 @@ def test_what_expired_comes_back_when_it_is_remembered_again(
 
 def test_many_are_remembered_in_order(memories: MemoryRepository, bank: int) -> None:
     known = memories.remember(bank, "known", importance=5)
-    told: list[NewMemory] = [
+    remembered: list[NewMemory] = [
         {"content": "a", "importance": 2, "ttl": HOUR},
         {"content": "KNOWN", "importance": 2},
         {"content": "b", "metadata": {"x": None}, "embedding_model": "m"},
         {"content": "A "},
     ]
-    outcomes = memories.remember_many(bank, told, embeddings=[UNIT, OTHER, NEARLY, OTHER])
+    outcomes = memories.remember_many(bank, remembered, embeddings=[UNIT, OTHER, NEARLY, OTHER])
     assert [one.outcome for one in outcomes] == [
         MemoryOutcome.STORED,
         MemoryOutcome.SEEN,
@@ -192,14 +195,14 @@ def test_near_duplicates_are_merged(memories: MemoryRepository, bank: int) -> No
     known = memories.remember(bank, "known", embedding=UNIT, importance=2)
     third = [*[0.0] * 382, 1.0, 0.0]
     thirdly = [*[0.0] * 382, 1.0, 0.1]
-    told: list[NewMemory] = [
+    remembered: list[NewMemory] = [
         {"content": "about the same", "embedding": NEARLY, "importance": 9},
         {"content": "new", "embedding": third},
         {"content": "new in other words", "embedding": thirdly, "importance": 4},
         {"content": "without a vector"},
         {"content": "known", "embedding": UNIT},
     ]
-    outcomes = memories.remember_many(bank, told, near=0.08)
+    outcomes = memories.remember_many(bank, remembered, near=0.08)
     assert [one.outcome for one in outcomes] == [
         MemoryOutcome.MERGED,
         MemoryOutcome.STORED,
@@ -373,20 +376,20 @@ def test_a_text_is_checked(memories: MemoryRepository, bank: int, content: str) 
     "content", ["'; DROP TABLE memories; --", "100% :x %s %(x)s", "\U0001f419 ß İ", "x" * 1_000_000]
 )
 def test_hostile_text_is_stored(memories: MemoryRepository, bank: int, content: str) -> None:
-    (told,) = memories.remember_many(bank, [{"content": content}])
+    (remembered,) = memories.remember_many(bank, [{"content": content}])
     stored = memories.remember(bank, content)
     memory = memories.get(stored.id)
     assert memory is not None
-    assert (stored.id, memory.content) == (told.id, content)
+    assert (stored.id, memory.content) == (remembered.id, content)
 
 
 def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> None:
     unknown = bank + 999
-    told: list[NewMemory] = [{"content": "x"}]
+    remembered: list[NewMemory] = [{"content": "x"}]
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}: does not exist; create it"):
         memories.remember(unknown, "x")
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}"):
-        memories.remember_many(unknown, told)
+        memories.remember_many(unknown, remembered)
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}"):
         memories.search(unknown, UNIT)
     with pytest.raises(NotFoundError, match=f"memory bank {unknown}"):
@@ -406,11 +409,11 @@ def test_bad_input_is_one_clear_error(memories: MemoryRepository, bank: int) -> 
     with pytest.raises(InvalidInputError, match="keep: expected 0"):
         memories.prune(bank, keep=-1)
     with pytest.raises(InvalidInputError, match="embeddings: expected 1, one a memory, got 2"):
-        memories.remember_many(bank, told, embeddings=[UNIT, UNIT])
+        memories.remember_many(bank, remembered, embeddings=[UNIT, UNIT])
     with pytest.raises(InvalidInputError, match="memory 0: expected `content` and some of"):
         memories.remember_many(bank, [{"text": "x"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="near: expected 0 to 2"):
-        memories.remember_many(bank, told, near=-1)
+        memories.remember_many(bank, remembered, near=-1)
     with pytest.raises(InvalidInputError, match="Memory: 'nope': no such attribute"):
         memories.update(1, {"nope": 1})  # type: ignore[typeddict-unknown-key]
     assert texts(memories, bank) == []
@@ -429,13 +432,13 @@ def test_touches_stay_on_their_pages(committed: Database) -> None:
     with committed.begin() as uow:
         bank = MemoryBankRepository(uow.session).get_or_create("bank")
         rows: list[NewMemory] = [{"content": f"memory {number}"} for number in range(600)]
-        told = MemoryRepository(uow.session).remember_many(
+        remembered = MemoryRepository(uow.session).remember_many(
             bank, rows, embeddings=list(rng.normal(size=(600, 384)))
         )
     for _ in range(40):
         with committed.begin() as uow:
-            chosen = rng.choice(len(told), size=10, replace=False)
-            MemoryRepository(uow.session).touch([told[place].id for place in chosen])
+            chosen = rng.choice(len(remembered), size=10, replace=False)
+            MemoryRepository(uow.session).touch([remembered[place].id for place in chosen])
     committed.close()  # a session reports its statistics at its end at the latest
     updates = hot = 0
     deadline = time.monotonic() + 10

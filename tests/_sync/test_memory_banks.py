@@ -90,11 +90,11 @@ def test_a_hostile_name_is_stored(banks: MemoryBankRepository, name: str) -> Non
 def test_sweeping_passes_over_what_others_hold(committed: Database) -> None:
     with committed.begin() as uow:
         bank = (MemoryBankRepository(uow.session).get_or_create("bank")).id
-        told = MemoryRepository(uow.session).remember_many(
+        remembered = MemoryRepository(uow.session).remember_many(
             bank, [{"content": "a"}, {"content": "b"}]
         )
         past = func.now() - func.make_interval(0, 0, 0, 1)
         uow.session.execute(update(Memory).values(expires_at=past))
     with committed.begin() as holder, committed.begin() as sweeper:
-        holder.session.scalars(select(Memory).where(Memory.id == told[0].id).with_for_update())
+        holder.session.scalars(select(Memory).where(Memory.id == remembered[0].id).with_for_update())
         assert MemoryRepository(sweeper.session).sweep() == 1

@@ -111,12 +111,12 @@ def test_a_savepoint_takes_back_what_the_driver_ran_in_it(committed: Database) -
 
 
 def test_listeners_to_commits_are_called(committed: Database) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     with committed.begin() as uow:
-        event.listen(uow.session, "after_commit", lambda session: told.append("after"))
+        event.listen(uow.session, "after_commit", lambda session: reported.append("after"))
         assert seen(uow, "one")
         assert direct(uow)
-    assert told == ["after"]
+    assert reported == ["after"]
     with committed.begin() as uow:
         event.listen(uow.session, "before_commit", lambda session: session.add(document()))
         assert seen(uow, "two")

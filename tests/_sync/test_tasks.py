@@ -212,25 +212,25 @@ def test_many_are_enqueued_once_each(tasks: TaskRepository, size: int) -> None:
     many[4]["dedupe_key"] = "k-4"
     many[7]["task_id"] = "n-5"  # a repeat
     many[8]["dedupe_key"] = many[6]["dedupe_key"] = "k-6"
-    filed = tasks.enqueue_many(many)
-    assert len(filed) == size
-    assert [number for number, (_, created) in enumerate(filed) if not created] == [3, 4, 7, 8]
-    assert filed[3][0] == standing.id
-    assert filed[4][0] == keyed.id
-    assert (filed[7][0], filed[8][0]) == (filed[5][0], filed[6][0])
+    enqueued = tasks.enqueue_many(many)
+    assert len(enqueued) == size
+    assert [number for number, (_, created) in enumerate(enqueued) if not created] == [3, 4, 7, 8]
+    assert enqueued[3][0] == standing.id
+    assert enqueued[4][0] == keyed.id
+    assert (enqueued[7][0], enqueued[8][0]) == (enqueued[5][0], enqueued[6][0])
     assert tasks.count() == size + 2 - 4
     again = tasks.enqueue_many(many)
-    assert again == [(id, False) for id, _ in filed]
+    assert again == [(id, False) for id, _ in enqueued]
     assert tasks.count() == size + 2 - 4
 
 
 @SIZES
 def test_many_are_claimed_in_their_order(tasks: TaskRepository, size: int) -> None:
-    filed = tasks.enqueue_many([{"intent": "x", "content": {"n": n}} for n in range(size)])
-    assert all(created for _, created in filed)
+    enqueued = tasks.enqueue_many([{"intent": "x", "content": {"n": n}} for n in range(size)])
+    assert all(created for _, created in enqueued)
     held = tasks.claim(worker="w", limit=10)
     assert [task.content["n"] for task in held] == list(range(10))
-    assert [task.id for task in held] == [id for id, _ in filed[:10]]
+    assert [task.id for task in held] == [id for id, _ in enqueued[:10]]
 
 
 @SIZES
@@ -243,8 +243,8 @@ def test_many_have_what_they_were_enqueued_with(tasks: TaskRepository, size: int
         {"intent": "x", "available_at": at, "max_retries": 0, "timeout_seconds": 7, "created_by": "u"},
         {"intent": "x", "available_at": None, "assigned_to": "a", "dedupe_key": "k", "task_id": None},
     ]
-    filed = tasks.enqueue_many(many)
-    first, delayed, late, last = [tasks.get(filed[place][0]) for place in (0, -3, -2, -1)]
+    enqueued = tasks.enqueue_many(many)
+    first, delayed, late, last = [tasks.get(enqueued[place][0]) for place in (0, -3, -2, -1)]
     assert first is not None
     assert (first.content, first.metadata_, first.priority, first.max_retries) == ({}, {}, 1, 3)
     assert now <= first.available_at <= ago(tasks._session, 0)

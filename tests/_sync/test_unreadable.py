@@ -128,7 +128,7 @@ def outcome(uow: UnitOfWork, name: str, ground: Ground) -> str | None:
 UNNAMED = {
     "documents.search_many": "runs its statement beside others",
     "memories.consolidate": "locks what it reads in one statement, for the whole bank",
-    "model_registry.update": "gives the row another name",
+    "model_registry.update": "changes the name of the row",
     "workflows.fork": "inserts the row",
     "workflows.start": "inserts the row",
 }

@@ -82,7 +82,7 @@ def session(uow: UnitOfWork) -> Session:
 
 
 def forms(row: Any) -> list[Any]:
-    """What a row gives, in one form: bytes, and for a sparse vector its parts."""
+    """The values of a row, in one form: bytes, and for a sparse vector its parts."""
     vector, half, sparse, bits = row
     assert (vector.dtype, half.dtype, bits.dtype) == (np.float32, np.float32, np.bool_)
     assert [array.flags.writeable for array in (vector, half, bits)] == [False] * 3

@@ -181,8 +181,8 @@ def test_the_quickstart_works_twice(database_url: URL) -> None:
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "2,000 stored with their vectors, 0 known" in first.stdout
     assert "0 stored with their vectors, 2,000 known" in second.stdout
-    assert first.stdout.count("filed and finished; memory told 1 x") == 5
-    assert second.stdout.count("finished by an earlier run; memory told 2 x") == 5
+    assert first.stdout.count("enqueued and completed; memory seen 1 x") == 5
+    assert second.stdout.count("completed by an earlier run; memory seen 2 x") == 5
     assert first.stdout.count(" * ") == second.stdout.count(" * ") == 6
 
 
@@ -205,3 +205,18 @@ def test_a_stranger_finds_every_guide_from_the_first_page(start: str) -> None:
     }
     guides = [*(ROOT / "docs/howto").glob("*.md"), *(ROOT / "docs/concepts").glob("*.md")]
     assert [guide.name for guide in sorted(guides) if guide not in linked] == []
+
+
+def test_the_answers_of_the_layout_page_stand_where_it_says() -> None:
+    text = (ROOT / "docs/concepts/layout.md").read_text(encoding="utf-8")
+    table = text.split("## Frequent questions")[1].split("## All modules")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 7
+    for row in rows:
+        named = re.findall(r"`([^`]+)`", row)
+        places = [ROOT / word for word in named if "/" in word]
+        assert places, row
+        sources = "".join(place.read_text(encoding="utf-8") for place in places)
+        assert [word for word in named if "/" not in word and not re.search(rf"\b{word}\b", sources)] == [], (
+            row
+        )

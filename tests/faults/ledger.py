@@ -49,7 +49,7 @@ class Figures:
     """Tasks that nobody holds, and that have a lease."""
 
     def assert_sound(self) -> None:
-        """Everything that was filed has ended, and each task that was completed has had its effect once."""
+        """Everything that was enqueued has ended, and each task that was completed has had its effect once."""
         broken = {
             name: getattr(self, name)
             for name in (
@@ -105,6 +105,6 @@ _FIGURES = text(
 
 
 def figures(session: Session, known: Iterable[str]) -> Figures:
-    """What became of the tasks with these `task_id`s, which were filed for certain, and of all others."""
+    """What became of the tasks with these `task_id`s, which were enqueued for certain, and of all others."""
     row = session.execute(_FIGURES, {"known": list(known)}).one()
     return Figures(**{name: int(value) for name, value in row._mapping.items()})

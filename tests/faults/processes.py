@@ -176,7 +176,7 @@ class Process:
         self._end()
 
     def finish(self, seconds: float = SECONDS) -> int:
-        """Wait for its end; gives its exit code."""
+        """Wait for its end; return its exit code."""
         self._process.wait(seconds)
         return self._end()
 
@@ -235,7 +235,7 @@ class Proxy:
             self._next = when
 
     def cut_all(self) -> int:
-        """End every connection; gives how many there were."""
+        """End every connection; return their number."""
         with self._lock:
             ended = list(self._open)
         for client in ended:

@@ -71,7 +71,7 @@ def main(url: str) -> dict[str, Any]:
         with db.begin() as uow:
             said["first again"] = uow.messages.first_time("m", ttl=1000)
             uow.scheduler.create("n", "c", "0 * * * *", schedule_key="k")
-            said["filed"] = len(uow.scheduler.tick().created)
+            said["enqueued"] = len(uow.scheduler.tick().created)
             next_run = text(
                 "SELECT next_run_at = date_trunc('hour', statement_timestamp()) + interval '1 hour' FROM scheduler_tasks"
             )

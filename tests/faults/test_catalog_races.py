@@ -229,9 +229,9 @@ def test_requests_are_logged_while_months_are_made(db: Database) -> None:
             lambda uow: uow.broker_requests.log_many(rows),  # type: ignore[arg-type]
             lambda uow: len(uow.broker_requests.usage(now, now + timedelta(days=200))),
         )
-        # Who stands in the other's way is told to come again, and leaves nothing.
-        told = [error for future in done if (error := future.exception()) is not None]
-        assert all(isinstance(error, ConflictError) and error.retryable for error in told), told
+        # A conflicting import asks to be retried, and leaves nothing behind.
+        conflicts = [error for future in done if (error := future.exception()) is not None]
+        assert all(isinstance(error, ConflictError) and error.retryable for error in conflicts), conflicts
     logged = count(db, "brk_tracking.broker_request")
     assert logged % len(rows) == 0
     call(db, lambda uow: uow.broker_requests.make_partitions(7))
@@ -304,7 +304,7 @@ def names(uow: UnitOfWork) -> list[str]:
 
 
 def old_month(db: Database) -> str:
-    """Make a partition that is older than any other; gives its name."""
+    """Make a partition that is older than any other; return its name."""
     with db.begin() as uow:
         uow.session.execute(
             text(

@@ -261,7 +261,7 @@ def plain(value: Any) -> Any:
 
 @contextmanager
 def after_statement(database: Database, number: int, work: Callable[[], None]) -> Iterator[list[int]]:
-    """Work when so many statements of the database have run; gives the numbers of all that have."""
+    """Work when so many statements of the database have run; return the numbers of all that have."""
     ran: list[int] = []
 
     def count(*_: object) -> None:
@@ -289,7 +289,7 @@ def test_a_month_that_is_dropped_between_the_statements_has_no_readers(pair: Pai
         with pair.writer.begin() as uow:
             uow.events.detach_partition("public.events_2020_01", drop=True)
 
-    # The statement before reads the catalog alone, and gives its locks back.
+    # The statement before reads the catalog alone, and releases its locks.
     gone = pytest.raises(NotFoundError, match=r"'public\.events_2020_01': no monthly partition of events")
     with after_statement(pair.reader, 1, drop), gone, pair.reader.begin() as uow:
         uow.events.partition_readers("public.events_2020_01")

@@ -31,7 +31,7 @@ def test_the_clock_of_a_client_does_not_matter(
         "purged": 0,
         "first": True,
         "first again": False,
-        "filed": 0,
+        "enqueued": 0,
         "next slot is the next hour": True,
         "alive": 1,
         "oldest": None,

@@ -38,7 +38,7 @@ Work = Callable[[UnitOfWork], Any]
 def cut(
     request: pytest.FixtureRequest, through_proxy: Database, db: Database, proxy: Proxy
 ) -> Callable[..., Any]:
-    """Runs work in a transaction whose connection is cut, and then again; gives the second result."""
+    """Runs work in a transaction whose connection is cut, and then again; return the second result."""
     way = request.param
 
     def cut_off(work: Work) -> None:
@@ -99,12 +99,12 @@ def test_filing_a_task(db: Database, cut: Any) -> None:
 
 @pytest.mark.parametrize("size", [10, 1001], ids=["insert", "copy"])
 def test_filing_many_tasks(db: Database, cut: Any, size: int) -> None:
-    filed = cut(
+    enqueued = cut(
         lambda uow: uow.tasks.enqueue_many(
             [{"intent": "x", "task_id": str(number)} for number in range(size)]
         )
     )
-    assert [created for _, created in filed] == [cut.way != "after"] * size
+    assert [created for _, created in enqueued] == [cut.way != "after"] * size
     with db.begin() as uow:
         assert uow.tasks.count() == size
 
@@ -114,7 +114,7 @@ def test_claiming(db: Database, cut: Any) -> None:
         uow.tasks.enqueue("x", max_retries=1)
     again = cut(lambda uow: uow.tasks.claim(worker="w", lease=0.5))
     task = the_task(db)
-    if cut.way == "after":  # nobody holds what it claimed, and a reaper gives it back
+    if cut.way == "after":  # nobody holds what it claimed, and a reaper returns it
         assert again == []
         assert task.status is TaskStatus.PROCESSING
         wait_until(lambda: _reaped(db))
@@ -210,12 +210,12 @@ def test_a_slot_of_the_schedule(db: Database, cut: Any) -> None:
     with db.begin() as uow:
         uow.scheduler.create("n", "c", "0 0 1 1 *")
         uow.session.execute(update(ScheduledTask).values(next_run_at=func.now() - text("interval '1 s'")))
-    filed = cut(lambda uow: uow.scheduler.tick().created)
+    enqueued = cut(lambda uow: uow.scheduler.tick().created)
     with db.session() as session:
         ids = session.scalars(select(ScheduledExecution.id)).all()
         next_run = session.scalar(select(ScheduledTask.next_run_at))
     assert len(ids) == 1
-    assert filed == ([] if cut.way == "after" else ids)
+    assert enqueued == ([] if cut.way == "after" else ids)
     assert next_run is not None
     assert next_run > datetime.now(UTC)
 
@@ -295,7 +295,7 @@ def test_every_connection_of_a_pool_cut_at_once(through_proxy: Database, proxy: 
 async def test_the_same_pool_with_asyncio(own_server: Server, database: str, proxy: Proxy) -> None:
     async with AsyncDatabase(own_server.url(database, proxy.port)) as found:
 
-        async def file() -> None:
+        async def enqueue() -> None:
             async with found.begin() as uow:
                 await uow.tasks.enqueue("x")
                 proxy.cut_all()
@@ -307,7 +307,7 @@ async def test_the_same_pool_with_asyncio(own_server: Server, database: str, pro
 
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
-                await file()
+                await enqueue()
             with pytest.raises(DatabaseUnavailable):
                 await look()
         assert found.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def due(db: Database) -> datetime:
-    """Tasks with ten slots each, or one more when a minute begins meanwhile; gives the first."""
+    """Tasks with ten slots each, or one more when a minute begins meanwhile; return the first."""
     with db.begin() as uow:
         for number in range(TASKS):
             uow.scheduler.create(

@@ -28,7 +28,7 @@ def db(database_url: URL) -> Iterator[Database]:
 
 
 def due(db: Database) -> int:
-    """Tasks with ten slots each, or eleven when a minute has just begun; gives how many there are in all."""
+    """Tasks with ten slots each, or eleven when a minute has just begun; return the number of all slots."""
     with db.begin() as uow:
         scheduler = SchedulerRepository(uow.session)
         for number in range(TASKS):

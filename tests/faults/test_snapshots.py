@@ -1,4 +1,4 @@
-"""A transaction that stays open keeps dead rows in the way: how much that costs is bounded, and it is told."""
+"""A transaction that stays open keeps dead rows in the way: how much that costs is bounded, and it is reported."""
 
 from __future__ import annotations
 

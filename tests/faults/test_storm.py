@@ -53,9 +53,9 @@ class Storm:
         self._numbers = iter(range(1, 1 << 30))
         self._workers = [self._worker(place) for place in range(WORKERS)]
         self.known: list[str] = []
-        """Tasks that were filed for certain."""
+        """Tasks that were enqueued for certain."""
         self.unsure = 0
-        """Commits of the source whose outcome it was not told, and which it repeated."""
+        """Commits of the source whose outcome it was unknown to it, and which it repeated."""
         self._commits = 0
         self.faults: Counter[str] = Counter()
         self._over = threading.Event()
@@ -142,15 +142,15 @@ class Storm:
                     try:
                         with db.begin() as uow:
                             waiting = uow.tasks.count(status=TaskStatus.PENDING)
-                            filed = waiting < WAITING
-                            if filed:
+                            enqueued = waiting < WAITING
+                            if enqueued:
                                 self._file(db, uow.tasks.enqueue_many, names)
                         self._commits += 1
                         break
                     except (DatabaseUnavailable, ConflictError) as error:
                         self.unsure += not error.retryable
                         time.sleep(0.02)
-                if filed:
+                if enqueued:
                     self.known += names
                     if number % 10 == 0:
                         self._cancel(db, names[0])
@@ -181,7 +181,7 @@ class Storm:
         except (DatabaseUnavailable, InvalidTransition):
             pass  # not, or perhaps; or it is done already
 
-    # What befalls them. Each gives its name.
+    # The faults. Each returns its name.
 
     def _kill_worker(self) -> str:
         self._revive()
@@ -258,7 +258,7 @@ def test_a_storm(own_server: Server, database: str) -> None:
             storm.drain(db)
             with db.session() as session:
                 found = figures(session, storm.known)
-    report = told(lasted, storm, found)
+    report = as_text(lasted, storm, found)
     print(report)
     found.assert_sound()
     assert found.completed > 0
@@ -267,7 +267,7 @@ def test_a_storm(own_server: Server, database: str) -> None:
         Path(path).write_text(report)
 
 
-def told(seconds: float, storm: Storm, found: Figures) -> str:
+def as_text(seconds: float, storm: Storm, found: Figures) -> str:
     """The figures, as a page of the documentation."""
     rows = [
         ("duration, seconds", f"{seconds:,.0f}"),

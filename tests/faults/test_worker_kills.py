@@ -27,7 +27,9 @@ def worker(own_server: Server, database: str) -> Start:
     )
 
 
-def file(db: Database, intent: str = "work", content: Mapping[str, Any] | None = None, **options: Any) -> str:
+def enqueue(
+    db: Database, intent: str = "work", content: Mapping[str, Any] | None = None, **options: Any
+) -> str:
     with db.begin() as uow:
         return uow.tasks.enqueue(intent, content, **options)[0].task_id
 
@@ -51,7 +53,7 @@ def counted(db: Database) -> Figures:
 def test_a_killed_worker_leaves_its_task_to_the_next(
     db: Database, worker: Start, content: Mapping[str, Any]
 ) -> None:
-    name = file(db, content=content, max_retries=1)
+    name = enqueue(db, content=content, max_retries=1)
     with worker("first", lease=1.0) as first:
         first.wait_for("uncommitted" if "before_commit" in content else "claimed")
         wait_until(lambda: counted_attempts(db) == 1)
@@ -74,7 +76,7 @@ def counted_attempts(db: Database) -> int:
 
 
 def test_a_frozen_worker_is_refused_when_it_goes_on(db: Database, worker: Start) -> None:
-    name = file(db, content={"seconds": 0.5})
+    name = enqueue(db, content={"seconds": 0.5})
     with worker("frozen", lease=1.0) as frozen, worker("other", lease=1.0) as other:
         # Whichever got it.
         wait_until(lambda: any("claimed" in line for line in frozen.lines + other.lines))
@@ -93,8 +95,8 @@ def test_a_frozen_worker_is_refused_when_it_goes_on(db: Database, worker: Start)
 
 @pytest.mark.parametrize("max_retries", [0, 2])
 def test_what_kills_every_worker_ends_failed(db: Database, worker: Start, max_retries: int) -> None:
-    poison = file(db, "poison", priority=5, max_retries=max_retries)
-    file(db)
+    poison = enqueue(db, "poison", priority=5, max_retries=max_retries)
+    enqueue(db)
     for attempt in range(max_retries + 1):
         with worker(f"w-{attempt}", lease=0.5) as victim:
             victim.wait_for(f"claimed {poison}")
@@ -111,7 +113,7 @@ def test_what_kills_every_worker_ends_failed(db: Database, worker: Start, max_re
 
 
 def test_failures_and_kills_share_the_budget(db: Database, worker: Start) -> None:
-    name = file(db, content={"failures": 9, "seconds": 0.2}, max_retries=2)
+    name = enqueue(db, content={"failures": 9, "seconds": 0.2}, max_retries=2)
     with worker("first", lease=0.5) as first:
         first.wait_for("claimed")
         first.kill()

@@ -39,7 +39,7 @@ def indexes(database: Database, table: str | None = None) -> list[IndexStatus]:
         return [one for one in status(connection, database.schema) if table in (None, one.table)]
 
 
-def told(one: IndexStatus) -> list[str]:
+def reported(one: IndexStatus) -> list[str]:
     """Its warnings, but those of an old pgvector."""
     return [line for line in one.warnings if not line.startswith("vector ")]
 
@@ -56,7 +56,7 @@ def invalidate(database: Database, name: str) -> None:
 
 
 def files(database: Database, table: str) -> dict[str, int]:
-    """The files of a table's indexes: a rebuild gives another."""
+    """The files of a table's indexes: a rebuild makes others."""
     found = sql(
         database,
         "SELECT c.relname, c.relfilenode FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid"

@@ -24,7 +24,7 @@ from alfred_db.errors import (
 from alfred_db.indexes import IndexState, Progress, rebuild, rebuilding, recall, status
 from alfred_db.repositories._sync.documents import DocumentRepository
 
-from .care import DOCUMENTS, KNOWLEDGE, PARTITIONS, TABLES, files, home, indexes, invalidate, sql, told
+from .care import DOCUMENTS, KNOWLEDGE, PARTITIONS, TABLES, files, home, indexes, invalidate, reported, sql
 
 
 def test_what_is_invalid_is_rebuilt_and_nothing_else(tenant: Database) -> None:
@@ -34,7 +34,7 @@ def test_what_is_invalid_is_rebuilt_and_nothing_else(tenant: Database) -> None:
     broken = [one for one in indexes(tenant) if not one.valid]
     assert [one.state for one in broken] == [IndexState.INVALID] * 2
     run = command(f"vectors rebuild --index {DOCUMENTS}", tenant.url, tenant.schema)
-    assert told(broken[0]) == [f"invalid, so that no search uses it: {run}"]
+    assert reported(broken[0]) == [f"invalid, so that no search uses it: {run}"]
     before = {table: files(tenant, table) for table in TABLES[:-1]}
     done = rebuild(tenant.engine)
     assert [(one.schema, one.table, one.dropped) for one in done] == [
@@ -105,7 +105,7 @@ def test_what_a_failed_rebuild_leaves_is_listed_and_dropped(tenant: Database) ->
     own, left = indexes(tenant, "documents")
     assert (own.name, own.state) == (DOCUMENTS, IndexState.VALID)
     assert (left.name, left.state) == (f"{DOCUMENTS}_ccnew", IndexState.LEFTOVER)
-    assert "drops it" in told(left)[0]
+    assert "drops it" in reported(left)[0]
     report = recall(tenant.engine, Document, samples=3, ef=[40])
     assert report.index == DOCUMENTS
     dropped, built = rebuild(tenant.engine, DOCUMENTS)
@@ -165,17 +165,17 @@ def test_waiting_too_long_for_another_rebuild_is_an_error(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "POLLED_EVERY", 0.002)
-    told: list[str] = []
+    reported: list[str] = []
 
     def second(progress: Progress) -> None:
-        if not told:
+        if not reported:
             with pytest.raises(ConflictError, match="another rebuild has been running") as refused:
                 rebuild(database.engine, DOCUMENTS, lock_timeout=0.001)
             assert refused.value.retryable
-            told.append(progress.phase)
+            reported.append(progress.phase)
 
     rebuild(database.engine, DOCUMENTS, progress=second)
-    assert told
+    assert reported
 
 
 def test_writers_and_searches_go_on_meanwhile(database: Database) -> None:

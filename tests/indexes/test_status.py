@@ -18,7 +18,7 @@ from alfred_db.errors import (
 from alfred_db.indexes import IndexState, recall, status
 from alfred_db.server import requirements
 
-from .care import DOCUMENTS, KNOWLEDGE, LOADED, PARTITIONS, POINTS, TABLES, home, indexes, sql, told
+from .care import DOCUMENTS, KNOWLEDGE, LOADED, PARTITIONS, POINTS, TABLES, home, indexes, reported, sql
 
 
 def test_every_vector_index_of_the_models_is_listed(reader: Database) -> None:
@@ -29,7 +29,7 @@ def test_every_vector_index_of_the_models_is_listed(reader: Database) -> None:
         assert one.valid
         assert one.schema == home(reader, "wm" if one.table == "working_memory" else "public")
         assert one.parent == (KNOWLEDGE if one.table in PARTITIONS else None)
-        assert not told(one)
+        assert not reported(one)
         assert one.size
     rows = {one.table: one.rows for one in found}
     assert rows["documents"] == LOADED
@@ -100,7 +100,7 @@ def test_a_missing_index_is_listed_with_what_makes_it(tenant: Database) -> None:
     missing = [one for one in indexes(tenant) if one.state is IndexState.MISSING]
     assert [one.table for one in missing] == ["documents", *PARTITIONS]
     for one in missing:
-        (warning,) = told(one)
+        (warning,) = reported(one)
         assert one.size is None
         sql(tenant, *warning.partition(": ")[2].split("; "))
     assert {one.state for one in indexes(tenant)} == {IndexState.VALID}

@@ -56,7 +56,7 @@ HALVES = {"_async": ("text", "megabyte"), "_sync": ("text", "empty", "nul", "sur
 
 
 def hostile(half: str) -> dict[str, str]:
-    """What a half of the generated suite gives, as the two are one code; with ALFRED_DB_TEST_ALL=1 both give all."""
+    """What a half of the generated suite yields, as the two are one code; with ALFRED_DB_TEST_ALL=1 both yield all."""
     return HOSTILE if os.environ.get("ALFRED_DB_TEST_ALL") else {kind: HOSTILE[kind] for kind in HALVES[half]}
 
 
@@ -69,7 +69,7 @@ NO_JSON = {"nan": float("nan"), "infinity": float("inf"), "object": object(), "b
 
 @dataclass
 class Returns:
-    """A callback that gives a text."""
+    """A callback that returns a text."""
 
     text: str
 

@@ -34,7 +34,7 @@ def cleaned(name: str, parameter: object) -> bool:
 
 HELD = "what `claim` gave is the library's own; no text of it reaches a statement"
 FOUND = "what `candidates` gave is the library's own: ids, which are bound, and a filter, which `candidates` was given"
-CRON = "the default server has no pg_cron; tests/test_cli_catalog.py gives the values where there is one"
+CRON = "the default server has no pg_cron; tests/test_cli_catalog.py passes the values where there is one"
 FILES = "a path of the file system, not of the database"
 
 FUSION = "One of two words, by which the statement is chosen."

@@ -215,7 +215,7 @@ def fresh_python(code: str, url: URL | None = None, **more: str) -> str:
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Poll until a condition holds; gives its value."""
+    """Poll until a condition holds; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"

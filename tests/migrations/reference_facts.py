@@ -1,4 +1,4 @@
-"""The specification: the tables as the documentation of the platforms that move to this library gives them.
+"""The specification: the tables as the documentation of the platforms that move to this library has them.
 
 Copied by hand, in the documentation's own words (types, defaults, keys of indexes), and never taken from the
 models: this is what the models and the migrations are held to.
@@ -74,7 +74,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Query:
-    """An example query, verbatim, and the names of the columns that it gives."""
+    """An example query, verbatim, and the names of the columns that it returns."""
 
     sql: str
     columns: tuple[str, ...]

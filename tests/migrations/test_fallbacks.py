@@ -169,7 +169,7 @@ def sign(payload: str, secret: str, algorithm: str = "HS256") -> str:
 
 
 def double(found: Any) -> float | None:
-    """`try_cast_double` of what `->>` gives."""
+    """`try_cast_double` of what `->>` returns."""
     try:
         return None if found is None or isinstance(found, bool) else float(found)
     except (TypeError, ValueError):
@@ -380,7 +380,7 @@ STORED = f"SELECT tableoid::regclass::text FROM {LOG} WHERE request_id = :id"
 
 
 def insert(url: URL, request_id: str, at: datetime) -> str:
-    """Store a request of some time; gives the partition that has it."""
+    """Store a request of some time; return the partition that has it."""
     with connected(url) as connection:
         connection.execute(
             text(f"INSERT INTO {LOG} (request_id, created_at) VALUES (:id, :at)"),

@@ -264,7 +264,7 @@ async def test_a_search_path_makes_no_tenant_the_default_one(database_url: URL, 
         done = command("doctor", "--url", own_url(url))
         assert done.exit_code == 2
         assert "'acme'" in done.output
-    # The tenant itself is told by its name, whatever the path says.
+    # The tenant itself is recognised by its name, whatever the path says.
     with Database(database_url, schema="acme") as database:
         database.upgrade()
         database.verify()

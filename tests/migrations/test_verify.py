@@ -268,7 +268,9 @@ def test_many_drifts_are_counted_and_not_all_listed(migrated_url: URL) -> None:
         connection.exec_driver_sql(
             "DROP TABLE test_results, test_runs, test_cases, test_suites, rag_query_documents"
         )
-        connection.exec_driver_sql("DROP TABLE rag_queries, rag_sessions, processed_messages, event_consumers")
+        connection.exec_driver_sql(
+            "DROP TABLE rag_queries, rag_sessions, processed_messages, event_consumers"
+        )
         with pytest.raises(SchemaDriftError, match="; and 3 more"):
             verify(connection)
         connection.rollback()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from sqlalchemy import true
 
+from alfred_db import Document
 from alfred_db.errors import InvalidFilter
 from alfred_db.queries.shapes import filter_groups
-from alfred_db.search.filters import Filter, eq
+from alfred_db.queries.shapes.filters import compile_filter
+from alfred_db.search.filters import BOUNDS, Filter, FilterCondition, eq, range_
 
 ONE = eq("a", 1)
 
@@ -32,3 +35,13 @@ def test_a_filter_may_have_as_many_conditions_as_the_limit(monkeypatch: pytest.M
         groups: dict[str, Any] = {"must": [ONE], "should": [ONE], "must_not": [ONE], **more}
         with pytest.raises(InvalidFilter, match="more than 3 conditions"):
             filter_groups.combined(Filter(**groups), lambda one: true())
+
+
+def test_a_range_takes_any_of_its_four_bounds_and_nothing_else() -> None:
+    for many in range(1, 5):
+        for bounds in itertools.combinations(BOUNDS, many):
+            where = Filter(must=[range_("id", **dict.fromkeys(bounds, 1))])
+            assert str(compile_filter(Document, where)).count("documents.id") == many
+    for wrong in ({}, {"above": 1}, dict.fromkeys((*BOUNDS, "above"), 1)):
+        with pytest.raises(InvalidFilter, match="expects some of gt, gte, lt, lte"):
+            compile_filter(Document, Filter(must=[FilterCondition("id", "range", wrong)]))

@@ -1,4 +1,4 @@
-"""What the package gives and takes can be copied, pickled, and read by another process: results, parameters, errors."""
+"""What the package returns and takes can be copied, pickled, and read by another process: results, parameters, errors."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ CALLS = [
 
 
 def statements_in(result: Any) -> Iterator[Any]:
-    """The statements that a function gives: one, or several in a sequence or a mapping."""
+    """The statements that a function returns: one, or several in a sequence or a mapping."""
     if isinstance(result, DriverStatement):
         yield from statements_in(result.built)
     elif isinstance(result, ClauseElement):
@@ -124,7 +124,7 @@ def test_every_public_function_has_an_example(noun: str) -> None:
 @pytest.mark.parametrize(("function", "example"), CALLS)
 def test_a_statement_keeps_the_rules(function: Callable[..., Any], example: Call) -> None:
     statements = list(statements_in(function(*example.args, **example.kwargs)))
-    assert statements, "gives no statement: name it with a leading underscore"
+    assert statements, "returns no statement: name it with a leading underscore"
     for statement in statements:
         assert violations(statement) == []
 

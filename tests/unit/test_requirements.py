@@ -1,4 +1,4 @@
-"""What is told to whom, on servers that nobody has here."""
+"""The advice for each platform, on servers that are not available here."""
 
 from __future__ import annotations
 
@@ -260,10 +260,10 @@ def test_advice_is_complete_everywhere() -> None:
                         available=available,
                         preloaded=preloaded,
                     )
-                    told = requirements.advice(extension.name, facts)
-                    assert told
-                    assert not set("{}") & set(told)
-                    assert told.count("`") % 2 == 0
+                    advice = requirements.advice(extension.name, facts)
+                    assert advice
+                    assert not set("{}") & set(advice)
+                    assert advice.count("`") % 2 == 0
 
 
 def test_advice_on_other_extensions() -> None:
@@ -401,7 +401,7 @@ def test_a_missing_extension_is_a_warning_where_nothing_does_all_that_it_would()
 
 
 class Answer:
-    """A connection on which the catalog gives this one row."""
+    """A connection on which the catalog returns this one row."""
 
     def __init__(self, **changes: Any) -> None:
         available = {

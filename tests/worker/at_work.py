@@ -1,4 +1,4 @@
-"""What the tests of workers start from: workers of both colours at work, and the tasks of a database."""
+"""What the tests of workers start from: workers of both halves at work, and the tasks of a database."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ QUICK: dict[str, Any] = {"poll": 0.2, "upkeep": 0.2, "grace": 20.0, "backoff": A
 Work = Callable[[ClaimedTask, AnyLease], Sequence[NewTaskResult] | None]
 
 
-class Colour:
-    """Makes workers of one colour from plain functions, which an asynchronous one runs in threads."""
+class Half:
+    """Makes workers of one half from plain functions, which an asynchronous one runs in threads."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,20 +97,20 @@ def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def file(db: Database, intent: str = "X", **options: Any) -> Task:
+def enqueue(db: Database, intent: str = "X", **options: Any) -> Task:
     with db.begin() as uow:
         return uow.tasks.enqueue(intent, **options)[0]
 
 
-def task(db: Database, filed: Task) -> Task:
+def task(db: Database, enqueued: Task) -> Task:
     with db.begin() as uow:
-        found = uow.tasks.get(filed.id)
+        found = uow.tasks.get(enqueued.id)
         assert found is not None
         return found
 
 
-def status(db: Database, filed: Task) -> TaskStatus:
-    return task(db, filed).status
+def status(db: Database, enqueued: Task) -> TaskStatus:
+    return task(db, enqueued).status
 
 
 def count(db: Database, status: TaskStatus) -> int:

@@ -1,4 +1,4 @@
-"""A database of tasks, and workers of both colours."""
+"""A database of tasks, and workers of both halves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alfred_db import (
     Database,
 )
 
-from .at_work import Colour, sql
+from .at_work import Half, sql
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> Colour:
-    return Colour(request.param)
+def half(request: pytest.FixtureRequest) -> Half:
+    return Half(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def own_url(template: URL, new_database: Callable[..., URL]) -> URL:
 
 @pytest.fixture
 def db(own_url: URL) -> Iterator[Database]:
-    """The database of this file, emptied of what the last test left."""
+    """The database of this enqueue, emptied of what the last test left."""
     with Database(own_url) as database:
         sql(database, "TRUNCATE tasks, acme.tasks, scheduler_tasks, agent_registry CASCADE")
         yield database

@@ -23,7 +23,7 @@ from alfred_db import (
 from alfred_db.errors import DatabaseUnavailable
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, Colour, eventually, file, sql, status, task, work, working
+from .at_work import QUICK, Half, enqueue, eventually, sql, status, task, work, working
 
 
 def effects(db: Database) -> list[str]:
@@ -39,12 +39,12 @@ def test_effect_and_completion_are_one_transaction(db: Database) -> None:
             if task.attempt == 1:
                 raise ValueError("after all, not")
 
-    filed = file(db)
+    enqueued = enqueue(db)
     Worker(db, {"X": register}, **QUICK).run(drain=True, signals=False)
     assert effects(db) == ["agent-2"]
-    assert (status(db, filed), task(db, filed).retry_count) == ("completed", 1)
+    assert (status(db, enqueued), task(db, enqueued).retry_count) == ("completed", 1)
     with db.begin() as uow:
-        assert [result.content for result in uow.tasks.results(filed.id)] == [{"attempt": 2}]
+        assert [result.content for result in uow.tasks.results(enqueued.id)] == [{"attempt": 2}]
 
 
 async def test_effect_and_completion_are_one_transaction_for_coroutines_too(db: Database) -> None:
@@ -57,10 +57,10 @@ async def test_effect_and_completion_are_one_transaction_for_coroutines_too(db: 
             if task.attempt == 1:
                 raise ValueError("too late to fail")
 
-        filed = file(db)
+        enqueued = enqueue(db)
         await AsyncWorker(other, {"X": register}, **QUICK).run(drain=True, signals=False)
     assert effects(db) == ["agent-1"]
-    assert (status(db, filed), task(db, filed).retry_count) == ("completed", 0)
+    assert (status(db, enqueued), task(db, enqueued).retry_count) == ("completed", 0)
 
 
 def test_a_holder_that_lost_the_task_cannot_commit_its_effect(db: Database) -> None:
@@ -70,7 +70,7 @@ def test_a_holder_that_lost_the_task_cannot_commit_its_effect(db: Database) -> N
             uow.agents.register("ghost", type="llm", version="1")
             lease.complete(uow)
 
-    file(db)
+    enqueue(db)
     Worker(db, {"X": late}, **QUICK).run(drain=True, signals=False)
     assert effects(db) == []
 
@@ -85,14 +85,14 @@ def test_a_transaction_that_completes_does_not_hold_up_the_heartbeats_of_others(
             time.sleep(2.5)
             lease.check()
 
-    filed = [file(db, task_id="completes", max_retries=0), file(db, max_retries=0)]
+    enqueued = [enqueue(db, task_id="completes", max_retries=0), enqueue(db, max_retries=0)]
     with working(Worker(db, {"X": slow}, **{**QUICK, "lease": 1.0})):
-        eventually(lambda: {status(db, one) for one in filed} <= {"completed", "failed"})
-    assert [status(db, one) for one in filed] == ["completed", "completed"]
+        eventually(lambda: {status(db, one) for one in enqueued} <= {"completed", "failed"})
+    assert [status(db, one) for one in enqueued] == ["completed", "completed"]
 
 
 def test_a_commit_of_unknown_outcome_is_repeated_with_the_same_token(
-    colour: Colour, db: Database, monkeypatch: pytest.MonkeyPatch
+    half: Half, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reply to COMMIT is lost: once after a completion, once after a failure."""
     lost = {"complete": 0, "fail": 0}
@@ -121,14 +121,14 @@ def test_a_commit_of_unknown_outcome_is_repeated_with_the_same_token(
             lost[called[0]] += 1
             raise DatabaseUnavailable("the connection was lost at COMMIT")
 
-    worker = colour.worker(db, {"X": answer}, concurrency=1)
-    filed = [file(db, task_id="bad", max_retries=1), file(db)]
+    worker = half.worker(db, {"X": answer}, concurrency=1)
+    enqueued = [enqueue(db, task_id="bad", max_retries=1), enqueue(db)]
     monkeypatch.setattr(Database, "begin", losing)
     work(worker, drain=True)
     monkeypatch.undo()
     assert lost == {"complete": 1, "fail": 1}
-    assert {status(db, one) for one in filed} == {TaskStatus.COMPLETED}
-    assert task(db, filed[0]).retry_count == 1
-    for one in filed:
+    assert {status(db, one) for one in enqueued} == {TaskStatus.COMPLETED}
+    assert task(db, enqueued[0]).retry_count == 1
+    for one in enqueued:
         with db.begin() as uow:
             assert len(uow.tasks.results(one.id)) == 1

@@ -21,21 +21,21 @@ from alfred_db.errors import LeaseLost
 from alfred_db.worker._lease import AnyLease
 from alfred_db.worker._loop import Loop
 
-from .at_work import QUICK, Colour, eventually, file, nothing, sql, status, task, working
+from .at_work import QUICK, Half, enqueue, eventually, nothing, sql, status, task, working
 
 
-def test_heartbeats_keep_a_task_for_longer_than_its_lease(colour: Colour, db: Database) -> None:
+def test_heartbeats_keep_a_task_for_longer_than_its_lease(half: Half, db: Database) -> None:
     seen: list[bool] = []
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
         time.sleep(4.5)
         seen.append(lease.lost)
 
-    filed = file(db)
-    with working(*[colour.worker(db, {"X": slow}, lease=2.0) for _ in range(2)]):
-        eventually(lambda: status(db, filed) == "completed")
+    enqueued = enqueue(db)
+    with working(*[half.worker(db, {"X": slow}, lease=2.0) for _ in range(2)]):
+        eventually(lambda: status(db, enqueued) == "completed")
     assert seen == [False]
-    assert (task(db, filed).claim_seq, task(db, filed).crash_count) == (1, 0)
+    assert (task(db, enqueued).claim_seq, task(db, enqueued).crash_count) == (1, 0)
 
 
 def test_heartbeats_go_on_while_a_handler_blocks_the_event_loop(db: Database) -> None:
@@ -43,15 +43,15 @@ def test_heartbeats_go_on_while_a_handler_blocks_the_event_loop(db: Database) ->
         time.sleep(4.5)
         lease.check()
 
-    filed = file(db)
+    enqueued = enqueue(db)
     worker = AsyncWorker(AsyncDatabase(db.url), {"X": block}, **{**QUICK, "lease": 2.0})
     with working(worker, Worker(db, {"X": nothing}, **QUICK)):
-        eventually(lambda: status(db, filed) == "completed")
-    assert task(db, filed).claim_seq == 1
+        eventually(lambda: status(db, enqueued) == "completed")
+    assert task(db, enqueued).claim_seq == 1
 
 
 def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
-    colour: Colour, db: Database, monkeypatch: pytest.MonkeyPatch
+    half: Half, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a process is stopped for longer than the lease, and goes on."""
     monkeypatch.setattr(Loop, "_beat", lambda loop: None)
@@ -69,22 +69,22 @@ def test_a_task_whose_worker_falls_silent_is_anothers_and_the_first_is_refused(
     def second(task: ClaimedTask, lease: AnyLease) -> list[NewTaskResult]:
         return [{"result_type": "by", "content": {"name": "second"}}]
 
-    filed = file(db)
-    first = colour.worker(db, {"X": stopped}, lease=0.5, concurrency=1)
+    enqueued = enqueue(db)
+    first = half.worker(db, {"X": stopped}, lease=0.5, concurrency=1)
     with working(first, at_once=False):
         assert begun.wait(30)
-        with working(colour.worker(db, {"X": second}, lease=30.0)):
-            eventually(lambda: status(db, filed) == "completed")
+        with working(half.worker(db, {"X": second}, lease=30.0)):
+            eventually(lambda: status(db, enqueued) == "completed")
         over.set()
         eventually(lambda: seen)
     assert seen == [True]
     with db.begin() as uow:
-        assert [result.content for result in uow.tasks.results(filed.id)] == [{"name": "second"}]
-    assert (task(db, filed).claim_seq, task(db, filed).crash_count) == (2, 1)
+        assert [result.content for result in uow.tasks.results(enqueued.id)] == [{"name": "second"}]
+    assert (task(db, enqueued).claim_seq, task(db, enqueued).crash_count) == (2, 1)
 
 
 def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
-    colour: Colour, db: Database, monkeypatch: pytest.MonkeyPatch
+    half: Half, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While its first handler of it still runs."""
     monkeypatch.setattr(Loop, "_beat", lambda loop: None)
@@ -97,14 +97,14 @@ def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
             assert over.wait(30)
         return [{"result_type": "attempt", "content": {"was": task.attempt}}]
 
-    filed = file(db)
-    with working(colour.worker(db, {"X": slow}, lease=0.5), at_once=False):
-        eventually(lambda: status(db, filed) == "completed")
+    enqueued = enqueue(db)
+    with working(half.worker(db, {"X": slow}, lease=0.5), at_once=False):
+        eventually(lambda: status(db, enqueued) == "completed")
         over.set()
-        after = file(db, "X")
+        after = enqueue(db, "X")
         eventually(lambda: status(db, after) == "completed")
     with db.begin() as uow:
-        assert [result.content for result in uow.tasks.results(filed.id)] == [{"was": 2}]
+        assert [result.content for result in uow.tasks.results(enqueued.id)] == [{"was": 2}]
     assert attempts[:2] == [1, 2]
 
 
@@ -120,19 +120,17 @@ def test_a_coroutine_whose_task_is_taken_away_is_cancelled(db: Database) -> None
             cancelled.set()
             raise
 
-    filed = file(db, max_retries=0)
+    enqueued = enqueue(db, max_retries=0)
     worker = AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **{**QUICK, "lease": 0.6})
     with working(worker):
         assert begun.wait(30)
         sql(db, "UPDATE tasks SET lease_token = gen_random_uuid()")
         assert cancelled.wait(30)
-        eventually(lambda: status(db, filed) == "failed")  # by the reaper, as the new holder is silent
-    assert task(db, filed).error_code == "lease_lost"
+        eventually(lambda: status(db, enqueued) == "failed")  # by the reaper, as the new holder is silent
+    assert task(db, enqueued).error_code == "lease_lost"
 
 
-def test_an_attempt_that_takes_too_long_is_ended_though_its_worker_is_alive(
-    colour: Colour, db: Database
-) -> None:
+def test_an_attempt_that_takes_too_long_is_ended_though_its_worker_is_alive(half: Half, db: Database) -> None:
     late = threading.Event()
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
@@ -141,14 +139,14 @@ def test_an_attempt_that_takes_too_long_is_ended_though_its_worker_is_alive(
         late.set()
         lease.check()
 
-    filed = file(db, max_retries=0, timeout_seconds=1)
-    with working(colour.worker(db, {"X": slow}, lease=0.6)):
-        eventually(lambda: status(db, filed) == "failed")
+    enqueued = enqueue(db, max_retries=0, timeout_seconds=1)
+    with working(half.worker(db, {"X": slow}, lease=0.6)):
+        eventually(lambda: status(db, enqueued) == "failed")
         assert late.wait(30)
-    assert task(db, filed).error_code in ("timeout", "handler")
+    assert task(db, enqueued).error_code in ("timeout", "handler")
 
 
-def test_a_running_task_that_is_cancelled_ends_so(colour: Colour, db: Database) -> None:
+def test_a_running_task_that_is_cancelled_ends_so(half: Half, db: Database) -> None:
     begun, seen = threading.Event(), threading.Event()
 
     def patient(task: ClaimedTask, lease: AnyLease) -> None:
@@ -158,12 +156,12 @@ def test_a_running_task_that_is_cancelled_ends_so(colour: Colour, db: Database) 
         seen.set()
         lease.check()
 
-    filed = file(db)
-    with working(colour.worker(db, {"X": patient}, lease=0.6)):
+    enqueued = enqueue(db)
+    with working(half.worker(db, {"X": patient}, lease=0.6)):
         assert begun.wait(30)
         with db.begin() as uow:
-            uow.tasks.cancel(filed.id)
-        eventually(lambda: status(db, filed) == "cancelled")
+            uow.tasks.cancel(enqueued.id)
+        eventually(lambda: status(db, enqueued) == "cancelled")
         assert seen.wait(30)
 
 
@@ -178,21 +176,21 @@ def test_a_coroutine_is_cancelled_with_its_task(db: Database) -> None:
             await asyncio.sleep(0.1)
             cleaned.set()
 
-    filed = file(db)
+    enqueued = enqueue(db)
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **{**QUICK, "lease": 0.6})):
         assert begun.wait(30)
         with db.begin() as uow:
-            uow.tasks.cancel(filed.id)
-        eventually(lambda: status(db, filed) == "cancelled")
+            uow.tasks.cancel(enqueued.id)
+        eventually(lambda: status(db, enqueued) == "cancelled")
         assert cleaned.is_set()
-    assert task(db, filed).error_code == "cancelled"
+    assert task(db, enqueued).error_code == "cancelled"
 
 
-def test_to_return_completes_a_task_whose_cancellation_comes_too_late(colour: Colour, db: Database) -> None:
+def test_to_return_completes_a_task_whose_cancellation_comes_too_late(half: Half, db: Database) -> None:
     def cancel(task: ClaimedTask, lease: AnyLease) -> None:
         with db.begin() as uow:
             uow.tasks.cancel(task.id)
 
-    filed = file(db)
-    colour.drain(db, {"X": cancel})
-    assert status(db, filed) == "completed"
+    enqueued = enqueue(db)
+    half.drain(db, {"X": cancel})
+    assert status(db, enqueued) == "completed"

@@ -13,7 +13,7 @@ from alfred_db import AsyncDatabase, AsyncLease, AsyncWorker, ClaimedTask, Datab
 from alfred_db.worker._lease import AnyLease
 from alfred_db.worker._outcome import MAX_MESSAGE, described
 
-from .at_work import QUICK, Colour, file, nothing, task
+from .at_work import QUICK, Half, enqueue, nothing, task
 
 # Exceptions
 
@@ -118,15 +118,15 @@ def test_a_group_is_described_with_what_is_in_it() -> None:
     )
 
 
-def test_whatever_handlers_raise_fails_their_own_tasks(colour: Colour, db: Database) -> None:
+def test_whatever_handlers_raise_fails_their_own_tasks(half: Half, db: Database) -> None:
     def answer(task: ClaimedTask, lease: AnyLease) -> None:
         raise RAISED[task.task_id]()
 
     # A future takes no StopIteration, and so the coroutine that awaits a thread which raised it waits for ever.
-    raised = [how for how in RAISED if not (colour.asynchronous and how == "StopIteration")]
-    bad = [file(db, "BAD", task_id=how, max_retries=0, priority=5) for how in raised]
-    good = file(db)
-    colour.drain(db, {"BAD": answer, "X": nothing}, concurrency=5)
+    raised = [how for how in RAISED if not (half.asynchronous and how == "StopIteration")]
+    bad = [enqueue(db, "BAD", task_id=how, max_retries=0, priority=5) for how in raised]
+    good = enqueue(db)
+    half.drain(db, {"BAD": answer, "X": nothing}, concurrency=5)
     ended = {one.task_id: task(db, one) for one in bad}
     assert {how: one.status for how, one in ended.items()} == dict.fromkeys(raised, "failed")
     assert all(one.error_code and one.error_message is not None for one in ended.values())
@@ -137,12 +137,12 @@ def test_whatever_handlers_raise_fails_their_own_tasks(colour: Colour, db: Datab
 
 
 async def test_whatever_coroutines_raise_fails_their_own_tasks(db: Database) -> None:
-    """In the event loop itself; the colours above run functions in threads."""
+    """In the event loop itself; the halves above run functions in threads."""
 
     async def answer(task: ClaimedTask, lease: AsyncLease) -> None:
         raise RAISED[task.task_id]()
 
-    bad = [file(db, task_id=how, max_retries=0) for how in RAISED]
+    bad = [enqueue(db, task_id=how, max_retries=0) for how in RAISED]
     async with AsyncDatabase(db.url) as other:
         await AsyncWorker(other, {"X": answer}, **QUICK).run(drain=True, signals=False)
     assert {one.task_id: task(db, one).status for one in bad} == dict.fromkeys(RAISED, "failed")
@@ -221,7 +221,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
 
 
 def test_whatever_handlers_return_fails_their_own_tasks_and_is_not_done_again(
-    colour: Colour, db: Database
+    half: Half, db: Database
 ) -> None:
     """With retries left: the work was done, and its result would be refused once more."""
     attempts: list[str] = []
@@ -230,9 +230,9 @@ def test_whatever_handlers_return_fails_their_own_tasks_and_is_not_done_again(
         attempts.append(task.task_id)
         return RETURNED[task.task_id]()
 
-    bad = [file(db, "BAD", task_id=how, max_retries=3) for how in RETURNED]
-    good = [file(db, "X", content={"n": number}) for number in range(5)]
-    colour.drain(db, {"BAD": answer, "X": lambda one, _: result(one.content)}, concurrency=5)  # type: ignore[dict-item, return-value]
+    bad = [enqueue(db, "BAD", task_id=how, max_retries=3) for how in RETURNED]
+    good = [enqueue(db, "X", content={"n": number}) for number in range(5)]
+    half.drain(db, {"BAD": answer, "X": lambda one, _: result(one.content)}, concurrency=5)  # type: ignore[dict-item, return-value]
     ended = {one.task_id: task(db, one) for one in bad}
     assert {how: (one.status, one.error_code) for how, one in ended.items()} == dict.fromkeys(
         RETURNED, ("failed", "result")
@@ -255,16 +255,16 @@ class BrokenHandler(logging.Handler):
 
 
 @pytest.mark.parametrize("part", ["filter", "handler"])
-def test_a_log_that_raises_does_not_end_the_worker(colour: Colour, db: Database, part: str) -> None:
+def test_a_log_that_raises_does_not_end_the_worker(half: Half, db: Database, part: str) -> None:
     def fail(task: ClaimedTask, lease: AnyLease) -> None:
         raise odd(__str__=refuse)
 
     logger = logging.getLogger("alfred_db.worker")
-    bad, good = file(db, "BAD", max_retries=1, priority=5), file(db)
+    bad, good = enqueue(db, "BAD", max_retries=1, priority=5), enqueue(db)
     broken, handler = Broken(), BrokenHandler()
     logger.addFilter(broken) if part == "filter" else logger.addHandler(handler)
     try:
-        colour.drain(db, {"BAD": fail, "X": nothing}, concurrency=1)
+        half.drain(db, {"BAD": fail, "X": nothing}, concurrency=1)
     finally:
         logger.removeFilter(broken)
         logger.removeHandler(handler)
@@ -273,13 +273,13 @@ def test_a_log_that_raises_does_not_end_the_worker(colour: Colour, db: Database,
 
 
 def test_the_log_has_the_traceback_of_what_cannot_be_read(
-    colour: Colour, db: Database, caplog: pytest.LogCaptureFixture
+    half: Half, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(task: ClaimedTask, lease: AnyLease) -> None:
         raise odd(__str__=refuse)
 
-    file(db, max_retries=0)
-    colour.drain(db, {"X": fail})
+    enqueue(db, max_retries=0)
+    half.drain(db, {"X": fail})
     (record,) = [one for one in caplog.records if one.exc_info is not None]
     assert record.exc_info is not None
     assert record.exc_info[0] is not None

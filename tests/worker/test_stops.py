@@ -21,10 +21,10 @@ from alfred_db import (
 )
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, Colour, backends, eventually, file, sql, status, task, work, working
+from .at_work import QUICK, Half, backends, enqueue, eventually, sql, status, task, work, working
 
 
-def test_a_stopped_worker_ends_what_runs_and_claims_no_more(colour: Colour, db: Database) -> None:
+def test_a_stopped_worker_ends_what_runs_and_claims_no_more(half: Half, db: Database) -> None:
     begun = threading.Event()
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
@@ -32,16 +32,16 @@ def test_a_stopped_worker_ends_what_runs_and_claims_no_more(colour: Colour, db: 
         time.sleep(0.5)
         lease.check()
 
-    filed = [file(db), file(db)]
-    with working(colour.worker(db, {"X": slow}, concurrency=1), at_once=False):
+    enqueued = [enqueue(db), enqueue(db)]
+    with working(half.worker(db, {"X": slow}, concurrency=1), at_once=False):
         assert begun.wait(30)
-    assert [status(db, one) for one in filed] == ["completed", "pending"]
+    assert [status(db, one) for one in enqueued] == ["completed", "pending"]
     assert backends(db, "alfred-db worker") == []
     eventually(lambda: backends(db, "alfred-db listener") == [])
 
 
 @pytest.mark.parametrize("how", ["grace", "at once"])
-def test_what_does_not_end_in_time_is_released(colour: Colour, db: Database, how: str) -> None:
+def test_what_does_not_end_in_time_is_released(half: Half, db: Database, how: str) -> None:
     begun, over = threading.Event(), threading.Event()
     seen: list[bool] = []
 
@@ -50,20 +50,20 @@ def test_what_does_not_end_in_time_is_released(colour: Colour, db: Database, how
         over.wait(60)
         seen.append(lease.lost)
 
-    filed = file(db)
-    worker = colour.worker(db, {"X": endless}, grace=0.2 if how == "grace" else 60)
+    enqueued = enqueue(db)
+    worker = half.worker(db, {"X": endless}, grace=0.2 if how == "grace" else 60)
     thread = threading.Thread(target=work, args=(worker,))
     thread.start()
     assert begun.wait(30)
     worker.stop(at_once=how == "at once")
-    eventually(lambda: status(db, filed) == "pending")
+    eventually(lambda: status(db, enqueued) == "pending")
     over.set()
     thread.join(30)
     eventually(lambda: seen)
     assert seen == [True]
-    found = task(db, filed)
+    found = task(db, enqueued)
     assert (found.status, found.retry_count, found.crash_count) == ("pending", 0, 0)
-    assert found.available_at == filed.available_at
+    assert found.available_at == enqueued.available_at
 
 
 async def test_cancelling_the_awaiter_releases_the_tasks_and_closes_the_connections(db: Database) -> None:
@@ -77,7 +77,7 @@ async def test_cancelling_the_awaiter_releases_the_tasks_and_closes_the_connecti
             cancelled.set()
             raise
 
-    filed = file(db)
+    enqueued = enqueue(db)
     async with AsyncDatabase(db.url) as other:
         running = asyncio.create_task(AsyncWorker(other, {"X": slow}, **QUICK).run(signals=False))
         await asyncio.wait_for(begun.wait(), 30)
@@ -85,7 +85,7 @@ async def test_cancelling_the_awaiter_releases_the_tasks_and_closes_the_connecti
         with pytest.raises(asyncio.CancelledError):
             await running
     assert cancelled.is_set()
-    assert (status(db, filed), task(db, filed).retry_count) == ("pending", 0)
+    assert (status(db, enqueued), task(db, enqueued).retry_count) == ("pending", 0)
     assert backends(db, "alfred-db worker") == []
 
 
@@ -115,7 +115,7 @@ async def test_a_claim_or_completion_that_is_cancelled_leaves_its_connection_cle
     assert sql(db, "SELECT count(*) FROM tasks WHERE status = 'processing' AND lease_token IS NULL") == [(0,)]
 
 
-def test_signals_are_what_they_were_when_the_worker_has_ended(colour: Colour, db: Database) -> None:
+def test_signals_are_what_they_were_when_the_worker_has_ended(half: Half, db: Database) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     def stop(task: ClaimedTask, lease: AnyLease) -> None:
@@ -123,11 +123,11 @@ def test_signals_are_what_they_were_when_the_worker_has_ended(colour: Colour, db
         time.sleep(0.2)
         lease.check()
 
-    filed = [file(db), file(db)]
-    worker = colour.worker(db, {"X": stop}, concurrency=1)
+    enqueued = [enqueue(db), enqueue(db)]
+    worker = half.worker(db, {"X": stop}, concurrency=1)
     if isinstance(worker, Worker):
         worker.run()
     else:
         asyncio.run(worker.run())
-    assert [status(db, one) for one in filed] == ["completed", "pending"]
+    assert [status(db, one) for one in enqueued] == ["completed", "pending"]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

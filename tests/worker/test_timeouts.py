@@ -1,4 +1,4 @@
-"""The end of an attempt's time: coroutines are cancelled at that moment, and what goes on all the same is told of."""
+"""The end of an attempt's time: coroutines are cancelled at that moment, and what continues nevertheless is reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alfred_db import (
 from alfred_db.worker import _watch
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, Colour, eventually, file, nothing, sql, status, task, working
+from .at_work import QUICK, Half, enqueue, eventually, nothing, sql, status, task, working
 
 SELDOM = {**QUICK, "lease": 600.0, "upkeep": 600.0}
 """No heartbeat and no reaper comes in time to end anything."""
@@ -35,7 +35,7 @@ def overdue(db: Database) -> int:
         return uow.tasks.queue_health().overdue_handlers
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if "keeps a slot" in one.getMessage()]
 
 
@@ -48,8 +48,8 @@ def test_a_coroutine_is_cancelled_at_its_deadline_though_no_heartbeat_is_due(db:
         finally:
             ended.append(lease.lost)
 
-    late = [file(db, timeout_seconds=1, max_retries=0) for _ in range(3)]
-    later = file(db, timeout_seconds=600)
+    late = [enqueue(db, timeout_seconds=1, max_retries=0) for _ in range(3)]
+    later = enqueue(db, timeout_seconds=600)
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SELDOM)):
         eventually(lambda: {status(db, one) for one in late} == {"failed"})
         assert {task(db, one).error_code for one in late} == {"timeout"}
@@ -61,10 +61,10 @@ def test_a_deadline_that_comes_before_those_known_is_seen(db: Database) -> None:
     async def slow(task: ClaimedTask, lease: AsyncLease) -> None:
         await asyncio.sleep(120)
 
-    file(db, timeout_seconds=500)
+    enqueue(db, timeout_seconds=500)
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SELDOM)):
         eventually(lambda: sql(db, "SELECT FROM tasks WHERE status = 'processing'"))
-        late = file(db, timeout_seconds=1, max_retries=0)
+        late = enqueue(db, timeout_seconds=1, max_retries=0)
         eventually(lambda: status(db, late) == "failed")
     assert task(db, late).error_code == "timeout"
 
@@ -83,14 +83,14 @@ def test_a_coroutine_that_swallows_its_cancellation_is_logged_and_cancelled_agai
             except asyncio.CancelledError:
                 cancelled += 1
 
-    late = file(db, timeout_seconds=1, max_retries=0)
+    late = enqueue(db, timeout_seconds=1, max_retries=0)
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": stubborn}, **SELDOM)):
         eventually(lambda: overdue(db) == 1)
         eventually(lambda: cancelled == 4)
         eventually(lambda: status(db, late) != "processing")
         eventually(lambda: overdue(db) == 0)
-    assert len(told(caplog)) == 1
-    assert "let it pass CancelledError on" in told(caplog)[0]
+    assert len(reported(caplog)) == 1
+    assert "let it pass CancelledError on" in reported(caplog)[0]
 
 
 def test_a_thread_past_its_timeout_keeps_its_slot_which_is_logged_once(
@@ -102,18 +102,18 @@ def test_a_thread_past_its_timeout_keeps_its_slot_which_is_logged_once(
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
         over.wait(60)
 
-    late = [file(db, "SLOW", timeout_seconds=1, max_retries=0) for _ in range(2)]
+    late = [enqueue(db, "SLOW", timeout_seconds=1, max_retries=0) for _ in range(2)]
     with working(Worker(db, {"SLOW": slow, "X": nothing}, concurrency=3, **QUICK)):
         eventually(lambda: overdue(db) == 2)
         eventually(lambda: {status(db, one) for one in late} == {"failed"})  # by the reaper
-        other = file(db)
+        other = enqueue(db)
         eventually(lambda: status(db, other) == "completed")  # in the slot that is left
         time.sleep(0.3)
         over.set()
         eventually(lambda: overdue(db) == 0)
-    assert len(told(caplog)) == 2
+    assert len(reported(caplog)) == 2
     assert all(
-        "its timeout_seconds have passed" in one and "call `lease.check()`" in one for one in told(caplog)
+        "its timeout_seconds have passed" in one and "call `lease.check()`" in one for one in reported(caplog)
     )
     assert {task(db, one).error_code for one in late} == {"timeout"}
 
@@ -124,7 +124,7 @@ def test_a_handler_that_asks_its_lease_ends_as_timed_out(db: Database) -> None:
             lease.check()
             time.sleep(0.02)
 
-    late = file(db, timeout_seconds=1, max_retries=0)
+    late = enqueue(db, timeout_seconds=1, max_retries=0)
     with working(Worker(db, {"X": slow}, **SELDOM)):
         eventually(lambda: status(db, late) == "failed")
     assert task(db, late).error_code == "timeout"
@@ -136,14 +136,14 @@ def test_what_ends_in_time_is_not_logged(db: Database, caplog: pytest.LogCapture
             raise TaskFailed("no", retry=False)
 
     with caplog.at_level(logging.DEBUG, "alfred_db.worker"):
-        done = [file(db, timeout_seconds=1, content={"fails": fails}) for fails in (True, False)]
+        done = [enqueue(db, timeout_seconds=1, content={"fails": fails}) for fails in (True, False)]
         with working(Worker(db, {"X": short}, **SELDOM)):
             eventually(lambda: {status(db, one) for one in done} == {"completed", "failed"})
             time.sleep(1.2)
-    assert told(caplog) == []
+    assert reported(caplog) == []
 
 
-def test_a_timeout_longer_than_the_lease_is_kept_by_heartbeats(db: Database, colour: Colour) -> None:
+def test_a_timeout_longer_than_the_lease_is_kept_by_heartbeats(db: Database, half: Half) -> None:
     options: dict[str, Any] = {**QUICK, "lease": 0.6}
 
     def work(task: ClaimedTask, lease: AnyLease) -> None:
@@ -152,9 +152,9 @@ def test_a_timeout_longer_than_the_lease_is_kept_by_heartbeats(db: Database, col
             lease.check()
             time.sleep(0.02)
 
-    done = file(db, content={"seconds": 1.5}, timeout_seconds=60, max_retries=0)
-    late = file(db, content={"seconds": 60}, timeout_seconds=2, max_retries=0)
-    with working(colour.worker(db, {"X": work}, **options)):
+    done = enqueue(db, content={"seconds": 1.5}, timeout_seconds=60, max_retries=0)
+    late = enqueue(db, content={"seconds": 60}, timeout_seconds=2, max_retries=0)
+    with working(half.worker(db, {"X": work}, **options)):
         eventually(lambda: status(db, late) == "failed")
         eventually(lambda: status(db, done) == "completed")
     assert (task(db, late).error_code, task(db, late).crash_count) == ("timeout", 0)
@@ -170,7 +170,9 @@ def test_each_of_several_is_ended_at_its_own_deadline(db: Database) -> None:
         finally:
             ended.append(task.content["after"])
 
-    late = [file(db, timeout_seconds=after, content={"after": after}, max_retries=0) for after in (3, 1, 2)]
+    late = [
+        enqueue(db, timeout_seconds=after, content={"after": after}, max_retries=0) for after in (3, 1, 2)
+    ]
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SELDOM)):
         eventually(lambda: {status(db, one) for one in late} == {"failed"})
     assert ended == [1, 2, 3]
@@ -198,7 +200,7 @@ def test_the_leases_of_others_are_kept_beside_one_that_cannot_be_ended(db: Datab
     async def keep_on(task: ClaimedTask, lease: AsyncLease) -> None:
         await asyncio.to_thread(keep, task, lease)
 
-    others = [file(db, "KEPT") for _ in range(2)]
+    others = [enqueue(db, "KEPT") for _ in range(2)]
     worker: Worker | AsyncWorker = (
         Worker(db, {"X": block, "KEPT": keep}, concurrency=3, **options)
         if blocks == "a thread"
@@ -206,7 +208,7 @@ def test_the_leases_of_others_are_kept_beside_one_that_cannot_be_ended(db: Datab
     )
     with working(worker):
         eventually(lambda: len(attempts) == 2)
-        late = file(db, timeout_seconds=1, max_retries=0)
+        late = enqueue(db, timeout_seconds=1, max_retries=0)
         eventually(lambda: status(db, late) == "failed")  # by the reaper
         time.sleep(1.5)
         over.set()
@@ -228,7 +230,7 @@ def test_attempts_that_end_at_the_deadline_end_once(db: Database) -> None:
         return [{"result_type": "t", "content": {}}]
 
     offsets = [number / 1000 for number in range(-6, 6)]
-    tasks = [file(db, timeout_seconds=1, max_retries=1, content={"offset": offset}) for offset in offsets]
+    tasks = [enqueue(db, timeout_seconds=1, max_retries=1, content={"offset": offset}) for offset in offsets]
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": close}, concurrency=len(tasks), **QUICK)):
         eventually(lambda: {status(db, one) for one in tasks} <= {"completed", "failed"})
     for one in tasks:
@@ -262,7 +264,7 @@ def test_a_result_that_comes_after_the_next_attempt_began_is_not_stored(
                 await second.wait()
         return [{"result_type": f"of attempt {mine}", "content": {}}]
 
-    late = file(db, timeout_seconds=1, max_retries=1)
+    late = enqueue(db, timeout_seconds=1, max_retries=1)
     with working(AsyncWorker(AsyncDatabase(db.url), {"X": stubborn}, concurrency=2, **QUICK)):
         eventually(lambda: status(db, late) in ("completed", "failed"))
         eventually(lambda: attempts == 2)

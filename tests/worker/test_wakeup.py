@@ -1,4 +1,4 @@
-"""Idle workers are woken by what is filed, and poll where nothing can wake them."""
+"""Idle workers are woken by what is enqueued, and poll where nothing can wake them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from alfred_db.worker import _loop
 
 from .at_work import (
     QUICK,
-    Colour,
+    Half,
     backends,
     count,
+    enqueue,
     eventually,
-    file,
     nothing,
     sql,
     status,
@@ -49,16 +49,16 @@ def idle(db: Database) -> None:
 
 
 def test_a_worker_is_woken_when_tasks_were_enqueued(
-    colour: Colour, db: Database, far_polls: dict[str, Any]
+    half: Half, db: Database, far_polls: dict[str, Any]
 ) -> None:
-    with working(colour.worker(db, {"X": nothing}, **far_polls)):
+    with working(half.worker(db, {"X": nothing}, **far_polls)):
         idle(db)
-        unheard = file(db)
+        unheard = enqueue(db)
         time.sleep(0.5)
         assert status(db, unheard) == "pending"
         with Database(db.url, notify=True) as telling:
-            filed = file(telling)
-            eventually(lambda: status(db, filed) == "completed")
+            enqueued = enqueue(telling)
+            eventually(lambda: status(db, enqueued) == "completed")
     assert status(db, unheard) == "completed"
 
 
@@ -71,33 +71,33 @@ async def test_an_asynchronous_database_wakes_workers_too(db: Database, far_poll
 
 
 def test_a_lost_listener_is_replaced_and_nothing_is_missed_meanwhile(
-    colour: Colour, db: Database, far_polls: dict[str, Any]
+    half: Half, db: Database, far_polls: dict[str, Any]
 ) -> None:
-    with working(colour.worker(db, {"X": nothing}, **far_polls)):
+    with working(half.worker(db, {"X": nothing}, **far_polls)):
         idle(db)
-        unheard = file(db)
+        unheard = enqueue(db)
         (old,) = backends(db, "alfred-db listener")
         sql(db, "SELECT pg_terminate_backend(:pid)", pid=old)
         eventually(lambda: status(db, unheard) == "completed")
         assert old not in backends(db, "alfred-db listener")
         with Database(db.url, notify=True) as telling:
-            heard = file(telling)
+            heard = enqueue(telling)
             eventually(lambda: status(db, heard) == "completed")
 
 
-def test_a_notification_that_is_lost_costs_nothing_but_time(colour: Colour, db: Database) -> None:
+def test_a_notification_that_is_lost_costs_nothing_but_time(half: Half, db: Database) -> None:
     with (
-        working(colour.worker(db, {"X": nothing}, poll=0.5)),
+        working(half.worker(db, {"X": nothing}, poll=0.5)),
         Database(db.url, notify=True) as telling,
     ):
-        first = file(telling)
+        first = enqueue(telling)
         eventually(lambda: status(db, first) == "completed")
         eventually(lambda: backends(db, "alfred-db notifier"))
         for pid in backends(db, "alfred-db notifier"):
             sql(db, "SELECT pg_terminate_backend(:pid)", pid=pid)
-        second = file(telling)
+        second = enqueue(telling)
         eventually(lambda: status(db, second) == "completed")
-        third = file(telling)
+        third = enqueue(telling)
         eventually(lambda: status(db, third) == "completed")
 
 
@@ -135,13 +135,13 @@ def test_only_what_was_enqueued_and_committed_is_notified_and_once(db: Database,
             uow.tasks.enqueue_many([{"intent": "X"}] * 1500)
             uow.tasks.enqueue("X")
 
-    assert heard(db, schema, lambda telling: file(telling)) == 1
+    assert heard(db, schema, lambda telling: enqueue(telling)) == 1
     assert heard(db, schema, many) == 1
     assert heard(db, schema, savepoint) == 1
     assert heard(db, schema, rolled_back) == 0
     assert heard(db, schema, lambda telling: count(telling, TaskStatus.PENDING)) == 0
     other = "acme" if schema is None else None
-    assert heard(db, other, lambda _: heard(db, schema, lambda telling: file(telling))) == 0
+    assert heard(db, other, lambda _: heard(db, schema, lambda telling: enqueue(telling))) == 0
 
 
 def test_a_channel_is_the_tenants_own_and_not_too_long() -> None:
@@ -150,11 +150,11 @@ def test_a_channel_is_the_tenants_own_and_not_too_long() -> None:
     assert max(len(name.encode()) for name in names) <= 63
 
 
-def test_behind_a_transaction_pooler_workers_poll(colour: Colour, db: Database) -> None:
+def test_behind_a_transaction_pooler_workers_poll(half: Half, db: Database) -> None:
     with pgbouncer(db.url) as url, Database(url, pooler="transaction", notify=True) as pooled:
-        with working(colour.worker(pooled, {"X": nothing}, poll=0.3, concurrency=2)):
-            filed = [file(pooled) for _ in range(5)]
-            eventually(lambda: {status(db, one) for one in filed} == {"completed"})
+        with working(half.worker(pooled, {"X": nothing}, poll=0.3, concurrency=2)):
+            enqueued = [enqueue(pooled) for _ in range(5)]
+            eventually(lambda: {status(db, one) for one in enqueued} == {"completed"})
         assert backends(db, "alfred-db listener") == []
 
 
@@ -193,10 +193,10 @@ def test_idle_workers_run_few_statements_while_tasks_of_other_intents_are_enqueu
         time.sleep(0.5)
         ran.clear()
         for number in range(20):
-            file(telling, "OTHER", queue=f"queue-{number % 3}")
+            enqueue(telling, "OTHER", queue=f"queue-{number % 3}")
             time.sleep(0.05)
         assert len(ran) <= 1, ran  # it may look by itself meanwhile
-        asked = file(telling, "X")
+        asked = enqueue(telling, "X")
         eventually(lambda: status(db, asked) == "completed", 2)
         worker.stop()
     thread.join()
