@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -98,7 +99,7 @@ def test_code_that_is_not_run_is_python(folder: Path) -> None:
     for page in pages_in(folder):
         for line, text, run in blocks(page):
             if not run:
-                compile("\n" * line + text, str(page), "exec")
+                compile("\n" * line + text, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
@@ -207,7 +208,7 @@ def test_a_stranger_finds_every_guide_from_the_first_page(start: str) -> None:
     assert [guide.name for guide in sorted(guides) if guide not in linked] == []
 
 
-def test_the_answers_of_the_layout_page_stand_where_it_says() -> None:
+def test_the_answers_of_the_layout_page_are_in_the_files_that_it_names() -> None:
     text = (ROOT / "docs/concepts/layout.md").read_text(encoding="utf-8")
     table = text.split("## Frequent questions")[1].split("## All modules")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
