@@ -43,6 +43,7 @@ COMMANDS = {
         "server",
         "The embedded PostgreSQL server, in the folder ALFRED_DB_HOME or the user's data folder.",
     ),
+    "spaces": ("spaces", "Embedding spaces: show and fill them, switch to one, and drop them."),
     "sql": ("migrations", "Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."),
     "tasks": ("tasks", "List, requeue and cancel tasks, and show the health of the queue."),
     "top": ("top", "Show queues, workers, schedules and workflows, until Ctrl-C."),

@@ -24,12 +24,13 @@ from ..models import (
     ExecutionStatus,
     ScheduledExecution,
     ScheduledTask,
+    SpaceKind,
     Task,
     TaskStatus,
     WorkflowExecution,
     WorkflowExecutionStatus,
 )
-from ..queries import event_consumers, events, scheduler
+from ..queries import event_consumers, events, scheduler, spaces
 from ..server import requirements
 from ..sql import SHARED_SCHEMAS, quoted, schema_translate_map
 
@@ -135,9 +136,23 @@ def _rows(connection: Connection, schema: str | None) -> list[str]:
     """Return warnings about rows that cannot be processed: workers and consumers skip them silently."""
     found: list[str] = []
     connection.execution_options(schema_translate_map=schema_translate_map(schema))
-    for examined in (_schedules, _events, _unreadable):
+    for examined in (_schedules, _events, _models, _unreadable):
         with suppress(SQLAlchemyError), connection.begin_nested():  # a role that may not read the table
             found += examined(connection)
+    return found
+
+
+def _models(connection: Connection) -> list[str]:
+    """Return warnings about vectors of several models in one column, which cannot be compared."""
+    found: list[str] = []
+    for kind in SpaceKind:
+        models = {name: rows for name, rows in connection.execute(spaces.models_in_column(kind)) if name}
+        if len(models) > 1:
+            named = ", ".join(f"{shown(name)} ({rows} rows)" for name, rows in list(models.items())[:NAMED])
+            found.append(
+                f"{kind}: the space 'builtin' has vectors of {len(models)} models, which cannot be compared: {named};"
+                " embed all rows with one of them, in a space of its own (`alfred-db spaces reembed`)"
+            )
     return found
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import click
 
 from .. import migrate
+from ..checks import one_of
 from ..config import database_url, migration_url
+from ..database import Database
 from ..engine.pool import passing_engine
-from ..errors import ConfigurationError, translated
+from ..errors import ConfigurationError, InvalidInputError, translated
+from ..models import SpaceKind
 from .doctor import examine
 from .options import json_option, migration_url_option, schema_option, triggers_option, url_option
 
@@ -20,8 +23,24 @@ INI = "[alembic]\nscript_location = alfred_db:migrations\n"
 
 
 @click.command()
-def init() -> None:
-    """Write the two lines that let plain `alembic` find the revisions from this folder."""
+@click.option(
+    "--dimensions",
+    "lengths",
+    multiple=True,
+    metavar="KIND=N",
+    help="Upgrade the database instead, and make a space of this length the default, such as documents=1536.",
+)
+@click.option("--model", help="With --dimensions: the embedding model.")
+@migration_url_option
+@schema_option
+def init(lengths: tuple[str, ...], model: str | None, url: str | None, schema: str | None) -> None:
+    """Write the two lines that let plain `alembic` find the revisions from this folder.
+
+    With `--dimensions`, upgrade a database instead, whose default spaces have vectors of these lengths.
+    """
+    if lengths:
+        _init_spaces([_length(one) for one in lengths], model or "unknown", url, schema)
+        return
     pyproject, ini = Path("pyproject.toml"), Path("alembic.ini")
     if ini.exists() or (pyproject.exists() and "[tool.alembic]" in pyproject.read_text()):
         found = ini if ini.exists() else pyproject
@@ -40,6 +59,25 @@ def init() -> None:
         ini.write_text(INI)
     written = pyproject if pyproject.exists() else ini
     click.echo(f"Wrote {written}. Now run: alembic upgrade head")
+
+
+def _length(given: str) -> tuple[SpaceKind, int]:
+    kind, _, number = given.partition("=")
+    if not number.isdecimal():
+        raise InvalidInputError(f"--dimensions {given!r}: expected KIND=N, such as documents=1536")
+    return one_of(SpaceKind, kind), int(number)
+
+
+def _init_spaces(
+    lengths: list[tuple[SpaceKind, int]], model: str, url: str | None, schema: str | None
+) -> None:
+    migrate.upgrade(url, schema=schema)
+    with Database(migration_url(url), schema=schema) as database, database.begin() as uow:
+        for kind, length in lengths:
+            name = f"{kind}-{length}"
+            uow.spaces.create(name, kind=kind, model=model, dimensions=length)
+            uow.spaces.default(kind, name)
+            click.echo(f"{name} is the default space of {kind}")
 
 
 @click.command()

@@ -13,22 +13,29 @@ from .catalog import status
 from .fields import add_field, drop_field, field_indexes
 from .measuring import EF, recall
 from .rebuilding import LOCK_TIMEOUT, rebuild
+from .reembedding import Embedder, SpaceDatabase, build_space, reembed, space_recall, switch_space
 from .results import EfRecall, FieldIndex, IndexState, IndexStatus, Progress, Rebuilt, RecallReport
 
 __all__ = [
     "EF",
     "LOCK_TIMEOUT",
     "EfRecall",
+    "Embedder",
     "FieldIndex",
     "IndexState",
     "IndexStatus",
     "Progress",
     "Rebuilt",
     "RecallReport",
+    "SpaceDatabase",
     "add_field",
+    "build_space",
     "drop_field",
     "field_indexes",
     "rebuild",
     "recall",
+    "reembed",
+    "space_recall",
     "status",
+    "switch_space",
 ]

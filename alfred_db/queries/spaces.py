@@ -41,6 +41,7 @@ from .shapes.spaces import (
     KINDS,
     Space,
     column_name,
+    column_of,
     content_hash,
     in_space,
     index_definition,
@@ -150,7 +151,7 @@ def create_index(partition: str, name: str, space: Space, *, concurrently: bool 
     """Create the index of a space with this name; None if it has none."""
     if (indexed := index_definition(space)) is None:
         return None
-    how = "INDEX CONCURRENTLY" if concurrently else "INDEX"
+    how = "INDEX CONCURRENTLY" if concurrently else "INDEX IF NOT EXISTS"
     return text(f"CREATE {how} {name} ON {partition} {indexed}")
 
 
@@ -274,3 +275,18 @@ def count_builtin(kind: SpaceKind) -> Select[int]:
     """Count the vectors in the column of the rows of a kind."""
     rows = table_of(KINDS[kind][0])
     return select(func.count()).select_from(rows).where(rows.c.embedding.is_not(None))
+
+
+def some_vectors(space: Space, samples: int) -> Select[Any]:
+    """Select vectors of a space in a random but repeatable order."""
+    vectors, stored = vectors_of(space.kind), column_of(space)
+    shuffled = func.hashtextextended(func.concat_ws("/", vectors.c.row_id, vectors.c.chunk), 0)
+    return select(stored).where(in_space(space)).order_by(shuffled, vectors.c.row_id).limit(samples)
+
+
+def models_in_column(kind: SpaceKind) -> Select[str | None, int]:
+    """Count the vectors in the column of the rows of a kind, by their model."""
+    rows = table_of(KINDS[kind][0])
+    found: Any = select(rows.c.embedding_model, func.count()).where(rows.c.embedding.is_not(None))
+    counted: Select[str | None, int] = found.group_by(rows.c.embedding_model).order_by(rows.c.embedding_model)
+    return counted

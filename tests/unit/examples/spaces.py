@@ -63,5 +63,7 @@ EXAMPLES: dict[str, list[Call]] = {
     ],
     "coverage": [call(SPACES[0]), call(SPACES[1]), call(OF_UUIDS), call(SpaceKind.MEMORY_ENTRIES)],
     "count": [call(SPACES[0])],
+    "some_vectors": [call(SPACES[0], 471), call(OF_UUIDS, 471)],
     "count_builtin": [call(KIND)],
+    "models_in_column": [call(KIND)],
 }
