@@ -151,7 +151,7 @@ def _models(connection: Connection) -> list[str]:
             named = ", ".join(f"{shown(name)} ({rows} rows)" for name, rows in list(models.items())[:NAMED])
             found.append(
                 f"{kind}: the space 'builtin' has vectors of {len(models)} models, which cannot be compared: {named};"
-                " embed all rows with one of them, in a space of its own (`alfred-db spaces reembed`)"
+                " embed all rows with one of them, in another space (`alfred-db spaces reembed`)"
             )
     return found
 

@@ -20,7 +20,9 @@ from .options import json_option, migration_url_option, schema_option, url_optio
 
 __all__ = ["spaces"]
 
-_kind_option = click.option("--kind", type=click.Choice([*SpaceKind]), help="The kind of the space.")
+_kind_option = click.option(
+    "--kind", type=click.Choice([kind.value for kind in SpaceKind]), help="The kind of the space."
+)
 _embedder_help = "A function from a list of texts to a matrix, with one vector for each."
 
 
@@ -122,7 +124,7 @@ def fill(
 
 
 @spaces.command("switch")
-@click.argument("kind", type=click.Choice([*SpaceKind]))
+@click.argument("kind", type=click.Choice([kind.value for kind in SpaceKind]))
 @click.argument("name")
 @click.option(
     "--embedder", metavar="MODULE:FUNCTION", help=f"{_embedder_help} Embeds what is written meanwhile."

@@ -74,8 +74,9 @@ def reembed(
 ) -> int:
     """Embed the rows that have no vector of their content in a space, and build its index.
 
-    Rows that are written meanwhile are embedded too, until less than a batch of them is left. Each batch is a transaction of its own, and the embedder runs outside of it. A process that is killed loses its batch:
-    the next call goes on after it.
+    Rows that are written meanwhile are embedded too, until less than a batch of them is left. Each batch is one
+    transaction, and the embedder runs outside of it. A process that is killed loses its batch: the next call goes on
+    after it.
 
     Args:
         database: The database; building the index needs the role that owns the tables.
