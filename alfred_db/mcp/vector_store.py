@@ -163,7 +163,9 @@ def register(tools: Tools) -> None:
     @tools.reads("Get a document")
     async def get_document(
         document_id: Key,
-        offset: Annotated[int, Field(description="The first character of the content.", ge=0)] = 0,
+        offset: Annotated[
+            int, Field(description="The first character of the content.", ge=0, le=2**31 - 1)
+        ] = 0,
     ) -> DocumentPart:
         """Read one document by its id. A long content comes in parts: repeat with `next_offset`."""
         async with tools.reading() as uow:

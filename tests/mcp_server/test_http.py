@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx2
 import pytest
 from click.testing import CliRunner
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from mcp_calls import called, refused
+from mcp_remote import TOKEN, client_of, http_server
 from sqlalchemy import URL
 
 from alfred_db.cli import main
 
-TOKEN = "a-token-of-the-tests-0123456789"
-
 
 @pytest.fixture
 def served(served_url: URL, no_connection_left: None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "ALFRED_DB_URL": served_url.render_as_string(hide_password=False),
-        "MCP_TOKEN": TOKEN,
-    }
-    command = [
-        "-m",
-        "alfred_db.cli",
-        "mcp",
-        "--transport",
-        "http",
-        "--port",
-        str(port),
-        "--token-env",
-        "MCP_TOKEN",
-    ]
-    process = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True)
-    base = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                if httpx2.get(f"{base}/health").status_code == 200:
-                    break
-            except httpx2.TransportError:
-                assert process.poll() is None
-                time.sleep(0.1)
-        yield process, base
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
-
-
-@asynccontextmanager
-async def client_of(base: str) -> Any:
-    async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as http,
-        Client(streamable_http_client(f"{base}/mcp", http_client=http)) as client,
-    ):
-        yield client
+    with http_server(served_url) as found:
+        yield found
 
 
 async def test_many_clients_over_http(served: tuple[subprocess.Popen[str], str]) -> None:

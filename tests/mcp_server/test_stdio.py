@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from mcp_remote import stdio
 from sqlalchemy import URL
 
 from alfred_db.cli import main
-
-
-def parameters(url: URL, folder: Path, *arguments: str) -> StdioServerParameters:
-    environment = {**os.environ, "ALFRED_DB_URL": url.render_as_string(hide_password=False)}
-    return StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "alfred_db.cli", "mcp", *arguments],
-        env=environment,
-        cwd=folder,
-    )
 
 
 async def test_a_client_stores_and_finds_over_stdio(database_url: URL, tmp_path: Path) -> None:
@@ -31,7 +21,7 @@ async def test_a_client_stores_and_finds_over_stdio(database_url: URL, tmp_path:
         "def embed(texts):\n"
         "    return [[float('tea' in text), float('tea' not in text)] + [0.0] * 382 for text in texts]\n"
     )
-    server = parameters(
+    server = stdio(
         database_url, tmp_path, "--tools", "agent-memory,vector-store", "--embedder", "vectors:embed"
     )
     async with Client(server) as client:
