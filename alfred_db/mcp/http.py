@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..database import AsyncDatabase
 from ..errors import ConfigurationError
@@ -33,7 +33,7 @@ IDLE = 1_800.0
 
 
 class _Guarded:
-    """Refuses requests without the token, except those for the health."""
+    """Refuses requests without the token, except those for the health; cancels a call whose client has gone."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
@@ -47,7 +47,52 @@ class _Guarded:
                 await refusal(scope, receive, send)
                 return
         with suppress(ClientDisconnect):  # nobody is left to answer
-            await self._app(scope, receive, send)
+            await _while_connected(self._app, scope, receive, send)
+
+
+async def _while_connected(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run the application until its client disconnects: the SDK itself goes on with a call that it answers as JSON.
+
+    A request of a session only passes the call on to the task of the session, whose client cancels it by a message.
+    """
+    if scope["type"] != "http" or any(name == b"mcp-session-id" for name, _ in scope["headers"]):
+        await app(scope, receive, send)
+        return
+    call = asyncio.current_task()
+    watch: asyncio.Task[None] | None = None
+    answered = gone = False
+
+    async def watched() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if call is not None and not answered:
+            gone = True
+            call.cancel()
+
+    async def received() -> Message:
+        nonlocal watch
+        message = await receive()
+        if watch is None and message["type"] == "http.request" and not message.get("more_body", False):
+            watch = asyncio.create_task(watched())
+        return message
+
+    async def sent(message: Message) -> None:
+        nonlocal answered
+        # The server reports a disconnection as well when the answer is complete.
+        answered = answered or (
+            message["type"] == "http.response.body" and not message.get("more_body", False)
+        )
+        await send(message)
+
+    try:
+        await app(scope, received, sent)
+    except asyncio.CancelledError:
+        if not gone or call is None or call.uncancel() > 0:
+            raise
+    finally:
+        if watch is not None:
+            watch.cancel()
 
 
 def create_app(
