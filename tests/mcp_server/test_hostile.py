@@ -240,11 +240,9 @@ async def test_a_client_that_vanishes_over_http_ends_its_call(
         assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_client_that_vanishes_over_stdio_ends_the_server(
-    template: URL, new_database: Any, tmp_path: Path, end: str
+    template: URL, new_database: Any, tmp_path: Path
 ) -> None:
-    """Whether its end of the pipes is closed, or the server is killed with it."""
     url = new_database(template.database)
     environment = {**os.environ, "ALFRED_DB_URL": url.render_as_string(hide_password=False)}
     process = subprocess.Popen(
@@ -263,15 +261,12 @@ def test_a_client_that_vanishes_over_stdio_ends_the_server(
             process.stdin.write(_OPENING)
             process.stdin.flush()
             _wait_until(lambda: server.scalar(text(WAITING)))
-            if end == "kill":
-                process.kill()
             process.stdin.close()
             process.stdout.close()
             process.wait(30)
             holder.rollback()
             _wait_until(lambda: not server.scalar(text(f"{OTHERS} AND application_name = 'alfred-db mcp'")))
-            if end == "close":
-                assert server.scalar(text("SELECT count(*) FROM memory_banks")) == 0
+            assert server.scalar(text("SELECT count(*) FROM memory_banks")) == 0
     finally:
         process.kill()
         process.wait()
