@@ -139,6 +139,14 @@ def test_commands_exist(folder: Path) -> None:
                 check_command(line)
 
 
+def test_all_commands_are_on_their_page() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    shown = {name for name, command in main.commands.items() if not command.hidden}
+    assert {name for name in shown if f"`alfred-db {name}" not in page} == set()
+    served = {option for parameter in main.commands["mcp"].params for option in parameter.opts}
+    assert {option for option in served if option not in page} == set()
+
+
 def check_command(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     command: click.Command = main

@@ -7,6 +7,7 @@ files in a borrowed folder are not followed.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from sqlalchemy import URL
 
 from alfred_db import migrate
+from alfred_db.mcp import GROUPS
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = Path(sysconfig.get_path("purelib"))
@@ -197,3 +199,19 @@ def test_init_leaves_an_alembic_of_ones_own_alone(installed: Environment, tmp_pa
     with pytest.raises(AssertionError, match="alembic -n alfred upgrade head"):
         installed.run("alfred-db", "init", at=tmp_path)
     assert (tmp_path / "alembic.ini").read_text() == mine
+
+
+def test_the_page_about_mcp_is_followed_in_an_empty_folder(
+    installed: Environment, tmp_path: Path, empty_url: URL
+) -> None:
+    """Upgrade, then the client of the page, which starts the installed command."""
+    page = (ROOT / "docs" / "howto" / "mcp.md").read_text(encoding="utf-8")
+    lines = page.split("```sh\n")[1].split("```")[0].splitlines()
+    assert [line.split()[0] for line in lines] == ["pip", "export", "alfred-db", "alfred-db"]
+    installed.run(*lines[2].split(), at=tmp_path, url=empty_url)
+    (tmp_path / "first.py").write_text(page.split("```python\n")[1].split("```")[0])
+    path = f"{installed.bin}:{os.environ['PATH']}"
+    assert installed.run("python", "first.py", at=tmp_path, url=empty_url, PATH=path) == "Ann likes tea\n"
+    configured = json.loads(page.split("```json\n")[1].split("```")[0])["servers"]
+    groups = {name: server["args"] for name, server in configured.items()}
+    assert groups == {name: ["mcp", "--tools", name] for name in GROUPS}
