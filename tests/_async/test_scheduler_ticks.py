@@ -171,7 +171,7 @@ async def test_tasks_that_cannot_be_read_take_no_place_of_others(
 async def test_a_slot_that_python_cannot_read_stands_before_no_other(
     scheduler: AsyncSchedulerRepository,
 ) -> None:
-    for slot in ("-infinity", "0044-03-15 BC"):
+    for slot in ("-infinity", "0044-03-15 BC", "0001-06-01"):
         broken, _ = await scheduler.create("report", "report.run", "* * * * *")
         await scheduler._session.execute(
             update(ScheduledTask)

@@ -172,7 +172,7 @@ def test_tasks_that_cannot_be_read_take_no_place_of_others(
 def test_a_slot_that_python_cannot_read_stands_before_no_other(
     scheduler: SchedulerRepository,
 ) -> None:
-    for slot in ("-infinity", "0044-03-15 BC"):
+    for slot in ("-infinity", "0044-03-15 BC", "0001-06-01"):
         broken, _ = scheduler.create("report", "report.run", "* * * * *")
         scheduler._session.execute(
             update(ScheduledTask)

@@ -10,7 +10,7 @@ from ...errors import ConflictError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution.missing import not_found
 from ...models import Workflow
-from ...queries import workflows as queries
+from ...queries import workflow_definitions as queries
 from ...values.workflows import MAX_JSON_BYTES
 
 _ATTEMPTS = 100

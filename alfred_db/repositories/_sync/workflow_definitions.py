@@ -11,7 +11,7 @@ from ...errors import ConflictError, shown
 from ...execution._sync.base import Repository
 from ...execution.missing import not_found
 from ...models import Workflow
-from ...queries import workflows as queries
+from ...queries import workflow_definitions as queries
 from ...values.workflows import MAX_JSON_BYTES
 
 _ATTEMPTS = 100
