@@ -85,8 +85,9 @@ bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole s
 bench-retrieval: .venv/bench.stamp ## measure how well searches find what is right, DATA=folder for the whole set or one of yours
 	PYTHONPATH=benchmarks $(BIN)/python -m retrieval $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
 
-bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=1000000 rows
-	PYTHONPATH=benchmarks:tests $(BIN)/python -m growth $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=1000000 rows; ONLY="calls idle" takes some parts, MEMORY=1GB limits shared_buffers
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m growth $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(CYCLES),--cycles $(CYCLES))
 
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)

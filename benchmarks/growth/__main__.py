@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import tempfile
 import time
@@ -155,7 +156,8 @@ def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, C
     publish(
         PAGE,
         "Set-up",
-        f"{machine(server)} {SMALL:,} and {size:,} tasks. The whole took {minutes:.0f} minutes.",
+        f"{machine(server)} {SMALL:,} and {size:,} tasks. The calls took {minutes:.0f} minutes, at a load average of"
+        f" {os.getloadavg()[1]:.1f}: beside other work a call takes longer, and its ratio varies.",
     )
     failed = {name: cost.error for name in large for cost in (small[name], large[name]) if cost.error}
     good = {name: (small[name], large[name]) for name in large if name not in failed}

@@ -176,7 +176,7 @@ def results(database: Database, number: int) -> None:
 def memories(database: Database, number: int) -> None:
     """Remember texts with metadata, one by one."""
     with database.begin() as uow:
-        bank, _ = uow.memory_banks.get_or_create("written")
+        bank = uow.memory_banks.get_or_create("written")
         for n in range(number):
             uow.memories.remember(
                 bank.id, f"{n} {time.time()}", metadata={"k": n % 1000, "lang": "en", "source": f"s-{n % 7}"}
@@ -188,7 +188,9 @@ def entries(database: Database, number: int) -> None:
     with database.begin() as uow:
         for n in range(number):
             uow.memory_entries.remember(
-                f"{n} {time.time()}", metadata={"k": n % 1000, "lang": "en", "source": f"s-{n % 7}"}
+                "written",
+                f"{n} {time.time()}",
+                metadata={"k": n % 1000, "lang": "en", "source": f"s-{n % 7}"},
             )
 
 
