@@ -267,6 +267,11 @@ CALLS: Calls = {
     },
     "knowledge.facet": lambda p: {"collection": "legal-knowledge", "key": "lang"},
     "knowledge.scroll": lambda p: {"collection": "legal-knowledge"},
+    "knowledge.hybrid_search": lambda p: {
+        "collection": "legal-knowledge",
+        "text": "unusual",
+        "embedding": _vector(1536),
+    },
     "knowledge.query": lambda p: {"collection": "legal-knowledge", "embedding": _vector(1536)},
     "knowledge.describe_collection": lambda p: {"name": "legal-knowledge"},
     # Entities

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alfred_db import Filter, SearchPath, SearchWeights
+from alfred_db import Filter, Hit, SearchPath, SearchWeights
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.search import eq
@@ -20,6 +20,11 @@ ASKED = "what did Anna say about the sunrise"
 Find = Callable[..., Awaitable[Any]]
 
 
+def text_of(hit: Hit) -> str:
+    text: str = hit.row.payload["text"] if hasattr(hit.row, "payload") else hit.row.content
+    return text
+
+
 async def nouns(uow: AsyncUnitOfWork, *contents: str) -> dict[str, Find]:
     """A search by words alone of each noun, over these texts; documents also with a filter, which reads all that match."""
     bank = await uow.memory_banks.get_or_create("bank")
@@ -27,6 +32,8 @@ async def nouns(uow: AsyncUnitOfWork, *contents: str) -> dict[str, Find]:
     await uow.memories.remember_many(bank, [{"content": content} for content in contents])
     for content in contents:
         await uow.memory_entries.remember("project", content)
+    points = [{"id": str(number), "payload": {"text": content}} for number, content in enumerate(contents)]
+    await uow.knowledge.upsert("legal-knowledge", points)  # type: ignore[arg-type]
     here = Filter(must=[eq("metadata.here", True)])
     return {
         "documents": lambda text, **options: uow.documents.hybrid_search(text, None, **options),
@@ -34,6 +41,9 @@ async def nouns(uow: AsyncUnitOfWork, *contents: str) -> dict[str, Find]:
             text, None, where=here, **options
         ),
         "memories": lambda text, **options: uow.memories.hybrid_search(bank, text, None, **options),
+        "knowledge": lambda text, **options: uow.knowledge.hybrid_search(
+            "legal-knowledge", text, None, **options
+        ),
         "entries": lambda text, **options: uow.memory_entries.hybrid_search("project", text, None, **options),
     }
 
@@ -41,7 +51,7 @@ async def nouns(uow: AsyncUnitOfWork, *contents: str) -> dict[str, Find]:
 async def test_a_rare_word_counts_more_than_a_name_that_stands_everywhere(uow: AsyncUnitOfWork) -> None:
     for name, find in (await nouns(uow, *NAMES, RARE)).items():
         found = await find(ASKED)
-        assert found.hits[0].row.content == RARE, name
+        assert text_of(found.hits[0]) == RARE, name
         assert found.hits[0].score > 3 * found.hits[1].score, name
 
 
@@ -60,7 +70,7 @@ async def test_rarity_is_that_of_the_searched_rows(uow: AsyncUnitOfWork) -> None
 async def test_a_repeated_word_and_a_short_text_count_more(uow: AsyncUnitOfWork) -> None:
     long = "kettle " + " ".join(f"word{number}" for number in range(30))
     for name, find in (await nouns(uow, long, "kettle", "kettle kettle", *NAMES)).items():
-        found = [hit.row.content for hit in await find("kettle")]
+        found = [text_of(hit) for hit in await find("kettle")]
         assert found == ["kettle kettle", "kettle", long], name
 
 
@@ -75,8 +85,8 @@ async def test_words_of_any_characters_are_data(uow: AsyncUnitOfWork) -> None:
             "a/b?c=d&e='f'",
             '"user@example.org"',
         ):
-            assert [hit.row.content for hit in (await find(text)).hits[:1]] in ([odd], []), (name, text)
-        assert (await find("user@example.org")).hits[0].row.content == odd, name
+            assert [text_of(hit) for hit in (await find(text)).hits[:1]] in ([odd], []), (name, text)
+        assert text_of((await find("user@example.org")).hits[0]) == odd, name
 
 
 async def test_an_excluded_word_also_excludes_what_the_vector_finds(uow: AsyncUnitOfWork) -> None:
@@ -106,14 +116,13 @@ async def test_words_are_read_in_the_language_of_the_call(uow: AsyncUnitOfWork) 
     for name in ("memories", "entries"):
         find = found[name]
         assert not len(await find("the")), name
-        assert [hit.row.content for hit in await find("the", language="simple")] == ["the walks of cats"], (
+        assert [text_of(hit) for hit in await find("the", language="simple")] == ["the walks of cats"], name
+        assert not len(await find("walk", language="simple")), name
+        assert [text_of(hit) for hit in await find("Katze", language="german")] == ["der Gang der Katzen"], (
             name
         )
-        assert not len(await find("walk", language="simple")), name
-        assert [hit.row.content for hit in await find("Katze", language="german")] == [
-            "der Gang der Katzen"
-        ], name
-    for find in found.values():
+    for name in ("memories", "entries", "documents"):
+        find = found[name]
         async with uow.session.begin_nested():
             with pytest.raises(
                 InvalidInputError, match="language: the server has no such text search configuration"

@@ -124,15 +124,23 @@ async def test_no_text_brings_in_rows_without_its_words(uow: AsyncUnitOfWork) ->
 Find = Callable[[AsyncUnitOfWork, str], Awaitable[Any]]
 
 
+CONTENTS = ("ls lists files", "cats sleep", "ls -la lists everything", "dogs bark")
+
+
 async def searches(uow: AsyncUnitOfWork) -> dict[str, Find]:
     """Every search by words, over the same four texts without vectors."""
     bank = await uow.memory_banks.get_or_create("bank")
-    for content in ("ls lists files", "cats sleep", "ls -la lists everything", "dogs bark"):
+    for content in CONTENTS:
         await uow.documents.add(content)
         await uow.memories.remember(bank, content)
         await uow.memory_entries.remember("project", content)
         await uow.conversations.append("session", "user", content)
     unit, long_unit = [1.0] + [0.0] * 383, [1.0] + [0.0] * 767
+    longest = [1.0] + [0.0] * 1535
+    await uow.knowledge.upsert(
+        "legal-knowledge",
+        [{"id": str(number), "payload": {"text": content}} for number, content in enumerate(CONTENTS)],
+    )
     found: dict[str, Find] = {"conversations": lambda uow, text: uow.conversations.search(text)}
     for match in ("all", "any"):
         found[f"documents, {match}"] = lambda uow, text, match=match: uow.documents.hybrid_search(
@@ -144,13 +152,21 @@ async def searches(uow: AsyncUnitOfWork) -> dict[str, Find]:
         found[f"entries, {match}"] = lambda uow, text, match=match: uow.memory_entries.hybrid_search(
             "project", text, long_unit, match=match
         )
+        found[f"knowledge, {match}"] = lambda uow, text, match=match: uow.knowledge.hybrid_search(
+            "legal-knowledge", text, longest, match=match
+        )
     return found
+
+
+def text_of(hit: Hit) -> str:
+    text: str = hit.row.payload["text"] if hasattr(hit.row, "payload") else hit.row.content
+    return text
 
 
 async def test_every_search_by_words_takes_it_so(uow: AsyncUnitOfWork) -> None:
     for name, search in (await searches(uow)).items():
         found: list[Hit] = list(await search(uow, "what does ls -la do"))
-        assert [hit.row.content for hit in found] == ["ls lists files"], name
+        assert [text_of(hit) for hit in found] == ["ls lists files"], name
         assert list(await search(uow, "-la")) == [], name
         assert list(await search(uow, "the or -la")) == [], name
 
@@ -162,7 +178,7 @@ def test_every_search_by_words_is_among_them() -> None:
         if isinstance(repository, cached_property)
         and hasattr(get_type_hints(repository.func)["return"], "hybrid_search")
     }
-    assert taking == {"documents", "memories", "memory_entries"}
+    assert taking == {"documents", "knowledge", "memories", "memory_entries"}
 
 
 async def test_a_context_is_of_documents_with_the_words(uow: AsyncUnitOfWork) -> None:

@@ -255,6 +255,7 @@ SPECIMENS: Specimens = {
         "ids": ["two"],
         "payload": JSON,
     },
+    "knowledge.hybrid_search": lambda g: {**_POINTS, "text": "ground", "embedding": vector(1536)},
     "knowledge.query": lambda g: {**_POINTS, "embedding": vector(1536)},
     "knowledge.query_groups": lambda g: {**_POINTS, "embedding": vector(1536), "group_by": "k"},
     "knowledge.query_many": lambda g: {**_POINTS, "embeddings": [vector(1536)]},

@@ -57,7 +57,10 @@ EXEMPT = {
     ("memories", "page", "candidates"): FOUND,
     ("memory_entries", "page", "candidates"): FOUND,
     ("working_memory", "page", "candidates"): FOUND,
-    **{(noun, "hybrid_search", "weights"): FUSION for noun in ("documents", "memories", "memory_entries")},
+    **{
+        (noun, "hybrid_search", "weights"): FUSION
+        for noun in ("documents", "knowledge", "memories", "memory_entries")
+    },
     ("broker_requests", "schedule_maintenance", "schedule"): CRON,
     ("events", "schedule_maintenance", "schedule"): CRON,
 }

@@ -11,14 +11,17 @@ import numpy.typing as npt
 
 from ...checks import MAX_LIMIT, check_limit, within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
+from ...execution._async.hybrid_search import hybrid_search
 from ...execution._async.search import score, search, search_many
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
-from ...queries.shapes.filters import Where
-from ...queries.shapes.knowledge import ids_of
+from ...queries.shapes.filters import Where, expression
+from ...queries.shapes.hybrid_search import Legs
+from ...queries.shapes.knowledge import POINTS, ids_of
 from ...queries.shapes.payload_paths import values_at
 from ...queries.shapes.vector_search import Partition
-from ...search.params import SearchParams
+from ...queries.shapes.words import Match
+from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchResult
 from ...values.knowledge import KnowledgePointGroup, KnowledgePointId, KnowledgePointRow
 from ...vectors.formats import Embedding, MatrixLike, VectorLike
@@ -99,6 +102,53 @@ class AsyncKnowledgeSearch(AsyncKnowledgeBase):
             (await self._search(partition, embedding, limit=limit, where=where, params=params)).hits
             for embedding in embeddings
         ]
+
+    async def hybrid_search(
+        self,
+        collection: str,
+        text: str,
+        embedding: VectorLike | None,
+        *,
+        limit: int = 10,
+        where: Where | None = None,
+        weights: SearchWeights = SearchWeights(),
+        match: Match = "any",
+    ) -> SearchResult[KnowledgePointRow]:
+        """Return the best points of a collection by meaning and by English word, ranked together.
+
+        The words are those of `text` in the payload, else of `content`, `page_content` or `document`.
+
+        Args:
+            collection: The name or an alias.
+            text: The words to search for.
+            embedding: The vector to search for; None ranks by words alone.
+            limit: The maximum number of hits.
+            where: Only points that match this filter.
+            weights: The weight of each leg, and how they are ranked together.
+            match: Whether any or all of the words must occur.
+
+        Raises:
+            NotFoundError: The collection does not exist.
+        """
+        partition = await self._partition(collection)
+        legs = Legs(
+            KnowledgePoint,
+            POINTS.c.search,
+            vector=embedding is not None,
+            operator=partition.operator,
+            match=match,
+            fusion=weights.fusion,
+        )
+        return await hybrid_search(
+            self._session,
+            legs,
+            text,
+            embedding,
+            limit=limit,
+            where=expression(KnowledgePoint, where),
+            partition=partition,
+            weights=weights,
+        )
 
     async def query_groups(
         self,

@@ -18,6 +18,7 @@ MERGED = {
 }
 
 EXAMPLES: dict[str, list[Call]] = {
+    "text_in": [call("german")],
     "in_bank": [call(4711)],
     "remember": [call()],
     "remember_many": [call()],
