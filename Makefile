@@ -14,7 +14,7 @@ WORKERS ?= 4
 # What one process of the tests has compiled, the others read.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-redis bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -94,6 +94,9 @@ bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and
 
 bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, QUICK=1 for ten seconds
 	$(BIN)/python -P benchmarks/mcp.py $(if $(QUICK),--seconds 10)
+
+bench-redis: .venv/bench.stamp ## measure cache and limits beside Redis 7, and a million keys; QUICK=1 for less
+	$(BIN)/python benchmarks/redis_roles.py $(if $(QUICK),--quick)
 
 bench-steady: .venv/bench.stamp ## measure a steady flow of jobs, a deep queue, and an empty table that grows
 	PYTHONPATH=benchmarks $(BIN)/python -m work.steady $(if $(QUICK),--quick)

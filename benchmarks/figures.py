@@ -33,6 +33,7 @@ RUNS: Mapping[str, Sequence[Sequence[str]]] = {
     "catalogs": (("catalogs.py",),),
     "vectors": (("-m", "vectors"),),
     "work": (("-m", "work"),),
+    "redis": (("redis_roles.py",),),
     "growth": (("-m", "growth", "--rows", "50000"),),
 }
 """What writes each page."""

@@ -46,6 +46,7 @@ KNOWN_SECONDS = 10.0
 _Bound = tuple[int | None, int | None]
 _NO_BOUND: _Bound = (None, None)
 _UNBOUNDED = 1 << 62
+_LENGTHS = frozenset(range(1, MAX_KEY_BYTES + 1))
 
 
 class AsyncCacheRepository(AsyncRepository):
@@ -356,15 +357,9 @@ def _share(bound: int | None) -> int:
 
 def _keys(keys: Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(keys))
-    together = "".join(found)
-    # One look at all of them; a key that may be wrong has each looked at.
-    if not (
-        together.isascii()
-        and "\0" not in together
-        and found
-        and min(map(len, found))
-        and max(map(len, found)) <= MAX_KEY_BYTES
-    ):
+    together, lengths = "".join(found), set(map(len, found))
+    # One look at all of them; if one may be wrong, each is looked at.
+    if not together.isascii() or "\0" in together or lengths - _LENGTHS:
         for key in found:
             check_text("key", key, MAX_KEY_BYTES)
     if len(found) > MAX_BATCH:
@@ -375,9 +370,12 @@ def _keys(keys: Sequence[str]) -> list[str]:
 
 
 def _ttl(ttl: float, jitter: float) -> int:
-    within("ttl", ttl, 0.001, MAX_SECONDS)
-    within("jitter", jitter, 0.0, 1.0)
-    return microseconds(ttl * (1 - jitter * random.random()) if jitter else ttl)
+    if not 0.001 <= ttl <= MAX_SECONDS:
+        within("ttl", ttl, 0.001, MAX_SECONDS)
+    if jitter:
+        within("jitter", jitter, 0.0, 1.0)
+        ttl *= 1 - jitter * random.random()
+    return microseconds(ttl)
 
 
 def _entry(key: str, value: bytes, ttl: float | None, jitter: float) -> dict[str, object]:

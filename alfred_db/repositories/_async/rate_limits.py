@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_text, check_word, storable, within
@@ -173,6 +174,12 @@ class AsyncRateLimitRepository(AsyncRepository):
 
 def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> dict[str, Any]:
     check_text("key", key, MAX_KEY_BYTES)
+    return {"key": f"{algorithm}:{key}", **_rule(limit, period, cost, algorithm)}
+
+
+@lru_cache(maxsize=256)
+def _rule(limit: int, period: float, cost: int, algorithm: str) -> Mapping[str, int]:
+    """Return the parameters of a rule, of which a program has few."""
     check_word("algorithm", algorithm, RateLimitMethod)
     within("period", period, 0.001, MAX_SECONDS / 100)
     within("limit", limit, 1, max(1, int(period * 1_000_000)))
@@ -180,12 +187,11 @@ def _checked(key: str, limit: int, period: float, cost: int, algorithm: str) -> 
     if algorithm == "moving-window":
         within("limit", limit, 1, MAX_MOVING)
     window = microseconds(period)
-    parameters: dict[str, Any] = {"key": f"{algorithm}:{key}"}
     if algorithm == "token-bucket":
         # Rounded up, so that never more than the limit is allowed.
         each = -(-window // limit)
-        return {**parameters, "cost": each * cost, "burst": each * limit, "each": each}
-    return {**parameters, "cost": cost, "limit": limit, "window": window}
+        return {"cost": each * cost, "burst": each * limit, "each": each}
+    return {"cost": cost, "limit": limit, "window": window}
 
 
 def _bucket(state: State, parameters: dict[str, Any], taken: bool) -> RateLimit:
