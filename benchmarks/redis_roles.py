@@ -210,10 +210,10 @@ def many_keys(server: Server, keys: int) -> None:
                 count += found
             return count
 
-        purged = beside(lambda: in_batches(lambda: cache.purge(limit=1000)))
+        purged = beside(lambda: in_batches(lambda: cache.purge(limit=10_000)))
         bound = keys * 8 // 10
         cache.set_bound(entries=bound)
-        evicted = beside(lambda: in_batches(lambda: cache.evict(limit=1000)))
+        evicted = beside(lambda: in_batches(lambda: cache.evict()))
         for number in range(min(keys // 10, 20_000)):
             cache.set(f"new:{number}", value, 3600.0)
         within = cache.size().entries / bound
@@ -229,7 +229,7 @@ def many_keys(server: Server, keys: int) -> None:
     publish(
         PAGE,
         "Many keys",
-        f"p50 of one connection with 1,000 and with {keys:,} keys; then a purge and an eviction in batches of 1,000 while another"
+        f"p50 of one connection with 1,000 and with {keys:,} keys; then a purge and an eviction as workers do them, in batches of 10,000 and 1,000, while another"
         f" connection sets values; then writes that keep the bound of {bound:,} by themselves.",
         table(
             ("", "1,000 keys", f"{keys:,} keys"),
