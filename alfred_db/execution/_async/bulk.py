@@ -21,6 +21,7 @@ from ...queries.shapes import bulk as queries
 from ...queries.shapes.bulk import OnConflict
 from ...vectors.formats import Matrix, MatrixLike
 from ...vectors.types import Vector
+from ..copy_format import pack_rows
 from .copy import copy_rows, reserve_ids, table_name
 
 Progress = Callable[[int, int], None]
@@ -28,6 +29,9 @@ Progress = Callable[[int, int], None]
 
 LARGE = 10_000
 """A load of at least this many rows is followed by ANALYZE."""
+
+FEW = 100
+"""At most this many rows are merged without a temporary table, which would take longer."""
 
 REPORTED = 1_000
 
@@ -111,15 +115,29 @@ async def _merge(
     keys = values[list(columns).index(key)]
     last = {value: place for place, value in enumerate(keys) if value is not None}
     kept = [place for place, value in enumerate(keys) if value is None or last[value] == place]
-    stage = f"alfred_stage_{uuid.uuid4().hex[:12]}"
     staged = [table.c.id, *columns]
-    await session.execute(queries.create_stage(stage, table_name(session, table), staged))
-    rows = ((place, ids[place], *(column[place] for column in values)) for place in kept)
-    order: Column[Any] = Column(queries.ORDER, BigInteger)
-    target = Table(stage, MetaData(), schema="pg_temp")
-    await copy_rows(session, target, [order, *staged], _reported(rows, len(kept), progress))
-    await session.execute(queries.merge(table, stage, staged, [key], on_conflict))
-    found = dict(zip(kept, await session.scalars(queries.merged_ids(table, stage, staged, key)), strict=True))
+    rows = ((ids[place], *(column[place] for column in values)) for place in kept)
+    if len(kept) <= FEW:
+        given = list(rows)
+        for _ in pack_rows(staged, _reported(given, len(kept), progress)):
+            pass  # raises what is wrong with a row, before anything is sent
+        at = staged.index(key)
+        given.sort(key=lambda row: str(row[at]))  # all writers lock rows in the order of their keys
+        names = [column.name for column in staged]
+        statement = queries.upsert(table, staged, [key], on_conflict)
+        await session.execute(statement, [dict(zip(names, row, strict=True)) for row in given])
+        known = dict((await session.execute(queries.ids_of(table, key, [row[at] for row in given]))).all())
+        found = {place: known.get(keys[place], ids[place]) for place in kept}
+    else:
+        stage = f"alfred_stage_{uuid.uuid4().hex[:12]}"
+        await session.execute(queries.create_stage(stage, table_name(session, table), staged))
+        order: Column[Any] = Column(queries.ORDER, BigInteger)
+        target = Table(stage, MetaData(), schema="pg_temp")
+        placed = ((place, *row) for place, row in zip(kept, rows, strict=True))
+        await copy_rows(session, target, [order, *staged], _reported(placed, len(kept), progress))
+        await session.execute(queries.merge(table, stage, staged, [key], on_conflict))
+        merged = await session.scalars(queries.merged_ids(table, stage, staged, key))
+        found = dict(zip(kept, merged, strict=True))
     return [found[place if value is None else last[value]] for place, value in enumerate(keys)]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Column, Insert, Select, Table, TextClause, collate, column, or_, select, table, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Column, Select, Table, TextClause, collate, column, or_, select, table, text
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.sql.dml import ReturningInsert
 
 from ...types import Text
 from .functions import func
+from .literals import any_of
 
 OnConflict = Literal["error", "ignore", "update"]
 
@@ -41,7 +43,6 @@ def merge(
         key: The columns of the unique key.
         action: `update` updates a row with a known key if a column differs; `ignore` skips it.
     """
-    keys = {part.name for part in key}
     staged = _staged(stage, columns)
     names = [part.name for part in columns]
     in_order = [
@@ -54,6 +55,32 @@ def merge(
         select(*(staged.c[name] for name in names)).order_by(*in_order, staged.c[ORDER]),
         include_defaults=False,
     )
+    return _on_conflict(statement, target, columns, key, action)
+
+
+def upsert(
+    target: Table, columns: Sequence[Column[Any]], key: Sequence[Column[Any]], action: OnConflict
+) -> ReturningInsert[Any]:
+    """Merge a few rows into the target, and return the last column of the key of what was written.
+
+    Run it with a list of mappings of columns, in the order of their keys; see `merge`.
+    """
+    return _on_conflict(insert(target), target, columns, key, action).returning(key[-1])
+
+
+def ids_of(target: Table, key: Column[Any], keys: Sequence[Any]) -> Select[Any, Any]:
+    """Select key and id of the rows with these keys."""
+    return select(key, target.c.id).where(key == any_of([one for one in keys if one is not None], key.type))
+
+
+def _on_conflict(
+    statement: Insert,
+    target: Table,
+    columns: Sequence[Column[Any]],
+    key: Sequence[Column[Any]],
+    action: OnConflict,
+) -> Insert:
+    keys = {part.name for part in key}
     changing = [part for part in columns if part.name not in keys and not part.primary_key]
     if action == "ignore" or not changing:
         return statement.on_conflict_do_nothing(index_elements=key)

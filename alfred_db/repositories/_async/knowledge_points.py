@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import InvalidInputError, shown, translated
-from ...execution._async.bulk import LARGE
+from ...execution._async.bulk import FEW, LARGE
 from ...execution._async.copy import copy_rows, table_name
+from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
 from ...queries import knowledge_collections as collections
@@ -30,9 +31,12 @@ from .knowledge_collections import AsyncKnowledgeCollections
 BATCH = 1_000
 """The number of points that an import or an export holds in memory."""
 
+_Rows = Mapping[str, tuple[Any, Mapping[str, Any]]]
+
 Imported = Callable[[int], None]
 """Called with the number of points that were imported so far."""
 
+_KEY = [POINTS.c.collection, POINTS.c.id]
 _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
 
 
@@ -63,6 +67,25 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         rows = rows_of(points)
         if not rows:
             return 0
+        written = await (self._insert(name, rows) if len(rows) <= FEW else self._merge(name, rows))
+        await self._analyze(name, len(rows))
+        return written
+
+    async def _insert(self, name: str, rows: _Rows) -> int:
+        """Store a few points by one statement: a temporary table would take longer, and leave rows in the catalog."""
+        values = [
+            {"collection": name, "id": id_, "embedding": vector, "payload": payload}
+            for id_, (vector, payload) in sorted(rows.items())
+        ]
+        with _named(rows):
+            for _ in pack_rows(_WRITTEN, ((name, id_, *row) for id_, row in rows.items())):
+                pass  # raises what is wrong with a point, before anything is sent
+        with translated():
+            statement = bulk.upsert(POINTS, _WRITTEN, _KEY, "update")
+            return len((await self._session.execute(statement, values)).all())
+
+    async def _merge(self, name: str, rows: _Rows) -> int:
+        """Store many points: copy them into a temporary table, and merge that."""
         session, stage = self._session, f"alfred_stage_{uuid.uuid4().hex[:12]}"
         with translated():
             await session.execute(bulk.create_stage(stage, table_name(session, POINTS), _WRITTEN))
@@ -73,11 +96,12 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
                 *(Column(column.name, column.type) for column in _WRITTEN),
                 schema="pg_temp",
             )
-            await _copy(session, staged, name, rows)
-            merge = bulk.merge(POINTS, stage, _WRITTEN, [POINTS.c.collection, POINTS.c.id], "update")
-            written = await self._affected(merge)
-            await self._analyze(name, len(rows))
-        return written
+            # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
+            order = {id_: place for place, id_ in enumerate(sorted(rows))}
+            values = ((order[id_], name, id_, *row) for id_, row in rows.items())
+            with _named(rows):
+                await copy_rows(session, staged, list(staged.c), values)
+            return await self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, "update"))
 
     async def _analyze(self, name: str, rows: int) -> None:
         """Analyze the partition after its first or a large load.
@@ -349,14 +373,11 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
             return cast("CursorResult[Any]", result).rowcount
 
 
-async def _copy(
-    session: AsyncSession, staged: Table, name: str, rows: Mapping[str, tuple[Any, Mapping[str, Any]]]
-) -> None:
-    # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
-    order = {id_: place for place, id_ in enumerate(sorted(rows))}
-    values = ((order[id_], name, id_, vector, payload) for id_, (vector, payload) in rows.items())
+@contextmanager
+def _named(rows: _Rows) -> Generator[None]:
+    """Name the point instead of the number of its row in an error."""
     try:
-        await copy_rows(session, staged, list(staged.c), values)
+        yield
     except InvalidInputError as error:
         if not (found := re.fullmatch(r"row (\d+): \w+\.(.*)", str(error), re.DOTALL)):
             raise

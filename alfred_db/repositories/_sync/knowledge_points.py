@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
-from sqlalchemy.orm import Session
 
 from ...errors import InvalidInputError, shown, translated
-from ...execution._sync.bulk import LARGE
+from ...execution._sync.bulk import FEW, LARGE
 from ...execution._sync.copy import copy_rows, table_name
+from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
 from ...queries import knowledge_collections as collections
@@ -31,9 +32,12 @@ from .knowledge_collections import KnowledgeCollections
 BATCH = 1_000
 """The number of points that an import or an export holds in memory."""
 
+_Rows = Mapping[str, tuple[Any, Mapping[str, Any]]]
+
 Imported = Callable[[int], None]
 """Called with the number of points that were imported so far."""
 
+_KEY = [POINTS.c.collection, POINTS.c.id]
 _WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
 
 
@@ -64,6 +68,25 @@ class KnowledgePoints(KnowledgeBase):
         rows = rows_of(points)
         if not rows:
             return 0
+        written = (self._insert(name, rows) if len(rows) <= FEW else self._merge(name, rows))
+        self._analyze(name, len(rows))
+        return written
+
+    def _insert(self, name: str, rows: _Rows) -> int:
+        """Store a few points by one statement: a temporary table would take longer, and leave rows in the catalog."""
+        values = [
+            {"collection": name, "id": id_, "embedding": vector, "payload": payload}
+            for id_, (vector, payload) in sorted(rows.items())
+        ]
+        with _named(rows):
+            for _ in pack_rows(_WRITTEN, ((name, id_, *row) for id_, row in rows.items())):
+                pass  # raises what is wrong with a point, before anything is sent
+        with translated():
+            statement = bulk.upsert(POINTS, _WRITTEN, _KEY, "update")
+            return len((self._session.execute(statement, values)).all())
+
+    def _merge(self, name: str, rows: _Rows) -> int:
+        """Store many points: copy them into a temporary table, and merge that."""
         session, stage = self._session, f"alfred_stage_{uuid.uuid4().hex[:12]}"
         with translated():
             session.execute(bulk.create_stage(stage, table_name(session, POINTS), _WRITTEN))
@@ -74,11 +97,12 @@ class KnowledgePoints(KnowledgeBase):
                 *(Column(column.name, column.type) for column in _WRITTEN),
                 schema="pg_temp",
             )
-            _copy(session, staged, name, rows)
-            merge = bulk.merge(POINTS, stage, _WRITTEN, [POINTS.c.collection, POINTS.c.id], "update")
-            written = self._affected(merge)
-            self._analyze(name, len(rows))
-        return written
+            # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
+            order = {id_: place for place, id_ in enumerate(sorted(rows))}
+            values = ((order[id_], name, id_, *row) for id_, row in rows.items())
+            with _named(rows):
+                copy_rows(session, staged, list(staged.c), values)
+            return self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, "update"))
 
     def _analyze(self, name: str, rows: int) -> None:
         """Analyze the partition after its first or a large load.
@@ -350,14 +374,11 @@ class KnowledgePoints(KnowledgeBase):
             return cast("CursorResult[Any]", result).rowcount
 
 
-def _copy(
-    session: Session, staged: Table, name: str, rows: Mapping[str, tuple[Any, Mapping[str, Any]]]
-) -> None:
-    # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
-    order = {id_: place for place, id_ in enumerate(sorted(rows))}
-    values = ((order[id_], name, id_, vector, payload) for id_, (vector, payload) in rows.items())
+@contextmanager
+def _named(rows: _Rows) -> Generator[None]:
+    """Name the point instead of the number of its row in an error."""
     try:
-        copy_rows(session, staged, list(staged.c), values)
+        yield
     except InvalidInputError as error:
         if not (found := re.fullmatch(r"row (\d+): \w+\.(.*)", str(error), re.DOTALL)):
             raise

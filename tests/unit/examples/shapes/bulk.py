@@ -19,6 +19,11 @@ EXAMPLES: dict[str, list[Call]] = {
         call(DOCUMENTS, STAGE, WRITTEN, [DOCUMENTS.c.external_id], Name("ignore")),
         call(MEMORIES, STAGE, REMEMBERED, [MEMORIES.c.id], Name("update")),
     ],
+    "upsert": [
+        call(DOCUMENTS, WRITTEN, [DOCUMENTS.c.external_id], Name("update")),
+        call(DOCUMENTS, WRITTEN, [DOCUMENTS.c.external_id], Name("ignore")),
+    ],
+    "ids_of": [call(DOCUMENTS, DOCUMENTS.c.external_id, ["key-4711", None])],
     "merged_ids": [call(DOCUMENTS, STAGE, WRITTEN, DOCUMENTS.c.external_id)],
     "analyze": [call(Name("documents"))],
 }
