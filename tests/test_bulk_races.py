@@ -173,6 +173,10 @@ def calls(ground: Ground) -> Mapping[str, Given]:
         "model_registry.register": lambda u, n: u.model_registry.register(
             "race", display_name="d", provider="p", model_type="t", capabilities=dict.fromkeys(names(n), 0.5)
         ),
+        # The last one, as it deletes half of the memories.
+        "memories.merge_groups": lambda u, n: u.memories.merge_groups(
+            [[ground.memories[number ^ 1], ground.memories[number]] for number in n if not number % 2]
+        ),
     }
 
 
@@ -183,7 +187,7 @@ ONE_ROW = {
     "events.unsubscribe": "the topics are a column of the consumer",
     "knowledge.import_qdrant": "upserts",
     "memories.remember": "one row",
-    "memories.consolidate": "holds the bank",
+    "memories.consolidate": "merges groups",
     "memory_entries.remember": "one row",
     "storage.create_bucket": "the types are a column of the bucket",
     "tasks.claim": "passes over what is locked",

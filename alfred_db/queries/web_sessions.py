@@ -95,7 +95,7 @@ def revoke() -> ReturningDelete[bytes]:
 
 
 @driver_statement
-def revoke_user(*, limit: int | None) -> ReturningDelete[bytes]:
+def revoke_user(*, limit: int | None = None) -> ReturningDelete[bytes]:
     """Delete the sessions of `user_id`, at most `limit`, but the one with the hash `kept`, which may be empty."""
     other = _sessions.c.id != bindparam("kept", type_=LargeBinary)
     statement = delete(_sessions).where(_sessions.c.user_id == _user, other).returning(_sessions.c.id)
