@@ -22,6 +22,7 @@ COMMANDS = {
         "migrations",
         "Downgrade the database to REVISION; `base` removes all tables of alfred-db.",
     ),
+    "grants": ("grants", "Rights of roles: what each kind needs, as SQL; applying it; and checking it."),
     "history": ("migrations", "List all revisions, oldest first."),
     "indexes": ("indexes", "Indexes of fields in JSON columns: list, add and drop them."),
     "init": (

@@ -17,6 +17,7 @@ from ..checks import MAX_LIMIT
 from ..engine.pool import RELIED_ON, passing_engine
 from ..errors import AlfredDBError, shown, translated
 from ..execution._sync.unreadable import Unreadable, unreadable
+from ..migrate.grants import lacking
 from ..migrate.verify import problems, verify
 from ..models import (
     Event,
@@ -105,6 +106,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
                 *requirements.warnings(facts),
                 *_functions(connection, quoted(facts.database)),
                 *_settings(connection, facts),
+                *([] if errors else _rights(connection, schema, facts)),
                 *([] if errors else _rows(connection, schema)),
             ],
             errors=errors,
@@ -126,6 +128,18 @@ def _errors(
         details = [str(problem) for problem in problems(connection, schema, facts, home)] if found else []
         return [str(error), *details], found
     return [], found
+
+
+def _rights(connection: Connection, schema: str | None, facts: requirements.Facts) -> list[str]:
+    """Return a warning if the role lacks rights of its kind."""
+    kind, lacks = lacking(connection, schema)
+    if not lacks:
+        return []
+    missing = "; ".join(f"{noun}: {', '.join(rights)}" for noun, rights in lacks.items())
+    return [
+        f"role {facts.role}: it is of the kind {kind} but lacks rights ({missing}): have the owner run"
+        f" `alfred-db grants apply --role {kind}={facts.role}`"
+    ]
 
 
 NAMED = 10

@@ -188,9 +188,10 @@ class AsyncSpaceRepository(AsyncRepository):
             ConflictError: Rows have no vector, or one of another content; or the space is retired.
         """
         found = await self._found(space, one_of(SpaceKind, kind))
-        await self._session.execute(
-            queries.exclude_writers(table_name(self._session, table_of(KINDS[found.kind][0])))
-        )
+        with translated():
+            await self._session.execute(
+                queries.exclude_writers(table_name(self._session, table_of(KINDS[found.kind][0])))
+            )
         covered = await self._coverage(found)
         if not covered.complete:
             raise ConflictError(

@@ -189,9 +189,10 @@ class SpaceRepository(Repository):
             ConflictError: Rows have no vector, or one of another content; or the space is retired.
         """
         found = self._found(space, one_of(SpaceKind, kind))
-        self._session.execute(
-            queries.exclude_writers(table_name(self._session, table_of(KINDS[found.kind][0])))
-        )
+        with translated():
+            self._session.execute(
+                queries.exclude_writers(table_name(self._session, table_of(KINDS[found.kind][0])))
+            )
         covered = self._coverage(found)
         if not covered.complete:
             raise ConflictError(

@@ -1,0 +1,233 @@
+"""Each kind of role has the rights that its calls need, and no others."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from injection.ground import Ground, build
+from injection.specimens import SPECIMENS
+from sqlalchemy import URL, create_engine, text
+
+from alfred_db import AlfredDBError, Database, InvalidInputError, UnitOfWork, Worker
+from alfred_db.cli import main
+from alfred_db.cli.doctor import examine
+from alfred_db.migrate import upgrade
+from alfred_db.migrate.grants import KINDS, apply, excess, lacking, plan
+
+OWNERS = {
+    "broker_requests.detach_partition",
+    "broker_requests.make_partitions",
+    "broker_requests.schedule_maintenance",
+    "broker_requests.unschedule_maintenance",
+    "events.detach_partition",
+    "events.make_partitions",
+    "events.schedule_maintenance",
+    "events.unschedule_maintenance",
+    "knowledge.create_collection",
+    "knowledge.drop_collection",
+    "knowledge.ensure_collection",
+    "knowledge.import_from",
+    "spaces.create",
+    "spaces.drop",
+}
+"""Methods that create or drop tables and indexes, for which a role has to own them; docs/howto/production.md lists them."""
+
+
+@dataclass
+class Roles:
+    url: URL
+    schema: str | None
+    names: dict[str, str]
+    ground: Ground
+
+    def database(self, kind: str) -> Database:
+        return Database(self.url.set(username=self.names[kind]), schema=self.schema)
+
+
+@pytest.fixture(params=[None, "acme"], ids=["default", "tenant"])
+def roles(database_url: URL, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Roles]:
+    """A database with a few rows, and a role of each kind that may log in."""
+    schema: str | None = request.param
+    names = {kind: f"{kind}_{uuid.uuid4().hex[:12]}" for kind in KINDS if kind != "owner"}
+    with Database(database_url, schema=schema) as database, database.begin() as uow:
+        ground = build(uow, tmp_path)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        assert all(apply(connection, {kind: name}, schema) for kind, name in names.items())
+        for name in names.values():
+            connection.execute(text(f'ALTER ROLE "{name}" LOGIN'))
+    yield Roles(database_url, schema, names, ground)
+    with engine.begin() as connection:
+        for name in names.values():
+            connection.execute(text(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'))
+    engine.dispose()
+
+
+def refused(roles: Roles, database: Database, *, read_only: bool = False) -> dict[str, str]:
+    """Call every method in a transaction that is rolled back; the errors about rights, or about what only reads."""
+    found: dict[str, str] = {}
+    for name, specimen in SPECIMENS.items():
+        noun, _, method = name.partition(",")[0].partition(".")
+        given = specimen(roles.ground)
+        with database.session() as session:
+            if read_only:
+                session.execute(text("SET TRANSACTION READ ONLY"))
+            uow = UnitOfWork(session)
+            try:
+                getattr(getattr(uow, noun), method)(*given.pop("names", ()), **given)
+            except AlfredDBError as error:
+                if re.search("read-only" if read_only else "permission denied|owner", str(error)):
+                    found[f"{noun}.{method}"] = str(error)
+    return found
+
+
+def test_the_application_can_call_every_method(roles: Roles) -> None:
+    with roles.database("app") as database:
+        found = refused(roles, database)
+    assert found.keys() <= OWNERS, found
+
+
+def test_a_reader_can_call_what_reads_and_nothing_else(roles: Roles) -> None:
+    with Database(roles.url, schema=roles.schema) as owner:
+        writing = refused(roles, owner, read_only=True)
+    with roles.database("reader") as database:
+        found = refused(roles, database)
+    assert found.keys() <= writing.keys() | OWNERS, found.keys() - writing.keys()
+    assert writing.keys() <= found.keys() | OWNERS, writing.keys() - found.keys()
+    assert len(writing) > 100
+
+
+def test_a_worker_runs_tasks(roles: Roles) -> None:
+    with Database(roles.url, schema=roles.schema) as owner, owner.begin() as uow:
+        task, _ = uow.tasks.enqueue("GRANTED")
+    with roles.database("worker") as database:
+        Worker(database, {"GRANTED": lambda _task, lease: None}).run(drain=True, signals=False)
+        with database.begin() as uow:
+            found = uow.tasks.get(task.id)
+            assert found is not None
+            assert found.status == "completed"
+        with pytest.raises(AlfredDBError, match="permission denied"), database.begin() as uow:
+            uow.documents.list()
+
+
+def test_a_broker_logs_requests_and_cannot_change_the_catalog(roles: Roles) -> None:
+    with roles.database("broker") as database:
+        found = refused(roles, database)
+    assert not {name for name in found if name.startswith("broker_requests.")} - OWNERS, found
+    assert {name.partition(".")[0] for name in found} >= {"broker_catalog", "documents", "tasks"}
+
+
+def test_a_second_plan_is_empty_and_a_lost_right_returns(roles: Roles) -> None:
+    engine = create_engine(roles.url)
+    table = "acme.documents" if roles.schema else "public.documents"
+    with engine.begin() as connection:
+        assert plan(connection, roles.names, roles.schema) == []
+        assert excess(connection, roles.names, roles.schema) == []
+        reader, app = roles.names["reader"], roles.names["app"]
+        connection.execute(
+            text(f'GRANT INSERT ON {table} TO "{reader}"; REVOKE DELETE ON {table} FROM "{app}"')
+        )
+        found = plan(connection, roles.names, roles.schema)
+        assert [one.split()[:2] for one in found] == [["GRANT", "DELETE"], ["REVOKE", "INSERT"]]
+        assert apply(connection, roles.names, roles.schema) == found
+        assert plan(connection, roles.names, roles.schema) == []
+        connection.execute(text(f"GRANT UPDATE ON {table} TO PUBLIC"))
+        [finding] = excess(connection, {"reader": reader}, roles.schema)
+        assert "UPDATE" in finding
+        assert "PUBLIC" in finding
+    engine.dispose()
+
+
+def test_later_tables_are_covered(roles: Roles) -> None:
+    engine = create_engine(roles.url)
+    home = roles.schema or "public"
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"CREATE TABLE {home}.later (id bigint GENERATED ALWAYS AS IDENTITY, n integer)")
+        )
+        held = "SELECT has_table_privilege(:role, :table, 'SELECT'), has_table_privilege(:role, :table, 'INSERT')"
+        for kind, wanted in (
+            ("app", (True, True)),
+            ("reader", (True, False)),
+            ("worker", (False, False)),
+            ("broker", (False, False)),
+        ):
+            row = connection.execute(text(held), {"role": roles.names[kind], "table": f"{home}.later"}).one()
+            assert tuple(row) == wanted, kind
+    engine.dispose()
+
+
+def test_what_the_current_role_lacks_is_named_by_noun(roles: Roles) -> None:
+    for kind in roles.names:
+        with roles.database(kind) as database, database.engine.connect() as connection:
+            assert lacking(connection, roles.schema) == (kind, {})
+
+
+def test_an_unknown_kind_is_refused(database_url: URL) -> None:
+    engine = create_engine(database_url)
+    with engine.connect() as connection, pytest.raises(InvalidInputError, match="app, worker"):
+        plan(connection, {"admin": "x"})
+    engine.dispose()
+
+
+def test_an_owner_can_create_a_tenant(database_url: URL) -> None:
+    engine = create_engine(database_url)
+    name = f"owner_{uuid.uuid4().hex[:12]}"
+    with engine.begin() as connection:
+        apply(connection, {"owner": name})
+        connection.execute(text(f'ALTER ROLE "{name}" LOGIN'))
+    try:
+        upgrade(database_url.set(username=name), schema="founded")
+        with Database(database_url.set(username=name), schema="founded") as database:
+            database.verify()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'))
+        engine.dispose()
+
+
+def test_the_command_plans_applies_and_checks(database_url: URL) -> None:
+    name = f"cli_{uuid.uuid4().hex[:12]}"
+    address = ["--url", database_url.render_as_string(hide_password=False)]
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["grants", *arguments, *address])
+        return done.exit_code, done.output
+
+    try:
+        planned = run("plan", "--role", f"app={name}")
+        assert planned[0] == 0
+        assert f'CREATE ROLE "{name}" NOLOGIN;' in planned[1]
+        assert run("check", "--role", f"app={name}")[0] == 1
+        assert run("apply", "--role", f"app={name}")[1].startswith(planned[1])
+        assert run("apply", "--role", f"app={name}") == (0, "nothing to do\n")
+        assert run("check", "--role", f"app={name}")[0] == 0
+        for wrong in ("app", "admin=x", "app="):
+            assert run("plan", "--role", wrong)[0] == 2
+        assert run("plan")[0] == 2
+    finally:
+        engine = create_engine(database_url)
+        with engine.begin() as connection:
+            connection.execute(text(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'))
+        engine.dispose()
+
+
+def test_the_doctor_names_what_its_role_lacks(roles: Roles) -> None:
+    assert not [one for one in examine(roles.database("reader").url, roles.schema).warnings if "lacks" in one]
+    engine = create_engine(roles.url)
+    table = "acme.documents" if roles.schema else "public.documents"
+    with engine.begin() as connection:
+        connection.execute(text(f'REVOKE UPDATE ON {table} FROM "{roles.names["app"]}"'))
+        connection.execute(text(f'REVOKE SELECT ON {table} FROM "{roles.names["reader"]}"'))
+    engine.dispose()
+    report = examine(roles.database("app").url, roles.schema)
+    assert report.errors == []
+    [app] = [one for one in report.warnings if "lacks" in one]
+    assert "documents: UPDATE" in app
+    assert f"--role app={roles.names['app']}" in app
