@@ -50,6 +50,7 @@ COMMANDS = {
     "top": ("top", "Show queues, workers, schedules and workflows, until Ctrl-C."),
     "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
     "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),
+    "web": ("web", "Show queues, tasks, workflows and schedules in a browser."),
     "worker": ("worker", "Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once."),
 }
 """The module of each command, and the first sentence of its help."""

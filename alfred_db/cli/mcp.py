@@ -19,7 +19,7 @@ from ..mcp import GROUPS
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 
-__all__ = ["embedder_of", "mcp"]
+__all__ = ["embedder_of", "mcp", "token_of"]
 
 
 @click.command()
@@ -102,7 +102,7 @@ def mcp(
         database,
         host=host,
         port=port,
-        token=None if token_env is None else _token(token_env),
+        token=None if token_env is None else token_of(token_env),
         allowed_hosts=allow_host,
         allowed_origins=allow_origin,
     )
@@ -119,7 +119,12 @@ def _run(reader: AsyncDatabase, serving: Coroutine[Any, Any, None]) -> None:
         runner.run(closed())
 
 
-def _token(name: str) -> str:
+def token_of(name: str) -> str:
+    """Return the token in an environment variable.
+
+    Raises:
+        ConfigurationError: It is not set, or too short.
+    """
     token = os.environ.get(name, "")
     if len(token) < 16 or not token.isascii() or not token.isprintable():
         raise ConfigurationError(

@@ -10,7 +10,7 @@ SERVER = """
         CAST(pg_catalog.current_setting('max_connections') AS integer) AS most,
         held.locks, held.waiting,
         (
-            SELECT coalesce(pg_catalog.max(EXTRACT(epoch FROM pg_catalog.statement_timestamp() - xact_start)), 0)
+            SELECT CAST(coalesce(pg_catalog.max(EXTRACT(epoch FROM pg_catalog.statement_timestamp() - xact_start)), 0) AS double precision)
             FROM pg_catalog.pg_stat_activity
             WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
                 AND backend_type = 'client backend'
