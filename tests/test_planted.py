@@ -42,6 +42,7 @@ from alfred_db.cli.doctor import examine
 from alfred_db.config import parse_url
 from alfred_db.indexes import status
 from alfred_db.repositories import AsyncUnitOfWork, UnitOfWork
+from alfred_db.retention import RetentionPolicy
 from alfred_db.types import bind_text
 
 LOW = f"alfred_low_{os.getpid()}"
@@ -275,6 +276,7 @@ def commands(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 COMMANDS = dict(commands(main))
+AGES = [word for name in RetentionPolicy.ages() for word in (f"--{name}", "0s")]
 CALLS: dict[str, list[list[str]]] = {
     "catalog export": [[]],
     "catalog load": [[]],
@@ -296,6 +298,10 @@ CALLS: dict[str, list[list[str]]] = {
     "tasks list": [[], ["--status", "pending", "--queue", "default", "--intent", "ground", "--json"]],
     "tasks requeue": [["ground"], ["--failed", "--queue", "default"]],
     "tasks show": [["ground"], ["ground", "--json"]],
+    "metrics": [[]],
+    "purge": [[*AGES, "--dry-run"], [*AGES, "--json"]],
+    "top": [["--once"]],
+    "web": [["--help"]],
     "vectors rebuild": [[], ["--index", "{index}"]],
     "vectors recall": [["--table", "documents", "--samples", "2", "--ef", "10"]],
     "vectors status": [[], ["--json"]],

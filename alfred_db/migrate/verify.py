@@ -177,7 +177,7 @@ def _live(connection: Connection, names: Sequence[str]) -> _Live:
 
 
 _JOINS = {
-    "SELECT wanted.name, attname, pg_catalog.concat(pg_catalog.format_type(atttypid, atttypmod), (SELECT ' collate ' || collname"
+    "SELECT wanted.name, attname, pg_catalog.concat(pg_catalog.format_type(atttypid, atttypmod), (SELECT pg_catalog.concat(' collate ', collname)"
     " FROM pg_catalog.pg_collation, pg_catalog.pg_type WHERE pg_collation.oid = attcollation AND pg_type.oid = atttypid"
     " AND attcollation <> typcollation)), attnotnull": (
         "JOIN pg_catalog.pg_attribute ON attrelid = CAST(pg_catalog.to_regclass(wanted.name) AS oid) AND attnum > 0 AND NOT attisdropped"
