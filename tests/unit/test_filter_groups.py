@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import true
 
-from alfred_db import Document
+from alfred_db import Document, qdrant_filter
 from alfred_db.errors import InvalidFilter
 from alfred_db.queries.shapes import filter_groups
 from alfred_db.queries.shapes.filters import compile_filter
-from alfred_db.search.filters import BOUNDS, Filter, FilterCondition, eq, range_
+from alfred_db.search.filters import BOUNDS, MAX_CONDITIONS, Filter, FilterCondition, eq, range_
 
 ONE = eq("a", 1)
 
@@ -45,3 +45,11 @@ def test_a_range_takes_any_of_its_four_bounds_and_nothing_else() -> None:
     for wrong in ({}, {"above": 1}, dict.fromkeys((*BOUNDS, "above"), 1)):
         with pytest.raises(InvalidFilter, match="expects some of gt, gte, lt, lte"):
             compile_filter(Document, Filter(must=[FilterCondition("id", "range", wrong)]))
+
+
+def test_a_filter_of_qdrant_takes_as_many_conditions_as_the_limit() -> None:
+    condition = {"key": "a", "match": {"value": 1}}
+    for name in ("must", "should", "must_not"):
+        assert len(getattr(qdrant_filter({name: [condition] * MAX_CONDITIONS}), name)) == MAX_CONDITIONS
+        with pytest.raises(InvalidFilter, match=f"expected an array of at most {MAX_CONDITIONS} conditions"):
+            qdrant_filter({name: [condition] * (MAX_CONDITIONS + 1)})
