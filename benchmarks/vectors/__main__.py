@@ -34,6 +34,7 @@ from .load import load, load_table, load_targets, plain, without_vector_index
 from .memories import memories
 from .peers import OURS, RAW, Contenders, contenders, migrated
 from .search import read, search, search_targets
+from .spaces import spaces
 
 PAGE = Page(
     "vectors.md",
@@ -173,6 +174,16 @@ def main() -> int:
                 PAGE,
                 "Filtered search",
                 "Filters on the metadata; the way that is taken by default is `auto`.",
+                text,
+            )
+            found += some
+            with timed("spaces"):
+                text, some = spaces(database, rows, min(size.queries, 100), size.rounds)
+            publish(
+                PAGE,
+                "Embedding spaces",
+                "The same rows in spaces of other lengths beside the built-in one; longer vectors are the same ones repeated,"
+                " so that their neighbours are the same. The ratio is to the built-in space in the same turn.",
                 text,
             )
             found += some
