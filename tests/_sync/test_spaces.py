@@ -371,6 +371,32 @@ def test_memories_use_a_space_in_all_their_methods(uow: UnitOfWork) -> None:
     assert (uow.spaces.coverage("s")).complete
 
 
+def test_a_hybrid_search_compares_the_vectors_of_a_space(committed: Database) -> None:
+    given = vectors(400, 6)
+    with committed.begin() as uow:
+        uow.spaces.create("s", kind="documents", model="m", dimensions=6)
+        rows: list[Any] = [
+            {"content": f"word{n} common", "metadata": {"half": n % 2 == 0}} for n in range(400)
+        ]
+        ids = uow.documents.add_many(rows, embeddings=given, space="s")
+        found = uow.documents.hybrid_search("word7", given[9], space="s", limit=5)
+        assert {ids[7], ids[9]} <= {hit.row.id for hit in found}
+        assert {hit.row.id: hit.distance for hit in found}[ids[9]] == pytest.approx(0, abs=1e-5)
+        half = Filter(must=[eq("metadata.half", True)])
+        some = uow.documents.hybrid_search("word8", given[10], space="s", where=half, limit=5)
+        assert {ids[8], ids[10]} <= {hit.row.id for hit in some}
+        assert all(hit.row.metadata_["half"] for hit in some)
+        bank = (uow.memory_banks.get_or_create("bank")).id
+        uow.spaces.create("t", kind="memories", model="m", dimensions=6)
+        uow.spaces.default("memories", "t")
+        for n in range(20):
+            uow.memories.remember(bank, f"word{n} common", embedding=given[n])
+        best = uow.memories.hybrid_search(bank, "word3", given[4], limit=4)
+        assert {"word3 common", "word4 common"} <= {hit.row.content for hit in best}
+        with pytest.raises(DimensionMismatch, match="space 't' of memories"):
+            uow.memories.hybrid_search(bank, "word3", given[4][:3])
+
+
 def test_each_method_that_takes_a_vector_takes_a_space() -> None:
     """Whoever adds a method, or a kind, is reminded of the spaces."""
     without: set[str] = set()
@@ -380,7 +406,7 @@ def test_each_method_that_takes_a_vector_takes_a_space() -> None:
             takes_vectors = not name.startswith("_") and {"embedding", "embeddings"} & parameters.keys()
             if takes_vectors and "space" not in parameters:
                 without.add(f"{repository.__name__}.{name}")
-    assert without <= {f"{repository.__name__}.hybrid_search" for repository in REPOSITORIES}
+    assert not without
 
 
 def test_each_table_with_a_vector_index_is_a_kind() -> None:

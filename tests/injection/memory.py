@@ -69,6 +69,7 @@ SPECIMENS: Specimens = {
     "documents.candidates": lambda g: {"embedding": vector(384), "where": _METADATA, "space": "builtin"},
     "documents.get_by_external_id": lambda g: {"external_id": "ground"},
     "documents.hybrid_search": lambda g: {
+        "space": "builtin",
         "text": "ground",
         "embedding": vector(384),
         "where": _METADATA,
@@ -138,6 +139,7 @@ SPECIMENS: Specimens = {
         "merge": Returns("text"),
     },
     "memories.hybrid_search": lambda g: {
+        "space": "builtin",
         "bank": g.bank,
         "text": "ground",
         "embedding": vector(384),
@@ -172,6 +174,7 @@ SPECIMENS: Specimens = {
     },
     "memory_entries.forget_all": lambda g: {"namespace": "ground"},
     "memory_entries.hybrid_search": lambda g: {
+        "space": "builtin",
         "language": "english",
         "namespace": "ground",
         "text": "ground",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ from ...errors import translated
 from ...models.base import table_of
 from ...queries.shapes import hybrid_search as queries
 from ...queries.shapes.hybrid_search import Fusion, Legs
+from ...queries.shapes.spaces import KIND_OF
 from ...queries.shapes.text_statistics import text_statistics
 from ...queries.shapes.vector_search import Partition, dimensions, table_size
 from ...queries.shapes.words import Match, parameters
@@ -26,6 +27,7 @@ from ...vectors.formats import VectorLike
 from .copy import table_name
 from .driver import bind_of, fetch_rows
 from .search import CHEAP, FEW, SMALL_PART, estimate, rows_of, scan_settings, set_local, text_of
+from .spaces import space_of
 
 CANDIDATES = 50
 """The number of rows of each leg."""
@@ -68,6 +70,7 @@ def hybrid_search(
     where: ColumnElement[bool] | None = None,
     within: Within | None = None,
     partition: Partition | None = None,
+    space: str | None = None,
     weights: SearchWeights = SearchWeights(),
     language: str = "english",
 ) -> SearchResult[Any]:
@@ -82,11 +85,14 @@ def hybrid_search(
         where: Only rows that match this condition.
         within: The same condition with parameters, if it is that of a bank or the like alone.
         partition: Search only this partition, with its distance.
+        space: The name of the embedding space; None is the default one of rows that have spaces.
         weights: The weight of each leg.
         language: The text search configuration of `text`.
     """
     check_word("match", legs.match, Match)
     check_word("fusion", legs.fusion, Fusion)
+    if legs.model in KIND_OF and (legs.vector or space is not None):
+        legs = replace(legs, space=space_of(session, legs.model, space))
     given: dict[str, Any] = {
         "language": language,
         **parameters(text, legs.match),
@@ -133,11 +139,12 @@ def _way(
     session: Session, legs: Legs, where: ColumnElement[bool] | None, partition: Partition | None
 ) -> tuple[bool, bool]:
     """Return whether all matching rows are read, and whether all vectors are compared."""
-    exact = legs.operator is not None
+    exact = legs.operator is not None or (legs.space is not None and not legs.space.indexed)
     if where is None or not legs.indexed:
         return not legs.indexed, exact
     matches, rows = estimate(session, legs.model, where, partition)
-    few = CHEAP / dimensions(legs.model) if legs.vector else WHOLE
+    length = dimensions(legs.model) if legs.space is None else legs.space.dimensions
+    few = CHEAP / length if legs.vector else WHOLE
     return matches <= min(few, WHOLE), exact or matches <= max(few, min(FEW, rows * SMALL_PART))
 
 

@@ -37,6 +37,7 @@ from ...types import Text
 from .driver_statement import driver_statement
 from .functions import func
 from .literals import materialized, number
+from .spaces import Space, distance_of_row, nearest_rows
 from .text_terms import (
     MOST_SCORED,
     asked,
@@ -82,6 +83,8 @@ class Legs:
     """How the legs are ranked together."""
     indexed: bool = True
     """Whether there is an index on `search`; without one all matching rows are read."""
+    space: Space | None = None
+    """The space whose vectors are compared instead of those in the rows."""
 
 
 @driver_statement
@@ -124,7 +127,7 @@ def hybrid_where(
     """Select the best rows of all legs that match a filter; the arguments are those of `hybrid`."""
     table, language = table_of(legs.model), bound_language()
     identity = table.c.id
-    near = distance(legs.model, legs.operator) if legs.vector else _NOWHERE
+    near = _near(legs)
     if whole:
         columns = [identity.label("id"), legs.search.label("search")]
         columns += [near.label("distance")] if legs.vector else []
@@ -154,13 +157,7 @@ def hybrid_where(
         )
         matching = materialized(found.limit(number(MOST_SCORED)), "matching")
         scored = select(matching.c.id, text_score(matching.c.search, matching, terms, average).label("score"))
-        nearest = (
-            _matching(
-                select(identity.label("id"), near.label("distance")).where(has_vector(legs.model)), where
-            )
-            if legs.vector
-            else None
-        )
+        nearest = _nearest(legs, where, candidates, exact) if legs.vector else None
     found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", candidates)}
     if nearest is not None:
         order = nearest.selected_columns.distance
@@ -174,6 +171,24 @@ def hybrid_where(
         similar = _matching(similar.where(legs.trigram.op("%")(spelled)), where)
         found_by["trigram"] = _leg("trigram", similar.subquery("similar"), "similarity", candidates)
     return _fused(legs, found_by, terms, average, query, where, limit)
+
+
+def _near(legs: Legs) -> ColumnElement[Any]:
+    """Return the distance of a row; of several vectors in a space the nearest counts."""
+    if not legs.vector:
+        return _NOWHERE
+    return distance(legs.model, legs.operator) if legs.space is None else distance_of_row(legs.space)
+
+
+def _nearest(legs: Legs, where: ColumnElement[bool] | None, candidates: int, exact: bool) -> AnySelect:
+    """Select keys and distances in the order of the index, or of all rows if `exact`."""
+    if legs.space is not None:
+        near = nearest_rows(legs.space, candidates, candidates, where, exact=exact).subquery("in_space")
+        found: AnySelect = select(near.c.row_id.label("id"), near.c.distance)
+        return found
+    identity = table_of(legs.model).c.id.label("id")
+    rows: AnySelect = select(identity, distance(legs.model, legs.operator).label("distance"))
+    return _matching(rows.where(has_vector(legs.model)), where)
 
 
 def _matching(statement: AnySelect, where: ColumnElement[bool] | None) -> AnySelect:
@@ -201,7 +216,7 @@ def _fused(
     """Compare the rows of all legs by all of them, and select the best."""
     table = table_of(legs.model)
     ids = union(*(select(leg.c.id) for leg in found_by.values())).subquery("ids")
-    near = distance(legs.model, legs.operator) if legs.vector else _NOWHERE
+    near = _near(legs)
     compared = (
         select(
             *columns_of(legs.model),

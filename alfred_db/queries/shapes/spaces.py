@@ -229,6 +229,18 @@ def nearest_rows(
     return statement.order_by(distance, near.c.row_id).limit(literal_limit(limit))
 
 
+def distance_of_row(space: Space) -> ColumnElement[Any]:
+    """Return the distance of a row of the statement around it; run that with the parameter `embedding`."""
+    vectors, rows = vectors_of(space.kind), table_of(KINDS[space.kind][0])
+    type_ = stored_type(space)
+    full = cast(column_of(space), type(type_)(space.dimensions))
+    found = full.op("<=>", return_type=Float())(bindparam("embedding", type_=type_))
+    nearest: Select[Any] = select(func.min(found, type_=Float())).where(
+        in_space(space), vectors.c.row_id == rows.c.id
+    )
+    return nearest.correlate(rows).scalar_subquery()
+
+
 @driver_statement
 def nearest(model: type[Base], space: Space, limit: int, candidates: int) -> AnySelect:
     """Select the nearest rows by the index; run it with the parameter `embedding`."""

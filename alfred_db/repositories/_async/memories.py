@@ -213,18 +213,20 @@ class AsyncMemoryRepository(
         weights: SearchWeights = SearchWeights(),
         language: str = LANGUAGE,
         match: Match = "any",
+        space: str | None = None,
     ) -> SearchResult[MemoryRow]:
         """Return the bank's best memories by meaning and by word, ranked together.
 
         Args:
             bank: The bank or its id.
             text: The words to search for.
-            embedding: A vector of 384 dimensions; None ranks by words alone.
+            embedding: A vector of the space, of 384 dimensions in `builtin`; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each leg, and how they are ranked together.
             language: The text search configuration, such as `english`, `german` or `simple`. The index is English: for
                 another one the words of all texts of the bank are read.
             match: Whether any or all of the words must occur.
+            space: The embedding space; None is the default one.
 
         Raises:
             NotFoundError: The bank does not exist.
@@ -246,6 +248,7 @@ class AsyncMemoryRepository(
             limit=limit,
             where=queries.in_bank(id_of(bank)),
             within=Within(queries.IN_BANK, {"bank": id_of(bank)}),
+            space=space,
             weights=weights,
             language=language,
         )

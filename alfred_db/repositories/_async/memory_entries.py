@@ -171,18 +171,20 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
         weights: SearchWeights = SearchWeights(),
         language: str = LANGUAGE,
         match: Match = "any",
+        space: str | None = None,
     ) -> SearchResult[MemoryEntryRow]:
         """Return the best entries of a namespace by meaning and by word, ranked together.
 
         Args:
             namespace: The namespace.
             text: The words to search for.
-            embedding: A vector of 768 dimensions; None ranks by words alone.
+            embedding: A vector of the space, of 768 dimensions in `builtin`; None ranks by words alone.
             limit: The maximum number of hits.
             weights: The weight of each leg, and how they are ranked together.
             language: The text search configuration, such as `english`, `german` or `simple`. The index is English: for
                 another one the words of all texts of the namespace are read.
             match: Whether any or all of the words must occur.
+            space: The embedding space; None is the default one.
 
         Raises:
             InvalidInputError: The server has no such text search configuration.
@@ -203,6 +205,7 @@ class AsyncMemoryEntryRepository(AsyncPagedRepository[MemoryEntryRow, uuid.UUID]
             limit=limit,
             where=queries.in_namespace(namespace),
             within=Within(queries.IN_NAMESPACE, {"namespace": namespace}),
+            space=space,
             weights=weights,
             language=language,
         )

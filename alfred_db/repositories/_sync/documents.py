@@ -234,6 +234,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
         language: str = "english",
         match: Match = "any",
         by_spelling: bool = False,
+        space: str | None = None,
     ) -> SearchResult[DocumentRow]:
         """Return the best documents by meaning and by word, ranked together.
 
@@ -247,6 +248,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
                 that have the same stem in both.
             match: Whether any or all of the words must occur.
             by_spelling: Also rank titles by similar spelling; needs pg_trgm.
+            space: The embedding space; None is the default one.
         """
         legs = Legs(
             Document,
@@ -263,6 +265,7 @@ class DocumentRepository(PagedRepository[DocumentRow, int]):
             embedding,
             limit=limit,
             where=expression(Document, where),
+            space=space,
             weights=weights,
             language=language,
         )
