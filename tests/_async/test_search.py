@@ -334,7 +334,9 @@ async def sent(session: AsyncSession, library: AsyncDocumentRepository) -> list[
                 )
             await session.rollback()
     event.remove(engine, "before_cursor_execute", record)
-    return [statement for statement in statements if "candidates" not in statement]
+    # The catalog of spaces is read when the copy of it is old, whichever search comes then.
+    other = ("candidates", "embedding_spaces")
+    return [statement for statement in statements if not any(word in statement for word in other)]
 
 
 async def test_without_citus_its_settings_are_left_alone(

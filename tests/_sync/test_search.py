@@ -335,7 +335,9 @@ def sent(session: Session, library: DocumentRepository) -> list[str]:
                 )
             session.rollback()
     event.remove(engine, "before_cursor_execute", record)
-    return [statement for statement in statements if "candidates" not in statement]
+    # The catalog of spaces is read when the copy of it is old, whichever search comes then.
+    other = ("candidates", "embedding_spaces")
+    return [statement for statement in statements if not any(word in statement for word in other)]
 
 
 def test_without_citus_its_settings_are_left_alone(
