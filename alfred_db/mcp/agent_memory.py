@@ -218,7 +218,7 @@ def _register_memories(tools: Tools) -> None:
     async def list_banks(after: Cursor = None, limit: Limit = 50) -> BankPage:
         """List the memory banks with the number of their memories."""
         async with tools.reading() as uow:
-            page = await uow.memory_banks.list(after=after, limit=limit)
+            page = await uow.memory_banks.list(up_to=None, after=after, limit=limit)
         cut = Cut(len(page), "no tool returns the whole text.")
         banks = [
             BankItem(

@@ -59,7 +59,7 @@ def register(tools: Tools, groups: Sequence[str]) -> None:
         async with tools.reading() as uow:
             return [
                 {"name": bank.name[:1_000], "memories": bank.memories}
-                for bank in await uow.memory_banks.list(limit=MOST)
+                for bank in await uow.memory_banks.list(up_to=None, limit=MOST)
             ]
 
     @resource("testing", "suites", "Test suites")

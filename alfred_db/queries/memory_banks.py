@@ -12,8 +12,8 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Memory, MemoryBank
 from .shapes.functions import func
-from .shapes.literals import among, in_order
-from .shapes.memories import alive
+from .shapes.literals import among, in_order, materialized, number
+from .shapes.memories import expired
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -73,16 +73,31 @@ def remove(bank_id: int) -> ReturningDelete[int]:
     return delete(MemoryBank).where(MemoryBank.id == bank_id).returning(MemoryBank.id)
 
 
-def list_(*, after: str | None, limit: int) -> Select[Any]:
-    """Select a page of banks with the number of their memories, ordered by id."""
-    memories = (
-        select(func.count())
-        .where(Memory.memory_bank_id == MemoryBank.id, alive(Memory))
-        .correlate(MemoryBank)
-        .scalar_subquery()
-        .label("memories")
+def list_(*, up_to: int | None, after: str | None, limit: int) -> Select[Any]:
+    """Select a page of banks, ordered by id, with the number of their rows and of those that have expired.
+
+    Rows are counted in the index of the bank, without their expiry, and at most one more than `up_to`. The expired
+    ones have their own index, and are few where they are swept.
+    """
+    own = select(Memory.memory_bank_id).where(Memory.memory_bank_id == MemoryBank.id).correlate(MemoryBank)
+    if up_to is not None:
+        own = own.limit(number(up_to + 1))
+    stored = select(func.count()).select_from(own.subquery("own")).scalar_subquery()
+    gone = materialized(
+        select(Memory.memory_bank_id.label("bank"), func.count().label("rows"))
+        .where(expired(Memory))
+        .group_by(Memory.memory_bank_id),
+        "gone",
+    )
+    gone_rows = (
+        select(gone.c.rows).where(gone.c.bank == MemoryBank.id).correlate(MemoryBank).scalar_subquery()
     )
     statement: Any = select(
-        MemoryBank.id, MemoryBank.name, MemoryBank.description, MemoryBank.created_at, memories
+        MemoryBank.id,
+        MemoryBank.name,
+        MemoryBank.description,
+        MemoryBank.created_at,
+        stored.label("stored"),
+        func.coalesce(gone_rows, number(0)).label("expired"),
     )
     return page(statement, [MemoryBank.id], after=after, limit=limit)

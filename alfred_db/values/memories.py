@@ -150,4 +150,6 @@ class MemoryBankSummary:
     description: str | None
     created_at: datetime
     memories: int
-    """Number of memories that have not expired."""
+    """Number of memories that have not expired; if it is not `exact`, where the count stopped."""
+    exact: bool = True
+    """Whether this is the whole number; False if the bank holds more rows than were counted."""

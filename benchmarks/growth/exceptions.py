@@ -26,7 +26,6 @@ EXCEPTIONS: dict[str, str] = {
     "knowledge.count": "reads every point of the collection; pass `where` to read fewer",
     "conversations.search, of a common word": "ranks the newest thousand messages with the word; pass `session_id`, or a rarer word",
     "spaces.describe": "counts the rows that have a vector in the space; ask for it seldom",
-    "memory_banks.list": "counts the memories of each bank on the page; pass a smaller `limit`",
     "memories.recall": "weighs the memories of a bank that the index finds; see the page of vectors",
     "memories.duplicates": "compares with what the index finds in the bank; see the page of vectors",
     "memories.search": "filters within a bank; see the page of vectors",

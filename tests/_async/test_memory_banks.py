@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from sqlalchemy import func, select, update
 
@@ -51,6 +53,17 @@ async def test_banks_are_listed_with_their_memories(banks: AsyncMemoryBankReposi
     ]
     assert (first.items[0].id, first.items[0].created_at) == (made[0].id, made[0].created_at)
     assert rest.next is None
+
+
+async def test_the_count_of_a_bank_shows_whether_it_is_exact(banks: AsyncMemoryBankRepository) -> None:
+    memories = AsyncMemoryRepository(banks._session)
+    bank = await banks.get_or_create("counted")
+    await memories.remember_many(bank, [{"content": str(number)} for number in range(5)])
+    expired = update(Memory).where(Memory.content == "4").values(expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    await banks._session.execute(expired, execution_options={"synchronize_session": False})
+    for up_to, expected in ((None, (4, True)), (5, (4, True)), (4, (4, False)), (2, (2, False))):
+        (found,) = await banks.list(up_to=up_to)
+        assert (found.memories, found.exact) == expected, up_to
 
 
 async def test_a_bank_goes_with_its_memories(banks: AsyncMemoryBankRepository) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ...checks import check_values
+from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
@@ -92,17 +93,27 @@ class AsyncMemoryBankRepository(AsyncRepository):
             await self._write(queries.remove(bank_id))
         return len(memories)
 
-    async def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:
-        """Return a page of the banks, by id, with the number of their memories."""
-        rows = await self._rows(queries.list_(after=after, limit=limit))
-        return as_page(
-            [
-                MemoryBankSummary(row.id, row.name, row.description, row.created_at, row.memories)
-                for row in rows
-            ],
-            queries.LIST_KEY,
-            limit,
-        )
+    async def list(
+        self, *, up_to: int | None = 1000, after: str | None = None, limit: int = 100
+    ) -> Page[MemoryBankSummary]:
+        """Return a page of the banks, by id, with the number of their memories.
+
+        Args:
+            up_to: Where the count of a bank stops, which `exact` of its summary reports; None counts all memories,
+                which takes long for large banks.
+            after: `next` of the previous page.
+            limit: The maximum number of banks.
+        """
+        if up_to is not None:
+            within("up_to", up_to, 1, 1_000_000)
+        rows = await self._rows(queries.list_(up_to=up_to, after=after, limit=limit))
+        return as_page([_summary(row, up_to) for row in rows], queries.LIST_KEY, limit)
+
+
+def _summary(row: Any, up_to: int | None) -> MemoryBankSummary:
+    stopped = up_to is not None and row.stored > up_to
+    memories = up_to if up_to is not None and stopped else row.stored - row.expired
+    return MemoryBankSummary(row.id, row.name, row.description, row.created_at, memories, not stopped)
 
 
 def id_of(bank: MemoryBank | int) -> int:

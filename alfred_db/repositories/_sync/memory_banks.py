@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ...checks import check_values
+from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
@@ -93,17 +94,27 @@ class MemoryBankRepository(Repository):
             self._write(queries.remove(bank_id))
         return len(memories)
 
-    def list(self, *, after: str | None = None, limit: int = 100) -> Page[MemoryBankSummary]:
-        """Return a page of the banks, by id, with the number of their memories."""
-        rows = self._rows(queries.list_(after=after, limit=limit))
-        return as_page(
-            [
-                MemoryBankSummary(row.id, row.name, row.description, row.created_at, row.memories)
-                for row in rows
-            ],
-            queries.LIST_KEY,
-            limit,
-        )
+    def list(
+        self, *, up_to: int | None = 1000, after: str | None = None, limit: int = 100
+    ) -> Page[MemoryBankSummary]:
+        """Return a page of the banks, by id, with the number of their memories.
+
+        Args:
+            up_to: Where the count of a bank stops, which `exact` of its summary reports; None counts all memories,
+                which takes long for large banks.
+            after: `next` of the previous page.
+            limit: The maximum number of banks.
+        """
+        if up_to is not None:
+            within("up_to", up_to, 1, 1_000_000)
+        rows = self._rows(queries.list_(up_to=up_to, after=after, limit=limit))
+        return as_page([_summary(row, up_to) for row in rows], queries.LIST_KEY, limit)
+
+
+def _summary(row: Any, up_to: int | None) -> MemoryBankSummary:
+    stopped = up_to is not None and row.stored > up_to
+    memories = up_to if up_to is not None and stopped else row.stored - row.expired
+    return MemoryBankSummary(row.id, row.name, row.description, row.created_at, memories, not stopped)
 
 
 def id_of(bank: MemoryBank | int) -> int:

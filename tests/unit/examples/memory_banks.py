@@ -14,5 +14,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "known": [call(4711)],
     "empty": [call(4711, limit=None), call(4711, limit=471)],
     "remove": [call(4711)],
-    "list_": [call(after=None, limit=471), call(after="WzQ3MTFd", limit=471)],
+    "list_": [call(up_to=None, after=None, limit=471), call(up_to=471, after="WzQ3MTFd", limit=471)],
 }
