@@ -38,6 +38,10 @@ ALL = dict(commands())
 WITH_URL = {path: command for path, command in ALL.items() if any(p.name == "url" for p in command.params)}
 
 
+ENDS = {("web",): ["--host", "192.0.2.1"]}
+"""What has a command end that serves until a signal: here, an address that needs a token."""
+
+
 def filled(path: tuple[str, ...], command: click.Command, value: str) -> list[str]:
     """The command with a value for each argument and each option that it needs."""
     words = [*path]
@@ -46,7 +50,7 @@ def filled(path: tuple[str, ...], command: click.Command, value: str) -> list[st
             words.append(value)
         elif parameter.required:
             words += [parameter.opts[0], value]
-    return words
+    return [*words, *ENDS.get(path, ())]
 
 
 def ends_in_one_line(done: Result) -> None:

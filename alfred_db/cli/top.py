@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -27,7 +28,7 @@ __all__ = ["top"]
 @click.option(
     "--rows", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rows of each list."
 )
-@click.option("--once", is_flag=True, help="Print it once, and end.")
+@click.option("--once", is_flag=True, help="Print it once, and end, as into a file or a pipe.")
 @url_option
 @schema_option
 @pooler_option
@@ -48,7 +49,7 @@ def top(interval: float, rows: int, once: bool, url: str | None, schema: str | N
         application_name="alfred-db top",
         read_only=pooler is None,
     ) as database:
-        if once:
+        if once or not sys.stdout.isatty():
             reached = show(database, interval=interval, rows=rows, once=True)
             click.get_current_context().exit(0 if reached else 1)
         with suppress(KeyboardInterrupt):
