@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from ..checks import within
 from ..database import AsyncDatabase, Database
-from ..errors import AlfredDBError, InvalidInputError, shown, translated
+from ..errors import AlfredDBError, ConfigurationError, InvalidInputError, shown, translated
 from .policy import RetentionPolicy
 
 __all__ = ["BATCH", "KINDS", "PurgeKind", "PurgeResult", "purge"]
@@ -94,6 +94,7 @@ def purge(
 
     Raises:
         InvalidInputError: `only` has an unknown name, or `batch` is out of range.
+        ConfigurationError: The connection cannot be used, such as because of its encoding.
     """
     within("batch", batch, 1, 10_000)
     for name in only or ():
@@ -117,6 +118,8 @@ def purge(
                         rows += deleted
                         if progress is not None:
                             progress(PurgeResult(name, rows))
+            except ConfigurationError:  # of the connection, such as its encoding: no other kind can be purged
+                raise
             except AlfredDBError as error:
                 done.append(PurgeResult(name, rows, error))
             else:

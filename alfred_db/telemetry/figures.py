@@ -13,7 +13,7 @@ from sqlalchemy import Double, Pool, QueuePool, cast, extract, select, text
 from sqlalchemy.orm import Session
 
 from ..database import Database
-from ..errors import AlfredDBError, translated
+from ..errors import AlfredDBError, ConfigurationError, translated
 from ..execution._sync.copy import table_name
 from ..models import (
     Agent,
@@ -58,11 +58,14 @@ class Figure(NamedTuple):
 
 
 def figures(db: Database, *, pool: Pool | None = None) -> list[Figure]:
-    """Return the figures of a database; never raises because of it.
+    """Return the figures of a database, also of one that cannot be reached.
 
     Args:
         db: The database, or one tenant of it.
         pool: The pool whose connections are counted; by default that of `db`.
+
+    Raises:
+        ConfigurationError: The connection cannot be used, such as because of its encoding.
     """
     found: list[Figure] = []
     up: list[tuple[tuple[str, ...], float]] = []
@@ -74,6 +77,8 @@ def figures(db: Database, *, pool: Pool | None = None) -> list[Figure]:
                 reached = 1.0
                 uow.session.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
                 found += part(uow)
+        except ConfigurationError:  # of the connection, such as its encoding: no scrape will mend it
+            raise
         except AlfredDBError:
             up.append(((name,), 0))
             if not reached:  # no other part can be read either

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Double, cast, extract, select, text
 
 from ..database import Database
-from ..errors import AlfredDBError, translated
+from ..errors import AlfredDBError, ConfigurationError, translated
 from ..indexes import status
 from ..models import Agent, ScheduledTask, Workflow, WorkflowExecution, WorkflowExecutionStatus
 from ..queries import task_figures as queries
@@ -62,11 +62,14 @@ class Overview:
 
 
 def overview(db: Database, *, listed: int = LISTED) -> Overview:
-    """Read the lists in short read-only transactions; never raises because of the database.
+    """Read the lists in short read-only transactions, also of a database that cannot be reached.
 
     Args:
         db: The database, or one tenant of it.
         listed: Rows of each list.
+
+    Raises:
+        ConfigurationError: The connection cannot be used, such as because of its encoding.
     """
     found = Overview()
     for one in fields(Overview):
@@ -77,6 +80,8 @@ def overview(db: Database, *, listed: int = LISTED) -> Overview:
                 uow.session.execute(text("SET TRANSACTION READ ONLY"))
                 uow.session.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
                 setattr(found, one.name, _LISTS[one.name](uow, listed))
+        except ConfigurationError:  # of the connection, such as its encoding: no other look will mend it
+            raise
         except AlfredDBError as error:
             found.errors.append({"list": one.name, "error": str(error)})
             if one.name == "server":  # no other list can be read either
