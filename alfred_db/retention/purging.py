@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from ..checks import within
 from ..database import AsyncDatabase, Database
-from ..errors import AlfredDBError, ConfigurationError, InvalidInputError, shown, translated
+from ..errors import AlfredDBError, InvalidInputError, shown, translated
 from .policy import RetentionPolicy
 
 __all__ = ["BATCH", "KINDS", "PurgeKind", "PurgeResult", "purge"]
@@ -95,6 +95,7 @@ def purge(
     Raises:
         InvalidInputError: `only` has an unknown name, or `batch` is out of range.
         ConfigurationError: The connection cannot be used, such as because of its encoding.
+        DatabaseUnavailable: The database cannot be reached.
     """
     within("batch", batch, 1, 10_000)
     for name in only or ():
@@ -102,6 +103,8 @@ def purge(
             raise InvalidInputError(f"only: {shown(name)} is unknown; use some of {', '.join(KINDS)}")
     done: list[PurgeResult] = []
     with _synchronous(db) as database:
+        with translated(), database.begin() as uow:
+            uow.session.execute(text("SELECT 1"))  # otherwise each kind would report the same
         for name, kind in KINDS.items():
             given = _arguments(name, kind, policy)
             if given is None or (only is not None and name not in only) or stopping():
@@ -118,8 +121,6 @@ def purge(
                         rows += deleted
                         if progress is not None:
                             progress(PurgeResult(name, rows))
-            except ConfigurationError:  # of the connection, such as its encoding: no other kind can be purged
-                raise
             except AlfredDBError as error:
                 done.append(PurgeResult(name, rows, error))
             else:

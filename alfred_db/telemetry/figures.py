@@ -77,9 +77,9 @@ def figures(db: Database, *, pool: Pool | None = None) -> list[Figure]:
                 reached = 1.0
                 uow.session.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
                 found += part(uow)
-        except ConfigurationError:  # of the connection, such as its encoding: no scrape will mend it
-            raise
-        except AlfredDBError:
+        except AlfredDBError as error:
+            if isinstance(error, ConfigurationError) and not reached:
+                raise  # of the connection, such as its encoding: no scrape will mend it
             up.append(((name,), 0))
             if not reached:  # no other part can be read either
                 break

@@ -80,9 +80,9 @@ def overview(db: Database, *, listed: int = LISTED) -> Overview:
                 uow.session.execute(text("SET TRANSACTION READ ONLY"))
                 uow.session.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
                 setattr(found, one.name, _LISTS[one.name](uow, listed))
-        except ConfigurationError:  # of the connection, such as its encoding: no other look will mend it
-            raise
         except AlfredDBError as error:
+            if isinstance(error, ConfigurationError) and one.name == "server":
+                raise  # of the connection, such as its encoding: no other look will mend it
             found.errors.append({"list": one.name, "error": str(error)})
             if one.name == "server":  # no other list can be read either
                 break
