@@ -124,7 +124,7 @@ async def test_sql_has_no_way_out(
 ) -> None:
     url = new_database(template.database)
     before = figures(url)
-    async with serve(url=url, read_only=read_only, groups=["postgres"], sql_timeout=1.0) as client:
+    async with serve(url=url, read_only=read_only, groups=["postgres"], sql_timeout=2.0) as client:
         tool = "query" if read_only else "export_data"
         for sql in SQL:
             message = await refused(client, tool, sql=sql)
@@ -159,7 +159,7 @@ def test_a_read_only_process_writes_nothing(template: URL, new_database: Any, tm
     """Every tool, hostile SQL, prompts and resources: by the server's own counters."""
     url = new_database(template.database)
     before = figures(url)
-    remote = Remote(Client(stdio(url, tmp_path, "--read-only", "--sql-timeout", "1")))
+    remote = Remote(Client(stdio(url, tmp_path, "--read-only", "--sql-timeout", "2")))
     try:
         known = {tool.name for tool in remote.wait(remote.client.list_tools()).tools}
         for name, arguments, _ in WORK:
