@@ -16,7 +16,6 @@ import pytest
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
-    Column,
     Connection,
     Engine,
     ForeignKeyConstraint,
@@ -24,7 +23,6 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     create_engine,
-    delete,
     exc,
     insert,
     null,
@@ -73,8 +71,9 @@ def connection(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as connection:
         # The one constraint that a test puts back is the first to refuse a row.
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(text("CREATE TABLE rest PARTITION OF knowledge_points DEFAULT"))
-        for table in TABLES:
+        for number, table in enumerate(TABLES):
+            if str(table.dialect_options["postgresql"]["partition_by"]).startswith("LIST"):
+                connection.execute(text(f"CREATE TABLE rest_{number} PARTITION OF {table.fullname} DEFAULT"))
             for constraint in table.constraints:
                 if isinstance(constraint, CheckConstraint):
                     connection.execute(
@@ -100,14 +99,13 @@ def refused(connection: Connection, table: Table, row: dict[str, Any]) -> Alfred
 
 VALUES: tuple[tuple[Any, Callable[[], Any]], ...] = (
     (EnumText, lambda: None),
-    (sqltypes.ARRAY, lambda: [SECRET]),
     (JSONB, lambda: {SECRET: SECRET}),
     (sqltypes.Uuid, uuid.uuid4),
     (sqltypes.DateTime, lambda: datetime.now(UTC)),
     (sqltypes.Date, lambda: datetime.now(UTC).date()),
     (Boolean, lambda: True),
     (sqltypes.LargeBinary, SECRET.encode),
-    (sqltypes.Integer, lambda: 1),
+    (sqltypes.Integer, lambda: 4711),  # of no row that a revision puts there
     (sqltypes.Numeric, lambda: Decimal(1)),
     (sqltypes.Float, lambda: 1.0),
     (TransactionId, lambda: 1),
@@ -117,14 +115,16 @@ VALUES: tuple[tuple[Any, Callable[[], Any]], ...] = (
 )
 
 
-def value(column: Column[Any]) -> Any:
-    if isinstance(column.type, EnumText):
-        return next(iter(column.type.enum.__members__.values()))
-    return next(make for kind, make in VALUES if isinstance(column.type, kind))()
+def value(type_: Any) -> Any:
+    if isinstance(type_, EnumText):
+        return next(iter(type_.enum.__members__.values()))
+    if isinstance(type_, sqltypes.ARRAY):
+        return [value(type_.item_type)]
+    return next(make for kind, make in VALUES if isinstance(type_, kind))()
 
 
 def a_row(table: Table) -> dict[str, Any]:
-    return {column.name: value(column) for column in table.c if column.computed is None}
+    return {column.name: value(column.type) for column in table.c if column.computed is None}
 
 
 def test_no_constraint_of_any_table_reveals_the_row_that_it_refuses(connection: Connection) -> None:
@@ -144,7 +144,6 @@ def test_no_constraint_of_any_table_reveals_the_row_that_it_refuses(connection: 
                 savepoint.rollback()
         if any(isinstance(one, UniqueConstraint | PrimaryKeyConstraint) for one in table.constraints):
             savepoint = connection.begin_nested()
-            connection.execute(delete(table))  # a revision may have put rows there
             connection.execute(insert(table).values(row))
             shows_nothing(refused(connection, table, row), "23505", kinds)
             savepoint.rollback()
