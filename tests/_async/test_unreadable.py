@@ -55,6 +55,7 @@ def test_each_type_of_column_is_looked_at() -> None:
         "Integer",
         "LargeBinary",
         "Numeric",
+        "SmallInteger",
         "TSVECTOR",
         "Text",
         "TransactionId",
