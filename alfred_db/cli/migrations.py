@@ -41,6 +41,10 @@ def init(lengths: tuple[str, ...], model: str | None, url: str | None, schema: s
     if lengths:
         _init_spaces([_length(one) for one in lengths], model or "unknown", url, schema)
         return
+    if url is not None or schema is not None or model is not None:
+        raise InvalidInputError(
+            "init: only --dimensions needs a database; pass it too, such as documents=1536"
+        )
     pyproject, ini = Path("pyproject.toml"), Path("alembic.ini")
     if ini.exists() or (pyproject.exists() and "[tool.alembic]" in pyproject.read_text()):
         found = ini if ini.exists() else pyproject
