@@ -384,7 +384,7 @@ async def test_a_hybrid_search_compares_the_vectors_of_a_space(committed: AsyncD
         half = Filter(must=[eq("metadata.half", True)])
         some = await uow.documents.hybrid_search("word8", given[10], space="s", where=half, limit=5)
         assert {ids[8], ids[10]} <= {hit.row.id for hit in some}
-        assert all(hit.row.metadata_["half"] for hit in some)
+        assert all((hit.row.metadata_ or {})["half"] for hit in some)
         bank = (await uow.memory_banks.get_or_create("bank")).id
         await uow.spaces.create("t", kind="memories", model="m", dimensions=6)
         await uow.spaces.default("memories", "t")

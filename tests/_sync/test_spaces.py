@@ -385,7 +385,7 @@ def test_a_hybrid_search_compares_the_vectors_of_a_space(committed: Database) ->
         half = Filter(must=[eq("metadata.half", True)])
         some = uow.documents.hybrid_search("word8", given[10], space="s", where=half, limit=5)
         assert {ids[8], ids[10]} <= {hit.row.id for hit in some}
-        assert all(hit.row.metadata_["half"] for hit in some)
+        assert all((hit.row.metadata_ or {})["half"] for hit in some)
         bank = (uow.memory_banks.get_or_create("bank")).id
         uow.spaces.create("t", kind="memories", model="m", dimensions=6)
         uow.spaces.default("memories", "t")
