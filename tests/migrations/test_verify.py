@@ -51,7 +51,7 @@ DRIFTS: dict[str, tuple[list[str], str, str, str, str]] = {
         "column cache.key",
         "text collate c",
         "text",
-        "alfred_0035_cache_bounds",
+        "alfred_0033_cache_bounds",
     ),
     "an added collation": (
         ['ALTER TABLE tasks ALTER COLUMN error_code TYPE text COLLATE "C"'],

@@ -9,8 +9,8 @@ from __future__ import annotations
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, updated_by_trigger
 from alfred_db.migrate.operations_v2 import type_of_extension
 
-revision = "alfred_0037_spaces"
-down_revision = "alfred_0036_filter_indexes"
+revision = "alfred_0035_spaces"
+down_revision = "alfred_0034_filter_indexes"
 branch_labels = None
 depends_on = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, full_name, refuse_values
 
-revision = "alfred_0035_cache_bounds"
+revision = "alfred_0033_cache_bounds"
 down_revision = "alfred_0032_redis_roles"
 branch_labels = None
 depends_on = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from alfred_db.migrate.operations_v1 import build_indexes, ddl
 from alfred_db.migrate.operations_v2 import build_partitioned_indexes, build_schema_indexes, drop_index
 
-revision = "alfred_0036_filter_indexes"
-down_revision = "alfred_0035_cache_bounds"
+revision = "alfred_0034_filter_indexes"
+down_revision = "alfred_0033_cache_bounds"
 branch_labels = None
 depends_on = None
 
