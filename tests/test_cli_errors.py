@@ -38,7 +38,7 @@ ALL = dict(commands())
 WITH_URL = {path: command for path, command in ALL.items() if any(p.name == "url" for p in command.params)}
 
 
-ENDS = {("web",): ["--host", "192.0.2.1"]}
+ENDS: dict[tuple[str, ...], list[str]] = {("web",): ["--host", "192.0.2.1"]}
 """What has a command end that serves until a signal: here, an address that needs a token."""
 
 

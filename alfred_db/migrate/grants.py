@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Table, text
 
 from ..errors import InvalidInputError, NotFoundError, SchemaOutdatedError, shown
 from ..models import Base
+from ..models.base import table_of
 from ..server import requirements
 from ..server.databases import VERSION_TABLE
 from ..sql import SHARED_SCHEMAS, qualified, quoted, schema_translate_map
@@ -249,11 +250,11 @@ def _places(connection: Connection, schema: str | None) -> list[_Place]:
     left_alone = {name for name in SHARED_SCHEMAS if requirements.external(facts, name)}
     nouns: dict[tuple[str, str], str] = {(str(default), VERSION_TABLE): VERSION_TABLE}
     for mapper in Base.registry.mappers:
-        table = mapper.local_table
-        assert isinstance(table, Table)
+        model: type[Any] = mapper.class_
+        table = table_of(model)
         place = mapped.get(table.schema, table.schema)
         if place not in left_alone:
-            nouns[str(place), table.name] = _noun(mapper.class_.__module__, table)
+            nouns[str(place), table.name] = _noun(model.__module__, table)
     parameters = {
         "schemas": [schema for schema, _ in nouns],
         "names": [name for _, name in nouns],
@@ -378,7 +379,7 @@ def _defaults(
         ("SEQUENCES", "S", ("USAGE",) if writes else ()),
     ):
         parameters = {"schema": number, "type": letter, "owner": owner, "role": role}
-        held = set() if role is None else set(connection.scalars(_DEFAULTS, parameters))
+        held: set[str] = set() if role is None else set(connection.scalars(_DEFAULTS, parameters))
         missing = [one for one in wanted if one not in held]
         if missing:
             yield (

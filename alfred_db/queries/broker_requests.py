@@ -273,10 +273,13 @@ def usage(
     if days is None or "day" not in by:
         # A subquery, as the parameters of an expression may differ where it is repeated in GROUP BY.
         day = func.date_trunc("day", call.created_at, timezone, type_=DateTime(timezone=True))
-        columns = [one.label(_NAMES[key]) for key, one in (keys | {"day": day}).items() if key in by]
+        keys["day"] = day
+        columns = [one.label(_NAMES[key]) for key, one in keys.items() if key in by]
         summed = [getattr(call, name) for name in ("currency", "status", *_SUMMED, "latency_ms")]
         calls = select(*columns, *summed).where(*conditions).subquery("calls")
-        found = {key: calls.c[name] for key, name in _NAMES.items() if key in by}
+        found: dict[TokenUsageKey, ColumnElement[Any]] = {
+            key: calls.c[name] for key, name in _NAMES.items() if key in by
+        }
         return _sums(calls.c, found).order_by(*found.values(), calls.c.currency)
     starts, ends = (literal(list(part), ARRAY(DateTime(timezone=True))) for part in (days[:-1], days[1:]))
     names = (column(name, DateTime(timezone=True)) for name in ("start", "stop"))

@@ -83,7 +83,7 @@ def needed(operation: str) -> dict[str, Any]:
     """Some arguments for the parameters that must be given."""
     noun, _, name = operation.partition(".")
     method = getattr(repositories()[noun], name)
-    some = {str: "x", int: 1, uuid.UUID: NODE, Sequence[uuid.UUID]: [NODE]}
+    some = {str: "x", int: 1, float: 1.0, uuid.UUID: NODE, Sequence[uuid.UUID]: [NODE]}
     parameters = inspect.signature(method).parameters
     return {
         parameter: some[hint]

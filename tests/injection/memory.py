@@ -134,7 +134,7 @@ SPECIMENS: Specimens = {
     "memories.recall": lambda g: {"bank": g.bank, "embedding": vector(384), "space": "builtin"},
     "memories.find_groups": lambda g: {"bank": g.bank},
     "memories.merge_groups": lambda g: {
-        "groups": [[g.memory, g.memory]],
+        "groups": [[g.memory, g.memory + 1_000_000]],
         "within": 0.5,
         "merge": Returns("text"),
     },

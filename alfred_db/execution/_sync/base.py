@@ -46,7 +46,7 @@ class Repository:
             setattr(cls, name, checked(cls, name, method))
         for base in vars(cls).get("__orig_bases__", ()):
             if isinstance(kind := get_origin(base), type) and issubclass(kind, Repository):
-                types = dict(zip(kind.__parameters__, get_args(base), strict=True))  # type: ignore[attr-defined]
+                types: dict[Any, Any] = dict(zip(kind.__parameters__, get_args(base), strict=True))  # type: ignore[attr-defined]
                 for name, method in _methods(kind):
                     if name not in vars(cls):
                         setattr(cls, name, checked(cls, name, _bound(unwrap(method), cls, types)))

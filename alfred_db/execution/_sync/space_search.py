@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -133,7 +133,8 @@ def search_many(
                     model, chosen, [vectors[number] for number in some], limit, candidates, condition
                 )
                 hits: dict[int, list[Hit[Any]]] = {}
-                for row in session.execute(statement):
+                rows: Iterable[Any] = session.execute(statement)
+                for row in rows:
                     hits.setdefault(some[row.query], []).append(hit(row))
                 for number, better in hits.items():
                     found[number] = better

@@ -217,14 +217,15 @@ def packed(space: Space, vectors: Any) -> list[Any]:
     type_ = stored_type(space)
     if isinstance(type_, Vector) and isinstance(vectors, np.ndarray) and vectors.ndim == 2:
         vectors = type_.packed(cast("Any", vectors))
-    return list(map(type_.bind_processor(DIALECT), vectors))
+    process: Any = type_.bind_processor(DIALECT)
+    return [process(one) for one in vectors]
 
 
 def packed_for_row(space: Space, vectors: Any) -> list[Any]:
     """Return the binary form of the vectors of one row: one vector, or several as a matrix or a sequence of vectors."""
     if isinstance(vectors, np.ndarray):
         return packed(space, vectors if vectors.ndim == 2 else [vectors])
-    first = vectors[0] if isinstance(vectors, list | tuple) and vectors else 0
+    first: Any = vectors[0] if isinstance(vectors, list | tuple) and vectors else 0  # pyright: ignore[reportUnknownVariableType]
     return packed(space, [vectors] if isinstance(first, int | float | np.number) else vectors)
 
 

@@ -236,8 +236,8 @@ def _fused(
     score = (
         _by_scores(legs, pool, best_score(terms)) if legs.fusion == "scores" else _by_ranks(found_by, pool)
     )
-    columns = [pool.c[column.name] for column in columns_of(legs.model)]
-    places = [pool.c[f"{name}_place"] for name in found_by]
+    columns: list[ColumnElement[Any]] = [pool.c[column.name] for column in columns_of(legs.model)]
+    places: list[ColumnElement[Any]] = [pool.c[f"{name}_place"] for name in found_by]
     ranked = score.label("score")
     return (
         select(*columns, pool.c.distance, ranked, *places)

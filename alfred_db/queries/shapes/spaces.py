@@ -194,9 +194,8 @@ def nearest_vectors(
             statement = statement.join(rows, rows.c.id == vectors.c.row_id).where(where)
         return statement.offset(literal_column("0"))
     if where is not None:
-        matching: Select[Any] = (
-            select(literal_column("1")).select_from(rows).where(rows.c.id == vectors.c.row_id, where)
-        )
+        one: ColumnElement[int] = literal_column("1", Integer)
+        matching = select(one).select_from(rows).where(rows.c.id == vectors.c.row_id, where)
         statement = statement.where(matching.correlate(vectors).offset(literal_column("0")).exists())
     if space.index is SpaceIndex.HNSW_BIT:
         bits = Bit(space.dimensions)

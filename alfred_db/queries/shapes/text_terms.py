@@ -17,8 +17,8 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     FromClause,
+    Integer,
     ScalarSelect,
-    Select,
     bindparam,
     case,
     cast,
@@ -96,7 +96,8 @@ def counted_in(
     A term that the parameters `common` and `frequencies` name has that share of the parameter `rows`. The rows of all others
     are counted with the index.
     """
-    found: Select[Any] = select(literal_column("1")).select_from(rows).where(matches(search, given.c.query))
+    one: ColumnElement[int] = literal_column("1", Integer)
+    found = select(one).select_from(rows).where(matches(search, given.c.query))
     found = found if where is None else found.where(where)
     some = found.correlate(given).limit(number(COUNTED)).subquery("some")
     frequent = (

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ...checks import check_word
+from ...checks import check_word, within
 from ...errors import InvalidInputError
+from ...execution._async.base import MAX_CHUNK
 from ...execution.missing import not_found
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
@@ -92,6 +93,8 @@ class AsyncEntityRepository(AsyncEntityWalks):
         Raises:
             NotFoundError: The node does not exist.
         """
+        if limit is not None:
+            within("limit", limit, 1, MAX_CHUNK)
         if await self._first(queries.hold_node(node_id)) is None:
             raise not_found("node", node_id)
         edges = await self._in_turns(limit, lambda left: queries.delete_edges(node_id, limit=left))

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import within as check
-from ...errors import translated
+from ...errors import InvalidInputError, translated
 from ...execution._async.search import estimate, scan_settings, set_local
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
@@ -101,8 +101,16 @@ class AsyncMemoryConsolidation(AsyncMemoryBase):
 
         Returns:
             The number of memories deleted.
+
+        Raises:
+            InvalidInputError: A memory is named twice.
         """
         check("within", within, 0, 2)
+        named = [memory_id for group in groups for memory_id in group]
+        if len(set(named)) < len(named):
+            raise InvalidInputError(
+                "groups: one memory is named twice; pass groups of `find_groups`, each once"
+            )
         pairs = [(newest, other) for newest, *others in filter(None, groups) for other in others]
         if not pairs:
             return 0

@@ -330,7 +330,7 @@ class AsyncSpaceRepository(AsyncRepository):
     ) -> Sequence[Any]:
         if len(set(ids)) != len(ids):
             raise InvalidInputError(f"{space.said}: has one vector for each row; pass each key once")
-        current = dict(map(tuple, await self._rows(queries.held(space.kind, sorted(ids)))))
+        current = {row[0]: row[1] for row in await self._rows(queries.held(space.kind, sorted(ids)))}
         given = dict(zip(ids, ids if hashes is None else hashes, strict=True))
         rows = [
             (key, vector)
@@ -401,6 +401,7 @@ def _read(row: EmbeddingSpace) -> Space | SpaceKind:
 
 
 def _index(index: SpaceIndex | None, storage: SpaceStorage, dimensions: int) -> SpaceIndex:
+    most = MAX_DIMENSIONS
     for chosen in SpaceIndex if index is None else (index,):
         most = _MOST.get((chosen, storage), MAX_DIMENSIONS)
         if dimensions <= most:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ...checks import within as check
-from ...errors import translated
+from ...errors import InvalidInputError, translated
 from ...execution._sync.search import estimate, scan_settings, set_local
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
@@ -102,8 +102,16 @@ class MemoryConsolidation(MemoryBase):
 
         Returns:
             The number of memories deleted.
+
+        Raises:
+            InvalidInputError: A memory is named twice.
         """
         check("within", within, 0, 2)
+        named = [memory_id for group in groups for memory_id in group]
+        if len(set(named)) < len(named):
+            raise InvalidInputError(
+                "groups: one memory is named twice; pass groups of `find_groups`, each once"
+            )
         pairs = [(newest, other) for newest, *others in filter(None, groups) for other in others]
         if not pairs:
             return 0
