@@ -127,7 +127,7 @@ async def search_many(
                 scan_settings(candidates * chosen.read, params, iterative=where is not None or factor > 1),
             )
             for start in range(0, len(short), AT_ONCE):
-                some = short[start : start + AT_ONCE]
+                some: list[int] = short[start : start + AT_ONCE]
                 statement = queries.nearest_each(
                     model, chosen, [vectors[number] for number in some], limit, candidates, condition
                 )
