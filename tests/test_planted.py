@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, cast
 
 import click
@@ -65,6 +65,7 @@ def planted(servers: Servers, new_database: Callable[..., URL]) -> Iterator[URL]
     with above.connect() as connection:
         connection.execute(text(f"DROP DATABASE {url.database} WITH (FORCE)"))
         connection.execute(text(f"DROP ROLE {LOW}"))
+        connection.execute(text(f"DROP ROLE IF EXISTS {LOW}_app"))
 
 
 def nothing_called(url: URL) -> bool:
@@ -283,6 +284,9 @@ CALLS: dict[str, list[list[str]]] = {
     "check": [[]],
     "current": [[]],
     "doctor": [[], ["--json"]],
+    "grants apply": [["--role", f"app={LOW}_app"], ["--role", f"reader={LOW}_app"]],
+    "grants check": [["--role", f"reader={LOW}_app"]],
+    "grants plan": [["--role", f"app={LOW}_app", "--role", f"owner={LOW}_owner"]],
     "indexes add": [["documents.metadata.year"], ["knowledge.payload.year"]],
     "indexes drop": [["documents.metadata.year"], ["knowledge.payload.year"]],
     "indexes list": [[], ["--json"]],
@@ -300,6 +304,17 @@ CALLS: dict[str, list[list[str]]] = {
     "tasks show": [["ground"], ["ground", "--json"]],
     "metrics": [[]],
     "purge": [[*AGES, "--dry-run"], [*AGES, "--json"]],
+    "init": [["--dimensions", "working_memory=8", "--model", "m"]],
+    "spaces reembed": [
+        [
+            name,
+            *["--embedder", "test_planted:embed", "--kind", "documents", "--model", "m", "--dimensions", "8"],
+        ]
+        for name in ("planted", "dropped")
+    ],
+    "spaces switch": [["documents", "planted", "--embedder", "test_planted:embed", "--target", "0"]],
+    "spaces drop": [["dropped"]],
+    "spaces status": [[], ["--json"]],
     "top": [["--once"]],
     "web": [["--help"]],
     "vectors rebuild": [[], ["--index", "{index}"]],
@@ -310,6 +325,10 @@ CALLS: dict[str, list[list[str]]] = {
     "upgrade": [[]],
 }
 HANDLERS = {"planted": handle}
+
+
+def embed(texts: Sequence[str]) -> list[list[float]]:
+    return [[1.0, float(len(text)), *(float(ord(text[0])) for _ in range(6))] for text in texts]
 
 
 def test_each_command_has_a_call() -> None:

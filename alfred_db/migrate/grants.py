@@ -75,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
 }
 """The kinds of roles by name."""
 
-_ROLE = text("SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :role")
+_ROLE = text("SELECT oid FROM pg_catalog.pg_roles WHERE CAST(rolname AS text) = CAST(:role AS text)")
 
 _TABLES = text("""
     WITH models AS (
@@ -85,8 +85,8 @@ _TABLES = text("""
             pg_catalog.unnest(CAST(:names AS text[])),
             pg_catalog.unnest(CAST(:nouns AS text[]))
         ) AS named (schema, name, noun)
-        JOIN pg_catalog.pg_namespace n ON n.nspname = named.schema
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = named.name
+        JOIN pg_catalog.pg_namespace n ON CAST(n.nspname AS text) = named.schema
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND CAST(c.relname AS text) = named.name
     )
     SELECT c.oid, models.noun, n.nspname AS schema, c.relname AS name, owner.rolname AS owner, n.oid AS schema_oid,
         ARRAY(
@@ -94,14 +94,14 @@ _TABLES = text("""
             FROM pg_catalog.pg_depend d
             JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
             JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
-            WHERE d.refobjid = c.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')
+            WHERE d.refobjid = c.oid AND d.refclassid = CAST('pg_catalog.pg_class'::pg_catalog.regclass AS oid)
+                AND d.classid = CAST('pg_catalog.pg_class'::pg_catalog.regclass AS oid) AND d.deptype IN ('a', 'i')
         ) AS sequences
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_roles owner ON owner.oid = c.relowner
     JOIN models ON c.oid = models.oid
-        OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(models.oid))
+        OR c.oid IN (SELECT CAST(relid AS oid) FROM pg_catalog.pg_partition_tree(models.oid))
     ORDER BY n.nspname, c.relname
 """)
 """The tables of the models and their partitions; each of these has rights that count when it is named itself."""
@@ -120,7 +120,7 @@ _ON_TABLE = text("""
 _DEFAULTS = text("""
     SELECT a.privilege_type FROM pg_catalog.pg_default_acl d, pg_catalog.aclexplode(d.defaclacl) a
     WHERE d.defaclnamespace = CAST(:schema AS oid) AND d.defaclobjtype = CAST(:type AS "char")
-        AND d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :owner)
+        AND d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE CAST(rolname AS text) = CAST(:owner AS text))
         AND a.grantee = CAST(:role AS oid)
 """)
 
@@ -191,7 +191,9 @@ def excess(connection: Connection, roles: Mapping[str, str], schema: str | None 
         kind, oid = _kind(name), connection.scalar(_ROLE, {"role": role})
         if oid is None:
             raise NotFoundError(f"role {shown(role)}: not found; run `alfred-db grants apply`")
-        if connection.scalar(text("SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = :oid"), {"oid": oid}):
+        if connection.scalar(
+            text("SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = CAST(:oid AS oid)"), {"oid": oid}
+        ):
             found.append(f"role {shown(role)} is a superuser: no right of {name} limits it")
             continue
         if kind.creates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -127,14 +127,14 @@ async def search_many(
                 scan_settings(candidates * chosen.read, params, iterative=where is not None or factor > 1),
             )
             for start in range(0, len(short), AT_ONCE):
-                some: list[int] = short[start : start + AT_ONCE]
+                some = short[start : start + AT_ONCE]
                 statement = queries.nearest_each(
                     model, chosen, [vectors[number] for number in some], limit, candidates, condition
                 )
                 hits: dict[int, list[Hit[Any]]] = {}
-                rows: Iterable[Any] = await session.execute(statement)
-                for row in rows:
-                    hits.setdefault(some[row.query], []).append(hit(row))
+                for row in await session.execute(statement):
+                    place: int = row.query
+                    hits.setdefault(some[place], []).append(hit(row))
                 for number, better in hits.items():
                     found[number] = better
     return found
