@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from .. import cron, migrate
 from ..checks import MAX_LIMIT
+from ..config import command
 from ..engine.pool import RELIED_ON, passing_engine
 from ..errors import AlfredDBError, shown, translated
 from ..execution._sync.unreadable import Unreadable, unreadable
@@ -138,7 +139,7 @@ def _rights(connection: Connection, schema: str | None, facts: requirements.Fact
     missing = "; ".join(f"{noun}: {', '.join(rights)}" for noun, rights in lacks.items())
     return [
         f"role {facts.role}: it is of the kind {kind} but lacks rights ({missing}): have the owner run"
-        f" `alfred-db grants apply --role {kind}={facts.role}`"
+        f" {command('grants apply', connection.engine.url, schema, '--role', f'{kind}={facts.role}')}"
     ]
 
 
@@ -165,7 +166,7 @@ def _models(connection: Connection) -> list[str]:
             named = ", ".join(f"{shown(name)} ({rows} rows)" for name, rows in list(models.items())[:NAMED])
             found.append(
                 f"{kind}: the space 'builtin' has vectors of {len(models)} models, which cannot be compared: {named};"
-                " embed all rows with one of them, in another space (`alfred-db spaces reembed`)"
+                " embed all rows with one of them, in another space, by the command `spaces reembed`"
             )
     return found
 

@@ -58,7 +58,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     help="A mapping from intents to handlers, all plain or all async.",
 )
 @_settings_options
-@retention_option("--retention", "A policy as of `alfred-db purge --policy`: delete by it from time to time.")
+@retention_option("--retention", "A policy as `purge --policy` takes it: delete by it from time to time.")
 @click.option("--drain", is_flag=True, help="End when no task can be claimed now and none runs.")
 @url_option
 @schema_option

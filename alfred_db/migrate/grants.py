@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, text
 
+from ..config import command
 from ..errors import InvalidInputError, NotFoundError, SchemaOutdatedError, shown
 from ..models import Base
 from ..models.base import table_of
@@ -162,9 +163,8 @@ def plan(connection: Connection, roles: Mapping[str, str], schema: str | None = 
     if not any(place.noun == VERSION_TABLE for place in places) and not all(
         one.creates for one in kinds.values()
     ):
-        raise SchemaOutdatedError(
-            "grants: the database has no schema of alfred-db; run `alfred-db upgrade` first"
-        )
+        upgrade = command("upgrade", connection.engine.url, schema)
+        raise SchemaOutdatedError(f"grants: the database has no schema of alfred-db; run {upgrade} first")
     statements: list[str] = []
     for name, role in roles.items():
         statements += _statements(connection, kinds[name], role, places)
@@ -190,7 +190,8 @@ def excess(connection: Connection, roles: Mapping[str, str], schema: str | None 
     for name, role in roles.items():
         kind, oid = _kind(name), connection.scalar(_ROLE, {"role": role})
         if oid is None:
-            raise NotFoundError(f"role {shown(role)}: not found; run `alfred-db grants apply`")
+            create = command("grants apply", connection.engine.url, schema, "--role", f"{name}={role}")
+            raise NotFoundError(f"role {shown(role)}: not found; run {create}")
         if connection.scalar(
             text("SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = CAST(:oid AS oid)"), {"oid": oid}
         ):

@@ -194,6 +194,12 @@ NAMES = {
     "alfred-db doctor",
     "alfred-db worker",
     "alfred-db mcp",
+    "alfred-db metrics",
+    "alfred-db purge",
+    "alfred-db top",
+    "alfred-db web",
+    "alfred-db spaces",
+    "alfred-db init",
     "alfred-db mcp sql",
     "alfred-db maintain {}",
 }
