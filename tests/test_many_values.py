@@ -27,6 +27,7 @@ from sqlalchemy import (
     Float,
     LargeBinary,
     Numeric,
+    SmallInteger,
     Text,
     Uuid,
     select,
@@ -187,6 +188,8 @@ def values_for(column: Column[Any], count: int) -> list[Any]:
         return [True, False] * count
     if isinstance(type_, LargeBinary):
         return [number.to_bytes(4) for number in range(count)]
+    if isinstance(type_, SmallInteger):
+        count = min(count, 2**15)
     return [number / 2 if isinstance(type_, Float | Numeric) else number for number in range(count)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -406,7 +406,12 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                     else _value(parameter.type)
                 )
                 value = f"{__name__}:HANDLERS" if "--app" in parameter.opts else value
+                value = "app=unknown" if "--role" in parameter.opts else value
+                value = "documents.metadata.year" if parameter.name == "field" else value
+                value = f"{__name__}:embed" if "--embedder" in parameter.opts else value
                 given += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
+        if path[-1] == "init":  # knows no database without it
+            given += ["--dimensions", "documents=8", "--model", "m"]
         done = CliRunner().invoke(main, given)
         assert done.exit_code == 2, (path, done.output, done.exception)
         assert in_one_sentence(done.output, encoding), (path, done.output)
@@ -414,6 +419,10 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
 
 
 HANDLERS = {"NONE": lambda task, lease: None}
+
+
+def embed(texts: Sequence[str]) -> list[list[float]]:
+    return [[1.0] for _ in texts]
 
 
 def _value(kind: click.ParamType) -> str:
