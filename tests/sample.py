@@ -27,6 +27,7 @@ SAMPLE = frozenset(
         "task_leases",
         "task_queues",
         "events",
+        "spaces",
         "event_consumers",
         "workflow_steps",  # functions of the caller that are called
     }

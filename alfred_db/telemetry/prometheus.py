@@ -48,7 +48,11 @@ class DatabaseCollector(Collector):
             self._own.close()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Return the figures as families of metrics."""
+        """Return the figures as families of metrics.
+
+        Raises:
+            ConfigurationError: The connection cannot be used, such as because of its encoding.
+        """
         with self._lock:
             found = figures(self._db, pool=self._pool)
         for figure in found:
