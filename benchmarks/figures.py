@@ -34,6 +34,7 @@ RUNS: Mapping[str, Sequence[Sequence[str]]] = {
     "vectors": (("-m", "vectors"),),
     "work": (("-m", "work"),),
     "redis": (("redis_roles.py",),),
+    "retrieval": (("-m", "retrieval"),),
     "growth": (("-m", "growth", "--rows", "50000"),),
 }
 """What writes each page."""
