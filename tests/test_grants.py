@@ -144,6 +144,21 @@ def test_a_second_plan_is_empty_and_a_lost_right_returns(roles: Roles) -> None:
     engine.dispose()
 
 
+def test_an_owner_keeps_its_rights(roles: Roles) -> None:
+    engine = create_engine(roles.url)
+    app = roles.names["app"]
+    table = "acme.documents" if roles.schema else "public.documents"
+    with engine.begin() as connection:
+        connection.execute(text(f'ALTER TABLE {table} OWNER TO "{app}"'))
+        assert not [one for one in plan(connection, {"app": app}, roles.schema) if "REVOKE" in one]
+        [finding] = excess(connection, {"app": app}, roles.schema)
+        assert "TRUNCATE" in finding
+        assert "owner" in finding
+        owner = connection.scalar(text("SELECT current_user"))
+        connection.execute(text(f'ALTER TABLE {table} OWNER TO "{owner}"'))
+    engine.dispose()
+
+
 def test_later_tables_are_covered(roles: Roles) -> None:
     engine = create_engine(roles.url)
     home = roles.schema or "public"

@@ -10,7 +10,7 @@ privileges of the role that owns the version table, for the kinds that may use e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,6 @@ GRANTABLE = (*WRITES, "TRUNCATE", "REFERENCES", "TRIGGER")
 class Kind:
     """What roles of one kind may do."""
 
-    words: str
     writes: frozenset[str] | None = frozenset()
     """The nouns whose tables it reads and writes; None is all of them."""
     reads: frozenset[str] | None = frozenset()
@@ -51,16 +50,25 @@ class Kind:
         return READS if self.reads is None or noun in self.reads else ()
 
     @property
+    def on_database(self) -> tuple[str, ...]:
+        """The privileges on the database; bulk writes stage their rows in a temporary table."""
+        reads_only = self.writes is not None and not self.writes
+        return (
+            "CONNECT",
+            *(() if reads_only else ("TEMPORARY",)),
+            *(("CREATE",) if self.creates else ()),
+        )
+
+    @property
     def covers_all(self) -> bool:
         """Whether it uses every table, those of later revisions included."""
         return self.writes is None or self.reads is None
 
 
 KINDS: Mapping[str, Kind] = {
-    "owner": Kind("runs the migrations, and owns what they make", writes=None, creates=True),
-    "app": Kind("reads and writes the rows of every table", writes=None),
+    "owner": Kind(writes=None, creates=True),
+    "app": Kind(writes=None),
     "worker": Kind(
-        "claims and ends work, runs schedules and workflows, and purges what has expired",
         writes=frozenset(
             {"agents", "cache", "events", "messages", "rate_limits", "scheduler", "tasks", "web_sessions"}
             | {"workflows"}
@@ -68,13 +76,15 @@ KINDS: Mapping[str, Kind] = {
         reads=frozenset({"capabilities"}),
     ),
     "broker": Kind(
-        "logs requests to models, and reads the catalogs",
         writes=frozenset({"broker_requests"}),
         reads=frozenset({"broker", "capabilities", "model_registry"}),
     ),
-    "reader": Kind("reads the rows of every table", reads=None),
+    "reader": Kind(reads=None),
 }
-"""The kinds of roles by name."""
+"""The kinds of roles by name.
+
+The owner runs the migrations and owns what they make. The others use the rows: all of them, or those of some nouns.
+"""
 
 _ROLE = text("SELECT oid FROM pg_catalog.pg_roles WHERE CAST(rolname AS text) = CAST(:role AS text)")
 
@@ -112,7 +122,7 @@ _ON_TABLE = text("""
         pg_catalog.has_table_privilege(CAST(:role AS oid), CAST(:table AS oid), wanted.privilege) AS held,
         EXISTS (
             SELECT FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-            WHERE c.oid = CAST(:table AS oid) AND a.grantee = CAST(:role AS oid)
+            WHERE c.oid = CAST(:table AS oid) AND a.grantee = CAST(:role AS oid) AND a.grantee <> c.relowner
                 AND a.privilege_type = wanted.privilege
         ) AS direct
     FROM pg_catalog.unnest(CAST(:privileges AS text[])) AS wanted (privilege)
@@ -274,7 +284,10 @@ def _noun(module: str, table: Table) -> str:
 def _rights(
     connection: Connection, role: int, place: _Place, privileges: Sequence[str]
 ) -> Iterator[tuple[str, bool, bool]]:
-    """Yield each privilege with whether the role holds it, and whether by a grant to itself."""
+    """Yield each privilege with whether the role holds it, and whether by a grant to itself.
+
+    What an owner holds of its table is no grant: to revoke it would take the table from its owner.
+    """
     parameters = {"role": role, "table": place.row.oid, "privileges": list(privileges)}
     for row in connection.execute(_ON_TABLE, parameters):
         yield row.privilege, row.held, row.direct
@@ -285,8 +298,7 @@ def _statements(connection: Connection, kind: Kind, role: str, places: Sequence[
     if oid is None:
         yield f"CREATE ROLE {name} NOLOGIN"
     database = quoted(str(connection.scalar(text("SELECT pg_catalog.current_database()"))))
-    on_database = ("CONNECT", "TEMPORARY", *(["CREATE"] if kind.creates else []))
-    yield from _granted(connection, oid, name, "database", database, _if_written(kind, on_database))
+    yield from _granted(connection, oid, name, "database", database, kind.on_database)
     used = {
         place.row.schema: place.row.schema_oid for place in places if place.privileges(kind) or kind.creates
     }
@@ -301,11 +313,6 @@ def _statements(connection: Connection, kind: Kind, role: str, places: Sequence[
         owner = next(place.row.owner for place in places if place.noun == VERSION_TABLE)
         for schema, number in sorted({place.row.schema: place.row.schema_oid for place in places}.items()):
             yield from _defaults(connection, kind, oid, name, owner, schema, number)
-
-
-def _if_written(kind: Kind, privileges: Iterable[str]) -> tuple[str, ...]:
-    """Leave TEMPORARY out for a kind that writes nothing; bulk writes stage their rows in a temporary table."""
-    return tuple(one for one in privileges if one != "TEMPORARY" or kind.writes is None or kind.writes)
 
 
 def _extension_schemas(connection: Connection) -> dict[str, int]:

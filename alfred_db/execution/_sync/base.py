@@ -90,8 +90,9 @@ class Repository:
     ) -> list[Row[*Ts]]:
         """Run a statement until it has written `limit` rows or none are left.
 
-        The statement writes at most as many rows as it is built for. A statement may find fewer than that while others write or lock its rows. So less than `limit` rows means that
-        nothing is left. Without a limit, one statement writes all rows.
+        The statement writes at most as many rows as it is built for. It may find fewer while others write or lock its
+        rows, and then it runs again: fewer than `limit` rows in the end mean that nothing is left. Without a limit,
+        one statement writes all rows.
         """
         if limit is None:
             return list(self._rows(statement(None)))
