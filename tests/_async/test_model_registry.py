@@ -255,7 +255,7 @@ async def test_bad_input_is_one_clear_error(registry: AsyncModelRegistryReposito
     with pytest.raises(InvalidInputError, match="unknown 'url'"):
         await add(registry, "m", endpoints=[{"endpoint_type": "rest", "url": "u"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="no such attribute"):
-        await registry.update("m", {"colour": "red"})  # type: ignore[typeddict-unknown-key]
+        await registry.update("m", {"unknown": "red"})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInputError, match="time without time zone"):
         await registry.deprecate("m", at=datetime(2030, 1, 1))
     with pytest.raises(InvalidInputError, match="deprecated_at: a time without time zone"):

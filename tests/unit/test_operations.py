@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Callable
 
-from faults.test_catalog_races import RACES
+import faults.test_catalog_races
+import faults.test_storage_races  # noqa: F401 (they fill RACES)
+from faults.races import RACES
 from faults.test_catalog_readers import READS, WRITES
 from injection.signatures import methods, repositories
 
