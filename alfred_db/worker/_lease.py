@@ -1,16 +1,22 @@
-"""The lease that a handler works under."""
+"""The leases that handlers work under."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from ..errors import lease_lost, shown
 from ..repositories import AsyncUnitOfWork, UnitOfWork
+from ..values.scheduler import ClaimedExecution
 from ..values.tasks import ClaimedTask, NewTaskResult
+from ..values.workflows import ClaimedWorkflow
 
-__all__ = ["AnyLease", "AsyncLease", "Lease", "TaskFailed"]
+__all__ = ["AnyLease", "AsyncLease", "ClaimedT", "Held", "Lease", "TaskFailed"]
+
+ClaimedT = TypeVar("ClaimedT", ClaimedTask, ClaimedExecution, ClaimedWorkflow)
 
 
 class TaskFailed(Exception):
@@ -32,15 +38,27 @@ class TaskFailed(Exception):
         self.delay = delay
 
 
-class AnyLease:
-    """The base of `Lease` and `AsyncLease`. The worker's threads write it, the handler reads it."""
+class Held(Generic[ClaimedT]):
+    """What a worker holds while a handler works on it. The worker's threads write it, the handler reads it."""
 
-    def __init__(self, task: ClaimedTask) -> None:
-        self.task = task
-        """The task, as of the last heartbeat."""
+    noun = "task"
+    """What is held, in error messages."""
+    timeout = "timeout_seconds"
+    """The setting that limits an attempt, in the log."""
+
+    def __init__(self, claimed: ClaimedT) -> None:
+        self.claimed: ClaimedT = claimed
+        """What is held, as of the last heartbeat. For the worker only."""
         # The local time at which the reaper may end the attempt: its distance from the end of the lease is measured by
         # the database's clock alone.
-        self._deadline = task.held_until + (task.attempt_deadline_at - task.lease_expires_at).total_seconds()
+        deadline = claimed.attempt_deadline_at
+        self._deadline = (
+            math.inf
+            if deadline is None
+            else claimed.held_until + (deadline - claimed.lease_expires_at).total_seconds()
+        )
+        self.source: Any = None
+        """The kind of work that it is. For the loop only."""
         self._taken = False
         self.began = time.monotonic()
         """The local time at which the worker passed the task to the handler. For the worker only."""
@@ -61,18 +79,28 @@ class AnyLease:
         self._on_interrupt: Callable[[], None] | None = None
 
     @property
+    def label(self) -> str:
+        """The kind and the key of the work, for the log."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """What names the work in an error message."""
+        raise NotImplementedError
+
+    @property
     def lost(self) -> bool:
         """Whether another worker may hold the task by now: stop, and write nothing for it any more.
 
         True when a heartbeat reported it, when none got through in time, when the attempt has exceeded the task's
         `timeout_seconds`, and when the worker released the task because it has to stop. Needs no round trip.
         """
-        return self._taken or self.task.is_over or self.time_left <= 0
+        return self._taken or self.claimed.is_over or self.time_left <= 0
 
     @property
     def cancel_requested(self) -> bool:
         """Whether the task's cancellation was requested: stop and raise. A return still completes the task."""
-        return self.task.cancel_requested
+        return self.claimed.cancel_requested
 
     @property
     def time_left(self) -> float:
@@ -128,11 +156,30 @@ class AnyLease:
 
     def _check_lost(self) -> None:
         if self.lost:
-            raise lease_lost(f"task {shown(self.task.task_id)}")
+            raise lease_lost(f"{self.noun} {self.key}")
 
     def _begin_to_complete(self) -> None:
         self._check_lost()
         self.completing = True
+
+
+class AnyLease(Held[ClaimedTask]):
+    """The base of `Lease` and `AsyncLease`."""
+
+    @property
+    def task(self) -> ClaimedTask:
+        """The task, as of the last heartbeat."""
+        return self.claimed
+
+    @property
+    def label(self) -> str:
+        """The intent and the `task_id` of the task, for the log."""
+        return f"{self.claimed.intent} {self.claimed.task_id}"
+
+    @property
+    def key(self) -> str:
+        """The `task_id`, for error messages."""
+        return shown(self.claimed.task_id)
 
 
 class Lease(AnyLease):

@@ -12,32 +12,29 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
 
-from ..config import command
 from ..database import AsyncDatabase, Database
 from ..engine.listeners import Listener
-from ..engine.notifications import channel_of, wakes
-from ..errors import shown
-from ..execution._sync.driver import fetch
-from ..queries.task_figures import unhandled
-from ..queries.task_upkeep import due
-from ..retention import purge
-from ..values.tasks import ClaimedTask
-from ._lease import AnyLease
+from ..engine.notifications import channel_of
+from ._lease import Held
 from ._log import log
 from ._outcome import Ended, failed
 from ._periodic import Periodic
-from ._settle import is_transient, settled
+from ._settle import is_transient
+from ._source import Source
+from ._upkeep import Upkeep
 from ._watch import Watch
 from .settings import Settings
 
-__all__ = ["End", "Loop", "Start"]
+__all__ = ["Loop", "worker_name"]
 
 FIRST_PAUSE = 0.05
 """Seconds between the first looks when nothing is there; then twice that, and so on."""
 
 LOCKED_PAUSE = 0.5
-"""Seconds until the end of a task is tried again whose row another transaction has locked."""
+"""Seconds until the end of work is tried again whose row another transaction has locked."""
 
 HEARD = 1.0
 """Seconds after a notification in which those who enqueue are taken to notify."""
@@ -51,32 +48,17 @@ MAX_CLAIM = 500
 CONNECTIONS = 3
 """The loop, the heartbeats and the upkeep use one each; a retention policy needs one more."""
 
-PURGE_SECONDS = 60.0
-"""The least time between two sweeps of a worker for what has expired."""
-
-PURGED = 10_000
-"""How many rows one statement of such a sweep deletes."""
-
-UNHANDLED_AFTER = 300.0
-"""Seconds that a task waits before the worker warns that nobody handles its intent."""
-
-UNHANDLED_EVERY = 60.0
-"""The least time between two looks for such tasks."""
-
-End = Callable[[Ended], None]
-"""Takes the end of a handler, once, from any thread."""
-
-Start = Callable[[ClaimedTask, End], AnyLease]
-"""Starts the handler of a task and returns its lease."""
-
 
 class Loop:
-    """Claims tasks and starts their handlers until stopped. Handlers cannot exhaust its separate pool."""
+    """Claims work of all its sources and has it started, until stopped. Handlers cannot exhaust its separate pool."""
 
     def __init__(
-        self, db: Database | AsyncDatabase, intents: Sequence[str], start: Start, settings: Settings
+        self,
+        db: Database | AsyncDatabase,
+        sources: Sequence[Source[Any]],
+        settings: Settings,
+        intents: Sequence[str],
     ) -> None:
-        self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
         self.stopping = False
         self._at_once = False
         self._db = Database(
@@ -86,19 +68,16 @@ class Loop:
             pool_size=CONNECTIONS + (settings.retention is not None),
             application_name="alfred-db worker",
         )
-        self._intents = intents
-        self._start = start
         self._settings = settings
-        self._inbox: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
-        self._held: set[AnyLease] = set()
-        self._ended: list[Ended] = []
-        self._purged: float | None = None
-        self._looked: float | None = None  # for intents that nobody handles
-        self._unhandled: set[str] = set()  # what the log has named
+        self._sources = list(sources)
+        self._takes = {source: partial(self._take, source) for source in sources}
+        self._inbox: queue.SimpleQueue[tuple[Source[Any], Ended] | None] = queue.SimpleQueue()
+        self._held: set[Held[Any]] = set()
+        self._named: list[Source[Any]] | None = None  # by the notification that has just come
         self._failures = 0
         self._heard = -math.inf  # when a notification came last
-        self._invalid: dict[int, str] = {}  # what the log has named
         self._watch = Watch(lambda: self._held)
+        self._upkeep = Upkeep(self._db, intents, settings, lambda: self.stopping)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim no more, and end; may be called from a signal handler."""
@@ -113,17 +92,19 @@ class Loop:
             helpers.enter_context(self._watch)
             helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
             if not drain:
-                helpers.enter_context(Periodic("upkeep", settings.upkeep, self._keep_up, at_start=True))
+                helpers.enter_context(
+                    Periodic("upkeep", settings.upkeep, self._upkeep.keep_up, at_start=True)
+                )
                 if settings.retention is not None:
                     # In a separate thread: a long purge does not hold up the upkeep.
                     every = settings.retention_every
-                    helpers.enter_context(Periodic("retention", every, self._retain, at_start=True))
+                    helpers.enter_context(Periodic("retention", every, self._upkeep.retain, at_start=True))
             if self._db.pooler is None and not drain:
                 listener = Listener(
                     self._db.url,
                     channel_of(self._db.schema),
                     self._notified,
-                    wanted=lambda payload: wakes(payload, settings.queues, self._intents),
+                    wanted=self._wanted,
                     overdue=lambda: sum(lease.overdue and not lease.ended for lease in list(self._held)),
                 )
                 helpers.callback(listener.join)
@@ -137,91 +118,111 @@ class Loop:
             self._wind_down()
 
     def _work(self, drain: bool) -> None:
-        looks = 0  # in vain, since something was there
-        again_at = 0.0  # when to look again, unless something wakes the loop
         kept_up = not drain  # by its thread, else
         while not self.stopping:
             try:
                 if not kept_up:
-                    self._keep_up()
-                    self._retain()
+                    self._upkeep.keep_up()
+                    self._upkeep.retain()
                     kept_up = True
                 self._settle()
-                asked = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
-                # Nothing was left a moment ago, and a notification would have come: a slot that ends is no reason to look.
-                waits = again_at - time.monotonic()
-                if asked and waits > 0 and not drain and time.monotonic() - self._heard < HEARD:
-                    if self._receive(min(waits, LOCKED_PAUSE) if self._ended else waits):
-                        looks, again_at = 0, 0.0
-                    continue
-                claimed = self._claim(asked) if asked else 0
+                claimed, full = self._look(drain)
             except Exception as error:
                 pause: float | None = self._failed(error)
             else:
                 self._failures = 0
-                if claimed:
-                    looks = 0
-                if asked and claimed == asked:
-                    again_at = 0.0
+                if full:
                     continue
-                if drain and not self._held:
+                if drain and not self._held and not claimed:
                     return
-                looks += bool(asked and not claimed)
-                pause = _growing(FIRST_PAUSE, looks, self._settings.poll) if asked else None
-                again_at = time.monotonic() + pause if pause is not None else 0.0
-            if self._ended:  # what others have locked is tried again soon
+                pause = self._until_next_look()
+            if any(source.ended for source in self._sources):  # what others have locked is tried again soon
                 pause = LOCKED_PAUSE if pause is None else min(pause, LOCKED_PAUSE)
-            if self._receive(pause):
-                looks, again_at = 0, 0.0
+            self._receive(pause)
 
-    def _claim(self, limit: int) -> int:
-        tasks = self._claimed(limit)
-        again = {task.id for task in tasks}
-        for lease in self._held:
-            if lease.task.id in again:  # lost, and claimed once more before its handler has ended
-                lease.revoke()
-        started = [self._start(task, self._take) for task in tasks]
+    def _look(self, drain: bool) -> tuple[int, bool]:
+        """Claim from the sources that are due; return the number, and whether one had as many as there were slots."""
+        heard = not drain and time.monotonic() - self._heard < HEARD
+        every = drain and not self._held  # the last look, before it returns
+        claimed = 0
+        for source in self._sources:
+            free = min(self._settings.concurrency - len(self._held), MAX_CLAIM)
+            if not free:
+                break
+            if not (every or source.due(heard=heard)):
+                continue
+            found = self._claim(source, free)
+            claimed += found
+            source.looks = 0 if found else source.looks + 1
+            if found == free:
+                source.again_at = 0.0
+                # The others come first for the slots that become free. A new list: other threads read the old one.
+                self._sources = [*(other for other in self._sources if other is not source), source]
+                return claimed, True
+            pause = _growing(FIRST_PAUSE, source.looks, self._settings.poll) if source.polls else math.inf
+            source.again_at = time.monotonic() + pause
+        return claimed, False
+
+    def _until_next_look(self) -> float | None:
+        """Return the seconds until a source is due by itself, None if all slots are taken or none ever is."""
+        if len(self._held) >= self._settings.concurrency:
+            return None
+        first = min(source.again_at for source in self._sources)
+        return None if first == math.inf else max(0.0, first - time.monotonic())
+
+    def _claim(self, source: Source[Any], limit: int) -> int:
+        with self._db.autocommit() as uow:
+            found = source.look(uow, limit)
+        again = {source.key_of(claimed) for claimed in found}
+        if again:
+            for lease in self._held:
+                if lease.source is source and source.key_of(lease.claimed) in again:
+                    lease.revoke()  # lost, and claimed once more before its handler has ended
+        started = [source.start(claimed, self._takes[source]) for claimed in found]
+        for lease in started:
+            lease.source = source
         self._held.update(started)
         self._watch.started(started)
-        return len(tasks)
+        return len(found)
 
-    def _claimed(self, limit: int) -> Sequence[ClaimedTask]:
-        with self._db.autocommit() as uow:
-            return uow.tasks.claim(
-                worker=self.worker,
-                limit=limit,
-                queues=self._settings.queues,
-                intents=self._intents,
-                assigned_to=self._settings.assigned_to,
-                lease=self._settings.lease,
-            )
+    def _wanted(self, payload: str) -> bool:
+        self._named = [source for source in self._sources if source.wanted(payload)]
+        return bool(self._named)
 
     def _notified(self) -> None:
+        """Wake the sources that the notification names; all of them when the listener has begun to listen."""
+        named, self._named = self._named, None
         self._heard = time.monotonic()
+        self.wake(*(self._sources if named is None else named))
+
+    def wake(self, *sources: Source[Any]) -> None:
+        """Have the loop look at these sources. May be called from any thread."""
+        for source in sources:
+            source.wake()
         self._inbox.put(None)
 
-    def _take(self, ended: Ended) -> None:
+    def _take(self, source: Source[Any], ended: Ended) -> None:
         ended.lease.took = time.monotonic() - ended.lease.began
         ended.lease.ended = True
-        self._inbox.put(ended)
+        self._inbox.put((source, ended))
 
     def _settle(self) -> None:
-        for lease in settled(self._db, self._ended, self._settings.backoff):
-            self._held.discard(lease)
+        for source in self._sources:
+            if source.ended:
+                for lease in source.settled(self._db):
+                    self._held.discard(lease)
 
-    def _receive(self, timeout: float | None) -> bool:
-        """Wait for handlers to end and collect all that have. Return whether something else woke the loop too."""
-        woken = False
+    def _receive(self, timeout: float | None) -> None:
+        """Wait for handlers to end and collect all that have."""
         try:
             item = self._inbox.get(timeout=timeout)
             while True:
-                if item is None:
-                    woken = True
-                else:
-                    self._ended.append(item)
+                if item is not None:
+                    source, ended = item
+                    source.ended.append(ended)
                 item = self._inbox.get_nowait()
         except queue.Empty:
-            return woken
+            return
 
     def _failed(self, error: Exception) -> float:
         """Log the error once and return the seconds until the next try. Raise an error that no retry repairs."""
@@ -245,7 +246,8 @@ class Loop:
         for lease in running:
             lease.give_back()
         self._end_all(LAST_MOMENT if running else 0)
-        self._ended += [Ended(lease, failure=STOPPED) for lease in self._running()]
+        for lease in self._running():
+            lease.source.ended.append(Ended(lease, failure=STOPPED))
         self._end_all(LAST_MOMENT)
         if self._held:
             log(
@@ -254,11 +256,11 @@ class Loop:
                 len(self._held),
             )
 
-    def _running(self) -> list[AnyLease]:
-        return list(self._held - {one.lease for one in self._ended})
+    def _running(self) -> list[Held[Any]]:
+        return list(self._held - {one.lease for source in self._sources for one in source.ended})
 
     def _end_all(self, seconds: float, at_once: Callable[[], bool] = lambda: False) -> None:
-        """Settle the tasks that end within `seconds`."""
+        """Settle the work that ends within `seconds`."""
         until = time.monotonic() + seconds
         while True:
             pause = 1.0
@@ -272,109 +274,36 @@ class Loop:
             self._receive(min(left, pause))
 
     def _beat(self) -> None:
-        """Extend the leases; interrupt the handlers of tasks that are lost or to be cancelled."""
-        leases = [lease for lease in list(self._held) if not lease.completing]
-        for lease in leases:
+        """Extend the leases; interrupt the handlers of work that is lost or to be cancelled."""
+        held: dict[Source[Any], list[Held[Any]]] = {}
+        for lease in list(self._held):
+            if lease.completing or lease.source is None:
+                continue
             if lease.lost:
                 lease.revoke()
-        held = [lease for lease in leases if not lease.lost]
-        if not held:
-            return
+            else:
+                held.setdefault(lease.source, []).append(lease)
+        with ExitStack() as beats:  # an error of one source does not keep the others from their leases
+            for source, leases in held.items():
+                beats.callback(self._extend, source, leases)
+
+    def _extend(self, source: Source[Any], leases: Sequence[Held[Any]]) -> None:
         with self._db.autocommit() as uow:
-            kept = uow.tasks.heartbeat_many([lease.task for lease in held], lease=self._settings.lease)
-        found = {task.id: task for task in kept}
-        for lease in held:
-            task = found.get(lease.task.id)
-            if task is not None:
-                lease.task = task
-                if task.cancel_requested:
+            kept = source.heartbeat(uow, [lease.claimed for lease in leases])
+        found = {source.key_of(claimed): claimed for claimed in kept}
+        for lease in leases:
+            claimed = found.get(source.key_of(lease.claimed))
+            if claimed is not None:
+                lease.claimed = claimed
+                if claimed.cancel_requested:
                     lease.interrupt()
             elif not lease.completing:
                 lease.revoke()
 
-    def _keep_up(self) -> None:
-        """Take tasks back from workers that vanished, create the executions of due slots, and delete what has expired.
 
-        An error in one does not prevent the other.
-        """
-        with self._db.autocommit() as uow:
-            tasks, executions = fetch(uow.session, due(self._settings.schedules), {})[0]
-        with ExitStack() as parts:
-            if executions:
-                parts.callback(self._create_executions)
-            parts.callback(self._purge)
-            parts.callback(self._warn_of_unhandled)
-            if tasks:
-                self._reap()
-
-    def _purge(self) -> None:
-        """Delete expired values, limits and sessions, at most once in PURGE_SECONDS: each reads a whole table."""
-        if self._purged is not None and time.monotonic() - self._purged < PURGE_SECONDS:
-            return
-        self._purged = time.monotonic()
-        for noun in (self._db.cache, self._db.rate_limits, self._db.web_sessions):
-            while not self.stopping and noun.purge(limit=PURGED) == PURGED:
-                pass
-        while not self.stopping and self._db.cache.evict(limit=PURGED) == PURGED:
-            pass
-
-    def _retain(self) -> None:
-        """Delete what the retention policy does not keep."""
-        policy = self._settings.retention
-        if policy is None:
-            return
-        for one in purge(self._db, policy, stopping=lambda: self.stopping):
-            if one.error is not None:
-                log(logging.WARNING, "retention: %s: %s; trying again", one.kind, one.error)
-            if one.rows:
-                log(logging.INFO, "retention: %d %s deleted", one.rows, one.kind)
-
-    def _warn_of_unhandled(self) -> None:
-        """Warn once of each intent of which tasks wait, although no worker seems to handle it."""
-        if self._looked is not None and time.monotonic() - self._looked < UNHANDLED_EVERY:
-            return
-        self._looked = time.monotonic()
-        with self._db.autocommit() as uow:
-            waiting = uow.session.execute(unhandled(UNHANDLED_AFTER)).all()
-        settings = self._settings
-        mine = set(self._intents) if settings.queues is None and settings.assigned_to is None else set[str]()
-        found = {intent: seconds for intent, seconds in waiting if intent not in mine}
-        for intent in found.keys() - self._unhandled:
-            log(
-                logging.WARNING,
-                "intent %s: a task has waited for %d s, and no worker seems to handle it; start a worker with a"
-                " handler of it, or cancel such tasks",
-                shown(intent),
-                found[intent],
-            )
-        self._unhandled = set(found)
-
-    def _reap(self) -> None:
-        full = True
-        while full and not self.stopping:
-            with self._db.autocommit() as uow:
-                taken = uow.tasks.reap(limit=MAX_CLAIM, backoff=self._settings.backoff)
-            for id, status in taken.items():
-                log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
-            full = len(taken) == MAX_CLAIM
-
-    def _create_executions(self) -> None:
-        full = True
-        while full and not self.stopping:
-            with self._db.begin() as uow:
-                uow.scheduler.reap()
-                tick = uow.scheduler.tick()
-            for invalid in tick.invalid:
-                if self._invalid.get(invalid.task_id) != invalid.reason:
-                    self._invalid[invalid.task_id] = invalid.reason
-                    log(
-                        logging.WARNING,
-                        "scheduled task %d has no slots: %s; %s lists all such tasks",
-                        invalid.task_id,
-                        invalid.reason,
-                        command("doctor", self._db.url, self._db.schema),
-                    )
-            full = tick.full
+def worker_name() -> str:
+    """Return a new name for a worker: its machine, its process, and a random part."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
 
 
 def _growing(first: float, times: int, most: float) -> float:

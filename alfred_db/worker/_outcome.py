@@ -18,7 +18,7 @@ from ..errors import InvalidInputError, LeaseLost, conceal
 from ..queries.leases import HANDLER, TIMEOUT
 from ..values.task_columns import MAX_JSON_BYTES
 from ..values.tasks import NewTaskResult
-from ._lease import AnyLease, TaskFailed
+from ._lease import Held, TaskFailed
 
 __all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]
 
@@ -47,14 +47,14 @@ class Failure(NamedTuple):
 class Ended(NamedTuple):
     """A handler that returned or raised."""
 
-    lease: AnyLease
+    lease: Held[Any]
     results: Sequence[NewTaskResult] = ()
     failure: Failure | None = None
     error: BaseException | None = None
     """What the log shows the traceback of."""
 
 
-def returned(lease: AnyLease, value: object) -> Ended:
+def returned(lease: Held[Any], value: object) -> Ended:
     """Return the end of a handler that returned: a failure when its value cannot be stored."""
     if value is None:
         return Ended(lease)
@@ -65,7 +65,7 @@ def returned(lease: AnyLease, value: object) -> Ended:
         return Ended(lease, failure=Failure(described(error), RESULT, retry=False))
 
 
-def raised(lease: AnyLease, error: BaseException) -> Ended:
+def raised(lease: Held[Any], error: BaseException) -> Ended:
     """Return the end of a handler that raised."""
     try:
         return Ended(lease, failure=_failure(lease, error), error=error)
@@ -123,7 +123,7 @@ def _name(error: BaseException) -> str:
         return "an exception"
 
 
-def _failure(lease: AnyLease, error: BaseException) -> Failure:
+def _failure(lease: Held[Any], error: BaseException) -> Failure:
     """Return the failure that an exception stands for.
 
     `issubclass`, because `isinstance` asks the exception for its `__class__`.

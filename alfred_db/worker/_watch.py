@@ -7,8 +7,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
-from ._lease import AnyLease
+from ._lease import Held
 from ._log import log
 
 __all__ = ["Watch"]
@@ -27,7 +28,7 @@ class Watch:
     it sleeps until the first deadline, and looks at all of them then.
     """
 
-    def __init__(self, held: Callable[[], Collection[AnyLease]]) -> None:
+    def __init__(self, held: Callable[[], Collection[Held[Any]]]) -> None:
         self._held = held
         self._changed = threading.Condition()
         self._next = math.inf
@@ -44,7 +45,7 @@ class Watch:
             self._changed.notify()
         self._thread.join(timeout=LAST_MOMENT)
 
-    def started(self, leases: Collection[AnyLease]) -> None:
+    def started(self, leases: Collection[Held[Any]]) -> None:
         """Schedule the look at these leases, which are among those held."""
         first = min((lease.ends_at for lease in leases), default=math.inf)
         with self._changed:
@@ -70,7 +71,7 @@ class Watch:
         return first
 
 
-def _at(lease: AnyLease) -> float:
+def _at(lease: Held[Any]) -> float:
     """Interrupt the handler if its time is up, and return when to look again."""
     now = time.monotonic()
     at = lease.again_at or lease.ends_at
@@ -79,16 +80,16 @@ def _at(lease: AnyLease) -> float:
     try:
         _interrupt(lease)
     except Exception as error:  # an event loop that is closed
-        log(logging.DEBUG, "%s: cannot be interrupted", lease.task.task_id, error=error)
+        log(logging.DEBUG, "%s: cannot be interrupted", lease.label, error=error)
     lease.again_at = now + AGAIN
     return lease.again_at
 
 
-def _interrupt(lease: AnyLease) -> None:
+def _interrupt(lease: Held[Any]) -> None:
     again = lease.again_at is not None
     if not lease.overdue and (again or not lease.can_be_interrupted):
         lease.overdue = True
-        reason = "its timeout_seconds have passed" if lease.time_left <= 0 else "its lease is lost"
+        reason = f"its {lease.timeout} have passed" if lease.time_left <= 0 else "its lease is lost"
         advice = (
             "it was cancelled and goes on; let it pass CancelledError on"
             if lease.can_be_interrupted
@@ -96,9 +97,8 @@ def _interrupt(lease: AnyLease) -> None:
         )
         log(
             logging.WARNING,
-            "%s %s: %s, and its handler keeps a slot of the worker until it ends: %s",
-            lease.task.intent,
-            lease.task.task_id,
+            "%s: %s, and its handler keeps a slot of the worker until it ends: %s",
+            lease.label,
             reason,
             advice,
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import queue
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -18,8 +16,10 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..values.tasks import ClaimedTask, NewTaskResult
 from ._lease import AsyncLease, Lease
-from ._loop import End, Loop
-from ._outcome import Ended, raised, returned
+from ._loop import Loop, worker_name
+from ._runner import Runner, is_asynchronous
+from ._source import Source
+from ._tasks import TaskSource
 from .settings import Settings
 
 __all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
@@ -47,14 +47,15 @@ class Worker(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._handlers = _checked(self.handlers, asynchronous=False, wrap=self.db.wrap_handler)
-        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._loop = Loop(self.db, list(self._handlers), self._start, self)
+        handlers = _checked(self.handlers, asynchronous=False, wrap=self.db.wrap_handler)
+        self._name = worker_name()
+        self._runner = Runner(self.concurrency)
+        self._loop = Loop(self.db, _sources(self._name, handlers, self._runner, self), self, list(handlers))
 
     @property
     def name(self) -> str:
         """The `worker_id` of its tasks: new for each worker."""
-        return self._loop.worker
+        return self._name
 
     def run(self, *, drain: bool = False, signals: bool = True) -> None:
         """Claim and run tasks until the worker is stopped.
@@ -68,14 +69,8 @@ class Worker(Settings):
         Raises:
             AlfredDBError: An error that does not pass by waiting, such as SchemaOutdatedError.
         """
-        for _ in range(self.concurrency):
-            threading.Thread(target=self._serve, name="alfred-db handler", daemon=True).start()
-        try:
-            with _stopped_by_signals(self._loop, signals):
-                self._loop.run(drain=drain)
-        finally:
-            for _ in range(self.concurrency):
-                self._todo.put(None)
+        with self._runner, _stopped_by_signals(self._loop, signals):
+            self._loop.run(drain=drain)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Have `run` claim no more, and return when the running tasks have ended or been released.
@@ -86,22 +81,6 @@ class Worker(Settings):
             at_once: Release running tasks almost at once, instead of after the grace period.
         """
         self._loop.stop(at_once=at_once)
-
-    def _start(self, task: ClaimedTask, end: End) -> Lease:
-        lease = Lease(task)
-        self._todo.put(lambda: end(self._ended(task, lease)))
-        return lease
-
-    def _serve(self) -> None:
-        while (work := self._todo.get()) is not None:
-            work()
-
-    def _ended(self, task: ClaimedTask, lease: Lease) -> Ended:
-        try:
-            value = self._handlers[task.intent](task, lease)
-        except BaseException as error:
-            return raised(lease, error)
-        return returned(lease, value)
 
 
 @dataclass(eq=False, repr=False)
@@ -118,15 +97,15 @@ class AsyncWorker(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._handlers = _checked(self.handlers, asynchronous=True, wrap=self.db.wrap_handler)
-        self._events: asyncio.AbstractEventLoop | None = None
-        self._running: set[asyncio.Task[Ended]] = set()
-        self._loop = Loop(self.db, list(self._handlers), self._start, self)
+        handlers = _checked(self.handlers, asynchronous=True, wrap=self.db.wrap_handler)
+        self._name = worker_name()
+        self._runner = Runner(self.concurrency)
+        self._loop = Loop(self.db, _sources(self._name, handlers, self._runner, self), self, list(handlers))
 
     @property
     def name(self) -> str:
         """The `worker_id` of its tasks: new for each worker."""
-        return self._loop.worker
+        return self._name
 
     async def run(self, *, drain: bool = False, signals: bool = True) -> None:
         """Claim and run tasks until the worker is stopped.
@@ -141,9 +120,14 @@ class AsyncWorker(Settings):
         Raises:
             AlfredDBError: An error that does not pass by waiting, such as SchemaOutdatedError.
         """
-        self._events = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "alfred-db worker") as executor, _stopped_by_signals(self._loop, signals):
-            done = self._events.run_in_executor(executor, lambda: self._loop.run(drain=drain))
+        events = asyncio.get_running_loop()
+        with (
+            ThreadPoolExecutor(1, "alfred-db worker") as executor,
+            self._runner,
+            _stopped_by_signals(self._loop, signals),
+        ):
+            self._runner.use(events)
+            done = events.run_in_executor(executor, lambda: self._loop.run(drain=drain))
             try:
                 await asyncio.shield(done)
             except asyncio.CancelledError:
@@ -161,40 +145,12 @@ class AsyncWorker(Settings):
         """
         self._loop.stop(at_once=at_once)
 
-    def _start(self, task: ClaimedTask, end: End) -> AsyncLease:
-        events = self._events
-        assert events is not None
-        lease = AsyncLease(task)
-        events.call_soon_threadsafe(self._begin, events, lease, end)
-        return lease
 
-    def _begin(self, events: asyncio.AbstractEventLoop, lease: AsyncLease, end: End) -> None:
-        def interrupt() -> None:
-            events.call_soon_threadsafe(running.cancel)
-
-        def ended(done: asyncio.Task[Ended]) -> None:
-            self._running.discard(done)
-            # Cancelled before it began, or what it ended with.
-            end(raised(lease, asyncio.CancelledError()) if done.cancelled() else done.result())
-
-        handling = self._handle(lease)
-        try:
-            running = events.create_task(handling)
-        except BaseException as error:  # of a task factory of the application
-            handling.close()
-            end(raised(lease, error))
-            return
-        self._running.add(running)
-        running.add_done_callback(ended)
-        lease.interruptible(interrupt)
-
-    async def _handle(self, lease: AsyncLease) -> Ended:
-        """Run the handler, and never raise: SystemExit and KeyboardInterrupt would end the event loop."""
-        try:
-            value = await self._handlers[lease.task.intent](lease.task, lease)
-        except BaseException as error:
-            return raised(lease, error)
-        return returned(lease, value)
+def _sources(
+    worker: str, handlers: Mapping[str, Callable[..., Any]], runner: Runner, settings: Settings
+) -> list[Source[Any]]:
+    """Return the kinds of work that a worker runs."""
+    return [TaskSource(worker, handlers, runner, settings)]
 
 
 def _checked(
@@ -218,11 +174,6 @@ def _checked(
                 f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; pass it to {other}"
             )
     return {intent: handler if wrap is None else wrap(handler) for intent, handler in handlers.items()}
-
-
-def is_asynchronous(handler: Callable[..., object]) -> bool:
-    """Return whether a handler is for an AsyncWorker: a coroutine function, or an object whose call is one."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 @contextmanager

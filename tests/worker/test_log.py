@@ -96,22 +96,22 @@ def test_intents_that_nobody_handles_are_named_once(db: Database, caplog: pytest
         )
     worker = Worker(db, {"mine": work}, queues=["elsewhere"])
     loop = worker._loop
-    loop._keep_up()
+    loop._upkeep.keep_up()
     assert named(caplog) == ["intent 'mine'", "intent 'nobody'"], (
         "it takes its intent from another queue only"
     )
-    loop._looked = None
-    loop._keep_up()
+    loop._upkeep._looked = None
+    loop._upkeep.keep_up()
     assert named(caplog) == ["intent 'mine'", "intent 'nobody'"], "once"
     with db.begin() as uow:
         uow.session.execute(text("DELETE FROM tasks WHERE intent = 'nobody'"))
-    loop._looked = None
-    loop._keep_up()
+    loop._upkeep._looked = None
+    loop._upkeep.keep_up()
     with db.begin() as uow:
         uow.tasks.enqueue("nobody")
         uow.session.execute(text("UPDATE tasks SET available_at = now() - interval '301 s'"))
-    loop._looked = None
-    loop._keep_up()
+    loop._upkeep._looked = None
+    loop._upkeep.keep_up()
     assert named(caplog) == ["intent 'mine'", "intent 'new'", "intent 'nobody'", "intent 'nobody'"], "again"
     loop._db.close()
 
@@ -123,6 +123,6 @@ def test_a_worker_of_every_queue_does_not_name_its_own_backlog(
         uow.tasks.enqueue("mine")
         uow.session.execute(text("UPDATE tasks SET available_at = now() - interval '301 s'"))
     worker = Worker(db, {"mine": work})
-    worker._loop._keep_up()
+    worker._loop._upkeep.keep_up()
     assert named(caplog) == []
     worker._loop._db.close()

@@ -211,11 +211,12 @@ def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: py
         return run(self, query, *arguments, **options)
 
     loop = Worker(db, {"X": nothing})._loop
-    loop._keep_up()
+    loop._upkeep.keep_up()
     monkeypatch.setattr(psycopg.Connection, "execute", counted)
-    loop._keep_up()
+    loop._upkeep.keep_up()
     assert len(ran) == 1
     ran.clear()
-    assert loop._claimed(1) == []
+    with loop._db.autocommit() as uow:
+        assert loop._sources[0].look(uow, 1) == []
     assert len(ran) == 1, "an empty claim asks for nothing else"
     loop._db.close()

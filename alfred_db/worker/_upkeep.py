@@ -1,0 +1,135 @@
+"""The upkeep of a worker: taking work back from workers that vanished, due slots, and what has expired."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from ..config import command
+from ..database import Database
+from ..errors import shown
+from ..execution._sync.driver import fetch
+from ..queries.task_figures import unhandled
+from ..queries.task_upkeep import due
+from ..retention import purge
+from ._log import log
+from .settings import Settings
+
+__all__ = ["Upkeep"]
+
+REAPED = 500
+"""How many tasks one statement takes back."""
+
+PURGE_SECONDS = 60.0
+"""The least time between two sweeps of a worker for what has expired."""
+
+PURGED = 10_000
+"""How many rows one statement of such a sweep deletes."""
+
+UNHANDLED_AFTER = 300.0
+"""Seconds that a task waits before the worker warns that nobody handles its intent."""
+
+UNHANDLED_EVERY = 60.0
+"""The least time between two looks for such tasks."""
+
+
+class Upkeep:
+    """What each worker does from time to time for all of them. Any number may do it at the same time."""
+
+    def __init__(
+        self, db: Database, intents: Sequence[str], settings: Settings, stopping: Callable[[], bool]
+    ) -> None:
+        self._db = db
+        self._intents = intents
+        self._settings = settings
+        self._stopping = stopping
+        self._purged: float | None = None
+        self._looked: float | None = None  # for intents that nobody handles
+        self._unhandled: set[str] = set()  # what the log has named
+        self._invalid: dict[int, str] = {}  # what the log has named
+
+    def keep_up(self) -> None:
+        """Take tasks back from workers that vanished, create the executions of due slots, and delete what has expired.
+
+        An error in one does not prevent the other.
+        """
+        with self._db.autocommit() as uow:
+            tasks, executions = fetch(uow.session, due(self._settings.schedules), {})[0]
+        with ExitStack() as parts:
+            if executions:
+                parts.callback(self._create_executions)
+            parts.callback(self._purge)
+            parts.callback(self._warn_of_unhandled)
+            if tasks:
+                self._reap()
+
+    def retain(self) -> None:
+        """Delete what the retention policy does not keep."""
+        policy = self._settings.retention
+        if policy is None:
+            return
+        for one in purge(self._db, policy, stopping=self._stopping):
+            if one.error is not None:
+                log(logging.WARNING, "retention: %s: %s; trying again", one.kind, one.error)
+            if one.rows:
+                log(logging.INFO, "retention: %d %s deleted", one.rows, one.kind)
+
+    def _purge(self) -> None:
+        """Delete expired values, limits and sessions, at most once in PURGE_SECONDS: each reads a whole table."""
+        if self._purged is not None and time.monotonic() - self._purged < PURGE_SECONDS:
+            return
+        self._purged = time.monotonic()
+        for noun in (self._db.cache, self._db.rate_limits, self._db.web_sessions):
+            while not self._stopping() and noun.purge(limit=PURGED) == PURGED:
+                pass
+        while not self._stopping() and self._db.cache.evict(limit=PURGED) == PURGED:
+            pass
+
+    def _warn_of_unhandled(self) -> None:
+        """Warn once of each intent of which tasks wait, although no worker seems to handle it."""
+        if self._looked is not None and time.monotonic() - self._looked < UNHANDLED_EVERY:
+            return
+        self._looked = time.monotonic()
+        with self._db.autocommit() as uow:
+            waiting = uow.session.execute(unhandled(UNHANDLED_AFTER)).all()
+        settings = self._settings
+        mine = set(self._intents) if settings.queues is None and settings.assigned_to is None else set[str]()
+        found = {intent: seconds for intent, seconds in waiting if intent not in mine}
+        for intent in found.keys() - self._unhandled:
+            log(
+                logging.WARNING,
+                "intent %s: a task has waited for %d s, and no worker seems to handle it; start a worker with a"
+                " handler of it, or cancel such tasks",
+                shown(intent),
+                found[intent],
+            )
+        self._unhandled = set(found)
+
+    def _reap(self) -> None:
+        full = True
+        while full and not self._stopping():
+            with self._db.autocommit() as uow:
+                taken = uow.tasks.reap(limit=REAPED, backoff=self._settings.backoff)
+            for id, status in taken.items():
+                log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
+            full = len(taken) == REAPED
+
+    def _create_executions(self) -> None:
+        full = True
+        while full and not self._stopping():
+            with self._db.begin() as uow:
+                uow.scheduler.reap()
+                tick = uow.scheduler.tick()
+            for invalid in tick.invalid:
+                if self._invalid.get(invalid.task_id) != invalid.reason:
+                    self._invalid[invalid.task_id] = invalid.reason
+                    log(
+                        logging.WARNING,
+                        "scheduled task %d has no slots: %s; %s lists all such tasks",
+                        invalid.task_id,
+                        invalid.reason,
+                        command("doctor", self._db.url, self._db.schema),
+                    )
+            full = tick.full
