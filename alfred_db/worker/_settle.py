@@ -59,7 +59,7 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
 
 
 def one_by_one(db: Database, ended: list[Ended], write: Write) -> Iterator[Held[Any]]:
-    """Store the ends with `write`, each in its own transaction, and yield the lease of each one that has left the list.
+    """Store the ends with `write`, each in its own transaction; yield the leases of those that left the list.
 
     What cannot be stored fails the attempt, in the end without a message. A lost lease is logged. Transient errors are
     raised, as by `settled`.

@@ -11,10 +11,11 @@ many; the source knows the statements.
 To add a kind of work:
 
 1. Derive from `Source`, and from `Held` for the lease that its handlers get: `label` and `key` name the work.
-2. Write `claim`, `start`, `heartbeat` and `settled`; `one_by_one` has the part of `settled` that all kinds share.
-3. Add a column to the statement `queries/task_upkeep.py`, so that an idle worker still runs one statement for its upkeep, and do
-   there what it says: `Upkeep` in `_upkeep.py` calls `reap`, and `wake` when something can be claimed.
-4. Add the source to the list that `workers.py` makes.
+2. Write `claim`, `start`, `heartbeat` and `settled`. `Runner.run` in `_runner.py` starts functions and coroutine functions;
+   `one_by_one` in `_settle.py` is the part of `settled` that all kinds share.
+3. Add a column to the statement of `queries/task_upkeep.py`, so that an idle worker still runs one statement for its upkeep, and
+   do in `_upkeep.py` what it says: take work back from workers that vanished, and wake the source when there is some to claim.
+4. Add the source to the list that `_sources` in `workers.py` makes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ End = Callable[[Ended], None]
 
 class Source(ABC, Generic[ClaimedT]):
     """A kind of work. The loop's thread calls everything but `heartbeat`, `wake` and `wanted`.
+
+    A source keeps no list of what is held, and opens no connections: `claim` and `heartbeat` get a unit of work, `settled`
+    the worker's own database. Handlers use neither.
 
     When a source is asked. A look that finds less than it asked for is followed by a pause. A source that `polls` looks
     again after growing pauses, up to the worker's `poll`; another one only after `wake`, which the upkeep calls when
@@ -64,7 +68,7 @@ class Source(ABC, Generic[ClaimedT]):
     def claim(self, uow: UnitOfWork, limit: int) -> Sequence[ClaimedT]:
         """Claim at most `limit` in one statement; the unit of work is in AUTOCOMMIT.
 
-        Each one that is returned is started. Pass on `self` nothing of it: the loop keeps what is held.
+        Each one that is returned is started, and kept by the loop until `settled` yields its lease.
         """
 
     @abstractmethod
