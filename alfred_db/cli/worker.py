@@ -15,7 +15,7 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..retention import RetentionPolicy
 from ..worker import AsyncWorker, Worker
-from ..worker._runner import is_asynchronous
+from ..worker.workers import is_asynchronous
 from ..worker.settings import Settings
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option

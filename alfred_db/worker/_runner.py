@@ -23,9 +23,9 @@ LAST_MOMENT = 1.0
 class Runner:
     """Runs handlers of both kinds side by side.
 
-    Plain functions run in threads of its own, as many as the worker has slots, made when they are first needed: the
+    Plain functions run in separate threads, as many as the worker has slots, made when they are first needed: the
     default executor of an event loop has fewer, and others use it. Coroutines run in the event loop that
-    `AsyncWorker.run` is awaited in, or for a `Worker` in one of its own, in a thread.
+    `AsyncWorker.run` is awaited in. A `Worker` makes an event loop in a thread when it has the first one to run.
     """
 
     def __init__(self, slots: int) -> None:

@@ -24,7 +24,7 @@ LOCK_TIMEOUT = "200ms"
 """How long the end of one task waits for a transaction that has locked its row, while others wait for theirs."""
 
 Write = Callable[[UnitOfWork, Ended], str]
-"""Stores how one piece of work ended, in a transaction of its own, and returns what the log is to say about it."""
+"""Stores how one piece of work ended, in a separate transaction, and returns the text for the log."""
 
 UNTOLD = failed("the handler raised an error that cannot be stored; the worker's log has it")
 
@@ -138,12 +138,12 @@ def _complete(uow: UnitOfWork, done: Sequence[Ended]) -> set[uuid.UUID]:
 
 
 def completed(one: Ended) -> str:
-    """Return what the log says about work that was completed."""
+    """Return the text for the log about work that was completed."""
     return f"attempt {one.lease.claimed.attempt} completed{_took(one)}"
 
 
 def failed_as(one: Ended, code: str, status: str) -> str:
-    """Return what the log says about an attempt that failed."""
+    """Return the text for the log about an attempt that failed."""
     return f"attempt {one.lease.claimed.attempt} failed ({code}){_took(one)}, now {status}"
 
 

@@ -13,8 +13,8 @@ To add a kind of work:
 1. Derive from `Source`, and from `Held` for the lease that its handlers get: `label` and `key` name the work.
 2. Write `claim`, `start`, `heartbeat` and `settled`. `Runner.run` in `_runner.py` starts functions and coroutine functions;
    `one_by_one` in `_settle.py` is the part of `settled` that all kinds share.
-3. Add a column to the statement of `queries/task_upkeep.py`, so that an idle worker still runs one statement for its upkeep, and
-   do in `_upkeep.py` what it says: take work back from workers that vanished, and wake the source when there is some to claim.
+3. Add a column to the statement of `queries/task_upkeep.py`, so that an idle worker still runs one statement for its upkeep. In
+   `_upkeep.py`, take work back from workers that vanished, and wake the source when there is some to claim.
 4. Add the source to the list that `_sources` in `workers.py` makes.
 """
 

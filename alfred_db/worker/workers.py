@@ -22,7 +22,7 @@ from ._source import Source
 from ._tasks import TaskSource
 from .settings import Settings
 
-__all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker"]
+__all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker", "is_asynchronous"]
 
 Handler = Callable[[ClaimedTask, Lease], Sequence[NewTaskResult] | None]
 """Runs a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
