@@ -15,8 +15,8 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..retention import RetentionPolicy
 from ..worker import AsyncWorker, Worker
-from ..worker.workers import is_asynchronous
 from ..worker.settings import Settings
+from ..worker.workers import is_asynchronous
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 from .purge import retention_option
