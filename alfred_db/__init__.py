@@ -179,6 +179,7 @@ if TYPE_CHECKING:
     from .search.filters import Filter, FilterCondition
     from .search.params import SearchParams, SearchWeights
     from .search.results import FoundRow, Hit, SearchCandidates, SearchPath, SearchResult
+    from .tenants import AsyncTenants, Tenant, TenantOutcome, TenantReport, Tenants
     from .values import (
         ActiveWebSession,
         AsyncCacheCompute,
@@ -302,6 +303,7 @@ __all__ = [
     "AsyncStorageRepository",
     "AsyncTaskListener",
     "AsyncTaskRepository",
+    "AsyncTenants",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
     "AsyncValidationRepository",
@@ -490,6 +492,10 @@ __all__ = [
     "TaskRepository",
     "TaskResult",
     "TaskStatus",
+    "Tenant",
+    "TenantOutcome",
+    "TenantReport",
+    "Tenants",
     "TestCase",
     "TestCaseStatus",
     "TestResult",
@@ -546,6 +552,7 @@ _MODULES = (
     "values",
     "repositories",
     "worker",
+    "tenants",
 )
 """The modules of the public names; those that import little come first."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -12,7 +11,6 @@ from collections.abc import (
     Collection,
     Generator,
     Sequence,
-    Sized,
 )
 from contextlib import (
     AbstractAsyncContextManager,
@@ -20,37 +18,25 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from copy import copy
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, NullPool, create_engine
+from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from .checks import from_json, sent_json
 from .config import database_url, tenant_schema
-from .engine.chunks import Chunks, Progress, parts
+from .engine.chunks import AsyncInChunks, InChunks
+from .engine.engines import Pooler, engine_options, watch
 from .engine.listeners import AsyncTaskListener, TaskListener, refuse_pooler
 from .engine.notifications import Notifier, channel_of
-from .engine.plans import drop_plans_of
-from .engine.pool import (
-    check_before_use,
-    check_pooled,
-    connect_args,
-    connection_state,
-    drop_unopened,
-    end_interrupted,
-    prepare_connections,
-    refuse_failed_commits,
-    reset_after_use,
-)
-from .engine.session import AloneSession, AutocommitSession, DirectSession, Kept
+from .engine.session import AloneSession, AutocommitSession, DirectSession
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
 from .errors import ConfigurationError, translated
 from .sql import schema_translate_map
-from .types import bind_text
 
 if TYPE_CHECKING:
     from .repositories import (
@@ -63,18 +49,12 @@ if TYPE_CHECKING:
         UnitOfWork,
         WebSessionRepository,
     )
+    from .tenants import AsyncTenants, Tenants
 
 __all__ = ["AsyncDatabase", "Database"]
 
-Pooler = Literal["transaction"]
 
-T = TypeVar("T")
-
-IDLE_IN_TRANSACTION_TIMEOUT = "60s"
-"""How long a transaction may idle before the server ends its session and releases its locks."""
-
-
-class Database:
+class Database(InChunks["UnitOfWork"]):
     """One PostgreSQL database, or one tenant of it.
 
     Creating the object connects to nothing; the first use does.
@@ -115,10 +95,20 @@ class Database:
         """What makes a unit of work of a session."""
         self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
         """What wraps each handler of the workers of this database, as telemetry does; None leaves them as they are."""
+        self.wrap_tenant: Callable[[Database], None] | None = None
+        """What is called with each tenant that `tenant` makes, as telemetry does."""
         self.engine: Engine = create_engine(
-            self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
+            self.url, **engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine, pooler, self.schema, read_only)
+        self._kept = watch(self.engine, pooler, self.schema, read_only)
+        self._notifier = Notifier(self.url) if notify else None
+        self._root: Database | None = None
+        self._opened: dict[str, Database] = {}
+        self._find_first: Callable[[], None] | None = None
+        self._make_sessions()
+
+    def _make_sessions(self) -> None:
+        kept = self._kept
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._alone = AloneSession(self.engine, kept=kept)
@@ -128,7 +118,65 @@ class Database:
             expire_on_commit=False,
             kept=kept,
         )
-        self._notifier = _notifier(self, self._sessions, self._units, self._autocommit) if notify else None
+        _announce(self._notifier, self.schema, self._sessions, self._units, self._autocommit)
+
+    def tenant(self, name: str) -> Database:
+        """Return a tenant of this database, with everything that a `Database` has, on the pool of this one.
+
+        It opens no connection for itself and leaves nothing of the tenant in the server's session: each statement names
+        the schema. Closing it closes nothing. The same name returns the same object.
+
+            with db.tenant("acme").begin() as uow: ...
+
+        The first unit of work checks that the tenant exists.
+
+        Args:
+            name: The name of the tenant, which is that of its schema.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a tenant.
+            NotFoundError: From the first unit of work or session: there is no such tenant.
+        """
+        root = self._root or self
+        found = root._opened.get(name)
+        if found is None:
+            found = copy(root)
+            found.schema = tenant_schema(name)
+            found.engine = root.engine.execution_options(schema_translate_map=schema_translate_map(name))
+            found._root = root
+            found._find_first = found._find
+            found.wrap_handler = found.wrap_tenant = None
+            _forget(found)
+            found._make_sessions()
+            found = root._opened.setdefault(name, found)
+            if root.wrap_tenant is not None:
+                root.wrap_tenant(found)
+        return found
+
+    @property
+    def opened(self) -> Sequence[Database]:
+        """The tenants that `tenant` has returned so far."""
+        return [] if self.shares_pool else list(self._opened.values())
+
+    @property
+    def shares_pool(self) -> bool:
+        """Whether the connections are those of another one, which returned this one from `tenant`."""
+        return self._root is not None
+
+    @cached_property
+    def tenants(self) -> Tenants:
+        """The tenants of the database: create, list, upgrade and drop them, as the role that runs the migrations."""
+        from .tenants import Tenants
+
+        return Tenants(self.url, self._opened)
+
+    def _find(self) -> None:
+        """Check that the tenant exists, once."""
+        from .tenants import require_tenant
+
+        with translated(), self._units() as session:
+            require_tenant(session, str(self.schema))
+        self._find_first = None
 
     @cached_property
     def cache(self) -> CacheRepository:
@@ -153,68 +201,7 @@ class Database:
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return Begun(self._units(), self.unit_of_work)
-
-    def in_chunks(
-        self,
-        call: Callable[[UnitOfWork, int], int | Sized],
-        *,
-        limit: int = 1000,
-        progress: Progress | None = None,
-    ) -> int:
-        """Call a method that takes a `limit` until nothing is left, and commit each time.
-
-        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
-        it takes about a tenth of a second. What is committed stays when a later chunk fails.
-
-            db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
-
-        Args:
-            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
-                of rows, or the rows. Fewer than `limit` mean that nothing is left.
-            limit: The maximum number of rows of a chunk, 1 to 10,000.
-            progress: Called after each chunk with the number of rows so far.
-
-        Returns:
-            The number of rows.
-        """
-        chunks = Chunks(limit, progress)
-        while True:
-            size = chunks.size
-            with chunks.timed(), self.begin() as uow:
-                done = call(uow, size)
-            if chunks.add(done) < size:
-                return chunks.rows
-
-    def in_chunks_of(
-        self,
-        items: Sequence[T],
-        call: Callable[[UnitOfWork, Sequence[T]], int | Sized],
-        *,
-        limit: int = 1000,
-        progress: Progress | None = None,
-    ) -> int:
-        """Call a method with part after part of a sequence, and commit each time.
-
-        Each call has its own transaction; see `in_chunks`.
-
-            db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
-
-        Args:
-            items: What the method takes many of.
-            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
-            limit: The maximum number of items of a part, 1 to 10,000.
-            progress: Called after each part with the number of rows so far.
-
-        Returns:
-            The number of rows.
-        """
-        chunks = Chunks(limit, progress)
-        for part in parts(items, chunks):
-            with chunks.timed(), self.begin() as uow:
-                done = call(uow, part)
-            chunks.add(done)
-        return chunks.rows
+        return Begun(self._units(), self.unit_of_work, self._find_first)
 
     def autocommit(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -223,7 +210,7 @@ class Database:
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return Begun(self._autocommit(), self.unit_of_work)
+        return Begun(self._autocommit(), self.unit_of_work, self._find_first)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
@@ -245,6 +232,8 @@ class Database:
     @contextmanager
     def session(self) -> Generator[Session]:
         """Open a plain SQLAlchemy session; roll back at the end what was not committed."""
+        if self._find_first is not None:
+            self._find_first()
         session = self._sessions()
         try:
             yield session
@@ -273,7 +262,9 @@ class Database:
             verify(connection, self.schema)
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close the pooled connections; does nothing for a tenant that `tenant` returned."""
+        if self._root is not None:
+            return
         if self._notifier is not None:
             self._notifier.close()
         self.engine.dispose()
@@ -290,7 +281,7 @@ class Database:
         return _repr(self)
 
 
-class AsyncDatabase:
+class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
     """The `Database` for asyncio. Use each session in one asyncio task only."""
 
     def __init__(
@@ -314,10 +305,20 @@ class AsyncDatabase:
         """What makes a unit of work of a session."""
         self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
         """What wraps each handler of the workers of this database, as telemetry does; None leaves them as they are."""
+        self.wrap_tenant: Callable[[AsyncDatabase], None] | None = None
+        """What is called with each tenant that `tenant` makes, as telemetry does."""
         self.engine: AsyncEngine = create_async_engine(
-            self.url, **_engine_options(self.url, schema, pooler, pool_size, application_name)
+            self.url, **engine_options(self.url, schema, pooler, pool_size, application_name)
         )
-        kept = _watch(self.engine.sync_engine, pooler, self.schema, read_only)
+        self._kept = watch(self.engine.sync_engine, pooler, self.schema, read_only)
+        self._notifier = Notifier(self.url) if notify else None
+        self._root: AsyncDatabase | None = None
+        self._opened: dict[str, AsyncDatabase] = {}
+        self._find_first: Callable[[], Awaitable[None]] | None = None
+        self._make_sessions()
+
+    def _make_sessions(self) -> None:
+        kept = self._kept
         sessions, units = sessionmaker[Session](), sessionmaker(class_=DirectSession, kept=kept)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=sessions)
         self._units = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=units)
@@ -329,7 +330,66 @@ class AsyncDatabase:
         )
         alone = sessionmaker(class_=AloneSession, kept=kept)
         self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
-        self._notifier = _notifier(self, sessions, units, autocommit) if notify else None
+        _announce(self._notifier, self.schema, sessions, units, autocommit)
+
+    def tenant(self, name: str) -> AsyncDatabase:
+        """Return a tenant of this database, with everything that an `AsyncDatabase` has, on the pool of this one.
+
+        It opens no connection for itself and leaves nothing of the tenant in the server's session: each statement names
+        the schema. Closing it closes nothing. The same name returns the same object.
+
+            async with db.tenant("acme").begin() as uow: ...
+
+        The first unit of work checks that the tenant exists.
+
+        Args:
+            name: The name of the tenant, which is that of its schema.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a tenant.
+            NotFoundError: From the first unit of work or session: there is no such tenant.
+        """
+        root = self._root or self
+        found = root._opened.get(name)
+        if found is None:
+            found = copy(root)
+            found.schema = tenant_schema(name)
+            found.engine = root.engine.execution_options(schema_translate_map=schema_translate_map(name))
+            found._root = root
+            found._find_first = found._find
+            found.wrap_handler = found.wrap_tenant = None
+            _forget(found)
+            found._make_sessions()
+            found = root._opened.setdefault(name, found)
+            if root.wrap_tenant is not None:
+                root.wrap_tenant(found)
+        return found
+
+    @property
+    def opened(self) -> Sequence[AsyncDatabase]:
+        """The tenants that `tenant` has returned so far."""
+        return [] if self.shares_pool else list(self._opened.values())
+
+    @property
+    def shares_pool(self) -> bool:
+        """Whether the connections are those of another one, which returned this one from `tenant`."""
+        return self._root is not None
+
+    @cached_property
+    def tenants(self) -> AsyncTenants:
+        """The tenants of the database: create, list, upgrade and drop them, as the role that runs the migrations."""
+        from .tenants import AsyncTenants
+
+        return AsyncTenants(self.url, self._opened)
+
+    async def _find(self) -> None:
+        """Check that the tenant exists, once."""
+        from .tenants import require_tenant
+
+        with translated():
+            async with self._units() as session:
+                await session.run_sync(require_tenant, str(self.schema))
+        self._find_first = None
 
     @cached_property
     def cache(self) -> AsyncCacheRepository:
@@ -354,70 +414,7 @@ class AsyncDatabase:
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return AsyncBegun(self._units(), self.unit_of_work)
-
-    async def in_chunks(
-        self,
-        call: Callable[[AsyncUnitOfWork, int], Awaitable[int | Sized]],
-        *,
-        limit: int = 1000,
-        progress: Progress | None = None,
-    ) -> int:
-        """Call a method that takes a `limit` until nothing is left, and commit each time.
-
-        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
-        it takes about a tenth of a second. What is committed stays when a later chunk fails.
-
-            await db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
-
-        Args:
-            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
-                of rows, or the rows. Fewer than `limit` mean that nothing is left.
-            limit: The maximum number of rows of a chunk, 1 to 10,000.
-            progress: Called after each chunk with the number of rows so far.
-
-        Returns:
-            The number of rows.
-        """
-        chunks = Chunks(limit, progress)
-        while True:
-            size = chunks.size
-            with chunks.timed():
-                async with self.begin() as uow:
-                    done = await call(uow, size)
-            if chunks.add(done) < size:
-                return chunks.rows
-
-    async def in_chunks_of(
-        self,
-        items: Sequence[T],
-        call: Callable[[AsyncUnitOfWork, Sequence[T]], Awaitable[int | Sized]],
-        *,
-        limit: int = 1000,
-        progress: Progress | None = None,
-    ) -> int:
-        """Call a method with part after part of a sequence, and commit each time.
-
-        Each call has its own transaction; see `in_chunks`.
-
-            await db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
-
-        Args:
-            items: What the method takes many of.
-            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
-            limit: The maximum number of items of a part, 1 to 10,000.
-            progress: Called after each part with the number of rows so far.
-
-        Returns:
-            The number of rows.
-        """
-        chunks = Chunks(limit, progress)
-        for part in parts(items, chunks):
-            with chunks.timed():
-                async with self.begin() as uow:
-                    done = await call(uow, part)
-            chunks.add(done)
-        return chunks.rows
+        return AsyncBegun(self._units(), self.unit_of_work, self._find_first)
 
     def autocommit(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -426,7 +423,7 @@ class AsyncDatabase:
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return AsyncBegun(self._autocommit(), self.unit_of_work)
+        return AsyncBegun(self._autocommit(), self.unit_of_work, self._find_first)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
@@ -448,6 +445,8 @@ class AsyncDatabase:
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
         """Open a plain SQLAlchemy session; roll back at the end what was not committed."""
+        if self._find_first is not None:
+            await self._find_first()
         session = self._sessions()
         try:
             yield session
@@ -476,7 +475,9 @@ class AsyncDatabase:
                 await connection.run_sync(verify, self.schema)
 
     async def close(self) -> None:
-        """Close the pooled connections."""
+        """Close the pooled connections; does nothing for a tenant that `tenant` returned."""
+        if self._root is not None:
+            return
         if self._notifier is not None:
             await asyncio.to_thread(self._notifier.close)
         await self.engine.dispose()
@@ -498,11 +499,17 @@ def _repr(database: Database | AsyncDatabase) -> str:
     return f"{type(database).__name__}({database.url.render_as_string(hide_password=True)!r}{schema})"
 
 
-def _notifier(database: Database | AsyncDatabase, *sessions: sessionmaker[Any]) -> Notifier:
-    notifier = Notifier(database.url, channel_of(database.schema))
-    for each in sessions:
-        notifier.after_commits(each)
-    return notifier
+def _announce(notifier: Notifier | None, schema: str | None, *sessions: sessionmaker[Any]) -> None:
+    """Have commits of these sessions wake the workers of the tenant, through the one notifier of the pool."""
+    if notifier is not None:
+        for each in sessions:
+            notifier.after_commits(each, channel_of(schema))
+
+
+def _forget(copied: Database | AsyncDatabase) -> None:
+    """Take from the copy of a database, which becomes one of its tenants, what belongs to the database."""
+    for name in ("cache", "web_sessions", "rate_limits"):
+        vars(copied).pop(name, None)
 
 
 def _read_only(read_only: bool, pooler: Pooler | None) -> bool:
@@ -516,66 +523,3 @@ def _read_only(read_only: bool, pooler: Pooler | None) -> bool:
 
 def _migration_url(url: URL) -> str | URL:
     return os.environ.get("ALFRED_DB_MIGRATION_URL") or url
-
-
-def _engine_options(
-    url: URL, schema: str | None, pooler: Pooler | None, pool_size: int, application_name: str
-) -> dict[str, Any]:
-    arguments = connect_args(url, application_name)
-    options: dict[str, Any] = {
-        "hide_parameters": True,
-        "use_native_hstore": False,  # SQLAlchemy's query for it uses operators of any schema in the search_path
-        "json_deserializer": from_json,
-        "json_serializer": sent_json,
-        "connect_args": arguments,
-        "pool_reset_on_return": None,
-    }
-    if schema is not None:
-        options["execution_options"] = {"schema_translate_map": schema_translate_map(schema)}
-    if pooler == "transaction":
-        # Each transaction may run in another session of the server. The pooler keeps the connections, so
-        # this side keeps none, and prepares no statement that a later session would not have.
-        return {**options, "poolclass": NullPool, "connect_args": {**arguments, "prepare_threshold": None}}
-    return {
-        **options,
-        "pool_size": pool_size,
-        "pool_recycle": 1800,
-        "pool_use_lifo": True,
-    }
-
-
-def _watch(engine: Engine, pooler: Pooler | None, schema: str | None, read_only: bool) -> Kept:
-    """Register what the engine needs beyond its options.
-
-    A child process must not use the parent's sockets. The type `vector` must be found in the schema where an
-    administrator created it. Units of work pass a connection on to the next one.
-    """
-    kept = Kept(engine)
-    engine_of, kept_of = weakref.ref(engine), weakref.ref(kept)
-
-    def forget_in_child() -> None:
-        if (found := kept_of()) is not None:
-            found.forget()
-        if (forgotten := engine_of()) is not None:
-            forgotten.dispose(close=False)
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forget_in_child)
-    bind_text(engine.dialect)
-    drop_unopened(engine)
-    reset_after_use(engine)
-    refuse_failed_commits(engine)
-    end_interrupted(engine)
-    if pooler is None:
-        options = str(engine.url.query.get("options") or os.environ.get("PGOPTIONS") or "")
-        settings: dict[str, str] = {}
-        if "idle_in_transaction_session_timeout" not in options:
-            settings["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION_TIMEOUT
-        if read_only:
-            settings["default_transaction_read_only"] = "on"
-        check_before_use(engine)
-        drop_plans_of(engine, lambda info: connection_state(info).plans)
-        prepare_connections(engine, settings=settings, default_tenant=schema is None)
-    else:
-        check_pooled(engine, default_tenant=schema is None)
-    return kept

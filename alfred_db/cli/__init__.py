@@ -47,6 +47,7 @@ COMMANDS = {
     "spaces": ("spaces", "Embedding spaces: show and fill them, switch to one, and drop them."),
     "sql": ("migrations", "Print the SQL of an upgrade to REVISION (or FROM:TO); needs no database."),
     "tasks": ("tasks", "List, requeue and cancel tasks, and show the health of the queue."),
+    "tenants": ("tenants", "Tenants: create, list, upgrade and drop them, many at a time."),
     "top": ("top", "Show queues, workers, schedules and workflows, until Ctrl-C."),
     "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
     "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),

@@ -10,10 +10,11 @@ from ..errors import translated
 from ..migrate.grants import KINDS, apply, excess, plan
 from .options import migration_url_option, schema_option
 
-__all__ = ["grants"]
+__all__ = ["grants", "read_roles"]
 
 
-def _roles(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def read_roles(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the names of roles by their kinds, for an option of click."""
     roles: dict[str, str] = {}
     for value in values:
         kind, equals, name = value.partition("=")
@@ -33,7 +34,7 @@ roles_option = click.option(
     multiple=True,
     required=True,
     metavar="KIND=NAME",
-    callback=_roles,
+    callback=read_roles,
     help="A role and its kind, such as app=shop_app; may be repeated. Kinds: " + ", ".join(KINDS) + ".",
 )
 

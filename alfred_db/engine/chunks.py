@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence, Sized
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import Generic, TypeVar
 
 from ..checks import kind, within
 from ..errors import InvalidInputError
 
-__all__ = ["Chunks", "Progress", "parts"]
+__all__ = ["AsyncInChunks", "Chunks", "InChunks", "Progress", "parts"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 Progress = Callable[[int], None]
 """Called after each commit with the number of rows so far."""
@@ -80,3 +81,143 @@ def parts(items: Sequence[T], chunks: Chunks) -> Iterator[Sequence[T]]:
         part = items[place : place + chunks.size]
         place += len(part)
         yield part
+
+
+class InChunks(Generic[U]):
+    """Long work in short transactions, for what begins a transaction with `begin`."""
+
+    def begin(self) -> AbstractContextManager[U]:
+        """Return a context manager for one transaction: commit at the end, roll back on an exception."""
+        raise NotImplementedError
+
+    def in_chunks(
+        self,
+        call: Callable[[U, int], int | Sized],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method that takes a `limit` until nothing is left, and commit each time.
+
+        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
+        it takes about a tenth of a second. What is committed stays when a later chunk fails.
+
+            db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
+
+        Args:
+            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
+                of rows, or the rows. Fewer than `limit` mean that nothing is left.
+            limit: The maximum number of rows of a chunk, 1 to 10,000.
+            progress: Called after each chunk with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        while True:
+            size = chunks.size
+            with chunks.timed(), self.begin() as uow:
+                done = call(uow, size)
+            if chunks.add(done) < size:
+                return chunks.rows
+
+    def in_chunks_of(
+        self,
+        items: Sequence[T],
+        call: Callable[[U, Sequence[T]], int | Sized],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method with part after part of a sequence, and commit each time.
+
+        Each call has its own transaction; see `in_chunks`.
+
+            db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
+
+        Args:
+            items: What the method takes many of.
+            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
+            limit: The maximum number of items of a part, 1 to 10,000.
+            progress: Called after each part with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        for part in parts(items, chunks):
+            with chunks.timed(), self.begin() as uow:
+                done = call(uow, part)
+            chunks.add(done)
+        return chunks.rows
+
+
+class AsyncInChunks(Generic[U]):
+    """The same for asyncio."""
+
+    def begin(self) -> AbstractAsyncContextManager[U]:
+        """Return a context manager for one transaction: commit at the end, roll back on an exception."""
+        raise NotImplementedError
+
+    async def in_chunks(
+        self,
+        call: Callable[[U, int], Awaitable[int | Sized]],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method that takes a `limit` until nothing is left, and commit each time.
+
+        Each call has its own transaction, so that long work holds back nobody: the size of a chunk is chosen so that
+        it takes about a tenth of a second. What is committed stays when a later chunk fails.
+
+            await db.in_chunks(lambda uow, limit: uow.memory_banks.delete(bank, limit=limit), progress=print)
+
+        Args:
+            call: Called with a unit of work and the `limit` to pass on. It returns what the method returns: the number
+                of rows, or the rows. Fewer than `limit` mean that nothing is left.
+            limit: The maximum number of rows of a chunk, 1 to 10,000.
+            progress: Called after each chunk with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        while True:
+            size = chunks.size
+            with chunks.timed():
+                async with self.begin() as uow:
+                    done = await call(uow, size)
+            if chunks.add(done) < size:
+                return chunks.rows
+
+    async def in_chunks_of(
+        self,
+        items: Sequence[T],
+        call: Callable[[U, Sequence[T]], Awaitable[int | Sized]],
+        *,
+        limit: int = 1000,
+        progress: Progress | None = None,
+    ) -> int:
+        """Call a method with part after part of a sequence, and commit each time.
+
+        Each call has its own transaction; see `in_chunks`.
+
+            await db.in_chunks_of(points, lambda uow, part: uow.knowledge.upsert("facts", part), progress=print)
+
+        Args:
+            items: What the method takes many of.
+            call: Called with a unit of work and a part of `items`. It returns the number of rows, or the rows.
+            limit: The maximum number of items of a part, 1 to 10,000.
+            progress: Called after each part with the number of rows so far.
+
+        Returns:
+            The number of rows.
+        """
+        chunks = Chunks(limit, progress)
+        for part in parts(items, chunks):
+            with chunks.timed():
+                async with self.begin() as uow:
+                    done = await call(uow, part)
+            chunks.add(done)
+        return chunks.rows

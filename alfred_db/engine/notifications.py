@@ -78,36 +78,36 @@ def wakes(payload: str, queues: Collection[str] | None, intents: Collection[str]
 
 
 class Notifier:
-    """Notifies a channel shortly after each request, in a separate thread and on a separate connection.
+    """Notifies channels shortly after each request, in a separate thread and on a separate connection.
 
-    Both are created when they are first needed. A notification that cannot be sent is dropped.
+    Both are created when they are first needed, and all tenants share them. A notification that cannot be sent is
+    dropped.
     """
 
-    def __init__(self, url: URL, channel: str) -> None:
+    def __init__(self, url: URL) -> None:
         self._url = url
-        self._channel = channel
-        self._asked: deque[Collection[Kind | None]] = deque()
+        self._asked: deque[tuple[str, Collection[Kind | None]]] = deque()
         self._stopped = False
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def notify(self, kinds: Iterable[Kind | None] = (None,)) -> None:
+    def notify(self, channel: str, kinds: Iterable[Kind | None] = (None,)) -> None:
         """Request a notification about tasks of these kinds, None for any. Returns at once and never fails."""
-        self._asked.append(frozenset(kinds))
+        self._asked.append((channel, frozenset(kinds)))
         self._wake.set()
         if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._start()
 
-    def after_commits(self, sessions: type[Session] | sessionmaker[Session]) -> None:
-        """Notify whenever one of these sessions has committed tasks that it enqueued."""
+    def after_commits(self, sessions: type[Session] | sessionmaker[Session], channel: str) -> None:
+        """Notify the channel whenever one of these sessions has committed tasks that it enqueued."""
 
         def committed(session: Session) -> None:
             # Releasing a savepoint commits nothing: the tasks are announced when the transaction itself commits.
             state = state_of(session)
             if state.enqueued and session.get_nested_transaction() is None:
                 kinds, state.enqueued = state.enqueued, set()
-                self.notify(kinds)
+                self.notify(channel, kinds)
 
         event.listen(sessions, "after_commit", committed)
 
@@ -133,26 +133,30 @@ class Notifier:
             self._wake.clear()
             if not self._stopped:
                 time.sleep(max(0.0, free_at - time.monotonic()))
-            kinds: set[Kind | None] = set()
+            asked: dict[str, set[Kind | None]] = {}
             commits = 0
             with suppress(IndexError):
                 while True:
-                    kinds.update(self._asked.popleft())
+                    channel, kinds = self._asked.popleft()
+                    asked.setdefault(channel, set()).update(kinds)
                     commits += 1
-            if kinds:
-                connection = self._send(connection, payload_of(kinds))
+            for channel, found in asked.items():
+                connection = self._send(connection, channel, payload_of(found))
+            if asked:
                 free_at = time.monotonic() + min(commits * GATHER, MOST_GATHERED)
         if connection is not None:
             connection.close()
 
-    def _send(self, connection: psycopg.Connection | None, payload: str) -> psycopg.Connection | None:
-        """Notify the channel; return the connection to use next time."""
+    def _send(
+        self, connection: psycopg.Connection | None, channel: str, payload: str
+    ) -> psycopg.Connection | None:
+        """Notify a channel; return the connection to use next time."""
         try:
             connection = connection or connect(self._url, "alfred-db notifier")
-            connection.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self._channel, payload])
+            connection.execute("SELECT pg_catalog.pg_notify(%s, %s)", [channel, payload])
         except psycopg.Error as error:
             with suppress(Exception):  # of a filter or a handler of the application's log
-                _log.debug("could not notify %s: %s", self._channel, error)
+                _log.debug("could not notify %s: %s", channel, error)
             if connection is not None:
                 connection.close()
             return None

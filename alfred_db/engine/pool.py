@@ -129,7 +129,7 @@ def passing_engine(url: URL, application_name: str, *, any_encoding: bool = Fals
         _ask(dbapi_connection, f"SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)) {_ODD}")
 
     def look(context: ExceptionContext) -> None:
-        name_upgrade(context.original_exception, engine)
+        name_upgrade(context.original_exception, context.engine or engine)
 
     drop_unopened(engine)
     event.listen(engine, "connect", prepare)
@@ -224,7 +224,7 @@ def end_interrupted(engine: Engine) -> None:
     """
 
     def look(context: ExceptionContext) -> None:
-        name_upgrade(context.original_exception, engine)
+        name_upgrade(context.original_exception, context.engine or engine)
         driver: Any = None
         with suppress(AttributeError, InvalidRequestError):  # it never connected, or is closed
             driver = context.connection and context.connection.connection.driver_connection

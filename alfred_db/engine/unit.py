@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -25,13 +25,18 @@ class Begun(Generic[U]):
     It is a class because a generator would take a third of the time that the library adds to a transaction.
     """
 
-    __slots__ = ("_session", "_unit")
+    __slots__ = ("_first", "_session", "_unit")
 
-    def __init__(self, session: Session, unit: Callable[[Session], U]) -> None:
+    def __init__(
+        self, session: Session, unit: Callable[[Session], U], first: Callable[[], None] | None = None
+    ) -> None:
         self._session = session
         self._unit = unit
+        self._first = first
 
     def __enter__(self) -> U:
+        if self._first is not None:
+            self._first()
         return self._unit(self._session)
 
     def __exit__(
@@ -48,13 +53,21 @@ class Begun(Generic[U]):
 class AsyncBegun(Generic[U]):
     """The context manager of one transaction for asyncio."""
 
-    __slots__ = ("_session", "_unit")
+    __slots__ = ("_first", "_session", "_unit")
 
-    def __init__(self, session: AsyncSession, unit: Callable[[AsyncSession], U]) -> None:
+    def __init__(
+        self,
+        session: AsyncSession,
+        unit: Callable[[AsyncSession], U],
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._session = session
         self._unit = unit
+        self._first = first
 
     async def __aenter__(self) -> U:
+        if self._first is not None:
+            await self._first()
         return self._unit(self._session)
 
     async def __aexit__(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, text
@@ -25,7 +26,7 @@ from ..server.databases import VERSION_TABLE
 from ..sql import SHARED_SCHEMAS, qualified, quoted, schema_translate_map
 from .version import home
 
-__all__ = ["KINDS", "Kind", "apply", "excess", "lacking", "plan"]
+__all__ = ["KINDS", "Kind", "apply", "check_kind", "excess", "lacking", "plan"]
 
 READS = ("SELECT",)
 WRITES = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -136,6 +137,12 @@ _DEFAULTS = text("""
 """)
 
 
+_ONE_AT_A_TIME = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
+"""Two transactions that grant rights on the same object fail, each for its own tenant too: on the shared catalogs."""
+
+_KEY = int.from_bytes(sha256(b"alfred_db grants").digest()[:8], signed=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
     """A table of the models as it is in the database."""
@@ -168,7 +175,7 @@ def plan(connection: Connection, roles: Mapping[str, str], schema: str | None = 
         InvalidInputError: There is no such kind.
         SchemaOutdatedError: The database has not been migrated; only an owner can be granted its rights before that.
     """
-    kinds = {name: _kind(name) for name in roles}
+    kinds = {name: check_kind(name) for name in roles}
     places = _places(connection, schema)
     if not any(place.noun == VERSION_TABLE for place in places) and not all(
         one.creates for one in kinds.values()
@@ -183,6 +190,7 @@ def plan(connection: Connection, roles: Mapping[str, str], schema: str | None = 
 
 def apply(connection: Connection, roles: Mapping[str, str], schema: str | None = None) -> list[str]:
     """Execute the statements of `plan` in the transaction of the connection, and return them."""
+    connection.execute(_ONE_AT_A_TIME, {"key": _KEY})
     statements = plan(connection, roles, schema)
     for statement in statements:
         connection.exec_driver_sql(statement)
@@ -198,7 +206,7 @@ def excess(connection: Connection, roles: Mapping[str, str], schema: str | None 
     found: list[str] = []
     places = _places(connection, schema)
     for name, role in roles.items():
-        kind, oid = _kind(name), connection.scalar(_ROLE, {"role": role})
+        kind, oid = check_kind(name), connection.scalar(_ROLE, {"role": role})
         if oid is None:
             create = command("grants apply", connection.engine.url, schema, "--role", f"{name}={role}")
             raise NotFoundError(f"role {shown(role)}: not found; run {create}")
@@ -248,7 +256,12 @@ def lacking(connection: Connection, schema: str | None = None) -> tuple[str, dic
     return name, {noun: sorted(lacks) for noun, lacks in sorted(found.items())}
 
 
-def _kind(name: str) -> Kind:
+def check_kind(name: str) -> Kind:
+    """Return one of `KINDS`.
+
+    Raises:
+        InvalidInputError: There is no such kind.
+    """
     try:
         return KINDS[name]
     except KeyError:

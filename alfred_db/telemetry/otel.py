@@ -107,8 +107,8 @@ def instrument(
 
     `uow.tasks.enqueue` and `enqueue_many` store the current trace in the metadata of the task, as `traceparent`, and
     `uow.workflows.start` in an event of the execution. Workers that are created afterwards run each handler in a span of
-    that trace. Repositories that are created by hand with a session are not instrumented. Does nothing if the database is
-    instrumented already.
+    that trace. Repositories that are created by hand with a session are not instrumented. The tenants that `db.tenant` returns
+    are instrumented too. Does nothing if the database is instrumented already.
 
     Args:
         db: The database.
@@ -130,6 +130,13 @@ def instrument(
         for name, value in plain.__dict__.items():
             setattr(traced, name, value)
         vars(db)[noun] = traced
+
+    def tenant(of: Database | AsyncDatabase) -> None:
+        instrument(of, tracer_provider=tracer_provider, meter_provider=meter_provider)
+
+    db.wrap_tenant = tenant
+    for one in db.opened:
+        tenant(one)
     if isinstance(db, Database):
         db.unit_of_work = _traced_unit(UnitOfWork, made)
     else:
@@ -138,7 +145,9 @@ def instrument(
 
 def uninstrument(db: Database | AsyncDatabase) -> None:
     """Take back what `instrument` did, from the next unit of work on; workers that run keep their spans."""
-    db.wrap_handler = None
+    db.wrap_handler = db.wrap_tenant = None
+    for one in db.opened:
+        uninstrument(one)
     for noun in _ALONE:
         vars(db).pop(noun, None)
     if isinstance(db, Database):
@@ -193,7 +202,7 @@ def _instruments(
         attributes["server.address"] = db.url.host
         attributes["server.port"] = db.url.port or 5432
     pool = db.engine.pool
-    if isinstance(pool, QueuePool):
+    if isinstance(pool, QueuePool) and not db.shares_pool:
         named = {**attributes, "db.client.connection.pool.name": namespace}
 
         def counted(_: CallbackOptions) -> Iterable[Observation]:

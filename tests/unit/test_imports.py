@@ -72,14 +72,12 @@ def test_what_is_listed_of_a_command_is_its_own_help(name: str) -> None:
 
 
 def test_every_command_is_listed() -> None:
-    found: dict[str, click.Command] = {}
+    found: set[click.Command] = set()
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "__main__":
             members = vars(importlib.import_module(f"alfred_db.cli.{module.name}"))
-            found |= {one.name or "": one for one in members.values() if isinstance(one, click.Command)}
-    inner = {
-        one for group in found.values() if isinstance(group, click.Group) for one in group.commands.values()
-    }
-    assert {name for name, one in found.items() if one not in inner} == set(COMMANDS)
+            found |= {one for one in members.values() if isinstance(one, click.Command)}
+    inner = {one for group in found if isinstance(group, click.Group) for one in group.commands.values()}
+    assert {one.name for one in found - inner} == set(COMMANDS)
     assert main.list_commands(click.Context(main)) == sorted(COMMANDS)
     assert main.get_command(click.Context(main), "nothing") is None

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from ...errors import translated
 from ...models import Base
 from ...queries.shapes import spaces as queries
+from ...queries.shapes.driver_statement import Tenant
 from ...queries.shapes.explain import Explain
 from ...queries.shapes.filters import Where, expression
 from ...queries.shapes.spaces import Space, stored_type
@@ -20,7 +21,7 @@ from ...search.params import SearchParams
 from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import MatrixLike, VectorLike
 from . import search as builtin
-from .driver import DIALECT, bind_of, fetch_rows
+from .driver import DIALECT, bind_of, fetch_rows, tenant_of
 from .search import AT_ONCE, hit, near_enough, rows_of, scan_settings, set_local, way_of, without_vectors
 from .spaces import packed, space_again, space_of
 
@@ -30,7 +31,7 @@ WIDER = 8
 MOST_CANDIDATES = 4_000
 """The number of vectors that are read from an index at most, before all are compared."""
 
-_widened: WeakKeyDictionary[Engine, dict[int, int]] = WeakKeyDictionary()
+_widened: WeakKeyDictionary[Engine, dict[tuple[Tenant, int], int]] = WeakKeyDictionary()
 """How many times more vectors than rows a search of a space reads first, from the searches before."""
 
 
@@ -190,7 +191,7 @@ class _Search:
             rows = self._run(candidates, only_keys)
             if len(rows) == limit or params.exact is not None:
                 if factor > 1:
-                    _widened.setdefault(bind_of(session).engine, {})[space.id] = factor
+                    _widened.setdefault(bind_of(session).engine, {})[tenant_of(session), space.id] = factor
                 return rows
             factor *= WIDER
         # The index did not find enough. No matching row may be missing, so compare all.
@@ -231,4 +232,4 @@ class _Search:
 
 def widening(session: Session, space: Space) -> int:
     """Return how many times more vectors than rows a search reads first."""
-    return _widened.get(bind_of(session).engine, {}).get(space.id, 1)
+    return _widened.get(bind_of(session).engine, {}).get((tenant_of(session), space.id), 1)

@@ -8,14 +8,15 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Engine
 
 from ...execution._sync.base import Repository
-from ...execution._sync.driver import bind_of, fetch_rows
+from ...execution._sync.driver import bind_of, fetch_rows, tenant_of
 from ...execution.missing import not_found
 from ...models import KnowledgeCollection
 from ...queries import knowledge_collections as queries
+from ...queries.shapes.driver_statement import Tenant
 from ...queries.shapes.knowledge import partition, partition_if
 from ...queries.shapes.vector_search import Partition
 
-_resolved: WeakKeyDictionary[Engine, dict[str, Partition]] = WeakKeyDictionary()
+_resolved: WeakKeyDictionary[Engine, dict[tuple[Tenant, str], Partition]] = WeakKeyDictionary()
 
 
 class KnowledgeBase(Repository):
@@ -40,12 +41,12 @@ class KnowledgeBase(Repository):
         known = _resolved.setdefault(bind_of(self._session).engine, {})
         if len(known) > 1000:
             known.clear()
-        known[name] = partition_if(name, *rows[0])
+        known[tenant_of(self._session), name] = partition_if(name, *rows[0])
         return partition(*rows[0])
 
     def _known_partition(self, name: str) -> Partition | None:
         """Return what `_partition` last returned for the name; searching it finds nothing if that has changed."""
-        return _resolved.get(bind_of(self._session).engine, {}).get(name)
+        return _resolved.get(bind_of(self._session).engine, {}).get((tenant_of(self._session), name))
 
     def _name(self, name: str) -> str:
         """Return the name of the collection that has this name or alias."""

@@ -1,0 +1,214 @@
+"""What can be done with the tenants of a database: `Database.tenants` and `AsyncDatabase.tenants`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from sqlalchemy import URL
+
+from .. import migrate
+from ..checks import within
+from ..config import command, migration_url, tenant_schema
+from ..engine.pool import passing_engine
+from ..errors import InvalidInputError, SchemaOutdatedError, translated
+from ..migrate import grants
+from .catalog import Tenant, list_tenants, tenant_missing
+from .upgrading import MAX_PARALLEL, Progress, TenantReport, upgrade_each
+
+__all__ = ["AsyncTenants", "Tenants"]
+
+TENANT = "{tenant}"
+"""What stands for the name of the tenant in the name of a role."""
+
+
+class Tenants:
+    """The tenants of one database.
+
+    All methods connect with ALFRED_DB_MIGRATION_URL if that is set, else with the URL of the database, outside of
+    its pool: as the role that runs the migrations.
+    """
+
+    def __init__(self, url: URL, opened: MutableMapping[str, Any] | None = None) -> None:
+        self._given = url
+        self._opened: MutableMapping[str, Any] = {} if opened is None else opened
+
+    def list(self) -> Sequence[Tenant]:
+        """Return the tenants by name, with their revisions and sizes; the default tenant is not one of them."""
+        engine = passing_engine(self._url, "alfred-db tenants")
+        with translated(), engine.connect() as connection:
+            return list_tenants(connection, migrate.head())
+
+    def create(
+        self,
+        *names: str,
+        roles: Mapping[str, str] | None = None,
+        parallel: int = 1,
+        triggers: bool = True,
+        progress: Progress | None = None,
+    ) -> TenantReport:
+        """Create tenants, and grant roles their rights on each. Repeat it after it was killed, and it goes on.
+
+        A tenant that exists is upgraded, and its roles are granted what they lack. The database itself has to be at the
+        newest revision.
+
+            db.tenants.create("acme", "globex", roles={"app": "{tenant}_app"}, parallel=2)
+
+        Args:
+            names: The names of the tenants.
+            roles: The name of a role by its kind, one of `owner`, `app`, `worker`, `broker` and `reader`. `{tenant}` in it
+                becomes the name of the tenant. A role that does not exist is created as a group, without a login.
+            parallel: The number of tenants at the same time, each in a separate process.
+            triggers: Whether to create the `updated_at` triggers, which Citus cannot distribute.
+            progress: Called after each tenant.
+
+        Returns:
+            What was done, and the error of each tenant that failed.
+
+        Raises:
+            ConfigurationError: A name cannot be that of a tenant. Nothing has been done.
+            InvalidInputError: There is no such kind of role. Nothing has been done.
+            SchemaOutdatedError: The database itself is not at the newest revision. Nothing has been done.
+        """
+        wanted = _wanted(names, parallel)
+        for kind in roles or {}:
+            grants.check_kind(kind)
+        self._require_default()
+        there = {tenant.name for tenant in self.list() if tenant.at_head}
+        at_head = [name for name in wanted if name in there]
+
+        def grant(name: str) -> bool:
+            if not roles:
+                return False
+            named = {kind: role.replace(TENANT, name) for kind, role in roles.items()}
+            with translated(), passing_engine(self._url, "alfred-db tenants").begin() as connection:
+                return bool(grants.apply(connection, named, name))
+
+        return upgrade_each(
+            self._url,
+            wanted,
+            at_head=at_head,
+            parallel=parallel,
+            triggers=triggers,
+            then=grant,
+            progress=progress,
+        )
+
+    def upgrade(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        parallel: int = 1,
+        triggers: bool = True,
+        progress: Progress | None = None,
+    ) -> TenantReport:
+        """Upgrade tenants to the newest revision. Repeat it after it was killed, and it goes on.
+
+        Args:
+            names: The tenants; None is the default tenant with the shared catalogs, then all of them.
+            parallel: The number of tenants at the same time, each in a separate process.
+            triggers: Whether to create the `updated_at` triggers, which Citus cannot distribute.
+            progress: Called after each tenant.
+
+        Returns:
+            What was done, and the error of each tenant that failed.
+
+        Raises:
+            NotFoundError: A tenant does not exist. Nothing has been done.
+        """
+        if names is None:
+            within("parallel", parallel, 1, MAX_PARALLEL)
+            migrate.upgrade(self._url, triggers=triggers)
+        found = {tenant.name: tenant for tenant in self.list()}
+        wanted = sorted(found) if names is None else _wanted(names, parallel)
+        for name in wanted:
+            if name not in found:
+                raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
+        at_head = [name for name in wanted if found[name].at_head]
+        return upgrade_each(
+            self._url, wanted, at_head=at_head, parallel=parallel, triggers=triggers, progress=progress
+        )
+
+    def drop(self, name: str) -> None:
+        """Drop a tenant with all its rows, and its schema unless something else is in it. Roles stay.
+
+        Repeat it after it was killed, and it goes on.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a tenant.
+            NotFoundError: There is no such tenant.
+            ConflictError: Something else in the database depends on its tables.
+        """
+        if tenant_schema(name) not in {tenant.name for tenant in self.list()}:
+            raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
+        migrate.downgrade(self._url, "base", schema=name, allow_data_loss=True)
+        self._opened.pop(name, None)
+
+    @property
+    def _url(self) -> URL:
+        return migration_url(os.environ.get("ALFRED_DB_MIGRATION_URL") or self._given)
+
+    def _require_default(self) -> None:
+        with translated(), passing_engine(self._url, "alfred-db tenants").connect() as connection:
+            found = migrate.current(connection)
+        if found != migrate.head():
+            run = command("upgrade", self._url)
+            raise SchemaOutdatedError(
+                f"the database is at revision {found or 'base'}, and tenants need {migrate.head()}: run {run} first"
+            )
+
+
+class AsyncTenants:
+    """The `Tenants` for asyncio: each call runs in a thread."""
+
+    def __init__(self, url: URL, opened: MutableMapping[str, Any] | None = None) -> None:
+        self._tenants = Tenants(url, opened)
+
+    async def list(self) -> Sequence[Tenant]:
+        """Return the tenants by name, with their revisions and sizes; the default tenant is not one of them."""
+        return await asyncio.to_thread(self._tenants.list)
+
+    async def create(
+        self,
+        *names: str,
+        roles: Mapping[str, str] | None = None,
+        parallel: int = 1,
+        triggers: bool = True,
+        progress: Progress | None = None,
+    ) -> TenantReport:
+        """Create tenants, and grant roles their rights on each; see `Tenants.create`."""
+        return await asyncio.to_thread(
+            self._tenants.create,
+            *names,
+            roles=roles,
+            parallel=parallel,
+            triggers=triggers,
+            progress=progress,
+        )
+
+    async def upgrade(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        parallel: int = 1,
+        triggers: bool = True,
+        progress: Progress | None = None,
+    ) -> TenantReport:
+        """Upgrade tenants to the newest revision; see `Tenants.upgrade`."""
+        return await asyncio.to_thread(
+            self._tenants.upgrade, names, parallel=parallel, triggers=triggers, progress=progress
+        )
+
+    async def drop(self, name: str) -> None:
+        """Drop a tenant with all its rows; see `Tenants.drop`."""
+        await asyncio.to_thread(self._tenants.drop, name)
+
+
+def _wanted(names: Collection[str], parallel: int) -> Sequence[str]:
+    """Return the names, each once, after they and the number have been checked."""
+    within("parallel", parallel, 1, MAX_PARALLEL)
+    if isinstance(names, str) or not names:
+        raise InvalidInputError("tenants: pass the names of one tenant or more")
+    return list(dict.fromkeys(tenant_schema(name) for name in names))
