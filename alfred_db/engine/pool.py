@@ -57,6 +57,10 @@ class ConnectionState:
     """Since when the connection is unused, by `time.monotonic()`; None while it is in use."""
     kept_since: float | None = None
     """Since when units of work pass it on to one another."""
+    poll: Any = None
+    """What looks for input of the socket, made once."""
+    cursor: Any = None
+    """The driver's cursor of the last statement, for the next one; None while it is in use."""
     plans: KeptPlans = field(default_factory=KeptPlans)
     """When the plans that the server keeps for the connection are dropped."""
 
@@ -465,12 +469,13 @@ def needs_ping(state: ConnectionState, driver: Any) -> bool:
     unused = state.unused_since
     if unused is None:  # it was opened just now
         return False
-    return time.monotonic() - unused > TRUSTED_SECONDS or _has_input(driver.fileno())
+    return time.monotonic() - unused > TRUSTED_SECONDS or _has_input(state, driver)
 
 
-def _has_input(descriptor: int) -> bool:
+def _has_input(state: ConnectionState, driver: Any) -> bool:
     if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+        return bool(select.select([driver.fileno()], [], [], 0)[0])
+    if state.poll is None:
+        state.poll = select.poll()
+        state.poll.register(driver.fileno(), select.POLLIN)
+    return bool(state.poll.poll(0))

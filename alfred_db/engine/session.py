@@ -37,7 +37,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
@@ -46,13 +46,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ..errors import failed_transaction
-from .plans import KeptPlans
-from .pool import connection_state, needs_ping
+from .pool import ConnectionState, connection_state, needs_ping
 
 __all__ = [
     "AloneSession",
     "AutocommitSession",
     "DirectSession",
+    "Held",
     "Kept",
     "SessionState",
     "must_flush",
@@ -77,8 +77,8 @@ class SessionState:
 
     driver: Any = None
     """The driver's connection in `transaction`, as SQLAlchemy returned it."""
-    plans: KeptPlans | None = None
-    """When the plans of that connection are dropped."""
+    known: ConnectionState | None = None
+    """What is known about that connection."""
     reads_committed: bool = False
     """Whether that connection is in AUTOCOMMIT, and each statement then sees what is committed."""
     transaction: object | None = None
@@ -103,49 +103,74 @@ def state_of(session: Session | AsyncSession) -> SessionState:
     return found
 
 
+class Held(NamedTuple):
+    """A connection outside of the pool, with what each use of it needs: looking that up costs as much as a check."""
+
+    pooled: PoolProxiedConnection
+    driver: Any
+    state: ConnectionState
+
+    def give_back(self) -> None:
+        """Return it to the pool, which drops a closed one. Whoever takes it from there begins transactions."""
+        if not self.pooled.is_valid:
+            return
+        if self.driver.closed:
+            self.pooled.invalidate()
+            return
+        if self.driver.autocommit:
+            self.pooled.dbapi_connection.autocommit = False  # type: ignore[union-attr]
+        self.pooled.close()
+
+
+def _held(pooled: PoolProxiedConnection) -> Held:
+    return Held(pooled, pooled.driver_connection, connection_state(pooled.info))
+
+
 class Kept:
     """The connection that the last unit of work has left for the next one.
 
     Returning a connection to the pool and checking it out again costs the client as much as a statement. At
     most one connection is kept, so that the pool has all others. It returns to the pool when the pool should
-    check it.
+    check it. It may be in autocommit, as the last statement left it.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._connections: deque[PoolProxiedConnection] = deque()
+        self._connections: deque[Held] = deque()
         self._pooled = isinstance(engine.pool, QueuePool)
         event.listen(engine, "engine_disposed", self._close)
 
-    def take(self) -> PoolProxiedConnection | None:
+    def take(self) -> Held | None:
         """Return the connection, unless none is kept or the pool should check it first."""
         # `pop` and `append` of a deque are atomic: a connection is owned by one thread at a time.
-        with suppress(IndexError):  # none is kept, or another thread was faster
-            kept = self._connections.pop()
-            state = connection_state(kept.info)
-            if not needs_ping(state, kept.driver_connection):
-                state.unused_since = None
-                return kept
-            self._connections.append(kept)
-        return None
+        try:
+            held = self._connections.pop()
+        except IndexError:  # none is kept, or another thread was faster
+            return None
+        state = held.state
+        if needs_ping(state, held.driver):
+            self._connections.append(held)
+            return None
+        state.unused_since = None
+        return held
 
-    def keep(self, used: PoolProxiedConnection, driver: Any) -> bool:
+    def keep(self, held: Held) -> bool:
         """Keep the connection, unless one is kept already or a transaction is open; return whether it is kept."""
-        if self._connections or not self._pooled or _has_begun(driver):
+        if self._connections or not self._pooled or _has_begun(held.driver):
             return False
-        state, now = connection_state(used.info), time.monotonic()
+        state, now = held.state, time.monotonic()
         if state.kept_since is None:
             state.kept_since = now
         if now - state.kept_since > KEPT_SECONDS:
             state.kept_since = None
             return False
         state.unused_since = now
-        self._connections.append(used)
+        self._connections.append(held)
         return True
 
     def give_back(self) -> None:
         """Return the kept connection to the pool."""
         with suppress(IndexError):
-            self._connections.pop().close()
+            self._connections.pop().give_back()
 
     def forget(self) -> None:
         """Drop the connection without closing it: in a child process it still belongs to the parent."""
@@ -154,7 +179,7 @@ class Kept:
     def _close(self, engine: Engine) -> None:
         with suppress(IndexError):
             while True:  # two threads that kept a connection at the same time leave two
-                self._connections.pop().invalidate()
+                self._connections.pop().pooled.invalidate()
 
 
 class DirectSession(Session):
@@ -169,9 +194,7 @@ class DirectSession(Session):
     """Whether each statement commits by itself."""
     driver: Any = None
     """The driver's connection, while one is taken."""
-    plans: KeptPlans | None = None
-    """When its plans are dropped."""
-    _taken: PoolProxiedConnection | None = None
+    _taken: Held | None = None
     _joined: Connection | None = None
     _transaction_of_driver: object | None = None
     _listeners: ClassVar[Any]
@@ -181,7 +204,7 @@ class DirectSession(Session):
         self._kept = kept
 
     @property
-    def taken(self) -> PoolProxiedConnection | None:
+    def taken(self) -> Held | None:
         """The connection, if it was taken from the pool without SQLAlchemy's transaction."""
         return self._taken
 
@@ -223,35 +246,31 @@ class DirectSession(Session):
         taken = self._taken
         if taken is None or not self.direct or self.has_begun:
             return False
-        return connection_state(taken.info).sees_latest
+        return taken.state.sees_latest
 
     @property
     def has_begun(self) -> bool:
         """Whether a transaction is open on the connection that is taken, or its state is unknown."""
         return _has_begun(self.driver)
 
-    def take_kept(self) -> PoolProxiedConnection | None:
+    def take_kept(self) -> Held | None:
         """Return the connection if it is taken already or one is kept; never waits."""
         if self._taken is None and self._kept is not None:
             self._hold(self._kept.take())
         return self._taken
 
-    def take(self) -> PoolProxiedConnection:
+    def take(self) -> Held:
         """Return the connection, from the pool if none is taken yet; the driver begins the transaction."""
         if self.take_kept() is None:
-            assert isinstance(self.bind, Engine)
-            if self._kept is not None:
-                self._kept.give_back()
-            self._hold(self.bind.raw_connection())
+            self._hold(_pooled(self.bind, self._kept))
         assert self._taken is not None
         return self._taken
 
-    def _hold(self, taken: PoolProxiedConnection | None) -> None:
+    def _hold(self, taken: Held | None) -> None:
         """Become TAKEN, if there is a connection."""
         self._taken = taken
         if taken is not None:
-            self.driver = taken.driver_connection
-            self.plans = connection_state(taken.info).plans
+            self.driver = taken.driver
 
     def in_transaction(self) -> bool:
         """Return whether a transaction is open, SQLAlchemy's or the driver's alone."""
@@ -264,7 +283,7 @@ class DirectSession(Session):
         if self._joined is None:
             # TAKEN or BEGUN becomes JOINED: the connection is not kept any more, as SQLAlchemy may change its settings.
             assert isinstance(self.bind, Engine)
-            self._joined = Connection(self.bind, connection=self._taken)
+            self._joined = Connection(self.bind, connection=self._taken.pooled)
         return self._joined
 
     def commit(self) -> None:
@@ -282,7 +301,7 @@ class DirectSession(Session):
             # `after_commit` is called at the end of SQLAlchemy's commit. If SQLAlchemy does not use the connection,
             # nothing is committed by it, and the driver's transaction must be committed before.
             if taken is not None and self.has_begun and not (self._joined and self._joined.in_transaction()):
-                taken.commit()
+                taken.pooled.commit()
             if not direct:
                 super().commit()
         finally:
@@ -305,16 +324,13 @@ class DirectSession(Session):
 
     def _release(self) -> None:
         """Become FREE: leave the connection to the next unit of work, or to the pool, which rolls back what is open."""
-        taken, driver, joined = self._taken, self.driver, self._joined
+        taken, joined = self._taken, self._joined
         if taken is None:
             return
         self._taken = self._joined = self._transaction_of_driver = self.driver = None
-        if not taken.is_valid:
-            return
-        if driver.closed:
-            taken.invalidate()
-        elif joined is not None or self._kept is None or not self._kept.keep(taken, driver):
-            taken.close()  # SQLAlchemy may have changed its settings
+        # SQLAlchemy may have changed the settings of what it has joined.
+        if joined is not None or self._kept is None or not self._kept.keep(taken):
+            taken.give_back()
 
 
 class AutocommitSession(DirectSession):
@@ -329,29 +345,25 @@ class AloneSession(DirectSession):
     Several threads or asyncio tasks may use it at the same time: what belongs to a statement is never stored in it.
     """
 
-    def take_alone(self) -> PoolProxiedConnection | None:
+    def take_alone(self) -> Held | None:
         """Return the connection that is kept, if any; never waits."""
         return None if self._kept is None else self._kept.take()
 
-    def take_pooled(self) -> PoolProxiedConnection:
+    def take_pooled(self) -> Held:
         """Return a connection of the pool."""
-        assert isinstance(self.bind, Engine)
-        return self.bind.raw_connection()
+        return _pooled(self.bind, self._kept)
 
-    def keeps(self, used: PoolProxiedConnection, driver: Any) -> bool:
+    def keeps(self, used: Held) -> bool:
         """Keep the connection for the next statement; return whether it is kept."""
-        return (
-            used.is_valid and not driver.closed and self._kept is not None and self._kept.keep(used, driver)
-        )
+        return used.pooled.is_valid and self._kept is not None and self._kept.keep(used)
 
-    @staticmethod
-    def give_up(used: PoolProxiedConnection, driver: Any) -> None:
-        """Return the connection to the pool, which drops a closed one."""
-        if used.is_valid:
-            if driver.closed:
-                used.invalidate()
-            else:
-                used.close()
+
+def _pooled(engine: Engine | Connection | None, kept: Kept | None) -> Held:
+    """Return a connection of the pool; one that is kept returns there first, so that the pool can check it."""
+    assert isinstance(engine, Engine)
+    if kept is not None:
+        kept.give_back()
+    return _held(engine.raw_connection())
 
 
 def _has_begun(driver: Any) -> bool:
@@ -375,13 +387,13 @@ def refuse_failed(driver: Any) -> None:
         raise failed_transaction()
 
 
-def take(session: Session) -> PoolProxiedConnection:
+def take(session: Session) -> Held:
     """Return the connection of a `DirectSession`; for `AsyncSession.run_sync`."""
     assert isinstance(session, DirectSession)
     return session.take()
 
 
-def take_alone(session: Session) -> PoolProxiedConnection:
+def take_alone(session: Session) -> Held:
     """Return a connection of an `AloneSession`; for `AsyncSession.run_sync`."""
     assert isinstance(session, AloneSession)
     return session.take_pooled()

@@ -197,9 +197,11 @@ def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:
     elif int in types:
         condition = f"_type({name}) is not int or not -{1 << 62} < {name} < {1 << 62}"
     elif types == [float]:
+        # A whole number is as usual as a float.
         condition = f"_type({name}) is not float"
         if name not in _RANGED:
-            condition += f" or {name} - {name} != 0.0"
+            condition = f"({condition} or {name} - {name} != 0.0)"
+        condition += f" and (_type({name}) is not int or not -{1 << 62} < {name} < {1 << 62})"
     elif types == [bool]:
         condition = f"{name} is not True and {name} is not False"
     elif any(map(_is_vector, types)):

@@ -24,7 +24,7 @@ from alfred_db.engine import pool as engine_pool
 from alfred_db.engine import session as engine_session
 from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
-from alfred_db.execution._async.driver import fetch_rows
+from alfred_db.execution._async.driver import driver_of, fetch_rows
 from alfred_db.queries.shapes.driver_statement import driver_statement
 from alfred_db.repositories import AsyncMessageRepository, AsyncUnitOfWork
 from alfred_db.sql import schema_translate_map
@@ -200,7 +200,7 @@ async def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothin
 def status(uow: AsyncUnitOfWork) -> TransactionStatus:
     """What the driver knows of its transaction."""
     own: Any = uow.session.sync_session
-    found: TransactionStatus = own.taken.driver_connection.info.transaction_status
+    found: TransactionStatus = own.taken.driver.info.transaction_status
     return found
 
 
@@ -270,7 +270,7 @@ async def test_a_transaction_that_has_failed_is_not_committed_in_silence(
             own: Any = uow.session.sync_session
             with suppress(psycopg.errors.DivisionByZero, DataError):
                 if by == "driver":
-                    await own.taken.driver_connection.execute("SELECT 1 / 0")
+                    await own.taken.driver.execute("SELECT 1 / 0")
                 else:
                     await uow.session.execute(text("SELECT 1 / 0"))
 
@@ -283,7 +283,7 @@ async def test_a_transaction_that_has_failed_is_not_committed_in_silence(
 async def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: AsyncDatabase) -> None:
     async def end(uow: AsyncUnitOfWork) -> None:
         own: Any = uow.session.sync_session
-        process = own.taken.driver_connection.info.backend_pid
+        process = own.taken.driver.info.backend_pid
         async with committed.session() as session:
             await session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
 
@@ -358,7 +358,7 @@ async def process_of(db: AsyncDatabase) -> int:
     async with db.begin() as uow:
         await seen(uow, str(uuid.uuid4()))
         own: Any = uow.session.sync_session
-        process: int = own.taken.driver_connection.info.backend_pid
+        process: int = own.taken.driver.info.backend_pid
         return process
 
 
@@ -496,7 +496,7 @@ async def test_a_connection_that_idled_outside_of_a_transaction_can_be_tried_aga
                 await uow.documents.search(vector)
                 assert status(uow) is TransactionStatus.IDLE
                 own: Any = uow.session.sync_session
-                assert select_module.select([own.taken.driver_connection.fileno()], [], [], 30)[0]
+                assert select_module.select([own.taken.driver.fileno()], [], [], 30)[0]
                 await seen(uow, "lost")
 
     with pytest.raises(DatabaseUnavailable) as caught:
@@ -515,7 +515,7 @@ async def test_a_connection_lost_before_the_commit_can_be_tried_again(
         async with committed.begin() as uow:
             await seen(uow, "lost")
             own: Any = uow.session.sync_session
-            with socket.socket(fileno=os.dup(own.taken.driver_connection.fileno())) as found:
+            with socket.socket(fileno=os.dup(own.taken.driver.fileno())) as found:
                 found.shutdown(socket.SHUT_RDWR)
             if by == "driver":
                 await seen(uow, "more")
@@ -528,3 +528,53 @@ async def test_a_connection_lost_before_the_commit_can_be_tried_again(
         await lose()
     assert caught.value.retryable
     assert await messages(committed) == []
+
+
+def alone(db: AsyncDatabase) -> Any:
+    """The session of single statements."""
+    own: Any = db._alone
+    return getattr(own, "sync_session", own)
+
+
+async def test_a_unit_begins_on_the_connection_of_a_single_statement(committed: AsyncDatabase) -> None:
+    await committed.cache.set("unit", b"alone")
+    with suppress(ZeroDivisionError):
+        async with committed.begin() as uow:
+            await uow.cache.set("unit", b"lost")
+            assert status(uow) is TransactionStatus.INTRANS
+            raise ZeroDivisionError
+    assert await committed.cache.get("unit") == b"alone"
+
+
+async def test_what_single_statements_use_returns_to_the_pool_with_transactions(
+    committed: AsyncDatabase,
+) -> None:
+    await committed.cache.set("pool", b"alone")
+    own = alone(committed)
+    held = own.take_alone()
+    assert held.driver.autocommit
+
+    def give_back(_: object) -> None:
+        own._kept._connections.append(held)
+        own._kept.give_back()
+
+    async with committed.session() as session:
+        await session.run_sync(give_back)
+    async with committed.session() as session:
+        await session.execute(text("SELECT 1"))
+        assert await driver_of(session) is held.driver
+        assert not held.driver.autocommit
+        assert held.driver.info.transaction_status is TransactionStatus.INTRANS
+
+
+async def test_no_connection_keeps_a_large_value(committed: AsyncDatabase) -> None:
+    large, small = b"x" * 100_000, b"y"
+    for value, waits in ((small, True), (large, False)):
+        for stored in (True, False):
+            if stored:
+                await committed.cache.set("large", value)
+            else:
+                await committed.cache.get("large")
+            held = alone(committed).take_alone()
+            assert (held.state.cursor is not None) is waits
+            alone(committed).keeps(held)

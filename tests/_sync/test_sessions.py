@@ -25,7 +25,7 @@ from alfred_db.engine import pool as engine_pool
 from alfred_db.engine import session as engine_session
 from alfred_db.engine.session import DirectSession
 from alfred_db.errors import DatabaseUnavailable, InvalidInputError, InvalidTransition
-from alfred_db.execution._sync.driver import fetch_rows
+from alfred_db.execution._sync.driver import driver_of, fetch_rows
 from alfred_db.queries.shapes.driver_statement import driver_statement
 from alfred_db.repositories import MessageRepository, UnitOfWork
 from alfred_db.sql import schema_translate_map
@@ -201,7 +201,7 @@ def test_what_the_driver_wrote_is_committed_when_the_session_writes_nothing(
 def status(uow: UnitOfWork) -> TransactionStatus:
     """What the driver knows of its transaction."""
     own: Any = uow.session
-    found: TransactionStatus = own.taken.driver_connection.info.transaction_status
+    found: TransactionStatus = own.taken.driver.info.transaction_status
     return found
 
 
@@ -271,7 +271,7 @@ def test_a_transaction_that_has_failed_is_not_committed_in_silence(
             own: Any = uow.session
             with suppress(psycopg.errors.DivisionByZero, DataError):
                 if by == "driver":
-                    own.taken.driver_connection.execute("SELECT 1 / 0")
+                    own.taken.driver.execute("SELECT 1 / 0")
                 else:
                     uow.session.execute(text("SELECT 1 / 0"))
 
@@ -284,7 +284,7 @@ def test_a_transaction_that_has_failed_is_not_committed_in_silence(
 def test_a_connection_that_ends_takes_the_unit_of_work_along(committed: Database) -> None:
     def end(uow: UnitOfWork) -> None:
         own: Any = uow.session
-        process = own.taken.driver_connection.info.backend_pid
+        process = own.taken.driver.info.backend_pid
         with committed.session() as session:
             session.scalar(text(f"SELECT pg_terminate_backend({process}, 5000)"))
 
@@ -359,7 +359,7 @@ def process_of(db: Database) -> int:
     with db.begin() as uow:
         seen(uow, str(uuid.uuid4()))
         own: Any = uow.session
-        process: int = own.taken.driver_connection.info.backend_pid
+        process: int = own.taken.driver.info.backend_pid
         return process
 
 
@@ -497,7 +497,7 @@ def test_a_connection_that_idled_outside_of_a_transaction_can_be_tried_again(
                 uow.documents.search(vector)
                 assert status(uow) is TransactionStatus.IDLE
                 own: Any = uow.session
-                assert select_module.select([own.taken.driver_connection.fileno()], [], [], 30)[0]
+                assert select_module.select([own.taken.driver.fileno()], [], [], 30)[0]
                 seen(uow, "lost")
 
     with pytest.raises(DatabaseUnavailable) as caught:
@@ -516,7 +516,7 @@ def test_a_connection_lost_before_the_commit_can_be_tried_again(
         with committed.begin() as uow:
             seen(uow, "lost")
             own: Any = uow.session
-            with socket.socket(fileno=os.dup(own.taken.driver_connection.fileno())) as found:
+            with socket.socket(fileno=os.dup(own.taken.driver.fileno())) as found:
                 found.shutdown(socket.SHUT_RDWR)
             if by == "driver":
                 seen(uow, "more")
@@ -529,3 +529,53 @@ def test_a_connection_lost_before_the_commit_can_be_tried_again(
         lose()
     assert caught.value.retryable
     assert messages(committed) == []
+
+
+def alone(db: Database) -> Any:
+    """The session of single statements."""
+    own: Any = db._alone
+    return getattr(own, "sync_session", own)
+
+
+def test_a_unit_begins_on_the_connection_of_a_single_statement(committed: Database) -> None:
+    committed.cache.set("unit", b"alone")
+    with suppress(ZeroDivisionError):
+        with committed.begin() as uow:
+            uow.cache.set("unit", b"lost")
+            assert status(uow) is TransactionStatus.INTRANS
+            raise ZeroDivisionError
+    assert committed.cache.get("unit") == b"alone"
+
+
+def test_what_single_statements_use_returns_to_the_pool_with_transactions(
+    committed: Database,
+) -> None:
+    committed.cache.set("pool", b"alone")
+    own = alone(committed)
+    held = own.take_alone()
+    assert held.driver.autocommit
+
+    def give_back(_: object) -> None:
+        own._kept._connections.append(held)
+        own._kept.give_back()
+
+    with committed.session() as session:
+        give_back(session)
+    with committed.session() as session:
+        session.execute(text("SELECT 1"))
+        assert driver_of(session) is held.driver
+        assert not held.driver.autocommit
+        assert held.driver.info.transaction_status is TransactionStatus.INTRANS
+
+
+def test_no_connection_keeps_a_large_value(committed: Database) -> None:
+    large, small = b"x" * 100_000, b"y"
+    for value, waits in ((small, True), (large, False)):
+        for stored in (True, False):
+            if stored:
+                committed.cache.set("large", value)
+            else:
+                committed.cache.get("large")
+            held = alone(committed).take_alone()
+            assert (held.state.cursor is not None) is waits
+            alone(committed).keeps(held)

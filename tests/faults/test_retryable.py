@@ -135,7 +135,7 @@ def lost(place: Place) -> None:
     with Database(place.url()) as db, db.begin() as uow:
         uow.messages.first_time("lost")
         taken: Any = uow.session
-        with socket.socket(fileno=os.dup(taken.taken.driver_connection.fileno())) as found:
+        with socket.socket(fileno=os.dup(taken.taken.driver.fileno())) as found:
             found.shutdown(socket.SHUT_RDWR)
         uow.messages.first_time("more")
 

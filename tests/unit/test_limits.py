@@ -73,7 +73,7 @@ def test_the_json_of_a_task_may_have_as_many_bytes_as_the_limit(
 def test_a_connection_is_trusted_for_the_time_only(
     monkeypatch: pytest.MonkeyPatch, longer: float, pinged: bool
 ) -> None:
-    monkeypatch.setattr(pool, "_has_input", lambda descriptor: False)
+    monkeypatch.setattr(pool, "_has_input", lambda *_: False)
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     state = pool.ConnectionState(unused_since=now - pool.TRUSTED_SECONDS - longer)

@@ -7,8 +7,11 @@ a session's connection.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
+from types import NoneType
 from typing import Any, NamedTuple, TypeVarTuple
 
 from psycopg.pq import TransactionStatus
@@ -18,8 +21,8 @@ from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
 
-from ...engine.plans import DROP_PLANS, KeptPlans, can_drop
-from ...engine.pool import connection_state, name_upgrade
+from ...engine.plans import DROP_PLANS, can_drop
+from ...engine.pool import ConnectionState, connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
@@ -33,7 +36,21 @@ bind_text(DIALECT)
 CANCEL_SECONDS = 2.0
 """How long to wait for the server to accept the cancellation of a statement."""
 
+KEPT_BYTES = 4096
+"""The longest value that a cursor keeps while it waits for its next statement."""
+
+_FIXED = frozenset({int, float, bool, NoneType, uuid.UUID, datetime, timedelta})
+_STRINGS = frozenset({str, bytes})
+
 Ts = TypeVarTuple("Ts")
+_Read = Callable[[Any], Any]
+"""Reads what a statement returns from its cursor; awaited."""
+
+
+class _Call(NamedTuple):
+    text: str
+    parameters: Mapping[str, Any]
+    read: _Read
 
 
 async def fetch(
@@ -54,8 +71,7 @@ async def fetch(
             without beginning one.
     """
     with translated():
-        cursor = await _run(session, statement, parameters, begin=not reads)
-        rows: list[tuple[*Ts]] = await cursor.fetchall()
+        rows: Sequence[tuple[*Ts]] = await _run(session, statement, parameters, _rows, begin=not reads)
         return rows
 
 
@@ -64,7 +80,7 @@ async def affected(
 ) -> int:
     """Return the number of rows that a statement writes."""
     with translated():
-        number: int = (await _run(session, statement, parameters)).rowcount
+        number: int = await _run(session, statement, parameters, _count)
         return number
 
 
@@ -94,14 +110,18 @@ async def fetch_rows(
 async def _fetched(
     session: AsyncSession, statement: DriverStatement[*Ts], parameters: Mapping[str, Any], *, locks: bool
 ) -> Sequence[Row[*Ts]]:
-    with translated():
-        binding = _binding_of(statement)
-        bound = {name: process(parameters[name]) for name, process in binding.given}
-        cursor = await _run(session, statement, {**binding.constants, **parameters, **bound}, begin=locks)
+    async def named(cursor: Any) -> Sequence[Row[*Ts]]:
         result = cursor.pgresult  # `description` would create an object for each column
         type_codes = tuple([result.ftype(number) for number in range(result.nfields)])
         row_of = statement.rows.get(type_codes) or _row_of(statement, type_codes)
         return [row_of(row) for row in await cursor.fetchall()]
+
+    with translated():
+        binding = _binding_of(statement)
+        bound = {name: process(parameters[name]) for name, process in binding.given}
+        complete = {**binding.constants, **parameters, **bound}
+        rows: Sequence[Row[*Ts]] = await _run(session, statement, complete, named, begin=locks)
+        return rows
 
 
 async def driver_of(session: AsyncSession) -> Any:
@@ -111,6 +131,8 @@ async def driver_of(session: AsyncSession) -> Any:
         if own.take_kept() is None:
             with translated():
                 await session.run_sync(take)
+        if own.driver.autocommit and not own.commits_alone:  # as the last statement has left it
+            await own.driver.set_autocommit(False)
         return own.driver
     # SQLAlchemy sends SAVEPOINT when the nested transaction is first asked for its connection. So the driver's
     # connection that is stored in the session belongs to one transaction or savepoint, and to no other.
@@ -121,7 +143,7 @@ async def driver_of(session: AsyncSession) -> Any:
             connection: Any = await session.connection()
         state.driver = connection.sync_connection.connection.driver_connection
         known = connection_state(connection.sync_connection.info)
-        state.plans = known.plans
+        state.known = known
         state.reads_committed = known.sees_latest and state.driver.autocommit
         state.transaction = own.get_nested_transaction() or own.get_transaction()
     return state.driver
@@ -180,7 +202,7 @@ def is_read_committed(session: AsyncSession) -> bool:
     """
     own = session.sync_session
     if isinstance(own, DirectSession) and own.taken is not None:
-        return own.direct and connection_state(own.taken.info).sees_latest
+        return own.direct and own.taken.state.sees_latest
     state = state_of(own)
     return state.reads_committed and state.driver is not None and state.driver.autocommit
 
@@ -196,89 +218,112 @@ def bind_of(session: AsyncSession) -> Engine | Connection:
     return session.sync_session.bind or session.get_bind()
 
 
+async def _rows(cursor: Any) -> Any:
+    return await cursor.fetchall()
+
+
+async def _count(cursor: Any) -> Any:
+    return cursor.rowcount
+
+
 async def _run(
     session: AsyncSession,
     statement: DriverStatement[*Ts],
     parameters: Mapping[str, Any],
+    read: _Read,
     *,
     begin: bool = True,
 ) -> Any:
+    """Run a statement, and return what `read` returns for its cursor."""
     own = session.sync_session
     tenant = tenant_of(session)
-    text = statement.texts.get(tenant) or _text(statement, tenant)
+    call = _Call(statement.texts.get(tenant) or _text(statement, tenant), parameters, read)
     if isinstance(own, AloneSession):
-        return await _run_between(session, own, text, parameters, undone=not begin)
+        return await _run_between(session, own, call, undone=not begin)
     if isinstance(own, DirectSession) and own.direct:
         driver = own.driver or await driver_of(session)
-        plans = own.plans
+        taken = own.taken
+        assert taken is not None
+        known = taken.state
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
-        if own.commits_alone or (not begin and own.reads_alone):
-            return await _run_alone(session, driver, plans, text, parameters, undone=not begin)
+        if own.commits_alone:
+            return await _run_alone(session, driver, known, call, undone=not begin)
+        if not begin and own.reads_alone:
+            try:
+                return await _run_alone(session, driver, known, call, undone=True)
+            finally:
+                if not driver.closed:
+                    await driver.set_autocommit(False)
     else:
         if own.autoflush and must_flush(own):
             await session.flush()
         driver = await driver_of(session)
-        plans = state_of(own).plans
-    return await _execute(session, driver, plans, text, parameters, undone=not driver.autocommit)
+        own_state = state_of(own)
+        assert own_state.known is not None
+        known = own_state.known
+    return await _execute(session, driver, known, call, undone=not driver.autocommit)
 
 
-async def _run_between(
-    session: AsyncSession, own: AloneSession, text: str, parameters: Mapping[str, Any], *, undone: bool
-) -> Any:
+async def _run_between(session: AsyncSession, own: AloneSession, call: _Call, *, undone: bool) -> Any:
     """Run a statement in autocommit, on a connection that is held only meanwhile."""
-    taken: Any = own.take_alone()
-    if taken is None:
-        taken = await session.run_sync(take_alone)
-    driver = taken.driver_connection
-    plans = connection_state(taken.info).plans
+    held: Any = own.take_alone()
+    if held is None:
+        held = await session.run_sync(take_alone)
     try:
-        return await _run_alone(session, driver, plans, text, parameters, undone=undone)
+        return await _run_alone(session, held.driver, held.state, call, undone=undone)
     finally:
-        if not own.keeps(taken, driver):
+        if not own.keeps(held):
 
-            def give_up(_: object) -> None:
-                own.give_up(taken, driver)
+            def give_back(_: object) -> None:
+                held.give_back()
 
-            await session.run_sync(give_up)
+            await session.run_sync(give_back)
 
 
 async def _run_alone(
-    session: AsyncSession,
-    driver: Any,
-    plans: KeptPlans | None,
-    text: str,
-    parameters: Mapping[str, Any],
-    *,
-    undone: bool,
+    session: AsyncSession, driver: Any, known: ConnectionState, call: _Call, *, undone: bool
 ) -> Any:
-    """Run a statement in autocommit, and leave the connection as it was."""
-    try:
+    """Run a statement in autocommit, and leave the connection in it: the next one may be alone too."""
+    if not driver.autocommit:
         await driver.set_autocommit(True)
-        return await _execute(session, driver, plans, text, parameters, undone=undone)
+    try:
+        return await _execute(session, driver, known, call, undone=undone)
     finally:
-        if driver.pgconn.transaction_status == TransactionStatus.IDLE:
-            await driver.set_autocommit(False)
-        else:
-            await driver.close()  # the next statement must not run outside of a transaction
+        if driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            await driver.close()  # the next statement must not run in a transaction of this one
 
 
 async def _execute(
-    session: AsyncSession,
-    driver: Any,
-    plans: KeptPlans | None,
-    text: str,
-    parameters: Mapping[str, Any],
-    *,
-    undone: bool,
+    session: AsyncSession, driver: Any, known: ConnectionState, call: _Call, *, undone: bool
 ) -> Any:
+    text, parameters, read = call
     try:
-        if plans is not None and plans.due() and can_drop(driver):
+        cursor, known.cursor = known.cursor, None
+        if known.plans.due() and can_drop(driver):
             await driver.execute(DROP_PLANS)
-        return await driver.execute(text, parameters)
+        if cursor is None:
+            cursor = driver.cursor()
+        await cursor.execute(text, parameters)
+        found = await read(cursor)
+        if _holds_little(cursor, parameters, found):
+            known.cursor = cursor
+        return found
     except BaseException as error:
         await settle(session, driver, error, parameters, undone=undone)
         raise
+
+
+def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> bool:
+    """Return whether a cursor may wait for its next statement: it keeps the parameters and the rows until then."""
+    rows = cursor.pgresult.ntuples
+    if rows and not (rows == 1 and isinstance(found, list)):
+        return False
+    return all(map(_is_short, parameters.values())) and (not rows or all(map(_is_short, found[0])))
+
+
+def _is_short(value: Any) -> bool:
+    return type(value) in _FIXED or (type(value) in _STRINGS and len(value) <= KEPT_BYTES)
 
 
 def tenant_of(session: AsyncSession) -> Tenant:
