@@ -111,7 +111,7 @@ class Held(NamedTuple):
     state: ConnectionState
 
     def give_back(self) -> None:
-        """Return it to the pool, which drops a closed one. Whoever takes it from there begins transactions."""
+        """Return it to the pool, outside of autocommit. The pool drops a closed one."""
         if not self.pooled.is_valid:
             return
         if self.driver.closed:
