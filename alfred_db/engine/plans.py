@@ -16,6 +16,8 @@ from typing import Any
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
 
+from .status import status_of
+
 __all__ = ["DROP_PLANS", "KeptPlans", "can_drop", "drop_plans_of"]
 
 DROP_PLANS = "DISCARD PLANS"
@@ -56,7 +58,7 @@ class KeptPlans:
 
 def can_drop(driver: Any) -> bool:
     """Return whether the connection keeps plans and can run a statement."""
-    return driver.prepare_threshold is not None and driver.pgconn.transaction_status in (
+    return driver.prepare_threshold is not None and status_of(driver) in (
         TransactionStatus.IDLE,
         TransactionStatus.INTRANS,
     )

@@ -23,6 +23,7 @@ from ..failures.marks import mark_lost, note_upgrade
 from ..server.databases import VERSION_TABLES, not_utf8
 from ..types import bind_text
 from .plans import KeptPlans
+from .status import status_of
 
 __all__ = [
     "RELIED_ON",
@@ -179,7 +180,7 @@ def reset_after_use(engine: Engine) -> None:
         if record is not None and (known := connection_state(record.info)).unused_since is None:
             known.unused_since = time.monotonic()
         driver: Any = engine.dialect.get_driver_connection(dbapi_connection)
-        if state.asyncio_safe and driver.pgconn.transaction_status != TransactionStatus.IDLE:
+        if state.asyncio_safe and status_of(driver) != TransactionStatus.IDLE:
             dbapi_connection.rollback()
 
     event.listen(engine, "reset", reset)
@@ -213,7 +214,7 @@ def refuse_failed_commits(engine: Engine) -> None:
 
     def refuse(connection: Connection, *_: Any) -> None:
         driver: Any = connection.connection.driver_connection
-        if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+        if status_of(driver) == TransactionStatus.INERROR:
             raise failed_transaction()
 
     event.listen(engine, "commit", refuse)
@@ -234,7 +235,7 @@ def end_interrupted(engine: Engine) -> None:
             driver = context.connection and context.connection.connection.driver_connection
         if driver is None:
             return
-        if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        if status_of(driver) == TransactionStatus.ACTIVE:
             with suppress(Exception):
                 driver.cancel()
             driver.pgconn.finish()

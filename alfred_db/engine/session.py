@@ -47,6 +47,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ..errors import failed_transaction
 from .pool import ConnectionState, connection_state, needs_ping
+from .status import status_of
 
 __all__ = [
     "AloneSession",
@@ -367,7 +368,7 @@ def _pooled(engine: Engine | Connection | None, kept: Kept | None) -> Held:
 
 
 def _has_begun(driver: Any) -> bool:
-    begun: bool = driver.pgconn.transaction_status != TransactionStatus.IDLE
+    begun: bool = status_of(driver) != TransactionStatus.IDLE
     return begun
 
 
@@ -383,7 +384,7 @@ def refuse_failed(driver: Any) -> None:
     Raises:
         InvalidTransition: The server would answer COMMIT by rolling back.
     """
-    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+    if status_of(driver) == TransactionStatus.INERROR:
         raise failed_transaction()
 
 

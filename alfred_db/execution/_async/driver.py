@@ -24,6 +24,7 @@ from sqlalchemy.types import TypeEngine
 from ...engine.plans import DROP_PLANS, can_drop
 from ...engine.pool import ConnectionState, connection_state, name_upgrade
 from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
+from ...engine.status import status_of
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
 from ...queries.shapes.driver_statement import DriverStatement, Tenant
@@ -180,7 +181,7 @@ async def settle(
         closing: Close the connection in any case.
     """
     name_upgrade(error, bind_of(session).engine)
-    if driver.pgconn.transaction_status == TransactionStatus.ACTIVE:
+    if status_of(driver) == TransactionStatus.ACTIVE:
         with suppress(Exception):  # closing the socket would not end a statement that waits for a lock
             await driver.cancel_safe(timeout=CANCEL_SECONDS)
         closing = True
@@ -290,7 +291,7 @@ async def _run_alone(
     try:
         return await _execute(session, driver, known, call, undone=undone)
     finally:
-        if driver.pgconn.transaction_status != TransactionStatus.IDLE:
+        if status_of(driver) != TransactionStatus.IDLE:
             await driver.close()  # the next statement must not run in a transaction of this one
 
 
