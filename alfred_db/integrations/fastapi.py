@@ -19,8 +19,9 @@ fails, the client gets the status of the error, never a 200.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
@@ -116,7 +117,7 @@ def lifespan(
     """
 
     @asynccontextmanager
-    async def managed(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def managed(app: FastAPI) -> AsyncGenerator[Mapping[str, Any] | None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_called, database.close)
             if upgrade:
@@ -131,7 +132,7 @@ def lifespan(
 
 async def _called(call: Callable[[], Any]) -> None:
     """Call a method of either database; that of the synchronous one runs in a thread."""
-    if asyncio.iscoroutinefunction(call):
+    if inspect.iscoroutinefunction(call):
         await call()
     else:
         await asyncio.to_thread(call)
