@@ -266,7 +266,9 @@ class _Shared:
             other._failed = False
 
     def _exec(self, command: bytes) -> Generator[Any, Any, Any]:
-        return self._exec_command(command)  # type: ignore[attr-defined]
+        own: Any = self
+        sent: Generator[Any, Any, Any] = own._exec_command(command)
+        return sent
 
 
 _SET_LOCAL = re.compile(r"\s*SET\s+LOCAL\s+([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|TO\b)", re.IGNORECASE)
