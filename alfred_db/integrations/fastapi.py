@@ -106,7 +106,7 @@ def lifespan(
     upgrade: bool = False,
     verify: bool = True,
     then: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]] | None = None,
-) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]:
+) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return the lifespan of an application that uses a database, which the dependencies below take.
 
     Args:
@@ -117,7 +117,7 @@ def lifespan(
     """
 
     @asynccontextmanager
-    async def managed(app: FastAPI) -> AsyncGenerator[Mapping[str, Any] | None]:
+    async def managed(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_called, database.close)
             if upgrade:
@@ -125,7 +125,8 @@ def lifespan(
             if verify:
                 await _called(database.verify)
             app.state.alfred_db = database
-            yield None if then is None else await stack.enter_async_context(then(app))
+            state = None if then is None else await stack.enter_async_context(then(app))
+            yield state or {}
 
     return managed
 
