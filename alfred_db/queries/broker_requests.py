@@ -80,7 +80,8 @@ def start_hosted(values: Mapping[str, Any], hosted_model_id: int) -> ReturningIn
         .join(HostedModel.provider)
         .where(HostedModel.id == hosted_model_id)
     )
-    return insert(BrokerRequest).from_select(list(given), source).returning(BrokerRequest)
+    rows = materialized(source, "hosted")
+    return insert(BrokerRequest).from_select(list(given), select(*rows.c)).returning(BrokerRequest)
 
 
 def finish(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
-    Float,
     FromClause,
     Integer,
     LargeBinary,
@@ -19,7 +17,6 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
-    cast,
     column,
     delete,
     null,
@@ -35,7 +32,7 @@ from ..types import Text
 from .shapes.clock import NEVER, bigint, now_us
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import among, materialized, number
+from .shapes.literals import among, materialized, number, percentage
 from .shapes.prefixes import prefixed
 
 BLOCKS = 400
@@ -240,29 +237,28 @@ def _held(entries: FromClause) -> ColumnElement[int]:
 
 
 @driver_statement
-def sample() -> Select[int, int, float]:
-    """Select the entries and their bytes in a sample of the blocks, and the percentage of the blocks in it."""
+def blocks() -> Select[int]:
+    """Select the number of blocks of the table."""
     table = select(column("tableoid", Integer)).select_from(_cache).limit(number(1)).scalar_subquery()
-    blocks = func.pg_relation_size(table, type_=BigInteger) // number(BLOCK_BYTES)
-    percent = _float(number(100 * BLOCKS)) / _float(func.greatest(blocks, number(BLOCKS)))
-    part = materialized(select(percent.label("percent")), "part")
-    chosen = select(part.c.percent).scalar_subquery()
-    seen = _cache.tablesample(func.system(chosen), name="seen")
-    return select(func.count(), func.coalesce(func.sum(_held(seen)), number(0)), chosen).select_from(seen)
-
-
-def _float(value: ColumnElement[Any]) -> ColumnElement[Any]:
-    return cast(value, Float(53))
+    size = func.coalesce(func.pg_relation_size(table, type_=BigInteger), number(0))
+    return select(size // number(BLOCK_BYTES))
 
 
 @driver_statement
-def evict() -> ReturningDelete[int]:
+def sample(percent: float) -> Select[int, int]:
+    """Select the entries and their bytes in a sample of `percent` of the blocks."""
+    seen = _cache.tablesample(func.system(percentage(percent)), name="seen")
+    return select(func.count(), func.coalesce(func.sum(_held(seen)), number(0))).select_from(seen)
+
+
+@driver_statement
+def evict(percent: float) -> ReturningDelete[int]:
     """Delete expired entries, then those that were set first, of a sample of `percent` of the blocks.
 
     Delete `entries` of them, or more until they have `bytes`, but at most `most`; return the bytes of each. Locked rows
     are skipped. No index has the time of an entry, which each `set` would have to change.
     """
-    seen = _cache.tablesample(func.system(bindparam("percent", type_=Float(53))), name="seen")
+    seen = _cache.tablesample(func.system(percentage(percent)), name="seen")
     held, rank = _held(seen), case((seen.c.expires_us <= now_us(), number(0)), else_=seen.c.set_us)
     ranked = select(
         seen.c.key,

@@ -168,14 +168,14 @@ def set_aliases(aliases: Mapping[str, str]) -> ReturningInsert[str]:
     same = aliased(KnowledgeCollection)
     # The collections are locked before any alias is written: `drop` locks the collection first, then its aliases.
     held = materialized(
-        select(wanted.c.alias, KnowledgeCollection.name)
+        select(wanted.c.alias, KnowledgeCollection.name, func.now().label("updated_at"))
         .join(KnowledgeCollection, KnowledgeCollection.name == wanted.c.collection)
         .where(~select(same.name).where(same.name == wanted.c.alias).exists())
         .order_by(KnowledgeCollection.name)
         .with_for_update(read=True, key_share=True, of=KnowledgeCollection),
         "held",
     )
-    found = select(held.c.alias, held.c.name, func.now()).order_by(held.c.alias)
+    found = select(held.c.alias, held.c.name, held.c.updated_at).order_by(held.c.alias)
     statement = insert(KnowledgeAlias).from_select(
         ["alias", "collection", "updated_at"], found, include_defaults=False
     )

@@ -78,10 +78,15 @@ def remember() -> ReturningInsert[int, int]:
     Returns no row if the bank does not exist. Parameters of the statement: `bank`, `ttl` (may be None), and
     the columns `STORED`, each prefixed with `new_`.
     """
-    given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in STORED)
     expires_at = func.now() + bindparam("ttl", type_=INTERVAL)
-    chosen: Select[Any] = select(MemoryBank.id, *given, literal_column("1"), expires_at, func.now())
-    chosen = chosen.where(MemoryBank.id == bindparam("bank")).with_for_update(read=True, key_share=True)
+    bank = materialized(
+        select(MemoryBank.id, expires_at.label("expires_at"), func.now().label("updated_at"))
+        .where(MemoryBank.id == bindparam("bank"))
+        .with_for_update(read=True, key_share=True),
+        "bank",
+    )
+    given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in STORED)
+    chosen: Select[Any] = select(bank.c.id, *given, literal_column("1"), bank.c.expires_at, bank.c.updated_at)
     names = ["memory_bank_id", *STORED, "seen_count", "expires_at", "updated_at"]
     statement = insert(_memories).from_select(names, chosen, include_defaults=False)
     return _counted(statement).returning(Memory.id, Memory.seen_count)

@@ -14,6 +14,7 @@ from ..models import Document, RagQuery, RagQueryDocument, RagSession
 from ..models.base import table_of
 from ..values.rag import RagSource
 from .shapes.functions import func
+from .shapes.literals import materialized
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -58,14 +59,15 @@ def record(
     types: Mapping[str, Any] = {name: _queries.c[name].type for name in RECORDED}
     values = [query_text, context_used, response, None if metadata is None else dict(metadata)]
     given = [literal(value, types[name]) for name, value in zip(RECORDED, values, strict=True)]
-    asked = (
-        select(_sessions.c.id, *given)
+    asked = materialized(
+        select(_sessions.c.id)
         .where(_sessions.c.id == session_key)
-        .with_for_update(read=True, key_share=True)
+        .with_for_update(read=True, key_share=True),
+        "asked",
     )
     query = (
         insert(_queries)
-        .from_select(["session_id", *RECORDED], asked, include_defaults=False)
+        .from_select(["session_id", *RECORDED], select(asked.c.id, *given), include_defaults=False)
         .returning(*_queries.c)
         .cte("query")
     )
@@ -81,16 +83,17 @@ def record(
     )
     source = func.unnest(*arrays).table_valued(*columns, name="source").render_derived()
     # Locked in the order of their ids, as by a DELETE of several documents, so that the two cannot deadlock.
-    known = (
-        select(query.c.id, _documents.c.id, source.c.rank, source.c.distance)
+    known = materialized(
+        select(_documents.c.id, source.c.rank, source.c.distance)
         .select_from(source)
         .join(_documents, _documents.c.id == source.c.document_id)
-        .join(query, true())
         .order_by(_documents.c.id)
-        .with_for_update(read=True, key_share=True, of=_documents)
+        .with_for_update(read=True, key_share=True, of=_documents),
+        "known",
     )
     names = ["query_id", "document_id", "rank", "distance"]
-    used = insert(_used).from_select(names, known, include_defaults=False).cte("used")
+    rows = select(query.c.id, *known.c).select_from(query).join(known, true())
+    used = insert(_used).from_select(names, rows, include_defaults=False).cte("used")
     return select(aliased(RagQuery, query)).add_cte(used)
 
 

@@ -28,6 +28,7 @@ from ..cron import Slot
 from ..models import ExecutionStatus, OverlapPolicy, ScheduledExecution, ScheduledTask
 from ..types import Text
 from .shapes.functions import func
+from .shapes.literals import materialized
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -233,11 +234,10 @@ def advance(
 def trigger(task_id: int) -> ReturningInsert[ScheduledExecution]:
     """Insert an execution that is due now."""
     exclusive = ScheduledTask.overlap_policy == OverlapPolicy.SKIP
+    task = select(ScheduledTask.id, exclusive.label("exclusive")).where(ScheduledTask.id == task_id)
     return (
         insert(ScheduledExecution)
-        .from_select(
-            ["task_id", "exclusive"], select(ScheduledTask.id, exclusive).where(ScheduledTask.id == task_id)
-        )
+        .from_select(["task_id", "exclusive"], select(*materialized(task, "task").c))
         .on_conflict_do_nothing()
         .returning(ScheduledExecution)
     )

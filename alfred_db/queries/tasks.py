@@ -97,7 +97,7 @@ def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     """
     given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
     parent = _t.id == given["parent_task_id"]
-    return _filing(given, parent if child else None).returning(*Task.__mapper__.columns)
+    return _filing(given, parent if child else None, alone=True).returning(*Task.__mapper__.columns)
 
 
 @driver_statement
@@ -358,7 +358,9 @@ def _renewed() -> dict[str, Any]:
     }
 
 
-def _filing(row: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None) -> postgresql.Insert:
+def _filing(
+    row: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None, *, alone: bool = False
+) -> postgresql.Insert:
     """Build the INSERT of tasks.
 
     The parents are locked and checked in the same statement. With autocommit, a lock of an earlier statement
@@ -367,17 +369,19 @@ def _filing(row: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] 
     Args:
         row: The value of each of `COLUMNS`, JSON as text, and `delay`.
         parents: Selects the parents; None if no task has one.
+        alone: Whether the values are parameters, of one task, and not those of several rows.
     """
     values = {name: row[name] for name in COLUMNS}
     values["available_at"] = func.greatest(row["available_at"], func.statement_timestamp() + row["delay"])
     for name in ("content", "metadata_"):
         values[name] = cast(row[name], JSONB)
+    values = {name.rstrip("_"): value for name, value in values.items()}
+    statement = postgresql.insert(table_of(Task))
+    if parents is None and alone:
+        # Citus sends VALUES to the worker as they are. The rows of a SELECT it collects first, with a commit in two phases.
+        return statement.values(values).on_conflict_do_nothing()
     source = select(*values.values())
     if parents is not None:
         locked = materialized(_locked_line(parents), "locked")
         source = source.where(~select(locked.c.origin).where(locked.c.dying).exists())
-    return (
-        postgresql.insert(table_of(Task))
-        .from_select([name.rstrip("_") for name in COLUMNS], source)
-        .on_conflict_do_nothing()
-    )
+    return statement.from_select([*values], source).on_conflict_do_nothing()

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, Subquery, and_, case, literal, or_, select, update
+from sqlalchemy import CTE, Select, Subquery, and_, case, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
@@ -21,7 +21,7 @@ from ..models import (
     TestSuite,
 )
 from .shapes.functions import func
-from .shapes.literals import constant
+from .shapes.literals import constant, materialized
 from .shapes.paging import page
 
 LIST_KEY = ("id",)
@@ -49,11 +49,14 @@ def list_suites(*, after: str | None, limit: int) -> Select[TestSuite]:
 
 def add_case(suite_id: int, name: str, description: str | None) -> ReturningInsert[TestCase]:
     """Insert a test case; inserts no row if the suite does not exist."""
-    suite = select(TestSuite.id, literal(name), literal(description, TestCase.description.type)).where(
-        TestSuite.id == suite_id
-    )
+    suite = _suite(suite_id)
+    rows = select(suite.c.id, literal(name), literal(description, TestCase.description.type))
     columns = [TestCase.test_suite_id, TestCase.name, TestCase.description]
-    return insert(TestCase).from_select(columns, suite).returning(TestCase)
+    return insert(TestCase).from_select(columns, rows).returning(TestCase)
+
+
+def _suite(suite_id: int) -> CTE:
+    return materialized(select(TestSuite.id).where(TestSuite.id == suite_id), "suite")
 
 
 def get_case(case_id: int) -> Select[TestCase]:
@@ -89,11 +92,10 @@ def finish_case(
 
 def start_run(suite_id: int, metadata: Mapping[str, Any]) -> ReturningInsert[TestRun]:
     """Insert a run; inserts no row if the suite does not exist."""
-    suite = select(TestSuite.id, literal(dict(metadata), TestRun.metadata_.type)).where(
-        TestSuite.id == suite_id
-    )
+    suite = _suite(suite_id)
+    rows = select(suite.c.id, literal(dict(metadata), TestRun.metadata_.type))
     columns = [TestRun.test_suite_id, TestRun.metadata_]
-    return insert(TestRun).from_select(columns, suite).returning(TestRun)
+    return insert(TestRun).from_select(columns, rows).returning(TestRun)
 
 
 def get_run(run_id: int) -> Select[TestRun]:

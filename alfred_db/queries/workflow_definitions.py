@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Select,
     case,
@@ -18,21 +21,27 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from ..models import Workflow, WorkflowStatus
 from ..types import Text
 from .shapes.functions import func
-from .shapes.literals import jsonb
+from .shapes.literals import jsonb, materialized
 
 
 def define(
     name: str, definition: str | None, *, version: int | None, created_by: str | None
 ) -> ReturningInsert[Workflow]:
     """Insert a version of a workflow, unless it exists; None is the one after the last."""
-    last = select(func.coalesce(func.max(Workflow.version), 0) + 1).where(Workflow.name == name)
-    number = last.scalar_subquery() if version is None else literal(version, Integer)
-    values = select(literal(name, Text), jsonb(definition), number, literal(created_by, Text))
-    return (
-        insert(Workflow)
-        .from_select(["name", "definition", "version", "created_by"], values)
-        .on_conflict_do_nothing(index_elements=[Workflow.name, Workflow.version])
-        .returning(Workflow)
+    values: dict[str, ColumnElement[Any]] = {
+        "name": literal(name, Text),
+        "definition": jsonb(definition),
+        "created_by": literal(created_by, Text),
+    }
+    if version is None:
+        last = func.coalesce(func.max(Workflow.version), 0) + 1
+        following = materialized(select(last.label("version")).where(Workflow.name == name), "following")
+        rows = select(following.c.version, *values.values())
+        statement = insert(Workflow).from_select(["version", *values], rows)
+    else:
+        statement = insert(Workflow).values(version=literal(version, Integer), **values)
+    return statement.on_conflict_do_nothing(index_elements=[Workflow.name, Workflow.version]).returning(
+        Workflow
     )
 
 

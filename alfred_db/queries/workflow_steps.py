@@ -202,10 +202,11 @@ def target(execution_id: int) -> Select[WorkflowExecutionStatus]:
 
 def deliver(execution_id: int, name: str, payload: str | None) -> ReturningInsert[str]:
     """Insert an event, unless the execution already has one with this name."""
-    values = select(literal(execution_id, BigInteger), literal(name, Text), jsonb(payload))
     return (
         insert(WorkflowEvent)
-        .from_select(["execution_id", "name", "payload"], values)
+        .values(
+            execution_id=literal(execution_id, BigInteger), name=literal(name, Text), payload=jsonb(payload)
+        )
         .on_conflict_do_nothing()
         .returning(WorkflowEvent.name)
     )

@@ -71,9 +71,11 @@ def start(
     wanted = and_(Workflow.name == name, Workflow.status == WorkflowStatus.ACTIVE)
     if version is not None:
         wanted = and_(wanted, Workflow.version == version)
-    if parent_id is None:
-        source = select(*values.values()).where(wanted)
-    else:
+    named = [value.label(name) for name, value in values.items()]
+    newest = select(*named).where(wanted).order_by(Workflow.version.desc()).limit(1)
+    chosen = materialized(newest, "chosen")
+    source = select(*chosen.c)
+    if parent_id is not None:
         parent = materialized(
             select(WorkflowExecution.id)
             .where(
@@ -84,11 +86,11 @@ def start(
             .with_for_update(read=True),
             "parent",
         )
+        source = select(*chosen.c, parent.c.id).select_from(chosen).join(parent, true())
         values["parent_execution_id"] = parent.c.id
-        source = select(*values.values()).select_from(Workflow).join(parent, true()).where(wanted)
     return (
         insert(WorkflowExecution)
-        .from_select([*values], source.order_by(Workflow.version.desc()).limit(1))
+        .from_select([*values], source)
         .on_conflict_do_nothing(index_elements=[WorkflowExecution.idempotency_key])
         .returning(WorkflowExecution)
     )
@@ -225,14 +227,12 @@ def fork(
     It has the version and the definition of the other one, unless a workflow version is passed.
     """
     source = aliased(WorkflowExecution)
-    if workflow_id is None:
-        pinned = [source.workflow_id, source.workflow_version, source.definition]
-        wanted = select(source.id)
-    else:
-        pinned = [Workflow.id, Workflow.version, Workflow.definition]
-        wanted = select(source.id).join(Workflow, Workflow.id == workflow_id)
+    pinned: dict[str, Any] = {
+        "workflow_id": source.workflow_id,
+        "workflow_version": source.workflow_version,
+        "definition": source.definition,
+    }
     values: dict[str, Any] = {
-        **dict(zip(("workflow_id", "workflow_version", "definition"), pinned, strict=True)),
         "input_data": source.input_data,
         "current_step": literal(seq, Integer),
         "idempotency_key": literal(idempotency_key, Text),
@@ -241,9 +241,20 @@ def fork(
         "max_retries": source.max_retries,
         "timeout_seconds": source.timeout_seconds,
     }
+    if workflow_id is None:
+        values = {**pinned, **values}
+    named = [value.label(name) for name, value in values.items()]
+    forked = materialized(select(*named).where(source.id == execution_id), "forked")
+    rows = select(*forked.c)
+    if workflow_id is not None:
+        version = dict(zip(pinned, (Workflow.id, Workflow.version, Workflow.definition), strict=True))
+        named = [value.label(name) for name, value in version.items()]
+        chosen = materialized(select(*named).where(Workflow.id == workflow_id), "chosen")
+        rows = select(*forked.c, *chosen.c).select_from(forked).join(chosen, true())
+        values = {**values, **version}
     return (
         insert(WorkflowExecution)
-        .from_select([*values], wanted.with_only_columns(*values.values()).where(source.id == execution_id))
+        .from_select([*values], rows)
         .on_conflict_do_nothing(index_elements=[WorkflowExecution.idempotency_key])
         .returning(WorkflowExecution)
     )
@@ -261,11 +272,14 @@ def copy_steps(source_id: int, target_id: int, seq: int) -> ReturningInsert[str]
         WorkflowStep.started_at,
         WorkflowStep.completed_at,
     )
-    steps = select(literal(target_id, BigInteger), *copied).where(
+    steps = select(literal(target_id, BigInteger).label("execution_id"), *copied).where(
         WorkflowStep.execution_id == source_id, WorkflowStep.seq < seq
     )
     return (
         insert(WorkflowStep)
-        .from_select(["execution_id", *(attribute.key for attribute in copied)], steps)
+        .from_select(
+            ["execution_id", *(attribute.key for attribute in copied)],
+            select(*materialized(steps, "steps").c),
+        )
         .returning(WorkflowStep.step_key)
     )

@@ -10,12 +10,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Delete, Insert, Select, TextClause, Update, types
+from sqlalchemy import Delete, Insert, Join, Select, Table, TableSample, TextClause, Update, types
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, Case, Cast, ColumnClause, Extract
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import CTE, ScalarSelect, SelectBase, Subquery, TableValuedAlias, Values
+from sqlalchemy.sql.selectable import (
+    CTE,
+    AliasedReturnsRows,
+    ScalarSelect,
+    SelectBase,
+    Subquery,
+    TableValuedAlias,
+    Values,
+)
 
 DIALECT = psycopg.dialect()
 
@@ -177,6 +185,12 @@ def _in_anything(statement: Any, *, alone: bool) -> Iterator[str]:
                 yield f"function {name} is not classified in tests/unit/rules.py"
         if isinstance(node, BindParameter) and node.literal_execute:
             yield f"parameter {node.key} is written into the statement"
+        if isinstance(node, TableSample) and any(
+            not isinstance(part, ColumnClause) for part in node.sampling.clauses
+        ):
+            yield "TABLESAMPLE: the percentage is no literal"
+        if isinstance(node, Join) and not _joins(node):
+            yield "JOIN: no column of one table is compared with one of the other"
         if isinstance(node, TextClause):
             yield from (found for found in _in_text(node.text, whole=False) if "not classified" in found)
 
@@ -216,9 +230,77 @@ def _in_data_statement(statement: Any) -> Iterator[str]:
                 yield "INSERT VALUES: a sub-select; say INSERT ... SELECT"
         for expression in _on_conflict(statement):
             yield from _immutable(expression, "ON CONFLICT")
+        if isinstance(statement.select, Select):
+            yield from _in_insert_select(statement, statement.select)
     if isinstance(statement, Update | Delete | Insert):
         for expression in statement._returning:
             yield from _immutable(expression, "RETURNING")
+
+
+def _in_insert_select(statement: Insert, rows: Select[Any]) -> Iterator[str]:
+    """What Citus refuses at the top of INSERT ... SELECT, though not in a MATERIALIZED CTE before it."""
+    if rows._for_update_arg is not None:
+        yield "INSERT ... SELECT: a lock at its top; lock in a materialized CTE"
+    sources = list(rows.get_final_froms())
+    if not sources and not rows._where_criteria:
+        yield "INSERT ... SELECT of values; say VALUES"
+    sources = [part for source in sources for part in _sides(source)]
+    computed = [
+        name
+        for part in (*rows.selected_columns, *rows._where_criteria)
+        for node in _own(part)
+        for kind, name in (_volatility(node),)
+        if kind != "immutable"
+    ]
+    if any(isinstance(source, CTE) for source in sources) and computed:
+        yield f"INSERT ... SELECT: {computed[0]} beside a CTE; compute it in the materialized CTE"
+    for source in sources:
+        if _is_computed_first(source):
+            continue
+        missing = sorted(_filled(statement))
+        if computed or missing:
+            yield f"INSERT ... SELECT with {(computed or missing)[0]}: {source} is not read in a materialized CTE"
+
+
+def _sides(source: Any) -> Iterator[Any]:
+    if isinstance(source, Join):
+        yield from (*_sides(source.left), *_sides(source.right))
+    else:
+        yield source
+
+
+def _is_computed_first(source: Any) -> bool:
+    if isinstance(source, CTE):
+        written = isinstance(source.element, Insert | Update | Delete)
+        return written or any(str(prefix) == "MATERIALIZED" for prefix, _ in source._prefixes)
+    return isinstance(source, TableValuedAlias | Values)
+
+
+def _filled(statement: Insert) -> Iterator[str]:
+    """The columns that the server fills with what is not immutable: a time, a number, a random key."""
+    names = {getattr(name, "key", name) for name in statement._select_names or ()}
+    for column in statement.table.c:
+        default = getattr(column.server_default, "arg", "")
+        sql = str(getattr(default, "text", default))
+        if column.name not in names and (column.identity is not None or "(" in sql):
+            yield f"the default of {column.name}"
+
+
+def _joins(join: Join) -> bool:
+    """Whether a condition has columns of both sides, or one of them is no table: a constant, a CTE, a LATERAL."""
+    if join.full:
+        return True  # on false, it puts the rows of the shared catalogs below each other
+    sides = [list(_sides(side)) for side in (join.left, join.right)]
+    if not all(any(_is_table(part) for part in side) for side in sides) or not _is_table(join.right):
+        return True
+    used = {part.table for part in _every(join.onclause) if isinstance(part, ColumnClause)}
+    return all(any(part in used for part in side) for side in sides)
+
+
+def _is_table(source: Any) -> bool:
+    if isinstance(source, AliasedReturnsRows) and not isinstance(source, CTE):
+        source = source.element
+    return isinstance(source, Table)
 
 
 def _set_and_where(statement: Update | Delete) -> Iterator[tuple[str, Any]]:

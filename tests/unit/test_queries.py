@@ -25,9 +25,11 @@ from sqlalchemy import (
     delete,
     extract,
     insert,
+    literal,
     literal_column,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -37,6 +39,7 @@ from unit.examples import Call, Name
 from unit.rules import DIALECT, violations
 
 from alfred_db import Agent, Base, Memory, Task, queries
+from alfred_db.models.base import table_of
 from alfred_db.queries.shapes.driver_statement import DriverStatement
 from alfred_db.queries.shapes.functions import func
 
@@ -172,6 +175,15 @@ def on_conflict(**values: Any) -> Any:
     return ROW.on_conflict_do_update(index_elements=["name"], set_=values)
 
 
+COPIED = select(Agent.name, Agent.type)
+BEFORE = COPIED.cte("before").prefix_with("MATERIALIZED")
+TYPED = select(Agent.type).join(Task, true()).cte("typed").prefix_with("MATERIALIZED")
+
+
+def into(rows: Any) -> Any:
+    return upsert(table_of(Agent)).from_select(["name", "type"], rows)
+
+
 BAD = {
     "SET: volatile clock_timestamp": update(Agent).values(last_heartbeat=func.clock_timestamp()),
     "SET: volatile gen_random_uuid": update(Agent).values(incarnation=func.gen_random_uuid()),
@@ -217,6 +229,23 @@ BAD = {
     "RETURNING: stable time plus": delete(Agent).returning(Agent.registered_at + timedelta(seconds=1)),
     "RETURNING: stable statement_timestamp": insert(Agent).returning(func.statement_timestamp()),
     "INSERT VALUES: a sub-select": insert(Agent).values(name=select(func.max(Agent.name)).scalar_subquery()),
+    "TABLESAMPLE: the percentage is no literal": select(func.count()).select_from(
+        table_of(Agent).tablesample(func.system(4.2))
+    ),
+    "TABLESAMPLE: the percentage is no literal ": select(func.count()).select_from(
+        table_of(Agent).tablesample(func.bernoulli(select(literal_column("1")).scalar_subquery()))
+    ),
+    "a lock at its top": into(select(Agent.name, Agent.type).with_for_update(read=True)),
+    "a lock at its top ": select(into(COPIED.with_for_update()).returning(Agent.id).cte("copied")),
+    "say VALUES": into(select(literal("a"), literal("b"))),
+    "now beside a CTE": into(select(BEFORE.c.name, func.now())),
+    "now beside a CTE ": into(select(BEFORE.c.name, BEFORE.c.type).where(func.now() > bindparam("time"))),
+    "the default of id": into(COPIED),
+    "is not read in a materialized CTE": into(select(*COPIED.subquery("copied").c)),
+    "is not read in a materialized CTE ": into(select(*COPIED.cte("copied").c)),
+    "with now": into(COPIED.where(Agent.last_heartbeat < func.now())),
+    "JOIN: no column": select(Agent.id, Task.id).join(Task, Task.intent == "x"),
+    "JOIN: no column ": into(select(BEFORE.c.name, TYPED.c.type).join_from(BEFORE, TYPED, true())),
     "set_config": select(func.set_config("hnsw.ef_search", "40", True)),
     "pg_notify is no statement of its own": select(func.pg_notify("c", Agent.name)),
     "pg_try_advisory_lock is no statement": select(Agent.id).where(func.pg_try_advisory_lock(1)),
@@ -264,6 +293,16 @@ GOOD = {
     "COALESCE of columns": update(Agent).values(version=func.coalesce(Agent.endpoint_url, "none")),
     "a count": select(func.count()).select_from(Agent),
     "a product": update(Memory).values(importance=Memory.importance * 2),
+    "rows of a materialized CTE": into(select(BEFORE.c.name, BEFORE.c.type)),
+    "a lock in a materialized CTE": into(
+        select(*COPIED.with_for_update(key_share=True).cte("held").prefix_with("MATERIALIZED").c)
+    ),
+    "a function over an array": into(
+        select(func.unnest(literal(["a"], ARRAY(Text))).column_valued("name"), cast(func.now(), Text))
+    ),
+    "the percentage of a sample as a literal": select(func.count()).select_from(
+        table_of(Agent).tablesample(func.system(literal_column("4.2")))
+    ),
     "settings": "SET LOCAL hnsw.ef_search = 40",
     "COPY": "COPY memories (content, embedding) FROM STDIN (FORMAT binary)",
 }

@@ -13,6 +13,7 @@ from sqlalchemy import (
     CollectionAggregate,
     ColumnElement,
     DateTime,
+    Double,
     Integer,
     SQLColumnExpression,
     any_,
@@ -103,6 +104,14 @@ def number(value: int) -> ColumnElement[int]:
     For a LIMIT with a parameter, the planner assumes that a tenth of the rows are read.
     """
     return literal_column(str(int(value)), Integer)
+
+
+def percentage(value: float) -> ColumnElement[float]:
+    """Return a percentage as a literal, for TABLESAMPLE, where Citus accepts no parameter.
+
+    It has two digits, so that a table that grows does not need a statement of its own for each size.
+    """
+    return literal_column(f"{float(f'{value:.2g}'):f}", Double)
 
 
 def among(key: SQLColumnExpression[Any], locked: CTE) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from ...models import Base
 from ...models.base import table_of
 from ...types import Text
 from .functions import func
-from .literals import materialized, number
+from .literals import materialized, number, percentage
 from .vector_search import AnySelect
 
 COMMON, LEAST = 0.01, 20
@@ -31,7 +31,7 @@ def text_statistics(
 
     `common` and `numbers` are arrays, or NULL: the words, and how many of the matching rows have each.
     """
-    sampled = table_of(model).tablesample(func.system(percent), name="sampled")
+    sampled = table_of(model).tablesample(func.system(percentage(percent)), name="sampled")
     moved = ClauseAdapter(sampled)
     matching = true() if where is None else moved.traverse(where)
     rows = select(moved.traverse(search).label("search"), matching.label("matching")).select_from(sampled)

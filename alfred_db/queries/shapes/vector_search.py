@@ -46,7 +46,7 @@ from ...vectors.formats import MatrixLike
 from ...vectors.types import VectorType
 from .driver_statement import driver_statement
 from .functions import func
-from .literals import materialized, number
+from .literals import materialized, number, percentage
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT whose columns depend on the model."""
@@ -280,7 +280,7 @@ def sample(
 
     Whole pages are sampled, about `percent` of the table.
     """
-    sampled = table_of(model).tablesample(func.system(percent), name="sampled")
+    sampled = table_of(model).tablesample(func.system(percentage(percent)), name="sampled")
     moved = ClauseAdapter(sampled)
     statement = select(func.count(), func.count().filter(moved.traverse(where))).select_from(sampled)
     return statement if partition is None else statement.where(moved.traverse(partition))

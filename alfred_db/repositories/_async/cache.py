@@ -276,7 +276,7 @@ class AsyncCacheRepository(AsyncRepository):
         entries_over, bytes_over = _excess(held.entries, held.bytes, bound)
         removed = 0
         while removed < limit and (entries_over > 0 or bytes_over > 0):
-            _, _, percent = await self._sample()
+            percent = await self._percent()
             gone = await self._evict(entries_over, bytes_over, min(limit - removed, EVICTED), percent)
             if not gone:
                 break  # others hold the rows
@@ -303,7 +303,8 @@ class AsyncCacheRepository(AsyncRepository):
         self._bytes_looked = _share(bound_bytes)
         if self._bound == _NO_BOUND:
             return
-        sampled, sampled_bytes, percent = await self._sample()
+        percent = await self._percent()
+        ((sampled, sampled_bytes),) = await fetch(self._session, queries.sample(percent), {}, reads=True)
         scale = 100 / percent
         over = _excess(int(sampled * scale), int(sampled_bytes * scale), self._bound)
         entries_over, bytes_over = min(over[0], most_entries), min(over[1], most_bytes)
@@ -314,12 +315,14 @@ class AsyncCacheRepository(AsyncRepository):
             if len(gone) < EVICTED:
                 break
 
-    async def _sample(self) -> tuple[int, int, float]:
-        return (await fetch(self._session, queries.sample(), {}, reads=True))[0]
+    async def _percent(self) -> float:
+        ((blocks,),) = await fetch(self._session, queries.blocks(), {}, reads=True)
+        part = 100 * queries.BLOCKS / max(blocks, queries.BLOCKS)
+        return float(f"{part:.2g}")
 
     async def _evict(self, entries: int, held: int, most: int, percent: float) -> Sequence[int]:
-        parameters = {"entries": entries, "bytes": held, "most": most, "percent": percent}
-        return [held for (held,) in await fetch(self._session, queries.evict(), parameters)]
+        parameters = {"entries": entries, "bytes": held, "most": most}
+        return [held for (held,) in await fetch(self._session, queries.evict(percent), parameters)]
 
     async def _read_bound(self) -> _Bound:
         rows = await fetch(self._session, queries.bound(), {}, reads=True)

@@ -277,7 +277,7 @@ class CacheRepository(Repository):
         entries_over, bytes_over = _excess(held.entries, held.bytes, bound)
         removed = 0
         while removed < limit and (entries_over > 0 or bytes_over > 0):
-            _, _, percent = self._sample()
+            percent = self._percent()
             gone = self._evict(entries_over, bytes_over, min(limit - removed, EVICTED), percent)
             if not gone:
                 break  # others hold the rows
@@ -304,7 +304,8 @@ class CacheRepository(Repository):
         self._bytes_looked = _share(bound_bytes)
         if self._bound == _NO_BOUND:
             return
-        sampled, sampled_bytes, percent = self._sample()
+        percent = self._percent()
+        ((sampled, sampled_bytes),) = fetch(self._session, queries.sample(percent), {}, reads=True)
         scale = 100 / percent
         over = _excess(int(sampled * scale), int(sampled_bytes * scale), self._bound)
         entries_over, bytes_over = min(over[0], most_entries), min(over[1], most_bytes)
@@ -315,12 +316,14 @@ class CacheRepository(Repository):
             if len(gone) < EVICTED:
                 break
 
-    def _sample(self) -> tuple[int, int, float]:
-        return (fetch(self._session, queries.sample(), {}, reads=True))[0]
+    def _percent(self) -> float:
+        ((blocks,),) = fetch(self._session, queries.blocks(), {}, reads=True)
+        part = 100 * queries.BLOCKS / max(blocks, queries.BLOCKS)
+        return float(f"{part:.2g}")
 
     def _evict(self, entries: int, held: int, most: int, percent: float) -> Sequence[int]:
-        parameters = {"entries": entries, "bytes": held, "most": most, "percent": percent}
-        return [held for (held,) in fetch(self._session, queries.evict(), parameters)]
+        parameters = {"entries": entries, "bytes": held, "most": most}
+        return [held for (held,) in fetch(self._session, queries.evict(percent), parameters)]
 
     def _read_bound(self) -> _Bound:
         rows = fetch(self._session, queries.bound(), {}, reads=True)
