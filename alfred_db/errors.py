@@ -39,7 +39,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import exc
 
-from .failures.causes import misconfigured, never_connected, transient
+from .failures.causes import misconfigured, never_connected, passed_on, refused_by_citus, transient
 from .failures.marks import COMMAND, MARK
 from .failures.messages import conceal, driver_error, harmless, without_values
 from .failures.values import in_reading, of_json, why_unreadable
@@ -302,6 +302,9 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if original.sqlstate is None:
         return _translate_without_sqlstate(original)
     text = without_values(original)[:300]
+    if (advice := refused_by_citus(original.sqlstate, text)) is not None:
+        return ConfigurationError(f"{text}: {advice}")
+    sqlstate = passed_on(original.sqlstate, text)
     if original.sqlstate == "08P01" and (pooled := _of_a_pooler(text)) is not None:
         return pooled
     if original.sqlstate == "23514" and "violates partition constraint" in text:
@@ -314,13 +317,13 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         )
     if original.sqlstate == "2BP01" and (detail := getattr(original.diag, "message_detail", None)):
         text = f"{text} ({detail.splitlines()[0][:200]})"  # names of objects, not values
-    found = _BY_SQLSTATE.get(original.sqlstate) or _BY_SQLSTATE_CLASS.get(original.sqlstate[:2])
+    found = _BY_SQLSTATE.get(sqlstate) or _BY_SQLSTATE_CLASS.get(sqlstate[:2])
     if found is None:
         return None
     kind, advice = found
     if (command := getattr(original, COMMAND, None)) is not None:
         advice = f"run {command}"
-    return kind(f"{text}: {advice}", retryable=original.sqlstate in _RETRYABLE or mark == "lost")
+    return kind(f"{text}: {advice}", retryable=sqlstate in _RETRYABLE or mark == "lost")
 
 
 def _of_a_pooler(text: str) -> DatabaseUnavailable | None:

@@ -73,6 +73,53 @@ At such an error nothing has been executed or committed.
 """
 
 
+# What a worker of Citus answered to a COPY is raised by the coordinator as an internal error: only the text is left.
+_OF_WORKERS: tuple[tuple[str, str], ...] = (
+    (r"duplicate key value violates unique constraint", "23505"),
+    (r"violates foreign key constraint", "23503"),
+    (r"violates not-null constraint", "23502"),
+    (r"violates check constraint", "23514"),
+    (r"conflicting key value violates exclusion constraint", "23P01"),
+    (r"deadlock", "40P01"),
+    (r"could not serialize access", "40001"),
+    (r"due to lock timeout", "55P03"),
+    (r"due to statement timeout|due to user request", "57014"),
+    (r"(read-only|recovery) (mode|transaction)|in a read-only transaction", "25006"),
+    (r"server closed the connection|connection (to the remote node|not open|.*failed)", "08006"),
+)
+
+_REFUSED_BY_CITUS: tuple[tuple[str, str, str], ...] = (
+    (
+        "0A000",
+        r"[Cc]itus|distributed|colocated|reference table|router planner|repartition|Cartesian product"
+        r"|functions used in (UPDATE|DELETE|the )|non-IMMUTABLE|metadata is synchronized|tenant schema",
+        "Citus does not run this on a distributed table; read docs/howto/citus.md for what it runs instead",
+    ),
+    (
+        "55000|0A000|XX000",
+        r"operation is not allowed on this node",
+        "this server is a worker of Citus; connect to the coordinator",
+    ),
+)
+
+
+def passed_on(sqlstate: str, text: str) -> str:
+    """Return the SQLSTATE of an error, or the one that it had where it happened."""
+    if sqlstate != "XX000":
+        return sqlstate
+    return next((found for pattern, found in _OF_WORKERS if re.search(pattern, text)), sqlstate)
+
+
+def refused_by_citus(sqlstate: str, text: str) -> str | None:
+    """Return the advice for a statement that Citus refuses, or None."""
+    found = (
+        advice
+        for states, pattern, advice in _REFUSED_BY_CITUS
+        if re.fullmatch(states, sqlstate) and re.search(pattern, text)
+    )
+    return next(found, None)
+
+
 def misconfigured(text: str) -> str | None:
     """Return the advice for a connection that fails by its configuration, or None."""
     return next((advice for pattern, advice in _CONFIGURATION if re.search(pattern, text)), None)

@@ -227,8 +227,11 @@ class HostedModel(Base):
         order_by="HostedModelPrice.valid_from",
     )
     requests: WriteOnlyMapped[BrokerRequest] = relationship(
-        back_populates="hosted_model", passive_deletes=True
+        back_populates="hosted_model",
+        primaryjoin="HostedModel.id == foreign(BrokerRequest.hosted_model_id)",
+        passive_deletes="all",
     )
+    """The requests to it, in the log of the session's tenant; they stay when it is deleted."""
 
 
 class HostedModelPrice(Base):

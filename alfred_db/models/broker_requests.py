@@ -10,14 +10,13 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ForeignKey,
     Identity,
     Index,
     Numeric,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from ..types import EnumText
 from .base import Base, CreatedAt, Json, monthly_partitions, one_of
@@ -86,10 +85,8 @@ class BrokerRequest(Base):
     """Its status; only pending requests are indexed by it."""
     finished_at: Mapped[datetime | None]
     """When it ended in any final status; NULL exactly while it is `pending`."""
-    hosted_model_id: Mapped[int | None] = mapped_column(
-        ForeignKey("brk_registry.hosted_model.id", ondelete="SET NULL")
-    )
-    """The target; NULL if it has been deleted from the catalog."""
+    hosted_model_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The target, which may have been deleted from the catalog: no foreign key keeps it there."""
     model: Mapped[str | None]
     """Code of the model at that time."""
     provider: Mapped[str | None]
@@ -125,7 +122,10 @@ class BrokerRequest(Base):
     metadata_: Mapped[Json] = mapped_column("metadata")
     """Metadata of the caller; not used by the library."""
 
-    hosted_model: Mapped[HostedModel | None] = relationship(back_populates="requests")
+    hosted_model: Mapped[HostedModel | None] = relationship(
+        back_populates="requests", primaryjoin=lambda: foreign(BrokerRequest.hosted_model_id) == HostedModel.id
+    )
+    """The target, or None if it is not in the catalog any more."""
 
 
 monthly_partitions(BrokerRequest, "WITH (fillfactor = 90)")

@@ -216,7 +216,7 @@ def test_the_log_outlives_the_catalog(
     started = requests.start("r-1", hosted_model_id=hosted)
     uow.session.execute(text("DELETE FROM brk_registry.hosted_model"))
     finished = requests.finish(started.id, started.created_at, prompt_tokens=1)
-    assert (finished.hosted_model_id, finished.model, finished.cost) == (None, "gpt-4o", None)
+    assert (finished.hosted_model_id, finished.model, finished.cost) == (hosted, "gpt-4o", None)
     with pytest.raises(NotFoundError, match=f"hosted model {hosted}: not in the catalog"):
         requests.start("r-2", hosted_model_id=hosted)
 

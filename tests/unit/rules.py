@@ -37,7 +37,7 @@ VOLATILE = _words(
     " timeofday txid_current pg_current_xact_id uuid_generate_v1 uuid_generate_v4 uuidv4 uuidv7 pg_notify pg_sleep"
     " pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_xact_lock"
     " pg_advisory_xact_lock_shared pg_try_advisory_lock pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared"
-    " gen_salt make_month_partitions"
+    " gen_salt make_month_partitions run_command_on_shards"
 )
 STABLE = _words(
     "concat concat_ws current_date current_database current_schema current_schemas current_setting current_time"

@@ -121,6 +121,43 @@ def test_the_sqlstate_decides(sqlstate: str, kind: type[AlfredDBError], retryabl
     assert len(str(found)) > len("what the server says: ")
 
 
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "kind", "retryable"),
+    [
+        ("XX000", 'duplicate key value violates unique constraint "uq_102"', ConflictError, False),
+        ("XX000", 'insert on table "t_102" violates foreign key constraint "fk_102"', ConflictError, False),
+        ("XX000", 'new row for relation "t_102" violates check constraint "ck"', InvalidInputError, False),
+        ("XX000", "canceling statement due to lock timeout", ConflictError, True),
+        ("XX000", "server closed the connection unexpectedly", DatabaseUnavailable, False),
+        (
+            "0A000",
+            "could not run distributed query with FOR UPDATE/SHARE commands",
+            ConfigurationError,
+            False,
+        ),
+        ("0A000", "Cartesian products are currently unsupported", ConfigurationError, False),
+        (
+            "0A000",
+            "functions used in UPDATE queries on distributed tables must not be VOLATILE",
+            ConfigurationError,
+            False,
+        ),
+        ("55000", "operation is not allowed on this node", ConfigurationError, False),
+    ],
+)
+def test_what_citus_says_is_read(
+    sqlstate: str, message: str, kind: type[AlfredDBError], retryable: bool
+) -> None:
+    found = ours(FromServer(sqlstate, message))
+    assert (type(found), found.retryable) == (kind, retryable)
+    assert str(found).startswith(f"{message}: ")
+
+
+def test_another_internal_error_or_missing_feature_passes_unchanged() -> None:
+    assert translate(wrapped(FromServer("XX000", "cache lookup failed for relation 1"))) is None
+    assert translate(wrapped(FromServer("0A000", "cannot alter type of a column used by a view"))) is None
+
+
 def test_a_mistake_of_the_caller_passes_unchanged() -> None:
     assert translate(wrapped(FromServer("42601", "syntax error"))) is None
     assert translate(wrapped(TypeError("not ours"))) is None

@@ -19,11 +19,12 @@ from ...queries.shapes import hybrid_search as queries
 from ...queries.shapes.hybrid_search import Fusion, Legs
 from ...queries.shapes.spaces import KIND_OF
 from ...queries.shapes.text_statistics import text_statistics
-from ...queries.shapes.vector_search import Partition, dimensions, table_size
+from ...queries.shapes.vector_search import Partition, dimensions
 from ...queries.shapes.words import Match, parameters
 from ...search.params import SearchParams, SearchWeights
 from ...search.results import Hit, SearchPath, SearchResult
 from ...vectors.formats import VectorLike
+from .citus import size_of
 from .copy import table_name
 from .driver import bind_of, fetch_rows
 from .search import CHEAP, FEW, SMALL_PART, estimate, rows_of, scan_settings, set_local, text_of
@@ -157,7 +158,7 @@ def _known(
     kept = _statistics.setdefault(bind_of(session).engine, {})
     if key in kept and kept[key][1] > time.monotonic():
         return kept[key][0]
-    rows, _ = (session.execute(table_size(name))).one()
+    rows, _ = size_of(session, name)
     percent = min(100.0, 100.0 * SAMPLED_ROWS / max(rows, 1.0))
     statement = text_statistics(
         legs.model, legs.search, where, percent, None if partition is None else partition.where

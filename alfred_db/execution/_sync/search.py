@@ -24,6 +24,7 @@ from ...queries.shapes.vector_search import Partition
 from ...search.params import MAX_EF_SEARCH, SearchParams
 from ...search.results import Hit, SearchCandidates, SearchPath, SearchResult
 from ...vectors.formats import MatrixLike, VectorLike
+from .citus import on_citus, size_of
 from .copy import table_name
 from .driver import DIALECT, bind_of, commits_alone, driver_of, fetch_rows, transaction_of
 from .unreadable import located
@@ -60,9 +61,6 @@ DEFAULTS = {
 }
 
 _estimates: WeakKeyDictionary[Engine, dict[Any, tuple[float, float, float]]] = WeakKeyDictionary()
-
-_citus: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
-"""Whether the database of an engine has Citus; queried once."""
 
 
 def search(
@@ -298,7 +296,7 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     changed = {name: value for name, value in wanted.items() if known.get(name) != value}
     if not changed:
         return
-    if _on_citus(session) and "citus.propagate_set_commands" not in known:
+    if on_citus(session) and "citus.propagate_set_commands" not in known:
         # Citus propagates SET LOCAL to its workers only with this setting, so it comes first.
         changed = {"citus.propagate_set_commands": "local", **changed}
     if commits_alone(session):
@@ -310,13 +308,6 @@ def set_local(session: Session, wanted: Mapping[str, str]) -> None:
     driver.execute("; ".join(f"SET LOCAL {name} = {_value(value)}" for name, value in changed.items()))
     state.set_in, state.set_within = transaction_of(session), savepoint
     state.settings = {**known, **changed}
-
-
-def _on_citus(session: Session) -> bool:
-    engine = bind_of(session).engine
-    if engine not in _citus:
-        _citus[engine] = bool(session.scalar(queries.extension("citus")))
-    return _citus[engine]
 
 
 def _value(value: str) -> str:
@@ -342,7 +333,7 @@ def estimate(
     kept = _estimates.setdefault(engine, {})
     if key in kept and kept[key][2] > time.monotonic():
         return kept[key][:2]
-    rows, pages = (session.execute(queries.table_size(name))).one()
+    rows, pages = size_of(session, name)
     percent = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
     statement = queries.sample(model, where, percent, None if partition is None else partition.where)
     seen, matching = (session.execute(statement, partition.parameters if partition else {})).one()

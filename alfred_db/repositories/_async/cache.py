@@ -16,7 +16,11 @@ from ...checks import MAX_SECONDS, check_text, storable, within
 from ...engine.pause import AsyncPause
 from ...errors import AlfredDBError, ConflictError, InvalidInputError, shown
 from ...execution._async.base import AsyncRepository
+from ...execution._async.citus import on_citus, size_of
+from ...execution._async.copy import table_name
 from ...execution._async.driver import affected, fetch
+from ...models import CacheEntry
+from ...models.base import table_of
 from ...queries import cache as queries
 from ...queries.shapes.clock import microseconds
 from ...queries.shapes.prefixes import prefix_end
@@ -317,6 +321,8 @@ class AsyncCacheRepository(AsyncRepository):
 
     async def _percent(self) -> float:
         ((blocks,),) = await fetch(self._session, queries.blocks(), {}, reads=True)
+        if not blocks and await on_citus(self._session):
+            _, blocks = await size_of(self._session, table_name(self._session, table_of(CacheEntry)))
         part = 100 * queries.BLOCKS / max(blocks, queries.BLOCKS)
         return float(f"{part:.2g}")
 

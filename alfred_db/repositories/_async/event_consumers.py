@@ -10,10 +10,12 @@ from typing import Any
 from ...checks import aware, check_text, within
 from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._async.base import AsyncRepository
+from ...execution._async.citus import lowered
 from ...execution._async.driver import driver_of
 from ...execution._async.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import Event, EventConsumer
+from ...models.base import table_of
 from ...models.events import UNREADABLE
 from ...queries import event_consumers as queries
 from ...queries import events as log
@@ -205,7 +207,9 @@ class AsyncEventConsumers(AsyncRepository):
         return events
 
     async def _horizon(self) -> int:
-        return (await self._rows(log.snapshot()))[0][0]
+        # Citus has its node asked after this, and before the events are read.
+        horizon = (await self._rows(log.snapshot()))[0][0]
+        return await lowered(self._session, table_of(Event), horizon)
 
     async def _locked(self, consumer: str) -> EventConsumer:
         reader = await self._first(queries.lock(consumer, skip_locked=False))

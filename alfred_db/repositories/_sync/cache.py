@@ -17,7 +17,11 @@ from ...checks import MAX_SECONDS, check_text, storable, within
 from ...engine.pause import Pause
 from ...errors import AlfredDBError, ConflictError, InvalidInputError, shown
 from ...execution._sync.base import Repository
+from ...execution._sync.citus import on_citus, size_of
+from ...execution._sync.copy import table_name
 from ...execution._sync.driver import affected, fetch
+from ...models import CacheEntry
+from ...models.base import table_of
 from ...queries import cache as queries
 from ...queries.shapes.clock import microseconds
 from ...queries.shapes.prefixes import prefix_end
@@ -318,6 +322,8 @@ class CacheRepository(Repository):
 
     def _percent(self) -> float:
         ((blocks,),) = fetch(self._session, queries.blocks(), {}, reads=True)
+        if not blocks and on_citus(self._session):
+            _, blocks = size_of(self._session, table_name(self._session, table_of(CacheEntry)))
         part = 100 * queries.BLOCKS / max(blocks, queries.BLOCKS)
         return float(f"{part:.2g}")
 

@@ -11,10 +11,12 @@ from typing import Any
 from ...checks import aware, check_text, within
 from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._sync.base import Repository
+from ...execution._sync.citus import lowered
 from ...execution._sync.driver import driver_of
 from ...execution._sync.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import Event, EventConsumer
+from ...models.base import table_of
 from ...models.events import UNREADABLE
 from ...queries import event_consumers as queries
 from ...queries import events as log
@@ -206,7 +208,9 @@ class EventConsumers(Repository):
         return events
 
     def _horizon(self) -> int:
-        return (self._rows(log.snapshot()))[0][0]
+        # Citus has its node asked after this, and before the events are read.
+        horizon = (self._rows(log.snapshot()))[0][0]
+        return lowered(self._session, table_of(Event), horizon)
 
     def _locked(self, consumer: str) -> EventConsumer:
         reader = self._first(queries.lock(consumer, skip_locked=False))

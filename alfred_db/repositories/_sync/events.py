@@ -9,6 +9,7 @@ from typing import Any
 
 from ...checks import MAX_SECONDS, as_cursor, aware, check_text, has_keys, json_text, within
 from ...errors import InvalidInputError, shown
+from ...execution._sync.citus import check_coordinator
 from ...execution._sync.copy import copy_rows, reserve_ids
 from ...execution._sync.driver import fetch
 from ...execution._sync.partitions import Partitions
@@ -60,8 +61,10 @@ class EventRepository(EventConsumers, EventRestores, Partitions):
 
         Raises:
             InvalidInputError: One of these is too long, or cannot be stored.
+            ConfigurationError: The server is a worker of Citus.
         """
         values = _checked({"topic": topic, "payload": payload or {}, "type": type, "key": key}, "")
+        check_coordinator(self._session, table_of(Event))
         published = self._write(queries.publish(values))
         assert published is not None
         return published
@@ -74,11 +77,12 @@ class EventRepository(EventConsumers, EventRestores, Partitions):
 
         Raises:
             InvalidInputError: An event cannot be stored; the message names it. None was written.
-            ConfigurationError: The encoding of the connection is not UTF-8.
+            ConfigurationError: The encoding of the connection is not UTF-8, or the server is a worker of Citus.
         """
         rows = [_checked(event, f"event {number}: ") for number, event in enumerate(events)]
         if not rows:
             return []
+        check_coordinator(self._session, table_of(Event))
         if len(rows) <= COPIED:
             arrays: dict[str, Any] = {name: [row[name] for row in rows] for name in _KEYS}
             arrays["payload"] = [json_text("payload", payload) for payload in arrays["payload"]]
