@@ -39,7 +39,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import exc
 
-from .failures.causes import misconfigured, never_connected, passed_on, refused_by_citus, transient
+from .failures.causes import misconfigured, never_connected, of_a_link, passed_on, refused_by_citus, transient
 from .failures.marks import COMMAND, MARK
 from .failures.messages import conceal, driver_error, harmless, without_values
 from .failures.values import in_reading, of_json, why_unreadable
@@ -317,6 +317,8 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
         )
     if original.sqlstate == "2BP01" and (detail := getattr(original.diag, "message_detail", None)):
         text = f"{text} ({detail.splitlines()[0][:200]})"  # names of objects, not values
+    if sqlstate in ("55000", "42P10") and (advice := of_a_link(text)) is not None:
+        return ConfigurationError(f"{text}: {advice}")
     found = _BY_SQLSTATE.get(sqlstate) or _BY_SQLSTATE_CLASS.get(sqlstate[:2])
     if found is None:
         return None

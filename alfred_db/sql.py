@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "LAST_KNOWN_CATALOG",
     "MADE_HERE",
     "OWN_INDEX",
     "SHARED_SCHEMAS",
@@ -25,6 +26,10 @@ MADE_HERE = "made by alfred-db"
 
 OWN_INDEX = "own_"
 """The beginning of the names of the indexes that `alfred-db indexes add` builds."""
+
+
+LAST_KNOWN_CATALOG = "brk_registry_local"
+"""The schema of the tables of the broker's catalog, where it is linked from another database: its last known state."""
 
 
 def quoted(name: str) -> str:

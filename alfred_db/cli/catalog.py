@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import BinaryIO, TextIO
 
 import click
 
-from ..config import database_url
+from .. import migrate
+from ..config import database_url, migration_url
 from ..database import Database
+from ..engine.pool import passing_engine
+from ..errors import translated
 from ..interchange.catalog import read, seed, written
 from ..interchange.files import limited, utf8
 from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
-from .options import url_option
+from .options import json_option, migration_url_option, url_option
 
 __all__ = ["catalog"]
 
@@ -38,6 +43,69 @@ def load(file: BinaryIO | None, url: str | None) -> None:
         loaded = dict(BrokerCatalogRepository(uow.session).import_catalog(document))
         loaded["registry"] = ModelRegistryRepository(uow.session).import_catalog(document)
     click.echo("loaded " + ", ".join(f"{name} {count}" for name, count in loaded.items()))
+
+
+@catalog.command()
+@click.argument("catalog_url")
+@migration_url_option
+def link(catalog_url: str, url: str | None) -> None:
+    """Read the broker's catalog from the database CATALOG_URL, which has it alone, and stop writing it here.
+
+    CATALOG_URL has a role that may only read, with its password. Run it again after an upgrade of that database.
+
+    Example: alfred-db catalog link postgresql://catalog_reader:...@broker-db/catalog
+    """
+    engine = passing_engine(migration_url(url), "alfred-db catalog")
+    with translated(), engine.begin() as connection:
+        linked = migrate.link_catalog(connection, catalog_url)
+    click.echo(f"linked {len(linked)} tables; they are read here, and written in the other database only")
+
+
+@catalog.command()
+@migration_url_option
+@click.option("--stale", is_flag=True, help="Keep the last known state; the other database is not asked.")
+def unlink(url: str | None, stale: bool) -> None:
+    """Have the broker's catalog in this database again, with the rows of the linked one.
+
+    Afterwards run `alfred-db grants apply`: the roles that wrote the catalog here may only read it.
+    """
+    engine = passing_engine(migration_url(url), "alfred-db catalog")
+    with translated(), engine.begin() as connection:
+        migrate.unlink_catalog(connection, stale=stale)
+    click.echo("the catalog is in this database again")
+
+
+@catalog.command()
+@migration_url_option
+def refresh(url: str | None) -> None:
+    """Copy the linked catalog to the last known state, which is read when its database cannot be reached."""
+    engine = passing_engine(migration_url(url), "alfred-db catalog")
+    with translated(), engine.begin() as connection:
+        click.echo(f"copied {migrate.refresh_catalog(connection)} rows")
+
+
+@catalog.command("check")
+@migration_url_option
+@json_option
+@click.pass_context
+def look(context: click.Context, url: str | None, as_json: bool) -> None:
+    """Show whether the broker's catalog is linked, and whether it can be read. Exit status: 0 well, 1 not."""
+    engine = passing_engine(migration_url(url), "alfred-db catalog")
+    with translated(), engine.connect() as connection:
+        found = migrate.check_catalog(connection)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    elif not found.linked:
+        click.echo("the catalog is in this database")
+    else:
+        click.echo(f"linked from {found.database} on {found.host or 'this server'}")
+        click.echo(
+            f"hosted models {'-' if found.rows is None else found.rows}, revision {found.revision or '-'}"
+        )
+        click.echo(f"last known state of {found.last_known or 'never'}")
+        for problem in found.problems:
+            click.echo(f"problem: {problem}")
+    context.exit(1 if found.problems else 0)
 
 
 @catalog.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -16,7 +17,14 @@ from ..engine.pool import passing_engine
 from ..errors import ConfigurationError, InvalidInputError, translated
 from ..models import SpaceKind
 from .doctor import examine
-from .options import json_option, migration_url_option, schema_option, triggers_option, url_option
+from .options import (
+    json_option,
+    migration_url_option,
+    schema_option,
+    target_option,
+    triggers_option,
+    url_option,
+)
 
 SECTION = '[tool.alembic]\nscript_location = "alfred_db:migrations"\n'
 INI = "[alembic]\nscript_location = alfred_db:migrations\n"
@@ -89,9 +97,12 @@ def _init_spaces(
 @migration_url_option
 @schema_option
 @triggers_option
-def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) -> None:
+@target_option
+def upgrade(
+    revision: str, url: str | None, schema: str | None, triggers: bool, target: Literal["broker"] | None
+) -> None:
     """Upgrade the database to REVISION (default: head)."""
-    migrate.upgrade(url, revision, schema=schema, triggers=triggers)
+    migrate.upgrade(url, revision, schema=schema, triggers=triggers, target=target)
 
 
 @click.command()
@@ -100,21 +111,29 @@ def upgrade(revision: str, url: str | None, schema: str | None, triggers: bool) 
 @schema_option
 @click.option("--allow-data-loss", is_flag=True, help="Also drop tables that hold rows.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation on a terminal.")
-def downgrade(revision: str, url: str | None, schema: str | None, allow_data_loss: bool, yes: bool) -> None:
+@target_option
+def downgrade(
+    revision: str,
+    url: str | None,
+    schema: str | None,
+    allow_data_loss: bool,
+    yes: bool,
+    target: Literal["broker"] | None,
+) -> None:
     """Downgrade the database to REVISION; `base` removes all tables of alfred-db.
 
     Exit status: 0 done, 1 the answer was no, 2 refused or failed, such as when a table holds rows.
     """
-    target = migration_url(url)
+    at = migration_url(url)
     if not yes and sys.stdin.isatty():
         tenant = "the default tenant" if schema is None else f"the tenant {schema}"
         rows = ", with the rows in them" if allow_data_loss else ""
         click.confirm(
-            f"Take {tenant} of {target.render_as_string(hide_password=True)} back to {revision}, and drop what came"
+            f"Take {tenant} of {at.render_as_string(hide_password=True)} back to {revision}, and drop what came"
             f" after{rows}?",
             abort=True,
         )
-    migrate.downgrade(target, revision, schema=schema, allow_data_loss=allow_data_loss)
+    migrate.downgrade(at, revision, schema=schema, allow_data_loss=allow_data_loss, target=target)
 
 
 @click.command()

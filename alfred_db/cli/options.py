@@ -10,6 +10,7 @@ __all__ = [
     "migration_url_option",
     "pooler_option",
     "schema_option",
+    "target_option",
     "triggers_option",
     "url_option",
 ]
@@ -24,6 +25,11 @@ triggers_option = click.option(
     "--triggers/--no-triggers",
     default=True,
     help="Create the updated_at triggers, which Citus cannot distribute.",
+)
+target_option = click.option(
+    "--target",
+    type=click.Choice(["broker"]),
+    help="What the database has alone: broker is the broker's catalog, which `catalog link` links to others.",
 )
 pooler_option = click.option(
     "--pooler",

@@ -120,6 +120,21 @@ def refused_by_citus(sqlstate: str, text: str) -> str | None:
     return next(found, None)
 
 
+def of_a_link(text: str) -> str | None:
+    """Return the advice for a write of what is linked from another database, or None."""
+    if "constraint matching the ON CONFLICT specification" in text:
+        return (
+            "if the table is linked from another database, it is only read here: write it there; if not, it lacks a unique"
+            " constraint, which `alfred-db doctor` names"
+        )
+    if (
+        re.search(r'cannot (insert into|update|delete from) view|foreign table ".*" does not allow', text)
+        is None
+    ):
+        return None
+    return "the table is linked from another database, and only read here; write it there"
+
+
 def misconfigured(text: str) -> str | None:
     """Return the advice for a connection that fails by its configuration, or None."""
     return next((advice for pattern, advice in _CONFIGURATION if re.search(pattern, text)), None)

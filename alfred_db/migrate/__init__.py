@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from ..server.databases import VERSION_TABLE
 from .autogenerate import include_name, include_object
+from .catalog_link import CatalogLink, check_catalog, link_catalog, refresh_catalog, unlink_catalog
 from .commands import check, downgrade, sql, upgrade
 from .version import Revision, current, head, history, home, location
 
 __all__ = [
     "VERSION_TABLE",
+    "CatalogLink",
     "Revision",
     "check",
+    "check_catalog",
     "current",
     "downgrade",
     "head",
@@ -22,7 +25,10 @@ __all__ = [
     "home",
     "include_name",
     "include_object",
+    "link_catalog",
     "location",
+    "refresh_catalog",
     "sql",
+    "unlink_catalog",
     "upgrade",
 ]

@@ -6,14 +6,16 @@ import io
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import URL
 
+from ..checks import check_word
 from ..config import command as command_line
 from ..config import migration_url
 from ..errors import (
     AlfredDBError,
+    ConfigurationError,
     InvalidInputError,
     SchemaDriftError,
     SchemaOutdatedError,
@@ -22,11 +24,19 @@ from .version import alembic_config
 
 __all__ = ["check", "downgrade", "sql", "upgrade"]
 
+Target = Literal["broker"]
+"""What a database has alone, without the rest."""
+
 _one_at_a_time = threading.Lock()
 
 
 def upgrade(
-    url: str | URL | None = None, revision: str = "head", *, schema: str | None = None, triggers: bool = True
+    url: str | URL | None = None,
+    revision: str = "head",
+    *,
+    schema: str | None = None,
+    triggers: bool = True,
+    target: Target | None = None,
 ) -> None:
     """Upgrade the database to `revision`. Safe to run again, from many threads and many processes at once.
 
@@ -34,16 +44,38 @@ def upgrade(
         url: The database; None is ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL, else the embedded server.
         revision: The id of a revision, or `head`.
         schema: The tenant whose tables are created or upgraded; its database must have the shared catalogs already.
-        triggers: Whether to create the `updated_at` triggers, which Citus cannot distribute.
+        triggers: Whether to create the `updated_at` triggers. On Citus, which cannot distribute them, none are.
+        target: `"broker"` is a database that has the broker's catalog alone; `link_catalog` links it to others.
+
+    Raises:
+        ConfigurationError: `target` and `schema` are given both.
     """
     from alembic import command
 
+    off = None if triggers and target is None else "off"
     with _one_at_a_time, _explained(revision):
-        command.upgrade(alembic_config(url, schema=schema, triggers=None if triggers else "off"), revision)
+        command.upgrade(
+            alembic_config(url, schema=_only_one(schema, target), triggers=off, target=target), revision
+        )
+
+
+def _only_one(schema: str | None, target: Target | None) -> str | None:
+    if target is not None:
+        check_word("target", target, Target)
+        if schema is not None:
+            raise ConfigurationError(
+                "target: the database of the broker's catalog has no tenants; leave the schema out"
+            )
+    return schema
 
 
 def downgrade(
-    url: str | URL | None, revision: str, *, schema: str | None = None, allow_data_loss: bool = False
+    url: str | URL | None,
+    revision: str,
+    *,
+    schema: str | None = None,
+    allow_data_loss: bool = False,
+    target: Target | None = None,
 ) -> None:
     """Downgrade the database to `revision` (`base` removes all our tables). Drop rows only if allowed.
 
@@ -52,9 +84,10 @@ def downgrade(
     from alembic import command
 
     with _one_at_a_time, _explained(revision):
-        command.downgrade(
-            alembic_config(url, schema=schema, allow_data_loss=allow_data_loss or None), revision
+        config = alembic_config(
+            url, schema=_only_one(schema, target), allow_data_loss=allow_data_loss or None, target=target
         )
+        command.downgrade(config, revision)
 
 
 def sql(revision: str = "head", *, schema: str | None = None, triggers: bool = True) -> str:

@@ -17,12 +17,16 @@ from ..sql import qualified
 from . import autogenerate, preflight, rehearsal
 from .ddl import create_schema, drop_schema, search_path
 from .lock import locked
+from .rehearsal import option
 from .version import current, home
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, RevisionStep
 
 __all__ = ["run"]
+
+CATALOG = "brk_registry"
+"""The schema of the broker's catalog."""
 
 TRIES = 10
 """How often a revision that could not get its locks is tried."""
@@ -131,7 +135,9 @@ def _run_online() -> None:
     with engine.connect() as connection:
         if schema is not None:
             preflight.refuse_default(connection, schema)
-        at = home(connection) if schema is None else schema
+        broker = option("target") == "broker"
+        at = CATALOG if broker else home(connection) if schema is None else schema
+        preflight.note_surroundings(connection, context.config.attributes)
         context.config.attributes["home"] = at
         context.config.attributes["path"] = connection.scalar(
             text("SELECT pg_catalog.current_schemas(false)")
@@ -145,12 +151,12 @@ def _run_online() -> None:
                 context.run_migrations()
         if destination is None or done:
             return
-        with locked(engine, schema, beside=connection):
+        with locked(engine, CATALOG if broker else schema, beside=connection):
             if not _is_at(connection, at, destination):
-                preflight.prepare(connection, schema, at)
+                preflight.prepare_catalog(connection) if broker else preflight.prepare(connection, schema, at)
                 _run_with_retries(connection, schema, at)
             if destination == "base":
-                _leave_no_trace(connection, schema, at)
+                _leave_no_trace(connection, CATALOG if broker else schema, at)
 
 
 def _schema() -> str | None:
@@ -181,7 +187,25 @@ def _configure(connection: Connection, schema: str | None, at: str | None = None
     from alembic import context
 
     context.configure(connection=connection, **_settings(schema, at))
+    steps = context.get_context().opts.get("fn")
+    if option("target") == "broker" and steps is not None:
+        context.configure(connection=connection, fn=_shared_only(steps), **_settings(schema, at))
     return context.get_context()
+
+
+def _shared_only(steps: Any) -> Any:
+    """The steps of a command, of which those of tenants do nothing: the database has the broker's catalog alone."""
+
+    def chosen(heads: Any, migration: Any) -> Any:
+        for step in steps(heads, migration):
+            if not getattr(step.migration_fn, "shared", False):
+                step.migration_fn = _nothing
+            yield step
+
+    return chosen
+
+
+def _nothing(**_: Any) -> None: ...
 
 
 def _is_at(connection: Connection, schema: str | None, destination: str | None) -> bool:
@@ -210,6 +234,11 @@ def _run(connection: Connection, migration: MigrationContext, schema: str | None
     connection.rollback()
     undone = [step.migration_fn for step in steps if not step.is_upgrade]
     if undone:
+        if option("linked") is not None and any(getattr(step, "shared", False) for step in undone):
+            raise ConflictError(
+                "the broker's catalog is linked from another database, which this downgrade leaves alone; unlink it first"
+                f" ({command('catalog unlink', connection.engine.url)})"
+            )
         if schema is None:
             _refuse_to_leave_tenants(connection, undone, at)
         if (look := rehearsal.look_for_rows(undone)) is not None:
@@ -222,7 +251,8 @@ def _run(connection: Connection, migration: MigrationContext, schema: str | None
                     context.script, "base"
                 )  # creates the version table, and finds no row to remove
             if connection.scalar(text(_UNMARKED), {"table": qualified(at, VERSION_TABLE)}):
-                connection.execute(text(mark_version_table(at, tenant=schema is not None)))
+                alone = schema is not None or option("target") == "broker"
+                connection.execute(text(mark_version_table(at, tenant=alone)))
     with context.begin_transaction():
         context.run_migrations()
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, event, text
 from ..errors import ConfigurationError, SchemaDriftError
 from ..models import Base
 from ..server import requirements
-from ..server.databases import VERSION_TABLE, VERSION_TABLES
+from ..server.databases import VERSION_TABLE, VERSION_TABLES, not_utf8
 from ..sql import SHARED_SCHEMAS, TENANT_SCHEMAS, qualified, quoted
 from .ddl import create_schema, search_path
 from .verify import require_shared
@@ -61,6 +61,36 @@ def settle(connection: Connection) -> None:
             beginning.exec_driver_sql(statement)
 
     event.listen(connection, "begin", begin)
+
+
+def note_surroundings(connection: Connection, attributes: dict[str, Any]) -> None:
+    """Note for the revisions that the broker's catalog is linked from another database, and that the server has Citus."""
+    found = connection.execute(text(_SURROUNDINGS)).one()
+    if found.linked:
+        attributes["linked"] = "1"
+
+
+_SURROUNDINGS = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = 'brk_registry' AND relname = 'hosting_provider' AND relkind = 'v'
+    ) AS linked
+"""
+
+
+def prepare_catalog(connection: Connection) -> None:
+    """Check, before anything is changed, that a database can hold the broker's catalog alone; create its schema."""
+    row = connection.execute(text(_ENCODING)).one()
+    if row.encoding != "UTF8":
+        raise ConfigurationError(not_utf8(row.name, row.encoding))
+    connection.execute(text(create_schema("brk_registry")))
+    connection.commit()
+
+
+_ENCODING = """
+    SELECT datname AS name, pg_catalog.pg_encoding_to_char(encoding) AS encoding FROM pg_catalog.pg_database
+    WHERE datname = pg_catalog.current_database()
+"""
 
 
 def prepare(connection: Connection, schema: str | None, home: str | None) -> None:

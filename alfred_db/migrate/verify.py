@@ -105,6 +105,8 @@ def problems(
         tables[name] = table
         if not facts.shared_tables.get(table.fullname, True):
             external.add(name)
+    catalog = [name for name, table in tables.items() if table.schema == "brk_registry"]
+    external |= set(connection.scalars(text(_LINKED), {"names": catalog}))
     live = _live(connection, list(tables))
     found: list[Problem] = []
     for name, table in tables.items():
@@ -129,6 +131,13 @@ def problems(
             connection, [(name, table) for name, table in present.items() if table.schema is None]
         )
     return found
+
+
+_LINKED = """
+    SELECT wanted.name FROM pg_catalog.unnest(CAST(:names AS text[])) AS wanted (name)
+    JOIN pg_catalog.pg_class ON pg_class.oid = CAST(pg_catalog.to_regclass(wanted.name) AS oid) AND relkind = 'v'
+"""
+"""Views: the catalog that is linked from another database, where it has its indexes and constraints."""
 
 
 def _hidden(connection: Connection, tables: Sequence[tuple[str, Table]]) -> Iterator[Problem]:

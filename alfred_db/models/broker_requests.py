@@ -123,7 +123,8 @@ class BrokerRequest(Base):
     """Metadata of the caller; not used by the library."""
 
     hosted_model: Mapped[HostedModel | None] = relationship(
-        back_populates="requests", primaryjoin=lambda: foreign(BrokerRequest.hosted_model_id) == HostedModel.id
+        back_populates="requests",
+        primaryjoin=lambda: foreign(BrokerRequest.hosted_model_id) == HostedModel.id,
     )
     """The target, or None if it is not in the catalog any more."""
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 # Rows that the session already holds are refreshed; a write does not search the session for them.
-_OPTIONS = {"populate_existing": True, "synchronize_session": False}
+OPTIONS: Mapping[str, Any] = {"populate_existing": True, "synchronize_session": False}
 
 
 MAX_CHUNK = 10_000
@@ -31,6 +31,8 @@ MAX_CHUNK = 10_000
 
 class AsyncRepository:
     """Runs statements in the caller's session and transaction; opens, commits and closes nothing."""
+
+    _options = OPTIONS
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -53,14 +55,14 @@ class AsyncRepository:
     async def _first(self, statement: Select[T]) -> T | None:
         try:
             with translated():
-                return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+                return (await self._session.scalars(statement, execution_options=self._options)).first()
         except UnreadableRow as error:
             raise await self._located(error, statement) from None
 
     async def _all(self, statement: Select[T]) -> Sequence[T]:
         try:
             with translated():
-                return (await self._session.scalars(statement, execution_options=_OPTIONS)).all()
+                return (await self._session.scalars(statement, execution_options=self._options)).all()
         except UnreadableRow as error:
             raise await self._located(error, statement) from None
 
@@ -70,7 +72,7 @@ class AsyncRepository:
         """Run a statement that returns one value for a row; return the value, or None when no row was written."""
         try:
             with translated():
-                return (await self._session.scalars(statement, execution_options=_OPTIONS)).first()
+                return (await self._session.scalars(statement, execution_options=self._options)).first()
         except UnreadableRow as error:
             raise await self._located(error, statement) from None
 
@@ -80,7 +82,9 @@ class AsyncRepository:
         """Run a statement that returns rows of several columns, or that writes several rows."""
         try:
             with translated():
-                return (await self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+                return (
+                    await self._session.execute(statement, parameters, execution_options=self._options)
+                ).all()
         except UnreadableRow as error:
             raise await self._located(error, statement, parameters) from None
 

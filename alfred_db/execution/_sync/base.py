@@ -23,7 +23,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 # Rows that the session already holds are refreshed; a write does not search the session for them.
-_OPTIONS = {"populate_existing": True, "synchronize_session": False}
+OPTIONS: Mapping[str, Any] = {"populate_existing": True, "synchronize_session": False}
 
 
 MAX_CHUNK = 10_000
@@ -32,6 +32,8 @@ MAX_CHUNK = 10_000
 
 class Repository:
     """Runs statements in the caller's session and transaction; opens, commits and closes nothing."""
+
+    _options = OPTIONS
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -54,14 +56,14 @@ class Repository:
     def _first(self, statement: Select[T]) -> T | None:
         try:
             with translated():
-                return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+                return (self._session.scalars(statement, execution_options=self._options)).first()
         except UnreadableRow as error:
             raise self._located(error, statement) from None
 
     def _all(self, statement: Select[T]) -> Sequence[T]:
         try:
             with translated():
-                return (self._session.scalars(statement, execution_options=_OPTIONS)).all()
+                return (self._session.scalars(statement, execution_options=self._options)).all()
         except UnreadableRow as error:
             raise self._located(error, statement) from None
 
@@ -71,7 +73,7 @@ class Repository:
         """Run a statement that returns one value for a row; return the value, or None when no row was written."""
         try:
             with translated():
-                return (self._session.scalars(statement, execution_options=_OPTIONS)).first()
+                return (self._session.scalars(statement, execution_options=self._options)).first()
         except UnreadableRow as error:
             raise self._located(error, statement) from None
 
@@ -81,7 +83,9 @@ class Repository:
         """Run a statement that returns rows of several columns, or that writes several rows."""
         try:
             with translated():
-                return (self._session.execute(statement, parameters, execution_options=_OPTIONS)).all()
+                return (
+                    self._session.execute(statement, parameters, execution_options=self._options)
+                ).all()
         except UnreadableRow as error:
             raise self._located(error, statement, parameters) from None
 

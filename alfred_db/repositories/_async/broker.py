@@ -12,7 +12,7 @@ from sqlalchemy import null
 
 from ...checks import aware, within
 from ...errors import InvalidInputError, NotFoundError, shown
-from ...execution._async.base import AsyncRepository
+from ...execution._async.last_known import AsyncCatalogReader
 from ...interchange.catalog import BROKER_SECTIONS, entries, exported
 from ...models import (
     Base,
@@ -36,7 +36,7 @@ M = TypeVar("M", bound=Base)
 MAX_OFFERS = 10_000
 
 
-class AsyncBrokerCatalogRepository(AsyncRepository):
+class AsyncBrokerCatalogRepository(AsyncCatalogReader):
     """The catalog, shared by all tenants. Rows are identified by their codes.
 
     `put_...` creates a row or updates the existing one; an argument that is None leaves the stored value

@@ -12,6 +12,7 @@ from ...checks import MAX_SECONDS, aware, by_attribute, check_names, check_objec
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._async.copy import copy_rows
+from ...execution._async.last_known import AsyncCatalogReader
 from ...execution._async.partitions import AsyncPartitions
 from ...execution.missing import not_found
 from ...models import BrokerRequest, BrokerRequestStatus
@@ -26,7 +27,7 @@ MAX_DAYS = 4_000
 """Up to how many days `usage` sums each for itself."""
 
 
-class AsyncBrokerRequestRepository(AsyncPartitions):
+class AsyncBrokerRequestRepository(AsyncPartitions, AsyncCatalogReader):
     """The tenant's log of requests, partitioned by month.
 
     `id` and `created_at` together identify a request: keep both until it has ended.

@@ -13,7 +13,7 @@ from sqlalchemy import null
 
 from ...checks import aware, within
 from ...errors import InvalidInputError, NotFoundError, shown
-from ...execution._sync.base import Repository
+from ...execution._sync.last_known import CatalogReader
 from ...interchange.catalog import BROKER_SECTIONS, entries, exported
 from ...models import (
     Base,
@@ -37,7 +37,7 @@ M = TypeVar("M", bound=Base)
 MAX_OFFERS = 10_000
 
 
-class BrokerCatalogRepository(Repository):
+class BrokerCatalogRepository(CatalogReader):
     """The catalog, shared by all tenants. Rows are identified by their codes.
 
     `put_...` creates a row or updates the existing one; an argument that is None leaves the stored value

@@ -13,6 +13,7 @@ from ...checks import MAX_SECONDS, aware, by_attribute, check_names, check_objec
 from ...cron import zone
 from ...errors import InvalidCron, InvalidInputError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.copy import copy_rows
+from ...execution._sync.last_known import CatalogReader
 from ...execution._sync.partitions import Partitions
 from ...execution.missing import not_found
 from ...models import BrokerRequest, BrokerRequestStatus
@@ -27,7 +28,7 @@ MAX_DAYS = 4_000
 """Up to how many days `usage` sums each for itself."""
 
 
-class BrokerRequestRepository(Partitions):
+class BrokerRequestRepository(Partitions, CatalogReader):
     """The tenant's log of requests, partitioned by month.
 
     `id` and `created_at` together identify a request: keep both until it has ended.
