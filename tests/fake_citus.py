@@ -23,14 +23,16 @@ _TABLES = """
     INSERT INTO pg_catalog.pg_dist_node (nodeid, groupid, nodename, nodeport, shouldhaveshards) VALUES
         (1, 0, 'coordinator', 5432, false), (2, 1, 'worker-1', 5432, true), (3, 2, 'worker-2', 5432, true);
     CREATE TABLE pg_catalog.pg_dist_partition (
-        logicalrelid regclass NOT NULL, partmethod "char" NOT NULL, colocationid integer, autoconverted boolean DEFAULT false
+        logicalrelid regclass NOT NULL, partmethod "char" NOT NULL, colocationid integer, repmodel "char"
     );
+    CREATE TABLE pg_catalog.pg_dist_shard (logicalrelid regclass, shardid bigint);
+    CREATE TABLE pg_catalog.pg_dist_placement (placementid bigint, shardid bigint, groupid integer);
     CREATE TABLE pg_catalog.pg_dist_schema (schemaid oid NOT NULL, colocationid integer NOT NULL);
     CREATE TABLE pg_catalog.pg_dist_transaction (groupid integer, gid text, outer_xid xid8);
     CREATE TABLE pg_catalog.fake_prepared (gid text, answers boolean DEFAULT true);
     CREATE TABLE pg_catalog.fake_calls (number bigint GENERATED ALWAYS AS IDENTITY, call text);
     GRANT SELECT ON pg_catalog.pg_dist_local_group, pg_catalog.pg_dist_node, pg_catalog.pg_dist_partition,
-        pg_catalog.pg_dist_schema, pg_catalog.pg_dist_transaction TO PUBLIC
+        pg_catalog.pg_dist_schema, pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_shard, pg_catalog.pg_dist_placement TO PUBLIC
 """
 
 _FUNCTIONS = (
@@ -50,7 +52,7 @@ _FUNCTIONS = (
     """,
     """
     CREATE FUNCTION pg_catalog.fake_refuse(relation regclass, kind text) RETURNS void LANGUAGE plpgsql AS $$
-    DECLARE found record;
+    DECLARE refused record;
     BEGIN
         IF (SELECT groupid FROM pg_dist_local_group) <> 0 THEN
             RAISE EXCEPTION 'operation is not allowed on this node' USING ERRCODE = '0A000';
@@ -58,13 +60,13 @@ _FUNCTIONS = (
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND NOT tgisinternal) THEN
             RAISE EXCEPTION 'cannot distribute relation "%" because it has triggers', relation USING ERRCODE = '0A000';
         END IF;
-        SELECT conname, confrelid::regclass AS target INTO found FROM pg_constraint
+        SELECT conname, confrelid::regclass AS target INTO refused FROM pg_constraint
         WHERE contype = 'f' AND conrelid = relation AND confrelid <> relation
-            AND NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = confrelid AND partmethod = 'n')
+            AND NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = confrelid AND repmodel = 't')
             AND (kind = 'n' OR (SELECT relnamespace FROM pg_class WHERE pg_class.oid = confrelid)
                 <> (SELECT relnamespace FROM pg_class WHERE pg_class.oid = relation));
         IF FOUND THEN
-            RAISE EXCEPTION 'referenced table "%" must be a distributed table or a reference table', found.target
+            RAISE EXCEPTION 'referenced table "%" must be a distributed table or a reference table', refused.target
                 USING ERRCODE = '0A000';
         END IF;
     END $$
@@ -76,7 +78,7 @@ _FUNCTIONS = (
         IF EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = table_name) THEN
             RAISE EXCEPTION 'table "%" is already distributed', table_name USING ERRCODE = '42P16';
         END IF;
-        INSERT INTO pg_dist_partition VALUES (table_name, 'n', 1);
+        INSERT INTO pg_dist_partition VALUES (table_name, 'n', 1, 't');
         INSERT INTO fake_calls (call) VALUES (format('create_reference_table %s', table_name));
         EXECUTE format('COMMENT ON TABLE %s IS NULL', table_name);
     END $$
@@ -87,9 +89,11 @@ _FUNCTIONS = (
     BEGIN
         FOR relation IN SELECT oid FROM pg_class WHERE relnamespace = schemaname AND relkind IN ('r', 'p') LOOP
             PERFORM fake_refuse(relation, 's');
-            INSERT INTO pg_dist_partition VALUES (relation, 'n', number);
+            INSERT INTO pg_dist_partition VALUES (relation, 'n', number, 's');
+            INSERT INTO pg_dist_shard VALUES (relation, 102008 + number);
         END LOOP;
         INSERT INTO pg_dist_schema VALUES (schemaname, number);
+        INSERT INTO pg_dist_placement VALUES (number, 102008 + number, 1 + number % 2);
         INSERT INTO fake_calls (call) VALUES (format('citus_schema_distribute %s', schemaname));
         FOR relation IN SELECT oid FROM pg_class WHERE relnamespace = schemaname AND relkind IN ('r', 'p') LOOP
             EXECUTE format('COMMENT ON TABLE %s IS NULL', relation);
@@ -127,7 +131,7 @@ def distribute(url: URL, *tables: str) -> None:
     execute(
         url,
         "SET allow_system_table_mods = on",
-        *(f"INSERT INTO pg_catalog.pg_dist_partition VALUES ('{table}', 'n', 9)" for table in tables),
+        *(f"INSERT INTO pg_catalog.pg_dist_partition VALUES ('{table}', 'n', 9, 's')" for table in tables),
     )
 
 

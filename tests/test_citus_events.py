@@ -104,7 +104,8 @@ def test_the_size_of_a_distributed_table_is_that_of_its_shards(url: URL) -> None
             uow.memories.remember(bank, f"text {number}")
     fake_citus.execute(url, "ANALYZE memories")
     with Database(url) as db, db.begin() as uow:
-        assert size_of(uow.session, "memories") == (50, 1)
+        rows, pages = size_of(uow.session, "memories")
+        assert (rows, pages > 0) == (50, True)
     fake_citus.distribute(url, "memories")
     fake_citus.execute(
         url,

@@ -17,6 +17,10 @@ COMMANDS = {
     "catalog": ("catalog", "The catalogs that all tenants share: the broker's, and the model registry."),
     "check": ("migrations", "Fail when Alembic would generate a revision from the models."),
     "current": ("migrations", "Print the revision that the database is at."),
+    "distribute": (
+        "migrations",
+        "Distribute the shared catalogs and the named tenants over the nodes of Citus.",
+    ),
     "doctor": ("migrations", "Examine server, extensions and schema."),
     "downgrade": (
         "migrations",

@@ -34,6 +34,7 @@ from ..models import (
 )
 from ..queries import event_consumers, events, scheduler, spaces
 from ..server import requirements
+from ..server.citus import cluster
 from ..sql import SHARED_SCHEMAS, quoted, schema_translate_map
 
 __all__ = ["Report", "examine"]
@@ -55,6 +56,8 @@ class Report:
     """Shared schemas whose tables another service made, which are mapped and left alone."""
     warnings: list[str]
     errors: list[str]
+    citus: list[str] | None = None
+    """The nodes of the cluster; None without Citus."""
 
     @property
     def exit_status(self) -> int:
@@ -81,6 +84,7 @@ class Report:
             home = f"in {extension['schema']}" if extension["schema"] else extension["instead"]
             lines.append(f"  {extension['name']:<20}{extension['tier']:<10}{version:<8}{home}")
         lines += [f"left alone  schema {name}, which is another service's" for name in self.external]
+        lines += [f"citus       {node}" for node in self.citus or ()]
         lines += [f"warning     {warning}" for warning in self.warnings]
         lines += [f"error       {error}" for error in self.errors]
         verdict = ("all is well", "it works, with warnings", "it does not work")[self.exit_status]
@@ -93,6 +97,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
     with translated(), engine.connect() as connection:
         facts = requirements.probe(connection)
         errors, revision = _errors(connection, schema, facts)
+        nodes = cluster(connection)
         return Report(
             url=url.render_as_string(hide_password=True),
             server=facts.version,
@@ -103,8 +108,10 @@ def examine(url: URL, schema: str | None = None) -> Report:
             newest=migrate.head(),
             extensions=_extensions(connection, facts),
             external=[name for name in SHARED_SCHEMAS if requirements.external(facts, name)],
+            citus=None if nodes is None else list(map(str, nodes.nodes)),
             warnings=[
                 *requirements.warnings(facts),
+                *(() if nodes is None else nodes.warnings),
                 *_functions(connection, quoted(facts.database)),
                 *_settings(connection, facts),
                 *([] if errors else _rights(connection, schema, facts)),

@@ -138,6 +138,23 @@ def downgrade(
 
 @click.command()
 @migration_url_option
+@click.option("--dry-run", is_flag=True, help="Print the statements, and change nothing.")
+def distribute(url: str | None, dry_run: bool) -> None:
+    """Distribute the shared catalogs and the named tenants over the nodes of Citus.
+
+    Run it on the coordinator, as the owner of the tables; it does what is left to do. The default tenant stays there.
+    """
+    stages = migrate.distribute(url, dry_run=dry_run)
+    for stage in stages:
+        click.echo(f"-- {stage.name}")
+        for statement in stage.statements if dry_run else ():
+            click.echo(f"{statement};")
+    if not stages:
+        click.echo("nothing to do")
+
+
+@click.command()
+@migration_url_option
 @schema_option
 def current(url: str | None, schema: str | None) -> None:
     """Print the revision that the database is at."""

@@ -10,15 +10,18 @@ from ..server.databases import VERSION_TABLE
 from .autogenerate import include_name, include_object
 from .catalog_link import CatalogLink, check_catalog, link_catalog, refresh_catalog, unlink_catalog
 from .commands import check, downgrade, sql, upgrade
+from .distribute import Stage, distribute
 from .version import Revision, current, head, history, home, location
 
 __all__ = [
     "VERSION_TABLE",
     "CatalogLink",
     "Revision",
+    "Stage",
     "check",
     "check_catalog",
     "current",
+    "distribute",
     "downgrade",
     "head",
     "history",

@@ -137,7 +137,7 @@ def _run_online() -> None:
             preflight.refuse_default(connection, schema)
         broker = option("target") == "broker"
         at = CATALOG if broker else home(connection) if schema is None else schema
-        preflight.note_surroundings(connection, context.config.attributes)
+        preflight.note_surroundings(connection, context.config.attributes, at)
         context.config.attributes["home"] = at
         context.config.attributes["path"] = connection.scalar(
             text("SELECT pg_catalog.current_schemas(false)")

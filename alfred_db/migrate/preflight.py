@@ -9,6 +9,7 @@ from sqlalchemy import Connection, event, text
 from ..errors import ConfigurationError, SchemaDriftError
 from ..models import Base
 from ..server import requirements
+from ..server.citus import refuse_worker
 from ..server.databases import VERSION_TABLE, VERSION_TABLES, not_utf8
 from ..sql import SHARED_SCHEMAS, TENANT_SCHEMAS, qualified, quoted
 from .ddl import create_schema, search_path
@@ -63,18 +64,34 @@ def settle(connection: Connection) -> None:
     event.listen(connection, "begin", begin)
 
 
-def note_surroundings(connection: Connection, attributes: dict[str, Any]) -> None:
-    """Note for the revisions that the broker's catalog is linked from another database, and that the server has Citus."""
-    found = connection.execute(text(_SURROUNDINGS)).one()
+def note_surroundings(connection: Connection, attributes: dict[str, Any], home: str | None) -> None:
+    """Note for the revisions that the broker's catalog is linked from another database, and that the server has Citus.
+
+    Citus distributes no table with a trigger: no table gets one, unless those of a tenant that is not distributed have them.
+
+    Raises:
+        ConfigurationError: The server is a worker of Citus.
+    """
+    found = connection.execute(text(_SURROUNDINGS), {"home": home}).one()
     if found.linked:
         attributes["linked"] = "1"
+    if found.citus:
+        refuse_worker(connection)
+        attributes["citus"] = "1"
+        if not found.triggers:
+            attributes["triggers"] = "off"
 
 
 _SURROUNDINGS = """
     SELECT EXISTS (
         SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         WHERE nspname = 'brk_registry' AND relname = 'hosting_provider' AND relkind = 'v'
-    ) AS linked
+    ) AS linked,
+    EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') AS citus,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
+        WHERE tgname = 'set_updated_at' AND relnamespace = CAST(pg_catalog.to_regnamespace(pg_catalog.quote_ident(:home)) AS oid)
+    ) AS triggers
 """
 
 
@@ -105,6 +122,8 @@ def prepare(connection: Connection, schema: str | None, home: str | None) -> Non
         _require_others(connection, facts, home)
     else:
         require_shared(connection)
+        if facts.citus:  # what is created in the schema is on one worker from the start
+            connection.execute(text("SET LOCAL citus.enable_schema_based_sharding = 'on'"))
         connection.execute(text(create_schema(schema)))
     _refuse_strangers(connection, schema, home)
     connection.commit()
