@@ -1,4 +1,4 @@
-"""The broker's catalog in a database of its own, on a server that asks for passwords, linked to the database of the suite."""
+"""The broker's catalog in a separate database, on a server that asks for passwords, linked to the database of the suite."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_the_catalog_is_read_by_async_repositories(linked: URL) -> None:
     async with AsyncDatabase(linked) as database, database.begin() as uow:
         catalog = AsyncBrokerCatalogRepository(uow.session)
         assert len(await catalog.find_offers()) == 1
-        assert len(await catalog.last_known().find_offers()) == 1
+        assert len(await catalog.last_known.find_offers()) == 1
 
 
 def test_what_is_written_in_the_other_database_is_seen_here(linked: URL, broker_url: URL) -> None:
@@ -211,7 +211,7 @@ def test_a_role_that_may_write_the_catalog_is_refused(database_url: URL, broker_
         database.verify()
 
 
-def test_an_application_cannot_read_the_password_or_make_a_way_of_its_own(linked: URL) -> None:
+def test_an_application_cannot_read_the_password_or_make_another_link(linked: URL) -> None:
     role = f"app_{linked.database}"
     execute(
         linked,
@@ -280,8 +280,8 @@ def test_without_the_catalog_all_else_goes_on(linked: URL, broker_url: URL) -> N
         with pytest.raises(DatabaseUnavailable), database.begin() as uow:
             uow.broker_requests.finish(started.id, started.created_at, prompt_tokens=1, completion_tokens=0)
         with database.begin() as uow:  # of the last known state, where the caller allows it
-            assert len(BrokerCatalogRepository(uow.session).last_known().find_offers()) == 1
-            requests = uow.broker_requests.last_known()
+            assert len(BrokerCatalogRepository(uow.session).last_known.find_offers()) == 1
+            requests = uow.broker_requests.last_known
             second = requests.start("r-3", hosted_model_id=hosted)
             assert second.provider == "azure"
             finished = requests.finish(
@@ -304,7 +304,7 @@ def test_the_last_known_state_is_that_of_the_last_refresh(linked: URL, broker_ur
     assert result.output == "copied 7 rows\n"
     cut(broker_url)
     with Database(linked) as database, database.begin() as uow:
-        assert BrokerCatalogRepository(uow.session).last_known().get_provider("mistral") is not None
+        assert BrokerCatalogRepository(uow.session).last_known.get_provider("mistral") is not None
 
 
 def test_the_link_is_undone_with_the_rows_of_the_other_database(linked: URL, broker_url: URL) -> None:

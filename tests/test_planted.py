@@ -279,10 +279,15 @@ def commands(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[
 COMMANDS = dict(commands(main))
 AGES = [word for name in RetentionPolicy.ages() for word in (f"--{name}", "0s")]
 CALLS: dict[str, list[list[str]]] = {
+    "catalog check": [[], ["--json"]],
     "catalog export": [[]],
+    "catalog link": [["--help"]],
     "catalog load": [[]],
+    "catalog refresh": [["--help"]],
+    "catalog unlink": [["--help"]],
     "check": [[]],
     "current": [[]],
+    "distribute": [["--help"]],
     "doctor": [[], ["--json"]],
     "grants apply": [["--role", f"app={LOW}_app"], ["--role", f"reader={LOW}_app"]],
     "grants check": [["--role", f"reader={LOW}_app"]],

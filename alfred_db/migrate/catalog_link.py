@@ -1,4 +1,4 @@
-"""The broker's catalog in a database of its own, which others read through postgres_fdw and cannot write.
+"""The broker's catalog in a separate database, which others read through postgres_fdw and cannot write.
 
 The names of the tables stay: views in `brk_registry` read foreign tables in `brk_registry_link`, with the rights and the
 password of the role that owns both and that nobody can log in as. The tables that were there before are in
@@ -115,7 +115,7 @@ def refresh_catalog(connection: Connection) -> int:
     """Copy the linked catalog to the last known state; return the number of its rows.
 
     Raises:
-        DatabaseUnavailable: The database of the catalog cannot be reached; the last known state stays as it is.
+        DatabaseUnavailable: The database of the catalog cannot be reached; the last known state is kept.
         InvalidTransition: The catalog is not linked.
     """
     _require_linked(connection)
@@ -180,7 +180,7 @@ def check_catalog(connection: Connection) -> CatalogLink:
     found = connection.execute(text(_STATE), {"server": SERVER}).one()
     options = dict(option.split("=", 1) for option in found.options or ())
     problems = [
-        f"role {role} may use the server {SERVER} and make a user mapping of its own; run REVOKE USAGE ON FOREIGN SERVER"
+        f"role {role} may use the server {SERVER} and make another user mapping; run REVOKE USAGE ON FOREIGN SERVER"
         f" {SERVER} FROM {role}"
         for role in found.users or ()
     ]

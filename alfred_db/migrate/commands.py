@@ -48,7 +48,7 @@ def upgrade(
         target: `"broker"` is a database that has the broker's catalog alone; `link_catalog` links it to others.
 
     Raises:
-        ConfigurationError: `target` and `schema` are given both.
+        ConfigurationError: Both `target` and `schema` are passed.
     """
     from alembic import command
 

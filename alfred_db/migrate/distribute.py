@@ -28,7 +28,7 @@ class Stage:
 
 
 def distribute(url: str | URL | None = None, *, dry_run: bool = False) -> list[Stage]:
-    """Distribute what is not distributed yet; run it again after it was stopped, or after tenants were created without it.
+    """Distribute what is not distributed yet. Run it again after it was stopped.
 
     The default tenant stays on the coordinator: Citus can distribute neither `public` nor the several schemas that a
     default tenant has.
@@ -82,7 +82,7 @@ def distribution(connection: Connection) -> list[Stage]:
     return stages
 
 
-# Citus runs the parts of one transaction on the same connections to its nodes only if it is told to.
+# Citus runs the parts of one transaction on the same connections to its nodes only with this setting.
 _IN_TURN = "SET LOCAL citus.multi_shard_modify_mode = 'sequential'"
 
 
@@ -115,7 +115,7 @@ def _without_triggers(connection: Connection, tables: Sequence[int]) -> Iterator
 
 
 def _comments(connection: Connection, tables: Sequence[int]) -> Iterator[str]:
-    """Citus makes a distributed table anew, without the comment that says whose it is."""
+    """Citus makes a distributed table anew, without the comment by which this library knows it."""
     for relation, comment in connection.execute(text(_COMMENTS), {"tables": list(tables)}):
         yield f"COMMENT ON TABLE {relation} IS {literal(comment)}"
 

@@ -18,15 +18,13 @@ from . import autogenerate, preflight, rehearsal
 from .ddl import create_schema, drop_schema, search_path
 from .lock import locked
 from .rehearsal import option
+from .surroundings import CATALOG, choose_statements
 from .version import current, home
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, RevisionStep
 
 __all__ = ["run"]
-
-CATALOG = "brk_registry"
-"""The schema of the broker's catalog."""
 
 TRIES = 10
 """How often a revision that could not get its locks is tried."""
@@ -190,6 +188,7 @@ def _configure(connection: Connection, schema: str | None, at: str | None = None
     steps = context.get_context().opts.get("fn")
     if option("target") == "broker" and steps is not None:
         context.configure(connection=connection, fn=_shared_only(steps), **_settings(schema, at))
+    choose_statements(context.get_context().impl, context.config.attributes)
     return context.get_context()
 
 

@@ -98,31 +98,9 @@ def ddl(sql: str) -> None:
     """
     doomed = _rehearsal()
     if doomed is None:
-        if (kept := _of_this_database(sql)) is not None:
-            op.execute(_at_home(kept.strip()))
+        op.execute(_at_home(sql.strip()))
     elif (deleted := re.fullmatch(r"\s*DELETE FROM (\S+) WHERE (.*)", sql, re.DOTALL)) is not None:
         doomed.append(("delete", full_name(deleted.group(1)), deleted.group(2)))
-
-
-_KEY_OF_LOG = re.compile(
-    r",\s*CONSTRAINT fk_broker_request_hosted_model_id FOREIGN KEY[^,]*ON DELETE SET NULL"
-)
-
-
-def _of_this_database(sql: str) -> str | None:
-    """The statement, or None if what it makes belongs to another database.
-
-    With `target=broker` the database has the broker's catalog alone. With `linked`, the catalog is in another one. Then, as
-    with `citus`, the request log cannot have a foreign key to it, which a later revision drops everywhere.
-    """
-    catalog = "brk_registry" in sql and "brk_tracking" not in sql
-    if option("target") == "broker":
-        return sql if catalog else None
-    if option("linked") is not None and catalog:
-        return None
-    if option("linked") is not None or option("citus") is not None:
-        return _KEY_OF_LOG.sub("", sql)
-    return sql
 
 
 def _at_home(sql: str) -> str:

@@ -145,7 +145,7 @@ def test_the_sqlstate_decides(sqlstate: str, kind: type[AlfredDBError], retryabl
         ("55000", "operation is not allowed on this node", ConfigurationError, False),
     ],
 )
-def test_what_citus_says_is_read(
+def test_an_error_of_citus_is_mapped(
     sqlstate: str, message: str, kind: type[AlfredDBError], retryable: bool
 ) -> None:
     found = ours(FromServer(sqlstate, message))

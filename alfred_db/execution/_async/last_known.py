@@ -26,8 +26,9 @@ class AsyncCatalogReader(AsyncRepository):
 
     _allowed = False
 
+    @property
     def last_known(self) -> Self:
-        """Return this repository, allowed to read the last known state of the broker's catalog.
+        """This repository, allowed to read the last known state of the broker's catalog.
 
         Where the catalog is linked from another database that cannot be reached, a statement is repeated on the last
         known state (`alfred-db catalog refresh` takes it). Without a link nothing differs but a savepoint.

@@ -109,7 +109,7 @@ def number(value: int) -> ColumnElement[int]:
 def percentage(value: float) -> ColumnElement[float]:
     """Return a percentage as a literal, for TABLESAMPLE, where Citus accepts no parameter.
 
-    It has two digits, so that a table that grows does not need a statement of its own for each size.
+    It has two digits, so that a table that grows does not need another statement for each size.
     """
     return literal_column(f"{float(f'{value:.2g}'):f}", Double)
 
