@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import cluster
 import corpus
 import large
 import pytest
@@ -26,6 +27,13 @@ from alfred_db.models.base import table_of
 from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what cannot run on the cluster that the suite is pointed at, with the reason."""
+    for item in items if cluster.nodes() else ():
+        if (mark := item.get_closest_marker(cluster.MARK)) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"on Citus: {mark.args[0]}"))
 
 
 def pytest_collection_finish() -> None:
@@ -51,7 +59,7 @@ def _no_settings_from_outside() -> None:
 def servers() -> Iterator[Servers]:
     """Superuser URLs of the servers by name; see tests/servers.py."""
     with ExitStack() as stack:
-        default = os.environ.get("ALFRED_DB_TEST_URL")
+        default = next(iter(cluster.nodes()), os.environ.get("ALFRED_DB_TEST_URL"))
         if default is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alfred-db-", dir=place())))
             folder.chmod(0o755)
@@ -74,6 +82,9 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
     def make(template: str | None = None, *, on: str = "embedded") -> URL:
         url = servers[on]
         name = f"alfred_test_{os.getpid()}_{next(_numbers)}"
+        if cluster.nodes() and on == "embedded":
+            made.append((url, name))
+            return cluster.create(name, migrated=template is not None)
         copied = "" if template is None else f" TEMPLATE {template}"
         if url not in servers.lasting:
             copied += " STRATEGY FILE_COPY"  # in memory, to log each page takes longer than to copy the files
@@ -83,7 +94,9 @@ def new_database(servers: Servers) -> Iterator[Callable[..., URL]]:
 
     yield make
     for url, name in made:
-        if url in servers.lasting:
+        if cluster.nodes() and url == cluster.nodes()[0]:
+            cluster.drop(name)
+        elif url in servers.lasting:
             _drop(url, name)
 
 

@@ -359,7 +359,6 @@ MEETINGS: Mapping[str, Meeting] = {
 
 ONE_WAY = {
     "brk_registry.hosted_model_price": "no method removes a hosted model",
-    "brk_tracking.broker_request": "no method removes a hosted model",
     "documents_embeddings": "whoever writes them holds their document",
     "memories_embeddings": "whoever writes them holds their memory",
     "memory_entries_embeddings": "whoever writes them holds their entry",

@@ -8,6 +8,8 @@ from sqlalchemy import URL
 
 from alfred_db import ConfigurationError, Database, DatabaseUnavailable
 
+pytestmark = pytest.mark.not_on_citus("a stand-in for Citus is installed")
+
 MODS = "SET allow_system_table_mods = on"
 
 

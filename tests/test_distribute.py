@@ -14,6 +14,8 @@ from alfred_db import AlfredDBError, ConfigurationError, Database, SchemaOutdate
 from alfred_db.cli import main
 from alfred_db.server.citus import CATALOGS, cluster
 
+pytestmark = pytest.mark.not_on_citus("a stand-in for Citus is installed")
+
 BROKEN = "ALTER TABLE brk_tracking.broker_request ADD CONSTRAINT own_key FOREIGN KEY (hosted_model_id) REFERENCES brk_registry.hosted_model"
 
 

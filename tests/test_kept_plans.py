@@ -20,6 +20,8 @@ from alfred_db.queries import leases, scheduler_executions, task_claims, workflo
 from alfred_db.queries.leases import Leased
 from alfred_db.queries.task_leases import TASKS
 
+pytestmark = pytest.mark.not_on_citus("EXPLAIN shows the plan of the coordinator")
+
 TOKEN = uuid.uuid4()
 PARAMETERS: Mapping[str, Any] = {
     "worker": "w",

@@ -125,7 +125,7 @@ def of_a_link(text: str) -> str | None:
     if "constraint matching the ON CONFLICT specification" in text:
         return (
             "if the table is linked from another database, it is only read here: write it there; if not, it lacks a unique"
-            " constraint, which `alfred-db doctor` names"
+            " constraint, which the doctor names"
         )
     if (
         re.search(r'cannot (insert into|update|delete from) view|foreign table ".*" does not allow', text)

@@ -180,12 +180,12 @@ def check_catalog(connection: Connection) -> CatalogLink:
     found = connection.execute(text(_STATE), {"server": SERVER}).one()
     options = dict(option.split("=", 1) for option in found.options or ())
     problems = [
-        f"role {role} may use the server {SERVER} and make another user mapping; run REVOKE USAGE ON FOREIGN SERVER"
-        f" {SERVER} FROM {role}"
+        f"role {role} may use the server {SERVER} and make another user mapping; run in"
+        f" {quoted(found.database)}: REVOKE USAGE ON FOREIGN SERVER {SERVER} FROM {role}"
         for role in found.users or ()
     ]
     if found.login:
-        problems.append(f"role {OWNER} may log in; run ALTER ROLE {OWNER} NOLOGIN")
+        problems.append(f"role {OWNER} may log in; as a superuser, take LOGIN from it")
     problems += [
         f"role {member} is a member of {OWNER}, and can read its password" for member in found.members or ()
     ]
@@ -198,8 +198,8 @@ def check_catalog(connection: Connection) -> CatalogLink:
         problems.append(str(error))
     if revision is not None and revision != head():
         problems.append(
-            f"the catalog's database is at {revision}, this version of alfred-db needs {head()}; upgrade it with"
-            " `alfred-db upgrade --target broker`, then link it again"
+            f"the catalog's database is at {revision}, this version of alfred-db needs {head()}; upgrade it, with"
+            " `--target broker`, then link it again"
         )
     return CatalogLink(
         linked=True,
@@ -217,7 +217,7 @@ _VERSION = "alfred_catalog_version"
 """The view of the other database's version table."""
 
 _STATE = f"""
-    SELECT srvoptions AS options,
+    SELECT srvoptions AS options, pg_catalog.current_database() AS database,
         ARRAY(
             SELECT DISTINCT CAST(pg_catalog.quote_ident(rolname) AS text)
             FROM pg_catalog.aclexplode(srvacl) AS acl JOIN pg_catalog.pg_roles ON pg_roles.oid = acl.grantee
@@ -349,7 +349,7 @@ def _require_free(connection: Connection) -> None:
     if found != head():
         raise SchemaOutdatedError(
             f"the database is at {found or 'no revision'}, this version of alfred-db needs {head()}: run"
-            f" {command('upgrade', connection.engine.url)} first"
+            f" {command('upgrade', connection.engine.url, None)} first"
         )
     keys = connection.scalars(text(_KEYS_TO_CATALOG)).all()
     if keys:
@@ -386,7 +386,7 @@ def _require_reader(url: URL, connection: Connection) -> None:
         if revision != head():
             raise SchemaOutdatedError(
                 f"the catalog's database is at {revision or 'no revision'}, this version of alfred-db needs {head()}: run"
-                f" {command('upgrade', url)} with --target broker"
+                f" {command('upgrade', url, None)} with --target broker"
             )
         row = other.execute(text(_RIGHTS), {"names": names}).one()
     if row.writes:

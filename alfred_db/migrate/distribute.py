@@ -1,4 +1,4 @@
-"""`alfred-db distribute`: the shared catalogs as reference tables of Citus, and each named tenant on one node."""
+"""What `distribute` does: the shared catalogs as reference tables of Citus, and each named tenant on one node."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def distribution(connection: Connection) -> list[Stage]:
     found = cluster(connection)
     if found is None:
         raise ConfigurationError(
-            "the database has no Citus; run CREATE EXTENSION citus, which the server must preload, or do without"
+            "the database has no Citus; create the extension citus, which the server must preload, or do without"
         )
     _require_head(connection, None)
     for tenant in found.local_tenants:

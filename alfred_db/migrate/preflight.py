@@ -65,7 +65,7 @@ def settle(connection: Connection) -> None:
 
 
 def note_surroundings(connection: Connection, attributes: dict[str, Any], home: str | None) -> None:
-    """Note for the revisions that the broker's catalog is linked from another database, and that the server has Citus.
+    """Note for the revisions whether the broker's catalog is linked, and whether the server has Citus.
 
     Citus distributes no table with a trigger: no table gets one, unless those of a tenant that is not distributed have them.
 

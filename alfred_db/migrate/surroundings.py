@@ -46,7 +46,7 @@ def kept(sql: str, attributes: Mapping[str, Any]) -> str | None:
     Where the catalog is in another database, and on Citus, the request log cannot have the foreign key to it that a later
     revision drops everywhere.
     """
-    catalog = CATALOG in sql and "brk_tracking" not in sql
+    catalog = CATALOG in sql and "broker_request" not in sql  # the log refers to it
     if attributes.get("target") == "broker":
         return sql if catalog else None
     if "linked" in attributes and catalog:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from ..config import command
 from ..errors import ConfigurationError
 from ..models import Base
 from ..sql import SHARED_SCHEMAS
@@ -51,6 +52,8 @@ class Cluster:
     """Named tenants whose schemas are not distributed."""
     default_tenant: bool
     """Whether there is a default tenant, which stays on the coordinator: Citus cannot distribute `public`."""
+    command: str
+    """The command that distributes what is left."""
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -61,12 +64,12 @@ class Cluster:
                 "Citus: this server is a worker; connect to the coordinator, or events would be lost"
             )
         elif not any(node for node in self.nodes if not node.coordinator):
-            found.append("Citus: the cluster has no worker; add one with SELECT citus_add_node('host', 5432)")
+            found.append("Citus: the cluster has no worker; add one by citus_add_node")
         found += [f"Citus: the node {node} does not answer to it" for node in self.nodes if not node.active]
         local = [*(f"tenant {name}" for name in self.local_tenants), *self.local_catalogs]
         if self.coordinator and local:
             some = ", ".join(local[:10]) + (f" and {len(local) - 10} more" if len(local) > 10 else "")
-            found.append(f"Citus: not distributed: {some}; run `alfred-db distribute`")
+            found.append(f"Citus: not distributed: {some}; run {self.command}")
         return found
 
 
@@ -83,6 +86,7 @@ def cluster(connection: Connection) -> Cluster | None:
         local_catalogs=tuple(row.catalogs or ()),
         local_tenants=tuple(row.tenants or ()),
         default_tenant=bool(row.default_tenant),
+        command=command("distribute", connection.engine.url),
     )
 
 

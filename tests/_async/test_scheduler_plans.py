@@ -18,6 +18,8 @@ from alfred_db.queries import scheduler as queries
 from alfred_db.queries import scheduler_executions as executions
 from alfred_db.repositories import AsyncUnitOfWork
 
+pytestmark = pytest.mark.not_on_citus("EXPLAIN shows the plan of the coordinator")
+
 CLAIM = {"worker": "w", "token": uuid.uuid4(), "lease": timedelta(seconds=60), "seconds": 60.0}
 PLANS: dict[str, Any] = {
     "idx_scheduler_tasks_due": queries.due(limit=100, after=None),

@@ -29,6 +29,8 @@ from alfred_db.queries.shapes.filters import compile_filter
 from alfred_db.repositories import UnitOfWork
 from alfred_db.search.filters import Filter, eq
 
+pytestmark = pytest.mark.not_on_citus("EXPLAIN shows the plan of the coordinator")
+
 NOW = datetime.now(UTC)
 ROWS = 3_000
 FILL = (

@@ -30,6 +30,8 @@ from alfred_db.queries.shapes.vector_search import vector_index
 from alfred_db.repositories import UnitOfWork
 from alfred_db.search.filters import Filter, eq
 
+pytestmark = pytest.mark.not_on_citus("EXPLAIN shows the plan of the coordinator")
+
 TIMES = 15
 """The driver prepares what it has run five times, and the server then makes five plans before it settles for one."""
 

@@ -24,6 +24,8 @@ from alfred_db.queries import tasks as enqueued
 from alfred_db.queries.task_leases import TASKS
 from alfred_db.repositories._sync.tasks import TaskRepository
 
+pytestmark = pytest.mark.not_on_citus("EXPLAIN shows the plan of the coordinator")
+
 FILL = """
     INSERT INTO {table} (task_id, intent, priority, status, available_at, created_at, completed_at, failed_at,
         lease_token, lease_expires_at, attempt_deadline_at, parent_task_id, queue)
