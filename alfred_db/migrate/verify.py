@@ -273,29 +273,34 @@ def _constraints(table: Table, live: dict[str, bool]) -> Iterator[Problem]:
             yield Problem(f"constraint {name} on {table.fullname}", expected, found, made_by)
 
 
+_TRIGGERS = {
+    "set_updated_at": ("updated_by_trigger", "CREATE TABLE", ""),
+    "set_status_times": ("status_times_by_trigger", "CREATE FUNCTION", "set_status_times"),
+}
+"""The mark of the tables that have a trigger, and what its revision makes."""
+
+
 def _triggers(
     tables: dict[str, Table], external: set[str], live: dict[str, dict[str, bool]]
 ) -> Iterator[Problem]:
     """None at all in a tenant, or in the shared catalogs, is a choice (Citus distributes none); some is a loss."""
+    marks = [mark for mark, _, _ in _TRIGGERS.values()]
     wanted = [
         (name, table)
         for name, table in tables.items()
-        if table.info.get("updated_by_trigger") and name not in external
+        if any(table.info.get(mark) for mark in marks) and name not in external
     ]
     for shared in (True, False):
         group = [pair for pair in wanted if (pair[1].schema in SHARED_SCHEMAS) is shared]
-        if not any("set_updated_at" in live.get(name, {}) for name, _ in group):
+        if not any(trigger in live.get(name, {}) for trigger in _TRIGGERS for name, _ in group):
             wanted = [pair for pair in wanted if pair not in group]
-    for name, table in wanted:
-        enabled = live.get(name, {}).get("set_updated_at")
-        if not enabled:
-            state = "nothing" if enabled is None else "a disabled one"
-            yield Problem(
-                f"trigger set_updated_at on {table.fullname}",
-                "it to exist",
-                state,
-                _made_by("CREATE TABLE", table.name),
-            )
+    for trigger, (mark, kind, function) in _TRIGGERS.items():
+        for name, table in wanted:
+            enabled = live.get(name, {}).get(trigger)
+            if table.info.get(mark) and not enabled:
+                state = "nothing" if enabled is None else "a disabled one"
+                made_by = _made_by(kind, function or table.name)
+                yield Problem(f"trigger {trigger} on {table.fullname}", "it to exist", state, made_by)
 
 
 def _functions(connection: Connection) -> Iterator[Problem]:

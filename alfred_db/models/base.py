@@ -36,6 +36,7 @@ __all__ = [
     "after_create",
     "monthly_partitions",
     "one_of",
+    "status_times_by_trigger",
     "table_of",
     "trigram_index",
     "updated_by_trigger",
@@ -123,6 +124,24 @@ def updated_by_trigger(model: type[M]) -> type[M]:
     )
     table_of(model).info["updated_by_trigger"] = True
     return model
+
+
+def status_times_by_trigger(model: type[Base], condition: str) -> None:
+    """Set the times of a status by a trigger, where a raw INSERT or UPDATE of the status leaves them out.
+
+    Statements of the library set them, so that the condition is false and the function is not called.
+
+    Args:
+        model: The model; the function knows the columns of its table.
+        condition: What the times of a row would have to be set for, of NEW.
+    """
+    name = table_of(model).name
+    after_create(
+        model,
+        "CREATE TRIGGER set_status_times BEFORE INSERT OR UPDATE OF status ON %(fullname)s FOR EACH ROW"
+        f" WHEN ({condition}) EXECUTE FUNCTION extensions.set_status_times('{name}')",
+    )
+    table_of(model).info["status_times_by_trigger"] = True
 
 
 def trigram_index(model: type[Base], column: str) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, CreatedAt, Json, monthly_partitions, one_of
+from .base import Base, CreatedAt, Json, monthly_partitions, one_of, status_times_by_trigger
 from .broker import HostedModel
 
 __all__ = ["BrokerRequest", "BrokerRequestStatus"]
@@ -130,3 +130,9 @@ class BrokerRequest(Base):
 
 
 monthly_partitions(BrokerRequest, "WITH (fillfactor = 90)")
+
+
+status_times_by_trigger(
+    BrokerRequest,
+    "(NEW.status = 'pending') <> (NEW.finished_at IS NULL)",
+)

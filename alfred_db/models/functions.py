@@ -15,6 +15,7 @@ FUNCTIONS = (
 
 OWN_FUNCTIONS = {
     "extensions.set_updated_at()": "cabacfaf24f2e283763d258ca4872f2e",
+    "extensions.set_status_times()": "169aa489c82558c0798a631802b336bc",
     "extensions.make_month_partitions(regclass, integer)": "e4619d99e605f07614b16b5c6cd5e9d0",
 }
 """Functions of this library, with the MD5 of their bodies."""

@@ -136,6 +136,14 @@ class MemoryEntry(Base):
     """When the row last changed."""
     expires_at: Mapped[datetime | None]
     """When it expires; NULL is never."""
+    app_name: Mapped[str | None]
+    """The application that it comes from; added, as the knowledge agent stores it."""
+    user_id: Mapped[str | None]
+    """The user that it belongs to; added, as the knowledge agent stores it."""
+    event_id: Mapped[str | None]
+    """The event of a session that it was taken from; added, as the knowledge agent stores it."""
+    author: Mapped[str | None]
+    """Who said it; added, as the knowledge agent stores it."""
 
 
 trigram_index(Memory, "content")

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, U
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, updated_by_trigger
+from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, status_times_by_trigger, updated_by_trigger
 
 __all__ = ["ExecutionStatus", "MisfirePolicy", "OverlapPolicy", "ScheduledExecution", "ScheduledTask"]
 
@@ -202,3 +202,11 @@ class ScheduledExecution(Base):
     """Seconds of the lease of its last claim; added, for information only."""
 
     task: Mapped[ScheduledTask | None] = relationship(back_populates="executions")
+
+
+status_times_by_trigger(
+    ScheduledExecution,
+    "(NEW.status IN ('pending', 'running')) <> (NEW.end_time IS NULL)"
+    " OR NEW.status = 'running' AND NEW.start_time IS NULL"
+    " OR NEW.status <> 'running' AND NEW.lease_expires_at IS NOT NULL",
+)

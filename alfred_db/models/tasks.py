@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueCon
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, updated_by_trigger
+from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, status_times_by_trigger, updated_by_trigger
 
 __all__ = ["DEFAULT_QUEUE", "Task", "TaskResult", "TaskStatus"]
 
@@ -215,3 +215,13 @@ class TaskResult(Base):
     """Metadata of the caller; not used by the library."""
 
     task: Mapped[Task | None] = relationship(back_populates="results")
+
+
+status_times_by_trigger(
+    Task,
+    "(NEW.status = 'completed') <> (NEW.completed_at IS NOT NULL)"
+    " OR (NEW.status = 'failed') <> (NEW.failed_at IS NOT NULL)"
+    " OR (NEW.status = 'cancelled') <> (NEW.cancelled_at IS NOT NULL)"
+    " OR NEW.status = 'processing' AND NEW.started_at IS NULL"
+    " OR NEW.status <> 'processing' AND NEW.lease_expires_at IS NOT NULL",
+)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, updated_by_trigger
+from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, status_times_by_trigger, updated_by_trigger
 
 __all__ = [
     "Workflow",
@@ -289,3 +289,14 @@ class WorkflowEvent(Base):
     """When it was sent."""
 
     execution: Mapped[WorkflowExecution] = relationship(back_populates="events")
+
+
+status_times_by_trigger(
+    WorkflowExecution,
+    "(NEW.status = 'completed') <> (NEW.completed_at IS NOT NULL)"
+    " OR (NEW.status = 'failed') <> (NEW.failed_at IS NOT NULL)"
+    " OR (NEW.status = 'cancelled') <> (NEW.cancelled_at IS NOT NULL)"
+    " OR NEW.status = 'running' AND NEW.started_at IS NULL"
+    " OR NEW.status <> 'running' AND NEW.lease_expires_at IS NOT NULL"
+    " OR NEW.status <> 'pending' AND NEW.waiting_for IS NOT NULL",
+)

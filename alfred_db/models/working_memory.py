@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Index, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..types import EnumText
@@ -79,6 +82,18 @@ class WorkingMemory(Base):
     """When the row last changed; added, as for every row that changes."""
     expires_at: Mapped[datetime | None]
     """When it expires; NULL is never; added, because working memory is short-lived."""
+    entity_node_id: Mapped[uuid.UUID | None]
+    """The node of the entity graph that it belongs to; added; no foreign key, because the graph may be in another database."""
+    description: Mapped[str | None]
+    """What it is; added, as FireFoundry's services store it."""
+    reasoning: Mapped[str | None]
+    """Why it was stored; added, as FireFoundry's services store it."""
+    lookup_info: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    """How it is looked up; added, as FireFoundry's services store it."""
+    action_log: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    """What was done with it; added, as FireFoundry's services store it."""
+    memory_content: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    """The content as JSON; added, as FireFoundry's services store it. Text is in `content`."""
 
 
 trigram_index(WorkingMemory, "name")

@@ -36,3 +36,11 @@ class MemoryEntryRow(FoundRow, Protocol):
     """When the row last changed."""
     expires_at: datetime | None
     """When it expires; NULL is never."""
+    app_name: str | None
+    """The application that it comes from; added, as the knowledge agent stores it."""
+    user_id: str | None
+    """The user that it belongs to; added, as the knowledge agent stores it."""
+    event_id: str | None
+    """The event of a session that it was taken from; added, as the knowledge agent stores it."""
+    author: str | None
+    """Who said it; added, as the knowledge agent stores it."""

@@ -46,6 +46,18 @@ class WorkingMemoryRow(FoundRow, Protocol):
     """When the row last changed; added, as for every row that changes."""
     expires_at: datetime | None
     """When it expires; NULL is never; added, because working memory is short-lived."""
+    entity_node_id: uuid.UUID | None
+    """The node of the entity graph that it belongs to; added; no foreign key, because the graph may be in another database."""
+    description: str | None
+    """What it is; added, as FireFoundry's services store it."""
+    reasoning: str | None
+    """Why it was stored; added, as FireFoundry's services store it."""
+    lookup_info: Any | None
+    """How it is looked up; added, as FireFoundry's services store it."""
+    action_log: Any | None
+    """What was done with it; added, as FireFoundry's services store it."""
+    memory_content: Any | None
+    """The content as JSON; added, as FireFoundry's services store it. Text is in `content`."""
 
 
 class WorkingMemoryChanges(TypedDict, total=False):
@@ -65,6 +77,12 @@ class WorkingMemoryChanges(TypedDict, total=False):
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
+    entity_node_id: uuid.UUID | None
+    description: str | None
+    reasoning: str | None
+    lookup_info: Any
+    action_log: Any
+    memory_content: Any
 
 
 @dataclass(frozen=True, slots=True)
