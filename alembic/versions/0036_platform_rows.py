@@ -132,7 +132,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table, columns in COLUMNS.items():
-        refuse_values(table, " OR ".join(f"{name} IS NOT NULL" for name in columns), "of the platforms' columns")
+        refuse_values(
+            table, " OR ".join(f"{name} IS NOT NULL" for name in columns), "of the platforms' columns"
+        )
     for table in CONDITIONS:
         ddl(f"DROP TRIGGER IF EXISTS set_status_times ON {table}")
     ddl(DROP)

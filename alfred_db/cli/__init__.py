@@ -14,6 +14,7 @@ import click
 __all__ = ["COMMANDS", "Commands", "main"]
 
 COMMANDS = {
+    "adopt": ("adopt", "Move the rows of a platform's database into the schema of alfred-db."),
     "catalog": ("catalog", "The catalogs that all tenants share: the broker's, and the model registry."),
     "check": ("migrations", "Fail when Alembic would generate a revision from the models."),
     "current": ("migrations", "Print the revision that the database is at."),

@@ -143,7 +143,7 @@ class MemoryEntry(Base):
     event_id: Mapped[str | None]
     """The event of a session that it was taken from; added, as the knowledge agent stores it."""
     author: Mapped[str | None]
-    """Who said it; added, as the knowledge agent stores it."""
+    """The author of the event; added, as the knowledge agent stores it."""
 
 
 trigram_index(Memory, "content")

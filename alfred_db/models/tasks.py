@@ -11,7 +11,16 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueCon
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, CreatedAt, Json, UpdatedAt, UuidId, one_of, status_times_by_trigger, updated_by_trigger
+from .base import (
+    Base,
+    CreatedAt,
+    Json,
+    UpdatedAt,
+    UuidId,
+    one_of,
+    status_times_by_trigger,
+    updated_by_trigger,
+)
 
 __all__ = ["DEFAULT_QUEUE", "Task", "TaskResult", "TaskStatus"]
 

@@ -43,4 +43,4 @@ class MemoryEntryRow(FoundRow, Protocol):
     event_id: str | None
     """The event of a session that it was taken from; added, as the knowledge agent stores it."""
     author: str | None
-    """Who said it; added, as the knowledge agent stores it."""
+    """The author of the event; added, as the knowledge agent stores it."""

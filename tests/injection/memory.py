@@ -298,6 +298,14 @@ SPECIMENS: Specimens = {
     "working_memory.update": lambda g: {
         "space": "builtin",
         "memory_id": g.working_memory,
-        "values": {**_WORKING, "metadata": JSON},
+        "values": {
+            **_WORKING,
+            "description": "d",
+            "reasoning": "r",
+            "lookup_info": JSON,
+            "action_log": JSON,
+            "memory_content": JSON,
+            "metadata": JSON,
+        },
     },
 }
