@@ -222,7 +222,7 @@ class Adoption:
             return
         rows, last, ended = known.rows, known.last_key, False
         with target.transaction():
-            raise_sequence(target, places[name], reading)
+            raise_sequence(source, target, places[name], reading)
             make_parents(source, target, places, reading)
         while not ended:
             with target.transaction():

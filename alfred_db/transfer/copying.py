@@ -87,17 +87,19 @@ def _count_sessions(target: Driver, places: Mapping[str, str]) -> None:
     )
 
 
-def raise_sequence(target: Driver, place: str, reading: TableReading) -> None:
+def raise_sequence(source: Driver, target: Driver, place: str, reading: TableReading) -> None:
     """Have the numbers of new rows begin after those of the source, before its rows arrive."""
     column = reading.target.columns.get("id")
     if column is None or column.identity is None:
         return
-    sequence = "pg_catalog.pg_get_serial_sequence(%(table)s, 'id')"
-    target.run(
-        f"SELECT setval({sequence}, greatest(%(last)s, (SELECT max(id) FROM {place}), 1), %(last)s IS NOT NULL"
-        f" OR EXISTS (SELECT FROM {place})) WHERE {sequence} IS NOT NULL",
-        {"table": place, "last": reading.found.last},
-    )
+    numbers = [source.one(f"SELECT max(id) FROM {reading.counted}"), reading.found.last]
+    last = max((number for number in numbers if number is not None), default=0)
+    sequence = target.one("SELECT pg_catalog.pg_get_serial_sequence(%s, 'id')", [place])
+    if last > 0 and sequence is not None:
+        target.run(
+            f"SELECT setval(CAST(%s AS regclass), greatest(%s, (SELECT last_value FROM {sequence})))",
+            [sequence, last],
+        )
 
 
 def make_parents(

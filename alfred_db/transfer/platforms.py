@@ -164,7 +164,7 @@ class Rules:
     times: Mapping[str, str] = field(default_factory=dict[str, str])
     """The columns that depend on the status, computed when all others are known."""
     derived: tuple[str, ...] = ()
-    """Those of `times` that the platforms do not have: to compute them changes nothing."""
+    """Those of `times` that a platform may not have: to compute them changes nothing."""
     unique: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Texts that have to be unique among the rows that are the same in these columns: repeated ones get their key added."""
     ranked: str = ""
@@ -285,6 +285,7 @@ RULES: Mapping[str, Rules] = {
             "currency": "CASE WHEN currency ~ '^[A-Z]{3}$' THEN currency ELSE 'USD' END",
         },
         times={"finished_at": "CASE WHEN status <> 'pending' THEN COALESCE(finished_at, created_at) END"},
+        derived=("finished_at",),
     ),
     "hosting_provider": Rules(fallbacks=_CODED, unique={"code": ()}),
     "model_maker": Rules(fallbacks=_CODED, unique={"code": ()}),

@@ -300,6 +300,11 @@ class _Builder:
             source = self.taken.get(column.name)
             if source is not None:
                 self._account(column, source)
+        for name in self.rules.times:
+            if name not in self.taken and name not in self.rules.derived:
+                self.result.changes[f"{name}: set, because the row repeats another"] = (
+                    f"{quoted(name)} IS NOT NULL"
+                )
         home = self._home()
         if self.notes and home is not None and home not in self.result.columns:
             self.result.columns.append(home)
@@ -325,6 +330,9 @@ class _Builder:
                 name, raw, f"{name}: unknown values are replaced",
                 when=f"{raw} IS NOT NULL AND CAST({raw} AS text) <> {value}",
             )  # fmt: skip
+        elif column.name in self.rules.unique:
+            what = f"{name}: repeated, so that the key is added"
+            self._note(name, raw, what, when=f"{raw} IS NOT NULL AND CAST({raw} AS text) <> {value}")
         elif column.foreign_keys:
             orphan = f"{raw} IS NOT NULL AND {value} IS NULL"
             if column.name in self.result.parents:
@@ -338,9 +346,7 @@ class _Builder:
                 f"{name}: set against the status",
                 when=f"{raw} IS NOT NULL AND {value} IS NULL",
             )
-            self.result.changes[f"{name}: set from the status"] = (
-                f"({kept}) IS NULL AND {value} IS NOT NULL"
-            )
+            self.result.changes[f"{name}: set from the status"] = f"({kept}) IS NULL AND {value} IS NOT NULL"
             return
         elif sql_type(column) in ("integer", "smallint") and column.name in self.rules.bounds:
             self._note(

@@ -32,6 +32,7 @@ CHANGED = {
     "workflows": {"status"},
     "workflow_executions": {"status", "completed_at"},
     "working_memory": {"status", "embedding"},
+    "hosting_provider": {"code"},
     "model_family": {"maker_id"},
     "broker_request": {"status", "prompt_tokens"},
 }
