@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import UserDict
+from collections.abc import Iterator
 from importlib import import_module
 
 import click
+
+from .groups import Group, with_examples
 
 __all__ = ["COMMANDS", "Commands", "main"]
 
@@ -102,23 +105,19 @@ class _Imported(UserDict[str, click.Command]):
             return self.data[name]
         module, _ = COMMANDS[name]
         found: click.Command = getattr(import_module(f".{module}", __name__), name)
-        return found
+        return with_examples(name, found)
 
 
-class _Main(Commands):
+class _Main(Commands, Group):
     """Lists the commands without importing them."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        limit = formatter.width - 6 - max(map(len, COMMANDS))
-        rows = [
-            (name, click.Command(name, help=sentence).get_short_help_str(limit))
-            for name, (_, sentence) in sorted(COMMANDS.items())
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Yield the names of the commands with the first sentences of their help."""
+        for name, (_, sentence) in sorted(COMMANDS.items()):
+            yield name, sentence
 
 
-@click.group(cls=_Main, commands=_Imported())
+@click.group(cls=_Main, commands=_Imported(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="alfred-db")
 def main() -> None:
     """The data layer of AI-agent platforms on one PostgreSQL."""

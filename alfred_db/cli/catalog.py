@@ -16,12 +16,13 @@ from ..errors import translated
 from ..interchange.catalog import read, seed, written
 from ..interchange.files import limited, utf8
 from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
+from .groups import Group
 from .options import json_option, migration_url_option, url_option
 
 __all__ = ["catalog"]
 
 
-@click.group()
+@click.group(cls=Group)
 def catalog() -> None:
     """The catalogs that all tenants share: the broker's, and the model registry."""
 

@@ -8,6 +8,7 @@ from ..config import migration_url
 from ..engine.pool import passing_engine
 from ..errors import translated
 from ..migrate.grants import KINDS, apply, excess, plan
+from .groups import Group
 from .options import migration_url_option, schema_option
 
 __all__ = ["grants", "read_roles"]
@@ -39,7 +40,7 @@ roles_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def grants() -> None:
     """Rights of roles: what each kind needs, as SQL; applying it; and checking it."""
 

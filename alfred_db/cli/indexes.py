@@ -11,6 +11,7 @@ from ..config import database_url, migration_url
 from ..engine.pool import passing_engine
 from ..errors import translated
 from ..indexes import LOCK_TIMEOUT, add_field, drop_field, field_indexes
+from .groups import Group
 from .options import json_option, migration_url_option, schema_option, url_option
 
 __all__ = ["indexes"]
@@ -20,7 +21,7 @@ lock_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def indexes() -> None:
     """Indexes of fields in JSON columns: list, add and drop them."""
 

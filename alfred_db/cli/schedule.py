@@ -13,13 +13,14 @@ from ..database import Database
 from ..errors import NotFoundError
 from ..models import MisfirePolicy, OverlapPolicy
 from ..repositories import SchedulerRepository
+from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
 from .tasks import as_dict, table
 
 __all__ = ["schedule"]
 
 
-@click.group()
+@click.group(cls=Group)
 def schedule() -> None:
     """Scheduled tasks. TASK is the id of one, or its key."""
 

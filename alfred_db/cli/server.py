@@ -10,11 +10,12 @@ import click
 
 from .. import embedded
 from ..errors import AlfredDBError
+from .groups import Group
 
 __all__ = ["server"]
 
 
-class _Group(click.Group):
+class _Group(Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

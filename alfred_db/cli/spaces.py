@@ -15,6 +15,7 @@ from ..indexes.reembedding import Embedder, build_space, space_recall, switch_sp
 from ..indexes.reembedding import reembed as embed_rows
 from ..models import SpaceKind
 from ..models.spaces import BUILTIN
+from .groups import Group
 from .objects import named_object
 from .options import json_option, migration_url_option, schema_option, url_option
 
@@ -26,7 +27,7 @@ _kind_option = click.option(
 _embedder_help = "A function from a list of texts to a matrix, with one vector for each."
 
 
-@click.group()
+@click.group(cls=Group)
 def spaces() -> None:
     """Embedding spaces: show and fill them, switch to one, and drop them."""
 

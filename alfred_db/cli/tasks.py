@@ -18,6 +18,7 @@ from ..errors import NotFoundError
 from ..models import Task, TaskStatus
 from ..models.base import Base
 from ..repositories import TaskRepository, UnitOfWork
+from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
 
 __all__ = ["as_dict", "table", "tasks"]
@@ -27,7 +28,7 @@ _HIDDEN = ("lease_token",)
 """A reader of the token could write as the holder."""
 
 
-@click.group()
+@click.group(cls=Group)
 def tasks() -> None:
     """List, requeue and cancel tasks, and show the health of the queue. TASK is a `task_id` or an `id`."""
 

@@ -10,6 +10,7 @@ import click
 from ..config import migration_url
 from ..tenants import TenantOutcome, TenantReport, Tenants
 from .grants import read_roles
+from .groups import Group
 from .options import json_option, migration_url_option, triggers_option
 
 __all__ = ["tenants"]
@@ -19,7 +20,7 @@ parallel_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def tenants() -> None:
     """Tenants: create, list, upgrade and drop them, many at a time.
 

@@ -13,12 +13,13 @@ from ..database import Database
 from ..engine.pool import passing_engine
 from ..errors import translated
 from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+from .groups import Group
 from .options import json_option, migration_url_option, schema_option, url_option
 
 __all__ = ["vectors"]
 
 
-@click.group()
+@click.group(cls=Group)
 def vectors() -> None:
     """Vector indexes: show their state, rebuild them, and measure their recall."""
 

@@ -1,0 +1,60 @@
+"""An example of each command, which its help shows. A test runs them, in this order, on one database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["EXAMPLES"]
+
+EXAMPLES: Mapping[str, str] = {
+    "init": "alfred-db init",
+    "upgrade": "alfred-db upgrade",
+    "current": "alfred-db current",
+    "history": "alfred-db history",
+    "check": "alfred-db check",
+    "sql": "alfred-db sql > upgrade.sql",
+    "doctor": "alfred-db doctor --json",
+    "catalog load": "alfred-db catalog load",
+    "catalog export": "alfred-db catalog export catalog.json",
+    "maintain": "alfred-db maintain --months-ahead 3 --dry-run",
+    "grants plan": "alfred-db grants plan --role app=shop_app",
+    "grants apply": "alfred-db grants apply --role app=shop_app",
+    "grants check": "alfred-db grants check --role app=shop_app",
+    "tenants create": "alfred-db tenants create acme globex",
+    "tenants list": "alfred-db tenants list --json",
+    "tenants upgrade": "alfred-db tenants upgrade --all",
+    "tenants drop": "alfred-db tenants drop globex --yes",
+    "tasks list": "alfred-db tasks list --status failed --json",
+    "tasks show": "alfred-db tasks show t-1",
+    "tasks cancel": "alfred-db tasks cancel t-1",
+    "tasks requeue": "alfred-db tasks requeue t-1",
+    "tasks health": "alfred-db tasks health",
+    "schedule add": 'alfred-db schedule add Report "make report" "0 6 * * *" --timezone Europe/Vienna --key report',
+    "schedule list": "alfred-db schedule list",
+    "schedule preview": 'alfred-db schedule preview --cron "0 6 * * *" --count 3',
+    "schedule pause": "alfred-db schedule pause report",
+    "schedule resume": "alfred-db schedule resume report",
+    "worker": "alfred-db worker --app tasks:handlers --drain",
+    "spaces reembed": "alfred-db spaces reembed e5-small --kind documents --model e5-small --dimensions 384 --embedder embedding:embed",
+    "spaces status": "alfred-db spaces status",
+    "spaces switch": "alfred-db spaces switch documents e5-small --embedder embedding:embed --target 0.9",
+    "spaces drop": "alfred-db spaces drop old-space",
+    "vectors status": "alfred-db vectors status",
+    "vectors recall": "alfred-db vectors recall --table documents --k 10 --samples 20",
+    "vectors rebuild": "alfred-db vectors rebuild --index idx_documents_embedding",
+    "indexes add": "alfred-db indexes add documents.metadata.year",
+    "indexes list": "alfred-db indexes list",
+    "indexes drop": "alfred-db indexes drop documents.metadata.year",
+    "purge": "alfred-db purge --tasks 30d --events 90d --dry-run",
+    "metrics": "alfred-db metrics",
+    "top": "alfred-db top --once",
+    "web": "alfred-db web --port 8001",
+    "mcp": "alfred-db mcp --tools agent-memory --read-only",
+    "server start": "alfred-db server start",
+    "server status": "alfred-db server status",
+    "server url": "alfred-db server url",
+    "server psql": 'alfred-db server psql -c "SELECT version()"',
+    "server stop": "alfred-db server stop",
+    "downgrade": "alfred-db downgrade base --schema acme --allow-data-loss --yes",
+}
+"""The example of each command, by its words after `alfred-db`."""
