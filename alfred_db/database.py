@@ -27,15 +27,25 @@ from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from .config import database_url, tenant_schema
+from .config import database_url, parse_url, tenant_schema
 from .engine.chunks import AsyncInChunks, InChunks
-from .engine.engines import Pooler, engine_options, watch
+from .engine.engines import Pooler, engine_options, refuse_pooler_read_only, watch
 from .engine.listeners import AsyncTaskListener, TaskListener, refuse_pooler
-from .engine.notifications import Notifier, channel_of
+from .engine.notifications import Notifier, announce
+from .engine.replicas import (
+    ReadSession,
+    Replicas,
+    allowed_lag,
+    current_position,
+    prepare,
+    reading,
+    replica_of,
+    wal_position,
+)
 from .engine.session import AloneSession, AutocommitSession, DirectSession
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
-from .errors import ConfigurationError, translated
+from .errors import translated
 from .sql import schema_translate_map
 
 if TYPE_CHECKING:
@@ -69,6 +79,9 @@ class Database(InChunks["UnitOfWork"]):
         notify: Notify idle workers after a commit that enqueued tasks, through a separate connection. Without
             it workers find new tasks when they next poll.
         read_only: Have the server refuse every write through these connections. `upgrade` uses another one.
+        replica_url: Standbys that `read` reads from, one or several hosts. libpq connects to any of them, unless the URL
+            sets `target_session_attrs` or `load_balance_hosts`.
+        max_lag: The seconds that a standby may lag behind; else `read` reads from the primary.
 
     Raises:
         ConfigurationError: No URL was found, or one of the arguments is wrong.
@@ -84,13 +97,15 @@ class Database(InChunks["UnitOfWork"]):
         application_name: str = "alfred-db",
         notify: bool = False,
         read_only: bool = False,
+        replica_url: str | URL | None = None,
+        max_lag: float = 10.0,
     ) -> None:
         from .repositories import UnitOfWork
 
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
-        self.read_only = _read_only(read_only, pooler)
+        self.read_only = refuse_pooler_read_only(read_only, pooler)
         self.unit_of_work: Callable[[Session], UnitOfWork] = UnitOfWork
         """What makes a unit of work of a session."""
         self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
@@ -102,6 +117,15 @@ class Database(InChunks["UnitOfWork"]):
         )
         self._kept = watch(self.engine, pooler, self.schema, read_only)
         self._notifier = Notifier(self.url) if notify else None
+        self._replicas: Replicas | None = None
+        self._replica_engine: Engine | None = None
+        self._max_lag = allowed_lag(max_lag)
+        if replica_url is not None:
+            replica = replica_of(parse_url(replica_url))
+            options = engine_options(replica, schema, pooler, pool_size, application_name)
+            self._replica_engine = create_engine(replica, **options)
+            kept = watch(self._replica_engine, pooler, self.schema, read_only=True)
+            self._replicas = Replicas(kept)
         self._root: Database | None = None
         self._opened: dict[str, Database] = {}
         self._find_first: Callable[[], None] | None = None
@@ -112,13 +136,14 @@ class Database(InChunks["UnitOfWork"]):
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._units = sessionmaker(self.engine, class_=DirectSession, expire_on_commit=False, kept=kept)
         self._alone = AloneSession(self.engine, kept=kept)
+        self._reads = sessionmaker(self.engine, class_=ReadSession, expire_on_commit=False, kept=kept)
         self._autocommit = sessionmaker(
             self.engine.execution_options(isolation_level="AUTOCOMMIT"),
             class_=AutocommitSession,
             expire_on_commit=False,
             kept=kept,
         )
-        _announce(self._notifier, self.schema, self._sessions, self._units, self._autocommit)
+        announce(self._notifier, self.schema, self._sessions, self._units, self._autocommit)
 
     def tenant(self, name: str) -> Database:
         """Return a tenant of this database, with everything that a `Database` has, on the pool of this one.
@@ -142,7 +167,10 @@ class Database(InChunks["UnitOfWork"]):
         if found is None:
             found = copy(root)
             found.schema = tenant_schema(name)
-            found.engine = root.engine.execution_options(schema_translate_map=schema_translate_map(name))
+            options = {"schema_translate_map": schema_translate_map(name)}
+            found.engine = root.engine.execution_options(**options)
+            if root._replica_engine is not None:
+                found._replica_engine = root._replica_engine.execution_options(**options)
             found._root = root
             found._find_first = found._find
             found.wrap_handler = found.wrap_tenant = None
@@ -202,6 +230,45 @@ class Database(InChunks["UnitOfWork"]):
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return Begun(self._units(), self.unit_of_work, self._find_first)
+
+    def read(
+        self, *, after: str | None = None, max_lag: float | None = None
+    ) -> AbstractContextManager[UnitOfWork]:
+        """Return a context manager for a unit of work that only reads: on a fresh replica, or on the primary.
+
+        The primary answers where no replica does, such as when none is configured, none can be reached, or what was asked
+        for has not been replayed there. A write is refused. To read what a unit of work has written:
+
+            with db.begin() as uow: ...
+            token = db.position()
+            with db.read(after=token) as uow: ...
+
+        If the replica ends while a call of a repository runs, the call is repeated on the primary, once.
+
+        Args:
+            after: A position of the primary's log, from `position`, that the replica must have replayed.
+            max_lag: The seconds that the replica may lag behind; None is the one of the database.
+
+        Raises:
+            InvalidInputError: One of the arguments is invalid.
+        """
+        session, position = self._reads(), wal_position(after)
+        lag = allowed_lag(max_lag, self._max_lag)
+
+        def first() -> None:
+            if self._find_first is not None:
+                self._find_first()
+            prepare(session, self._replicas, self._replica_engine, position, lag)
+
+        return Begun(session, reading(self.unit_of_work, self._replicas), first)
+
+    def position(self) -> str:
+        """Return the position of the primary's log: all that was committed before is at or before it.
+
+        It is a short text that can be passed on to the next reader, as in a cookie.
+        """
+        with self._units() as session:
+            return current_position(session)
 
     def autocommit(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -267,6 +334,8 @@ class Database(InChunks["UnitOfWork"]):
             return
         if self._notifier is not None:
             self._notifier.close()
+        if self._replica_engine is not None:
+            self._replica_engine.dispose()
         self.engine.dispose()
 
     def __enter__(self) -> Database:
@@ -294,13 +363,15 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         application_name: str = "alfred-db",
         notify: bool = False,
         read_only: bool = False,
+        replica_url: str | URL | None = None,
+        max_lag: float = 10.0,
     ) -> None:
         from .repositories import AsyncUnitOfWork
 
         self.url = database_url(url)
         self.schema = None if schema is None else tenant_schema(schema)
         self.pooler: Pooler | None = pooler
-        self.read_only = _read_only(read_only, pooler)
+        self.read_only = refuse_pooler_read_only(read_only, pooler)
         self.unit_of_work: Callable[[AsyncSession], AsyncUnitOfWork] = AsyncUnitOfWork
         """What makes a unit of work of a session."""
         self.wrap_handler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
@@ -312,6 +383,15 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         )
         self._kept = watch(self.engine.sync_engine, pooler, self.schema, read_only)
         self._notifier = Notifier(self.url) if notify else None
+        self._replicas: Replicas | None = None
+        self._replica_engine: AsyncEngine | None = None
+        self._max_lag = allowed_lag(max_lag)
+        if replica_url is not None:
+            replica = replica_of(parse_url(replica_url))
+            options = engine_options(replica, schema, pooler, pool_size, application_name)
+            self._replica_engine = create_async_engine(replica, **options)
+            kept = watch(self._replica_engine.sync_engine, pooler, self.schema, read_only=True)
+            self._replicas = Replicas(kept)
         self._root: AsyncDatabase | None = None
         self._opened: dict[str, AsyncDatabase] = {}
         self._find_first: Callable[[], Awaitable[None]] | None = None
@@ -328,19 +408,16 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
             expire_on_commit=False,
             sync_session_class=autocommit,
         )
+        reads = sessionmaker(class_=ReadSession, kept=kept)
+        self._reads = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=reads)
         alone = sessionmaker(class_=AloneSession, kept=kept)
         self._alone = async_sessionmaker(self.engine, sync_session_class=alone)()
-        _announce(self._notifier, self.schema, sessions, units, autocommit)
+        announce(self._notifier, self.schema, sessions, units, autocommit)
 
     def tenant(self, name: str) -> AsyncDatabase:
-        """Return a tenant of this database, with everything that an `AsyncDatabase` has, on the pool of this one.
-
-        It opens no connection for itself and leaves nothing of the tenant in the server's session: each statement names
-        the schema. Closing it closes nothing. The same name returns the same object.
+        """Return a tenant of this database, on the pool of this one; see `Database.tenant`.
 
             async with db.tenant("acme").begin() as uow: ...
-
-        The first unit of work checks that the tenant exists.
 
         Args:
             name: The name of the tenant, which is that of its schema.
@@ -354,7 +431,10 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         if found is None:
             found = copy(root)
             found.schema = tenant_schema(name)
-            found.engine = root.engine.execution_options(schema_translate_map=schema_translate_map(name))
+            options = {"schema_translate_map": schema_translate_map(name)}
+            found.engine = root.engine.execution_options(**options)
+            if root._replica_engine is not None:
+                found._replica_engine = root._replica_engine.execution_options(**options)
             found._root = root
             found._find_first = found._find
             found.wrap_handler = found.wrap_tenant = None
@@ -415,6 +495,37 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
         return AsyncBegun(self._units(), self.unit_of_work, self._find_first)
+
+    def read(
+        self, *, after: str | None = None, max_lag: float | None = None
+    ) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
+        """Return a context manager for a unit of work that only reads; see `Database.read`.
+
+        Args:
+            after: A position of the primary's log, from `position`, that the replica must have replayed.
+            max_lag: The seconds that the replica may lag behind; None is the one of the database.
+
+        Raises:
+            InvalidInputError: One of the arguments is invalid.
+        """
+        session, position = self._reads(), wal_position(after)
+        lag = allowed_lag(max_lag, self._max_lag)
+        engine = None if self._replica_engine is None else self._replica_engine.sync_engine
+
+        async def first() -> None:
+            if self._find_first is not None:
+                await self._find_first()
+            await session.run_sync(prepare, self._replicas, engine, position, lag)
+
+        return AsyncBegun(session, reading(self.unit_of_work, self._replicas), first)
+
+    async def position(self) -> str:
+        """Return the position of the primary's log: all that was committed before is at or before it.
+
+        It is a short text that can be passed on to the next reader, as in a cookie.
+        """
+        async with self._units() as session:
+            return await session.run_sync(current_position)
 
     def autocommit(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for calls of which each statement commits by itself.
@@ -480,6 +591,8 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
             return
         if self._notifier is not None:
             await asyncio.to_thread(self._notifier.close)
+        if self._replica_engine is not None:
+            await self._replica_engine.dispose()
         await self.engine.dispose()
 
     async def __aenter__(self) -> AsyncDatabase:
@@ -499,26 +612,10 @@ def _repr(database: Database | AsyncDatabase) -> str:
     return f"{type(database).__name__}({database.url.render_as_string(hide_password=True)!r}{schema})"
 
 
-def _announce(notifier: Notifier | None, schema: str | None, *sessions: sessionmaker[Any]) -> None:
-    """Have commits of these sessions wake the workers of the tenant, through the one notifier of the pool."""
-    if notifier is not None:
-        for each in sessions:
-            notifier.after_commits(each, channel_of(schema))
-
-
 def _forget(copied: Database | AsyncDatabase) -> None:
     """Take from the copy of a database, which becomes one of its tenants, what belongs to the database."""
     for name in ("cache", "web_sessions", "rate_limits"):
         vars(copied).pop(name, None)
-
-
-def _read_only(read_only: bool, pooler: Pooler | None) -> bool:
-    if read_only and pooler is not None:
-        raise ConfigurationError(
-            'read_only: a pooler passes the server\'s sessions on, so none can be set read-only; leave out pooler="transaction",'
-            " or connect as a role that may only read"
-        )
-    return read_only
 
 
 def _migration_url(url: URL) -> str | URL:

@@ -261,6 +261,9 @@ _BY_SQLSTATE_CLASS: dict[str, tuple[type[AlfredDBError], str]] = {
     "57": (DatabaseUnavailable, "the server is stopping or starting; try again"),
 }
 
+UNLOGGED = "0A000"
+"""The SQLSTATE of a read of an UNLOGGED table on a standby."""
+
 _RETRYABLE = frozenset({"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"})
 
 
@@ -310,6 +313,10 @@ def translate(error: exc.SQLAlchemyError | psycopg.Error) -> AlfredDBError | Non
     if original.sqlstate == "23514" and "violates partition constraint" in text:
         return ConflictError(
             f"{text}: a partition was made meanwhile; run the transaction again", retryable=True
+        )
+    if original.sqlstate == UNLOGGED and "during recovery" in text:
+        return DatabaseUnavailable(
+            f"{text}: a standby has no rows of an UNLOGGED table, such as the cache; connect to the primary"
         )
     if original.sqlstate == "42704" and text.startswith("text search configuration"):
         return InvalidInputError(

@@ -408,6 +408,7 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                 value = f"{__name__}:HANDLERS" if "--app" in parameter.opts else value
                 value = "app=unknown" if "--role" in parameter.opts else value
                 value = "documents.metadata.year" if parameter.name == "field" else value
+                value = "acme" if path[0] == "tenants" else value
                 value = f"{__name__}:embed" if "--embedder" in parameter.opts else value
                 given += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
         if path[-1] == "init":  # knows no database without it

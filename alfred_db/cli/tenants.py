@@ -116,10 +116,14 @@ def drop(name: str, url: str | None, yes: bool) -> None:
     Example: alfred-db tenants drop acme --yes
     """
     target = migration_url(url)
+    found = Tenants(target)
+    tenant = found.get(name)
     if not yes:
         shown = target.render_as_string(hide_password=True)
-        click.confirm(f"Drop the tenant {name} of {shown}, with all its rows?", abort=True)
-    Tenants(target).drop(name)
+        click.confirm(
+            f"Drop the tenant {name} of {shown}, with all its rows ({_size(tenant.size)})?", abort=True
+        )
+    found.drop(name)
     click.echo(f"dropped {name}")
 
 

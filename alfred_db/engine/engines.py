@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import URL, Engine, NullPool
 
 from ..checks import from_json, sent_json
+from ..errors import ConfigurationError
 from ..sql import schema_translate_map
 from ..types import bind_text
 from .plans import drop_plans_of
@@ -25,7 +26,7 @@ from .pool import (
 )
 from .session import Kept
 
-__all__ = ["IDLE_IN_TRANSACTION_TIMEOUT", "Pooler", "engine_options", "watch"]
+__all__ = ["IDLE_IN_TRANSACTION_TIMEOUT", "Pooler", "engine_options", "refuse_pooler_read_only", "watch"]
 
 Pooler = Literal["transaction"]
 
@@ -95,3 +96,17 @@ def watch(engine: Engine, pooler: Pooler | None, schema: str | None, read_only: 
     else:
         check_pooled(engine, default_tenant=schema is None)
     return kept
+
+
+def refuse_pooler_read_only(read_only: bool, pooler: Pooler | None) -> bool:
+    """Return whether the connections are read-only.
+
+    Raises:
+        ConfigurationError: They should be, and are a pooler's.
+    """
+    if read_only and pooler is not None:
+        raise ConfigurationError(
+            'read_only: a pooler passes the server\'s sessions on, so none can be set read-only; leave out pooler="transaction",'
+            " or connect as a role that may only read"
+        )
+    return read_only

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from .pool import connect_args
 from .session import Kind, state_of
 
-__all__ = ["Notifier", "channel_of", "connect", "payload_of", "wakes"]
+__all__ = ["Notifier", "announce", "channel_of", "connect", "payload_of", "wakes"]
 
 GATHER, MOST_GATHERED = 0.001, 0.01
 """Seconds until the next notification, for each commit that the last one served, and at most.
@@ -161,6 +161,13 @@ class Notifier:
                 connection.close()
             return None
         return connection
+
+
+def announce(notifier: Notifier | None, schema: str | None, *sessions: sessionmaker[Any]) -> None:
+    """Have commits of these sessions wake the workers of the tenant, through the one notifier of the pool."""
+    if notifier is not None:
+        for each in sessions:
+            notifier.after_commits(each, channel_of(schema))
 
 
 def connect(url: URL, application_name: str) -> psycopg.Connection:

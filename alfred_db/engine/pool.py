@@ -64,6 +64,12 @@ class ConnectionState:
     """The driver's cursor of the last statement, for the next one; None while it is in use."""
     plans: KeptPlans = field(default_factory=KeptPlans)
     """When the plans that the server keeps for the connection are dropped."""
+    replayed: int = 0
+    """How far its server has replayed the primary's log, as far as is known."""
+    lag: float = 0.0
+    """The seconds that its server lagged behind."""
+    lag_known_since: float = float("-inf")
+    """When it did."""
 
 
 def connection_state(info: dict[Any, Any]) -> ConnectionState:

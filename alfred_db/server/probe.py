@@ -149,6 +149,8 @@ class Facts:
     """Schemas of the search_path, with the roles that may create in them, other than their owners and this role."""
     read_only: bool = False
     """A standby, or a session that may only read."""
+    standby: bool = False
+    """Whether the server follows another one."""
     encoding: str = "UTF8"
     """The database's."""
     shared_tables: Mapping[str, bool] = field(default_factory=dict[str, bool])
@@ -185,6 +187,7 @@ _PROBE = text("""
         pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS can_create_schema,
         pg_catalog.current_schema() AS home,
         EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') AS citus,
+        pg_catalog.pg_is_in_recovery() AS standby,
         pg_catalog.pg_is_in_recovery() OR CAST(pg_catalog.current_setting('transaction_read_only') AS boolean) AS read_only,
         pg_catalog.to_regnamespace('heroku_ext') IS NOT NULL AS heroku_schema,
         ARRAY(SELECT DISTINCT pg_catalog.split_part(name, '.', 1) FROM settings WHERE name LIKE '%.%') AS prefixes,
@@ -302,6 +305,7 @@ def probe(connection: Connection) -> Facts:
         citus=row.citus,
         creators=tuple((schema, role) for schema, role in row.creators or ()),
         read_only=row.read_only,
+        standby=row.standby,
         encoding=settings.get("server_encoding", "UTF8"),
         shared_tables=row.shared_tables or {},
     )

@@ -167,6 +167,11 @@ def require_rights(facts: Facts, needed_schemas: Iterable[str]) -> None:
 def warnings(facts: Facts) -> list[str]:
     """Return warnings about what works less well than it could, and what to do; not what `require` refuses."""
     found: list[str] = []
+    if facts.standby:
+        found.append(
+            "this server is a standby and read-only: writes, migrations and workers need the primary"
+            " (target_session_attrs=read-write); pass this one as replica_url, and `read()` reads from it"
+        )
     for extension in EXTENSIONS:
         status = facts.extension(extension.name)
         version = status.installed or status.available

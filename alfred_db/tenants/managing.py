@@ -41,6 +41,19 @@ class Tenants:
         with translated(), engine.connect() as connection:
             return list_tenants(connection, migrate.head())
 
+    def get(self, name: str) -> Tenant:
+        """Return a tenant.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a tenant.
+            NotFoundError: There is no such tenant.
+        """
+        wanted = tenant_schema(name)
+        for tenant in self.list():
+            if tenant.name == wanted:
+                return tenant
+        raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
+
     def create(
         self,
         *names: str,
@@ -141,8 +154,7 @@ class Tenants:
             NotFoundError: There is no such tenant.
             ConflictError: Something else in the database depends on its tables.
         """
-        if tenant_schema(name) not in {tenant.name for tenant in self.list()}:
-            raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
+        self.get(name)
         migrate.downgrade(self._url, "base", schema=name, allow_data_loss=True)
         self._opened.pop(name, None)
 
@@ -169,6 +181,10 @@ class AsyncTenants:
     async def list(self) -> Sequence[Tenant]:
         """Return the tenants by name, with their revisions and sizes; the default tenant is not one of them."""
         return await asyncio.to_thread(self._tenants.list)
+
+    async def get(self, name: str) -> Tenant:
+        """Return a tenant; see `Tenants.get`."""
+        return await asyncio.to_thread(self._tenants.get, name)
 
     async def create(
         self,

@@ -339,7 +339,7 @@ def test_tables_need_a_place_to_go() -> None:
 
 
 def test_a_standby_is_not_migrated() -> None:
-    standby = replace(INSTALLED, read_only=True)
+    standby = replace(INSTALLED, read_only=True, standby=True)
     requirements.require(standby)
     with pytest.raises(DatabaseUnavailable, match="target_session_attrs=read-write"):
         requirements.require_rights(standby, NEEDED)
@@ -410,7 +410,7 @@ class Answer:
         self.row = {
             "version": UBUNTU, "server_version": 160004, "database": "shop", "role": "app", "superuser": False,
             "can_create_schema": False, "home": "public", "citus": False,
-            "creators": None, "read_only": False, "heroku_schema": False,
+            "creators": None, "read_only": False, "standby": False, "heroku_schema": False,
             "prefixes": [], "settings": None, "roles": None, "schemas": None, "shared_tables": None,
             "extensions": {extension.name: dict(available) for extension in EXTENSIONS},
         } | changes  # fmt: skip
