@@ -71,7 +71,17 @@ KINDS: Mapping[str, Kind] = {
     "app": Kind(writes=None),
     "worker": Kind(
         writes=frozenset(
-            {"agents", "cache", "events", "messages", "rate_limits", "scheduler", "tasks", "web_sessions"}
+            {
+                "agents",
+                "cache",
+                "events",
+                "messages",
+                "queues",
+                "rate_limits",
+                "scheduler",
+                "tasks",
+                "web_sessions",
+            }
             | {"workflows"}
         ),
         reads=frozenset({"capabilities"}),

@@ -25,6 +25,7 @@ from .knowledge import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, K
 from .memories import Memory, MemoryBank, MemoryEntry
 from .messages import ProcessedMessage
 from .model_registry import ModelCapability, ModelEndpoint, RegistryModel
+from .queues import Queue
 from .rag import RagQuery, RagQueryDocument, RagSession
 from .rate_limits import RateLimitState
 from .scheduler import ExecutionStatus, MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
@@ -107,6 +108,7 @@ __all__ = [
     "OverlapPolicy",
     "ProcessedMessage",
     "ProvidedBy",
+    "Queue",
     "RagQuery",
     "RagQueryDocument",
     "RagSession",

@@ -81,7 +81,31 @@ class Task(Base):
                 "queue_intent": "hashtextextended(intent, hashtextextended(queue, 0))",
             }.items()
         ),
-        Index("idx_tasks_running", "id", postgresql_where=text("status = 'processing'")),
+        # The limits of a queue count what runs by queue, and by queue and key. A task without a key has its entry too: one
+        # index for both is all that a claim has to write.
+        Index(
+            "idx_tasks_running_queue",
+            text("hashtextextended(queue, 0)"),
+            text("hashtextextended(concurrency_key, 0)"),
+            postgresql_where=text("status = 'processing'"),
+        ),
+        # What waits with a key, for a claim that has to find keys below their limit behind a backlog of others. A task
+        # without a key is not in them.
+        *(
+            Index(
+                f"idx_tasks_waiting_key_{name}",
+                text(key),
+                text("(- priority)"),
+                text("hashtextextended(concurrency_key, 0)"),
+                "available_at",
+                "id",
+                postgresql_where=text("status = 'pending' AND concurrency_key IS NOT NULL"),
+            )
+            for name, key in {
+                "queue": "hashtextextended(queue, 0)",
+                "queue_intent": "hashtextextended(intent, hashtextextended(queue, 0))",
+            }.items()
+        ),
         Index("idx_tasks_failed", "failed_at", postgresql_where=text("status = 'failed'")),
         Index("idx_tasks_cancelled", "cancelled_at", postgresql_where=text("status = 'cancelled'")),
         # Lists of an intent, an agent or a queue. The seed 1 keeps the claims, which hash with the seed 0, away from
@@ -196,6 +220,8 @@ class Task(Base):
     """At most one live task has it; free again when that task is final, or its cancellation is requested."""
     queue: Mapped[str] = mapped_column(server_default=DEFAULT_QUEUE)
     """Name of its queue, at most 200 bytes; a backlog of one queue does not slow the claims of another."""
+    concurrency_key: Mapped[str | None]
+    """What the limit per key of its queue counts by, such as a customer; a task without a key is not counted."""
 
     parent: Mapped[Task | None] = relationship(back_populates="children", remote_side="Task.id")
     children: Mapped[list[Task]] = relationship(back_populates="parent", passive_deletes="all")

@@ -60,6 +60,7 @@ COLUMNS = (
     "available_at",
     "dedupe_key",
     "queue",
+    "concurrency_key",
 )
 """Attributes that an enqueued task is inserted with; the others have their defaults."""
 

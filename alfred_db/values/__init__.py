@@ -32,6 +32,7 @@ from .memory_entries import MemoryEntryRow
 from .model_registry import ModelEndpointSpec, RegistryModelChanges, ScoredModel
 from .page import Page
 from .partitions import MonthlyPartition
+from .queues import QueueRate, QueueSettings
 from .rag import RagContext, RagSource
 from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
@@ -92,6 +93,8 @@ __all__ = [
     "Page",
     "PendingEmbedding",
     "QueueHealth",
+    "QueueRate",
+    "QueueSettings",
     "RagContext",
     "RagSource",
     "RateLimit",

@@ -49,6 +49,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "delay": 0.0,
     "dedupe_key": None,
     "queue": DEFAULT_QUEUE,
+    "concurrency_key": None,
 }
 
 
@@ -145,7 +146,10 @@ def new_ids(count: int) -> list[uuid.UUID]:
 
 
 _WORDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    **dict.fromkeys(("intent", "task_id", "created_by", "assigned_to", "dedupe_key", "queue"), (str, "text")),
+    **dict.fromkeys(
+        ("intent", "task_id", "created_by", "assigned_to", "dedupe_key", "queue", "concurrency_key"),
+        (str, "text"),
+    ),
     **dict.fromkeys(("priority", "max_retries", "timeout_seconds"), (int, "a whole number")),
     "delay": ((int, float), "a number"),
     "available_at": (datetime, "a datetime"),
@@ -172,6 +176,8 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
         for text in columns.get(name, ()):
             if text is not None:
                 check_text(name, text, MAX_KEY_BYTES)
+    for key in set(columns.get("concurrency_key", ())) - {None}:
+        check_text("concurrency_key", key, MAX_KEY_BYTES)
     for name, low, high in (
         ("priority", 1, 5),
         ("max_retries", 0, MAX_INTEGER),

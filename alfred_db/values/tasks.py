@@ -42,6 +42,7 @@ class NewTask(TypedDict):
     parent_task_id: NotRequired[uuid.UUID | None]
     dedupe_key: NotRequired[str | None]
     queue: NotRequired[str]
+    concurrency_key: NotRequired[str | None]
     metadata: NotRequired[Mapping[str, Any] | None]
 
 

@@ -78,6 +78,7 @@ def _work(uow: UnitOfWork, made: dict[str, Any]) -> None:
     uow.tasks.enqueue("held", assigned_to="a")
     (made["task"],) = uow.tasks.claim(worker="w", lease=LONG)
     uow.tasks.enqueue("ground", assigned_to="a", task_id="ground", dedupe_key="ground")
+    uow.queues.set("ground", ageing=3600.0)
     uow.messages.first_time("ground")
     uow.events.subscribe("ground", ["ground", "other"], start="beginning")
     uow.events.publish("ground", {"k": "v"})

@@ -15,6 +15,7 @@ _TASK = {
     "created_by": "c",
     "dedupe_key": "new",
     "queue": "q",
+    "concurrency_key": "k",
     "metadata": JSON,
 }
 
@@ -55,6 +56,11 @@ SPECIMENS: Specimens = {
     "tasks.purge": lambda g: {"older_than": 0, "queue": "q"},
     "tasks.purgeable": lambda g: {"older_than": 0, "queue": "q"},
     "tasks.requeue_failed": lambda g: {"queue": "q", "intent": "i"},
+    "queues.delete": lambda g: {"name": "q"},
+    "queues.get": lambda g: {"name": "q"},
+    "queues.pause": lambda g: {"name": "q"},
+    "queues.resume": lambda g: {"name": "ground"},
+    "queues.set": lambda g: {"name": "q", "max_running": 1},
     "events.detach_partition": lambda g: {"name": g.months},
     "events.get_consumer": lambda g: {"consumer": "ground"},
     "events.list": lambda g: {"topic": "ground"},

@@ -249,7 +249,7 @@ def test_our_check_sees_nothing_of_theirs(shop_url: URL) -> None:
     [
         ("ALTER TABLE tasks DROP COLUMN error_code", None, "add_column public tasks error_code"),
         ("ALTER TABLE wm.working_memory ADD COLUMN extra int", None, "remove_column wm working_memory extra"),
-        ("DROP INDEX acme.idx_tasks_running", "acme", "idx_tasks_running"),
+        ("DROP INDEX acme.idx_tasks_running_queue", "acme", "idx_tasks_running_queue"),
         ("DROP TABLE acme.entity_edge", "acme", "entity_edge"),
         ("ALTER TABLE tasks ALTER COLUMN intent DROP NOT NULL", None, "modify_nullable public tasks intent"),
     ],

@@ -188,7 +188,7 @@ def kept() -> Select[uuid.UUID, str]:
 
 
 def statements(session: Session, values: dict[str, Any]) -> None:
-    fetch(session, task_claims.isolation(), values)
+    fetch(session, task_claims.standing(by_queue=False), values)
     fetch_rows(session, kept(), values)[0][1].upper()
     fetch(session, fresh(uuid.uuid4()), values)  # error
     fetch_rows(session, select(Task.id), values)  # error

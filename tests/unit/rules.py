@@ -79,9 +79,10 @@ def violations(statement: Any) -> list[str]:
     compiled = statement.compile(dialect=DIALECT)
     found = [*_in_sql(str(compiled), statement), *_looked_up(str(compiled))]
     parts = [statement, *(cte.element for cte in compiled.ctes or ())]
+    seen: set[int] = set()
     for part in parts:
         found += _in_data_statement(part)
-        found += _in_anything(part, alone=part is statement and _has_no_table(statement))
+        found += _in_anything(part, seen, alone=part is statement and _has_no_table(statement))
     return list(dict.fromkeys(found))
 
 
@@ -173,8 +174,8 @@ def _every(element: Any, seen: set[int] | None = None) -> Iterator[Any]:
             yield from _every(source, seen)
 
 
-def _in_anything(statement: Any, *, alone: bool) -> Iterator[str]:
-    for node in _every(statement):
+def _in_anything(statement: Any, seen: set[int], *, alone: bool) -> Iterator[str]:
+    for node in _every(statement, seen):
         if isinstance(node, FunctionElement):
             name = _name(node)
             if name == "set_config":

@@ -33,6 +33,7 @@ NOUNS = {
     "memories": "memory",
     "messages": "message",
     "model_registry": "model_registry",
+    "queues": "queue",
     "rag": "rag",
     "rate_limits": "rate_limit",
     "scheduler": "scheduler",

@@ -243,7 +243,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         left: dict[Any, ClaimedT] = {one.id: one for one in claimed}
         for pause in PAUSES:
             if pause:
-                await self._pause(pause)
+                await self.pause(pause)
             rows = await fetch(self._session, statement, {**_keys(left.values()), **parameters})
             for row in rows:
                 written[row[0]] = row
@@ -267,7 +267,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         rows = await fetch(self._session, queries.standing(self._leased), _keys(claimed))
         return {row[0]: row[1] for row in rows}
 
-    async def _pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
         """Wait, so that other transactions can end."""
         with translated():
             await self._session.execute(select(func.pg_sleep(seconds)))

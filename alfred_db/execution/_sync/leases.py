@@ -244,7 +244,7 @@ class Leases(Generic[ClaimedT, StatusT]):
         left: dict[Any, ClaimedT] = {one.id: one for one in claimed}
         for pause in PAUSES:
             if pause:
-                self._pause(pause)
+                self.pause(pause)
             rows = fetch(self._session, statement, {**_keys(left.values()), **parameters})
             for row in rows:
                 written[row[0]] = row
@@ -268,7 +268,7 @@ class Leases(Generic[ClaimedT, StatusT]):
         rows = fetch(self._session, queries.standing(self._leased), _keys(claimed))
         return {row[0]: row[1] for row in rows}
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait, so that other transactions can end."""
         with translated():
             self._session.execute(select(func.pg_sleep(seconds)))

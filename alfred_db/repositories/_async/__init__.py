@@ -17,6 +17,7 @@ from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository
 from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
+from .queues import AsyncQueueRepository
 from .rag import AsyncRagRepository
 from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncMemoryRepository",
     "AsyncMessageRepository",
     "AsyncModelRegistryRepository",
+    "AsyncQueueRepository",
     "AsyncRagRepository",
     "AsyncRateLimitRepository",
     "AsyncSchedulerRepository",

@@ -48,6 +48,7 @@ class AsyncTaskEnqueueing(AsyncRepository):
         created_by: str | None = None,
         parent_task_id: uuid.UUID | None = None,
         dedupe_key: str | None = None,
+        concurrency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> tuple[Task, bool]:
         """Enqueue a task, unless one with this `task_id` exists or a live one has this `dedupe_key`.
@@ -66,6 +67,7 @@ class AsyncTaskEnqueueing(AsyncRepository):
             created_by: Who has created it.
             parent_task_id: The `id` of the task that it is a part of.
             dedupe_key: At most one task that has not ended has this key.
+            concurrency_key: What the limit per key of its queue counts by, 1 to 2000 bytes.
             metadata: Any JSON.
 
         Returns:
@@ -89,6 +91,7 @@ class AsyncTaskEnqueueing(AsyncRepository):
             created_by=created_by,
             parent_task_id=parent_task_id,
             dedupe_key=dedupe_key,
+            concurrency_key=concurrency_key,
             metadata=metadata,
         )
         columns = columns_of([task], every=True)

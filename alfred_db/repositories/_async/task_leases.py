@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from random import getrandbits
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
-from ...execution._async.driver import commits_alone, fetch, is_read_committed
-from ...execution._async.leases import AsyncLeaseHolder, taking, waiting
+from ...execution._async.driver import bind_of, commits_alone, fetch, tenant_of
+from ...execution._async.leases import PAUSES, AsyncLeaseHolder, taking, waiting
 from ...models import TaskStatus
+from ...queries import queue_claims
 from ...queries import task_claims as claims
 from ...queries import tasks as queries
 from ...queries.leases import HANDLER
@@ -20,6 +26,11 @@ from ...values.task_columns import MAX_JSON_BYTES
 from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 
 MAX_CLAIM = 500
+
+MOST_REMEMBERED = 1000
+"""How many kinds of claims are remembered to have met a restricted queue."""
+
+_restricted: WeakKeyDictionary[Engine, set[Any]] = WeakKeyDictionary()
 
 
 class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
@@ -44,7 +55,7 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
 
         Args:
             worker: The name of the caller, shown to people.
-            limit: The maximum number of tasks, 1 to 500.
+            limit: The maximum number of tasks, 1 to 500. There are fewer if the limits of a queue allow no more.
             queues: Only tasks of these queues; None is all. Tasks of other queues do not slow the claim.
             intents: Only tasks with these intents; None is all.
             assigned_to: Only tasks assigned to this agent; None is all. The claim reads past tasks of others.
@@ -64,17 +75,15 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
             single = single and len(names) == 1
         if assigned_to is not None:
             parameters["assigned_to"] = assigned_to
-        shape = queues is not None, intents is not None, assigned_to is not None, single
+        shape = queues is not None, intents is not None, assigned_to is not None
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = await self._leases.claim(
             limit,
             parameters["token"],
-            lambda number: fetch(self._session, claims.claim(number, *shape), parameters),
+            lambda number: self._claimed(number, shape, single, parameters),
             claims.again,
         )
-        if not rows and not is_read_committed(self._session):
-            await self._check_isolation()
         tasks = [ClaimedTask._make((*row[:-1], lease, until, False, row[-1])) for row in rows]
         if len(tasks) > 1:
             tasks.sort(key=lambda task: (-task.priority, task.available_at, task.id))
@@ -189,13 +198,52 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
                     " session without that isolation level, such as that of `db.begin()`"
                 )
 
-    async def _check_isolation(self) -> None:
-        level = (await fetch(self._session, claims.isolation(), {}))[0][0]
+    async def _claimed(
+        self, limit: int, shape: tuple[bool, bool, bool], single: bool, parameters: dict[str, Any]
+    ) -> Sequence[Sequence[Any]]:
+        """Claim by the statement that suits the queues: by that for restricted ones if there were some lately.
+
+        Either is right at any time. The first claims nothing while a queue is restricted, so that what the memory has missed
+        costs a statement; the second is slower while none is.
+        """
+        seen = _restricted_of(self._session)
+        key = tenant_of(self._session), tuple(parameters["queues"]) if shape[0] else None
+        if key not in seen:
+            rows = await fetch(self._session, claims.claim(limit, *shape, single), parameters)
+            if rows or not await self._is_restricted(shape[0], parameters):
+                return rows
+            seen.add(key)
+        statement = queue_claims.claim(limit, *shape)
+        for pause in PAUSES:
+            if pause:
+                await self._leases.pause(pause)
+            rows = await fetch(self._session, statement, {**parameters, "start": getrandbits(63) - (1 << 62)})
+            restricted, busy = rows[0][:2]
+            if not restricted:
+                seen.discard(key)
+            if not busy:
+                break
+        return [row[2:] for row in rows if row[2] is not None]
+
+    async def _is_restricted(self, by_queue: bool, parameters: dict[str, Any]) -> bool:
+        """Return whether nothing was claimed because a queue is restricted."""
+        ((level, restricted),) = await fetch(
+            self._session, claims.standing(by_queue=by_queue), parameters, reads=True
+        )
         if level != claims.ISOLATION:
             raise ConfigurationError(
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
+        return restricted
+
+
+def _restricted_of(session: AsyncSession) -> set[Any]:
+    """The claims of this engine that have met a restricted queue lately: whose tables, and of which queues."""
+    seen = _restricted.setdefault(bind_of(session).engine, set())
+    if len(seen) > MOST_REMEMBERED:
+        seen.clear()
+    return seen
 
 
 def _names(argument: str, names: Sequence[str]) -> list[str]:

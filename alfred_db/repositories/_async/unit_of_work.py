@@ -25,6 +25,7 @@ from .memory_banks import AsyncMemoryBankRepository
 from .memory_entries import AsyncMemoryEntryRepository
 from .messages import AsyncMessageRepository
 from .model_registry import AsyncModelRegistryRepository
+from .queues import AsyncQueueRepository
 from .rag import AsyncRagRepository
 from .rate_limits import AsyncRateLimitRepository
 from .scheduler import AsyncSchedulerRepository
@@ -74,6 +75,11 @@ class AsyncUnitOfWork:
     def tasks(self) -> AsyncTaskRepository:
         """Tasks, claimed under leases."""
         return AsyncTaskRepository(self.session)
+
+    @cached_property
+    def queues(self) -> AsyncQueueRepository:
+        """Pauses and limits of the queues of tasks."""
+        return AsyncQueueRepository(self.session)
 
     @cached_property
     def messages(self) -> AsyncMessageRepository:

@@ -18,6 +18,7 @@ from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository
 from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
+from .queues import QueueRepository
 from .rag import RagRepository
 from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
@@ -45,6 +46,7 @@ __all__ = [
     "MemoryRepository",
     "MessageRepository",
     "ModelRegistryRepository",
+    "QueueRepository",
     "RagRepository",
     "RateLimitRepository",
     "SchedulerRepository",

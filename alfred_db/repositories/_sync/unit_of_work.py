@@ -26,6 +26,7 @@ from .memory_banks import MemoryBankRepository
 from .memory_entries import MemoryEntryRepository
 from .messages import MessageRepository
 from .model_registry import ModelRegistryRepository
+from .queues import QueueRepository
 from .rag import RagRepository
 from .rate_limits import RateLimitRepository
 from .scheduler import SchedulerRepository
@@ -75,6 +76,11 @@ class UnitOfWork:
     def tasks(self) -> TaskRepository:
         """Tasks, claimed under leases."""
         return TaskRepository(self.session)
+
+    @cached_property
+    def queues(self) -> QueueRepository:
+        """Pauses and limits of the queues of tasks."""
+        return QueueRepository(self.session)
 
     @cached_property
     def messages(self) -> MessageRepository:

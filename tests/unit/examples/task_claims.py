@@ -11,7 +11,7 @@ from alfred_db import Task
 TASK, TOKEN = uuid.UUID(int=4711), uuid.UUID(int=4712)
 
 EXAMPLES: dict[str, list[Call]] = {
-    "isolation": [call()],
+    "standing": [call(by_queue=False), call(by_queue=True)],
     "again": [call(TOKEN, [TASK])],
     "ready": [
         call(471, lock=False),

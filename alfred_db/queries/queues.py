@@ -1,0 +1,60 @@
+"""Statements about queues: their settings, and the ageing of the tasks that wait in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from ..models import Queue
+from ..models.base import table_of
+
+_q = table_of(Queue).c
+
+SETTINGS = (
+    _q.name,
+    _q.paused,
+    _q.max_running,
+    _q.max_running_per_key,
+    _q.rate_jobs,
+    _q.rate_period,
+    _q.rate_burst,
+    _q.ageing,
+)
+"""The columns of `QueueSettings`, in order, the rate in three of them."""
+
+
+def set_(name: str, values: Mapping[str, Any]) -> ReturningInsert[*tuple[Any, ...]]:
+    """Insert the settings of a queue, or update them; columns that are not in `values` stay."""
+    statement = _insert(name, values)
+    changed = {column: statement.excluded[column] for column in values}
+    # DO UPDATE returns the row in any case.
+    changed = changed or {"name": statement.excluded.name}
+    return statement.on_conflict_do_update(index_elements=[_q.name], set_=changed).returning(*SETTINGS)
+
+
+def _insert(name: str, values: Mapping[str, Any]) -> Insert:
+    return insert(table_of(Queue)).values(name=name, **values)
+
+
+def resume(name: str) -> ReturningUpdate[*tuple[Any, ...]]:
+    """End the pause of a queue."""
+    return update(table_of(Queue)).where(_q.name == name).values(paused=False).returning(*SETTINGS)
+
+
+def get(name: str) -> Select[*tuple[Any, ...]]:
+    """Select the settings of a queue."""
+    return select(*SETTINGS).where(_q.name == name)
+
+
+def list_() -> Select[*tuple[Any, ...]]:
+    """Select the settings of all queues that have some, by name."""
+    return select(*SETTINGS).order_by(_q.name)
+
+
+def remove(name: str) -> ReturningDelete[str]:
+    """Delete the settings of a queue."""
+    return delete(table_of(Queue)).where(_q.name == name).returning(_q.name)
