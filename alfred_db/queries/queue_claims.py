@@ -51,6 +51,7 @@ from .shapes.claims import (
     CLAIMED,
     deadline,
     given_names,
+    has_key_limit,
     hashed_names,
     head_of,
     is_restricted,
@@ -85,23 +86,26 @@ _million = literal_column("1000000.0::double precision", Double)
 
 
 @driver_statement
-def claim(limit: int, by_queue: bool, by_intent: bool, by_agent: bool) -> Select[*tuple[Any, ...]]:
+def claim(
+    limit: int, by_queue: bool, by_intent: bool, by_agent: bool, keyed: bool
+) -> Select[*tuple[Any, ...]]:
     """Claim tasks of queues that are not paused, within the limits of the others.
 
-    Parameters of the statement: those of `task_claims.claim`, and `start`, a random number of 64 bits. Each row begins with
-    whether a queue is restricted, and whether the claim is to be repeated; then come the columns of `task_claims.claim`. If
-    nothing is claimed, there is one row, without them.
+    Parameters of the statement: those of `task_claims.claim`, and if `keyed` also `start`, a random number of 64 bits. Each
+    row begins with whether a queue is restricted, whether one has a limit per key, and whether the claim is to be repeated;
+    then come the columns of `task_claims.claim`. If nothing is claimed, there is one row, without them.
 
     Args:
         limit: Maximum number of tasks.
         by_queue: Whether to filter by queue.
         by_intent: Whether to filter by intent.
         by_agent: Whether to filter by `assigned_to`.
+        keyed: Whether to claim from queues with a limit per key too. The statement is half as long without.
     """
     filters = [_t.assigned_to == bindparam("assigned_to", type_=Text)] if by_agent else []
-    rules = _rules(by_queue=by_queue)
+    rules = _rules(by_queue=by_queue, keyed=keyed)
     tried = _tried(_kinds(rules, by_queue=by_queue, by_intent=by_intent), filters)
-    claimed, taking = _claimed(tried, limit, filters)
+    claimed, taking = _claimed(tried, limit, filters, keyed=keyed)
     done = (
         update(table_of(Task))
         .where(_t.id == taking.c.id)
@@ -113,7 +117,11 @@ def claim(limit: int, by_queue: bool, by_intent: bool, by_agent: bool) -> Select
     busy = case(
         (exists(select(claimed.c.id)), false()), else_=exists(select(tried.c.rule).where(tried.c.busy))
     )
-    state = select(exists(select(rules.c.name)).label("restricted"), busy.label("busy")).subquery("state")
+    state = select(
+        exists(select(rules.c.name)).label("restricted"),
+        exists(select(rules.c.name).where(rules.c.keyed)).label("keyed"),
+        busy.label("busy"),
+    ).subquery("state")
     return (
         select(*state.c, *done.c)
         .select_from(state.outerjoin(done, true()))
@@ -121,7 +129,7 @@ def claim(limit: int, by_queue: bool, by_intent: bool, by_agent: bool) -> Select
     )
 
 
-def _rules(*, by_queue: bool) -> CTE:
+def _rules(*, by_queue: bool, keyed: bool) -> CTE:
     """The restricted queues, whether something may be claimed from each, and how much of it runs.
 
     What runs is counted up to the limit. It is NULL without a limit, and then a limit that is set meanwhile lets nothing be
@@ -138,12 +146,15 @@ def _rules(*, by_queue: bool) -> CTE:
         or_(_q.max_running.is_(None), running.c.number < _q.max_running),
         or_(_q.rate_jobs.is_(None), _due(emission, capacity) > _zero),
     )
+    if not keyed:
+        is_open = and_(is_open, ~has_key_limit)
     return materialized(
         select(
             _q.name,
             _q.claimed,
             case((_q.max_running.is_not(None), running.c.number)).label("running"),
             is_open.label("open"),
+            has_key_limit.label("keyed"),
         )
         .select_from(table_of(Queue).join(running, true()))
         .where(*conditions),
@@ -227,9 +238,11 @@ def _tried(kinds: CTE, filters: Sequence[ColumnElement[bool]]) -> CTE:
     )
 
 
-def _claimed(tried: CTE, limit: int, filters: Sequence[ColumnElement[bool]]) -> tuple[CTE, CTE]:
+def _claimed(
+    tried: CTE, limit: int, filters: Sequence[ColumnElement[bool]], *, keyed: bool
+) -> tuple[CTE, CTE]:
     """The tasks that are locked, and those of them that there is room for."""
-    unkeyed = waiting(
+    found = waiting(
         tried.c.room,
         *of_kind(tried, tried),
         *filters,
@@ -244,9 +257,9 @@ def _claimed(tried: CTE, limit: int, filters: Sequence[ColumnElement[bool]]) -> 
         ],
         name="unkeyed",
     )
-    keyed = _keyed(tried, limit, filters)
-    arms = [select(*arm.c).select_from(arm) for arm in (unkeyed, keyed)]
-    found = union_all(*arms).lateral("found")
+    if keyed:
+        arms = [select(*arm.c).select_from(arm) for arm in (found, _keyed(tried, limit, filters))]
+        found = union_all(*arms).lateral("found")
     columns = [
         found.c.id,
         found.c.deadline,

@@ -22,6 +22,7 @@ from .shapes.claims import (
     ISOLATION,
     deadline,
     given_names,
+    has_key_limit,
     head_of,
     isolated,
     isolation_level,
@@ -40,9 +41,10 @@ _t = table_of(Task).c
 
 
 @driver_statement
-def standing(*, by_queue: bool) -> Select[str, bool]:
-    """Read the isolation level of the transaction, and whether one of the `queues`, or any, is restricted."""
-    return select(isolation_level, restricted(by_queue=by_queue))
+def standing(*, by_queue: bool) -> Select[str, bool, bool]:
+    """Read the isolation level, whether one of the `queues`, or any, is restricted, and whether one has a limit per key."""
+    keyed = restricted(has_key_limit, by_queue=by_queue)
+    return select(isolation_level, restricted(by_queue=by_queue), keyed)
 
 
 def ready(

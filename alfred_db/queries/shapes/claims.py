@@ -77,9 +77,12 @@ is_restricted = or_(
 """The condition of a queue that is paused or has a limit, as the index has it."""
 
 
-def restricted(*, by_queue: bool) -> ColumnElement[bool]:
-    """Return whether a queue is paused or has a limit: one of the `queues`, or any."""
-    rows = select(_q.name).where(is_restricted)
+has_key_limit = _q.max_running_per_key.is_not(None)
+
+
+def restricted(*conditions: ColumnElement[bool], by_queue: bool) -> ColumnElement[bool]:
+    """Return whether a queue is paused or has a limit, and meets the conditions: one of the `queues`, or any."""
+    rows = select(_q.name).where(is_restricted, *conditions)
     if by_queue:
         rows = rows.where(named_in(_q.name, "queues"))
     return exists(rows)

@@ -31,7 +31,7 @@ MAX_CLAIM = 500
 MOST_REMEMBERED = 1000
 """How many kinds of claims are remembered to have met a restricted queue."""
 
-_restricted: WeakKeyDictionary[Engine, set[Any]] = WeakKeyDictionary()
+_restricted: WeakKeyDictionary[Engine, dict[Any, bool]] = WeakKeyDictionary()
 
 
 class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
@@ -211,24 +211,31 @@ class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
         key = tenant_of(self._session), tuple(parameters["queues"]) if shape[0] else None
         if key not in seen:
             rows = fetch(self._session, claims.claim(limit, *shape, single), parameters)
-            if rows or not self._is_restricted(shape[0], parameters):
+            if rows:
                 return rows
-            seen.add(key)
-        statement = queue_claims.claim(limit, *shape)
+            restricted, keyed = self._restrictions(shape[0], parameters)
+            if not restricted:
+                return []
+            seen[key] = keyed
         for pause in PAUSES:
             if pause:
                 self._leases.pause(pause)
-            rows = fetch(self._session, statement, {**parameters, "start": getrandbits(63) - (1 << 62)})
-            restricted, busy = rows[0][:2]
-            if not restricted:
-                seen.discard(key)
-            if not busy:
+            keyed = seen.get(key, True)
+            given = {**parameters, "start": getrandbits(63) - (1 << 62)}
+            rows = fetch(self._session, queue_claims.claim(limit, *shape, keyed), given)
+            restricted, has_keys, busy = rows[0][:3]
+            if restricted:
+                seen[key] = has_keys
+            else:
+                seen.pop(key, None)
+            # A statement without the limits per key has left out the queues that have one by now.
+            if rows[0][3] is not None or not (busy or (has_keys and not keyed)):
                 break
-        return [row[2:] for row in rows if row[2] is not None]
+        return [row[3:] for row in rows if row[3] is not None]
 
-    def _is_restricted(self, by_queue: bool, parameters: dict[str, Any]) -> bool:
-        """Return whether nothing was claimed because a queue is restricted."""
-        ((level, restricted),) = fetch(
+    def _restrictions(self, by_queue: bool, parameters: dict[str, Any]) -> tuple[bool, bool]:
+        """Return whether nothing was claimed because a queue is restricted, and whether one has a limit per key."""
+        ((level, *restricted),) = fetch(
             self._session, claims.standing(by_queue=by_queue), parameters, reads=True
         )
         if level != claims.ISOLATION:
@@ -236,12 +243,15 @@ class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
-        return restricted
+        return restricted[0], restricted[1]
 
 
-def _restricted_of(session: Session) -> set[Any]:
-    """The claims of this engine that have met a restricted queue lately: whose tables, and of which queues."""
-    seen = _restricted.setdefault(bind_of(session).engine, set())
+def _restricted_of(session: Session) -> dict[Any, bool]:
+    """The claims of this engine that have met a restricted queue lately, and whether one had a limit per key.
+
+    The key is whose tables they claim from, and which queues.
+    """
+    seen = _restricted.setdefault(bind_of(session).engine, {})
     if len(seen) > MOST_REMEMBERED:
         seen.clear()
     return seen
