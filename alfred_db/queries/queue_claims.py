@@ -82,6 +82,7 @@ _zero, _one = (literal_column(f"bigint '{value}'", BigInteger) for value in (0, 
 _any = literal_column(f"bigint '{1 << 31}'", BigInteger)
 """The room of a queue without a limit: more than any claim takes."""
 _now = func.statement_timestamp
+_minute = literal_column("bigint '60000000'", BigInteger)
 _million = literal_column("1000000.0::double precision", Double)
 
 
@@ -492,8 +493,13 @@ def _rate() -> tuple[ColumnElement[int], ColumnElement[int]]:
 
 
 def _arrival(capacity: ColumnElement[int]) -> ColumnElement[int]:
-    """The theoretical arrival time, at most as late as the rate allows: the rate, or the clock, may have changed."""
-    return func.least(_q.tat_us, now_us() + capacity)
+    """The theoretical arrival time of the rate.
+
+    One that is far ahead is not of this rate or of this clock, which was set back: it is dropped, or nothing would be claimed
+    until then. Claims that overlap read the clock at different times, but not by as much.
+    """
+    ahead = capacity + func.greatest(cast(_q.rate_period * _million, BigInteger), _minute)
+    return case((_q.tat_us > now_us() + ahead, now_us()), else_=_q.tat_us)
 
 
 def _due(emission: ColumnElement[int], capacity: ColumnElement[int]) -> ColumnElement[int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, delete, select, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import BigInteger, Select, delete, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..models import Queue
 from ..models.base import table_of
+from .shapes.clock import now_us
+from .shapes.functions import func
 
 _q = table_of(Queue).c
 
@@ -27,17 +29,25 @@ SETTINGS = (
 """The columns of `QueueSettings`, in order, the rate in three of them."""
 
 
-def set_(name: str, values: Mapping[str, Any]) -> ReturningInsert[*tuple[Any, ...]]:
-    """Insert the settings of a queue, or update them; columns that are not in `values` stay."""
-    statement = _insert(name, values)
+def change(name: str, values: Mapping[str, Any], capacity: int | None) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Update settings of a queue.
+
+    Args:
+        name: The queue.
+        values: The columns to change.
+        capacity: The microseconds after which all of the burst is due again, at most, under a new rate; None without one.
+    """
+    settings = dict(values)
+    if capacity is not None:
+        settings["tat_us"] = func.least(_q.tat_us, now_us() + literal(capacity, BigInteger))
+    return update(table_of(Queue)).where(_q.name == name).values(settings).returning(*SETTINGS)
+
+
+def create(name: str, values: Mapping[str, Any]) -> ReturningInsert[*tuple[Any, ...]]:
+    """Insert the settings of a queue, or update them if they were inserted meanwhile."""
+    statement = insert(table_of(Queue)).values(name=name, **values)
     changed = {column: statement.excluded[column] for column in values}
-    # DO UPDATE returns the row in any case.
-    changed = changed or {"name": statement.excluded.name}
     return statement.on_conflict_do_update(index_elements=[_q.name], set_=changed).returning(*SETTINGS)
-
-
-def _insert(name: str, values: Mapping[str, Any]) -> Insert:
-    return insert(table_of(Queue)).values(name=name, **values)
 
 
 def resume(name: str) -> ReturningUpdate[*tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from ..checks import whole, within
 
@@ -37,6 +38,12 @@ class QueueRate:
         if self.burst is not None:
             whole("QueueRate.burst", self.burst)
             within("QueueRate.burst", self.burst, 1, self.jobs)
+
+    @property
+    def capacity_us(self) -> int:
+        """The microseconds after which all of the burst is due again once it is used up."""
+        burst = max(1, self.jobs // 10) if self.burst is None else self.burst
+        return burst * ceil(self.period * 1_000_000 / (self.jobs - burst + 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,10 +158,21 @@ def _assert_claims_in_order(plan: str) -> None:
     loop = claim[claim.index("Nested Loop") :]
     level, waiting = loop.index("Function Scan on generate_series level"), loop.index("LockRows")
     assert level < waiting, plan
+    _assert_is_guarded(claim[: claim.index("Nested Loop")])
     assert "Index Scan using idx_tasks_ready" in loop[waiting:], plan
     assert "Index Cond: ((priority = level.priority) AND (available_at <=" in loop[waiting:], plan
-    assert "Sort" not in claim, plan
-    assert "Hash" not in claim, plan
+    assert "Sort" not in loop, plan
+    assert "Hash" not in loop, plan
+
+
+def _assert_is_guarded(before: str) -> None:
+    """Whether a queue is restricted is asked once, before the loop, and of the queues alone."""
+    assert re.search(r"One-Time Filter: .*NOT \(?InitPlan|One-Time Filter: .*NOT \$\d", before), before
+    assert set(re.findall(r"Scan (?:using \w+ )?on (?:\w+\.)?(\w+)", before)) <= {
+        "queues",
+        "idx_queues_restricted",
+        "pk_queues",
+    }
 
 
 def _assert_claims_of_kinds_in_order(plan: str, index: str) -> None:
@@ -170,11 +181,12 @@ def _assert_claims_of_kinds_in_order(plan: str, index: str) -> None:
     loop = claim[claim.index("Nested Loop") :]
     waiting = loop.index("LockRows")
     assert "Function Scan on generate_series level" in loop[:waiting], plan
-    scans = re.findall(r"Scan using (\w+) on", claim)
+    _assert_is_guarded(claim[: claim.index("Nested Loop")])
+    scans = re.findall(r"Scan using (\w+) on", loop)
     assert set(scans) == {index}, plan
-    assert claim.count("((- priority) = (- level.priority)) AND (available_at <=") == len(scans), plan
+    assert loop.count("((- priority) = (- level.priority)) AND (available_at <=") == len(scans), plan
     assert "Sort" not in loop[waiting:], plan
-    assert not re.search("Hash|Bitmap|Seq Scan", claim), plan
+    assert not re.search("Hash|Bitmap|Seq Scan", loop), plan
 
 
 def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(

@@ -61,7 +61,7 @@ class AsyncQueueRepository(AsyncRepository):
         }
         if paused is not None:
             values["paused"] = paused
-        return await self._set(name, values)
+        return await self._set(name, values, rate and rate.capacity_us)
 
     async def get(self, name: str) -> QueueSettings | None:
         """Return the settings of a queue, or None if it has none."""
@@ -103,10 +103,12 @@ class AsyncQueueRepository(AsyncRepository):
         self._wake()
         return bool(deleted)
 
-    async def _set(self, name: str, values: dict[str, Any]) -> QueueSettings:
-        (row,) = await self._rows(queries.set_(name, values))
+    async def _set(self, name: str, values: dict[str, Any], capacity: int | None = None) -> QueueSettings:
+        rows = await self._rows(queries.change(name, values, capacity))
+        if not rows:
+            rows = await self._rows(queries.create(name, values))
         self._wake()
-        return _settings(row)
+        return _settings(rows[0])
 
     def _wake(self) -> None:
         """Have the workers look again once the transaction commits: tasks may be claimable that were not."""

@@ -62,7 +62,7 @@ class QueueRepository(Repository):
         }
         if paused is not None:
             values["paused"] = paused
-        return self._set(name, values)
+        return self._set(name, values, rate and rate.capacity_us)
 
     def get(self, name: str) -> QueueSettings | None:
         """Return the settings of a queue, or None if it has none."""
@@ -104,10 +104,12 @@ class QueueRepository(Repository):
         self._wake()
         return bool(deleted)
 
-    def _set(self, name: str, values: dict[str, Any]) -> QueueSettings:
-        (row,) = self._rows(queries.set_(name, values))
+    def _set(self, name: str, values: dict[str, Any], capacity: int | None = None) -> QueueSettings:
+        rows = self._rows(queries.change(name, values, capacity))
+        if not rows:
+            rows = self._rows(queries.create(name, values))
         self._wake()
-        return _settings(row)
+        return _settings(rows[0])
 
     def _wake(self) -> None:
         """Have the workers look again once the transaction commits: tasks may be claimable that were not."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import build_indexes, ddl, drop_tables, refuse_values
 
-revision = "alfred_0036_queues"
-down_revision = "alfred_0035_spaces"
+revision = "alfred_0037_queues"
+down_revision = "alfred_0036_log_without_key"
 branch_labels = None
 depends_on = None
 
