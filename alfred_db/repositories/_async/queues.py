@@ -61,7 +61,7 @@ class AsyncQueueRepository(AsyncRepository):
         }
         if paused is not None:
             values["paused"] = paused
-        return await self._set(name, values, rate and rate.capacity_us)
+        return await self._set(name, values, None if rate is None else rate.capacity_us)
 
     async def get(self, name: str) -> QueueSettings | None:
         """Return the settings of a queue, or None if it has none."""
