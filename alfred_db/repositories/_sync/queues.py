@@ -62,7 +62,7 @@ class QueueRepository(Repository):
         }
         if paused is not None:
             values["paused"] = paused
-        return self._set(name, values, rate and rate.capacity_us)
+        return self._set(name, values, None if rate is None else rate.capacity_us)
 
     def get(self, name: str) -> QueueSettings | None:
         """Return the settings of a queue, or None if it has none."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import build_indexes, ddl, drop_tables, refuse_values
 
-revision = "alfred_0037_queues"
-down_revision = "alfred_0036_log_without_key"
+revision = "alfred_0038_queues"
+down_revision = "alfred_0037_platform_rows"
 branch_labels = None
 depends_on = None
 
