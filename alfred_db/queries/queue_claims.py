@@ -1,4 +1,4 @@
-"""The statement that claims tasks while queues are paused or limited: no limit is exceeded, and it is one statement.
+"""The statement that claims tasks while queues are paused or limited, within their limits.
 
     rules     the restricted queues as the statement sees them, with what runs of each, and whether it is open
     kinds     the queues, or the pairs of queue and intent, that may be claimed from; those of closed queues are left out
@@ -10,7 +10,7 @@ The statement sees the tasks as they were when it began, but a row that it locks
 all claims: what it has grown by in between was claimed by others, and is subtracted from the room. That the others may have
 ended some of these again does no harm.
 
-Nothing waits for a lock. A queue whose row another claim has locked is skipped, and `busy` tells the caller to try again
+Nothing waits for a lock. A queue whose row another claim has locked is skipped, and `busy` has the caller try again
 if nothing was claimed.
 """
 
@@ -432,7 +432,7 @@ def _behind(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Selec
 
 
 def _without_key(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Select[*tuple[Any, ...]]:
-    """Tasks without a key among the next ones. No index tells them from the others, so that they are not sought further."""
+    """Tasks without a key among the next ones. No index separates them from the others, so that the search ends there."""
     following = _more(tried, mine, size, number(MOST_LOOKED_AT)).lateral("others")
     return (
         select(following.c.id, following.c.concurrency_key, _one.label("key_room"))

@@ -7,12 +7,12 @@ from math import ceil
 
 from ..checks import whole, within
 
-__all__ = ["MAX_LIMIT", "MAX_PERIOD", "QueueRate", "QueueSettings"]
+__all__ = ["LONGEST_PERIOD", "MOST_RUNNING", "QueueRate", "QueueSettings"]
 
-MAX_LIMIT = 1_000_000
+MOST_RUNNING = 1_000_000
 """The largest limit of a queue; one without a limit has None."""
 
-MAX_PERIOD = 1e8
+LONGEST_PERIOD = 1e8
 """The longest period of a rate, in seconds; about three years."""
 
 
@@ -33,8 +33,8 @@ class QueueRate:
 
     def __post_init__(self) -> None:
         whole("QueueRate.jobs", self.jobs)
-        within("QueueRate.jobs", self.jobs, 1, MAX_LIMIT)
-        within("QueueRate.period", self.period, 0.001, MAX_PERIOD)
+        within("QueueRate.jobs", self.jobs, 1, MOST_RUNNING)
+        within("QueueRate.period", self.period, 0.001, LONGEST_PERIOD)
         if self.burst is not None:
             whole("QueueRate.burst", self.burst)
             within("QueueRate.burst", self.burst, 1, self.jobs)

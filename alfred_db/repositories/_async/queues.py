@@ -10,7 +10,7 @@ from ...engine.session import state_of
 from ...execution._async.base import AsyncRepository
 from ...execution.missing import not_found
 from ...queries import queues as queries
-from ...values.queues import MAX_LIMIT, QueueRate, QueueSettings
+from ...values.queues import MOST_RUNNING, QueueRate, QueueSettings
 from ...values.task_columns import MAX_QUEUE_BYTES
 
 
@@ -48,7 +48,7 @@ class AsyncQueueRepository(AsyncRepository):
         check_text("name", name, MAX_QUEUE_BYTES)
         for word, limit in (("max_running", max_running), ("max_running_per_key", max_running_per_key)):
             if limit is not None:
-                within(word, limit, 1, MAX_LIMIT)
+                within(word, limit, 1, MOST_RUNNING)
         if ageing is not None:
             within("ageing", ageing, 0.001, MAX_SECONDS)
         values: dict[str, Any] = {

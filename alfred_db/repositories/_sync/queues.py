@@ -11,7 +11,7 @@ from ...engine.session import state_of
 from ...execution._sync.base import Repository
 from ...execution.missing import not_found
 from ...queries import queues as queries
-from ...values.queues import MAX_LIMIT, QueueRate, QueueSettings
+from ...values.queues import MOST_RUNNING, QueueRate, QueueSettings
 from ...values.task_columns import MAX_QUEUE_BYTES
 
 
@@ -49,7 +49,7 @@ class QueueRepository(Repository):
         check_text("name", name, MAX_QUEUE_BYTES)
         for word, limit in (("max_running", max_running), ("max_running_per_key", max_running_per_key)):
             if limit is not None:
-                within(word, limit, 1, MAX_LIMIT)
+                within(word, limit, 1, MOST_RUNNING)
         if ageing is not None:
             within("ageing", ageing, 0.001, MAX_SECONDS)
         values: dict[str, Any] = {
