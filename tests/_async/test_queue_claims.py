@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -13,7 +14,7 @@ from alfred_db import AsyncDatabase, ClaimedTask, NewTask, QueueRate, TaskBackof
 from alfred_db.repositories import AsyncUnitOfWork
 
 AT_ONCE = TaskBackoff(0, 0, 0)
-SHAPES: list[dict[str, Sequence[str]]] = [
+SHAPES: list[dict[str, Any]] = [
     {},
     {"intents": ["x"]},
     {"intents": ["x", "y"]},
@@ -40,7 +41,7 @@ async def waiting(uow: AsyncUnitOfWork, *kinds: tuple[str, int], key: str | None
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 10])
 async def test_nothing_is_claimed_from_a_paused_queue(
-    uow: AsyncUnitOfWork, shape: dict[str, Sequence[str]], limit: int
+    uow: AsyncUnitOfWork, shape: dict[str, Any], limit: int
 ) -> None:
     await waiting(uow, ("a", 3), ("b", 2))
     await uow.queues.pause("a")
@@ -57,9 +58,7 @@ async def test_nothing_is_claimed_from_a_paused_queue(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 4])
-async def test_no_more_run_than_may(
-    uow: AsyncUnitOfWork, shape: dict[str, Sequence[str]], limit: int
-) -> None:
+async def test_no_more_run_than_may(uow: AsyncUnitOfWork, shape: dict[str, Any], limit: int) -> None:
     await waiting(uow, ("a", 20), ("b", 3))
     await uow.queues.set("a", max_running=3)
     held: list[ClaimedTask] = []
@@ -99,15 +98,13 @@ async def test_a_limit_counts_all_that_are_held_however_they_were_claimed(uow: A
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 7])
-async def test_no_more_of_a_key_run_than_may(
-    uow: AsyncUnitOfWork, shape: dict[str, Sequence[str]], limit: int
-) -> None:
+async def test_no_more_of_a_key_run_than_may(uow: AsyncUnitOfWork, shape: dict[str, Any], limit: int) -> None:
     await uow.tasks.enqueue_many(
         [
-            {"intent": "xy"[number % 2], "queue": "a", "concurrency_key": f"k{number % 3}"}
+            NewTask(intent="xy"[number % 2], queue="a", concurrency_key=f"k{number % 3}")
             for number in range(12)
         ]
-        + [{"intent": "x", "queue": "a"}, {"intent": "x", "queue": "b", "concurrency_key": "k0"}] * 3
+        + [NewTask(intent="x", queue="a"), NewTask(intent="x", queue="b", concurrency_key="k0")] * 3
     )
     await uow.queues.set("a", max_running_per_key=2)
     key_of = {task.id: task.concurrency_key for task in (await uow.tasks.list(limit=100)).items}
@@ -138,7 +135,6 @@ async def test_a_backlog_of_one_key_holds_up_no_other(uow: AsyncUnitOfWork) -> N
         await savepoint.rollback()
         taken = [task for _ in range(3) for task in await uow.tasks.claim("w", limit=4, **shape)]
         assert len(taken) == 5
-        await savepoint.rollback() if savepoint.is_active else None
         for one in taken:
             await uow.tasks.release(one)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +15,7 @@ from alfred_db import Database, ClaimedTask, NewTask, QueueRate, TaskBackoff
 from alfred_db.repositories import UnitOfWork
 
 AT_ONCE = TaskBackoff(0, 0, 0)
-SHAPES: list[dict[str, Sequence[str]]] = [
+SHAPES: list[dict[str, Any]] = [
     {},
     {"intents": ["x"]},
     {"intents": ["x", "y"]},
@@ -41,7 +42,7 @@ def waiting(uow: UnitOfWork, *kinds: tuple[str, int], key: str | None = None) ->
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 10])
 def test_nothing_is_claimed_from_a_paused_queue(
-    uow: UnitOfWork, shape: dict[str, Sequence[str]], limit: int
+    uow: UnitOfWork, shape: dict[str, Any], limit: int
 ) -> None:
     waiting(uow, ("a", 3), ("b", 2))
     uow.queues.pause("a")
@@ -59,7 +60,7 @@ def test_nothing_is_claimed_from_a_paused_queue(
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 4])
 def test_no_more_run_than_may(
-    uow: UnitOfWork, shape: dict[str, Sequence[str]], limit: int
+    uow: UnitOfWork, shape: dict[str, Any], limit: int
 ) -> None:
     waiting(uow, ("a", 20), ("b", 3))
     uow.queues.set("a", max_running=3)
@@ -101,14 +102,14 @@ def test_a_limit_counts_all_that_are_held_however_they_were_claimed(uow: UnitOfW
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 7])
 def test_no_more_of_a_key_run_than_may(
-    uow: UnitOfWork, shape: dict[str, Sequence[str]], limit: int
+    uow: UnitOfWork, shape: dict[str, Any], limit: int
 ) -> None:
     uow.tasks.enqueue_many(
         [
-            {"intent": "xy"[number % 2], "queue": "a", "concurrency_key": f"k{number % 3}"}
+            NewTask(intent="xy"[number % 2], queue="a", concurrency_key=f"k{number % 3}")
             for number in range(12)
         ]
-        + [{"intent": "x", "queue": "a"}, {"intent": "x", "queue": "b", "concurrency_key": "k0"}] * 3
+        + [NewTask(intent="x", queue="a"), NewTask(intent="x", queue="b", concurrency_key="k0")] * 3
     )
     uow.queues.set("a", max_running_per_key=2)
     key_of = {task.id: task.concurrency_key for task in (uow.tasks.list(limit=100)).items}
@@ -139,7 +140,6 @@ def test_a_backlog_of_one_key_holds_up_no_other(uow: UnitOfWork) -> None:
         savepoint.rollback()
         taken = [task for _ in range(3) for task in uow.tasks.claim("w", limit=4, **shape)]
         assert len(taken) == 5
-        savepoint.rollback() if savepoint.is_active else None
         for one in taken:
             uow.tasks.release(one)
 
