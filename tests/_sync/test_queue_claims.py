@@ -59,9 +59,7 @@ def test_nothing_is_claimed_from_a_paused_queue(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 4])
-def test_no_more_run_than_may(
-    uow: UnitOfWork, shape: dict[str, Any], limit: int
-) -> None:
+def test_no_more_run_than_may(uow: UnitOfWork, shape: dict[str, Any], limit: int) -> None:
     waiting(uow, ("a", 20), ("b", 3))
     uow.queues.set("a", max_running=3)
     held: list[ClaimedTask] = []
@@ -101,9 +99,7 @@ def test_a_limit_counts_all_that_are_held_however_they_were_claimed(uow: UnitOfW
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
 @pytest.mark.parametrize("limit", [1, 7])
-def test_no_more_of_a_key_run_than_may(
-    uow: UnitOfWork, shape: dict[str, Any], limit: int
-) -> None:
+def test_no_more_of_a_key_run_than_may(uow: UnitOfWork, shape: dict[str, Any], limit: int) -> None:
     uow.tasks.enqueue_many(
         [
             NewTask(intent="xy"[number % 2], queue="a", concurrency_key=f"k{number % 3}")
