@@ -297,7 +297,10 @@ def _claimed(
 
 
 def _ranked(claimed: CTE) -> Any:
-    """The tasks with their places in their queue and among those of their key: a queue has one room for all priorities."""
+    """The tasks with their places in their queue and among those of their key.
+
+    The room of a queue is for all priorities and intents together.
+    """
     order = [claimed.c.priority.desc(), claimed.c.available_at, claimed.c.id]
     place = func.row_number().over(partition_by=[claimed.c.rule], order_by=order)
     key_place = func.row_number().over(partition_by=[claimed.c.rule, claimed.c.key], order_by=order)
