@@ -435,7 +435,7 @@ def _behind(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Selec
 
 
 def _without_key(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Select[*tuple[Any, ...]]:
-    """Tasks without a key among the next ones. No index separates them from the others, so that the search ends there."""
+    """Tasks without a key among the next ones; no index finds further ones."""
     following = _more(tried, mine, size, number(MOST_LOOKED_AT)).lateral("others")
     return (
         select(following.c.id, following.c.concurrency_key, _one.label("key_room"))
