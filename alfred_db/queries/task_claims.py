@@ -42,7 +42,7 @@ _t = table_of(Task).c
 
 @driver_statement
 def standing(*, by_queue: bool) -> Select[str, bool, bool]:
-    """Read the isolation level, whether one of the `queues`, or any, is restricted, and whether one has a limit per key."""
+    """Read the isolation level, and whether one of the `queues`, or any, is restricted, and has a limit per key."""
     keyed = restricted(has_key_limit, by_queue=by_queue)
     return select(isolation_level, restricted(by_queue=by_queue), keyed)
 
