@@ -17,6 +17,20 @@ from .groups import Group, with_examples
 __all__ = ["COMMANDS", "Commands", "main"]
 
 COMMANDS = {
+    "agents": ("agents", "Agents: list and show them."),
+    "cache": ("cache", "The cache: read, set and delete values, and show its size."),
+    "documents": (
+        "documents",
+        "Documents: list, show, search and delete them. DOCUMENT is an `external_id` or an `id`.",
+    ),
+    "enqueue": ("enqueue", "Enqueue a task with INTENT and CONTENT, a JSON object, and wake idle workers."),
+    "erd": ("erd", "Print an entity-relationship diagram of the tables in Mermaid; needs no database."),
+    "events": ("events", "Events: list and publish them, and show the consumers."),
+    "memories": ("memories", "Memories: list banks and what they hold, and forget."),
+    "quickstart": (
+        "quickstart",
+        "Store documents, answer a question by a task, and remember it, to see that everything works.",
+    ),
     "adopt": ("adopt", "Move the rows of a platform's database into the schema of alfred-db."),
     "catalog": ("catalog", "The catalogs that all tenants share: the broker's, and the model registry."),
     "check": ("migrations", "Fail when Alembic would generate a revision from the models."),

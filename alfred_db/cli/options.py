@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 __all__ = [
     "after_option",
+    "confirm",
     "json_option",
+    "limit_option",
     "migration_url_option",
     "pooler_option",
     "schema_option",
     "target_option",
     "triggers_option",
     "url_option",
+    "yes_option",
 ]
 
 url_option = click.option("--url", help="Database URL; else ALFRED_DB_URL, DATABASE_URL.")
@@ -37,3 +42,16 @@ pooler_option = click.option(
     help="The pooler in front of the server; the worker then polls only.",
 )
 after_option = click.option("--after", metavar="CURSOR", help="The cursor that the previous page ended with.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Rows per page."
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation on a terminal.")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal before something is deleted; exit with status 1 if the answer is no.
+
+    A script, whose standard input is no terminal, is not asked.
+    """
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True)

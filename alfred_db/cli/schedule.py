@@ -15,7 +15,7 @@ from ..models import MisfirePolicy, OverlapPolicy
 from ..repositories import SchedulerRepository
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
-from .tasks import as_dict, table
+from .tables import as_dict, table
 
 __all__ = ["schedule"]
 

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any
 
 import click
-from sqlalchemy import inspect
 
 from ..config import database_url
 from ..database import Database
 from ..errors import NotFoundError
 from ..models import Task, TaskStatus
-from ..models.base import Base
 from ..repositories import TaskRepository, UnitOfWork
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
+from .tables import as_dict, one_line, table
 
 __all__ = ["as_dict", "table", "tasks"]
-
-
-_HIDDEN = ("lease_token",)
-"""A reader of the token could write as the holder."""
 
 
 @click.group(cls=Group)
@@ -90,9 +82,9 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
         return
     for name, value in values.items():
         if value is not None and name != "results":
-            click.echo(f"{name:<20}  {_plain(value)}")
+            click.echo(f"{name:<20}  {one_line(value)}")
     for result in values["results"]:
-        click.echo(f"{'result':<20}  {result['result_type']} {_plain(result['content'])}")
+        click.echo(f"{'result':<20}  {result['result_type']} {one_line(result['content'])}")
 
 
 @tasks.command()
@@ -175,30 +167,3 @@ def _found(repository: TaskRepository, name: str) -> Task:
     if task is None:
         raise NotFoundError(f"task {name!r}: not found; pass the task_id or the id of a task")
     return task
-
-
-def as_dict(row: Base) -> dict[str, Any]:
-    """Return the columns of a row by name, without those that would let others write to it."""
-    mapper = inspect(type(row))
-    pairs = ((attribute.columns[0].name, attribute.key) for attribute in mapper.column_attrs)
-    return {name: getattr(row, key) for name, key in pairs if name not in _HIDDEN}
-
-
-def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as text in aligned columns."""
-    lines = [columns, *([_plain(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return value.isoformat(" ", "seconds")
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return " ".join(str(value).split())

@@ -1,0 +1,78 @@
+"""`alfred-db quickstart`: a small agent platform, run once, to see that everything works."""
+
+from __future__ import annotations
+
+import click
+
+from ..config import database_url
+from ..database import Database
+from ..repositories import UnitOfWork
+from ..vectors.toy import toy_embedder
+from .options import schema_option, url_option
+
+__all__ = ["quickstart"]
+
+_TEXTS = {
+    "Vienna": "Vienna is the capital of Austria, on the Danube.",
+    "Coffee": "Coffee is made of roasted beans; a Melange has milk in it.",
+    "HNSW": "An HNSW index finds the nearest vectors without comparing all of them.",
+    "SKIP LOCKED": "SKIP LOCKED lets many workers claim tasks without waiting for each other.",
+    "MVCC": "With MVCC readers do not wait for writers, and writers do not wait for readers.",
+}
+_QUESTION = "How do workers claim tasks?"
+_NEXT = """
+next: alfred-db doctor            what the server has
+      alfred-db tasks list        the task of this run
+      alfred-db documents search workers"""
+
+
+@click.command()
+@url_option
+@schema_option
+def quickstart(url: str | None, schema: str | None) -> None:
+    """Store documents, answer a question by a task, and remember it, to see that everything works.
+
+    The vectors are those of a toy embedder, which knows words but no meanings. Nothing is stored twice.
+    """
+    with Database(database_url(url), schema=schema, application_name="alfred-db quickstart") as database:
+        database.verify()
+        with database.begin() as uow:
+            _store(uow)
+        with database.begin() as uow:
+            answer = _answer(uow)
+        with database.begin() as uow:
+            _remember(uow, answer)
+    click.echo(_NEXT)
+
+
+def _store(uow: UnitOfWork) -> None:
+    rows = [
+        {"external_id": f"quickstart:{title}", "title": title, "content": text, "embedding_model": "toy"}
+        for title, text in _TEXTS.items()
+    ]
+    vectors = toy_embedder(list(_TEXTS.values()), 384)
+    stored = uow.documents.add_many(rows, embeddings=vectors, on_conflict="ignore")  # type: ignore[arg-type]
+    click.echo(f"documents  {len(stored)} of {len(rows)} stored with their vectors")
+
+
+def _answer(uow: UnitOfWork) -> str:
+    """Enqueue the question as a task, claim it, search, and complete it with the answer."""
+    uow.agents.register("quickstart", type="demo", version="1")
+    task, created = uow.tasks.enqueue(
+        "ANSWER", {"question": _QUESTION}, task_id="quickstart", queue="quickstart"
+    )
+    found = uow.documents.hybrid_search(_QUESTION, toy_embedder([_QUESTION])[0], limit=1).hits[0].row
+    for claimed in uow.tasks.claim("quickstart", queues=["quickstart"]):
+        uow.tasks.complete(claimed)
+    click.echo(f"task       {task.task_id}, {'completed' if created else 'completed by an earlier run'}")
+    click.echo(f"question   {_QUESTION}")
+    click.echo(f"answer     {found.content}")
+    return str(found.content)
+
+
+def _remember(uow: UnitOfWork, answer: str) -> None:
+    bank = uow.memory_banks.get_or_create("quickstart")
+    text = f"{_QUESTION} {answer}"
+    memory = uow.memories.remember(bank, text, embedding=toy_embedder([text])[0], embedding_model="toy")
+    recalled = uow.memories.recall(bank, toy_embedder(["claim tasks"])[0], limit=1)
+    click.echo(f"memory     {memory!r}, {len(list(recalled))} recalled")
