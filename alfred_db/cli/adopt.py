@@ -52,11 +52,6 @@ def adopt(
     Tables of the platform in the same database are moved to the schema `legacy`, then the schema of alfred-db is
     created, and the rows are copied. A run that was interrupted is continued by the next one. Stop what writes first.
 
-    \b
-    Example:
-      alfred-db adopt --plan
-      alfred-db adopt --from postgresql://app@old/platform --yes
-
     Exit status: 1 if a table has other rows than the platform's.
     """
     adoption = Adoption(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from ..config import database_url
@@ -29,7 +31,7 @@ def get(key: str, url: str | None, schema: str | None) -> None:
         value = database.cache.get(key)
     if value is None:
         raise NotFoundError(f"cache key {key!r}: not found, or expired")
-    click.get_binary_stream("stdout").write(value)
+    sys.stdout.buffer.write(value)
 
 
 @cache.command("set")

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import click
 
-from ..checks import from_json
 from ..config import database_url
 from ..database import Database
 from ..errors import InvalidInputError
@@ -23,7 +22,7 @@ def object_of(name: str, text: str) -> dict[str, Any]:
         InvalidInputError: It is not JSON, or not an object.
     """
     try:
-        found: object = from_json(text)
+        found: object = json.loads(text)
     except ValueError as error:
         raise InvalidInputError(
             f"{name}: not JSON ({error}); pass an object, such as '{{\"id\": 7}}'"

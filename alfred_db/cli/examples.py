@@ -14,6 +14,7 @@ EXAMPLES: Mapping[str, str] = {
     "check": "alfred-db check",
     "sql": "alfred-db sql > upgrade.sql",
     "doctor": "alfred-db doctor --json",
+    "adopt": "alfred-db adopt --plan",
     "catalog load": "alfred-db catalog load",
     "catalog export": "alfred-db catalog export catalog.json",
     "catalog check": "alfred-db catalog check",

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers import Servers, place
 from sqlalchemy import URL
 
 from alfred_db import migrate
@@ -51,18 +55,26 @@ class Environment:
         ours.write_text(f"#!{self.bin / 'python'}\n" + borrowed.read_text().split("\n", 1)[1])
         ours.chmod(0o755)
 
-    def run(self, command: str, *arguments: str, at: Path, url: URL | None = None, **environment: str) -> str:
-        """The output of a command of this environment, run in the folder `at`."""
+    def run(
+        self,
+        command: str,
+        *arguments: str,
+        at: Path,
+        url: URL | None = None,
+        errors: bool = False,
+        **environment: str,
+    ) -> str:
+        """The output of a command of this environment, run in the folder `at`; with `errors`, also its errors."""
         if url is not None:
             environment["ALFRED_DB_URL"] = url.render_as_string(hide_password=False)
-        return _run(str(self.bin / command), *arguments, at=at, **environment)
+        return _run(str(self.bin / command), *arguments, at=at, errors=errors, **environment)
 
 
-def _run(*command: str, at: Path | None = None, **environment: str) -> str:
+def _run(*command: str, at: Path | None = None, errors: bool = False, **environment: str) -> str:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(command, cwd=at, env=kept | environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done.stdout + (done.stderr if errors else "")
 
 
 def _build(target: str, source: Path, folder: Path) -> Path:
@@ -191,6 +203,48 @@ def test_an_editable_install_finds_the_revisions_of_the_checkout(
     assert found.split() == [migrate.head(), "(head)"]
     code = "from alfred_db import migrate; print(migrate.location())"
     assert editable.run("python", "-c", code, at=tmp_path) == f"{ROOT / 'alembic'}\n"
+
+
+def test_the_first_steps_are_four_commands(installed: Environment, tmp_path: Path) -> None:
+    """In an empty folder, on the embedded server, with nothing else to do and no warning; and once more."""
+    with tempfile.TemporaryDirectory(dir=place()) as home:
+        os.chmod(home, 0o755)
+        for _ in range(2):
+            printed = ""
+            for line in (
+                "alfred-db init",
+                "alembic upgrade head",
+                "alfred-db quickstart",
+                "alfred-db doctor",
+            ):
+                command, *arguments = line.split()
+                printed += installed.run(command, *arguments, at=tmp_path, errors=True, ALFRED_DB_HOME=home)
+            assert "warning" not in printed.lower(), printed
+        assert "answer     SKIP LOCKED lets many workers claim tasks" in printed
+        assert "documents  0 of 5 stored" in printed
+
+
+def test_the_examples_pass_with_the_plugin_of_the_wheel(
+    installed: Environment, tmp_path: Path, servers: Servers
+) -> None:
+    """Each application with its tests, in two workers; what the plugin is, comes from the wheel alone."""
+    for application in sorted(path.parent for path in (ROOT / "examples").glob("*/tests")):
+        folder = tmp_path / application.name
+        shutil.copytree(application, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        done = installed.run(
+            "python",
+            "-m",
+            "pytest",
+            "-n",
+            "2",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            at=folder,
+            ALFRED_DB_TEST_URL=servers["embedded"],
+            ALFRED_DB_TEST_REQUIRED="1",
+        )
+        assert re.search(r"^\d+ passed in", done, re.MULTILINE), done
 
 
 def test_init_leaves_an_alembic_of_ones_own_alone(installed: Environment, tmp_path: Path) -> None:
