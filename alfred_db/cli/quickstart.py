@@ -46,13 +46,16 @@ def quickstart(url: str | None, schema: str | None) -> None:
 
 
 def _store(uow: UnitOfWork) -> None:
-    rows = [
-        {"external_id": f"quickstart:{title}", "title": title, "content": text, "embedding_model": "toy"}
+    new = {
+        title: text
         for title, text in _TEXTS.items()
-    ]
-    vectors = toy_embedder(list(_TEXTS.values()), 384)
-    stored = uow.documents.add_many(rows, embeddings=vectors, on_conflict="ignore")  # type: ignore[arg-type]
-    click.echo(f"documents  {len(stored)} of {len(rows)} stored with their vectors")
+        if uow.documents.get_by_external_id(f"quickstart:{title}") is None
+    }
+    for (title, text), vector in zip(new.items(), toy_embedder(list(new.values()), 384), strict=True):
+        uow.documents.add(
+            text, title=title, embedding=vector, external_id=f"quickstart:{title}", embedding_model="toy"
+        )
+    click.echo(f"documents  {len(new)} of {len(_TEXTS)} stored with their vectors, the others are known")
 
 
 def _answer(uow: UnitOfWork) -> str:

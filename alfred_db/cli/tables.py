@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import click
 from sqlalchemy import inspect
@@ -82,7 +82,7 @@ def print_page(
 
 def print_one(values: Mapping[str, Any] | Any, *, as_json: bool = False) -> None:
     """Print the columns of a row, or the fields of a dataclass."""
-    found: Mapping[str, Any] = values if isinstance(values, Mapping) else asdict(values)
+    found = cast("Mapping[str, Any]", values if isinstance(values, Mapping) else asdict(values))
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
         return

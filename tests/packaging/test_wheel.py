@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Servers, place
@@ -176,7 +177,7 @@ def test_plain_alembic_upgrades_from_any_folder(
     prepare: Callable[[Environment, Path], None],
     options: list[str],
 ) -> None:
-    environment = {}
+    environment: dict[str, Any] = {}
     if options == ["ALEMBIC_CONFIG"]:
         environment["ALEMBIC_CONFIG"] = str(installed.packages / "alfred_db" / "alembic.ini")
         options = []
