@@ -26,7 +26,7 @@ def cache() -> None:
 @url_option
 @schema_option
 def get(key: str, url: str | None, schema: str | None) -> None:
-    """Write the value of KEY to standard output, as it is."""
+    """Write the value of KEY to standard output, unchanged."""
     with Database(database_url(url), schema=schema) as database:
         value = database.cache.get(key)
     if value is None:

@@ -36,7 +36,7 @@ def object_of(name: str, text: str) -> dict[str, Any]:
 @click.argument("intent")
 @click.argument("content", default="{}")
 @click.option("--queue", default="default", show_default=True)
-@click.option("--task-id", help="A unique name; a task that has it already is left as it is.")
+@click.option("--task-id", help="A unique name; a task that has it already is not changed.")
 @click.option(
     "--priority", type=click.IntRange(1, 5), default=1, show_default=True, help="5 is the most urgent."
 )
