@@ -365,6 +365,7 @@ ONE_WAY = {
     "model_registry.model_capabilities": "whoever writes them holds their model",
     "model_registry.model_endpoints": "whoever writes them holds their model",
     "rag_query_documents": "a document's own are locked in order; no method removes a query",
+    "task_dependencies": "whoever writes them holds the task that is waited for",
     "task_results": "written once, with the end of their task",
     "test_results": "no method removes a run",
     "wm.working_memory_embeddings": "whoever writes them holds their record",

@@ -38,6 +38,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
+from uuid import UUID
 
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
@@ -92,6 +93,8 @@ class SessionState:
     """The savepoint in which they were made; they end with it if it is rolled back."""
     enqueued: set[Kind | None] = field(default_factory=set["Kind | None"])
     """The kinds of the tasks that were enqueued, None for any: their workers are notified after the commit."""
+    ended: set[UUID] = field(default_factory=set[UUID])
+    """The tasks that ended and that others may wait for: callers of `wait` are notified after the commit."""
     catalog_changed: bool = False
     """Whether the session has changed the catalog of spaces: what it reads of that is not kept for others."""
 

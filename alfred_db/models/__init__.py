@@ -42,7 +42,7 @@ from .spaces import (
     WorkingMemoryEmbedding,
 )
 from .storage import Bucket, StorageObject
-from .tasks import Task, TaskResult, TaskStatus
+from .tasks import Task, TaskDependency, TaskResult, TaskStatus
 from .validation import (
     TestCase,
     TestCaseStatus,
@@ -122,6 +122,7 @@ __all__ = [
     "SpaceStorage",
     "StorageObject",
     "Task",
+    "TaskDependency",
     "TaskResult",
     "TaskStatus",
     "TestCase",

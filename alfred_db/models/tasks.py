@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -22,10 +22,13 @@ from .base import (
     updated_by_trigger,
 )
 
-__all__ = ["DEFAULT_QUEUE", "Task", "TaskResult", "TaskStatus"]
+__all__ = ["DEFAULT_QUEUE", "WAITING", "Task", "TaskDependency", "TaskResult", "TaskStatus"]
 
 DEFAULT_QUEUE = "default"
 """The queue of a task that is enqueued without one."""
+
+WAITING = datetime(9999, 12, 28, tzinfo=UTC)
+"""`available_at` of a task that waits for others: later than any claim, and a time that Python can hold."""
 
 
 class TaskStatus(StrEnum):
@@ -146,6 +149,17 @@ class Task(Base):
                 "dedupe_key IS NOT NULL AND status IN ('pending', 'processing') AND cancel_requested_at IS NULL"
             ),
         ),
+        # One task of a key is open: the others wait for their turn, whatever else writes to the table.
+        Index(
+            "uq_tasks_ordering_key",
+            "ordering_key",
+            unique=True,
+            postgresql_where=text(
+                "ordering_key IS NOT NULL AND NOT awaits_turn AND status IN ('pending', 'processing')"
+            ),
+        ),
+        Index("idx_tasks_awaits_turn", "ordering_key", "id", postgresql_where=text("awaits_turn")),
+        Index("idx_tasks_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
         {
             "postgresql_with": {
                 "fillfactor": 70,
@@ -223,6 +237,25 @@ class Task(Base):
     concurrency_key: Mapped[str | None]
     """What the limit per key of its queue counts by, such as a customer; a task without a key is not counted."""
 
+    ordering_key: Mapped[str | None]
+    """Tasks with the same key run one after the other, in the order in which they were enqueued. Added for that order."""
+    awaits_turn: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether an earlier task with its `ordering_key` has not ended; a retry keeps its turn."""
+    waits_for: Mapped[int] = mapped_column(server_default=text("0"))
+    """How many dependencies and tasks of its batch have not ended; it cannot be claimed before none is left.
+
+    No index has it, so that counting down is a heap-only update.
+    """
+    awaited_by: Mapped[int] = mapped_column(server_default=text("0"))
+    """How often something was made to wait for its end; if 0, its end has nothing to release.
+
+    It only grows, and so also shows whether something was added since a snapshot.
+    """
+    not_before: Mapped[datetime | None]
+    """The earliest time of a claim once it waits for no other task; until then `available_at` is the year 9999."""
+    batch_id: Mapped[uuid.UUID | None]
+    """The batch that it is part of: the `id` of the task that waits for all of them, if the batch has one."""
+
     parent: Mapped[Task | None] = relationship(back_populates="children", remote_side="Task.id")
     children: Mapped[list[Task]] = relationship(back_populates="parent", passive_deletes="all")
     results: Mapped[list[TaskResult]] = relationship(
@@ -260,3 +293,22 @@ status_times_by_trigger(
     " OR NEW.status = 'processing' AND NEW.started_at IS NULL"
     " OR NEW.status <> 'processing' AND NEW.lease_expires_at IS NOT NULL",
 )
+
+
+class TaskDependency(Base):
+    """A task that waits, or has waited, for another one. Added so that a task can wait for several others."""
+
+    __tablename__ = "task_dependencies"
+    __table_args__ = (
+        CheckConstraint("task_id <> after_id", name="itself"),
+        Index(None, "after_id"),
+    )
+
+    task_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    """The task that waits."""
+    after_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    """The task whose end it waits for."""
+    runs_anyway: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it also runs after the other one failed or was cancelled; otherwise it is cancelled then."""
+    settled: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether the end of the other task has been taken into account."""

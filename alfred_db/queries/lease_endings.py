@@ -54,7 +54,7 @@ def set_aside(
             claim_seq=own.claim_seq - _one,
             **given_up(),
         )
-        .returning(own.id)
+        .returning(own.id, *leased.awaited)
     )
 
 
@@ -100,7 +100,7 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
             error_code=bindparam("code", type_=Text),
             **leased.on_fail,
         )
-        .returning(own.status)
+        .returning(own.status, *leased.awaited)
     )
 
 
@@ -124,7 +124,7 @@ def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any
         update(leased.table)
         .where(own.id == outcome.c.id, owned(leased))
         .values(**_ended(leased, outcome))
-        .returning(own.status)
+        .returning(own.status, *leased.awaited)
     )
 
 
@@ -149,7 +149,12 @@ def cancel(
         leased.cancelled_at: case((waits, live.c.now), else_=null()),
         "cancel_requested_at": func.least(own.cancel_requested_at, live.c.now),
     }
-    return update(leased.table).where(own.id == live.c.id).values(values | also).returning(own.id, own.status)
+    return (
+        update(leased.table)
+        .where(own.id == live.c.id)
+        .values(values | also)
+        .returning(own.id, own.status, *leased.awaited)
+    )
 
 
 @driver_statement
@@ -184,7 +189,7 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
             lease_token=null(),
             error_code=outcome.c.code,
         )
-        .returning(own.id, own.status)
+        .returning(own.id, own.status, *leased.awaited)
     )
 
 
@@ -196,7 +201,7 @@ def _completed(leased: Leased[Any], rows: ColumnElement[bool]) -> ReturningUpdat
         **leased.progress,
         **leased.on_complete,
     }
-    return update(leased.table).where(rows).values(values).returning(leased.table.c.id)
+    return update(leased.table).where(rows).values(values).returning(leased.table.c.id, *leased.awaited)
 
 
 def _retries_left(leased: Leased[Any]) -> ColumnElement[bool]:

@@ -125,6 +125,9 @@ class Leased(Generic[StatusT]):
     on_fail: Mapping[str, ColumnElement[Any]] = field(default_factory=dict[str, ColumnElement[Any]])
     """Further columns that a failure writes; their parameters depend on the table."""
 
+    awaited: Sequence[ColumnElement[Any]] = ()
+    """A column that is positive if the end of the row releases others; the statements that end a row return it last."""
+
     def status(self, value: str) -> StatusT:
         """Return the member of the status enum with this value."""
         return type(self.running)(value)

@@ -17,4 +17,5 @@ TASKS = Leased(
     cancelled_at="cancelled_at",
     error="error_message",
     max_retries=table_of(Task).c.max_retries,
+    awaited=(table_of(Task).c.awaited_by,),
 )

@@ -17,8 +17,10 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
     cast,
     column,
+    false,
     insert,
     literal,
     or_,
@@ -35,6 +37,7 @@ from ..models import Task, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..types import Text
 from . import lease_endings
+from . import task_waits as waits
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, constant, hashed, in_queue, materialized, number
@@ -64,6 +67,9 @@ COLUMNS = (
 )
 """Attributes that an enqueued task is inserted with; the others have their defaults."""
 
+WAITS = ("ordering_key", "awaits_turn", "waits_for", "awaited_by", "batch_id")
+"""Attributes that a task which may wait for others, or be waited for, is inserted with as well."""
+
 FIELDS: Sequence[str] = Task.__mapper__.columns.keys()
 """All attributes of a task."""
 
@@ -83,10 +89,11 @@ _GIVEN: dict[str, TypeEngine[Any]] = {
     "metadata_": Text(),
     "delay": INTERVAL(),
 }
+_WAITING: dict[str, TypeEngine[Any]] = {**_GIVEN, **{name: _t[name].type for name in WAITS}}
 
 
 @driver_statement
-def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
+def enqueue(*, child: bool = False, ordered: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     """Insert a task, unless its `task_id` is taken, or its `dedupe_key` by a live task.
 
     Returns all attributes, as `FIELDS`. Parameters of the statement: `COLUMNS` by attribute, with `content`
@@ -95,14 +102,19 @@ def enqueue(*, child: bool = False) -> ReturningInsert[*tuple[Any, ...]]:
     Args:
         child: Whether the task has a parent. It is not inserted either if the parent is being cancelled; see
             `lock_parents`.
+        ordered: Whether the task has an `ordering_key`, a further parameter. It is not inserted either if the first
+            task of the key ends meanwhile.
     """
-    given = {name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()}
-    parent = _t.id == given["parent_task_id"]
-    return _filing(given, parent if child else None, alone=True).returning(*Task.__mapper__.columns)
+    given: dict[str, ColumnElement[Any]] = {
+        name: bindparam(name, type_=type_) for name, type_ in _GIVEN.items()
+    }
+    parent = _t.id == given["parent_task_id"] if child else None
+    key = bindparam("ordering_key", type_=Text)
+    return _filing(given, parent, key if ordered else None, alone=True).returning(*Task.__mapper__.columns)
 
 
 @driver_statement
-def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
+def enqueue_many(*, children: bool = False, waits: bool = False) -> ReturningInsert[uuid.UUID]:
     """Insert several tasks, as `enqueue`, and return the ids of the inserted ones.
 
     Each parameter is an array. Arrays need a hundredth of the text of a VALUES list with a parameter for each
@@ -111,10 +123,12 @@ def enqueue_many(*, children: bool = False) -> ReturningInsert[uuid.UUID]:
     Args:
         children: Whether some tasks have parents. If one of the parents is being cancelled, no task is
             inserted.
+        waits: Whether the parameters include the attributes of `WAITS`.
     """
+    types = _WAITING if waits else _GIVEN
     given = (
-        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in _GIVEN.items()))
-        .table_valued(*(column(name, type_) for name, type_ in _GIVEN.items()))
+        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in types.items()))
+        .table_valued(*(column(name, type_) for name, type_ in types.items()))
         .render_derived("given")
     )
     parents = _t.id == func.any(bindparam("parent_task_id", type_=ARRAY(Uuid)))
@@ -290,6 +304,8 @@ def cancel(id: uuid.UUID, *, children: bool, limit: int | None = None) -> Return
     return lease_endings.cancel(
         TASKS,
         select(_t.id).where(*chosen).order_by(_t.id).with_for_update(of=table_of(Task)),
+        waits_for=number(0),
+        awaits_turn=false(),
     )
 
 
@@ -359,8 +375,22 @@ def _renewed() -> dict[str, Any]:
     }
 
 
+def _turn(key: ColumnElement[Any]) -> tuple[CTE, CTE]:
+    """Select the first task of an ordering key, and mark it; see `task_waits`."""
+    first = materialized(select(waits.first_of_key(key).label("id")), "first")
+    live = materialized(
+        select(_t.id).where(_t.id == first.c.id, _live).with_for_update(key_share=True, of=table_of(Task)),
+        "its_turn",
+    )
+    return first, waits.mark(_t.id == live.c.id).returning(_t.id).cte("turn")
+
+
 def _filing(
-    row: Mapping[str, ColumnElement[Any]], parents: ColumnElement[bool] | None, *, alone: bool = False
+    row: Mapping[str, ColumnElement[Any]],
+    parents: ColumnElement[bool] | None,
+    key: ColumnElement[Any] | None = None,
+    *,
+    alone: bool = False,
 ) -> postgresql.Insert:
     """Build the INSERT of tasks.
 
@@ -370,19 +400,35 @@ def _filing(
     Args:
         row: The value of each of `COLUMNS`, JSON as text, and `delay`.
         parents: Selects the parents; None if no task has one.
+        key: The ordering key of the task; the first task of the key is marked.
         alone: Whether the values are parameters, of one task, and not those of several rows.
     """
-    values = {name: row[name] for name in COLUMNS}
-    values["available_at"] = func.greatest(row["available_at"], func.statement_timestamp() + row["delay"])
+    values = {name: row[name] for name in (*COLUMNS, *WAITS) if name in row}
+    waiting = [row[name] for name in ("awaits_turn",) if name in row]
+    if key is not None:
+        first, turn = _turn(key)
+        waiting = [select(turn.c.id).exists()]
+        values |= {"ordering_key": key, "awaits_turn": waiting[0]}
+    if "waits_for" in row:
+        waiting.append(row["waits_for"] > number(0))
+    available_at = func.greatest(row["available_at"], func.statement_timestamp() + row["delay"])
+    values["available_at"] = available_at
+    if waiting:
+        values["available_at"] = case((or_(*waiting), waits.forever()), else_=available_at)
+        values["not_before"] = case((or_(*waiting), available_at))
     for name in ("content", "metadata_"):
         values[name] = cast(row[name], JSONB)
     values = {name.rstrip("_"): value for name, value in values.items()}
     statement = postgresql.insert(table_of(Task))
-    if parents is None and alone:
+    if parents is None and key is None and alone:
         # Citus sends VALUES to the worker as they are. The rows of a SELECT it collects first, with a commit in two phases.
         return statement.values(values).on_conflict_do_nothing()
     source = select(*values.values())
     if parents is not None:
         locked = materialized(_locked_line(parents), "locked")
         source = source.where(~select(locked.c.origin).where(locked.c.dying).exists())
+    if key is not None:
+        # If the first task has just ended, its end passes the turn on, and the next attempt sees to which task.
+        none = ~select(first.c.id).where(first.c.id.is_not(None)).exists()
+        source = source.where(or_(select(turn.c.id).exists(), none))
     return statement.from_select([*values], source).on_conflict_do_nothing()

@@ -37,7 +37,16 @@ from .rag import RagContext, RagSource
 from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .spaces import EmbeddingSpaceInfo, PendingEmbedding, SpaceCoverage
-from .tasks import ClaimedTask, NewTask, NewTaskResult, QueueHealth, TaskBackoff, TaskCount
+from .tasks import (
+    ClaimedTask,
+    NewTask,
+    NewTaskResult,
+    QueueHealth,
+    TaskBackoff,
+    TaskBatch,
+    TaskBatchProgress,
+    TaskCount,
+)
 from .validation import ValidationRegression
 from .web_sessions import ActiveWebSession, NewWebSession
 from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
@@ -111,6 +120,8 @@ __all__ = [
     "Subgraph",
     "SweptWorkingMemory",
     "TaskBackoff",
+    "TaskBatch",
+    "TaskBatchProgress",
     "TaskCount",
     "TokenUsage",
     "TokenUsageKey",

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any
@@ -52,6 +52,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "concurrency_key": None,
 }
 
+_WAITS: Mapping[str, Any] = {"ordering_key": None, "after": (), "after_failure": "cancel"}
+"""Keys of tasks that wait for others; their columns are sent only if a task has one."""
+
+
+_KEYS = {"intent", "task_id", *_DEFAULTS, *_WAITS}
+_OPTIONAL = {"task_id"} | {name for name, default in {**_DEFAULTS, **_WAITS}.items() if default is None}
+"""Keys that may be None."""
+
 
 def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]:
     """Return the values of each attribute of tasks.
@@ -64,9 +72,9 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
         InvalidInputError: A key is unknown, or a value is invalid.
     """
     names = set[str]().union(*tasks)
-    unknown = names - set(_DEFAULTS) - {"intent", "task_id"}
+    unknown = names - _KEYS
     if unknown:
-        expected = ", ".join(("intent", "task_id", *_DEFAULTS))
+        expected = ", ".join(("intent", "task_id", *_DEFAULTS, *_WAITS))
         raise InvalidInputError(
             f"task: {', '.join(sorted(map(shown, unknown))[:5])}: no such key; expected some of {expected}"
         )
@@ -81,6 +89,9 @@ def columns_of(tasks: Sequence[NewTask], *, every: bool) -> dict[str, list[Any]]
     for name, default in _DEFAULTS.items():
         if every or name in names:
             columns[name] = [task.get(name, default) for task in tasks]
+    if not names.isdisjoint(_WAITS):
+        columns["ordering_key"] = [task.get("ordering_key") for task in tasks]
+        _check_dependencies(tasks)
     _check({**columns, "task_id": [key for key in keys if key is not None]})
     # COPY checks JSON too, but its position of the row is wrong if the tasks were sorted by key.
     check = every or named(tasks)
@@ -147,7 +158,16 @@ def new_ids(count: int) -> list[uuid.UUID]:
 
 _WORDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(
-        ("intent", "task_id", "created_by", "assigned_to", "dedupe_key", "queue", "concurrency_key"),
+        (
+            "intent",
+            "task_id",
+            "created_by",
+            "assigned_to",
+            "dedupe_key",
+            "queue",
+            "concurrency_key",
+            "ordering_key",
+        ),
         (str, "text"),
     ),
     **dict.fromkeys(("priority", "max_retries", "timeout_seconds"), (int, "a whole number")),
@@ -162,9 +182,7 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
         # A value of another type may not be hashable.
         found: set[type] = set(map(type, columns.get(name, ())))
         for one in found:
-            if one is bool or not (
-                issubclass(one, kinds) or (one is NoneType and _DEFAULTS.get(name, "") is None)
-            ):
+            if one is bool or not (issubclass(one, kinds) or (one is NoneType and name in _OPTIONAL)):
                 got = "None" if one is NoneType else one.__name__
                 raise InvalidInputError(f"{name}: expected {word}, got {got}")
     for name, most in (("intent", 1 << 20), ("created_by", 1 << 20), ("assigned_to", 1 << 20)):
@@ -172,7 +190,7 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
             check_text(name, text, most)
     for queue in set(columns.get("queue", ())):
         check_text("queue", queue, MAX_QUEUE_BYTES)
-    for name in ("task_id", "dedupe_key"):
+    for name in ("task_id", "dedupe_key", "ordering_key"):
         for text in columns.get(name, ()):
             if text is not None:
                 check_text(name, text, MAX_KEY_BYTES)
@@ -189,6 +207,26 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
         within("delay", delay, 0, MAX_SECONDS)
     for at in set(columns.get("available_at", ())) - {None}:
         aware("available_at", at)
+
+
+def _check_dependencies(tasks: Sequence[NewTask]) -> None:
+    for task in tasks:
+        failure = task.get("after_failure", "cancel")
+        if failure not in ("cancel", "run"):
+            raise InvalidInputError(f"after_failure: {shown(failure)}: expected 'cancel' or 'run'")
+        after: Any = task.get("after", ())
+        if isinstance(after, str | uuid.UUID) or not isinstance(after, Sequence | set | frozenset):
+            raise InvalidInputError(
+                "after: expected a sequence of tasks; put the id or task_id of one in a list"
+            )
+        several: Iterable[Any] = after
+        for one in several:
+            if isinstance(one, str):
+                check_text("after", one, MAX_KEY_BYTES)
+            elif not isinstance(one, uuid.UUID):
+                raise InvalidInputError(
+                    f"after: expected the `id` of a task, a UUID, or its `task_id`, got {type(one).__name__}"
+                )
 
 
 def _json(name: str, place: int, value: Mapping[str, Any] | None, check: bool) -> dict[str, Any]:

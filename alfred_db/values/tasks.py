@@ -5,22 +5,28 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InvalidInputError
 
 __all__ = [
     "MOST_COUNTED",
+    "AfterFailure",
     "ClaimedTask",
     "NewTask",
     "NewTaskResult",
     "QueueHealth",
     "TaskBackoff",
+    "TaskBatch",
+    "TaskBatchProgress",
     "TaskCount",
 ]
+
+AfterFailure = Literal["cancel", "run"]
+"""What becomes of a task when one that it depends on fails or is cancelled."""
 
 MOST_COUNTED = 20_000
 """Where a count of tasks stops by default."""
@@ -44,6 +50,9 @@ class NewTask(TypedDict):
     queue: NotRequired[str]
     concurrency_key: NotRequired[str | None]
     metadata: NotRequired[Mapping[str, Any] | None]
+    ordering_key: NotRequired[str | None]
+    after: NotRequired[Sequence[uuid.UUID | str]]
+    after_failure: NotRequired[AfterFailure]
 
 
 class NewTaskResult(TypedDict):
@@ -52,6 +61,48 @@ class NewTaskResult(TypedDict):
     result_type: str
     content: Mapping[str, Any]
     metadata: NotRequired[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatch:
+    """What `batch` has enqueued."""
+
+    id: uuid.UUID
+    """The batch; equal to the `id` of the task that waits for it, if there is one."""
+    tasks: Sequence[uuid.UUID]
+    """The `id` of each task, in order."""
+    then: uuid.UUID | None
+    """The `id` of the task that runs once the others have ended."""
+    created: bool
+    """Whether this call created the batch; False if the task `then` existed before, and nothing was enqueued."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatchProgress:
+    """How many tasks of a batch have which status; purged ones are not counted."""
+
+    total: int
+    """All tasks of the batch, without the one that waits for them."""
+    pending: int
+    """Tasks that have not begun, or wait for another attempt."""
+    processing: int
+    """Tasks that a worker holds."""
+    completed: int
+    """Tasks that were completed."""
+    failed: int
+    """Tasks that have failed."""
+    cancelled: int
+    """Tasks that were cancelled."""
+
+    @property
+    def ended(self) -> int:
+        """Tasks with a final status."""
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def fraction(self) -> float:
+        """The part of the tasks that has ended, from 0 to 1; 1 for an empty batch."""
+        return self.ended / self.total if self.total else 1.0
 
 
 class TaskCount(int):

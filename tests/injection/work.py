@@ -17,6 +17,7 @@ _TASK = {
     "queue": "q",
     "concurrency_key": "k",
     "metadata": JSON,
+    "ordering_key": "new",
 }
 
 
@@ -35,6 +36,7 @@ def _value() -> _Value:
 _EVENT = {"topic": "t", "payload": JSON, "type": "t", "key": "k"}
 
 SPECIMENS: Specimens = {
+    "tasks.batch": lambda g: {"tasks": [_TASK], "then": {**_TASK, "task_id": "last", "dedupe_key": "last"}},
     "tasks.children": lambda g: {"id": g.task.id},
     "tasks.claim": lambda g: {
         "worker": "w",

@@ -24,6 +24,7 @@ from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
 from .base import AsyncRepository
 from .driver import driver_of, fetch
+from .settling import settle
 from .unreadable import unreadable
 
 __all__ = ["PAUSES", "AsyncLeaseHolder", "AsyncLeases", "lost", "taking", "waiting"]
@@ -98,7 +99,10 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         Raises:
             LeaseLost: The caller no longer holds the row.
         """
-        if await fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values}):
+        rows = await fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values})
+        if rows:
+            if self._leased.awaited and rows[0][-1]:
+                await self._settle(rows)
             return True
         await self._repeated(claimed, "completed")
         return False
@@ -114,6 +118,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         if not claimed:
             return []
         done, locked, ended = await self._each(endings.complete_many(self._leased), claimed, {})
+        await self._settle(done.values())
         for one in claimed:
             if one.id in locked:
                 name = _name(self._leased, one)
@@ -145,8 +150,9 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
             "retry": retry,
             **values,
         }
-        rows = await fetch(self._session, endings.fail(self._leased), parameters)
+        rows: Sequence[Sequence[Any]] = await fetch(self._session, endings.fail(self._leased), parameters)
         if rows:
+            await self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "failed", "cancelled")
 
@@ -160,8 +166,11 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         parameters = _key(claimed)
         if delay:
             parameters["delay"] = timedelta(seconds=delay)
-        rows = await fetch(self._session, endings.release(self._leased, delayed=bool(delay)), parameters)
+        rows: Sequence[Sequence[Any]] = await fetch(
+            self._session, endings.release(self._leased, delayed=bool(delay)), parameters
+        )
         if rows:
+            await self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "cancelled")
 
@@ -169,6 +178,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = await fetch(self._session, endings.reap(self._leased, limit), spread)
+        await self._settle(rows)
         return {row[0]: self._leased.status(row[1]) for row in rows}
 
     async def claim(
@@ -224,7 +234,8 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         id = self._leased.table.c.id.type.python_type(key)
         statement = endings.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
         with translated():
-            await self._session.execute(statement)
+            rows = (await self._session.execute(statement)).all()
+        await self._settle(rows)
         _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
 
     async def _each(
@@ -266,6 +277,17 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
     async def _standing(self, claimed: Collection[ClaimedT]) -> dict[Any, str]:
         rows = await fetch(self._session, queries.standing(self._leased), _keys(claimed))
         return {row[0]: row[1] for row in rows}
+
+    async def _settle(self, rows: Collection[Sequence[Any]]) -> None:
+        """Release what waited for those of the rows that have ended.
+
+        Args:
+            rows: The id, perhaps the new status, and whether something may wait for the end of the row.
+        """
+        if self._leased.awaited and (
+            awaited := [row[0] for row in rows if row[-1] and row[1] not in ("pending", self._leased.running)]
+        ):
+            await settle(self._session, awaited)
 
     async def pause(self, seconds: float) -> None:
         """Wait, so that other transactions can end."""

@@ -25,6 +25,7 @@ from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
 from .base import Repository
 from .driver import driver_of, fetch
+from .settling import settle
 from .unreadable import unreadable
 
 __all__ = ["PAUSES", "LeaseHolder", "Leases", "lost", "taking", "waiting"]
@@ -99,7 +100,10 @@ class Leases(Generic[ClaimedT, StatusT]):
         Raises:
             LeaseLost: The caller no longer holds the row.
         """
-        if fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values}):
+        rows = fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values})
+        if rows:
+            if self._leased.awaited and rows[0][-1]:
+                self._settle(rows)
             return True
         self._repeated(claimed, "completed")
         return False
@@ -115,6 +119,7 @@ class Leases(Generic[ClaimedT, StatusT]):
         if not claimed:
             return []
         done, locked, ended = self._each(endings.complete_many(self._leased), claimed, {})
+        self._settle(done.values())
         for one in claimed:
             if one.id in locked:
                 name = _name(self._leased, one)
@@ -146,8 +151,9 @@ class Leases(Generic[ClaimedT, StatusT]):
             "retry": retry,
             **values,
         }
-        rows = fetch(self._session, endings.fail(self._leased), parameters)
+        rows: Sequence[Sequence[Any]] = fetch(self._session, endings.fail(self._leased), parameters)
         if rows:
+            self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return self._repeated(claimed, "pending", "failed", "cancelled")
 
@@ -161,8 +167,11 @@ class Leases(Generic[ClaimedT, StatusT]):
         parameters = _key(claimed)
         if delay:
             parameters["delay"] = timedelta(seconds=delay)
-        rows = fetch(self._session, endings.release(self._leased, delayed=bool(delay)), parameters)
+        rows: Sequence[Sequence[Any]] = fetch(
+            self._session, endings.release(self._leased, delayed=bool(delay)), parameters
+        )
         if rows:
+            self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return self._repeated(claimed, "pending", "cancelled")
 
@@ -170,6 +179,7 @@ class Leases(Generic[ClaimedT, StatusT]):
         """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
         rows = fetch(self._session, endings.reap(self._leased, limit), spread)
+        self._settle(rows)
         return {row[0]: self._leased.status(row[1]) for row in rows}
 
     def claim(
@@ -225,7 +235,8 @@ class Leases(Generic[ClaimedT, StatusT]):
         id = self._leased.table.c.id.type.python_type(key)
         statement = endings.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
         with translated():
-            self._session.execute(statement)
+            rows = (self._session.execute(statement)).all()
+        self._settle(rows)
         _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
 
     def _each(
@@ -267,6 +278,17 @@ class Leases(Generic[ClaimedT, StatusT]):
     def _standing(self, claimed: Collection[ClaimedT]) -> dict[Any, str]:
         rows = fetch(self._session, queries.standing(self._leased), _keys(claimed))
         return {row[0]: row[1] for row in rows}
+
+    def _settle(self, rows: Collection[Sequence[Any]]) -> None:
+        """Release what waited for those of the rows that have ended.
+
+        Args:
+            rows: The id, perhaps the new status, and whether something may wait for the end of the row.
+        """
+        if self._leased.awaited and (
+            awaited := [row[0] for row in rows if row[-1] and row[1] not in ("pending", self._leased.running)]
+        ):
+            settle(self._session, awaited)
 
     def pause(self, seconds: float) -> None:
         """Wait, so that other transactions can end."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from ...checks import within
 from ...engine.session import state_of
 from ...errors import InvalidTransition
+from ...execution._async.settling import settle
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...queries import tasks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.tasks import MOST_COUNTED, TaskCount
+from .task_batches import AsyncTaskBatches
 from .task_enqueueing import AsyncTaskEnqueueing
 from .task_leases import AsyncTaskLeases
 from .task_maintenance import MAX_BATCH, AsyncTaskMaintenance
 
 
-class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskLeases, AsyncTaskMaintenance):
+class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases, AsyncTaskMaintenance):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     async def get(self, id: uuid.UUID) -> Task | None:
@@ -68,12 +71,14 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskLeases, AsyncTaskMainten
         if limit is not None:
             rows = await self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
             found = {row[0]: row[1] for row in rows}
+            await self._settle_cancelled(rows)
         while limit is None and (
             new := [
                 row for row in await self._rows(queries.cancel(id, children=children)) if row[0] not in found
             ]
         ):
             found |= {row[0]: row[1] for row in new}
+            await self._settle_cancelled(new)
             if not children:
                 break
         if not found:
@@ -204,6 +209,11 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskLeases, AsyncTaskMainten
             limit=limit,
         )
         return as_page(await self._all(statement), queries.LIST_KEY, limit)
+
+    async def _settle_cancelled(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Release what waited for tasks that were cancelled; a running one has not ended yet."""
+        if ended := [id for id, status, awaited_by in rows if status == TaskStatus.CANCELLED and awaited_by]:
+            await settle(self._session, ended)
 
     async def _existing(self, id: uuid.UUID) -> Task:
         task = await self.get(id)

@@ -6,22 +6,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from ...checks import within
 from ...engine.session import state_of
 from ...errors import InvalidTransition
+from ...execution._sync.settling import settle
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...queries import tasks as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.tasks import MOST_COUNTED, TaskCount
+from .task_batches import TaskBatches
 from .task_enqueueing import TaskEnqueueing
 from .task_leases import TaskLeases
 from .task_maintenance import MAX_BATCH, TaskMaintenance
 
 
-class TaskRepository(TaskEnqueueing, TaskLeases, TaskMaintenance):
+class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     def get(self, id: uuid.UUID) -> Task | None:
@@ -69,12 +72,14 @@ class TaskRepository(TaskEnqueueing, TaskLeases, TaskMaintenance):
         if limit is not None:
             rows = self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
             found = {row[0]: row[1] for row in rows}
+            self._settle_cancelled(rows)
         while limit is None and (
             new := [
                 row for row in self._rows(queries.cancel(id, children=children)) if row[0] not in found
             ]
         ):
             found |= {row[0]: row[1] for row in new}
+            self._settle_cancelled(new)
             if not children:
                 break
         if not found:
@@ -205,6 +210,11 @@ class TaskRepository(TaskEnqueueing, TaskLeases, TaskMaintenance):
             limit=limit,
         )
         return as_page(self._all(statement), queries.LIST_KEY, limit)
+
+    def _settle_cancelled(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Release what waited for tasks that were cancelled; a running one has not ended yet."""
+        if ended := [id for id, status, awaited_by in rows if status == TaskStatus.CANCELLED and awaited_by]:
+            settle(self._session, ended)
 
     def _existing(self, id: uuid.UUID) -> Task:
         task = self.get(id)

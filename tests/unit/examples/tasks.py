@@ -22,8 +22,8 @@ FILTERS: dict[str, Any] = {
 }
 
 EXAMPLES: dict[str, list[Call]] = {
-    "enqueue": [call(), call(child=True)],
-    "enqueue_many": [call(), call(children=True)],
+    "enqueue": [call(), call(child=True), call(ordered=True), call(child=True, ordered=True)],
+    "enqueue_many": [call(), call(children=True), call(waits=True)],
     "standing": [call("task-4711", None), call("task-4711", "key-4711")],
     "known": [call(["task-4711", "task-4712"])],
     "deduplicated": [call(["key-4711"])],

@@ -1,0 +1,63 @@
+"""What the end of tasks releases, and how workers and waiting callers learn of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ...engine.session import state_of
+from ...models import TaskStatus
+from ...queries import task_waits as queries
+from .driver import fetch
+
+__all__ = ["open_turns", "released", "settle"]
+
+
+async def settle(session: AsyncSession, ended: Iterable[uuid.UUID], *, late: bool = False) -> None:
+    """Release what waited for tasks that have just ended, in the transaction that has ended them.
+
+    A task that is cancelled because a dependency failed ends too, so that this goes on until nothing more ends.
+
+    Args:
+        session: The session that has ended them.
+        ended: The tasks, each once for each end.
+        late: Whether they had ended before something was made to wait for them.
+    """
+    ids = sorted(ended)
+    while ids:
+        if not late:
+            state_of(session).ended.update(ids)
+        rows = await fetch(session, queries.settle(late=late), {"ids": ids})
+        ids, late = sorted(await released(session, rows)), False
+
+
+async def open_turns(session: AsyncSession, keys: Iterable[str]) -> None:
+    """Open the next task of each ordering key whose turn nobody has."""
+    left = sorted(set(keys))
+    while left:
+        rows = await fetch(session, queries.open_turns(), {"keys": left})
+        left = sorted(_announced(session, rows)[1])
+
+
+async def released(session: AsyncSession, rows: Sequence[Sequence[Any]]) -> list[uuid.UUID]:
+    """Announce the tasks that can be claimed now; return those that were cancelled and have to be settled."""
+    doomed, keys = _announced(session, rows)
+    await open_turns(session, keys)
+    return doomed
+
+
+def _announced(session: AsyncSession, rows: Sequence[Sequence[Any]]) -> tuple[list[uuid.UUID], set[str]]:
+    doomed: list[uuid.UUID] = []
+    keys: set[str] = set()
+    state = state_of(session)
+    for id, status, free, queue, intent, awaited_by, key in rows:
+        if status is None:
+            keys.add(key)
+        elif free:
+            state.enqueued.add((queue, intent))
+        elif status == TaskStatus.CANCELLED and awaited_by:
+            doomed.append(id)
+    return doomed, keys
