@@ -18,6 +18,18 @@ if TYPE_CHECKING:
         AsyncDatabase,
         Database,
     )
+    from .durable import (
+        AsyncWorkflowContext,
+        AsyncWorkflows,
+        WorkflowContext,
+        WorkflowFunction,
+        WorkflowOutcome,
+        WorkflowRun,
+        Workflows,
+        WorkflowStepFunction,
+        workflow,
+        workflow_step,
+    )
     from .engine.listeners import AsyncTaskListener, TaskListener
     from .errors import (
         AlfredDBError,
@@ -41,6 +53,9 @@ if TYPE_CHECKING:
         SchemaOutdatedError,
         SchemaTooNewError,
         UnreadableRow,
+        WorkflowChanged,
+        WorkflowChildFailed,
+        WorkflowStepFailed,
     )
     from .interchange.qdrant import qdrant_filter
     from .models import (
@@ -120,6 +135,7 @@ if TYPE_CHECKING:
         WorkflowExecutionStatus,
         WorkflowStatus,
         WorkflowStep,
+        WorkflowStepKind,
         WorkingMemory,
         WorkingMemoryEmbedding,
         WorkingMemoryStatus,
@@ -259,6 +275,7 @@ if TYPE_CHECKING:
         TokenUsageKey,
         ValidationRegression,
         WaitingWorkflowVersion,
+        WorkflowChildResult,
         WorkflowWaitResult,
         WorkingMemoryChanges,
         WorkingMemoryRow,
@@ -318,7 +335,9 @@ __all__ = [
     "AsyncValidationRepository",
     "AsyncWebSessionRepository",
     "AsyncWorker",
+    "AsyncWorkflowContext",
     "AsyncWorkflowRepository",
+    "AsyncWorkflows",
     "AsyncWorkingMemoryRepository",
     "Base",
     "Bit",
@@ -534,13 +553,24 @@ __all__ = [
     "WebSessionRepository",
     "Worker",
     "Workflow",
+    "WorkflowChanged",
+    "WorkflowChildFailed",
+    "WorkflowChildResult",
+    "WorkflowContext",
     "WorkflowEvent",
     "WorkflowExecution",
     "WorkflowExecutionStatus",
+    "WorkflowFunction",
+    "WorkflowOutcome",
     "WorkflowRepository",
+    "WorkflowRun",
     "WorkflowStatus",
     "WorkflowStep",
+    "WorkflowStepFailed",
+    "WorkflowStepFunction",
+    "WorkflowStepKind",
     "WorkflowWaitResult",
+    "Workflows",
     "WorkingMemory",
     "WorkingMemoryChanges",
     "WorkingMemoryEmbedding",
@@ -554,6 +584,8 @@ __all__ = [
     "l2_distance",
     "max_inner_product",
     "qdrant_filter",
+    "workflow",
+    "workflow_step",
 ]
 
 _MODULES = (
@@ -567,6 +599,7 @@ _MODULES = (
     "models",
     "values",
     "repositories",
+    "durable",
     "worker",
     "tenants",
 )

@@ -206,6 +206,14 @@ class Database(InChunks["UnitOfWork"]):
             require_tenant(session, str(self.schema))
         self._find_first = None
 
+    @property
+    def alone(self) -> Session:
+        """The session of single statements, which each commit alone. For the library only.
+
+        It holds no connection between them.
+        """
+        return self._alone
+
     @cached_property
     def cache(self) -> CacheRepository:
         """Values with a time to live; each statement commits alone."""
@@ -470,6 +478,14 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
             async with self._units() as session:
                 await session.run_sync(require_tenant, str(self.schema))
         self._find_first = None
+
+    @property
+    def alone(self) -> AsyncSession:
+        """The session of single statements, which each commit alone. For the library only.
+
+        It holds no connection between them.
+        """
+        return self._alone
 
     @cached_property
     def cache(self) -> AsyncCacheRepository:

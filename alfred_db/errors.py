@@ -11,6 +11,9 @@ AlfredDBError
 │  └─ MigrationLockTimeout
 ├─ NotFoundError
 ├─ ConflictError
+│  └─ WorkflowChanged            the code of a workflow is not the one that began the execution
+├─ WorkflowStepFailed            a step of a workflow has failed and is not retried
+├─ WorkflowChildFailed           a child of a workflow has failed or was cancelled
 ├─ UnreadableRow                 a row that other means have written holds what Python cannot read
 ├─ LeaseLost
 ├─ LimitReached                  a search has read as much as the caller allows, without an answer
@@ -66,6 +69,9 @@ __all__ = [
     "SchemaOutdatedError",
     "SchemaTooNewError",
     "UnreadableRow",
+    "WorkflowChanged",
+    "WorkflowChildFailed",
+    "WorkflowStepFailed",
     "conceal",
     "shown",
     "translated",
@@ -140,6 +146,58 @@ class NotFoundError(AlfredDBError):
 
 class ConflictError(AlfredDBError):
     """Another row or another transaction conflicts with the operation."""
+
+
+class WorkflowChanged(ConflictError):
+    """The code of a workflow asks for another step than the one that is stored under this number."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        workflow: str = "",
+        seq: int = 0,
+        expected: str = "",
+        found: str = "",
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.workflow = workflow
+        """The name of the workflow."""
+        self.seq = seq
+        """The number of the step, from 0."""
+        self.expected = expected
+        """The kind and the name of the stored step."""
+        self.found = found
+        """The kind and the name of what the code asks for."""
+
+
+class WorkflowStepFailed(AlfredDBError):
+    """A step of a workflow has failed, and is not retried any more; a later run raises the same."""
+
+    def __init__(
+        self, message: str, *, seq: int = 0, name: str = "", error: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.seq = seq
+        """The number of the step, from 0."""
+        self.name = name
+        """The name of the step."""
+        self.error = error
+        """The type and the text of the last exception of its function."""
+
+
+class WorkflowChildFailed(AlfredDBError):
+    """A child of a workflow execution has failed or was cancelled; a later run raises the same."""
+
+    def __init__(
+        self, message: str, *, execution_id: int = 0, status: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.execution_id = execution_id
+        """The child."""
+        self.status = status
+        """`failed` or `cancelled`."""
 
 
 class UnreadableRow(AlfredDBError):

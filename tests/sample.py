@@ -29,6 +29,7 @@ SAMPLE = frozenset(
         "events",
         "spaces",
         "event_consumers",
+        "durable_functions",  # threads instead of asyncio
         "workflow_steps",  # functions of the caller that are called
     }
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAIRS = (
+    ("alfred_db/durable/_async", "alfred_db/durable/_sync"),
     ("alfred_db/execution/_async", "alfred_db/execution/_sync"),
     ("alfred_db/repositories/_async", "alfred_db/repositories/_sync"),
     ("tests/_async", "tests/_sync"),

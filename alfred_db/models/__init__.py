@@ -60,6 +60,7 @@ from .workflows import (
     WorkflowExecutionStatus,
     WorkflowStatus,
     WorkflowStep,
+    WorkflowStepKind,
 )
 from .working_memory import WorkingMemory, WorkingMemoryStatus
 
@@ -140,6 +141,7 @@ __all__ = [
     "WorkflowExecutionStatus",
     "WorkflowStatus",
     "WorkflowStep",
+    "WorkflowStepKind",
     "WorkingMemory",
     "WorkingMemoryEmbedding",
     "WorkingMemoryStatus",

@@ -21,6 +21,7 @@ __all__ = [
     "WorkflowExecutionStatus",
     "WorkflowStatus",
     "WorkflowStep",
+    "WorkflowStepKind",
 ]
 
 
@@ -45,6 +46,26 @@ class WorkflowExecutionStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class WorkflowStepKind(StrEnum):
+    """What a step was; added, so that a resumed run notices that its code now does something else."""
+
+    STEP = "step"
+    """A function of the caller."""
+    SLEEP = "sleep"
+    EVENT = "event"
+    """A wait for an event."""
+    CHILD = "child"
+    """The start of a child; its output is the id of the execution."""
+    RESULT = "result"
+    """The end of a child; its output is that of the child."""
+    VALUE = "value"
+    """A time, a random number, or a UUID."""
+    STATE = "state"
+    """A value that the execution shows to others."""
+    PATCH = "patch"
+    """A marker that the execution has taken the new way through changed code."""
 
 
 @updated_by_trigger
@@ -244,6 +265,7 @@ class WorkflowStep(Base):
     __table_args__ = (
         UniqueConstraint("execution_id", "seq"),
         CheckConstraint("seq >= 0 AND attempt > 0", name="counters"),
+        one_of("kind", WorkflowStepKind),
     )
 
     execution_id: Mapped[int] = mapped_column(
@@ -268,6 +290,10 @@ class WorkflowStep(Base):
     """When it began."""
     completed_at: Mapped[CreatedAt]
     """When it ended and was stored."""
+    kind: Mapped[WorkflowStepKind] = mapped_column(
+        EnumText(WorkflowStepKind), server_default=WorkflowStepKind.STEP
+    )
+    """What the step was; with `seq` and `name` it reveals that the code took another path than before."""
 
     execution: Mapped[WorkflowExecution] = relationship(back_populates="steps")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     DateTime,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    delete,
     literal,
     literal_column,
     null,
@@ -27,17 +29,19 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, insert
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, distinct_on, insert
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
-from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
+from ..models import WorkflowEvent, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep, WorkflowStepKind
 from ..models.base import table_of
 from ..types import Text
+from ..values.workflows import child_event
 from .leases import given_up, held
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import jsonb, materialized
+from .shapes.literals import among, constant, jsonb, materialized, seconds_ahead
 from .shapes.paging import page
 from .workflow_executions import EXECUTIONS
 
@@ -49,7 +53,7 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
     """Insert a finished step, if the lease is held and no such step exists.
 
     Parameters of the statement: `execution`, `token`, `key`, `number`, `label`, `result` (JSON text),
-    `failure`, `tries`, `began`; the interval `lease` if `extending`, otherwise `fresh`: the minimum time that
+    `failure`, `tries`, `began`, `kind`; the interval `lease` if `extending`, otherwise `fresh`: the minimum time that
     the lease must have left.
 
     Args:
@@ -96,14 +100,30 @@ def checkpoint(*, extending: bool) -> ReturningInsert[int]:
         "attempt": bindparam("tries", type_=Integer),
         "lease_token": token,
         "started_at": bindparam("began", type_=DateTime(timezone=True)),
+        "kind": bindparam("kind", type_=Text),
     }
     return _insert(own.c.id, values)
 
 
 def sleep(
-    execution_id: int, token: uuid.UUID, step_key: str, *, seq: int, until: datetime
+    execution_id: int, token: uuid.UUID, step_key: str, *, seq: int, name: str, until: datetime | float
 ) -> ReturningUpdate[int]:
-    """Insert a sleep as a finished step and suspend the execution until then, unless the step exists."""
+    """Insert a sleep as a finished step and suspend the execution until then, unless the step exists.
+
+    Args:
+        execution_id: The execution.
+        token: The token of the claim.
+        step_key: The key of the step.
+        seq: The number of the step.
+        name: The name of the step.
+        until: The end of the sleep, or its seconds by the clock of the database.
+    """
+    end: ColumnElement[Any]
+    if isinstance(until, datetime):
+        end, output = literal(until, DateTime(timezone=True)), jsonb(f'"{until.isoformat()}"')
+    else:
+        end = seconds_ahead(until)
+        output = func.to_jsonb(end, type_=JSONB)
     own = materialized(
         select(WorkflowExecution.id)
         .where(held(EXECUTIONS, execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
@@ -115,13 +135,14 @@ def sleep(
         {
             "step_key": literal(step_key, Text),
             "seq": literal(seq, Integer),
-            "name": literal(step_key, Text),
-            "output": jsonb(f'"{until.isoformat()}"'),
+            "name": literal(name, Text),
+            "output": output,
             "lease_token": literal(token, Uuid),
+            "kind": constant(WorkflowStepKind.SLEEP),
         },
     ).cte("step")
     return (
-        _suspend(execution_id, token, available_at=until)
+        _suspend(execution_id, token, available_at=end)
         .where(WorkflowExecution.id == step.c.execution_id)
         .values(_progress(table_of(WorkflowExecution).c, literal(seq, Integer)))
         .returning(WorkflowExecution.id)
@@ -164,6 +185,44 @@ def steps(execution_id: int, *, after: str | None, limit: int) -> Select[Workflo
     return page(statement, [WorkflowStep.seq], after=after, limit=limit)
 
 
+@driver_statement
+def finished() -> Select[*tuple[Any, ...]]:
+    """Select all finished steps of the execution `execution`, as rows of `StoredStep`."""
+    own = table_of(WorkflowStep).c
+    return (
+        select(own.seq, own.kind, own.name, own.output, own.error)
+        .where(own.execution_id == bindparam("execution", type_=BigInteger))
+        .order_by(own.seq)
+    )
+
+
+def state(execution_id: int) -> Select[str, Any]:
+    """Select the values that an execution shows, by name: the last one of each."""
+    own = WorkflowStep
+    return (
+        select(own.name, own.output)
+        .where(own.execution_id == execution_id, own.kind == constant(WorkflowStepKind.STATE))
+        .ext(distinct_on(own.name))
+        .order_by(own.name, own.seq.desc())
+    )
+
+
+def forget(execution_id: int, from_seq: int) -> ReturningDelete[int]:
+    """Delete the steps of an execution from the step `from_seq` on."""
+    own = table_of(WorkflowStep).c
+    return (
+        delete(table_of(WorkflowStep))
+        .where(own.execution_id == execution_id, own.seq >= from_seq)
+        .returning(own.seq)
+    )
+
+
+def last_failed(execution_id: int) -> Select[int]:
+    """Select the number of the last step that has failed."""
+    failed = [WorkflowStep.execution_id == execution_id, WorkflowStep.error.is_not(None)]
+    return select(WorkflowStep.seq).where(*failed).order_by(WorkflowStep.seq.desc()).limit(1)
+
+
 # Events
 
 
@@ -181,7 +240,7 @@ def wait(
 ) -> ReturningUpdate[int]:
     """Suspend the execution until the event arrives or the deadline passes."""
     return (
-        _suspend(execution_id, token, available_at=available_at)
+        _suspend(execution_id, token, available_at=literal(available_at, DateTime(timezone=True)))
         .values(waiting_for=event, wait_deadline_at=deadline)
         .returning(WorkflowExecution.id)
     )
@@ -230,6 +289,53 @@ def wake(execution_id: int, event: str) -> ReturningUpdate[int]:
     )
 
 
+def child(parent_id: int, child_id: int) -> Select[*tuple[Any, ...]]:
+    """Select the status, the output and the error of a child of an execution."""
+    return select(
+        WorkflowExecution.status, WorkflowExecution.output_data, WorkflowExecution.error_message
+    ).where(WorkflowExecution.id == child_id, WorkflowExecution.parent_execution_id == parent_id)
+
+
+def waits_for_child(
+    execution_id: int, token: uuid.UUID, child_id: int, *, seconds: float
+) -> ReturningUpdate[int]:
+    """Suspend the execution until the child ends; it looks again after some seconds."""
+    return (
+        _suspend(execution_id, token, available_at=seconds_ahead(seconds))
+        .values(waiting_for=child_event(child_id))
+        .returning(WorkflowExecution.id)
+    )
+
+
+def wake_parents(child_ids: Sequence[int]) -> ReturningUpdate[int]:
+    """Make the executions available that wait for these children, without those that others have locked.
+
+    Waiting for their locks here would be out of the order of the ids. They look again by themselves.
+    """
+    part, own = aliased(WorkflowExecution, name="part"), table_of(WorkflowExecution).c
+    waiting = materialized(
+        select(own.id)
+        .join(part, part.parent_execution_id == own.id)
+        .where(
+            part.id == func.any(literal(list(child_ids), ARRAY(BigInteger))),
+            own.status == constant(WorkflowExecutionStatus.PENDING),
+            own.waiting_for == func.concat(literal_column("text 'child '", Text), part.id, type_=Text),
+        )
+        .order_by(own.id)
+        .with_for_update(key_share=True, skip_locked=True, of=table_of(WorkflowExecution)),
+        "waiting",
+    )
+    return (
+        update(WorkflowExecution)
+        .where(among(own.id, waiting))
+        .values(
+            waiting_for=None,
+            available_at=func.least(WorkflowExecution.available_at, func.statement_timestamp()),
+        )
+        .returning(WorkflowExecution.id)
+    )
+
+
 def event(execution_id: int, name: str) -> Select[WorkflowEvent]:
     """Select an event of an execution by its name."""
     return select(WorkflowEvent).where(WorkflowEvent.execution_id == execution_id, WorkflowEvent.name == name)
@@ -266,7 +372,7 @@ def _progress(executions: ReadOnlyColumnCollection[str, Any], seq: ColumnElement
     }
 
 
-def _suspend(execution_id: int, token: uuid.UUID, *, available_at: datetime) -> Update:
+def _suspend(execution_id: int, token: uuid.UUID, *, available_at: ColumnElement[Any]) -> Update:
     """Suspend an execution until a time.
 
     The lease ends and the token stays, so that a holder who repeats the call is recognised.

@@ -16,6 +16,7 @@ from sqlalchemy import (
     literal,
     select,
     true,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
@@ -185,6 +186,41 @@ def history(name: str, *, after: str | None, limit: int) -> Select[WorkflowExecu
     return statement.order_by(found.id.desc()).limit(limit + 1)
 
 
+def list_(
+    *, status: WorkflowExecutionStatus | None, after: str | None, limit: int
+) -> Select[WorkflowExecution]:
+    """Select a page of the executions of all workflows, newest first."""
+    statement = select(WorkflowExecution)
+    if status is not None:
+        statement = statement.where(WorkflowExecution.status == constant(status))
+    return page(statement, [WorkflowExecution.id], after=after, limit=limit, newest_first=True)
+
+
+def resume(execution_id: int) -> ReturningUpdate[WorkflowExecution]:
+    """Make an execution that has failed or was cancelled available again, with all its retries."""
+    ended = (WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.CANCELLED)
+    return (
+        update(WorkflowExecution)
+        .where(
+            WorkflowExecution.id == execution_id,
+            WorkflowExecution.status.in_([constant(status) for status in ended]),
+        )
+        .values(
+            status=constant(WorkflowExecutionStatus.PENDING),
+            available_at=func.statement_timestamp(),
+            failed_at=None,
+            cancelled_at=None,
+            cancel_requested_at=None,
+            lease_token=None,
+            wait_deadline_at=None,
+            retry_count=0,
+            crash_count=0,
+            **EXECUTIONS.progress,
+        )
+        .returning(WorkflowExecution)
+    )
+
+
 def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
     """Delete executions that ended more than `older_than` seconds ago, the oldest first.
 
@@ -271,6 +307,7 @@ def copy_steps(source_id: int, target_id: int, seq: int) -> ReturningInsert[str]
         WorkflowStep.error,
         WorkflowStep.started_at,
         WorkflowStep.completed_at,
+        WorkflowStep.kind,
     )
     steps = select(literal(target_id, BigInteger).label("execution_id"), *copied).where(
         WorkflowStep.execution_id == source_id, WorkflowStep.seq < seq

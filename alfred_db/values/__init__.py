@@ -49,7 +49,7 @@ from .tasks import (
 )
 from .validation import ValidationRegression
 from .web_sessions import ActiveWebSession, NewWebSession
-from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowWaitResult
+from .workflows import ClaimedWorkflow, WaitingWorkflowVersion, WorkflowChildResult, WorkflowWaitResult
 from .working_memory import SweptWorkingMemory, WorkingMemoryChanges, WorkingMemoryRow
 
 __all__ = [
@@ -127,6 +127,7 @@ __all__ = [
     "TokenUsageKey",
     "ValidationRegression",
     "WaitingWorkflowVersion",
+    "WorkflowChildResult",
     "WorkflowWaitResult",
     "WorkingMemoryChanges",
     "WorkingMemoryRow",

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ..models import WorkflowExecutionStatus
+
 __all__ = [
     "MAX_JSON_BYTES",
     "ClaimedWorkflow",
     "WaitingWorkflowVersion",
+    "WorkflowChildResult",
     "WorkflowWaitResult",
+    "child_event",
 ]
 
 MAX_JSON_BYTES = 1 << 20
@@ -82,6 +86,20 @@ class WorkflowWaitResult:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowChildResult:
+    """How a child of an execution ended."""
+
+    execution_id: int
+    """The child."""
+    status: WorkflowExecutionStatus
+    """`completed`, `failed` or `cancelled`."""
+    output: Any
+    """The output of a completed child."""
+    error: str | None
+    """The message of the last failure."""
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingWorkflowVersion:
     """Executions that wait for a worker that can run their version."""
 
@@ -89,3 +107,8 @@ class WaitingWorkflowVersion:
     name: str
     version: int | None
     executions: int
+
+
+def child_event(child_id: int) -> str:
+    """Return what an execution waits for, as `waiting_for`, that waits for a child."""
+    return f"child {child_id}"

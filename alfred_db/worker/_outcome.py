@@ -10,11 +10,11 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
-from ..checks import MAX_SECONDS, check_text, has_keys, json_text, plain_text
-from ..errors import InvalidInputError, LeaseLost, conceal
+from ..checks import MAX_SECONDS, check_text, has_keys, json_text
+from ..errors import InvalidInputError, LeaseLost
+from ..execution.error_texts import MAX_CODE, described, plain, text_of
 from ..queries.leases import HANDLER, TIMEOUT
 from ..values.task_columns import MAX_JSON_BYTES
 from ..values.tasks import NewTaskResult
@@ -26,13 +26,6 @@ RESULT = "result"
 """The `error_code` of a task whose handler returned what cannot be stored."""
 
 CANCELLED = "cancelled"
-
-MAX_MESSAGE = 10_000
-"""Characters of an error that are stored."""
-
-MAX_CODE = 200
-MAX_PARTS = 5
-"""Exceptions of a group that its description names."""
 
 
 class Failure(NamedTuple):
@@ -78,51 +71,6 @@ def failed(message: str) -> Failure:
     return Failure(message)
 
 
-def described(error: BaseException) -> str:
-    """Return the type and the text of an exception as text that can be stored, even if its methods raise."""
-    _conceal(error)
-    kind, text = _read(error)
-    try:
-        if issubclass(type(error), BaseExceptionGroup):
-            parts: Sequence[BaseException] = cast("BaseExceptionGroup[Any]", error).exceptions[:MAX_PARTS]
-            text = "; ".join([text, *(": ".join(_read(part)) for part in parts)])
-    except BaseException:
-        pass  # the group's own text has their number
-    return plain(f"{kind}: {text}", MAX_MESSAGE)
-
-
-def plain(text: str, most: int) -> str:
-    """Return at most `most` characters, without those that PostgreSQL cannot store."""
-    # Cut first: what is long may be very long. No method of a subclass of str is called.
-    exact = str.__str__(text)[:most]
-    return plain_text(exact)
-
-
-def _conceal(error: BaseException) -> None:
-    """Remove a row's values, which belong in neither the task nor the log."""
-    with suppress(Exception, SystemExit, GeneratorExit):
-        conceal(error, statements=False)
-
-
-def _read(error: BaseException) -> tuple[str, str]:
-    try:
-        kind = plain(type(error).__name__, MAX_CODE)
-    except BaseException:
-        kind = "an exception"
-    try:
-        text = plain(str(error), MAX_MESSAGE)
-    except BaseException as failure:
-        text = f"its text cannot be read, str() raised {_name(failure)}"
-    return kind, text
-
-
-def _name(error: BaseException) -> str:
-    try:
-        return plain(type(error).__name__, MAX_CODE)
-    except BaseException:
-        return "an exception"
-
-
 def _failure(lease: Held[Any], error: BaseException) -> Failure:
     """Return the failure that an exception stands for.
 
@@ -136,8 +84,7 @@ def _failure(lease: Held[Any], error: BaseException) -> Failure:
     if not issubclass(kind, TaskFailed):
         return failed(described(error))
     asked = cast("TaskFailed", error)
-    _conceal(error)
-    message = _read(error)[1]
+    message = text_of(error)[1]
     asked_code: Any = asked.code
     code = plain(asked_code, MAX_CODE) if issubclass(type(asked_code), str) else ""
     return Failure(message, code or HANDLER, _asked(asked.retry), _delay(asked.delay))

@@ -20,7 +20,7 @@ from injection.signatures import methods, repositories
 from injection.specimens import SPECIMENS
 from sqlalchemy import text
 
-from alfred_db import TaskStatus, TestResultStatus
+from alfred_db import TaskStatus, TestResultStatus, WorkflowExecutionStatus
 from alfred_db.repositories import UnitOfWork
 from alfred_db.search.filters import Filter, eq, range_
 
@@ -202,6 +202,10 @@ CALLS: Calls = {
     "workflows.heartbeat_many": lambda p: {"claimed": [p.ground.run]},
     "workflows.release": lambda p: {"claimed": p.ground.run},
     "workflows.history": lambda p: {"name": "flow-3"},
+    "workflows.list, of the failed": lambda p: {"status": WorkflowExecutionStatus.FAILED},
+    "workflows.list": lambda p: {},
+    "workflows.resume": lambda p: {"execution_id": p.ground.halted},
+    "workflows.state": lambda p: {"execution_id": p.ground.run.id},
     "workflows.history, of an unknown name": lambda p: {"name": "nothing"},
     "workflows.history, of a small one": lambda p: {"name": "ground"},
     "workflows.purge": lambda p: {"older_than": 60.0, "limit": 100},

@@ -393,7 +393,7 @@ def test_the_hot_statements_have_their_index(
         .values(executions.EXECUTIONS.progress)
         .returning(WorkflowExecution.id),
         "Index Cond: (id = '1'::bigint) ": workflow_steps.sleep(
-            1, token, "a", seq=1, until=datetime.now(UTC)
+            1, token, "a", seq=1, name="a", until=datetime.now(UTC)
         ),
     }
     for index, built in plans.items():

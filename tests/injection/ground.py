@@ -50,6 +50,8 @@ class Ground:
     workflow: int
     run: ClaimedWorkflow
     """A claimed execution of the workflow, with an event `came`."""
+    halted: int
+    """A cancelled child of it."""
     suite: int
     case: int
     test_run: int
@@ -95,7 +97,9 @@ def _work(uow: UnitOfWork, made: dict[str, Any]) -> None:
     (run,) = uow.workflows.claim("w", [workflow], lease=LONG)  # tried again: a step is written into it, too
     uow.workflows.deliver(run.id, "came", 1)
     uow.workflows.start("ground", idempotency_key="ground")
-    made |= {"workflow": workflow, "run": run}
+    halted, _ = uow.workflows.start("ground", parent_id=run.id)
+    uow.workflows.cancel(halted.id)
+    made |= {"workflow": workflow, "run": run, "halted": halted.id}
 
 
 def _memory(uow: UnitOfWork, made: dict[str, Any]) -> None:

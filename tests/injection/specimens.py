@@ -49,7 +49,7 @@ EXEMPT = {
     ("scheduler", "start", "claimed"): HELD,
     **{
         ("workflows", method, "claimed"): HELD
-        for method in ("checkpoint", "replay", "sleep_until", "wait_for")
+        for method in ("checkpoint", "replay", "sleep", "sleep_until", "wait_for", "wait_for_child")
     },
     ("knowledge", "export_to", "folder"): FILES,
     ("knowledge", "import_from", "folder"): FILES,

@@ -43,7 +43,7 @@ LIMITS = {
     "values.workflows.MAX_JSON_BYTES": 1 << 20,
     "vectors.formats.MAX_DIMENSIONS": 16_000,
     "worker._loop.MAX_CLAIM": 500,
-    "worker._outcome.MAX_MESSAGE": 10_000,
+    "execution.error_texts.MAX_MESSAGE": 10_000,
 }
 
 

@@ -29,6 +29,7 @@ from sqlalchemy.engine import result_tuple
 
 import alfred_db
 from alfred_db import Document, models
+from alfred_db.durable.ends import RunEnded
 from alfred_db.errors import AlfredDBError
 from alfred_db.models import Base
 from alfred_db.types import EnumText, VectorType
@@ -53,6 +54,7 @@ SAMPLES: dict[Any, Any] = {
     np.ndarray: np.ones(3, np.float32),
     Row: result_tuple(["id", "content"])([1, "x"]),
     ColumnElement: Document.id == 1,
+    BaseException: ValueError("x"),
 }
 
 
@@ -81,6 +83,8 @@ def is_value(found: type[Any]) -> bool:
     named = issubclass(found, tuple) and hasattr(found, "_fields")
     if issubclass(found, Settings) and found is not Settings:
         return False  # a worker: it holds a database
+    if issubclass(found, RunEnded):
+        return False  # ends a run within one thread or task
     return (dataclasses.is_dataclass(found) or named or issubclass(found, bases)) and found not in (
         Base,
         VectorType,

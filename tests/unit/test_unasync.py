@@ -13,7 +13,14 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The tool and what it reads and writes, in a folder of the test's own."""
-    for folder in ("alfred_db/execution", "alfred_db/repositories", "tests/_async", "tests/_sync", "tools"):
+    for folder in (
+        "alfred_db/durable",
+        "alfred_db/execution",
+        "alfred_db/repositories",
+        "tests/_async",
+        "tests/_sync",
+        "tools",
+    ):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import pytest
 
 from alfred_db import AsyncDatabase, AsyncLease, AsyncWorker, ClaimedTask, Database, TaskFailed
+from alfred_db.execution.error_texts import MAX_MESSAGE, described
 from alfred_db.worker._lease import AnyLease
-from alfred_db.worker._outcome import MAX_MESSAGE, described
 
 from .at_work import QUICK, Half, enqueue, nothing, task
 

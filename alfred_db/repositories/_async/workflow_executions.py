@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_limit, json_text
+from ...engine.session import state_of
 from ...errors import InvalidInputError
 from ...execution._async.leases import AsyncLeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
+from ...queries import workflow_steps as steps
 from ...queries.leases import HANDLER
 from ...values.tasks import TaskBackoff
-from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, child_event
 
 BACKOFF = TaskBackoff(base=1.0, cap=300.0)
 """1, 2, 4 ... seconds: an execution continues after its last step and seldom repeats work."""
@@ -73,7 +75,10 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             LeaseLost: Another worker may own the execution: discard the work.
         """
         text = json_text("output", output, MAX_JSON_BYTES)
-        return await self._leases.complete(claimed, {"output": text})
+        await self._lock_parent(claimed)
+        completed = await self._leases.complete(claimed, {"output": text})
+        await self._resume_parent(claimed)
+        return completed
 
     async def fail(
         self,
@@ -102,7 +107,11 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        return await self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
+        await self._lock_parent(claimed)
+        status = await self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
+        if status is not WorkflowExecutionStatus.PENDING:
+            await self._resume_parent(claimed)
+        return status
 
     async def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take executions from workers whose lease or timeout has expired.
@@ -117,8 +126,28 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             The new statuses.
         """
         check_limit(limit)
-        return await self._leases.reap(limit, BACKOFF)
+        taken = await self._leases.reap(limit, BACKOFF)
+        ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
+        if ended:
+            await self._rows(steps.wake_parents(ended))
+        return taken
 
     async def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""
         return await self._first(queries.get(execution_id))
+
+    async def _lock_parent(self, claimed: ClaimedWorkflow) -> None:
+        """Lock the parent before the child, in the order in which `cancel` locks a tree."""
+        if claimed.parent_execution_id is not None:
+            await self._first(steps.target(claimed.parent_execution_id))
+
+    async def _resume_parent(self, claimed: ClaimedWorkflow) -> None:
+        """Resume the parent if it waits for this child, which has ended.
+
+        In AUTOCOMMIT the parent is locked once more: either its wait sees the end, or it waits by now.
+        """
+        parent = claimed.parent_execution_id
+        if parent is not None:
+            await self._lock_parent(claimed)
+            if await self._write(steps.wake(parent, child_event(claimed.id))) is not None:
+                state_of(self._session).enqueued.add(None)

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import check_limit, json_text
+from ...engine.session import state_of
 from ...errors import InvalidInputError
 from ...execution._sync.leases import LeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
+from ...queries import workflow_steps as steps
 from ...queries.leases import HANDLER
 from ...values.tasks import TaskBackoff
-from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, child_event
 
 BACKOFF = TaskBackoff(base=1.0, cap=300.0)
 """1, 2, 4 ... seconds: an execution continues after its last step and seldom repeats work."""
@@ -74,7 +76,10 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             LeaseLost: Another worker may own the execution: discard the work.
         """
         text = json_text("output", output, MAX_JSON_BYTES)
-        return self._leases.complete(claimed, {"output": text})
+        self._lock_parent(claimed)
+        completed = self._leases.complete(claimed, {"output": text})
+        self._resume_parent(claimed)
+        return completed
 
     def fail(
         self,
@@ -103,7 +108,11 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        return self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
+        self._lock_parent(claimed)
+        status = self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
+        if status is not WorkflowExecutionStatus.PENDING:
+            self._resume_parent(claimed)
+        return status
 
     def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take executions from workers whose lease or timeout has expired.
@@ -118,8 +127,28 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             The new statuses.
         """
         check_limit(limit)
-        return self._leases.reap(limit, BACKOFF)
+        taken = self._leases.reap(limit, BACKOFF)
+        ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
+        if ended:
+            self._rows(steps.wake_parents(ended))
+        return taken
 
     def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""
         return self._first(queries.get(execution_id))
+
+    def _lock_parent(self, claimed: ClaimedWorkflow) -> None:
+        """Lock the parent before the child, in the order in which `cancel` locks a tree."""
+        if claimed.parent_execution_id is not None:
+            self._first(steps.target(claimed.parent_execution_id))
+
+    def _resume_parent(self, claimed: ClaimedWorkflow) -> None:
+        """Resume the parent if it waits for this child, which has ended.
+
+        In AUTOCOMMIT the parent is locked once more: either its wait sees the end, or it waits by now.
+        """
+        parent = claimed.parent_execution_id
+        if parent is not None:
+            self._lock_parent(claimed)
+            if self._write(steps.wake(parent, child_event(claimed.id))) is not None:
+                state_of(self._session).enqueued.add(None)

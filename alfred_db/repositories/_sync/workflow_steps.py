@@ -4,27 +4,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
-from ...checks import MAX_SECONDS, YEAR, aware, json_text, plain_text, within
-from ...errors import ConflictError, InvalidTransition, shown
+from ...checks import YEAR, aware, json_text, within
+from ...engine.session import state_of
+from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.base import Repository
-from ...execution._sync.driver import fetch
+from ...execution._sync.checkpoints import parameters_of, store
 from ...execution._sync.leases import lost
 from ...execution.missing import not_found
-from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep
+from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep, WorkflowStepKind
 from ...queries import workflow_steps as queries
 from ...queries.shapes.paging import as_page
 from ...queries.workflow_executions import EXECUTIONS
 from ...values import Page
-from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowWaitResult
+from ...values.workflows import MAX_JSON_BYTES, ClaimedWorkflow, WorkflowChildResult, WorkflowWaitResult
 
 _MOST = (1 << 31) - 2
 _NEVER = datetime(9000, 1, 1, tzinfo=UTC)
-_FRESH = 0.9
-"""The share of a lease that must be left for a checkpoint not to extend it."""
+LOOK_AT_CHILD_SECONDS = 60.0
+"""How often a waiting execution looks at a child whose end did not resume it."""
+
 _LIVE = {WorkflowExecutionStatus.PENDING, WorkflowExecutionStatus.RUNNING}
 
 
@@ -78,6 +80,7 @@ class WorkflowSteps(Repository):
         *,
         seq: int,
         name: str | None = None,
+        kind: WorkflowStepKind = WorkflowStepKind.STEP,
         error: str | None = None,
         attempt: int = 1,
         started_at: datetime | None = None,
@@ -94,6 +97,7 @@ class WorkflowSteps(Repository):
             output: A JSON value of at most `MAX_JSON_BYTES`.
             seq: The number of the step, from 0.
             name: The name of the step, which may recur; None is the key.
+            kind: What the step was.
             error: The text of a final failure.
             attempt: The number of the attempt.
             started_at: The time when the step began.
@@ -109,34 +113,34 @@ class WorkflowSteps(Repository):
         """
         within("seq", seq, 0, _MOST)
         within("attempt", attempt, 1, _MOST)
-        seconds = claimed.lease if lease is None else lease
-        within("lease", seconds, 0.001, MAX_SECONDS)
         text = json_text("output", output, MAX_JSON_BYTES)
-        parameters = {
-            "execution": claimed.id,
-            "token": claimed.lease_token,
-            "key": step_key,
-            "number": seq,
-            "label": name or step_key,
-            "result": text,
-            "failure": error and plain_text(error),
-            "tries": attempt,
-            "began": started_at,
-            "lease": timedelta(seconds=seconds),
-            "fresh": timedelta(seconds=seconds * _FRESH),
-        }
-        # Both statements check the token of the claim: without the lease nothing is stored. The first one leaves the
-        # execution's row unchanged, and stores nothing when the lease must be extended: then the second one runs.
-        for extending in (False, True):
-            if fetch(self._session, queries.checkpoint(extending=extending), parameters):
-                return None if text is None else json.loads(text)
+        parameters = parameters_of(
+            claimed,
+            step_key,
+            text,
+            seq=seq,
+            name=name or step_key,
+            kind=kind,
+            error=error,
+            attempt=attempt,
+            started_at=started_at,
+            lease=lease,
+        )
+        if store(self._session, parameters):
+            return None if text is None else json.loads(text)
         found = self._stored(claimed, step_key, seq, name or step_key)
         if found.step is None:
             raise lost(EXECUTIONS, claimed)
         return found.step.output
 
     def sleep_until(
-        self, claimed: ClaimedWorkflow, until: datetime, *, step_key: str, seq: int
+        self,
+        claimed: ClaimedWorkflow,
+        until: datetime,
+        *,
+        step_key: str,
+        seq: int,
+        name: str | None = None,
     ) -> bool:
         """Suspend the execution until a time. The sleep is a step whose output is that time.
 
@@ -145,6 +149,7 @@ class WorkflowSteps(Repository):
             until: The time.
             step_key: The key of the step, unique in the execution.
             seq: The number of the step, from 0.
+            name: The name of the step; None is the key.
 
         Returns:
             True if the execution was suspended and the caller no longer holds it; False if the sleep has
@@ -155,13 +160,47 @@ class WorkflowSteps(Repository):
             LeaseLost: The lease is lost: another worker may own the execution.
             InvalidTransition: The execution is being cancelled.
         """
-        within("seq", seq, 0, _MOST)
         aware("until", until)
-        if self._write(
-            queries.sleep(claimed.id, claimed.lease_token, step_key, seq=seq, until=until.astimezone(UTC))
-        ):
+        return self._sleep(claimed, until.astimezone(UTC), step_key, seq, name or step_key)
+
+    def sleep(
+        self,
+        claimed: ClaimedWorkflow,
+        seconds: float,
+        *,
+        step_key: str,
+        seq: int,
+        name: str | None = None,
+    ) -> bool:
+        """Suspend the execution for some seconds, by the clock of the database. The sleep is a step.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            seconds: The length of the sleep.
+            step_key: The key of the step, unique in the execution.
+            seq: The number of the step, from 0.
+            name: The name of the step; None is the key.
+
+        Returns:
+            True if the execution was suspended and the caller no longer holds it; False if the sleep has
+            already ended.
+
+        Raises:
+            ConflictError: Another step is stored under this key or number.
+            LeaseLost: The lease is lost: another worker may own the execution.
+            InvalidTransition: The execution is being cancelled.
+        """
+        within("seconds", seconds, 0, YEAR)
+        return self._sleep(claimed, float(seconds), step_key, seq, name or step_key)
+
+    def _sleep(
+        self, claimed: ClaimedWorkflow, until: datetime | float, step_key: str, seq: int, name: str
+    ) -> bool:
+        within("seq", seq, 0, _MOST)
+        token = claimed.lease_token
+        if self._write(queries.sleep(claimed.id, token, step_key, seq=seq, name=name, until=until)):
             return True
-        found = self._stored(claimed, step_key, seq, step_key)
+        found = self._stored(claimed, step_key, seq, name)
         if found.step is None:
             raise _cancelling(claimed.id) if found.held else lost(EXECUTIONS, claimed)
         return found.given_up
@@ -173,6 +212,7 @@ class WorkflowSteps(Repository):
         *,
         step_key: str,
         seq: int,
+        name: str | None = None,
         timeout: float | None = None,
     ) -> WorkflowWaitResult | None:
         """Return the result of waiting for an event, or suspend the execution until the event or the timeout.
@@ -185,6 +225,7 @@ class WorkflowSteps(Repository):
             event: The name of the event.
             step_key: The key of the step, unique in the execution.
             seq: The number of the step, from 0.
+            name: The name of the step; None is the key.
             timeout: Seconds from the first call; None waits without limit.
 
         Returns:
@@ -200,7 +241,7 @@ class WorkflowSteps(Repository):
         # The row stays locked until the transaction ends, so that no event is delivered between the look for it and
         # the suspension.
         locked = self._rows(queries.own(claimed.id, claimed.lease_token))
-        found = self._stored(claimed, step_key, seq, step_key)
+        found = self._stored(claimed, step_key, seq, name or step_key)
         if found.step is not None:
             return _waited(claimed.id, step_key, found.step.output)
         if found.given_up:
@@ -218,8 +259,66 @@ class WorkflowSteps(Repository):
             )
             return None
         result = {"received": came is not None, "payload": None if came is None else came.payload}
-        stored = self.checkpoint(claimed, step_key, result, seq=seq)
+        stored = self.checkpoint(
+            claimed, step_key, result, seq=seq, name=name, kind=WorkflowStepKind.EVENT
+        )
         return _waited(claimed.id, step_key, stored)
+
+    def wait_for_child(
+        self,
+        claimed: ClaimedWorkflow,
+        child_id: int,
+        *,
+        step_key: str,
+        seq: int,
+        name: str | None = None,
+    ) -> WorkflowChildResult | None:
+        """Return how a child of the execution has ended, or suspend the execution until the child ends.
+
+        The wait is a step: later runs return its stored result.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            child_id: The child, which the execution has started.
+            step_key: The key of the step, unique in the execution.
+            seq: The number of the step, from 0.
+            name: The name of the step; None is the key.
+
+        Returns:
+            The result; None if the execution was suspended and the caller no longer holds it.
+
+        Raises:
+            NotFoundError: The execution has no such child.
+            ConflictError: Another step is stored under this key or number.
+            LeaseLost: The lease is lost: another worker may own the execution.
+            InvalidTransition: The execution is being cancelled.
+        """
+        within("seq", seq, 0, _MOST)
+        # The row stays locked until the transaction ends: a child that ends meanwhile waits, and then resumes it.
+        self._rows(queries.own(claimed.id, claimed.lease_token))
+        found = self._stored(claimed, step_key, seq, name or step_key)
+        if found.step is not None:
+            return _child_result(claimed.id, child_id, found.step.output)
+        if found.given_up:
+            return None
+        if found.cancel:
+            raise _cancelling(claimed.id)
+        rows = self._rows(queries.child(claimed.id, child_id))
+        if not rows:
+            raise NotFoundError(
+                f"workflow execution {claimed.id}: has no child {child_id}; pass one that it has started"
+            )
+        status, output, error = rows[0]
+        if status in _LIVE:
+            token = claimed.lease_token
+            self._write(
+                queries.waits_for_child(claimed.id, token, child_id, seconds=LOOK_AT_CHILD_SECONDS)
+            )
+            return None
+        result = {"status": status, "output": output, "error": error}
+        kind = WorkflowStepKind.RESULT
+        stored = self.checkpoint(claimed, step_key, result, seq=seq, name=name, kind=kind)
+        return _child_result(claimed.id, child_id, stored)
 
     def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and resume it if it waits for the event.
@@ -249,7 +348,12 @@ class WorkflowSteps(Repository):
         if self._write(queries.deliver(execution_id, name, text)) is None:
             return False
         self._write(queries.wake(execution_id, name))
+        state_of(self._session).enqueued.add(None)
         return True
+
+    def state(self, execution_id: int) -> Mapping[str, Any]:
+        """Return the values that an execution shows by `set_state` of its context, by name."""
+        return {row[0]: row[1] for row in self._rows(queries.state(execution_id))}
 
     def steps(
         self, execution_id: int, *, after: str | None = None, limit: int = 100
@@ -284,6 +388,23 @@ class WorkflowSteps(Repository):
                 f" now step {seq}, {shown(step_key)} ({shown(name)}); run the code that began it, or fork it to a new version"
             )
         return _Found(bool(held), bool(given_up), cancel, None)
+
+
+def _child_result(execution_id: int, child_id: int, output: Any) -> WorkflowChildResult:
+    """Return the stored result of a child.
+
+    Raises:
+        ConflictError: The output is that of another kind of step.
+    """
+    if not isinstance(output, dict) or set(cast("dict[str, Any]", output)) != {"status", "output", "error"}:
+        raise ConflictError(
+            f"workflow execution {execution_id}: the step was not a wait for the child {child_id}; run the code that"
+            " began it, or fork it to a new version"
+        )
+    values = cast("dict[str, Any]", output)
+    return WorkflowChildResult(
+        child_id, WorkflowExecutionStatus(values["status"]), values["output"], values["error"]
+    )
 
 
 def _waited(execution_id: int, step_key: str, output: Any) -> WorkflowWaitResult:

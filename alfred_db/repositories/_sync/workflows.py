@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import MAX_SECONDS, YEAR, json_text, within
+from ...checks import MAX_SECONDS, YEAR, json_text, one_of, within
+from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution.missing import not_found
 from ...models import WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
+from ...queries import workflow_steps as steps
 from ...queries import workflows as queries
 from ...queries.shapes.paging import as_page
 from ...values import Page
@@ -18,6 +20,7 @@ from .workflow_definitions import WorkflowDefinitions
 from .workflow_executions import WorkflowExecutions
 from .workflow_steps import WorkflowSteps
 
+_RESUMED = {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.CANCELLED}
 _ENDED = {WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED}
 
 
@@ -78,6 +81,7 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             )
         )
         if execution is not None:
+            state_of(self._session).enqueued.add(None)
             return execution, True
         known = None if idempotency_key is None else self._by_key(idempotency_key, name)
         if known is not None:
@@ -122,6 +126,7 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
         )
         if fork is not None:
             self._rows(queries.copy_steps(execution_id, fork.id, from_seq))
+            state_of(self._session).enqueued.add(None)
             return fork, True
         known = None if idempotency_key is None else self.get_by_key(idempotency_key)
         if known is None:
@@ -158,7 +163,7 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             part = self._in_turns(
                 limit, lambda left: queries.cancel_some(execution_id, limit=left or 1)
             )
-            return {row[0]: row[1] for row in sorted(part)}
+            return self._cancelled({row[0]: row[1] for row in sorted(part)})
         found: dict[int, WorkflowExecutionStatus] = {}
         statuses = self._live(execution_id, lock=True)
         left = set(statuses)
@@ -169,7 +174,50 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             tree = self._rows(queries.tree(execution_id))
             left = {row[0] for row in tree} - statuses.keys()
             statuses |= {row[0]: row[1] for row in tree}
-        return {id: found[id] for id in sorted(found)}
+        return self._cancelled({id: found[id] for id in sorted(found)})
+
+    def _cancelled(
+        self, statuses: dict[int, WorkflowExecutionStatus]
+    ) -> Mapping[int, WorkflowExecutionStatus]:
+        """Resume the executions that wait for one of these that has ended."""
+        ended = [id for id, status in statuses.items() if status is WorkflowExecutionStatus.CANCELLED]
+        if ended:
+            self._rows(steps.wake_parents(ended))
+        return statuses
+
+    def resume(self, execution_id: int, *, from_seq: int | None = None) -> WorkflowExecution:
+        """Continue an execution that has failed or was cancelled, with all its retries.
+
+        Its finished steps are not run again, except those from `from_seq` on, which are deleted. Children that
+        these have started are not started again. `fork` does the same in a new execution, and for a completed one.
+
+        Args:
+            execution_id: The execution.
+            from_seq: The first step to run again, from 0; None is the last step that failed, or the first one that
+                is not finished.
+
+        Raises:
+            NotFoundError: The execution does not exist.
+            InvalidTransition: The execution has neither failed nor been cancelled.
+        """
+        within("from_seq", from_seq or 0, 0, (1 << 31) - 1)
+        status = self._first(steps.target(execution_id))
+        if status is None:
+            raise not_found("workflow execution", execution_id)
+        if from_seq is None:
+            from_seq = self._first(steps.last_failed(execution_id))
+        execution = None
+        if status in _RESUMED:
+            if from_seq is not None:
+                self._rows(steps.forget(execution_id, from_seq))
+            execution = self._write(queries.resume(execution_id))
+        if execution is None:
+            advice = (
+                "fork it instead" if status is WorkflowExecutionStatus.COMPLETED else "it needs no resuming"
+            )
+            raise InvalidTransition(f"workflow execution {execution_id}: is {status}; {advice}")
+        state_of(self._session).enqueued.add(None)
+        return execution
 
     def _live(self, execution_id: int, *, lock: bool = False) -> dict[int, WorkflowExecutionStatus]:
         """Return the statuses of an execution that has neither completed nor failed, and of its tree if they are locked."""
@@ -204,6 +252,20 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
     ) -> Page[WorkflowExecution]:
         """Return a page of the executions of all versions of a workflow, the latest first."""
         rows = self._all(queries.history(name, after=after, limit=limit))
+        return as_page(rows, queries.HISTORY_KEY, limit)
+
+    def list(
+        self, *, status: WorkflowExecutionStatus | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowExecution]:
+        """Return a page of the executions of all workflows, the latest first; `history` has those of one.
+
+        Args:
+            status: Only executions with this status.
+            after: `next` of the previous page.
+            limit: The maximum number of executions.
+        """
+        wanted = None if status is None else one_of(WorkflowExecutionStatus, status)
+        rows = self._all(queries.list_(status=wanted, after=after, limit=limit))
         return as_page(rows, queries.HISTORY_KEY, limit)
 
     def purge(self, *, older_than: float, limit: int = 1000) -> int:

@@ -12,7 +12,17 @@ TIME = datetime(2047, 11, 4, 7, 11, tzinfo=UTC)
 
 EXAMPLES: dict[str, list[Call]] = {
     "checkpoint": [call(extending=False), call(extending=True)],
-    "sleep": [call(4711, TOKEN, "step-4711", seq=471, until=TIME)],
+    "sleep": [
+        call(4711, TOKEN, "step-4711", seq=471, name="name-4711", until=TIME),
+        call(4711, TOKEN, "step-4711", seq=471, name="name-4711", until=471.5),
+    ],
+    "finished": [call()],
+    "state": [call(4711)],
+    "forget": [call(4711, 471)],
+    "last_failed": [call(4711)],
+    "child": [call(4711, 4712)],
+    "waits_for_child": [call(4711, TOKEN, 4712, seconds=471.5)],
+    "wake_parents": [call([4711, 4712])],
     "stored": [call(4711, TOKEN, "step-4711", seq=471)],
     "steps": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
     "own": [call(4711, TOKEN)],

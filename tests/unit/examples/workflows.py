@@ -6,6 +6,8 @@ from typing import Any
 
 from unit.examples import Call, call
 
+from alfred_db import WorkflowExecutionStatus
+
 START: dict[str, Any] = {
     "version": None,
     "idempotency_key": "key-4711",
@@ -29,6 +31,11 @@ EXAMPLES: dict[str, list[Call]] = {
     "status": [call(4711)],
     "children": [call(4711, after=None, limit=471), call(4711, after="WzQ3MTFd", limit=471)],
     "history": [call("name-4711", after=None, limit=471), call("name-4711", after="WzQ3MTFd", limit=471)],
+    "list_": [
+        call(status=None, after=None, limit=471),
+        call(status=WorkflowExecutionStatus.FAILED, after="WzQ3MTFd", limit=471),
+    ],
+    "resume": [call(4711)],
     "purge": [call(4711.5, limit=471)],
     "purgeable": [call(4711.5)],
     "finished_before": [call(4711, 471)],
