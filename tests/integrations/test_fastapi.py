@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -149,6 +150,12 @@ def test_every_error_has_a_status(kind: type[AlfredDBError], caplog: pytest.LogC
     assert ("secret" in answer.text) == (status < 500)
     assert ("secret" in caplog.text) == (status >= 500)
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_the_table_is_on_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/howto/fastapi.md").read_text(encoding="utf-8")
+    for kind, status in STATUS.items():
+        assert f"| `{kind.__name__}` | {status} |" in page
 
 
 def test_it_starts_only_on_its_schema_and_upgrades_if_it_may(empty_url: URL) -> None:
