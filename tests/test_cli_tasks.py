@@ -51,7 +51,6 @@ async def unlike(task, lease):
 
 handlers = {"ECHO": echo, "SLOW": slow, "REFUSE": refuse}
 coroutines = {"ECHO": unlike}
-mixed = {"ECHO": echo, "OTHER": unlike}
 empty = {}
 number = 7
 """
@@ -130,7 +129,6 @@ def test_the_worker_drains_the_queue(run: Run, db: Database, app: str, name: str
         ("{app}:nobody", "{app} has no 'nobody'"),
         ("{app}:number", "is int; expected a mapping from intents to functions"),
         ("{app}:empty", "there are no handlers"),
-        ("{app}:mixed", "the handler of 'ECHO' is not asynchronous"),
     ],
 )
 def test_an_application_that_is_none_is_one_line(run: Run, app: str, given: str, reported: str) -> None:
@@ -294,8 +292,9 @@ def test_a_schedule_is_added_once_listed_paused_and_resumed(run: Run, db: Databa
         "schedule",
         "add",
         "nightly",
-        "SWEEP",
         "0 3 * * *",
+        "--command",
+        "SWEEP",
         "--timezone",
         "Europe/Prague",
         "--key",
@@ -318,8 +317,26 @@ def test_a_schedule_is_added_once_listed_paused_and_resumed(run: Run, db: Databa
     )
 
 
+def test_a_schedule_that_enqueues_is_added_triggered_and_deleted(run: Run, db: Database) -> None:
+    add = ("schedule", "add", "nightly", "0 3 * * *", "--key", "k")
+    for wrong in ((), ("--task", "A", "--command", "b"), ("--command", "b", "--content", "{}")):
+        assert run(*add, *wrong).exit_code == 2
+    assert "expected a JSON object" in run(*add, "--task", "A", "--content", "[1]").stderr
+    assert run(*add, "--task", "SWEEP", "--content", '{"days": 7}', "--queue", "q").exit_code == 0
+    done = run("schedule", "trigger", "k")
+    assert done.output.startswith("triggered "), done.output
+    with db.begin() as uow:
+        (task,) = uow.tasks.list(queue="q").items
+    assert (task.intent, task.content, str(task.id) in done.output) == ("SWEEP", {"days": 7}, True)
+    (execution,) = json.loads(run("schedule", "history", "k", "--json").output)["executions"]
+    assert (execution["status"], execution["enqueued_task_id"]) == ("completed", str(task.id))
+    assert "completed" in run("schedule", "history", "k").output
+    assert run("schedule", "delete", "k").output.endswith(", executions: 1\n")
+    assert run("schedule", "list").output == "no scheduled tasks\n"
+
+
 def test_the_next_slots_are_those_of_a_task_or_of_an_expression(run: Run) -> None:
-    run("schedule", "add", "nightly", "SWEEP", "0 3 * * *", "--key", "k")
+    run("schedule", "add", "nightly", "0 3 * * *", "--command", "SWEEP", "--key", "k")
     of_task = json.loads(run("schedule", "preview", "k", "--json").output)
     of_text = json.loads(run("schedule", "preview", "--cron", "0 3 * * *", "--json").output)
     assert of_task == of_text
@@ -334,8 +351,8 @@ def test_the_next_slots_are_those_of_a_task_or_of_an_expression(run: Run) -> Non
 
 def test_a_schedule_that_cannot_be_is_one_line(run: Run) -> None:
     for arguments, reported in (
-        (("add", "n", "C", "61 * * * *"), "61"),
-        (("add", "n", "C", "* * * * *", "--timezone", "Nowhere/Land"), "Nowhere/Land"),
+        (("add", "n", "61 * * * *", "--command", "C"), "61"),
+        (("add", "n", "* * * * *", "--task", "C", "--timezone", "Nowhere/Land"), "Nowhere/Land"),
         (("pause", "nobody"), "scheduled task 'nobody': not found"),
     ):
         done = run("schedule", *arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import click
 
@@ -12,6 +13,7 @@ from ..config import database_url
 from ..database import Database
 from ..errors import NotFoundError
 from ..models import MisfirePolicy, OverlapPolicy
+from ..models.tasks import DEFAULT_QUEUE
 from ..repositories import SchedulerRepository
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
@@ -39,7 +41,10 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
     if as_json:
         click.echo(json.dumps({"tasks": rows, "next": page.next}, indent=2, default=str))
         return
-    columns = ("id", "schedule_key", "name", "command", "schedule", "timezone", "is_active", "next_run_at")
+    columns = (
+        *("id", "schedule_key", "name", "command", "intent", "schedule", "timezone"),
+        *("is_active", "next_run_at", "owner"),
+    )
     click.echo(table(columns, rows) if rows else "no scheduled tasks")
     if page.next is not None:
         click.echo(f"more: --after {page.next}")
@@ -47,8 +52,13 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
 
 @schedule.command()
 @click.argument("name")
-@click.argument("command")
 @click.argument("cron_expression", metavar="CRON", required=False)
+@click.option("--task", "intent", metavar="INTENT", help="Enqueue a task with this intent for each slot.")
+@click.option("--command", help="Have a worker's handler of this command run each slot instead.")
+@click.option("--content", metavar="JSON", help="The content of the tasks, a JSON object.")
+@click.option("--queue", default=DEFAULT_QUEUE, show_default=True, help="The queue of the tasks.")
+@click.option("--priority", default=1, show_default=True, help="The priority of the tasks, 1 to 5.")
+@click.option("--dedupe-key", help="Skip a slot while a live task has this key.")
 @click.option(
     "--timezone", default="UTC", show_default=True, help="IANA name of the zone that CRON is read in."
 )
@@ -75,8 +85,13 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
 @schema_option
 def add(
     name: str,
-    command: str,
     cron_expression: str | None,
+    intent: str | None,
+    command: str | None,
+    content: str | None,
+    queue: str,
+    priority: int,
+    dedupe_key: str | None,
     timezone: str,
     key: str | None,
     max_retries: int,
@@ -88,12 +103,24 @@ def add(
     url: str | None,
     schema: str | None,
 ) -> None:
-    """Add the task NAME, which has COMMAND run at the times of CRON (five fields), or by `trigger` alone."""
+    """Add the schedule NAME, which enqueues a task or runs a command at the times of CRON (five fields).
+
+    Without CRON only `trigger` runs it. A worker's handler of the intent runs the tasks, and its handler of the command the executions.
+    """
+    if (intent is None) == (command is None):
+        raise click.UsageError("pass either --task or --command")
+    if intent is None and content is not None:
+        raise click.UsageError("--content is that of a task; pass --task")
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         task, outcome = uow.scheduler.create(
             name,
             command,
             cron_expression,
+            intent=intent,
+            content=None if content is None else _object(content),
+            queue=queue,
+            priority=priority,
+            dedupe_key=dedupe_key,
             timezone=timezone,
             schedule_key=key,
             is_active=False if paused else None,
@@ -131,6 +158,57 @@ def resume(task: str, url: str | None, schema: str | None) -> None:
 
 
 @schedule.command()
+@click.argument("task")
+@url_option
+@schema_option
+def trigger(task: str, url: str | None, schema: str | None) -> None:
+    """Run a task now, also while it is paused."""
+    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+        execution = uow.scheduler.trigger(_id_of(uow.scheduler, task))
+    enqueued = execution.enqueued_task_id
+    click.echo(f"triggered {execution.id}" + ("" if enqueued is None else f", task: {enqueued}"))
+
+
+@schedule.command()
+@click.argument("task")
+@url_option
+@schema_option
+def delete(task: str, url: str | None, schema: str | None) -> None:
+    """Delete a task and its history. Tasks that it has enqueued stay."""
+    with Database(database_url(url), schema=schema) as database:
+        with database.begin() as uow:
+            id = _id_of(uow.scheduler, task)
+        rows = database.in_chunks(lambda uow, limit: uow.scheduler.delete(id, limit=limit))
+    click.echo(f"deleted {id}, executions: {rows}")
+
+
+@schedule.command()
+@click.argument("task")
+@click.option("--limit", default=20, show_default=True, help="Rows per page.")
+@after_option
+@url_option
+@schema_option
+@json_option
+def history(
+    task: str, limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool
+) -> None:
+    """List the executions of a task, by their slots, the latest first."""
+    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+        page = uow.scheduler.history(_id_of(uow.scheduler, task), limit=limit, after=after)
+        rows = [as_dict(execution) for execution in page.items]
+    if as_json:
+        click.echo(json.dumps({"executions": rows, "next": page.next}, indent=2, default=str))
+        return
+    columns = (
+        *("id", "scheduled_at", "status", "start_time", "end_time"),
+        *("retry_count", "missed_slots", "error_code", "enqueued_task_id"),
+    )
+    click.echo(table(columns, rows) if rows else "no executions")
+    if page.next is not None:
+        click.echo(f"more: --after {page.next}")
+
+
+@schedule.command()
 @click.argument("task", required=False)
 @click.option(
     "--cron", "expression", metavar="CRON", help="Preview this expression instead; needs no database."
@@ -162,6 +240,16 @@ def preview(
         return
     for slot in slots:
         click.echo(slot.isoformat(" ", "seconds"))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.UsageError("--content: expected a JSON object, such as '{\"days\": 7}'")
+    return cast("dict[str, Any]", found)
 
 
 def _id_of(scheduler: SchedulerRepository, name: str) -> int:

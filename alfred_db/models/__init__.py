@@ -42,7 +42,7 @@ from .spaces import (
     WorkingMemoryEmbedding,
 )
 from .storage import Bucket, StorageObject
-from .tasks import Task, TaskDependency, TaskResult, TaskStatus
+from .tasks import Task, TaskDependency, TaskProgress, TaskResult, TaskStatus
 from .validation import (
     TestCase,
     TestCaseStatus,
@@ -124,6 +124,7 @@ __all__ = [
     "StorageObject",
     "Task",
     "TaskDependency",
+    "TaskProgress",
     "TaskResult",
     "TaskStatus",
     "TestCase",

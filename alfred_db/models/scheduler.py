@@ -10,7 +10,17 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, U
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
-from .base import Base, BigIntId, CreatedAt, UpdatedAt, one_of, status_times_by_trigger, updated_by_trigger
+from .base import (
+    Base,
+    BigIntId,
+    CreatedAt,
+    Json,
+    UpdatedAt,
+    one_of,
+    status_times_by_trigger,
+    updated_by_trigger,
+)
+from .tasks import DEFAULT_QUEUE
 
 __all__ = ["ExecutionStatus", "MisfirePolicy", "OverlapPolicy", "ScheduledExecution", "ScheduledTask"]
 
@@ -43,7 +53,10 @@ class OverlapPolicy(StrEnum):
 
 @updated_by_trigger
 class ScheduledTask(Base):
-    """A command and its schedule. The next slot is stored, so that a downtime loses none."""
+    """What to do, and its schedule. The next slot is stored, so that a downtime loses none.
+
+    With an `intent` each slot enqueues a task. Otherwise a worker's handler of the `command` runs it.
+    """
 
     __tablename__ = "scheduler_tasks"
     __table_args__ = (
@@ -53,6 +66,7 @@ class ScheduledTask(Base):
         CheckConstraint("max_retries >= 0 AND retry_delay >= 0", name="retries"),
         CheckConstraint("timeout > 0", name="timeout"),
         CheckConstraint("misfire_grace_seconds >= 0 AND max_catchup > 0", name="misfire"),
+        CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
         Index(None, "is_active"),
         Index(
             "idx_scheduler_tasks_due",
@@ -67,7 +81,7 @@ class ScheduledTask(Base):
     name: Mapped[str]
     """Display name; not unique."""
     command: Mapped[str]
-    """What to run: the name of a handler, or a command line."""
+    """What to run: the name of a worker's handler for commands; the intent, if each slot enqueues a task."""
     schedule: Mapped[str | None]
     """Cron expression of five fields, in `timezone`; NULL for a task that is only triggered."""
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -100,6 +114,20 @@ class ScheduledTask(Base):
         EnumText(OverlapPolicy), server_default=OverlapPolicy.ALLOW
     )
     """Whether a slot runs while an earlier one is live; added for work that must not run concurrently."""
+    intent: Mapped[str | None]
+    """Intent of the task that each slot enqueues; NULL if a handler runs `command`. Added, as the next four are."""
+    content: Mapped[Json]
+    """Content of the task."""
+    queue: Mapped[str] = mapped_column(server_default=DEFAULT_QUEUE)
+    """Queue of the task."""
+    priority: Mapped[int] = mapped_column(server_default=text("1"))
+    """Priority of the task, 1 (the least urgent) to 5."""
+    dedupe_key: Mapped[str | None]
+    """Key of the task: while a live task has it, a slot is skipped."""
+    owner: Mapped[str | None]
+    """The application that declares it at each start; added, so that it pauses its own schedules only."""
+    withdrawn_at: Mapped[datetime | None]
+    """When it was paused because its owner declares it no longer; added, so that it resumes if it is declared again."""
 
     executions: Mapped[list[ScheduledExecution]] = relationship(back_populates="task", passive_deletes="all")
 
@@ -200,6 +228,8 @@ class ScheduledExecution(Base):
     """Kind of the last failure: `handler`, `timeout`, `lease_lost` or a code of the command; added."""
     lease_seconds: Mapped[float | None] = mapped_column(Double)
     """Seconds of the lease of its last claim; added, for information only."""
+    enqueued_task_id: Mapped[uuid.UUID | None]
+    """The `id` of the task that the slot has enqueued, which may be deleted by now; added."""
 
     task: Mapped[ScheduledTask | None] = relationship(back_populates="executions")
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..types import EnumText
@@ -22,7 +22,7 @@ from .base import (
     updated_by_trigger,
 )
 
-__all__ = ["DEFAULT_QUEUE", "WAITING", "Task", "TaskDependency", "TaskResult", "TaskStatus"]
+__all__ = ["DEFAULT_QUEUE", "WAITING", "Task", "TaskDependency", "TaskProgress", "TaskResult", "TaskStatus"]
 
 DEFAULT_QUEUE = "default"
 """The queue of a task that is enqueued without one."""
@@ -312,3 +312,35 @@ class TaskDependency(Base):
     """Whether it also runs after the other one failed or was cancelled; otherwise it is cancelled then."""
     settled: Mapped[bool] = mapped_column(server_default=text("false"))
     """Whether the end of the other task has been taken into account."""
+
+
+class TaskProgress(Base):
+    """How far the handler of a task has come, as it reported last.
+
+    A table beside that of the tasks: a report never waits for the row of the task, and no heartbeat waits for a report.
+    No column but the key is indexed, so that reports are HOT.
+    """
+
+    __tablename__ = "task_progress"
+    __table_args__ = (
+        CheckConstraint("fraction BETWEEN 0 AND 1", name="fraction"),
+        {
+            "postgresql_with": {
+                "fillfactor": 70,
+                "autovacuum_vacuum_scale_factor": 0.01,
+                "autovacuum_vacuum_threshold": 1000,
+                "autovacuum_vacuum_cost_delay": 0,
+            }
+        },
+    )
+
+    task_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    """The task; the report is deleted with it."""
+    fraction: Mapped[float] = mapped_column(Double)
+    """How much is done, from 0 to 1."""
+    message: Mapped[str | None]
+    """What is being done, for people."""
+    claim_seq: Mapped[int] = mapped_column(BigInteger)
+    """The number of the claim that reported it: a later attempt begins anew."""
+    reported_at: Mapped[CreatedAt]
+    """When it was reported."""

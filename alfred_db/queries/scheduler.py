@@ -20,9 +20,12 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy import (
+    delete as sql_delete,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import load_only
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
 
 from ..cron import Slot
 from ..models import ExecutionStatus, OverlapPolicy, ScheduledExecution, ScheduledTask
@@ -44,6 +47,7 @@ PLANNED = (
     ScheduledTask.misfire_grace_seconds,
     ScheduledTask.max_catchup,
     ScheduledTask.overlap_policy,
+    ScheduledTask.intent,
 )
 
 
@@ -102,6 +106,55 @@ def change(task_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Scheduled
     """Update columns of a scheduled task."""
     return (
         update(ScheduledTask).where(ScheduledTask.id == task_id).values(dict(values)).returning(ScheduledTask)
+    )
+
+
+def declared(owner: str) -> Select[str | None, datetime]:
+    """Select the keys of the tasks that an application has declared, and the time of the database.
+
+    The rows are locked in the order of their keys, so that two processes of it that start do not deadlock.
+    """
+    return (
+        select(ScheduledTask.schedule_key, func.statement_timestamp())
+        .where(ScheduledTask.owner == owner)
+        .order_by(ScheduledTask.schedule_key)
+        .with_for_update(key_share=True)
+    )
+
+
+def withdraw(owner: str, keys: Sequence[str]) -> ReturningUpdate[str | None]:
+    """Pause the active tasks that an application has declared under other keys than these."""
+    others = ScheduledTask.schedule_key != func.all(literal(list(keys), ARRAY(Text)))
+    return (
+        update(ScheduledTask)
+        .where(ScheduledTask.owner == owner, ScheduledTask.is_active, others)
+        .values(is_active=False, next_run_at=None, withdrawn_at=func.statement_timestamp())
+        .returning(ScheduledTask.schedule_key)
+    )
+
+
+def hold(task_id: int) -> Select[int]:
+    """Lock a scheduled task that is to be deleted: no execution of it is created any more."""
+    return select(ScheduledTask.id).where(ScheduledTask.id == task_id).with_for_update()
+
+
+def delete(task_id: int) -> ReturningDelete[int]:
+    """Delete a scheduled task whose executions are deleted."""
+    return sql_delete(ScheduledTask).where(ScheduledTask.id == task_id).returning(ScheduledTask.id)
+
+
+def unrun(commands: Sequence[str]) -> Select[int, str, str]:
+    """Select `id`, `name` and `command` of the active tasks whose command is none of these, ordered by id."""
+    return (
+        select(ScheduledTask.id, ScheduledTask.name, ScheduledTask.command)
+        .where(
+            ScheduledTask.is_active,
+            ScheduledTask.schedule.is_not(None),
+            ScheduledTask.intent.is_(None),
+            ScheduledTask.command != func.all(literal(list(commands), ARRAY(Text))),
+        )
+        .order_by(ScheduledTask.id)
+        .limit(100)
     )
 
 
@@ -229,6 +282,11 @@ def advance(
         .values(next_run_at=rows.c.following)
         .returning(ScheduledTask.id)
     )
+
+
+def intent_of(task_id: int) -> Select[str]:
+    """Select the intent of a scheduled task, or an empty text if it has none."""
+    return select(func.coalesce(ScheduledTask.intent, literal("", Text))).where(ScheduledTask.id == task_id)
 
 
 def trigger(task_id: int) -> ReturningInsert[ScheduledExecution]:

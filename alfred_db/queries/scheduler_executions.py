@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Double,
@@ -17,6 +18,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
+    literal,
     literal_column,
     null,
     select,
@@ -67,22 +70,22 @@ EXECUTIONS = Leased(
 """How executions of scheduled tasks are leased; `leases` builds the statements."""
 
 
-def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
+def claim(*, limit: int, commands: Sequence[str] | None = None) -> ReturningUpdate[*tuple[Any, ...]]:
     """Claim the executions that have waited longest; executions that another worker has locked are skipped.
 
     Parameters of the statement: those of `leases.taken`, and the seconds of the lease as `seconds`. The
     columns are those of `ClaimedExecution`, up to `lease`.
+
+    Args:
+        limit: Maximum number of executions.
+        commands: Only executions of tasks with these commands; None is all.
     """
+    named = None if commands is None else literal(list(commands), ARRAY(Text))
+    due = select(ScheduledExecution.id, ScheduledExecution.task_id).where(*_waiting(named))
     ready = materialized(
-        select(ScheduledExecution.id, ScheduledExecution.task_id)
-        .where(
-            _pending,
-            ScheduledExecution.available_at <= func.statement_timestamp(),
-            ScheduledExecution.task_id.is_not(None),
-        )
-        .order_by(ScheduledExecution.available_at, ScheduledExecution.id)
+        due.order_by(ScheduledExecution.available_at, ScheduledExecution.id)
         .limit(limit)
-        .with_for_update(key_share=True, skip_locked=True),
+        .with_for_update(key_share=True, skip_locked=True, of=ScheduledExecution),
         "ready",
     )
     chosen = materialized(
@@ -103,6 +106,28 @@ def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
         .values(**taken(EXECUTIONS, chosen.c.deadline), lease_seconds=bindparam("seconds", type_=Double))
         .returning(*_claimed(chosen))
     )
+
+
+def waiting() -> ColumnElement[bool]:
+    """Return whether an execution of a task with one of the `commands`, a parameter, can be claimed."""
+    commands = bindparam("commands", type_=ARRAY(Text))
+    return exists(select(ScheduledExecution.id).where(*_waiting(commands)))
+
+
+def _waiting(commands: ColumnElement[Any] | None) -> list[ColumnElement[bool]]:
+    conditions = [
+        _pending,
+        ScheduledExecution.available_at <= func.statement_timestamp(),
+        ScheduledExecution.task_id.is_not(None),
+    ]
+    if commands is not None:
+        named = select(_task.c.id).where(
+            _task.c.id == _own.task_id,
+            _task.c.command == func.any(commands),
+            _task.c.intent.is_(None),
+        )
+        conditions.append(named.exists())
+    return conditions
 
 
 def again(token: uuid.UUID, known: Sequence[int]) -> Select[*tuple[Any, ...]]:
@@ -188,6 +213,29 @@ def purge(older_than: float, *, limit: int) -> ReturningDelete[int]:
         delete(ScheduledExecution)
         .where(among(ScheduledExecution.id, oldest))
         .returning(ScheduledExecution.id)
+    )
+
+
+def running(task_id: int) -> Select[int]:
+    """Select an execution of a task that is running."""
+    statement = select(ScheduledExecution.id).where(
+        ScheduledExecution.task_id == task_id,
+        ScheduledExecution.status == constant(ExecutionStatus.RUNNING),
+    )
+    return statement.limit(1)
+
+
+def clear(task_id: int, *, limit: int | None) -> ReturningDelete[int]:
+    """Delete executions of a task, except those that run."""
+    statement = select(ScheduledExecution.id).where(
+        ScheduledExecution.task_id == task_id,
+        ScheduledExecution.status != constant(ExecutionStatus.RUNNING),
+    )
+    if limit is not None:
+        statement = statement.limit(limit)
+    some = materialized(statement.with_for_update(), "some")
+    return (
+        delete(ScheduledExecution).where(among(ScheduledExecution.id, some)).returning(ScheduledExecution.id)
     )
 
 

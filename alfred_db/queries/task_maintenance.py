@@ -11,10 +11,12 @@ from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     Double,
+    Interval,
     Select,
     cast,
     column,
     extract,
+    literal_column,
     select,
     table,
     update,
@@ -23,7 +25,7 @@ from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from ..checks import one_of
-from ..models import Task, TaskStatus
+from ..models import ExecutionStatus, ScheduledExecution, ScheduledTask, Task, TaskStatus
 from ..models.base import table_of
 from ..types import Text
 from .shapes import trees
@@ -33,6 +35,14 @@ from .task_claims import ready
 
 COUNTED = 10_000
 """Maximum number of tasks that `health` counts."""
+
+_ENDED = (
+    ExecutionStatus.COMPLETED,
+    ExecutionStatus.FAILED,
+    ExecutionStatus.CANCELLED,
+    ExecutionStatus.SKIPPED,
+)
+_second = literal_column("interval '1 second'", Interval)
 
 FINAL = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
 
@@ -157,6 +167,39 @@ def overdue_handlers() -> Select[int]:
     reported = func.substring(activity.application_name, "^alfred-db listener, ([0-9]{1,9}) overdue$")
     return select(cast(func.coalesce(func.sum(cast(reported, BigInteger)), 0), BigInteger)).where(
         activity.datname == func.current_database()
+    )
+
+
+def schedules() -> Select[*tuple[Any, ...]]:
+    """Select how late schedules are: overdue ones, waiting executions, and slots that were not run lately."""
+    schedule, execution = table_of(ScheduledTask).c, table_of(ScheduledExecution).c
+    grace = cast(schedule.misfire_grace_seconds, Double) * _second
+    overdue = select(schedule.id).where(
+        schedule.is_active, schedule.schedule.is_not(None), schedule.next_run_at <= _now() - grace
+    )
+    pending = execution.status == constant(ExecutionStatus.PENDING)
+    first = (
+        select(execution.available_at)
+        .where(pending, execution.available_at <= _now())
+        .order_by(execution.available_at, execution.id)
+        .limit(number(1))
+    ).subquery("first_execution")
+    ended = (
+        select(execution.missed_slots, execution.status)
+        .where(
+            execution.status.in_([constant(status) for status in _ENDED]),
+            execution.end_time > seconds_ago(86_400),
+        )
+        .order_by(execution.end_time.desc())
+        .limit(number(COUNTED))
+    ).subquery("ended")
+    skipped = func.count().filter(ended.c.status == constant(ExecutionStatus.SKIPPED))
+    missed = func.coalesce(func.sum(ended.c.missed_slots), number(0)) + skipped
+    return select(
+        _counted(overdue),
+        _counted(select(execution.id).where(pending, execution.available_at <= _now())),
+        select(_age(func.min(first.c.available_at))).scalar_subquery(),
+        select(cast(missed, BigInteger)).scalar_subquery(),
     )
 
 

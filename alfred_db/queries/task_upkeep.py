@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, false, or_, select
 from ..models import ScheduledTask
 from ..models.base import table_of
 from .leases import Leased, expired
-from .scheduler_executions import EXECUTIONS
+from .scheduler_executions import EXECUTIONS, waiting
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .task_leases import TASKS
@@ -18,11 +18,12 @@ _task = table_of(ScheduledTask).c
 
 
 @driver_statement
-def due(schedules: bool) -> Select[bool, bool]:
-    """Select whether tasks are to be reaped, and whether executions are to be reaped or created.
+def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool]:
+    """Select whether tasks are to be reaped, executions to be reaped or created, and executions to be claimed.
 
     Args:
         schedules: Whether to look at the schedules; otherwise the second value is false.
+        commands: Whether to look for executions of the `commands`, a parameter; otherwise the third value is false.
     """
     slot = and_(
         _task.is_active,
@@ -30,7 +31,7 @@ def due(schedules: bool) -> Select[bool, bool]:
         or_(_task.next_run_at <= func.statement_timestamp(), _task.next_run_at.is_(None)),
     )
     second: ColumnElement[Any] = or_(_any(EXECUTIONS), exists(select(_task.id).where(slot)))
-    return select(_any(TASKS), second if schedules else false())
+    return select(_any(TASKS), second if schedules else false(), waiting() if commands else false())
 
 
 def _any(leased: Leased[Any]) -> ColumnElement[bool]:

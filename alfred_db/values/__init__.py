@@ -35,7 +35,7 @@ from .partitions import MonthlyPartition
 from .queues import QueueRate, QueueSettings
 from .rag import RagContext, RagSource
 from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
-from .scheduler import ClaimedExecution, ScheduleOutcome, ScheduleProblem, SchedulerTick
+from .scheduler import ClaimedExecution, NewSchedule, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .spaces import EmbeddingSpaceInfo, PendingEmbedding, SpaceCoverage
 from .tasks import (
     ClaimedTask,
@@ -96,6 +96,7 @@ __all__ = [
     "NewKnowledgePoint",
     "NewMemory",
     "NewMessage",
+    "NewSchedule",
     "NewTask",
     "NewTaskResult",
     "NewWebSession",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-__all__ = ["ClaimedExecution", "ScheduleOutcome", "ScheduleProblem", "SchedulerTick"]
+from ..models.scheduler import MisfirePolicy, OverlapPolicy
+
+__all__ = ["ClaimedExecution", "NewSchedule", "ScheduleOutcome", "ScheduleProblem", "SchedulerTick"]
 
 
 class ScheduleOutcome(StrEnum):
@@ -22,10 +24,34 @@ class ScheduleOutcome(StrEnum):
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
+    PAUSED = "paused"
+    """Of `declare`: it was declared earlier, and is not any more."""
 
     def __bool__(self) -> bool:
         """Return whether the row is new."""
         return self is ScheduleOutcome.CREATED
+
+
+class NewSchedule(TypedDict):
+    """One schedule of `declare`; the keys are the arguments of `create`."""
+
+    name: str
+    schedule: str
+    schedule_key: str
+    command: NotRequired[str | None]
+    timezone: NotRequired[str]
+    intent: NotRequired[str | None]
+    content: NotRequired[Mapping[str, Any] | None]
+    queue: NotRequired[str]
+    priority: NotRequired[int]
+    dedupe_key: NotRequired[str | None]
+    max_retries: NotRequired[int]
+    retry_delay: NotRequired[int]
+    timeout: NotRequired[int]
+    misfire_policy: NotRequired[MisfirePolicy]
+    misfire_grace_seconds: NotRequired[int]
+    max_catchup: NotRequired[int]
+    overlap_policy: NotRequired[OverlapPolicy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +73,8 @@ class SchedulerTick:
     """The time of the database that it used; None if no task was due."""
     created: Sequence[int]
     """Ids of the executions that it created, which can now be claimed."""
+    enqueued: Sequence[uuid.UUID]
+    """The `id` of each task that it enqueued, for slots of schedules that have an intent."""
     skipped: int
     """Number of slots that are not run: dropped by the misfire policy, or overlapping."""
     invalid: Sequence[ScheduleProblem]

@@ -235,3 +235,11 @@ class QueueHealth:
     Counts the workers of all tenants of this database that listen. A worker behind a transaction pooler, or
     one that drains, reports its own only in its log.
     """
+    overdue_schedules: int
+    """Active schedules whose next slot is past its grace period; more than a few mean that no worker runs schedules."""
+    waiting_executions: int
+    """Executions of schedules that can be claimed now."""
+    oldest_execution_age: float | None
+    """Seconds since the longest-waiting of them became available; a long time means that none has a handler of it."""
+    missed_slots: int
+    """Slots of the last day that were not run: dropped after a downtime, or skipped for an earlier one that was live."""

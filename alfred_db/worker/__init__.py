@@ -4,13 +4,24 @@ def summarise(task: ClaimedTask, lease: Lease) -> list[NewResult] | None: ...
 
 Worker(db, {"SUMMARISE": summarise}, concurrency=4).run()
 
-Only the start of a handler differs between sync and async, so nothing here is generated: `AsyncWorker` runs the same
-loop in a thread, where a handler that blocks the event loop cannot hold up the heartbeats.
+Both workers run functions in threads and coroutine functions in an event loop, so nothing here is generated. `AsyncWorker`
+runs the same loop in a thread, where a handler that blocks the event loop cannot hold up the heartbeats.
 """
 
 from __future__ import annotations
 
+from ._executions import ExecutionLease
 from ._lease import AsyncLease, Lease, TaskFailed
-from .workers import AsyncHandler, AsyncWorker, Handler, Worker
+from .workers import AsyncHandler, AsyncWorker, CommandHandler, Handler, Worker
 
-__all__ = ["AsyncHandler", "AsyncLease", "AsyncWorker", "Handler", "Lease", "TaskFailed", "Worker"]
+__all__ = [
+    "AsyncHandler",
+    "AsyncLease",
+    "AsyncWorker",
+    "CommandHandler",
+    "ExecutionLease",
+    "Handler",
+    "Lease",
+    "TaskFailed",
+    "Worker",
+]

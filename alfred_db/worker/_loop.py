@@ -17,7 +17,7 @@ from typing import Any
 
 from ..database import AsyncDatabase, Database
 from ..engine.listeners import Listener
-from ..engine.notifications import channel_of
+from ..engine.notifications import Notifier, channel_of
 from ._lease import Held
 from ._log import log
 from ._outcome import Ended, failed
@@ -57,7 +57,10 @@ class Loop:
         db: Database | AsyncDatabase,
         sources: Sequence[Source[Any]],
         settings: Settings,
+        *,
         intents: Sequence[str],
+        commands: Sequence[str] = (),
+        prepare: Callable[[Database], None] = lambda _: None,
     ) -> None:
         self.stopping = False
         self._at_once = False
@@ -77,7 +80,17 @@ class Loop:
         self._failures = 0
         self._heard = -math.inf  # when a notification came last
         self._watch = Watch(lambda: self._held)
-        self._upkeep = Upkeep(self._db, intents, settings, lambda: self.stopping)
+        self._prepare = prepare
+        self._notifier = Notifier(self._db.url)
+        self._upkeep = Upkeep(
+            self._db,
+            intents,
+            commands,
+            settings,
+            stopping=lambda: self.stopping,
+            wake=self._wake_kind,
+            notify=self._notify,
+        )
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim no more, and end; may be called from a signal handler."""
@@ -88,7 +101,7 @@ class Loop:
     def run(self, *, drain: bool) -> None:
         """Work until stopped; if it is to `drain`, until nothing can be claimed and nothing runs."""
         settings = self._settings
-        with closing(self._db), ExitStack() as helpers:
+        with closing(self._db), closing(self._notifier), ExitStack() as helpers:
             helpers.enter_context(self._watch)
             helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
             if not drain:
@@ -119,8 +132,12 @@ class Loop:
 
     def _work(self, drain: bool) -> None:
         kept_up = not drain  # by its thread, else
+        prepared = False
         while not self.stopping:
             try:
+                if not prepared:
+                    self._prepare(self._db)
+                    prepared = True
                 if not kept_up:
                     self._upkeep.keep_up()
                     self._upkeep.retain()
@@ -200,6 +217,14 @@ class Loop:
         for source in sources:
             source.wake()
         self._inbox.put(None)
+
+    def _wake_kind(self, noun: str) -> None:
+        self.wake(*(source for source in self._sources if source.noun == noun))
+
+    def _notify(self) -> None:
+        """Notify other workers of tasks that this one has enqueued. Its own connections do not, for they complete tasks."""
+        if self._db.pooler is None:
+            self._notifier.notify(channel_of(self._db.schema))
 
     def _take(self, source: Source[Any], ended: Ended) -> None:
         ended.lease.took = time.monotonic() - ended.lease.began

@@ -20,7 +20,7 @@ from ..values.task_columns import MAX_JSON_BYTES
 from ..values.tasks import NewTaskResult
 from ._lease import Held, TaskFailed
 
-__all__ = ["RESULT", "Ended", "Failure", "described", "failed", "raised", "returned"]
+__all__ = ["RESULT", "Ended", "Failure", "described", "failed", "plain", "raised", "returned"]
 
 RESULT = "result"
 """The `error_code` of a task whose handler returned what cannot be stored."""
@@ -45,6 +45,8 @@ class Ended(NamedTuple):
     failure: Failure | None = None
     error: BaseException | None = None
     """What the log shows the traceback of."""
+    value: Any = None
+    """What else the handler returned, for kinds of work other than tasks."""
 
 
 def returned(lease: Held[Any], value: object) -> Ended:

@@ -15,7 +15,7 @@ To add a kind of work:
    `one_by_one` in `_settle.py` is the part of `settled` that all kinds share.
 3. Add a column to the statement of `queries/task_upkeep.py`, so that an idle worker still runs one statement for its upkeep. In
    `_upkeep.py`, take work back from workers that vanished, and wake the source when there is some to claim.
-4. Add the source to the list that `_sources` in `workers.py` makes.
+4. Add the source to the list that `_loop_of` in `workers.py` makes.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from ..config import command
 from ..database import Database
 from ..errors import shown
 from ..execution._sync.driver import fetch
+from ..queries.scheduler import unrun
 from ..queries.task_figures import unhandled
 from ..queries.task_upkeep import due
 from ..retention import purge
@@ -39,15 +40,27 @@ class Upkeep:
     """What each worker does from time to time for all of them. Any number may do it at the same time."""
 
     def __init__(
-        self, db: Database, intents: Sequence[str], settings: Settings, stopping: Callable[[], bool]
+        self,
+        db: Database,
+        intents: Sequence[str],
+        commands: Sequence[str],
+        settings: Settings,
+        *,
+        stopping: Callable[[], bool],
+        wake: Callable[[str], None],
+        notify: Callable[[], None],
     ) -> None:
         self._db = db
         self._intents = intents
+        self._commands = commands
+        self._wake = wake
+        self._notify = notify
         self._settings = settings
         self._stopping = stopping
         self._purged: float | None = None
         self._looked: float | None = None  # for intents that nobody handles
         self._unhandled: set[str] = set()  # what the log has named
+        self._unrun: set[int] = set()  # the same
         self._invalid: dict[int, str] = {}  # what the log has named
 
     def keep_up(self) -> None:
@@ -56,8 +69,12 @@ class Upkeep:
         An error in one does not prevent the other.
         """
         with self._db.autocommit() as uow:
-            tasks, executions = fetch(uow.session, due(self._settings.schedules), {})[0]
+            statement = due(self._settings.schedules, bool(self._commands))
+            parameters = {"commands": list(self._commands)} if self._commands else {}
+            tasks, executions, waiting = fetch(uow.session, statement, parameters)[0]
         with ExitStack() as parts:
+            if waiting:
+                parts.callback(self._wake, "execution")
             if executions:
                 parts.callback(self._create_executions)
             parts.callback(self._purge)
@@ -94,6 +111,7 @@ class Upkeep:
         self._looked = time.monotonic()
         with self._db.autocommit() as uow:
             waiting = uow.session.execute(unhandled(UNHANDLED_AFTER)).all()
+            commands = uow.session.execute(unrun(self._commands)).all() if self._settings.schedules else ()
         settings = self._settings
         mine = set(self._intents) if settings.queues is None and settings.assigned_to is None else set[str]()
         found = {intent: seconds for intent, seconds in waiting if intent not in mine}
@@ -106,6 +124,17 @@ class Upkeep:
                 found[intent],
             )
         self._unhandled = set(found)
+        for id, name, command_ in commands:
+            if id not in self._unrun:
+                log(
+                    logging.WARNING,
+                    "schedule %s (%d): this worker has no handler of its command %s, and unless another one has, its"
+                    " slots wait; pass `commands=` to the worker, or have the schedule enqueue a task, with `intent=`",
+                    shown(name),
+                    id,
+                    shown(command_),
+                )
+        self._unrun = {row[0] for row in commands}
 
     def _reap(self) -> None:
         full = True
@@ -122,6 +151,11 @@ class Upkeep:
             with self._db.begin() as uow:
                 uow.scheduler.reap()
                 tick = uow.scheduler.tick()
+            if tick.created and self._commands:
+                self._wake("execution")
+            if tick.enqueued:
+                self._wake("task")
+                self._notify()
             for invalid in tick.invalid:
                 if self._invalid.get(invalid.task_id) != invalid.reason:
                     self._invalid[invalid.task_id] = invalid.reason

@@ -8,13 +8,15 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
+from ..values.scheduler import ClaimedExecution
 from ..values.tasks import ClaimedTask, NewTaskResult
+from ._executions import ExecutionLease, ExecutionSource
 from ._lease import AsyncLease, Lease
 from ._loop import Loop, worker_name
 from ._runner import Runner, is_asynchronous
@@ -22,35 +24,41 @@ from ._source import Source
 from ._tasks import TaskSource
 from .settings import Settings
 
-__all__ = ["AsyncHandler", "AsyncWorker", "Handler", "Worker", "is_asynchronous"]
+__all__ = ["AsyncHandler", "AsyncWorker", "CommandHandler", "Handler", "Worker", "is_asynchronous"]
 
 Handler = Callable[[ClaimedTask, Lease], Sequence[NewTaskResult] | None]
-"""Runs a task. What it returns is stored as the task is completed; what it raises fails the attempt."""
+"""Runs a task, in a thread. What it returns is stored as the task is completed; what it raises fails the attempt."""
 
 AsyncHandler = Callable[[ClaimedTask, AsyncLease], Awaitable[Sequence[NewTaskResult] | None]]
 """The same for asyncio. It is cancelled when its task is to be cancelled or its lease is lost."""
 
-H = TypeVar("H", bound=Callable[..., object])
+CommandHandler = (
+    Callable[[ClaimedExecution, ExecutionLease], str | None]
+    | Callable[[ClaimedExecution, ExecutionLease], Awaitable[str | None]]
+)
+"""Runs an execution of a schedule. What it returns is the output of the execution; what it raises fails the attempt."""
 
 
 @dataclass(eq=False, repr=False)
 class Worker(Settings):
-    """Runs tasks of some intents, each with the handler of its intent, in threads.
+    """Runs tasks of some intents, each with the handler of its intent, and executions of schedules.
 
-    It opens its own connections to the database of `db`: three in a pool, and one that listens.
+    Plain functions run in threads, coroutine functions in an event loop of the worker, in a thread too. It opens its own
+    connections to the database of `db`: three in a pool, and one that listens.
     """
 
     db: Database
     """The database whose tasks are run."""
-    handlers: Mapping[str, Handler]
+    handlers: Mapping[str, Handler | AsyncHandler]
     """The handler of each intent. Tasks of other intents are not claimed."""
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict[str, CommandHandler])
+    """The handler of each command of schedules. Executions of other commands are not claimed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        handlers = _checked(self.handlers, asynchronous=False, wrap=self.db.wrap_handler)
         self._name = worker_name()
         self._runner = Runner(self.concurrency)
-        self._loop = Loop(self.db, _sources(self._name, handlers, self._runner, self), self, list(handlers))
+        self._loop = _loop_of(self._name, self.db, self.handlers, self.commands, self._runner, self)
 
     @property
     def name(self) -> str:
@@ -85,22 +93,24 @@ class Worker(Settings):
 
 @dataclass(eq=False, repr=False)
 class AsyncWorker(Settings):
-    """The same for asyncio: handlers are tasks of the event loop that `run` is awaited in.
+    """The same for asyncio: coroutine functions are tasks of the event loop that `run` is awaited in.
 
-    Everything else is done in threads: a handler that blocks the event loop holds up the others, but no heartbeat.
+    Everything else is done in threads, and plain functions run in threads too: a handler that blocks the event loop
+    holds up the others, but no heartbeat.
     """
 
     db: AsyncDatabase
     """The database whose tasks are run."""
-    handlers: Mapping[str, AsyncHandler]
+    handlers: Mapping[str, Handler | AsyncHandler]
     """The handler of each intent. Tasks of other intents are not claimed."""
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict[str, CommandHandler])
+    """The handler of each command of schedules. Executions of other commands are not claimed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        handlers = _checked(self.handlers, asynchronous=True, wrap=self.db.wrap_handler)
         self._name = worker_name()
         self._runner = Runner(self.concurrency)
-        self._loop = Loop(self.db, _sources(self._name, handlers, self._runner, self), self, list(handlers))
+        self._loop = _loop_of(self._name, self.db, self.handlers, self.commands, self._runner, self)
 
     @property
     def name(self) -> str:
@@ -146,34 +156,45 @@ class AsyncWorker(Settings):
         self._loop.stop(at_once=at_once)
 
 
-def _sources(
-    worker: str, handlers: Mapping[str, Callable[..., Any]], runner: Runner, settings: Settings
-) -> list[Source[Any]]:
-    """Return the kinds of work that a worker runs."""
-    return [TaskSource(worker, handlers, runner, settings)]
+def _loop_of(
+    name: str,
+    db: Database | AsyncDatabase,
+    handlers: Mapping[str, Callable[..., Any]],
+    commands: Mapping[str, Callable[..., Any]],
+    runner: Runner,
+    settings: Settings,
+) -> Loop:
+    """Return the loop of a worker, with a source for each kind of work that it runs.
+
+    Raises:
+        ConfigurationError: There are no handlers, or one cannot be called.
+    """
+    if not handlers and not commands:
+        raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
+    tasks = _checked("intent", "task", handlers, db.wrap_handler)
+    executions = _checked("command", "execution", commands, None)
+    sources: list[Source[Any]] = []
+    if tasks:
+        sources.append(TaskSource(name, tasks, runner, settings))
+    if executions:
+        sources.append(ExecutionSource(name, executions, runner, settings))
+    return Loop(db, sources, settings, intents=list(tasks), commands=list(executions))
 
 
 def _checked(
-    handlers: Mapping[str, H], *, asynchronous: bool, wrap: Callable[[Any], Any] | None = None
-) -> dict[str, H]:
-    """Return the handlers, each wrapped by `wrap`, if each can be run by this worker.
+    key: str, noun: str, handlers: Mapping[str, Callable[..., Any]], wrap: Callable[[Any], Any] | None
+) -> dict[str, Callable[..., Any]]:
+    """Return the handlers, each wrapped by `wrap`.
 
     Raises:
-        ConfigurationError: `handlers` is empty, or one is asynchronous where a function is expected, or the reverse.
+        ConfigurationError: One cannot be called.
     """
-    if not handlers:
-        raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
-    for intent, handler in handlers.items():
+    for name, handler in handlers.items():
         if not callable(handler):
             raise ConfigurationError(
-                f"worker: the handler of {intent!r} is {type(handler).__name__}; pass a function of (task, lease)"
+                f"worker: the handler of {key} {name!r} is {type(handler).__name__}; pass a function of ({noun}, lease)"
             )
-        if is_asynchronous(handler) != asynchronous:
-            other = "Worker" if asynchronous else "AsyncWorker"
-            raise ConfigurationError(
-                f"worker: the handler of {intent!r} is {'not ' if asynchronous else ''}asynchronous; pass it to {other}"
-            )
-    return {intent: handler if wrap is None else wrap(handler) for intent, handler in handlers.items()}
+    return {name: handler if wrap is None else wrap(handler) for name, handler in handlers.items()}
 
 
 @contextmanager

@@ -181,6 +181,7 @@ CALLS: Calls = {
     "scheduler.release": lambda p: {"claimed": p.ground.execution},
     "scheduler.start": lambda p: {"claimed": p.ground.execution},
     "scheduler.cancel": lambda p: {"execution_id": p.ground.execution.id},
+    "scheduler.delete": lambda p: {"task_id": p.rows.scheduled},
     "scheduler.get": lambda p: {"task_id": p.rows.scheduled},
     "scheduler.get_execution": lambda p: {"execution_id": p.ground.execution.id},
     "scheduler.history": lambda p: {"task_id": p.rows.scheduled},

@@ -92,12 +92,16 @@ CHANGES: dict[str, Any] = {
     "misfire_grace_seconds": 9,
     "max_catchup": 9,
     "overlap_policy": OverlapPolicy.SKIP,
+    "content": {"a": 1},
+    "queue": "night",
+    "priority": 5,
+    "dedupe_key": "one",
 }
 
 
 def test_no_argument_of_a_known_key_is_lost(scheduler: SchedulerRepository) -> None:
     parameters = inspect.signature(scheduler.create).parameters
-    assert set(CHANGES) == set(parameters) - {"name", "command", "schedule_key"}
+    assert set(CHANGES) == set(parameters) - {"name", "command", "intent", "schedule_key"}
     for name, value in CHANGES.items():
         given = {"schedule": "0 12 * * *", name: value}
         key = f"k-{name}"

@@ -118,7 +118,7 @@ SPECIMENS: Specimens = {
         "configuration": JSON,
     },
     "agents.set_status": lambda g: {"agent_id": g.agent, "status": "active"},
-    "scheduler.claim": lambda g: {"worker": "w"},
+    "scheduler.claim": lambda g: {"worker": "w", "commands": ["c"]},
     "scheduler.complete": lambda g: {"claimed": g.execution, "error_output": "e", "output": "o"},
     "scheduler.create": lambda g: {
         "name": "n",
@@ -126,6 +126,30 @@ SPECIMENS: Specimens = {
         "schedule": "* * * * *",
         "timezone": "UTC",
         "schedule_key": "new",
+    },
+    "scheduler.create, with an intent": lambda g: {
+        "name": "n",
+        "intent": "i",
+        "schedule_key": "new",
+        "content": JSON,
+        "queue": "q",
+        "dedupe_key": "k",
+    },
+    "scheduler.declare": lambda g: {
+        "owner": "o",
+        "schedules": [
+            {
+                "name": "n",
+                "schedule": "* * * * *",
+                "schedule_key": "new",
+                "timezone": "UTC",
+                "intent": "i",
+                "content": JSON,
+                "queue": "q",
+                "dedupe_key": "k",
+            },
+            {"name": "n", "schedule": "* * * * *", "schedule_key": "newer", "command": "c"},
+        ],
     },
     "scheduler.fail": lambda g: {"claimed": g.execution, "error": "e", "code": "c", "output": "o"},
     "scheduler.get_by_key": lambda g: {"schedule_key": "ground"},
@@ -137,6 +161,13 @@ SPECIMENS: Specimens = {
         "command": "c",
         "schedule": "* * * * *",
         "timezone": "UTC",
+    },
+    "scheduler.update, with an intent": lambda g: {
+        "task_id": g.scheduled,
+        "intent": "i",
+        "content": JSON,
+        "queue": "q",
+        "dedupe_key": "k",
     },
     "workflows.checkpoint": lambda g: {
         "claimed": g.run,

@@ -167,15 +167,8 @@ def test_what_cannot_be_stored_fails_its_own_task_alone(half: Half, db: Database
 
 
 def test_handlers_that_do_not_fit_the_worker_are_refused_in_words(db: Database) -> None:
-    async def unlike(task: ClaimedTask, lease: AsyncLease) -> None: ...
-
-    other = AsyncDatabase(db.url)
     with pytest.raises(ConfigurationError, match="there are no handlers"):
         Worker(db, {})
-    with pytest.raises(ConfigurationError, match="'X' is asynchronous; pass it to AsyncWorker"):
-        Worker(db, {"X": unlike})  # type: ignore[dict-item]
-    with pytest.raises(ConfigurationError, match="'X' is not asynchronous; pass it to Worker"):
-        AsyncWorker(other, {"X": nothing})  # type: ignore[dict-item]
     with pytest.raises(ConfigurationError, match="'X' is int; pass a function"):
         Worker(db, {"X": 7})  # type: ignore[dict-item]
     with pytest.raises(InvalidInputError, match="concurrency: expected 1 to 10,000, got 0"):

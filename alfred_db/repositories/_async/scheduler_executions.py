@@ -25,7 +25,14 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
 
     _leased = queries.EXECUTIONS
 
-    async def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:
+    async def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 1,
+        lease: float = 60.0,
+        commands: Sequence[str] | None = None,
+    ) -> Sequence[ClaimedExecution]:
         """Claim waiting executions, the longest waiting first.
 
         Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
@@ -35,6 +42,7 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
             worker: The name of the caller, shown to people.
             limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
+            commands: Only executions of tasks with these commands; None is all.
         """
         check_limit(limit)
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
@@ -43,7 +51,7 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
         rows = await self._leases.claim(
             limit,
             parameters["token"],
-            lambda number: self._rows(queries.claim(limit=number), parameters),
+            lambda number: self._rows(queries.claim(limit=number, commands=commands), parameters),
             queries.again,
         )
         return sorted(
@@ -116,6 +124,7 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
         code: str = HANDLER,
         exit_code: int | None = None,
         output: str | None = None,
+        retry: bool = True,
     ) -> ExecutionStatus:
         """End a failed attempt. Idempotent.
 
@@ -125,6 +134,7 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
             code: The kind of failure, in one word.
             exit_code: The exit code of the command, if it has exited.
             output: The standard output.
+            retry: False ends the execution at once.
 
         Returns:
             The new status: `pending` while retries are left, after the task's delay, otherwise `failed`;
@@ -134,7 +144,7 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
             LeaseLost: Another worker may own the execution: discard the work.
         """
         values = {"exit_code": exit_code, "output": output and plain_text(output)}
-        return await self._leases.fail(claimed, error, code, values)
+        return await self._leases.fail(claimed, error, code, values, retry=retry)
 
     async def cancel(self, execution_id: int) -> ExecutionStatus:
         """Cancel a waiting execution, or request the cancellation of a running one from its worker.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,27 +13,29 @@ from ... import cron
 from ...checks import check_limit
 from ...cron import Plan, Slot
 from ...errors import ConflictError, UnreadableRow
-from ...execution._async.base import AsyncRepository
 from ...execution._async.driver import driver_of
 from ...execution._async.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
+from ...queries import scheduler_enqueueing as enqueueing
 from ...values.scheduler import ScheduleProblem, SchedulerTick
+from .scheduler_base import AsyncSchedulerBase
 
 _Planned = list[tuple[ScheduledTask, Plan]]
 
 _Invalid = list[ScheduleProblem]
 
 
-class AsyncSchedulerTicks(AsyncRepository):
+class AsyncSchedulerTicks(AsyncSchedulerBase):
     """The methods of the scheduler's repository that create executions."""
 
     async def tick(self, *, limit: int = 100) -> SchedulerTick:
         """Create the executions of due slots, and move each task on to its next slot.
 
         Any number of schedulers may call it at the same time: each slot gets one execution. With an
-        `overlap_policy` that skips, a slot that is due while an execution is live is stored as `skipped`.
+        `overlap_policy` that skips, a slot that is due while an execution is live is stored as `skipped`. A slot of
+        a schedule with an `intent` enqueues its task in this transaction, and its execution is completed.
         Tasks whose schedule or time zone is invalid are reported in the result and do not count towards
         `limit`.
 
@@ -46,7 +49,10 @@ class AsyncSchedulerTicks(AsyncRepository):
         fresh, _ = await self._planned(queries.unscheduled, limit, invalid)
         planned = [*due, *fresh]
         created, overlapped = await self._create_executions(
-            [slot for _, plan in planned for slot in plan.slots]
+            [slot for task, plan in planned if task.intent is None for slot in plan.slots]
+        )
+        enqueued, late = await self._enqueue_slots(
+            [slot for task, plan in planned if task.intent is not None for slot in plan.slots], now
         )
         if planned:
             await self._rows(
@@ -59,23 +65,29 @@ class AsyncSchedulerTicks(AsyncRepository):
         return SchedulerTick(
             now=now,
             created=created,
-            skipped=overlapped + sum(plan.dropped for _, plan in planned),
+            enqueued=enqueued,
+            skipped=overlapped + late + sum(plan.dropped for _, plan in planned),
             invalid=invalid,
             full=limit in (len(due), len(fresh)),
         )
 
     async def trigger(self, task_id: int) -> ScheduledExecution:
-        """Create an execution for this moment, also of a paused task.
+        """Create an execution for this moment, or enqueue the task of the schedule; also while it is paused.
 
         Raises:
             NotFoundError: The task does not exist.
             ConflictError: Executions of the task must not overlap, and one is live.
         """
-        execution = await self._write(queries.trigger(task_id))
+        known = await self._first(queries.intent_of(task_id))
+        if known is None:
+            raise not_found("scheduled task", task_id)
+        execution: ScheduledExecution | None = None
+        if not known:
+            execution = await self._write(queries.trigger(task_id))
+        elif enqueued := await self._enqueue_now(task_id):
+            execution = await self._write(enqueueing.record(task_id, enqueued))
         if execution is not None:
             return execution
-        if await self._first(queries.get(task_id)) is None:
-            raise not_found("scheduled task", task_id)
         raise ConflictError(
             f"scheduled task {task_id}: an execution of it is live; wait for its end or cancel it"
         )
@@ -117,6 +129,22 @@ class AsyncSchedulerTicks(AsyncRepository):
             if len(rows) < asked:
                 break
         return plans, time
+
+    async def _enqueue_slots(
+        self, slots: Sequence[Slot], now: datetime | None
+    ) -> tuple[Sequence[uuid.UUID], int]:
+        """Store slots and enqueue their tasks; return the ids of the tasks, and the number of slots without one."""
+        if not slots:
+            return [], 0
+        # Skipped, until its task is enqueued: a slot that was stored before enqueues nothing.
+        stored = [replace(slot, exclusive=False, skipped_at=slot.skipped_at or now) for slot in slots]
+        rows = await self._rows(queries.create_executions(stored))
+        created = {(row[1], row[2]): row[0] for row in rows}
+        wanted = [
+            created[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in created
+        ]
+        enqueued = await self._enqueue(wanted) if wanted else []
+        return enqueued, len(wanted) - len(enqueued)
 
     async def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
         """Create the executions; return the ids of those to run, and the number of slots skipped for a live one."""

@@ -26,7 +26,14 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
 
     _leased = queries.EXECUTIONS
 
-    def claim(self, worker: str, *, limit: int = 1, lease: float = 60.0) -> Sequence[ClaimedExecution]:
+    def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 1,
+        lease: float = 60.0,
+        commands: Sequence[str] | None = None,
+    ) -> Sequence[ClaimedExecution]:
         """Claim waiting executions, the longest waiting first.
 
         Commit before running them, and extend the lease by a heartbeat about every `lease / 3` seconds.
@@ -36,6 +43,7 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
             worker: The name of the caller, shown to people.
             limit: The maximum number of executions, 1 to 1,000.
             lease: Seconds until the executions can be taken from the caller.
+            commands: Only executions of tasks with these commands; None is all.
         """
         check_limit(limit)
         parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
@@ -44,7 +52,7 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
         rows = self._leases.claim(
             limit,
             parameters["token"],
-            lambda number: self._rows(queries.claim(limit=number), parameters),
+            lambda number: self._rows(queries.claim(limit=number, commands=commands), parameters),
             queries.again,
         )
         return sorted(
@@ -117,6 +125,7 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
         code: str = HANDLER,
         exit_code: int | None = None,
         output: str | None = None,
+        retry: bool = True,
     ) -> ExecutionStatus:
         """End a failed attempt. Idempotent.
 
@@ -126,6 +135,7 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
             code: The kind of failure, in one word.
             exit_code: The exit code of the command, if it has exited.
             output: The standard output.
+            retry: False ends the execution at once.
 
         Returns:
             The new status: `pending` while retries are left, after the task's delay, otherwise `failed`;
@@ -135,7 +145,7 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
             LeaseLost: Another worker may own the execution: discard the work.
         """
         values = {"exit_code": exit_code, "output": output and plain_text(output)}
-        return self._leases.fail(claimed, error, code, values)
+        return self._leases.fail(claimed, error, code, values, retry=retry)
 
     def cancel(self, execution_id: int) -> ExecutionStatus:
         """Cancel a waiting execution, or request the cancellation of a running one from its worker.

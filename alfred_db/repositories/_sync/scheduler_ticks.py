@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,27 +14,29 @@ from ... import cron
 from ...checks import check_limit
 from ...cron import Plan, Slot
 from ...errors import ConflictError, UnreadableRow
-from ...execution._sync.base import Repository
 from ...execution._sync.driver import driver_of
 from ...execution._sync.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import ScheduledExecution, ScheduledTask
 from ...queries import scheduler as queries
+from ...queries import scheduler_enqueueing as enqueueing
 from ...values.scheduler import ScheduleProblem, SchedulerTick
+from .scheduler_base import SchedulerBase
 
 _Planned = list[tuple[ScheduledTask, Plan]]
 
 _Invalid = list[ScheduleProblem]
 
 
-class SchedulerTicks(Repository):
+class SchedulerTicks(SchedulerBase):
     """The methods of the scheduler's repository that create executions."""
 
     def tick(self, *, limit: int = 100) -> SchedulerTick:
         """Create the executions of due slots, and move each task on to its next slot.
 
         Any number of schedulers may call it at the same time: each slot gets one execution. With an
-        `overlap_policy` that skips, a slot that is due while an execution is live is stored as `skipped`.
+        `overlap_policy` that skips, a slot that is due while an execution is live is stored as `skipped`. A slot of
+        a schedule with an `intent` enqueues its task in this transaction, and its execution is completed.
         Tasks whose schedule or time zone is invalid are reported in the result and do not count towards
         `limit`.
 
@@ -47,7 +50,10 @@ class SchedulerTicks(Repository):
         fresh, _ = self._planned(queries.unscheduled, limit, invalid)
         planned = [*due, *fresh]
         created, overlapped = self._create_executions(
-            [slot for _, plan in planned for slot in plan.slots]
+            [slot for task, plan in planned if task.intent is None for slot in plan.slots]
+        )
+        enqueued, late = self._enqueue_slots(
+            [slot for task, plan in planned if task.intent is not None for slot in plan.slots], now
         )
         if planned:
             self._rows(
@@ -60,23 +66,29 @@ class SchedulerTicks(Repository):
         return SchedulerTick(
             now=now,
             created=created,
-            skipped=overlapped + sum(plan.dropped for _, plan in planned),
+            enqueued=enqueued,
+            skipped=overlapped + late + sum(plan.dropped for _, plan in planned),
             invalid=invalid,
             full=limit in (len(due), len(fresh)),
         )
 
     def trigger(self, task_id: int) -> ScheduledExecution:
-        """Create an execution for this moment, also of a paused task.
+        """Create an execution for this moment, or enqueue the task of the schedule; also while it is paused.
 
         Raises:
             NotFoundError: The task does not exist.
             ConflictError: Executions of the task must not overlap, and one is live.
         """
-        execution = self._write(queries.trigger(task_id))
+        known = self._first(queries.intent_of(task_id))
+        if known is None:
+            raise not_found("scheduled task", task_id)
+        execution: ScheduledExecution | None = None
+        if not known:
+            execution = self._write(queries.trigger(task_id))
+        elif enqueued := self._enqueue_now(task_id):
+            execution = self._write(enqueueing.record(task_id, enqueued))
         if execution is not None:
             return execution
-        if self._first(queries.get(task_id)) is None:
-            raise not_found("scheduled task", task_id)
         raise ConflictError(
             f"scheduled task {task_id}: an execution of it is live; wait for its end or cancel it"
         )
@@ -118,6 +130,22 @@ class SchedulerTicks(Repository):
             if len(rows) < asked:
                 break
         return plans, time
+
+    def _enqueue_slots(
+        self, slots: Sequence[Slot], now: datetime | None
+    ) -> tuple[Sequence[uuid.UUID], int]:
+        """Store slots and enqueue their tasks; return the ids of the tasks, and the number of slots without one."""
+        if not slots:
+            return [], 0
+        # Skipped, until its task is enqueued: a slot that was stored before enqueues nothing.
+        stored = [replace(slot, exclusive=False, skipped_at=slot.skipped_at or now) for slot in slots]
+        rows = self._rows(queries.create_executions(stored))
+        created = {(row[1], row[2]): row[0] for row in rows}
+        wanted = [
+            created[key] for slot in slots if slot.skipped_at is None and (key := _key(slot)) in created
+        ]
+        enqueued = self._enqueue(wanted) if wanted else []
+        return enqueued, len(wanted) - len(enqueued)
 
     def _create_executions(self, slots: Sequence[Slot]) -> tuple[Sequence[int], int]:
         """Create the executions; return the ids of those to run, and the number of slots skipped for a live one."""

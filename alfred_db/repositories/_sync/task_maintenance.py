@@ -73,11 +73,12 @@ class TaskMaintenance(Repository):
         return (self._rows(queries.purgeable(older_than, status=status, queue=queue)))[0][0]
 
     def queue_health(self) -> QueueHealth:
-        """Return the state of the queue: waiting, running and stuck tasks, and what holds back vacuum."""
+        """Return the state of the queue: waiting, running and stuck tasks, late schedules, and what delays vacuum."""
         name = table_name(self._session, table_of(Task))
         counts = (self._rows(queries.health(name)))[0]
         oldest = self._rows(queries.oldest_snapshot())
         snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
         overdue = (self._rows(queries.overdue_handlers()))[0]
-        values: list[Any] = [*counts, *snapshot, *overdue]
+        schedules = (self._rows(queries.schedules()))[0]
+        values: list[Any] = [*counts, *snapshot, *overdue, *schedules]
         return QueueHealth(*values)

@@ -35,4 +35,10 @@ EXAMPLES: dict[str, list[Call]] = {
     ],
     "advance": [call([4711, 4712], [SLOT, None], [SLOT, None])],
     "trigger": [call(4711)],
+    "intent_of": [call(4711)],
+    "declared": [call("owner-4711")],
+    "withdraw": [call("owner-4711", ["key-4711"])],
+    "hold": [call(4711)],
+    "delete": [call(4711)],
+    "unrun": [call(["command-4711"])],
 }

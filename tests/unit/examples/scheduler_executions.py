@@ -10,7 +10,10 @@ CURSOR = "WyIyMDQ3LTExLTA0IDA3OjExOjAwKzAwOjAwIl0="
 
 EXAMPLES: dict[str, list[Call]] = {
     "again": [call(uuid.UUID(int=4712), [4711])],
-    "claim": [call(limit=471)],
+    "claim": [call(limit=471), call(limit=471, commands=["command-4711"])],
+    "waiting": [call()],
+    "running": [call(4711)],
+    "clear": [call(4711, limit=471), call(4711, limit=None)],
     "start": [call()],
     "cancel": [call(4711)],
     "get": [call(4711)],

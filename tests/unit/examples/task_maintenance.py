@@ -16,4 +16,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "health": [call("table_4711")],
     "oldest_snapshot": [call()],
     "overdue_handlers": [call()],
+    "schedules": [call()],
 }
