@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, refuse_values
 
-revision = "alfred_0040_schedule_tasks"
-down_revision = "alfred_0039_task_waits"
+revision = "alfred_0041_schedule_tasks"
+down_revision = "alfred_0040_workflow_step_kinds"
 branch_labels = None
 depends_on = None
 
