@@ -39,6 +39,7 @@ COMMANDS = {
         "migrations",
         "Distribute the shared catalogs and the named tenants over the nodes of Citus.",
     ),
+    "drill": ("drill", "Dump the database, restore it into a new one, and compare what both answer."),
     "doctor": ("migrations", "Examine server, extensions and schema."),
     "downgrade": (
         "migrations",

@@ -29,6 +29,8 @@ EXAMPLES: Mapping[str, str] = {
     "tenants create": "alfred-db tenants create acme globex",
     "tenants list": "alfred-db tenants list --json",
     "tenants upgrade": "alfred-db tenants upgrade --all",
+    "tenants export": "alfred-db tenants export acme acme.dump",
+    "drill": "alfred-db drill",
     "tenants drop": "alfred-db tenants drop globex --yes",
     "quickstart": "alfred-db quickstart",
     "erd": "alfred-db erd memories > memories.mmd",

@@ -106,6 +106,19 @@ def upgrade(
 
 @tenants.command()
 @click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False))
+@migration_url_option
+def export(name: str, file: str, url: str | None) -> None:
+    """Dump a tenant with the catalogs that it shares into FILE, for pg_restore into an empty database.
+
+    The dump has no rows of other tenants, and none of `auth` and `storage`.
+    """
+    size = Tenants(migration_url(url)).export(name, file)
+    click.echo(f"wrote {file}: {size:,} bytes")
+
+
+@tenants.command()
+@click.argument("name")
 @migration_url_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def drop(name: str, url: str | None, yes: bool) -> None:

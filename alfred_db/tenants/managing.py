@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL
@@ -16,6 +17,7 @@ from ..engine.pool import passing_engine
 from ..errors import InvalidInputError, SchemaOutdatedError, translated
 from ..migrate import grants
 from .catalog import Tenant, list_tenants, tenant_missing
+from .dumping import dump
 from .upgrading import MAX_PARALLEL, Progress, TenantReport, upgrade_each
 
 __all__ = ["AsyncTenants", "Tenants"]
@@ -144,6 +146,23 @@ class Tenants:
             self._url, wanted, at_head=at_head, parallel=parallel, triggers=triggers, progress=progress
         )
 
+    def export(self, name: str, file: str | Path) -> int:
+        """Dump a tenant with the catalogs that it shares, for `pg_restore` into an empty database; needs pg_dump.
+
+        The dump has no rows of other tenants, and none of `auth` and `storage`.
+
+        Returns:
+            The number of bytes.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a tenant, or pg_dump is not installed.
+            NotFoundError: There is no such tenant.
+        """
+        self.get(name)
+        with translated():
+            dump(self._url, Path(file), schema=name)
+        return Path(file).stat().st_size
+
     def drop(self, name: str) -> None:
         """Drop a tenant with all its rows, and its schema unless something else is in it. Roles stay.
 
@@ -216,6 +235,10 @@ class AsyncTenants:
         return await asyncio.to_thread(
             self._tenants.upgrade, names, parallel=parallel, triggers=triggers, progress=progress
         )
+
+    async def export(self, name: str, file: str | Path) -> int:
+        """Dump a tenant with the catalogs that it shares; see `Tenants.export`."""
+        return await asyncio.to_thread(self._tenants.export, name, file)
 
     async def drop(self, name: str) -> None:
         """Drop a tenant with all its rows; see `Tenants.drop`."""
