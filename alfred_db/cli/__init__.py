@@ -9,6 +9,7 @@ import logging
 from collections import UserDict
 from collections.abc import Iterator
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -31,7 +32,7 @@ COMMANDS = {
         "quickstart",
         "Store documents, answer a question by a task, and remember it, to see that everything works.",
     ),
-    "adopt": ("adopt", "Move the rows of a platform's database into the schema of alfred-db."),
+    "adopt": ("adopt", "Move the rows of a platform's database into the library's schema."),
     "catalog": ("catalog", "The catalogs that all tenants share: the broker's, and the model registry."),
     "check": ("migrations", "Fail when Alembic would generate a revision from the models."),
     "current": ("migrations", "Print the revision that the database is at."),
@@ -45,8 +46,10 @@ COMMANDS = {
         "migrations",
         "Downgrade the database to REVISION; `base` removes all tables of alfred-db.",
     ),
+    "export": ("transfer", "Export tables to FOLDER; continue an export that was interrupted."),
     "grants": ("grants", "Rights of roles: what each kind needs, as SQL; applying it; and checking it."),
     "history": ("migrations", "List all revisions, oldest first."),
+    "import": ("transfer", "Import the tables of an export; continue an import that was interrupted."),
     "indexes": ("indexes", "Indexes of fields in JSON columns: list, add and drop them."),
     "init": (
         "migrations",
@@ -119,7 +122,8 @@ class _Imported(UserDict[str, click.Command]):
         if name not in COMMANDS:
             return self.data[name]
         module, _ = COMMANDS[name]
-        found: click.Command = getattr(import_module(f".{module}", __name__), name)
+        loaded = import_module(f".{module}", __name__)
+        found: click.Command = getattr(loaded, f"{name}_" if iskeyword(name) else name)
         return with_examples(name, found)
 
 

@@ -47,7 +47,7 @@ def adopt(
     batch: int,
     as_json: bool,
 ) -> None:
-    r"""Move the rows of a platform's database into the schema of alfred-db.
+    """Move the rows of a platform's database into the library's schema.
 
     Tables of the platform in the same database are moved to the schema `legacy`, then the schema of alfred-db is
     created, and the rows are copied. A run that was interrupted is continued by the next one. Stop what writes first.

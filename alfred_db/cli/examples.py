@@ -66,6 +66,8 @@ EXAMPLES: Mapping[str, str] = {
     "schedule trigger": "alfred-db schedule trigger report",
     "schedule history": "alfred-db schedule history report",
     "schedule delete": "alfred-db schedule delete report",
+    "export": "alfred-db export dump --table tasks --table documents",
+    "import": "alfred-db import dump",
     "worker": "alfred-db worker --app tasks:handlers --drain",
     "spaces reembed": "alfred-db spaces reembed e5-small --kind documents --model e5-small --dimensions 384 --embedder embedding:embed",
     "spaces status": "alfred-db spaces status",

@@ -13,7 +13,17 @@ from ..checks import kind
 from ..errors import InvalidInputError
 from ..vectors.formats import Matrix
 
-__all__ = ["MAX_FILE", "MAX_LINE", "binary_lines", "json_object", "limited", "matrix", "numbered", "utf8"]
+__all__ = [
+    "MAX_FILE",
+    "MAX_LINE",
+    "binary_lines",
+    "json_object",
+    "limited",
+    "matrix",
+    "npy_header",
+    "numbered",
+    "utf8",
+]
 
 MAX_LINE = 32 << 20
 """Maximum bytes of a line of JSON lines: about 1,500 points of 1,536 dimensions."""
@@ -120,6 +130,22 @@ def matrix(path: Path) -> Matrix:
             f"{path}: expected floats in two dimensions, a vector a row, got {array.dtype} of shape {array.shape}"
         )
     return array
+
+
+NPY_HEADER = 128
+"""Bytes before the vectors of a .npy file; fixed, because their number is known only at the end."""
+
+
+def npy_header(rows: int, dimensions: int, *, half: bool = False) -> bytes:
+    """Return the header of a .npy file with a fixed length; that of numpy depends on the number of rows."""
+    kind = "<f2" if half else "<f4"
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {dimensions}), }}"
+    return (
+        b"\x93NUMPY\x01\x00"
+        + (NPY_HEADER - 10).to_bytes(2, "little")
+        + header.ljust(NPY_HEADER - 11).encode()
+        + b"\n"
+    )
 
 
 def _too_long(where: str) -> str:

@@ -20,7 +20,7 @@ from ..checks import json_text, kind
 from ..errors import InvalidInputError, shown
 from ..values.knowledge import is_array, is_object
 from ..vectors.formats import Embedding
-from .files import binary_lines, json_object, limited, matrix, numbered
+from .files import binary_lines, json_object, limited, matrix, npy_header, numbered
 
 __all__ = ["ExportWriter", "batches", "read_export", "read_qdrant"]
 
@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 FORMAT = 1
 COLLECTION, POINTS, VECTORS = "collection.json", "points.jsonl", "vectors.npy"
-HEADER = 128
-"""Bytes before the vectors; fixed, because the number of vectors is known only at the end."""
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -64,7 +62,7 @@ class ExportWriter:
         self._dimensions = dimensions
         self._points = (self._folder / POINTS).open("w", encoding="utf-8", newline="\n")
         self._vectors = (self._folder / VECTORS).open("wb")
-        self._vectors.write(_header(0, dimensions))
+        self._vectors.write(npy_header(0, dimensions))
         self.points = self.vectors = 0
 
     def add(self, rows: Iterable[tuple[str, Mapping[str, Any], Embedding | None]]) -> None:
@@ -81,7 +79,7 @@ class ExportWriter:
     def finish(self, collection: Mapping[str, Any]) -> None:
         """Write the description of the collection, which completes the export."""
         self._vectors.seek(0)
-        self._vectors.write(_header(self.vectors, self._dimensions))
+        self._vectors.write(npy_header(self.vectors, self._dimensions))
         self.close()
         document = {"format": FORMAT, "points": self.points, "vectors": self.vectors, **collection}
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
@@ -98,17 +96,6 @@ class ExportWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _header(rows: int, dimensions: int) -> bytes:
-    """Return the header of a .npy file with a fixed length; that of numpy depends on the number of rows."""
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimensions}), }}"
-    return (
-        b"\x93NUMPY\x01\x00"
-        + (HEADER - 10).to_bytes(2, "little")
-        + header.ljust(HEADER - 11).encode()
-        + b"\n"
-    )
 
 
 def read_export(folder: str | Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:

@@ -63,7 +63,8 @@ class Driver:
         return found
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """Return a context manager for one transaction."""
+        """Return a context manager for one transaction, which ends the one that reading has begun."""
+        self._connection.rollback()
         found: AbstractContextManager[Any] = self._connection.transaction()
         return found
 
