@@ -45,7 +45,7 @@ from .engine.replicas import (
 from .engine.session import AloneSession, AutocommitSession, DirectSession
 from .engine.unit import AsyncBegun, Begun
 from .engine.unit import close as close_session
-from .errors import translated
+from .errors import DatabaseUnavailable, SchemaOutdatedError, translated
 from .sql import schema_translate_map
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ class Database(InChunks["UnitOfWork"]):
         self._root: Database | None = None
         self._opened: dict[str, Database] = {}
         self._find_first: Callable[[], None] | None = None
+        self._options = (pooler, pool_size, application_name, notify, read_only)
+        self._servers: dict[URL, Database] = {}
         self._make_sessions()
 
     def _make_sessions(self) -> None:
@@ -199,11 +201,19 @@ class Database(InChunks["UnitOfWork"]):
         return Tenants(self.url, self._opened)
 
     def _find(self) -> None:
-        """Check that the tenant exists, once."""
-        from .tenants import require_tenant
+        """Find the server of the tenant, and check that the tenant exists; once."""
+        from .tenants import require_tenant, server_of
 
+        root, tenant = self._root or self, str(self.schema)
+        with translated(), root._units() as session:
+            url = server_of(session, tenant, root.url)
+        if url is None:
+            self._use(root)
+        else:
+            # Two threads may make one; the one that is not kept has opened no connection.
+            self._use(root._servers.get(url) or root._servers.setdefault(url, root._beside(url)))
         with translated(), self._units() as session:
-            require_tenant(session, str(self.schema))
+            require_tenant(session, tenant)
         self._find_first = None
 
     @property
@@ -213,6 +223,45 @@ class Database(InChunks["UnitOfWork"]):
         It holds no connection between them.
         """
         return self._alone
+
+    def _beside(self, url: URL) -> Database:
+        """Make the database of another server, as this one is made."""
+        pooler, size, name, notify, read_only = self._options
+        return Database(
+            url, pooler=pooler, pool_size=size, application_name=name, notify=notify, read_only=read_only
+        )
+
+    def _use(self, server: Database) -> None:
+        """Go on with the pool of this server."""
+        if self.url == server.url:
+            return
+        self.url, self._kept, self._notifier = server.url, server._kept, server._notifier
+        options = {"schema_translate_map": schema_translate_map(self.schema)}
+        self.engine = server.engine.execution_options(**options)
+        self._replicas, replica = server._replicas, server._replica_engine
+        self._replica_engine = None if replica is None else replica.execution_options(**options)
+        _forget(self)
+        self._make_sessions()
+
+    def _find_units(self) -> Session:
+        self._find()
+        return self._units()
+
+    def _find_autocommit(self) -> Session:
+        self._find()
+        return self._autocommit()
+
+    def _lost(self, error: BaseException) -> None:
+        """Find the server again after a unit of work whose tables were not found: the tenant may have been moved.
+
+        Raises:
+            DatabaseUnavailable: The tenant is on another server now; the next unit of work is there.
+        """
+        if isinstance(error, SchemaOutdatedError):
+            before = self.url
+            self._find()
+            if self.url != before:
+                raise _moved(self.schema) from error
 
     @cached_property
     def cache(self) -> CacheRepository:
@@ -237,7 +286,10 @@ class Database(InChunks["UnitOfWork"]):
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return Begun(self._units(), self.unit_of_work, self._find_first)
+        if self._root is None:
+            return Begun(self._units(), self.unit_of_work)
+        first = None if self._find_first is None else self._find_units
+        return Begun(self._units(), self.unit_of_work, first, self._lost)
 
     def read(
         self, *, after: str | None = None, max_lag: float | None = None
@@ -263,10 +315,13 @@ class Database(InChunks["UnitOfWork"]):
         session, position = self._reads(), wal_position(after)
         lag = allowed_lag(max_lag, self._max_lag)
 
-        def first() -> None:
+        def first() -> Session:
+            chosen = session
             if self._find_first is not None:
                 self._find_first()
-            prepare(session, self._replicas, self._replica_engine, position, lag)
+                chosen = self._reads()
+            prepare(chosen, self._replicas, self._replica_engine, position, lag)
+            return chosen
 
         return Begun(session, reading(self.unit_of_work, self._replicas), first)
 
@@ -285,7 +340,10 @@ class Database(InChunks["UnitOfWork"]):
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return Begun(self._autocommit(), self.unit_of_work, self._find_first)
+        if self._root is None:
+            return Begun(self._autocommit(), self.unit_of_work)
+        first = None if self._find_first is None else self._find_autocommit
+        return Begun(self._autocommit(), self.unit_of_work, first, self._lost)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
@@ -340,6 +398,8 @@ class Database(InChunks["UnitOfWork"]):
         """Close the pooled connections; does nothing for a tenant that `tenant` returned."""
         if self._root is not None:
             return
+        for server in self._servers.values():
+            server.close()
         if self._notifier is not None:
             self._notifier.close()
         if self._replica_engine is not None:
@@ -403,6 +463,8 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         self._root: AsyncDatabase | None = None
         self._opened: dict[str, AsyncDatabase] = {}
         self._find_first: Callable[[], Awaitable[None]] | None = None
+        self._options = (pooler, pool_size, application_name, notify, read_only)
+        self._servers: dict[URL, AsyncDatabase] = {}
         self._make_sessions()
 
     def _make_sessions(self) -> None:
@@ -471,12 +533,20 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         return AsyncTenants(self.url, self._opened)
 
     async def _find(self) -> None:
-        """Check that the tenant exists, once."""
-        from .tenants import require_tenant
+        """Find the server of the tenant, and check that the tenant exists; once."""
+        from .tenants import require_tenant, server_of
 
+        root, tenant = self._root or self, str(self.schema)
+        with translated():
+            async with root._units() as session:
+                url = await session.run_sync(server_of, tenant, root.url)
+        if url is None:
+            self._use(root)
+        else:
+            self._use(root._servers.get(url) or root._servers.setdefault(url, root._beside(url)))
         with translated():
             async with self._units() as session:
-                await session.run_sync(require_tenant, str(self.schema))
+                await session.run_sync(require_tenant, tenant)
         self._find_first = None
 
     @property
@@ -486,6 +556,45 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         It holds no connection between them.
         """
         return self._alone
+
+    def _beside(self, url: URL) -> AsyncDatabase:
+        """Make the database of another server, as this one is made."""
+        pooler, size, name, notify, read_only = self._options
+        return AsyncDatabase(
+            url, pooler=pooler, pool_size=size, application_name=name, notify=notify, read_only=read_only
+        )
+
+    def _use(self, server: AsyncDatabase) -> None:
+        """Go on with the pool of this server."""
+        if self.url == server.url:
+            return
+        self.url, self._kept, self._notifier = server.url, server._kept, server._notifier
+        options = {"schema_translate_map": schema_translate_map(self.schema)}
+        self.engine = server.engine.execution_options(**options)
+        self._replicas, replica = server._replicas, server._replica_engine
+        self._replica_engine = None if replica is None else replica.execution_options(**options)
+        _forget(self)
+        self._make_sessions()
+
+    async def _find_units(self) -> AsyncSession:
+        await self._find()
+        return self._units()
+
+    async def _find_autocommit(self) -> AsyncSession:
+        await self._find()
+        return self._autocommit()
+
+    async def _lost(self, error: BaseException) -> None:
+        """Find the server again after a unit of work whose tables were not found: the tenant may have been moved.
+
+        Raises:
+            DatabaseUnavailable: The tenant is on another server now; the next unit of work is there.
+        """
+        if isinstance(error, SchemaOutdatedError):
+            before = self.url
+            await self._find()
+            if self.url != before:
+                raise _moved(self.schema) from error
 
     @cached_property
     def cache(self) -> AsyncCacheRepository:
@@ -510,7 +619,10 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
-        return AsyncBegun(self._units(), self.unit_of_work, self._find_first)
+        if self._root is None:
+            return AsyncBegun(self._units(), self.unit_of_work)
+        first = None if self._find_first is None else self._find_units
+        return AsyncBegun(self._units(), self.unit_of_work, first, self._lost)
 
     def read(
         self, *, after: str | None = None, max_lag: float | None = None
@@ -526,12 +638,14 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         """
         session, position = self._reads(), wal_position(after)
         lag = allowed_lag(max_lag, self._max_lag)
-        engine = None if self._replica_engine is None else self._replica_engine.sync_engine
-
-        async def first() -> None:
+        async def first() -> AsyncSession:
+            chosen = session
             if self._find_first is not None:
                 await self._find_first()
-            await session.run_sync(prepare, self._replicas, engine, position, lag)
+                chosen = self._reads()
+            engine = None if self._replica_engine is None else self._replica_engine.sync_engine
+            await chosen.run_sync(prepare, self._replicas, engine, position, lag)
+            return chosen
 
         return AsyncBegun(session, reading(self.unit_of_work, self._replicas), first)
 
@@ -550,7 +664,10 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         COMMIT would be two more round trips. Nothing is rolled back after an exception. Workers are notified of
         tasks that were enqueued when the context ends.
         """
-        return AsyncBegun(self._autocommit(), self.unit_of_work, self._find_first)
+        if self._root is None:
+            return AsyncBegun(self._autocommit(), self.unit_of_work)
+        first = None if self._find_first is None else self._find_autocommit
+        return AsyncBegun(self._autocommit(), self.unit_of_work, first, self._lost)
 
     def listen(
         self, *, queues: Collection[str] | None = None, intents: Collection[str] | None = None
@@ -605,6 +722,8 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         """Close the pooled connections; does nothing for a tenant that `tenant` returned."""
         if self._root is not None:
             return
+        for server in self._servers.values():
+            await server.close()
         if self._notifier is not None:
             await asyncio.to_thread(self._notifier.close)
         if self._replica_engine is not None:
@@ -632,6 +751,12 @@ def _forget(copied: Database | AsyncDatabase) -> None:
     """Take from the copy of a database, which becomes one of its tenants, what belongs to the database."""
     for name in ("cache", "web_sessions", "rate_limits"):
         vars(copied).pop(name, None)
+
+
+def _moved(tenant: str | None) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"tenant {tenant!r}: it has been moved to another server; run the transaction again", retryable=True
+    )
 
 
 def _migration_url(url: URL) -> str | URL:

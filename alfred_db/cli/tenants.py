@@ -140,6 +140,49 @@ def drop(name: str, url: str | None, yes: bool) -> None:
     click.echo(f"dropped {name}")
 
 
+@tenants.command()
+@click.argument("name")
+@migration_url_option
+@click.option("--to", "target", metavar="URL", help="The other database, as a superuser.")
+@click.option("--source-address", metavar="URL", help="The URL at which the other server reaches this one.")
+@click.option("--timeout", default=3600.0, show_default=True, help="The most seconds for the copy.")
+@click.option("--pause", default=3.0, show_default=True, help="The most seconds in which writes wait.")
+@click.option("--drop", "dropping", is_flag=True, help="Drop the old rows after the switch.")
+@click.option("--abort", "aborting", is_flag=True, help="Undo a move that has not switched.")
+def move(
+    name: str,
+    url: str | None,
+    target: str | None,
+    source_address: str | None,
+    timeout: float,
+    pause: float,
+    dropping: bool,
+    aborting: bool,
+) -> None:
+    """Move a tenant to another server, while it is written; run it again after it was stopped.
+
+    Example: alfred-db tenants move acme --to postgresql://postgres@db-2/platform
+    """
+    found = Tenants(migration_url(url))
+    if aborting:
+        found.abort_move(name)
+        click.echo(f"{name} stays where it is")
+        return
+    if target is None:
+        raise click.UsageError("pass --to URL, or --abort")
+    report = found.move(
+        name,
+        target,
+        source_address=source_address,
+        timeout=timeout,
+        longest_pause=pause,
+        drop=dropping,
+        progress=lambda stage: click.echo(stage, err=True),
+    )
+    kept = "" if report.kept is None else f"; the old rows are in the schema {report.kept}"
+    click.echo(f"{name} is on {report.server}; writes waited for {report.pause:.2f} s{kept}")
+
+
 def _show(outcome: TenantOutcome) -> None:
     done = f"failed: {outcome.error}" if outcome.error else "done" if outcome.changed else "nothing to do"
     click.echo(f"[{outcome.number}/{outcome.total}] {outcome.name}: {done}")

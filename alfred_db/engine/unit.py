@@ -25,18 +25,23 @@ class Begun(Generic[U]):
     It is a class because a generator would take a third of the time that the library adds to a transaction.
     """
 
-    __slots__ = ("_first", "_session", "_unit")
+    __slots__ = ("_first", "_lost", "_session", "_unit")
 
     def __init__(
-        self, session: Session, unit: Callable[[Session], U], first: Callable[[], None] | None = None
+        self,
+        session: Session,
+        unit: Callable[[Session], U],
+        first: Callable[[], Session] | None = None,
+        lost: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._session = session
         self._unit = unit
         self._first = first
+        self._lost = lost
 
     def __enter__(self) -> U:
         if self._first is not None:
-            self._first()
+            self._session = self._first()  # the tenant may be on another server
         return self._unit(self._session)
 
     def __exit__(
@@ -48,33 +53,39 @@ class Begun(Generic[U]):
                     self._session.commit()
             finally:
                 self._session.close()
+                if error is not None and self._lost is not None:
+                    self._lost(error)
 
 
 class AsyncBegun(Generic[U]):
     """The context manager of one transaction for asyncio."""
 
-    __slots__ = ("_first", "_session", "_unit")
+    __slots__ = ("_first", "_lost", "_session", "_unit")
 
     def __init__(
         self,
         session: AsyncSession,
         unit: Callable[[AsyncSession], U],
-        first: Callable[[], Awaitable[None]] | None = None,
+        first: Callable[[], Awaitable[AsyncSession]] | None = None,
+        lost: Callable[[BaseException], Awaitable[None]] | None = None,
     ) -> None:
         self._session = session
         self._unit = unit
         self._first = first
+        self._lost = lost
 
     async def __aenter__(self) -> U:
         if self._first is not None:
-            await self._first()
+            self._session = await self._first()  # the tenant may be on another server
         return self._unit(self._session)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        if error is not None:
             await close(self._session)
+            if self._lost is not None:
+                await self._lost(error)
             return
         try:
             with translated():

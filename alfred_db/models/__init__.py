@@ -29,6 +29,7 @@ from .queues import Queue
 from .rag import RagQuery, RagQueryDocument, RagSession
 from .rate_limits import RateLimitState
 from .scheduler import ExecutionStatus, MisfirePolicy, OverlapPolicy, ScheduledExecution, ScheduledTask
+from .servers import TenantMove, TenantServer
 from .spaces import (
     DocumentEmbedding,
     EmbeddingSpace,
@@ -127,6 +128,8 @@ __all__ = [
     "TaskProgress",
     "TaskResult",
     "TaskStatus",
+    "TenantMove",
+    "TenantServer",
     "TestCase",
     "TestCaseStatus",
     "TestResult",

@@ -9,7 +9,16 @@ db.tenants.drop("acme")
 from __future__ import annotations
 
 from .catalog import Tenant, require_tenant
+from .directory import server_of
 from .managing import AsyncTenants, Tenants
 from .upgrading import TenantOutcome, TenantReport
 
-__all__ = ["AsyncTenants", "Tenant", "TenantOutcome", "TenantReport", "Tenants", "require_tenant"]
+__all__ = [
+    "AsyncTenants",
+    "Tenant",
+    "TenantOutcome",
+    "TenantReport",
+    "Tenants",
+    "require_tenant",
+    "server_of",
+]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
@@ -19,6 +19,9 @@ from ..migrate import grants
 from .catalog import Tenant, list_tenants, tenant_missing
 from .dumping import dump
 from .upgrading import MAX_PARALLEL, Progress, TenantReport, upgrade_each
+
+if TYPE_CHECKING:
+    from .moving import MoveReport
 
 __all__ = ["AsyncTenants", "Tenants"]
 
@@ -177,6 +180,61 @@ class Tenants:
         migrate.downgrade(self._url, "base", schema=name, allow_data_loss=True)
         self._opened.pop(name, None)
 
+    def move(
+        self,
+        name: str,
+        to: str | URL,
+        *,
+        source_address: str | URL | None = None,
+        timeout: float = 3600.0,
+        longest_pause: float = 3.0,
+        drop: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> MoveReport:
+        """Move a tenant to another server, while it is written. Repeat it after it was killed, and it goes on.
+
+        Its rows are copied and followed by logical replication; then writes wait until the rest has arrived, and go on
+        there. `Database.tenant` follows: a unit of work that the switch interrupts raises `DatabaseUnavailable`, which is
+        retryable. Nothing acknowledged is lost. The cache and the rate limits arrive empty.
+
+        Args:
+            name: The name of the tenant.
+            to: The other database, as a superuser. It is upgraded, and gets the shared catalogs if it has none.
+            source_address: The URL at which the other server reaches this one, if it is not the same.
+            timeout: The most seconds for the copy.
+            longest_pause: The most seconds in which writes wait; if the rest does not arrive in it, they go on here.
+            drop: Drop the old rows; otherwise they are kept in a schema that nothing uses.
+            progress: Called with each stage, in words.
+
+        Raises:
+            NotFoundError: There is no such tenant, or the target lacks a role that has rights on it.
+            ConfigurationError: The server has no logical replication. Nothing has been done.
+            ConflictError: The target has a tenant of this name, or tables were created meanwhile.
+            DatabaseUnavailable: It took too long; run it again.
+        """
+        from .moving import move
+
+        return move(
+            self._url,
+            name,
+            to,
+            source_address=source_address,
+            timeout=timeout,
+            longest_pause=longest_pause,
+            drop=drop,
+            progress=progress,
+        )
+
+    def abort_move(self, name: str) -> None:
+        """Undo a move that has not switched; the tenant has been used here all the time.
+
+        Raises:
+            InvalidTransition: The tenant is not being moved, or the switch is done.
+        """
+        from .moving import abort
+
+        abort(self._url, name)
+
     @property
     def _url(self) -> URL:
         return migration_url(os.environ.get("ALFRED_DB_MIGRATION_URL") or self._given)
@@ -243,6 +301,33 @@ class AsyncTenants:
     async def drop(self, name: str) -> None:
         """Drop a tenant with all its rows; see `Tenants.drop`."""
         await asyncio.to_thread(self._tenants.drop, name)
+
+    async def move(
+        self,
+        name: str,
+        to: str | URL,
+        *,
+        source_address: str | URL | None = None,
+        timeout: float = 3600.0,
+        longest_pause: float = 3.0,
+        drop: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> MoveReport:
+        """Move a tenant to another server; see `Tenants.move`."""
+        return await asyncio.to_thread(
+            self._tenants.move,
+            name,
+            to,
+            source_address=source_address,
+            timeout=timeout,
+            longest_pause=longest_pause,
+            drop=drop,
+            progress=progress,
+        )
+
+    async def abort_move(self, name: str) -> None:
+        """Undo a move that has not switched; see `Tenants.abort_move`."""
+        await asyncio.to_thread(self._tenants.abort_move, name)
 
 
 def _wanted(names: Collection[str], parallel: int) -> Sequence[str]:

@@ -1,0 +1,32 @@
+"""A directory of the tenants that are on other servers.
+
+Lock impact: none on tables that exist; only a new one is made.
+"""
+
+from __future__ import annotations
+
+from alfred_db.migrate.operations_v1 import ddl, drop_tables, shared
+
+revision = "alfred_0037_servers"
+down_revision = "alfred_0036_log_without_key"
+branch_labels = None
+depends_on = None
+
+
+@shared
+def upgrade() -> None:
+    ddl("""
+        CREATE TABLE extensions.alfred_db_servers (
+            tenant TEXT NOT NULL,
+            url TEXT NOT NULL,
+            state TEXT NOT NULL,
+            changed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+            CONSTRAINT pk_alfred_db_servers PRIMARY KEY (tenant),
+            CONSTRAINT ck_alfred_db_servers_state CHECK (state IN ('moving', 'moved'))
+        )
+    """)
+
+
+@shared
+def downgrade() -> None:
+    drop_tables("extensions.alfred_db_servers")

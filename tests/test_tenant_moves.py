@@ -1,0 +1,309 @@
+"""Moves of a tenant between two servers, while it is written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from servers import running
+from sqlalchemy import URL, NullPool, create_engine, text
+
+from alfred_db import (
+    AlfredDBError,
+    AsyncDatabase,
+    ConfigurationError,
+    ConflictError,
+    Database,
+    DatabaseUnavailable,
+    InvalidTransition,
+    NotFoundError,
+    migrate,
+)
+from alfred_db.cli import main
+from alfred_db.config import parse_url
+from alfred_db.embedded import system
+from alfred_db.tenants import moving
+
+LOGICAL = "wal_level=logical -c max_wal_senders=10 -c max_replication_slots=10"
+WRITERS = 4
+
+
+@pytest.fixture(scope="module")
+def servers_apart() -> Iterator[tuple[URL, URL]]:
+    with (
+        running(system.binaries(), setting=LOGICAL) as one,
+        running(system.binaries(), setting=LOGICAL) as two,
+    ):
+        first, second = parse_url(one), parse_url(two)
+        execute(first, "CREATE DATABASE template")
+        migrate.upgrade(first.set(database="template"))
+        execute(second, "CREATE DATABASE template")
+        migrate.upgrade(second.set(database="template"))
+        yield first, second
+
+
+@pytest.fixture
+def ends(servers_apart: tuple[URL, URL], request: pytest.FixtureRequest) -> tuple[URL, URL]:
+    """A database with the tenant `acme`, and one on another server without it."""
+    name = f"move_{abs(hash(request.node.name)) % 10**9}"
+    for server in servers_apart:
+        execute(server, f"CREATE DATABASE {name} TEMPLATE template STRATEGY FILE_COPY")
+    first, second = (server.set(database=name) for server in servers_apart)
+    migrate.upgrade(first, schema="acme")
+    return first, second
+
+
+def execute(url: URL, *statements: str) -> None:
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        for statement in statements:
+            driver.execute(statement)
+
+
+def ask(url: URL, sql: str) -> Any:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        return connection.scalar(text(sql))
+
+
+def wal_senders(url: URL) -> int:
+    return int(ask(url, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"))
+
+
+def rest(tenant: Database) -> list[str]:
+    """Read the events that are left; the first unit of work after a move is run again."""
+    read: list[str] = []
+    while True:
+        try:
+            with tenant.begin() as uow:
+                events = uow.events.read("reader", limit=1000)
+        except DatabaseUnavailable:
+            continue
+        if not events:
+            return read
+        read += [event.payload["key"] for event in events]
+
+
+class Writer(threading.Thread):
+    """Writes tasks, documents and events into a tenant until it is stopped, and runs again what is retryable."""
+
+    def __init__(self, url: URL, number: int) -> None:
+        super().__init__(daemon=True)
+        self.url, self.number = url, number
+        self.acknowledged: list[str] = []
+        self.errors: list[BaseException] = []
+        self.longest = 0.0
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        with Database(self.url) as db:
+            tenant, last = db.tenant("acme"), time.monotonic()
+            for number in range(10**6):
+                if self.ending.is_set():
+                    return
+                key = f"{self.number}-{number}"
+                while True:
+                    try:
+                        with tenant.begin() as uow:
+                            uow.tasks.enqueue("MOVED", {"key": key}, task_id=key)
+                            uow.events.publish("moved", {"key": key})
+                        break
+                    except AlfredDBError as error:
+                        if not error.retryable:
+                            self.errors.append(error)
+                            return
+                self.acknowledged.append(key)
+                self.longest = max(self.longest, time.monotonic() - last)
+                last = time.monotonic()
+
+
+def test_a_tenant_moves_under_writers_and_nothing_acknowledged_is_lost(ends: tuple[URL, URL]) -> None:
+    first, second = ends
+    with Database(first) as db:
+        with db.tenant("acme").begin() as uow:
+            uow.events.subscribe("reader", ["moved"])
+            uow.documents.add_many([{"content": "text", "embedding": [1.0] * 384}])
+            uow.cache.set("key", b"value")
+        writers = [Writer(first, number) for number in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        read: list[str] = []
+        with db.tenant("acme").begin() as uow:
+            read += [event.payload["key"] for event in uow.events.read("reader")]
+        report = db.tenants.move("acme", second)
+        time.sleep(0.3)
+        for writer in writers:
+            writer.ending.set()
+        for writer in writers:
+            writer.join(30)
+        assert [writer.errors for writer in writers] == [[]] * WRITERS
+        acknowledged = {key for writer in writers for key in writer.acknowledged}
+        assert report.pause <= 3
+        with Database(second, schema="acme") as there, there.begin() as uow:
+            there.verify()
+            keys = set(uow.session.scalars(text("SELECT task_id FROM acme.tasks")))
+            assert acknowledged <= keys
+            assert uow.documents.list().items[0].content == "text"
+            assert uow.cache.get("key") is None
+        tenant = db.tenant("acme")
+        read += rest(tenant)
+        assert acknowledged <= set(read)
+        assert len(acknowledged) > 20
+    assert [wal_senders(url) for url in ends] == [0, 0]
+    assert ask(first, "SELECT url IS NOT NULL AND state = 'moved' FROM extensions.alfred_db_servers")
+    assert ask(first, "SELECT to_regnamespace('acme')") is None
+
+
+async def test_an_async_database_follows_a_move_there_and_back(ends: tuple[URL, URL]) -> None:
+    first, second = ends
+    async with AsyncDatabase(first) as db:
+        tenant = db.tenant("acme")
+        async with tenant.begin() as uow:
+            await uow.tasks.enqueue("MOVED", {}, task_id="one")
+        await db.tenants.move("acme", second, drop=True)
+        with pytest.raises(AlfredDBError, match="moved to another server") as caught:
+            async with tenant.begin() as uow:
+                await uow.tasks.enqueue("MOVED", {}, task_id="two")
+        assert caught.value.retryable
+        async with tenant.begin() as uow:
+            await uow.tasks.enqueue("MOVED", {}, task_id="two")
+        assert ask(second, "SELECT count(*) FROM acme.tasks") == 2
+        await db.tenants.move("acme", first, drop=True)
+        async with AsyncDatabase(first) as another, another.tenant("acme").begin() as uow:
+            assert await uow.tasks.get_by_task_id("two") is not None
+            await uow.tasks.enqueue("MOVED", {}, task_id="three")
+    assert ask(first, "SELECT count(*) FROM acme.tasks") == 3
+    assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
+    assert ask(second, "SELECT to_regnamespace('acme')") is None
+
+
+STAGES = [
+    "_replicate",
+    "_wait_for_copy",
+    "_switch",
+    "_require_same",
+    "_continue",
+    "_record_moved",
+    "_clean_up",
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_move_that_stops_is_continued(
+    ends: tuple[URL, URL], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ends
+    with Database(first) as db:
+        with db.tenant("acme").begin() as uow:
+            uow.tasks.enqueue("MOVED", {}, task_id="before")
+
+        def stop(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, stage, stop)
+            with pytest.raises(KeyboardInterrupt):
+                db.tenants.move("acme", second)
+        if stage not in ("_record_moved", "_clean_up"):
+            with db.tenant("acme").begin() as uow:
+                uow.tasks.enqueue("MOVED", {}, task_id="between")
+        db.tenants.move("acme", second)
+        assert ask(second, "SELECT count(*) FROM acme.tasks WHERE task_id IN ('before', 'between')") >= 1
+        with Database(first) as another, another.tenant("acme").begin() as uow:
+            uow.tasks.enqueue("MOVED", {}, task_id="after")
+        assert ask(second, "SELECT count(*) FROM acme.tasks WHERE task_id = 'after'") == 1
+    assert [wal_senders(url) for url in ends] == [0, 0]
+
+
+@pytest.mark.parametrize("stage", ["_replicate", "_wait_for_copy", "_switch"])
+def test_a_move_is_aborted(ends: tuple[URL, URL], stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ends
+    url = first.render_as_string(hide_password=False)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with Database(first) as db:
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, stage, stop)
+            with pytest.raises(KeyboardInterrupt):
+                db.tenants.move("acme", second)
+        done = CliRunner().invoke(main, ["tenants", "move", "acme", "--abort", "--url", url])
+        assert done.output == "acme stays where it is\n"
+        with db.tenant("acme").begin() as uow:
+            uow.tasks.enqueue("STAYED", {})
+        with pytest.raises(InvalidTransition, match="not being moved"):
+            db.tenants.abort_move("acme")
+    with Database(first, schema="acme") as tenant:
+        tenant.verify()
+    assert ask(second, "SELECT to_regnamespace('acme')") is None
+    assert [wal_senders(url) for url in ends] == [0, 0]
+
+
+def test_what_would_fail_in_the_middle_is_refused_before(ends: tuple[URL, URL], database_url: URL) -> None:
+    first, second = ends
+    with (
+        Database(database_url) as db,
+        pytest.raises(ConfigurationError, match="wal_level=minimal, and a move needs logical"),
+    ):
+        db.tenants.move("acme", second)
+    with Database(first) as db:
+        with pytest.raises(NotFoundError, match="tenant 'initech'"):
+            db.tenants.move("initech", second)
+        with pytest.raises(ConflictError, match="it is in this database"):
+            db.tenants.move("acme", first)
+        execute(
+            first,
+            f"CREATE ROLE only_here_{first.database}",
+            f"GRANT SELECT ON acme.tasks TO only_here_{first.database}",
+        )
+        with pytest.raises(NotFoundError, match=f"roles only_here_{first.database}"):
+            db.tenants.move("acme", second)
+        execute(first, f"DROP OWNED BY only_here_{first.database}")
+        migrate.upgrade(second, schema="acme")
+        with pytest.raises(ConflictError, match="has a tenant of this name"):
+            db.tenants.move("acme", second)
+    assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
+
+
+def test_a_transaction_that_holds_a_lock_is_waited_for(ends: tuple[URL, URL]) -> None:
+    first, second = ends
+    held = create_engine(first, poolclass=NullPool).connect()
+    held.execute(
+        text(
+            "INSERT INTO acme.processed_messages (message_id, expires_at) VALUES ('late', now() + interval '1 day')"
+        )
+    )
+    ended = threading.Timer(3, held.commit)
+    with Database(first) as db:
+        ended.start()
+        report = db.tenants.move("acme", second)
+    held.close()
+    assert ask(second, "SELECT count(*) FROM acme.processed_messages") == 1
+    assert report.pause <= 3
+
+
+def test_a_collection_that_is_created_meanwhile_stops_the_switch(
+    ends: tuple[URL, URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ends
+    waited = moving._wait_for_copy
+
+    def create(*arguments: Any) -> None:
+        waited(*arguments)
+        with Database(first, schema="acme") as tenant, tenant.begin() as uow:
+            uow.knowledge.create_collection("made-meanwhile", dimensions=4)
+
+    monkeypatch.setattr(moving, "_wait_for_copy", create)
+    with Database(first) as db:
+        with pytest.raises(ConflictError, match="created or changed during the move"):
+            db.tenants.move("acme", second)
+        db.tenants.abort_move("acme")
+        monkeypatch.undo()
+        db.tenants.move("acme", second)
+        with db.tenant("acme").begin() as uow:
+            assert uow.knowledge.get_collection("made-meanwhile") is not None
