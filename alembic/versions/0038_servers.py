@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, shared
 
-revision = "alfred_0037_servers"
-down_revision = "alfred_0036_log_without_key"
+revision = "alfred_0038_servers"
+down_revision = "alfred_0037_platform_rows"
 branch_labels = None
 depends_on = None
 
