@@ -16,6 +16,7 @@ from .. import cron, migrate
 from ..checks import MAX_LIMIT
 from ..config import command
 from ..engine.pool import RELIED_ON, passing_engine
+from ..engine.poolers import recognise_pooler
 from ..errors import AlfredDBError, shown, translated
 from ..execution._sync.unreadable import Unreadable, unreadable
 from ..migrate.grants import lacking
@@ -58,6 +59,8 @@ class Report:
     errors: list[str]
     citus: list[str] | None = None
     """The nodes of the cluster; None without Citus."""
+    pooler: str | None = None
+    """The pooler in front of the server, and its mode as far as it was seen; None without one."""
 
     @property
     def exit_status(self) -> int:
@@ -85,6 +88,7 @@ class Report:
             lines.append(f"  {extension['name']:<20}{extension['tier']:<10}{version:<8}{home}")
         lines += [f"left alone  schema {name}, which is another service's" for name in self.external]
         lines += [f"citus       {node}" for node in self.citus or ()]
+        lines += [f"pooler      {self.pooler}"] if self.pooler is not None else []
         lines += [f"warning     {warning}" for warning in self.warnings]
         lines += [f"error       {error}" for error in self.errors]
         verdict = ("all is well", "it works, with warnings", "it does not work")[self.exit_status]
@@ -95,6 +99,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
     """Examine a database; raise only when it cannot be reached."""
     engine = passing_engine(url, "alfred-db doctor", any_encoding=True)
     with translated(), engine.connect() as connection:
+        pooler = recognise_pooler(connection)
         facts = requirements.probe(connection)
         errors, revision = _errors(connection, schema, facts)
         nodes = cluster(connection)
@@ -108,6 +113,7 @@ def examine(url: URL, schema: str | None = None) -> Report:
             newest=migrate.head(),
             extensions=_extensions(connection, facts),
             external=[name for name in SHARED_SCHEMAS if requirements.external(facts, name)],
+            pooler=None if pooler is None else str(pooler),
             citus=None if nodes is None else list(map(str, nodes.nodes)),
             warnings=[
                 *requirements.warnings(facts),

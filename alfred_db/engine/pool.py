@@ -382,7 +382,7 @@ def _refuse_shared_sessions(engine: Engine, dbapi_connection: Any) -> None:
     def hold() -> Generator[int | None]:
         arguments, options = engine.dialect.create_connect_args(engine.url)
         with closing(psycopg.connect(*arguments, **options)) as other:
-            yield _pid_within(other.pgconn, _PATIENCE)
+            yield pid_within(other.pgconn, _PATIENCE)
 
     if shares_sessions(ask, hold):
         raise ConfigurationError(
@@ -420,7 +420,7 @@ _ROUNDS = 8
 _PATIENCE = 3.0
 
 
-def _pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
+def pid_within(connection: pq.abc.PGconn, seconds: float) -> int | None:
     """Begin a transaction and return its pid; None after `seconds`, as a pooler may queue the client for minutes."""
     connection.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
     deadline = time.monotonic() + seconds

@@ -30,6 +30,8 @@ __all__ = ["KINDS", "Kind", "apply", "check_kind", "excess", "lacking", "plan"]
 
 READS = ("SELECT",)
 WRITES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+DIRECTORY = "servers"
+"""The noun of the directory of tenants, which only the owner writes."""
 GRANTABLE = (*WRITES, "TRUNCATE", "REFERENCES", "TRIGGER")
 
 
@@ -46,8 +48,8 @@ class Kind:
 
     def privileges(self, noun: str) -> tuple[str, ...]:
         """Return the privileges on the tables of a noun."""
-        if noun == "servers" and not self.creates:
-            return READS  # whoever writes it decides which server the others send their passwords to
+        if noun == DIRECTORY and not self.creates:
+            return READS  # a role that writes it decides which server the others send their passwords to
         if self.writes is None or noun in self.writes:
             return WRITES
         return READS if self.reads is None or noun in self.reads else ()
@@ -254,7 +256,7 @@ def lacking(connection: Connection, schema: str | None = None) -> tuple[str, dic
         (place, privilege)
         for place in places
         for privilege, has, _ in _rights(connection, oid, place, WRITES)
-        if has and (place.noun != VERSION_TABLE or privilege in READS)
+        if has and (place.noun not in (VERSION_TABLE, DIRECTORY) or privilege in READS)
     }
     wanted = {
         name: {(place, privilege) for place in places for privilege in place.privileges(kind)}

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy.orm import Session
 
 from .. import embedded, migrate
 from ..checks import within
 from ..config import command, parse_url, tenant_schema
-from ..database import Database
 from ..embedded import system
 from ..engine.pool import passing_engine
 from ..errors import (
@@ -41,8 +41,9 @@ from ..errors import (
     translated,
 )
 from ..models import Base, TenantMove
+from ..repositories import EventRepository
 from ..server.databases import VERSION_TABLE
-from ..sql import literal, qualified, quoted
+from ..sql import literal, qualified, quoted, schema_translate_map
 from .catalog import tenant_missing
 from .directory import forget, record, where
 
@@ -545,8 +546,9 @@ def _continue(ends: _Ends, source: Connection) -> None:
         for name, value in values:
             if value is not None:
                 _run(target, f"SELECT pg_catalog.setval({literal(name)}, {int(value)})")
-    with Database(ends.target.url, schema=ends.tenant, pool_size=1) as database, database.begin() as uow:
-        uow.events.after_restore()
+    engine = ends.target.execution_options(schema_translate_map=schema_translate_map(ends.tenant))
+    with Session(engine) as session, session.begin():
+        EventRepository(session).after_restore()
 
 
 _SEQUENCES = """
