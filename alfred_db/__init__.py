@@ -121,6 +121,8 @@ if TYPE_CHECKING:
         TaskProgress,
         TaskResult,
         TaskStatus,
+        TenantMove,
+        TenantServer,
         TestCase,
         TestCaseStatus,
         TestResult,
@@ -200,7 +202,7 @@ if TYPE_CHECKING:
     from .search.filters import Filter, FilterCondition
     from .search.params import SearchParams, SearchWeights
     from .search.results import FoundRow, Hit, SearchCandidates, SearchPath, SearchResult
-    from .tenants import AsyncTenants, Tenant, TenantOutcome, TenantReport, Tenants
+    from .tenants import AsyncTenants, Tenant, TenantMoveReport, TenantOutcome, TenantReport, Tenants
     from .values import (
         ActiveWebSession,
         AsyncCacheCompute,
@@ -534,8 +536,11 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "Tenant",
+    "TenantMove",
+    "TenantMoveReport",
     "TenantOutcome",
     "TenantReport",
+    "TenantServer",
     "Tenants",
     "TestCase",
     "TestCaseStatus",

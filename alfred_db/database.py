@@ -638,6 +638,7 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         """
         session, position = self._reads(), wal_position(after)
         lag = allowed_lag(max_lag, self._max_lag)
+
         async def first() -> AsyncSession:
             chosen = session
             if self._find_first is not None:

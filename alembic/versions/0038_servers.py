@@ -5,7 +5,7 @@ Lock impact: none on tables that exist; only a new one is made.
 
 from __future__ import annotations
 
-from alfred_db.migrate.operations_v1 import ddl, drop_tables, shared
+from alfred_db.migrate.operations_v1 import ddl, drop_tables, option
 
 revision = "alfred_0038_servers"
 down_revision = "alfred_0037_platform_rows"
@@ -13,8 +13,11 @@ branch_labels = None
 depends_on = None
 
 
-@shared
 def upgrade() -> None:
+    if (
+        option("schema") is not None
+    ):  # no tenant needs it, so that it is not one of the catalogs that tenants keep
+        return
     ddl("""
         CREATE TABLE extensions.alfred_db_servers (
             tenant TEXT NOT NULL,
@@ -27,6 +30,6 @@ def upgrade() -> None:
     """)
 
 
-@shared
 def downgrade() -> None:
-    drop_tables("extensions.alfred_db_servers")
+    if option("schema") is None:
+        drop_tables("extensions.alfred_db_servers")

@@ -33,13 +33,13 @@ class PoolerFound:
     """A pooler between this process and the server."""
 
     name: str | None
-    """What it is, with its version where it shows it; None if nothing says so."""
+    """What it is, with its version where it shows it; None if nothing shows it."""
     transaction_mode: bool
     """Whether it passes a session of the server on after each transaction; False is session mode, as far as was seen."""
 
     def __str__(self) -> str:
         mode = "transaction" if self.transaction_mode else "session"
-        return f"{self.name or 'one that does not say its name'}, it seems in {mode} mode"
+        return f"{self.name or 'an unknown one'}, it seems in {mode} mode"
 
 
 def recognise_pooler(connection: Connection) -> PoolerFound | None:

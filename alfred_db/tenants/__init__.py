@@ -9,13 +9,14 @@ db.tenants.drop("acme")
 from __future__ import annotations
 
 from .catalog import Tenant, require_tenant
-from .directory import server_of
+from .directory import TenantMoveReport, server_of
 from .managing import AsyncTenants, Tenants
 from .upgrading import TenantOutcome, TenantReport
 
 __all__ = [
     "AsyncTenants",
     "Tenant",
+    "TenantMoveReport",
     "TenantOutcome",
     "TenantReport",
     "Tenants",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.orm import Session
 
@@ -9,7 +11,22 @@ from ..config import parse_url
 from ..engine.session import DirectSession
 from ..models import TenantMove
 
-__all__ = ["forget", "record", "server_of", "where"]
+__all__ = ["TenantMoveReport", "forget", "record", "server_of", "where"]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantMoveReport:
+    """What a move did."""
+
+    tenant: str
+    server: str
+    """The database that the tenant is in now, without a password."""
+    seconds: float
+    pause: float
+    """Seconds in which writes waited."""
+    kept: str | None
+    """The schema with the old rows, which nothing uses; None if it was dropped."""
+
 
 _WHERE = text("SELECT url, state FROM extensions.alfred_db_servers WHERE tenant = CAST(:tenant AS text)")
 _HAS_DIRECTORY = text("SELECT pg_catalog.to_regclass('extensions.alfred_db_servers') IS NOT NULL")

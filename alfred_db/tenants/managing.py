@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import URL
 
@@ -17,11 +17,9 @@ from ..engine.pool import passing_engine
 from ..errors import InvalidInputError, SchemaOutdatedError, translated
 from ..migrate import grants
 from .catalog import Tenant, list_tenants, tenant_missing
+from .directory import TenantMoveReport
 from .dumping import dump
 from .upgrading import MAX_PARALLEL, Progress, TenantReport, upgrade_each
-
-if TYPE_CHECKING:
-    from .moving import MoveReport
 
 __all__ = ["AsyncTenants", "Tenants"]
 
@@ -190,7 +188,7 @@ class Tenants:
         longest_pause: float = 3.0,
         drop: bool = False,
         progress: Callable[[str], None] | None = None,
-    ) -> MoveReport:
+    ) -> TenantMoveReport:
         """Move a tenant to another server, while it is written. Repeat it after it was killed, and it goes on.
 
         Its rows are copied and followed by logical replication; then writes wait until the rest has arrived, and go on
@@ -312,7 +310,7 @@ class AsyncTenants:
         longest_pause: float = 3.0,
         drop: bool = False,
         progress: Callable[[str], None] | None = None,
-    ) -> MoveReport:
+    ) -> TenantMoveReport:
         """Move a tenant to another server; see `Tenants.move`."""
         return await asyncio.to_thread(
             self._tenants.move,

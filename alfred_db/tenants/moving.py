@@ -45,9 +45,9 @@ from ..repositories import EventRepository
 from ..server.databases import VERSION_TABLE
 from ..sql import literal, qualified, quoted, schema_translate_map
 from .catalog import tenant_missing
-from .directory import forget, record, where
+from .directory import TenantMoveReport, forget, record, where
 
-__all__ = ["MoveReport", "abort", "move"]
+__all__ = ["abort", "move"]
 
 MARKER = "alfred_db_move"
 """A table of the tenant, whose rows arrive on the target after everything that was committed before them."""
@@ -57,20 +57,6 @@ LOCK_TIMEOUT = "300ms"
 
 Progress = Callable[[str], None]
 """Called with each stage, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class MoveReport:
-    """What a move did."""
-
-    tenant: str
-    server: str
-    """The database that the tenant is in now, without a password."""
-    seconds: float
-    pause: float
-    """Seconds in which writes waited."""
-    kept: str | None
-    """The schema with the old rows, which nothing uses; None if it was dropped."""
 
 
 def move(
@@ -83,7 +69,7 @@ def move(
     longest_pause: float = 3.0,
     drop: bool = False,
     progress: Progress | None = None,
-) -> MoveReport:
+) -> TenantMoveReport:
     """Move a tenant to another server; see `Tenants.move`."""
     within("timeout", timeout, 1, 864_000)
     within("longest_pause", longest_pause, 0.1, 600)
@@ -101,7 +87,7 @@ def move(
         kept = _clean_up(ends, drop=drop)
         say("moved")
     shown = ends.target.url.set(password=None).render_as_string()
-    return MoveReport(tenant, shown, time.monotonic() - began, pause, kept)
+    return TenantMoveReport(tenant, shown, time.monotonic() - began, pause, kept)
 
 
 def abort(home: URL, tenant: str) -> None:

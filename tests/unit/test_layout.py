@@ -48,7 +48,7 @@ NOUNS = {
 """The nouns, with the word that the names of their parts begin with."""
 
 BESIDE = {
-    "models": {"base", "capabilities", "functions"},
+    "models": {"base", "capabilities", "functions", "servers"},
     "queries": set[str](),
     "repositories/_async": {"unit_of_work"},
     "values": {"page", "partitions"},
