@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, option
 
-revision = "alfred_0038_servers"
-down_revision = "alfred_0037_platform_rows"
+revision = "alfred_0039_servers"
+down_revision = "alfred_0038_queues"
 branch_labels = None
 depends_on = None
 
