@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl, drop_tables, option
 
-revision = "alfred_0039_servers"
-down_revision = "alfred_0038_queues"
+revision = "alfred_0042_servers"
+down_revision = "alfred_0041_schedule_tasks"
 branch_labels = None
 depends_on = None
 
