@@ -49,6 +49,8 @@ from ..errors import (
     SchemaOutdatedError,
     SchemaTooNewError,
     UnreadableRow,
+    WorkflowChildFailed,
+    WorkflowStepFailed,
     translate,
 )
 from ..repositories import AsyncUnitOfWork, UnitOfWork
@@ -86,6 +88,8 @@ STATUS: Mapping[type[AlfredDBError], int] = {
     SchemaOutdatedError: 503,
     SchemaTooNewError: 503,
     UnreadableRow: 500,
+    WorkflowChildFailed: 500,
+    WorkflowStepFailed: 500,
 }
 """The status of each error; a class that is not here has that of its base class."""
 
