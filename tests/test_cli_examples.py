@@ -115,6 +115,8 @@ def _run_all(url: URL, role: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(name, lambda *arguments, path=path, **_: serve(path, *arguments))
     with Database(url) as database, database.begin() as uow:
         uow.tasks.enqueue("REPORT", {}, task_id="t-1")
+        uow.workflows.activate(uow.workflows.define("order", {})[0].id)
+        uow.workflows.start("order", idempotency_key="order-1")
         rows = [{"title": f"title {n}", "content": f"text {n}", "metadata_": {"year": n}} for n in range(40)]
         vectors = np.random.default_rng(1).standard_normal((40, 384)).astype(np.float32)
         uow.documents.add_many(rows, embeddings=vectors)  # type: ignore[arg-type]

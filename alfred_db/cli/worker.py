@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -12,6 +12,8 @@ import click
 
 from ..config import database_url
 from ..database import AsyncDatabase, Database
+from ..durable import WorkflowFunction
+from ..durable.registry import unique
 from ..errors import ConfigurationError
 from ..retention import RetentionPolicy
 from ..worker import AsyncWorker, Worker
@@ -21,7 +23,7 @@ from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 from .purge import retention_option
 
-__all__ = ["handlers_of", "worker"]
+__all__ = ["handlers_of", "worker", "workflows_of"]
 
 
 _HELP = {
@@ -53,9 +55,13 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.option(
     "--app",
-    required=True,
     metavar="MODULE:NAME",
     help="A mapping from intents to handlers, all plain or all async.",
+)
+@click.option(
+    "--workflows",
+    metavar="MODULE:NAME",
+    help="A list of durable functions, all plain or all async.",
 )
 @_settings_options
 @retention_option("--retention", "A policy as `purge --policy` takes it: delete by it from time to time.")
@@ -64,7 +70,8 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @schema_option
 @pooler_option
 def worker(
-    app: str,
+    app: str | None,
+    workflows: str | None,
     retention: str | None,
     drain: bool,
     url: str | None,
@@ -77,19 +84,27 @@ def worker(
     MODULE is found as Python finds it, and in this folder. Its handlers run in this process; what is still running
     after the grace period is released.
     """
-    handlers = handlers_of(app)
-    asynchronous = any(is_asynchronous(handler) for handler in handlers.values())
+    if app is None and workflows is None:
+        raise click.UsageError("pass --app, --workflows, or both")
+    handlers = {} if app is None else handlers_of(app)
+    functions = settings["workflows"] = [] if workflows is None else workflows_of(workflows)
+    # Both kinds of workers run both kinds of handlers, and durable functions of one kind.
+    asynchronous = (
+        any(function.is_asynchronous for function in functions)
+        if functions
+        else any(is_asynchronous(handler) for handler in handlers.values())
+    )
     log = logging.getLogger("alfred_db.worker")
     settings["retention"] = None if retention is None else RetentionPolicy.from_file(retention)
     settings["queues"] = list(settings["queues"]) or None
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
     if asynchronous:
         unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", unlike.name, ", ".join(handlers))
+        log.info("%s: %s", unlike.name, ", ".join([*handlers, *(function.name for function in functions)]))
         asyncio.run(unlike.run(drain=drain))
     else:
         plain = Worker(Database(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", plain.name, ", ".join(handlers))
+        log.info("%s: %s", plain.name, ", ".join([*handlers, *(function.name for function in functions)]))
         plain.run(drain=drain)
 
 
@@ -105,3 +120,17 @@ def handlers_of(app: str) -> Mapping[str, Callable[..., Any]]:
             f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease)"
         )
     return cast("Mapping[str, Callable[..., Any]]", found)
+
+
+def workflows_of(named: str) -> list[WorkflowFunction[..., Any]]:
+    """Return the durable functions that MODULE:NAME names.
+
+    Raises:
+        ConfigurationError: The module cannot be imported, or the name is not a list of such functions.
+    """
+    found = named_object("--workflows", named, "myapp.flows:workflows", "define it as a list")
+    if not isinstance(found, list | tuple) or not found:
+        raise ConfigurationError(
+            f"--workflows {named!r}: is {type(found).__name__}; expected a list of functions decorated with `@workflow`"
+        )
+    return unique(cast("Sequence[WorkflowFunction[..., Any]]", found))

@@ -13,13 +13,14 @@ from .scheduler_executions import EXECUTIONS, waiting
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .task_leases import TASKS
+from .workflow_executions import EXECUTIONS as WORKFLOWS
 
 _task = table_of(ScheduledTask).c
 
 
 @driver_statement
 def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool]:
-    """Select whether tasks are to be reaped, executions to be reaped or created, and executions to be claimed.
+    """Select whether tasks or workflows are to be reaped, executions to be reaped or created, or to be claimed.
 
     Args:
         schedules: Whether to look at the schedules; otherwise the second value is false.
@@ -31,7 +32,11 @@ def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool]:
         or_(_task.next_run_at <= func.statement_timestamp(), _task.next_run_at.is_(None)),
     )
     second: ColumnElement[Any] = or_(_any(EXECUTIONS), exists(select(_task.id).where(slot)))
-    return select(_any(TASKS), second if schedules else false(), waiting() if commands else false())
+    return select(
+        or_(_any(TASKS), _any(WORKFLOWS)),
+        second if schedules else false(),
+        waiting() if commands else false(),
+    )
 
 
 def _any(leased: Leased[Any]) -> ColumnElement[bool]:

@@ -80,6 +80,7 @@ class Upkeep:
             parts.callback(self._purge)
             parts.callback(self._warn_of_unhandled)
             if tasks:
+                parts.callback(self._reap_workflows)
                 self._reap()
 
     def retain(self) -> None:
@@ -143,6 +144,20 @@ class Upkeep:
                 taken = uow.tasks.reap(limit=REAPED, backoff=self._settings.backoff)
             for id, status in taken.items():
                 log(logging.WARNING, "task %s: its worker vanished or took too long, now %s", id, status)
+            full = len(taken) == REAPED
+
+    def _reap_workflows(self) -> None:
+        full = True
+        while full and not self._stopping():
+            with self._db.autocommit() as uow:
+                taken = uow.workflows.reap(limit=REAPED)
+            for id, status in taken.items():
+                log(
+                    logging.WARNING,
+                    "workflow execution %s: its worker vanished or took too long, now %s",
+                    id,
+                    status,
+                )
             full = len(taken) == REAPED
 
     def _create_executions(self) -> None:

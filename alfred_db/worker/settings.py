@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..checks import within
+from ..durable import WorkflowFunction
 from ..errors import ConfigurationError
 from ..retention import RetentionPolicy
 from ..values.tasks import TaskBackoff
@@ -33,6 +35,8 @@ class Settings:
     """Claim only the tasks assigned to this agent."""
     backoff: TaskBackoff = TaskBackoff()
     """The delays before a failed task is tried again."""
+    workflows: Sequence[WorkflowFunction[..., Any]] = ()
+    """The durable functions whose executions are run. Executions of other versions are not claimed."""
     retention: RetentionPolicy | None = None
     """What to delete from time to time; None only cached values, rate limits and web sessions that have expired."""
     retention_every: float = 600.0

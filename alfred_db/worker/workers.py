@@ -22,6 +22,7 @@ from ._loop import Loop, worker_name
 from ._runner import Runner, is_asynchronous
 from ._source import Source
 from ._tasks import TaskSource
+from ._workflows import WorkflowSource
 from .settings import Settings
 
 __all__ = ["AsyncHandler", "AsyncWorker", "CommandHandler", "Handler", "Worker", "is_asynchronous"]
@@ -169,7 +170,7 @@ def _loop_of(
     Raises:
         ConfigurationError: There are no handlers, or one cannot be called.
     """
-    if not handlers and not commands:
+    if not handlers and not commands and not settings.workflows:
         raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
     tasks = _checked("intent", "task", handlers, db.wrap_handler)
     executions = _checked("command", "execution", commands, None)
@@ -178,6 +179,8 @@ def _loop_of(
         sources.append(TaskSource(name, tasks, runner, settings))
     if executions:
         sources.append(ExecutionSource(name, executions, runner, settings))
+    if settings.workflows:
+        sources.append(WorkflowSource(name, db, runner, settings))
     return Loop(db, sources, settings, intents=list(tasks), commands=list(executions))
 
 

@@ -1,0 +1,57 @@
+"""A worker of a durable function as a process, killed at a moment that the argument chooses.
+
+    python durable_worker.py '{"url": ..., "after": 0.12}'
+
+It is killed `after` so many seconds, or in the step of the number `seq`: `in` it, or `behind` it, before its result is
+stored. Each call of a step leaves a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
+from sqlalchemy import text
+
+from alfred_db import Database, Worker, WorkflowContext, workflow
+
+STEPS = 12
+
+
+def main(url: str, after: float | None = None, seq: int | None = None) -> None:
+    db = Database(url)
+
+    def work(number: int) -> int:
+        with db.begin() as uow:
+            uow.session.execute(text("INSERT INTO calls (step) VALUES (:step)"), {"step": number})
+        if number == seq:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    @workflow("killed")
+    def killed(ctx: WorkflowContext) -> list[int]:
+        first = [ctx.step(work, number) for number in range(6)]
+        ctx.sleep(0.01)
+        rest = ctx.gather(*[partial(work, number) for number in range(6, STEPS)], limit=3)
+        return [*first, *rest]
+
+    if after is not None:
+
+        def kill() -> None:
+            time.sleep(after)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+    Worker(db, {}, workflows=[killed], lease=0.5, upkeep=0.2, poll=0.1).run(
+        drain=after is None and seq is None
+    )
+    print("ended", flush=True)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
