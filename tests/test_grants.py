@@ -159,6 +159,57 @@ def test_an_owner_keeps_its_rights(roles: Roles) -> None:
     engine.dispose()
 
 
+BEYOND = {
+    "GRANT UPDATE (version_num) ON {home}.alfred_db_version TO {role}": 'REVOKE UPDATE ("version_num") ON TABLE',
+    "GRANT SELECT (content) ON {home}.documents TO {role}": 'REVOKE SELECT ("content") ON TABLE',
+    "GRANT SELECT ON {home}.documents TO {role} WITH GRANT OPTION": "REVOKE GRANT OPTION FOR SELECT ON TABLE",
+    "GRANT TRUNCATE ON {home}.documents TO {role}": "REVOKE TRUNCATE ON TABLE",
+    "GRANT UPDATE ON SEQUENCE {home}.documents_id_seq TO {role}": "REVOKE UPDATE ON SEQUENCE",
+    "GRANT CREATE ON SCHEMA {home} TO {role}": "REVOKE CREATE ON SCHEMA",
+    "GRANT CREATE ON SCHEMA model_registry TO {role}": 'REVOKE CREATE ON SCHEMA "model_registry"',
+    "GRANT CREATE ON DATABASE {database} TO {role}": "REVOKE CREATE ON DATABASE",
+}
+"""What is granted, and how the plan takes it back."""
+
+
+def test_whatever_was_granted_beyond_is_revoked(roles: Roles) -> None:
+    engine = create_engine(roles.url)
+    home, reader = roles.schema or "public", roles.names["reader"]
+    with engine.begin() as connection:
+        for grant, revoke in BEYOND.items():
+            connection.exec_driver_sql(
+                grant.format(home=home, role=f'"{reader}"', database=f'"{roles.url.database}"')
+            )
+            found = plan(connection, {"reader": reader}, roles.schema)
+            assert len(found) == 1, (grant, found)
+            assert found[0].startswith(revoke), (grant, found)
+            assert apply(connection, {"reader": reader}, roles.schema) == found
+            assert plan(connection, {"reader": reader}, roles.schema) == []
+        assert excess(connection, {"reader": reader}, roles.schema) == []
+    engine.dispose()
+
+
+def test_what_no_revoke_here_takes_away_is_named(roles: Roles) -> None:
+    engine = create_engine(roles.url)
+    home, reader = roles.schema or "public", roles.names["reader"]
+    with engine.connect() as connection:
+        for statement, named in {
+            'ALTER ROLE "{role}" CREATEDB CREATEROLE': "CREATEROLE, CREATEDB",
+            'GRANT pg_read_all_data, pg_write_all_data TO "{role}"': "pg_read_all_data, pg_write_all_data",
+            "GRANT CREATE ON SCHEMA {home} TO PUBLIC": "create in the schema",
+            'GRANT CREATE ON DATABASE "{database}" TO PUBLIC': "create schemas in",
+        }.items():
+            with connection.begin() as transaction:
+                connection.exec_driver_sql(
+                    statement.format(home=home, role=reader, database=roles.url.database)
+                )
+                found = excess(connection, {"reader": reader}, roles.schema)
+                assert any(named in one for one in found), (statement, found)
+                transaction.rollback()
+        assert excess(connection, {"reader": reader}, roles.schema) == []
+    engine.dispose()
+
+
 def test_later_tables_are_covered(roles: Roles) -> None:
     engine = create_engine(roles.url)
     home = roles.schema or "public"

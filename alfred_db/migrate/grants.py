@@ -24,6 +24,7 @@ from ..models.base import table_of
 from ..server import requirements
 from ..server.databases import VERSION_TABLE
 from ..sql import SHARED_SCHEMAS, qualified, quoted, schema_translate_map
+from .rights_beyond import beyond, revocations
 from .version import home
 
 __all__ = ["KINDS", "Kind", "apply", "check_kind", "excess", "lacking", "plan"]
@@ -212,7 +213,9 @@ def apply(connection: Connection, roles: Mapping[str, str], schema: str | None =
 
 
 def excess(connection: Connection, roles: Mapping[str, str], schema: str | None = None) -> list[str]:
-    """Return what each role may do beyond its kind: as a superuser or owner, or through a group or PUBLIC.
+    """Return what each role may do beyond its kind, that `plan` does not revoke.
+
+    That is what it may as a superuser or owner, by its attributes, or through a group or PUBLIC.
 
     Raises:
         NotFoundError: A role does not exist.
@@ -231,15 +234,16 @@ def excess(connection: Connection, roles: Mapping[str, str], schema: str | None 
             continue
         if kind.creates:
             continue
+        found += [f"role {shown(role)}: {one}" for one in beyond(connection, oid, _schemas(places))]
         for place in places:
-            beyond = [
+            more = [
                 privilege
                 for privilege, held, direct in _rights(connection, oid, place, GRANTABLE)
                 if held and not direct and privilege not in place.privileges(kind)
             ]
-            if beyond:
+            if more:
                 found.append(
-                    f"role {shown(role)}: {', '.join(beyond)} on {place.name}, as its owner, through a group or"
+                    f"role {shown(role)}: {', '.join(more)} on {place.name}, as its owner, through a group or"
                     " PUBLIC; revoke that there"
                 )
     return found
@@ -336,10 +340,28 @@ def _statements(connection: Connection, kind: Kind, role: str, places: Sequence[
         yield from _granted(connection, oid, name, "schema", quoted(schema), wanted, number=number)
     for place in places:
         yield from _on_table(connection, kind, oid, name, place)
+    if oid is not None and not kind.creates:
+        yield from revocations(
+            connection,
+            oid,
+            name,
+            {place.row.oid: (place.name, place.privileges(kind)) for place in places},
+            {
+                sequence: ("USAGE",) if "INSERT" in place.privileges(kind) else ()
+                for place in places
+                for sequence in place.row.sequences
+            },
+            _schemas(places),
+        )
     if kind.covers_all and not kind.creates:
         owner = next(place.row.owner for place in places if place.noun == VERSION_TABLE)
         for schema, number in sorted({place.row.schema: place.row.schema_oid for place in places}.items()):
             yield from _defaults(connection, kind, oid, name, owner, schema, number)
+
+
+def _schemas(places: Sequence[_Place]) -> list[int]:
+    """Return the oids of the schemas of the tables."""
+    return sorted({place.row.schema_oid for place in places})
 
 
 def _extension_schemas(connection: Connection) -> dict[str, int]:
