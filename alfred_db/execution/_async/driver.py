@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from types import NoneType
-from typing import Any, NamedTuple, TypeVarTuple
+from typing import Any, NamedTuple, TypeVarTuple, cast
 
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row
@@ -317,10 +317,9 @@ async def _execute(
 
 def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> bool:
     """Return whether a cursor may wait for its next statement: it keeps the parameters and the rows until then."""
-    rows = cursor.pgresult.ntuples
-    if rows and not (rows == 1 and isinstance(found, list)):
-        return False
-    return all(map(_is_short, parameters.values())) and (not rows or all(map(_is_short, found[0])))
+    number = cursor.pgresult.ntuples
+    rows = cast("Sequence[Sequence[Any]]", found) if isinstance(found, list) else ()
+    return number == len(rows) < 2 and all(map(_is_short, [*parameters.values(), *(rows[0] if rows else ())]))
 
 
 def _is_short(value: Any) -> bool:
