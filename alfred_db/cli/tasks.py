@@ -76,13 +76,21 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         found = _found(uow.tasks, task)
         values = as_dict(found)
+        values["waits for"] = [
+            {"task_id": other.task_id, "status": other.status} for other in uow.tasks.dependencies(found.id)
+        ]
+        progress = uow.tasks.batch_progress(found.id)
+        if progress.total:
+            values["waits for batch"] = asdict(progress)
         values["results"] = [as_dict(result) for result in uow.tasks.results(found.id)]
     if as_json:
         click.echo(json.dumps(values, indent=2, default=str))
         return
     for name, value in values.items():
-        if value is not None and name != "results":
+        if value is not None and name not in ("results", "waits for"):
             click.echo(f"{name:<20}  {one_line(value)}")
+    for other in values["waits for"]:
+        click.echo(f"{'waits for':<20}  {one_line(other['task_id'])}, {other['status']}")
     for result in values["results"]:
         click.echo(f"{'result':<20}  {result['result_type']} {one_line(result['content'])}")
 

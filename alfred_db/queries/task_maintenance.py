@@ -32,6 +32,7 @@ from .shapes import trees
 from .shapes.functions import func
 from .shapes.literals import among, constant, in_queue, materialized, number, seconds_ago
 from .task_claims import ready
+from .task_waits import forever
 
 COUNTED = 10_000
 """Maximum number of tasks that `health` counts."""
@@ -129,6 +130,13 @@ def health(table_name: str) -> Select[*tuple[Any, ...]]:
         _counted(select(_t.id).where(_processing)),
         _counted(select(_t.id).where(_processing, _t.lease_expires_at <= _now())),
         _counted(select(_t.id).where(_t.status == constant(TaskStatus.FAILED))),
+        _counted(
+            select(_t.id).where(
+                _pending,
+                _t.priority.in_([number(level) for level in range(1, 6)]),
+                _t.available_at == forever(),
+            )
+        ),
         select(func.coalesce(func.max(statistics.c.n_dead_tup), 0))
         .where(statistics.c.relid == cast(func.to_regclass(table_name), OID))
         .scalar_subquery(),

@@ -62,6 +62,7 @@ __all__ = [
     "open_turns",
     "settle",
     "wait_after",
+    "wait_again",
     "wait_less",
 ]
 
@@ -182,6 +183,32 @@ def wait_after() -> postgresql.Insert:
         postgresql.insert(_edges)
         .from_select(["task_id", "after_id", "runs_anyway"], source)
         .on_conflict_do_nothing()
+    )
+
+
+@driver_statement
+def wait_again() -> ReturningUpdate[uuid.UUID]:
+    """Have batches that have not ended wait for those of the tasks `ids` that are part of them, and live again."""
+    more = materialized(
+        select(_t.batch_id, func.count().cast(Integer).label("count"))
+        .where(_t.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _t.batch_id.is_not(None))
+        .group_by(_t.batch_id),
+        "more",
+    )
+    ordered = select(more.c.batch_id, more.c.count).order_by(more.c.batch_id).subquery("ordered")
+    last = (
+        select(_t.id)
+        .where(_t.id == ordered.c.batch_id, _t.status.is_not_distinct_from(constant(TaskStatus.PENDING)))
+        .with_for_update(key_share=True)
+        .correlate(ordered)
+        .lateral("last")
+    )
+    held = materialized(select(last.c.id, ordered.c.count).select_from(ordered.join(last, true())), "held")
+    return (
+        update(_tasks)
+        .where(_t.id == held.c.id)
+        .values(waits_for=_t.waits_for + case((_t.waits_for > _zero, held.c.count), else_=_zero))
+        .returning(_t.id)
     )
 
 

@@ -330,7 +330,9 @@ def requeue(id: uuid.UUID) -> ReturningUpdate[Task]:
     return update(Task).where(Task.id == id, again).values(**_renewed()).returning(Task)
 
 
-def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) -> ReturningUpdate[uuid.UUID]:
+def requeue_failed(
+    *, queue: str | None = None, intent: str | None, limit: int
+) -> ReturningUpdate[uuid.UUID, str | None, uuid.UUID | None]:
     """Requeue failed tasks, the oldest first.
 
     Of several tasks with the same `dedupe_key` only one is requeued, and none if a live task holds the key.
@@ -359,13 +361,24 @@ def requeue_failed(*, queue: str | None = None, intent: str | None, limit: int) 
     chosen = (
         select(locked.c.id).ext(postgresql.distinct_on(key)).order_by(key, locked.c.failed_at).cte("chosen")
     )
-    return update(table_of(Task)).where(among(_t.id, chosen)).values(**_renewed()).returning(_t.id)
+    return (
+        update(table_of(Task))
+        .where(among(_t.id, chosen))
+        .values(**_renewed())
+        .returning(_t.id, _t.ordering_key, _t.batch_id)
+    )
 
 
 def _renewed() -> dict[str, Any]:
     return {
         "status": constant(TaskStatus.PENDING),
-        "available_at": func.statement_timestamp(),
+        # Of an ordering key, at the earliest when its turn comes: `open_turns` sees to that.
+        "available_at": func.greatest(
+            func.statement_timestamp(), case((_t.ordering_key.is_not(None), waits.forever()))
+        ),
+        "awaits_turn": _t.ordering_key.is_not(None),
+        "waits_for": 0,
+        "not_before": None,
         "retry_count": 0,
         "crash_count": 0,
         "lease_token": None,

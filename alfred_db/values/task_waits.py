@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InvalidInputError, NotFoundError, shown
 from .tasks import NewTask
 
-__all__ = ["Reference", "add_waits", "asked", "references", "take_turns", "waits"]
+__all__ = ["Reference", "add_waits", "asked", "references", "set_turns", "waits"]
 
 Reference = uuid.UUID | int
 """A task that exists, by its `id`, or one of the same call, by its position."""
@@ -87,9 +87,7 @@ def add_waits(
     columns["batch_id"] = [batch] * count
 
 
-def take_turns(
-    columns: dict[str, list[Any]], places: Sequence[int], taken: Collection[str]
-) -> dict[str, int]:
+def set_turns(columns: dict[str, list[Any]], places: Sequence[int], taken: Collection[str]) -> dict[str, int]:
     """Set which of the tasks at these positions wait for their turn; return the one of each key that does not.
 
     Args:

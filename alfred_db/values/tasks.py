@@ -221,6 +221,8 @@ class QueueHealth:
     """Held tasks whose lease has expired; more than a few mean that no worker reaps."""
     failed: int
     """Failed tasks."""
+    waiting: int
+    """Tasks that wait for others: for their turn, for dependencies, or for a batch."""
     dead_tuples: int
     """Row versions of the table that wait for vacuum, according to the statistics."""
     oldest_snapshot_age: float | None

@@ -297,3 +297,55 @@ async def test_raw_sql_cannot_open_a_second_task_of_a_key(tasks: AsyncTaskReposi
                 "INSERT INTO tasks (id, task_id, intent, ordering_key) VALUES (gen_random_uuid(), 'b', 'x', 'k')"
             )
         )
+
+
+# Requeued
+
+
+async def test_a_requeued_task_of_a_batch_is_waited_for_again(tasks: AsyncTaskRepository) -> None:
+    await tasks.batch(
+        [NewTask(intent="x", task_id=name) for name in "ab"], then=NewTask(intent="x", task_id="then")
+    )
+    first, second = await tasks.claim("w", limit=10)
+    await tasks.fail(first, "no", retry=False)
+    await tasks.requeue(first.id)
+    await tasks.complete(second)
+    assert await names(tasks) == ["a"]
+    assert await names(tasks) == ["then"]
+
+
+async def test_a_batch_that_has_ended_does_not_end_again(tasks: AsyncTaskRepository) -> None:
+    batch = await tasks.batch(
+        [NewTask(intent="x", task_id=name) for name in "ab"], then=NewTask(intent="x", task_id="then")
+    )
+    for held in await tasks.claim("w", limit=10):
+        await tasks.fail(held, "no", retry=False)
+    assert len(await tasks.requeue_failed()) == 2
+    assert sorted(await names(tasks)) == ["a", "b", "then"]
+    assert (await found(tasks, "then")).waits_for == 0
+    assert (await tasks.batch_progress(batch.id)).completed == 2
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_requeued_task_waits_for_its_turn(tasks: AsyncTaskRepository, many: bool) -> None:
+    await tasks.enqueue_many([NewTask(intent="x", task_id=name, ordering_key="k") for name in "abc"])
+    held = await one(tasks, "a")
+    await tasks.fail(held, "no", retry=False)
+    second = await one(tasks, "b")
+    if many:
+        await tasks.requeue_failed()
+    else:
+        assert (await tasks.requeue(held.id)).awaits_turn
+    assert await names(tasks) == []
+    await tasks.complete(second)
+    assert [await names(tasks) for _ in range(3)] == [["a"], ["c"], []]
+    await tasks.enqueue("x", task_id="d", ordering_key="k")
+    await tasks.cancel((await found(tasks, "d")).id)
+    assert not (await tasks.requeue((await found(tasks, "d")).id)).awaits_turn
+    assert await names(tasks) == ["d"]
+
+
+async def test_health_counts_what_waits(tasks: AsyncTaskRepository) -> None:
+    before = (await tasks.queue_health()).waiting
+    await tasks.enqueue_many([NewTask(intent="x", ordering_key="k")] * 3)
+    assert (await tasks.queue_health()).waiting == before + 2

@@ -298,3 +298,55 @@ def test_raw_sql_cannot_open_a_second_task_of_a_key(tasks: TaskRepository) -> No
                 "INSERT INTO tasks (id, task_id, intent, ordering_key) VALUES (gen_random_uuid(), 'b', 'x', 'k')"
             )
         )
+
+
+# Requeued
+
+
+def test_a_requeued_task_of_a_batch_is_waited_for_again(tasks: TaskRepository) -> None:
+    tasks.batch(
+        [NewTask(intent="x", task_id=name) for name in "ab"], then=NewTask(intent="x", task_id="then")
+    )
+    first, second = tasks.claim("w", limit=10)
+    tasks.fail(first, "no", retry=False)
+    tasks.requeue(first.id)
+    tasks.complete(second)
+    assert names(tasks) == ["a"]
+    assert names(tasks) == ["then"]
+
+
+def test_a_batch_that_has_ended_does_not_end_again(tasks: TaskRepository) -> None:
+    batch = tasks.batch(
+        [NewTask(intent="x", task_id=name) for name in "ab"], then=NewTask(intent="x", task_id="then")
+    )
+    for held in tasks.claim("w", limit=10):
+        tasks.fail(held, "no", retry=False)
+    assert len(tasks.requeue_failed()) == 2
+    assert sorted(names(tasks)) == ["a", "b", "then"]
+    assert (found(tasks, "then")).waits_for == 0
+    assert (tasks.batch_progress(batch.id)).completed == 2
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_requeued_task_waits_for_its_turn(tasks: TaskRepository, many: bool) -> None:
+    tasks.enqueue_many([NewTask(intent="x", task_id=name, ordering_key="k") for name in "abc"])
+    held = one(tasks, "a")
+    tasks.fail(held, "no", retry=False)
+    second = one(tasks, "b")
+    if many:
+        tasks.requeue_failed()
+    else:
+        assert (tasks.requeue(held.id)).awaits_turn
+    assert names(tasks) == []
+    tasks.complete(second)
+    assert [names(tasks) for _ in range(3)] == [["a"], ["c"], []]
+    tasks.enqueue("x", task_id="d", ordering_key="k")
+    tasks.cancel((found(tasks, "d")).id)
+    assert not (tasks.requeue((found(tasks, "d")).id)).awaits_turn
+    assert names(tasks) == ["d"]
+
+
+def test_health_counts_what_waits(tasks: TaskRepository) -> None:
+    before = (tasks.queue_health()).waiting
+    tasks.enqueue_many([NewTask(intent="x", ordering_key="k")] * 3)
+    assert (tasks.queue_health()).waiting == before + 2

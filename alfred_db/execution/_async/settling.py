@@ -13,7 +13,7 @@ from ...models import TaskStatus
 from ...queries import task_waits as queries
 from .driver import fetch
 
-__all__ = ["open_turns", "released", "settle"]
+__all__ = ["open_turns", "released", "requeued", "settle", "take_turns"]
 
 
 async def settle(session: AsyncSession, ended: Iterable[uuid.UUID], *, late: bool = False) -> None:
@@ -40,6 +40,33 @@ async def open_turns(session: AsyncSession, keys: Iterable[str]) -> None:
     while left:
         rows = await fetch(session, queries.open_turns(), {"keys": left})
         left = sorted(_announced(session, rows)[1])
+
+
+async def take_turns(session: AsyncSession, keys: Iterable[str]) -> set[str]:
+    """Return which of these ordering keys have a task that has not ended; it cannot end in this transaction."""
+    taken: set[str] = set()
+    left = sorted(set(keys))
+    while left:
+        rows = await fetch(session, queries.mark_keys(), {"keys": left})
+        taken |= {key for key, marked in rows if marked}
+        left = [key for key, marked in rows if not marked]
+    return taken
+
+
+async def requeued(
+    session: AsyncSession, tasks: Sequence[tuple[uuid.UUID, str | None, uuid.UUID | None]]
+) -> None:
+    """Have tasks that were requeued take their places again.
+
+    Args:
+        session: The session that has requeued them.
+        tasks: The id, the ordering key and the batch of each.
+    """
+    if keys := {key for _, key, _ in tasks if key is not None}:
+        await take_turns(session, keys)
+        await open_turns(session, keys)
+    if parts := [id for id, _, batch in tasks if batch is not None]:
+        await fetch(session, queries.wait_again(), {"ids": parts})
 
 
 async def released(session: AsyncSession, rows: Sequence[Sequence[Any]]) -> list[uuid.UUID]:

@@ -14,7 +14,7 @@ from ...models import TaskStatus
 from ...queries import task_waits as queries
 from .driver import fetch
 
-__all__ = ["open_turns", "released", "settle"]
+__all__ = ["open_turns", "released", "requeued", "settle", "take_turns"]
 
 
 def settle(session: Session, ended: Iterable[uuid.UUID], *, late: bool = False) -> None:
@@ -41,6 +41,33 @@ def open_turns(session: Session, keys: Iterable[str]) -> None:
     while left:
         rows = fetch(session, queries.open_turns(), {"keys": left})
         left = sorted(_announced(session, rows)[1])
+
+
+def take_turns(session: Session, keys: Iterable[str]) -> set[str]:
+    """Return which of these ordering keys have a task that has not ended; it cannot end in this transaction."""
+    taken: set[str] = set()
+    left = sorted(set(keys))
+    while left:
+        rows = fetch(session, queries.mark_keys(), {"keys": left})
+        taken |= {key for key, marked in rows if marked}
+        left = [key for key, marked in rows if not marked]
+    return taken
+
+
+def requeued(
+    session: Session, tasks: Sequence[tuple[uuid.UUID, str | None, uuid.UUID | None]]
+) -> None:
+    """Have tasks that were requeued take their places again.
+
+    Args:
+        session: The session that has requeued them.
+        tasks: The id, the ordering key and the batch of each.
+    """
+    if keys := {key for _, key, _ in tasks if key is not None}:
+        take_turns(session, keys)
+        open_turns(session, keys)
+    if parts := [id for id, _, batch in tasks if batch is not None]:
+        fetch(session, queries.wait_again(), {"ids": parts})
 
 
 def released(session: Session, rows: Sequence[Sequence[Any]]) -> list[uuid.UUID]:

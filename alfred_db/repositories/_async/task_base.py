@@ -12,14 +12,14 @@ from ...errors import ConfigurationError, ConflictError, InvalidTransition
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import copy_rows
 from ...execution._async.driver import affected, commits_alone, fetch
-from ...execution._async.settling import open_turns, settle
+from ...execution._async.settling import open_turns, settle, take_turns
 from ...models import Task, TaskStatus
 from ...models.base import table_of
 from ...models.tasks import WAITING
 from ...queries import task_waits
 from ...queries import tasks as queries
 from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
-from ...values.task_waits import Reference, add_waits, asked, references, take_turns, waits
+from ...values.task_waits import Reference, add_waits, asked, references, set_turns, waits
 from ...values.tasks import NewTask
 
 COPIED = 1000
@@ -90,7 +90,8 @@ class AsyncTaskBase(AsyncRepository):
         for _ in range(ORDERED_ATTEMPTS if ordered else ATTEMPTS):
             conflict: ConflictError | None = None
             if ordered:
-                opened |= take_turns(columns, left, await self._taken(columns, left))
+                keys = {columns["ordering_key"][place] for place in left} - {None}
+                opened |= set_turns(columns, left, await take_turns(self._session, keys))
             try:
                 places = firsts(columns, left) if named(tasks) else left
                 created |= await (self._copy if copied else self._insert)(columns, places)
@@ -121,16 +122,6 @@ class AsyncTaskBase(AsyncRepository):
             for id, task_id in await fetch(self._session, task_waits.known(), {"ids": ids, "keys": keys}):
                 known |= {id: id, task_id: id}
         return references(tasks, known)
-
-    async def _taken(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[str]:
-        """Return the ordering keys of these tasks that have a task which has not ended; it cannot end meanwhile."""
-        taken: set[str] = set()
-        left = sorted({columns["ordering_key"][place] for place in places} - {None})
-        while left:
-            rows = await fetch(self._session, task_waits.mark_keys(), {"keys": left})
-            taken |= {key for key, marked in rows if marked}
-            left = [key for key, marked in rows if not marked]
-        return taken
 
     async def _wait_after(
         self, tasks: Sequence[NewTask], after: Sequence[Sequence[Reference]], filed: Filed

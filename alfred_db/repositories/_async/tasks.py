@@ -10,7 +10,7 @@ from typing import Any
 from ...checks import within
 from ...engine.session import state_of
 from ...errors import InvalidTransition
-from ...execution._async.settling import settle
+from ...execution._async.settling import requeued, settle
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...queries import tasks as queries
@@ -93,6 +93,9 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
     async def requeue(self, id: uuid.UUID) -> Task:
         """Enqueue a failed or cancelled task again with no attempts; its last error is kept.
 
+        It waits for no dependencies any more. With an `ordering_key` it waits until no other task of the key is open, and
+        a batch that has not ended waits for it again. What was cancelled because it failed stays cancelled.
+
         Raises:
             NotFoundError: The task does not exist.
             InvalidTransition: The task has neither failed nor been cancelled.
@@ -105,7 +108,10 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
             raise InvalidTransition(
                 f"task {id}: is {status}; only failed and cancelled tasks can be requeued"
             )
-        return task
+        if task.ordering_key is None and task.batch_id is None:
+            return task
+        await requeued(self._session, [(id, task.ordering_key, task.batch_id)])
+        return await self._existing(id)
 
     async def requeue_failed(
         self, *, queue: str | None = None, intent: str | None = None, limit: int = 1000
@@ -125,7 +131,9 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
         within("limit", limit, 1, MAX_BATCH)
         state_of(self._session).enqueued.add(None)
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
-        return [row[0] for row in await self._rows(statement)]
+        rows = await self._rows(statement)
+        await requeued(self._session, [(id, key, batch) for id, key, batch in rows])
+        return [row[0] for row in rows]
 
     async def count(
         self,

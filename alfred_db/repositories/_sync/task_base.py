@@ -13,14 +13,14 @@ from ...errors import ConfigurationError, ConflictError, InvalidTransition
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import copy_rows
 from ...execution._sync.driver import affected, commits_alone, fetch
-from ...execution._sync.settling import open_turns, settle
+from ...execution._sync.settling import open_turns, settle, take_turns
 from ...models import Task, TaskStatus
 from ...models.base import table_of
 from ...models.tasks import WAITING
 from ...queries import task_waits
 from ...queries import tasks as queries
 from ...values.task_columns import as_text, at, columns_of, firsts, keys_at, named
-from ...values.task_waits import Reference, add_waits, asked, references, take_turns, waits
+from ...values.task_waits import Reference, add_waits, asked, references, set_turns, waits
 from ...values.tasks import NewTask
 
 COPIED = 1000
@@ -91,7 +91,8 @@ class TaskBase(Repository):
         for _ in range(ORDERED_ATTEMPTS if ordered else ATTEMPTS):
             conflict: ConflictError | None = None
             if ordered:
-                opened |= take_turns(columns, left, self._taken(columns, left))
+                keys = {columns["ordering_key"][place] for place in left} - {None}
+                opened |= set_turns(columns, left, take_turns(self._session, keys))
             try:
                 places = firsts(columns, left) if named(tasks) else left
                 created |= (self._copy if copied else self._insert)(columns, places)
@@ -122,16 +123,6 @@ class TaskBase(Repository):
             for id, task_id in fetch(self._session, task_waits.known(), {"ids": ids, "keys": keys}):
                 known |= {id: id, task_id: id}
         return references(tasks, known)
-
-    def _taken(self, columns: Mapping[str, Sequence[Any]], places: Sequence[int]) -> set[str]:
-        """Return the ordering keys of these tasks that have a task which has not ended; it cannot end meanwhile."""
-        taken: set[str] = set()
-        left = sorted({columns["ordering_key"][place] for place in places} - {None})
-        while left:
-            rows = fetch(self._session, task_waits.mark_keys(), {"keys": left})
-            taken |= {key for key, marked in rows if marked}
-            left = [key for key, marked in rows if not marked]
-        return taken
 
     def _wait_after(
         self, tasks: Sequence[NewTask], after: Sequence[Sequence[Reference]], filed: Filed

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "mark_tasks": [call()],
     "mark_keys": [call()],
     "wait_after": [call()],
+    "wait_again": [call()],
     "settle": [call(), call(late=True)],
     "wait_less": [call()],
     "open_turns": [call()],
