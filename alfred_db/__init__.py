@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         WorkflowChildFailed,
         WorkflowStepFailed,
     )
+    from .execution._async.waiting import AsyncTaskWaiter
+    from .execution._sync.waiting import TaskWaiter
     from .interchange.qdrant import qdrant_filter
     from .models import (
         Agent,
@@ -275,6 +277,7 @@ if TYPE_CHECKING:
         TaskBatch,
         TaskBatchProgress,
         TaskCount,
+        TaskOutcome,
         TokenUsage,
         TokenUsageKey,
         ValidationRegression,
@@ -283,6 +286,7 @@ if TYPE_CHECKING:
         WorkflowWaitResult,
         WorkingMemoryChanges,
         WorkingMemoryRow,
+        read_result,
     )
     from .vectors.distances import (
         cosine_distance,
@@ -334,6 +338,7 @@ __all__ = [
     "AsyncStorageRepository",
     "AsyncTaskListener",
     "AsyncTaskRepository",
+    "AsyncTaskWaiter",
     "AsyncTenants",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
@@ -531,10 +536,12 @@ __all__ = [
     "TaskDependency",
     "TaskFailed",
     "TaskListener",
+    "TaskOutcome",
     "TaskProgress",
     "TaskRepository",
     "TaskResult",
     "TaskStatus",
+    "TaskWaiter",
     "Tenant",
     "TenantMove",
     "TenantMoveReport",
@@ -595,6 +602,7 @@ __all__ = [
     "l2_distance",
     "max_inner_product",
     "qdrant_filter",
+    "read_result",
     "workflow",
     "workflow_step",
 ]
@@ -603,6 +611,8 @@ _MODULES = (
     "errors",
     "database",
     "engine.listeners",
+    "execution._async.waiting",
+    "execution._sync.waiting",
     "types",
     "vectors.distances",
     "search",

@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .config import database_url, parse_url, tenant_schema
 from .engine.chunks import AsyncInChunks, InChunks
+from .engine.ends import TaskEnds
 from .engine.engines import Pooler, engine_options, refuse_pooler_read_only, watch
 from .engine.listeners import AsyncTaskListener, TaskListener, refuse_pooler
 from .engine.notifications import Notifier, announce
@@ -49,6 +50,8 @@ from .errors import DatabaseUnavailable, SchemaOutdatedError, translated
 from .sql import schema_translate_map
 
 if TYPE_CHECKING:
+    from .execution._async.waiting import AsyncTaskWaiter
+    from .execution._sync.waiting import TaskWaiter
     from .repositories import (
         AsyncCacheRepository,
         AsyncRateLimitRepository,
@@ -283,6 +286,14 @@ class Database(InChunks["UnitOfWork"]):
         from .repositories import RateLimitRepository
 
         return RateLimitRepository(self._alone)
+
+    @cached_property
+    def tasks(self) -> TaskWaiter:
+        """Waits for the end of tasks, and for their results; each statement commits alone."""
+        from .execution._sync.waiting import TaskWaiter
+
+        ends = None if self.pooler is not None else TaskEnds(self.url, self.schema)
+        return TaskWaiter(self._alone, ends, marks=not self.read_only)
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""
@@ -616,6 +627,14 @@ class AsyncDatabase(AsyncInChunks["AsyncUnitOfWork"]):
         from .repositories import AsyncRateLimitRepository
 
         return AsyncRateLimitRepository(self._alone)
+
+    @cached_property
+    def tasks(self) -> AsyncTaskWaiter:
+        """Waits for the end of tasks, and for their results; each statement commits alone."""
+        from .execution._async.waiting import AsyncTaskWaiter
+
+        ends = None if self.pooler is not None else TaskEnds(self.url, self.schema)
+        return AsyncTaskWaiter(self._alone, ends, marks=not self.read_only)
 
     def begin(self) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
         """Return a context manager for one transaction: commit at the end, roll back on an exception."""

@@ -18,6 +18,7 @@ AlfredDBError
 ├─ LeaseLost
 ├─ LimitReached                  a search has read as much as the caller allows, without an answer
 ├─ InvalidTransition
+├─ WaitTimeout                   what was waited for has not ended in time; a TimeoutError too
 ├─ InvalidInputError
 │  ├─ DimensionMismatch
 │  ├─ InvalidVector
@@ -69,6 +70,7 @@ __all__ = [
     "SchemaOutdatedError",
     "SchemaTooNewError",
     "UnreadableRow",
+    "WaitTimeout",
     "WorkflowChanged",
     "WorkflowChildFailed",
     "WorkflowStepFailed",
@@ -240,6 +242,10 @@ class LimitReached(AlfredDBError):
 
 class InvalidTransition(AlfredDBError):
     """The status of the row or the transaction does not allow the operation."""
+
+
+class WaitTimeout(AlfredDBError, TimeoutError):
+    """What was waited for has not ended in time."""
 
 
 class InvalidInputError(AlfredDBError):

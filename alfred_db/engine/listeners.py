@@ -55,7 +55,9 @@ class Listener:
         *,
         wanted: Callable[[str], bool] = lambda _: True,
         overdue: Callable[[], int] = lambda: 0,
+        name: str = LISTENER,
     ) -> None:
+        self._name = name
         self._url = url
         self._channel = channel
         self._woken = woken
@@ -77,7 +79,7 @@ class Listener:
         failures = 0
         while not self._stopped.is_set():
             try:
-                with connect(self._url, LISTENER) as connection:
+                with connect(self._url, self._name) as connection:
                     connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
                     failures = 0
                     self._listen(connection)
@@ -97,7 +99,7 @@ class Listener:
                 if self._wanted(notified.payload):
                     self._woken()
             if (overdue := self._overdue()) != said:
-                name = LISTENER + (OVERDUE.format(overdue) if overdue else "")
+                name = self._name + (OVERDUE.format(overdue) if overdue else "")
                 connection.execute(SQL("SET application_name = {}").format(name))
                 said = overdue
             if time.monotonic() - asked > LIVENESS:

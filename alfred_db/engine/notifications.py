@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from sqlalchemy import URL, event
@@ -51,16 +52,18 @@ def channel_of(schema: str | None) -> str:
     return f"alfred_db_tasks_{schema}"
 
 
-def payload_of(kinds: Iterable[Kind | None]) -> str:
-    """Return the payload of a notification: the queues and intents as JSON, or nothing, which wakes every worker.
+def payload_of(kinds: Iterable[Kind | UUID | None]) -> str:
+    """Return the payload of a notification, or nothing, which wakes everybody who listens.
 
     Args:
-        kinds: The queue and the intent of each task; None is any.
+        kinds: The queue and the intent of each task, None for any: they become JSON. Or the tasks that have ended: their
+            ids, separated by commas.
     """
     named = list(kinds)
     if None in named:
         return ""
-    payload = json.dumps(named, separators=(",", ":"))
+    ended = [one.hex for one in named if isinstance(one, UUID)]
+    payload = ",".join(ended) if ended else json.dumps(named, separators=(",", ":"))
     return payload if len(payload) <= MAX_PAYLOAD else ""
 
 
@@ -77,6 +80,11 @@ def wakes(payload: str, queues: Collection[str] | None, intents: Collection[str]
         return True
 
 
+def channel_of_ends(schema: str | None) -> str:
+    """Return the name of the tenant's channel for the ends of tasks that somebody waits for."""
+    return channel_of(schema).replace("alfred_db_tasks", "alfred_db_ended", 1)
+
+
 class Notifier:
     """Notifies channels shortly after each request, in a separate thread and on a separate connection.
 
@@ -86,21 +94,24 @@ class Notifier:
 
     def __init__(self, url: URL) -> None:
         self._url = url
-        self._asked: deque[tuple[str, Collection[Kind | None]]] = deque()
+        self._asked: deque[tuple[str, Collection[Kind | UUID | None]]] = deque()
         self._stopped = False
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def notify(self, channel: str, kinds: Iterable[Kind | None] = (None,)) -> None:
-        """Request a notification about tasks of these kinds, None for any. Returns at once and never fails."""
+    def notify(self, channel: str, kinds: Iterable[Kind | UUID | None] = (None,)) -> None:
+        """Request a notification about tasks of these kinds, None for any, or about the end of tasks.
+
+        Returns at once and never fails.
+        """
         self._asked.append((channel, frozenset(kinds)))
         self._wake.set()
         if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._start()
 
-    def after_commits(self, sessions: type[Session] | sessionmaker[Session], channel: str) -> None:
-        """Notify the channel whenever one of these sessions has committed tasks that it enqueued."""
+    def after_commits(self, sessions: type[Session] | sessionmaker[Session], channel: str, ends: str) -> None:
+        """Notify a channel whenever one of these sessions has committed tasks that it enqueued, `ends` of those ended."""
 
         def committed(session: Session) -> None:
             # Releasing a savepoint commits nothing: the tasks are announced when the transaction itself commits.
@@ -108,6 +119,9 @@ class Notifier:
             if state.enqueued and session.get_nested_transaction() is None:
                 kinds, state.enqueued = state.enqueued, set()
                 self.notify(channel, kinds)
+            if state.ended and session.get_nested_transaction() is None:
+                ids, state.ended = state.ended, set()
+                self.notify(ends, ids)
 
         event.listen(sessions, "after_commit", committed)
 
@@ -133,7 +147,7 @@ class Notifier:
             self._wake.clear()
             if not self._stopped:
                 time.sleep(max(0.0, free_at - time.monotonic()))
-            asked: dict[str, set[Kind | None]] = {}
+            asked: dict[str, set[Kind | UUID | None]] = {}
             commits = 0
             with suppress(IndexError):
                 while True:
@@ -167,7 +181,7 @@ def announce(notifier: Notifier | None, schema: str | None, *sessions: sessionma
     """Have commits of these sessions wake the workers of the tenant, through the one notifier of the pool."""
     if notifier is not None:
         for each in sessions:
-            notifier.after_commits(each, channel_of(schema))
+            notifier.after_commits(each, channel_of(schema), channel_of_ends(schema))
 
 
 def connect(url: URL, application_name: str) -> psycopg.Connection:

@@ -40,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from ..models import Task, TaskDependency, TaskStatus
+from ..models import Task, TaskDependency, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..models.tasks import WAITING
 from ..types import Text
@@ -59,7 +59,10 @@ __all__ = [
     "mark",
     "mark_keys",
     "mark_tasks",
+    "mark_waited",
     "open_turns",
+    "outcome",
+    "outcome_results",
     "settle",
     "wait_after",
     "wait_again",
@@ -432,6 +435,27 @@ def _outcome(locked: CTE) -> CTE:
 
 
 # Seen
+
+
+@driver_statement
+def mark_waited() -> ReturningUpdate[uuid.UUID]:
+    """Mark the task `id`, unless it has ended, so that its end is notified."""
+    return mark(and_(_t.id == bindparam("id", type_=Uuid), _is_live(_t))).returning(_t.id)
+
+
+@driver_statement
+def outcome() -> Select[uuid.UUID, str, str, str | None, str | None]:
+    """Select how the task `id` has ended."""
+    own = _t.id == bindparam("id", type_=Uuid)
+    return select(_t.id, _t.task_id, _t.status, _t.error_code, _t.error_message).where(own)
+
+
+@driver_statement
+def outcome_results() -> Select[str, dict[str, Any]]:
+    """Select type and content of the results of the task `id`, oldest first."""
+    result = table_of(TaskResult).c
+    own = result.task_id == bindparam("id", type_=Uuid)
+    return select(result.result_type, result.content).where(own).order_by(result.created_at, result.id)
 
 
 def dependencies(id: uuid.UUID) -> Select[Task]:

@@ -37,6 +37,7 @@ from .rag import RagContext, RagSource
 from .rate_limits import RateLimit, RateLimitMethod, RateLimitUsage, RateLimitWindow
 from .scheduler import ClaimedExecution, NewSchedule, ScheduleOutcome, ScheduleProblem, SchedulerTick
 from .spaces import EmbeddingSpaceInfo, PendingEmbedding, SpaceCoverage
+from .task_outcomes import TaskOutcome, read_result
 from .tasks import (
     ClaimedTask,
     NewTask,
@@ -124,6 +125,7 @@ __all__ = [
     "TaskBatch",
     "TaskBatchProgress",
     "TaskCount",
+    "TaskOutcome",
     "TokenUsage",
     "TokenUsageKey",
     "ValidationRegression",
@@ -132,4 +134,5 @@ __all__ = [
     "WorkflowWaitResult",
     "WorkingMemoryChanges",
     "WorkingMemoryRow",
+    "read_result",
 ]

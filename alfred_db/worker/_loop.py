@@ -70,6 +70,7 @@ class Loop:
             pooler=db.pooler,
             pool_size=CONNECTIONS + (settings.retention is not None),
             application_name="alfred-db worker",
+            notify=True,  # of what the end of a task releases, and of its end to those who wait for it
         )
         self._settings = settings
         self._sources = list(sources)
