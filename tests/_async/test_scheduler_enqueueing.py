@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from _async.scheduled import executions_of, set_next_run
@@ -109,7 +109,8 @@ async def test_missed_slots_follow_the_policy(scheduler: AsyncSchedulerRepositor
 async def test_what_runs_a_schedule_is_either_a_command_or_an_intent(
     scheduler: AsyncSchedulerRepository,
 ) -> None:
-    for both in ({}, {"command": "c", "intent": "I"}):
+    wrong: list[dict[str, Any]] = [{}, {"command": "c", "intent": "I"}]
+    for both in wrong:
         with pytest.raises(InvalidInputError, match="either a `command`"):
             await scheduler.create("n", schedule=RARE, **both)
     task, _ = await scheduler.create("n", schedule=RARE, intent="I")
@@ -134,7 +135,8 @@ async def test_executions_that_wait_for_a_command_are_enqueued_once_an_intent_re
 
 
 def declared(key: str, **settings: Any) -> NewSchedule:
-    return NewSchedule(**{"name": key, "schedule": RARE, "intent": "I", "schedule_key": key, **settings})
+    values = {"name": key, "schedule": RARE, "intent": "I", "schedule_key": key, **settings}
+    return cast(NewSchedule, values)
 
 
 async def test_an_application_declares_its_schedules(scheduler: AsyncSchedulerRepository) -> None:

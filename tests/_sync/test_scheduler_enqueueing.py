@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from _sync.scheduled import executions_of, set_next_run
@@ -110,7 +110,8 @@ def test_missed_slots_follow_the_policy(scheduler: SchedulerRepository) -> None:
 def test_what_runs_a_schedule_is_either_a_command_or_an_intent(
     scheduler: SchedulerRepository,
 ) -> None:
-    for both in ({}, {"command": "c", "intent": "I"}):
+    wrong: list[dict[str, Any]] = [{}, {"command": "c", "intent": "I"}]
+    for both in wrong:
         with pytest.raises(InvalidInputError, match="either a `command`"):
             scheduler.create("n", schedule=RARE, **both)
     task, _ = scheduler.create("n", schedule=RARE, intent="I")
@@ -135,7 +136,8 @@ def test_executions_that_wait_for_a_command_are_enqueued_once_an_intent_replaces
 
 
 def declared(key: str, **settings: Any) -> NewSchedule:
-    return NewSchedule(**{"name": key, "schedule": RARE, "intent": "I", "schedule_key": key, **settings})
+    values = {"name": key, "schedule": RARE, "intent": "I", "schedule_key": key, **settings}
+    return cast(NewSchedule, values)
 
 
 def test_an_application_declares_its_schedules(scheduler: SchedulerRepository) -> None:
