@@ -77,7 +77,7 @@ EXAMPLES: Mapping[str, str] = {
     "spaces reembed": "alfred-db spaces reembed e5-small --kind documents --model e5-small --dimensions 384 --embedder embedding:embed",
     "spaces status": "alfred-db spaces status",
     "spaces switch": "alfred-db spaces switch documents e5-small --embedder embedding:embed --target 0.9",
-    "spaces drop": "alfred-db spaces drop old-space",
+    "spaces drop": "alfred-db spaces drop old-space --yes",
     "vectors status": "alfred-db vectors status",
     "vectors recall": "alfred-db vectors recall --table documents --k 10 --samples 20",
     "vectors rebuild": "alfred-db vectors rebuild --index idx_documents_embedding",

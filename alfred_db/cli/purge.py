@@ -16,7 +16,7 @@ from ..errors import InvalidInputError
 from ..retention import BATCH, KINDS, PurgeResult, RetentionPolicy
 from ..retention import purge as purge_by_policy
 from ..retention.policy import seconds_of
-from .options import json_option, schema_option, url_option
+from .options import confirm, json_option, schema_option, url_option, yes_option
 
 __all__ = ["purge", "retention_option"]
 
@@ -60,6 +60,7 @@ def retention_option(name: str, words: str) -> Callable[[Callable[..., None]], C
 @click.option(
     "--batch", type=click.IntRange(1, 10_000), default=BATCH, show_default=True, help="Rows per transaction."
 )
+@yes_option
 @url_option
 @schema_option
 @json_option
@@ -69,6 +70,7 @@ def purge(
     only: tuple[str, ...],
     dry_run: bool,
     batch: int,
+    yes: bool,
     url: str | None,
     schema: str | None,
     as_json: bool,
@@ -82,6 +84,8 @@ def purge(
     if expired is not None:
         given["expired"] = expired
     wanted = replace(RetentionPolicy() if policy is None else RetentionPolicy.from_file(policy), **given)
+    if not dry_run:
+        confirm("Delete what the policy does not keep?", yes)
     with Database(database_url(url), schema=schema, application_name="alfred-db purge") as database:
         done = purge_by_policy(
             database, wanted, only=only or None, dry_run=dry_run, batch=batch, progress=_reporter()

@@ -17,7 +17,7 @@ from ..models import SpaceKind
 from ..models.spaces import BUILTIN
 from .groups import Group
 from .objects import named_object
-from .options import json_option, migration_url_option, schema_option, url_option
+from .options import confirm, json_option, migration_url_option, schema_option, url_option, yes_option
 
 __all__ = ["spaces"]
 
@@ -149,10 +149,12 @@ def switch(
 
 @spaces.command("drop")
 @click.argument("name")
+@yes_option
 @migration_url_option
 @schema_option
-def remove(name: str, url: str | None, schema: str | None) -> None:
+def remove(name: str, yes: bool, url: str | None, schema: str | None) -> None:
     """Drop the space NAME with its vectors; a default space is refused."""
+    confirm(f"Drop the space {name!r} with its vectors?", yes)
     with Database(migration_url(url), schema=schema) as database, database.begin() as uow:
         uow.spaces.drop(name)
     click.echo(f"dropped {name}")
