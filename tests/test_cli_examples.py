@@ -37,6 +37,7 @@ ELSEWHERE = {
     "catalog refresh": "needs a linked catalog",
     "catalog unlink": "needs a linked catalog",
     "distribute": "needs Citus",
+    "tenants move": "needs another server",
 }
 """What needs more than this database: the words of its example are only read here, and its own tests run it."""
 STATUSES = {"doctor": {0, 1}, "server status": {0, 3}}

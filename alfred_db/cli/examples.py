@@ -31,6 +31,7 @@ EXAMPLES: Mapping[str, str] = {
     "tenants upgrade": "alfred-db tenants upgrade --all",
     "tenants export": "alfred-db tenants export acme acme.dump",
     "drill": "alfred-db drill",
+    "tenants move": "alfred-db tenants move acme --to postgresql://postgres@db-2/platform",
     "tenants drop": "alfred-db tenants drop globex --yes",
     "quickstart": "alfred-db quickstart",
     "erd": "alfred-db erd memories > memories.mmd",
