@@ -184,25 +184,25 @@ class Bench:
         if (finished, unfinished) != (jobs + warm, 0):
             raise ContenderError(f"void: {finished - warm} of {jobs} jobs finished, {unfinished} did not")
 
-    def steps(self, library: Library, *arguments: Any) -> Run:
-        """Workflows, one after the other."""
+    def steps(self, library: Library, *arguments: Any, form: str = "") -> Run:
+        """Workflows, one after the other; `form` is the beginning of the names of the contender's functions."""
         url = self.database(library)
         count = self.sizes.workflows * STEPS
         with self.start(library) as contender:
-            contender.ask("steps", url, 1, STEPS, *arguments)
+            contender.ask(f"{form}steps", url, 1, STEPS, *arguments)
             before = self.counters()
-            run: Run = contender.ask("steps", url, self.sizes.workflows, STEPS, *arguments)
+            run: Run = contender.ask(f"{form}steps", url, self.sizes.workflows, STEPS, *arguments)
             after = self.counters()
         if sorted(run.pop("ran")) != list(range(count)):
             raise ContenderError("void: not every step ran once")
         return _each(run, before, after, count)
 
-    def resume(self, library: Library) -> Run:
+    def resume(self, library: Library, form: str = "") -> Run:
         """A workflow that another process ends after this one was killed."""
         url = self.database(library)
         with self.start(library) as contender:
             try:
-                contender.ask("begin", url, STEPS, DIES_AFTER)
+                contender.ask(f"{form}begin", url, STEPS, DIES_AFTER)
             except ContenderError as error:
                 if " ended: " not in str(error):
                     raise
@@ -210,7 +210,7 @@ class Bench:
                 raise ContenderError("void: the process was to be killed")
         time.sleep(1.5)  # the lease is a second
         with self.start(library) as contender:
-            run: Run = contender.ask("resume", url, STEPS)
+            run: Run = contender.ask(f"{form}resume", url, STEPS)
         if run["ran"] != list(range(DIES_AFTER, STEPS)):
             raise ContenderError(f"void: the steps {run['ran']} ran")
         return run

@@ -30,6 +30,10 @@ from alfred_db import (
     TaskBackoff,
     UnitOfWork,
     Worker,
+    WorkflowContext,
+    WorkflowFunction,
+    Workflows,
+    workflow,
 )
 
 Unit = Callable[[], AbstractContextManager[UnitOfWork]]
@@ -255,6 +259,77 @@ def steps(url: str, workflows: int, each: int, autocommit: bool) -> dict[str, An
     return {"seconds": spent, "cpu": cpu_spent, "ran": ran}
 
 
+def durable_steps(url: str, workflows: int, each: int) -> dict[str, Any]:
+    """The same by a durable function, whose steps do nothing: the time is that between the first step and the last."""
+    ran: list[int] = []
+    spent: list[tuple[float, float]] = []
+
+    def step(number: int, seq: int) -> dict[str, int]:
+        ran.append(number * each + seq)
+        return {"number": seq}
+
+    @workflow("durable bench")
+    def flow(ctx: WorkflowContext, number: int) -> None:
+        start, cpu = time.perf_counter(), time.process_time()
+        for seq in range(each):
+            ctx.step(step, number, seq)
+        spent.append((time.perf_counter() - start, time.process_time() - cpu))
+
+    flows = Workflows([flow])
+    with _connected(url) as db:
+        with db.begin() as uow:
+            ids = flows.register(uow)
+        for number in range(workflows):
+            with db.begin() as uow:
+                flows.start(uow, flow, {"number": number})
+            with db.begin() as uow:
+                (execution,) = uow.workflows.claim("bench", ids)
+            flows.run(db, execution)
+    return {"seconds": sum(one[0] for one in spent), "cpu": sum(one[1] for one in spent), "ran": ran}
+
+
+def durable_resume(url: str, each: int) -> dict[str, Any]:
+    """The same as `resume`, for a durable function: the execution that `durable_begin` began."""
+    ran: list[int] = []
+    flows = Workflows([_durable(each, ran)])
+    start = time.perf_counter()
+    with Database(url) as db:
+        with db.begin() as uow:
+            uow.workflows.reap()
+        with db.begin() as uow:
+            (execution,) = uow.workflows.claim("second", flows.register(uow))
+        flows.run(db, execution)
+    return {"seconds": time.perf_counter() - start, "ran": ran}
+
+
+def durable_begin(url: str, each: int, die_after: int) -> None:
+    """Run a durable function until the process is killed after some steps; its lease is a second."""
+    flow = _durable(each, [], die_after)
+    flows = Workflows([flow])
+    with _connected(url) as db:
+        with db.begin() as uow:
+            ids = flows.register(uow)
+            flows.start(uow, flow, {})
+        with db.begin() as uow:
+            (execution,) = uow.workflows.claim("first", ids, lease=1)
+        flows.run(db, execution)
+
+
+def _durable(each: int, ran: list[int], die_after: int | None = None) -> WorkflowFunction[..., Any]:
+    def step(seq: int) -> dict[str, int]:
+        if seq == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ran.append(seq)
+        return {"number": seq}
+
+    @workflow("durable bench")
+    def flow(ctx: WorkflowContext) -> None:
+        for seq in range(each):
+            ctx.step(step, seq)
+
+    return flow
+
+
 def begin(url: str, each: int, die_after: int) -> None:
     """Run a workflow until the process is killed after some steps; its lease is a second."""
     with _connected(url) as db:
@@ -359,4 +434,5 @@ if __name__ == "__main__":
             take_over,
         ),
         *(claims, heartbeats, steps, begin, resume),
+        *(durable_steps, durable_begin, durable_resume),
     )
