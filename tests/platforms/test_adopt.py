@@ -198,7 +198,7 @@ def test_the_library_works_with_the_rows(adopted: tuple[URL, Connection]) -> Non
                 "new-model", display_name="New", provider="p", model_type="chat"
             )
             assert model.id > 100_000
-            messages = uow.conversations.history("session-1").items
+            messages = uow.conversations.history("session-1", limit=1000).items
             assert len(messages) == len(range(1, ROWS + 1, 40))
             summary = next(
                 one for one in uow.conversations.sessions(limit=1000).items if one.session_id == "session-1"
