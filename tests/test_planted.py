@@ -285,6 +285,7 @@ CALLS: dict[str, list[list[str]]] = {
     "catalog load": [[]],
     "catalog refresh": [["--help"]],
     "catalog unlink": [["--help"]],
+    "tenants move": [["--help"]],
     "check": [[]],
     "current": [[]],
     "distribute": [["--help"]],
