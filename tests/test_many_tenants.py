@@ -7,6 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def two_tenants(
 
 def middle() -> str:
     return next(revision.id for revision in migrate.history() if revision.id.startswith(MIDDLE))
+
+
+def processes() -> list[Any]:
+    """The processes of this one that upgrade tenants."""
+    found: list[Any] = []
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if "alfred_db.tenants" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def at_head(db: Database) -> dict[str, bool]:
@@ -135,9 +146,8 @@ def test_an_upgrade_that_is_killed_is_simply_run_again(database_url: URL, engine
 
             def kill(outcome: TenantOutcome) -> None:
                 if outcome.number == len(names) - 1:
-                    for process in psutil.Process().children():
-                        if "alfred_db.tenants" in process.cmdline():
-                            process.kill()
+                    for process in processes():
+                        process.kill()
 
             report = db.tenants.create(*names, parallel=2, progress=kill)
         assert report.changed == ["one", "three"]
@@ -155,7 +165,7 @@ def test_the_end_of_the_caller_ends_the_processes(database_url: URL, engine: Eng
 
     with Database(database_url) as db, locked(engine, "two"), pytest.raises(KeyboardInterrupt):
         db.tenants.create("one", "two", parallel=2, progress=stop)
-    assert not [one for one in psutil.Process().children() if "alfred_db.tenants" in one.cmdline()]
+    assert not processes()
 
 
 @pytest.mark.parametrize("name", ["pg_x", "wm", "a-b", "", "Extensions", "x" * 64])
@@ -504,9 +514,8 @@ def test_a_hundred_tenants(database_url: URL, engine: Engine, tmp_path: Path) ->
 
         def kill(outcome: TenantOutcome) -> None:
             if outcome.changed and outcome.number > 90:
-                for process in psutil.Process().children():
-                    if "alfred_db.tenants" in process.cmdline():
-                        process.kill()
+                for process in processes():
+                    process.kill()
 
         report = db.tenants.upgrade(parallel=4, progress=kill)
         assert report.failed
