@@ -84,6 +84,9 @@ TRUSTED_SECONDS = 5.0
 """A pooled connection that was used within this time is pinged only if its socket has input."""
 
 
+PREPARED = 1000
+"""Statements that a connection keeps prepared: those of many tenants have different texts, and the driver keeps 100."""
+
 RELIED_ON: Mapping[str, str] = {
     "DateStyle": "ISO",  # the driver reads dates and times in no other
     "IntervalStyle": "postgres",
@@ -269,6 +272,7 @@ def prepare_connections(engine: Engine, *, settings: Mapping[str, str], default_
         nonlocal known_own
         _refuse_encoding(dbapi_connection, record)
         driver: Any = record.driver_connection
+        driver.prepared_max = PREPARED
         with _closed_on_error(dbapi_connection):
             announced = driver.info.backend_pid
             found = _ask(dbapi_connection, _prepare(announced, settings))
