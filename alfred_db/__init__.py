@@ -300,10 +300,14 @@ if TYPE_CHECKING:
     from .vectors.types import Bit, HalfVector, SparseVector, Vector
     from .worker import (
         AsyncLease,
+        AsyncTasks,
         AsyncWorker,
+        DeadTask,
         ExecutionLease,
         Lease,
+        Retry,
         TaskFailed,
+        Tasks,
         Worker,
     )
 
@@ -339,6 +343,7 @@ __all__ = [
     "AsyncTaskListener",
     "AsyncTaskRepository",
     "AsyncTaskWaiter",
+    "AsyncTasks",
     "AsyncTenants",
     "AsyncUnitOfWork",
     "AsyncUserRepository",
@@ -380,6 +385,7 @@ __all__ = [
     "ConversationSummary",
     "Database",
     "DatabaseUnavailable",
+    "DeadTask",
     "DimensionMismatch",
     "Document",
     "DocumentChanges",
@@ -500,6 +506,7 @@ __all__ = [
     "RegistryModel",
     "RegistryModelChanges",
     "RememberedMemory",
+    "Retry",
     "ScheduleOutcome",
     "ScheduleProblem",
     "ScheduledExecution",
@@ -542,6 +549,7 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TaskWaiter",
+    "Tasks",
     "Tenant",
     "TenantMove",
     "TenantMoveReport",

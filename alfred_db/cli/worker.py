@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..retention import RetentionPolicy
 from ..worker import AsyncWorker, Worker
 from ..worker.settings import Settings
-from ..worker.workers import is_asynchronous
+from ..worker.workers import App, is_asynchronous
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 from .purge import retention_option
@@ -56,7 +56,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--app",
     metavar="MODULE:NAME",
-    help="A mapping from intents to handlers, all plain or all async.",
+    help="A mapping from intents to handlers, or an application of decorated tasks (Tasks, AsyncTasks).",
 )
 @click.option(
     "--workflows",
@@ -87,12 +87,13 @@ def worker(
     if app is None and workflows is None:
         raise click.UsageError("pass --app, --workflows, or both")
     handlers = {} if app is None else handlers_of(app)
+    plainly = handlers.handlers() if isinstance(handlers, App) else handlers
     functions = settings["workflows"] = [] if workflows is None else workflows_of(workflows)
     # Both kinds of workers run both kinds of handlers, and durable functions of one kind.
     asynchronous = (
         any(function.is_asynchronous for function in functions)
         if functions
-        else any(is_asynchronous(handler) for handler in handlers.values())
+        else any(is_asynchronous(handler) for handler in plainly.values())
     )
     log = logging.getLogger("alfred_db.worker")
     settings["retention"] = None if retention is None else RetentionPolicy.from_file(retention)
@@ -100,21 +101,23 @@ def worker(
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
     if asynchronous:
         unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", unlike.name, ", ".join([*handlers, *(function.name for function in functions)]))
+        log.info("%s: %s", unlike.name, ", ".join([*plainly, *(function.name for function in functions)]))
         asyncio.run(unlike.run(drain=drain))
     else:
         plain = Worker(Database(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", plain.name, ", ".join([*handlers, *(function.name for function in functions)]))
+        log.info("%s: %s", plain.name, ", ".join([*plainly, *(function.name for function in functions)]))
         plain.run(drain=drain)
 
 
-def handlers_of(app: str) -> Mapping[str, Callable[..., Any]]:
-    """Return the mapping that MODULE:NAME names.
+def handlers_of(app: str) -> Mapping[str, Callable[..., Any]] | App:
+    """Return the mapping or the application that MODULE:NAME names.
 
     Raises:
         ConfigurationError: The module cannot be imported, or the name is not a mapping of handlers.
     """
     found = named_object("--app", app, "myapp.tasks:handlers", "define it as a dict")
+    if isinstance(found, App):
+        return found
     if not isinstance(found, Mapping):
         raise ConfigurationError(
             f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease)"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnClause,
     ColumnElement,
+    DateTime,
     Double,
+    Integer,
     Select,
     cast,
     column,
     extract,
+    literal,
+    literal_column,
     select,
     table,
     true,
@@ -157,6 +164,30 @@ def latest_failed(limit: int) -> Select[*tuple[Any, ...]]:
         select(_t.task_id, _t.intent, _t.queue, _t.error_code, _age(_t.failed_at).label("seconds"))
         .where(_has(TaskStatus.FAILED))
         .order_by(_t.failed_at.desc())
+        .limit(number(limit))
+    )
+
+
+def dead(intents: Sequence[str], since: datetime | None, limit: int) -> Select[*tuple[Any, ...]]:
+    """Select the tasks of these intents that have failed since a time, in the last day if it is None, oldest first."""
+    first = seconds_ago(86_400) if since is None else literal(since, DateTime(timezone=True))
+    return (
+        select(
+            _t.id,
+            _t.task_id,
+            _t.intent,
+            _t.queue,
+            _t.error_code,
+            _t.error_message,
+            _t.retry_count + _t.crash_count + literal_column("1", Integer),
+            _t.failed_at,
+        )
+        .where(
+            _has(TaskStatus.FAILED),
+            _t.failed_at >= first,
+            _t.intent == func.any(literal(list(intents), ARRAY(Text))),
+        )
+        .order_by(_t.failed_at, _t.id)
         .limit(number(limit))
     )
 

@@ -10,18 +10,32 @@ runs the same loop in a thread, where a handler that blocks the event loop canno
 
 from __future__ import annotations
 
+from ._app import Middleware
+from ._dead_letters import DeadLetterHook, DeadTask
 from ._executions import ExecutionLease
 from ._lease import AsyncLease, Lease, TaskFailed
+from .apps import AsyncTaskFunction, AsyncTasks, TaskFunction, TaskOptions, Tasks, WorkerOptions
+from .retry import Retry
 from .workers import AsyncHandler, AsyncWorker, CommandHandler, Handler, Worker
 
 __all__ = [
     "AsyncHandler",
     "AsyncLease",
+    "AsyncTaskFunction",
+    "AsyncTasks",
     "AsyncWorker",
     "CommandHandler",
+    "DeadLetterHook",
+    "DeadTask",
     "ExecutionLease",
     "Handler",
     "Lease",
+    "Middleware",
+    "Retry",
     "TaskFailed",
+    "TaskFunction",
+    "TaskOptions",
+    "Tasks",
     "Worker",
+    "WorkerOptions",
 ]

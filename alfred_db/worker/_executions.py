@@ -9,7 +9,7 @@ from ..database import Database
 from ..repositories import UnitOfWork
 from ..values.scheduler import ClaimedExecution
 from ._lease import Held
-from ._outcome import RESULT, Ended, Failure, plain
+from ._outcome import RESULT, SNOOZED, Ended, Failure, plain
 from ._runner import Runner
 from ._settle import completed, failed_as, one_by_one
 from ._source import End, Source
@@ -84,6 +84,8 @@ class ExecutionSource(Source[ClaimedExecution]):
 
 def _returned(lease: Held[Any], value: object) -> Ended:
     """Return the end of a handler that returned: the output of the execution is the text that it returned."""
+    if lease.snoozed is not None:
+        return Ended(lease, failure=SNOOZED)
     if value is None or issubclass(type(value), str):
         return Ended(lease, value=None if value is None else str.__str__(cast("str", value)))
     refused = f"the handler returned {plain(type(value).__name__, MAX_NAME)}: expected text or None"
@@ -98,5 +100,8 @@ def _write(uow: UnitOfWork, one: Ended) -> str:
         return completed(one)
     if one.lease.given_back:
         return f"released, now {uow.scheduler.release(claimed)}"
+    if failure is SNOOZED:
+        status = uow.scheduler.release(claimed, delay=one.lease.snoozed or 0.0)
+        return f"put off for {one.lease.snoozed:g} s, now {status}"
     status = uow.scheduler.fail(claimed, failure.message, code=failure.code, retry=failure.retry)
     return failed_as(one, failure.code, status)

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from ..checks import MAX_SECONDS, within
 from ..errors import lease_lost, shown
 from ..repositories import AsyncUnitOfWork, UnitOfWork
 from ..values.scheduler import ClaimedExecution
 from ..values.tasks import ClaimedTask, NewTaskResult
 from ..values.workflows import ClaimedWorkflow
+from .retry import Retry
 
 __all__ = ["AnyLease", "AsyncLease", "ClaimedT", "Held", "Lease", "TaskFailed"]
 
@@ -59,6 +61,10 @@ class Held(Generic[ClaimedT]):
         )
         self.source: Any = None
         """The kind of work that it is. For the loop only."""
+        self.policy: Retry | None = None
+        """When the task is tried again, if its function decides that. For the worker only."""
+        self.snoozed: float | None = None
+        """Seconds for which the handler put the work off. For the worker only."""
         self._taken = False
         self.began = time.monotonic()
         """The local time at which the worker passed the task to the handler. For the worker only."""
@@ -117,6 +123,17 @@ class Held(Generic[ClaimedT]):
         self._check_lost()
         if self.cancel_requested:
             raise TaskFailed("its cancellation was asked for", code="cancelled", retry=False)
+
+    def snooze(self, seconds: float) -> None:
+        """Put the task off: when the handler returns, it is released, to be claimed again in `seconds`.
+
+        No attempt is counted, and what the handler returns is not stored. If the handler raises, it fails as usual.
+
+        Raises:
+            InvalidInputError: `seconds` is out of range.
+        """
+        within("seconds", seconds, 0, MAX_SECONDS)
+        self.snoozed = seconds
 
     def revoke(self, *, again: bool = False) -> None:
         """Mark the lease as lost, and interrupt the handler, or do so `again`. For the worker only."""

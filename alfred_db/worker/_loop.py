@@ -18,6 +18,8 @@ from typing import Any
 from ..database import AsyncDatabase, Database
 from ..engine.listeners import Listener
 from ..engine.notifications import Notifier, channel_of
+from ._app import App
+from ._dead_letters import DeadLetters
 from ._lease import Held
 from ._log import log
 from ._outcome import Ended, failed
@@ -60,7 +62,7 @@ class Loop:
         *,
         intents: Sequence[str],
         commands: Sequence[str] = (),
-        prepare: Callable[[Database], None] = lambda _: None,
+        app: App | None = None,
     ) -> None:
         self.stopping = False
         self._at_once = False
@@ -68,7 +70,7 @@ class Loop:
             db.url,
             schema=db.schema,
             pooler=db.pooler,
-            pool_size=CONNECTIONS + (settings.retention is not None),
+            pool_size=CONNECTIONS + (settings.retention is not None) + bool(app and app.dead_letter_hooks),
             application_name="alfred-db worker",
             notify=True,  # of what the end of a task releases, and of its end to those who wait for it
         )
@@ -81,7 +83,10 @@ class Loop:
         self._failures = 0
         self._heard = -math.inf  # when a notification came last
         self._watch = Watch(lambda: self._held)
-        self._prepare = prepare
+        self._app = app
+        self._dead_letters: DeadLetters | None = None
+        if app is not None and app.dead_letter_hooks:
+            self._dead_letters = DeadLetters(self._db, app.name, intents, app.dead_letter_hooks)
         self._notifier = Notifier(self._db.url)
         self._upkeep = Upkeep(
             self._db,
@@ -113,6 +118,10 @@ class Loop:
                     # In a separate thread: a long purge does not hold up the upkeep.
                     every = settings.retention_every
                     helpers.enter_context(Periodic("retention", every, self._upkeep.retain, at_start=True))
+            if self._dead_letters is not None and not drain:
+                # In a separate thread: a hook does not hold up the upkeep.
+                look = self._dead_letters.look
+                helpers.enter_context(Periodic("dead letters", settings.upkeep, look, at_start=True))
             if self._db.pooler is None and not drain:
                 listener = Listener(
                     self._db.url,
@@ -137,7 +146,8 @@ class Loop:
         while not self.stopping:
             try:
                 if not prepared:
-                    self._prepare(self._db)
+                    if self._app is not None:
+                        self._app.prepare(self._db)
                     prepared = True
                 if not kept_up:
                     self._upkeep.keep_up()
@@ -152,6 +162,8 @@ class Loop:
                 if full:
                     continue
                 if drain and not self._held and not claimed:
+                    if self._dead_letters is not None:
+                        self._dead_letters.look()
                     return
                 pause = self._until_next_look()
             if any(source.ended for source in self._sources):  # what others have locked is tried again soon

@@ -20,7 +20,7 @@ from ..values.task_columns import MAX_JSON_BYTES
 from ..values.tasks import NewTaskResult
 from ._lease import Held, TaskFailed
 
-__all__ = ["RESULT", "Ended", "Failure", "described", "failed", "plain", "raised", "returned"]
+__all__ = ["RESULT", "SNOOZED", "Ended", "Failure", "described", "failed", "plain", "raised", "returned"]
 
 RESULT = "result"
 """The `error_code` of a task whose handler returned what cannot be stored."""
@@ -37,6 +37,10 @@ class Failure(NamedTuple):
     delay: float | None = None
 
 
+SNOOZED = Failure("put off by the handler", "snoozed")
+"""Stands for the end of a handler that put its work off: it is released."""
+
+
 class Ended(NamedTuple):
     """A handler that returned or raised."""
 
@@ -51,6 +55,8 @@ class Ended(NamedTuple):
 
 def returned(lease: Held[Any], value: object) -> Ended:
     """Return the end of a handler that returned: a failure when its value cannot be stored."""
+    if lease.snoozed is not None:
+        return Ended(lease, failure=SNOOZED)
     if value is None:
         return Ended(lease)
     try:
@@ -84,7 +90,8 @@ def _failure(lease: Held[Any], error: BaseException) -> Failure:
     if issubclass(kind, asyncio.CancelledError) and lease.cancel_requested:
         return Failure("its cancellation was asked for", CANCELLED, retry=False)
     if not issubclass(kind, TaskFailed):
-        return failed(described(error))
+        retry = lease.policy is None or lease.policy.retries(error)
+        return Failure(described(error), retry=retry)
     asked = cast("TaskFailed", error)
     message = text_of(error)[1]
     asked_code: Any = asked.code

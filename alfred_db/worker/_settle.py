@@ -16,7 +16,7 @@ from ..repositories import UnitOfWork
 from ..values.tasks import TaskBackoff
 from ._lease import Held, TaskFailed
 from ._log import log
-from ._outcome import RESULT, Ended, Failure, described, failed
+from ._outcome import RESULT, SNOOZED, Ended, Failure, described, failed
 
 __all__ = ["Write", "completed", "failed_as", "is_transient", "one_by_one", "settled"]
 
@@ -120,7 +120,7 @@ def _settle(db: Database, one: Ended, write: Write) -> None:
             return
         _settle(db, Ended(one.lease, failure=refused, error=one.error), write)
     else:
-        well = one.lease.given_back or one.failure is None
+        well = one.lease.given_back or one.failure is None or one.failure is SNOOZED
         _report(logging.INFO if well else logging.WARNING, one, outcome, one.error)
 
 
@@ -159,13 +159,16 @@ def _write(uow: UnitOfWork, one: Ended, backoff: TaskBackoff) -> str:
         return completed(one)
     if lease.given_back:
         return f"released, now {tasks.release(lease.claimed)}"
+    if failure is SNOOZED:
+        status = tasks.release(lease.claimed, delay=lease.snoozed or 0.0)
+        return f"put off for {lease.snoozed:g} s, now {status}"
     status = tasks.fail(
         lease.claimed,
         failure.message,
         code=failure.code,
         retry=failure.retry,
         delay=failure.delay,
-        backoff=backoff,
+        backoff=backoff if lease.policy is None else lease.policy.delays(backoff),
     )
     return failed_as(one, failure.code, status)
 

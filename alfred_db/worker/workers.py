@@ -16,6 +16,7 @@ from ..database import AsyncDatabase, Database
 from ..errors import ConfigurationError
 from ..values.scheduler import ClaimedExecution
 from ..values.tasks import ClaimedTask, NewTaskResult
+from ._app import App
 from ._executions import ExecutionLease, ExecutionSource
 from ._lease import AsyncLease, Lease
 from ._loop import Loop, worker_name
@@ -25,7 +26,7 @@ from ._tasks import TaskSource
 from ._workflows import WorkflowSource
 from .settings import Settings
 
-__all__ = ["AsyncHandler", "AsyncWorker", "CommandHandler", "Handler", "Worker", "is_asynchronous"]
+__all__ = ["App", "AsyncHandler", "AsyncWorker", "CommandHandler", "Handler", "Worker", "is_asynchronous"]
 
 Handler = Callable[[ClaimedTask, Lease], Sequence[NewTaskResult] | None]
 """Runs a task, in a thread. What it returns is stored as the task is completed; what it raises fails the attempt."""
@@ -50,8 +51,8 @@ class Worker(Settings):
 
     db: Database
     """The database whose tasks are run."""
-    handlers: Mapping[str, Handler | AsyncHandler]
-    """The handler of each intent. Tasks of other intents are not claimed."""
+    handlers: Mapping[str, Handler | AsyncHandler] | App
+    """The handler of each intent, or an application. Tasks of other intents are not claimed."""
     commands: Mapping[str, CommandHandler] = field(default_factory=dict[str, CommandHandler])
     """The handler of each command of schedules. Executions of other commands are not claimed."""
 
@@ -102,8 +103,8 @@ class AsyncWorker(Settings):
 
     db: AsyncDatabase
     """The database whose tasks are run."""
-    handlers: Mapping[str, Handler | AsyncHandler]
-    """The handler of each intent. Tasks of other intents are not claimed."""
+    handlers: Mapping[str, Handler | AsyncHandler] | App
+    """The handler of each intent, or an application. Tasks of other intents are not claimed."""
     commands: Mapping[str, CommandHandler] = field(default_factory=dict[str, CommandHandler])
     """The handler of each command of schedules. Executions of other commands are not claimed."""
 
@@ -160,7 +161,7 @@ class AsyncWorker(Settings):
 def _loop_of(
     name: str,
     db: Database | AsyncDatabase,
-    handlers: Mapping[str, Callable[..., Any]],
+    handlers: Mapping[str, Callable[..., Any]] | App,
     commands: Mapping[str, Callable[..., Any]],
     runner: Runner,
     settings: Settings,
@@ -170,6 +171,10 @@ def _loop_of(
     Raises:
         ConfigurationError: There are no handlers, or one cannot be called.
     """
+    app = handlers if isinstance(handlers, App) else None
+    if isinstance(handlers, App):
+        commands = {**handlers.commands, **commands}
+        handlers = handlers.handlers()
     if not handlers and not commands and not settings.workflows:
         raise ConfigurationError("worker: there are no handlers; pass a mapping from intents to functions")
     tasks = _checked("intent", "task", handlers, db.wrap_handler)
@@ -181,7 +186,7 @@ def _loop_of(
         sources.append(ExecutionSource(name, executions, runner, settings))
     if settings.workflows:
         sources.append(WorkflowSource(name, db, runner, settings))
-    return Loop(db, sources, settings, intents=list(tasks), commands=list(executions))
+    return Loop(db, sources, settings, intents=list(tasks), commands=list(executions), app=app)
 
 
 def _checked(

@@ -13,4 +13,5 @@ EXAMPLES: dict[str, list[Call]] = {
     "unhandled": [call(4711.5)],
     "waiting": [call()],
     "workers": [call()],
+    "dead": [call(["intent-4711"], None, 471)],
 }
