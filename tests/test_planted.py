@@ -298,6 +298,11 @@ CALLS: dict[str, list[list[str]]] = {
     "indexes list": [[], ["--json"]],
     "maintain": [["--dry-run"], [], ["--keep-months", "1", "--drop"]],
     "mcp": [["--read-only"], []],
+    "queues delete": [["deleted"]],
+    "queues list": [[], ["--json"]],
+    "queues pause": [["deleted"]],
+    "queues resume": [["ground"]],
+    "queues set": [["ground", "--max-running", "5", "--rate", "9/60"], ["ground", "--rate", "none"]],
     "schedule add": [
         ["n", "* * * * *", "--command", "c", "--key", "k"],
         ["n", "0 * * * *", "--task", "c", "--key", "k"],

@@ -65,6 +65,7 @@ COMMANDS = {
         "purge",
         "Delete what is older than a retention policy allows, or has expired, in batches.",
     ),
+    "queues": ("queues", "Queues of tasks: pause and resume them, and set their limits."),
     "schedule": ("schedule", "Scheduled tasks."),
     "server": (
         "server",

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, false, or_, select
 
-from ..models import ScheduledTask
+from ..models import Queue, ScheduledTask
 from ..models.base import table_of
 from .leases import Leased, expired
 from .scheduler_executions import EXECUTIONS, waiting
@@ -15,12 +15,12 @@ from .shapes.functions import func
 from .task_leases import TASKS
 from .workflow_executions import EXECUTIONS as WORKFLOWS
 
-_task = table_of(ScheduledTask).c
+_task, _queue = table_of(ScheduledTask).c, table_of(Queue).c
 
 
 @driver_statement
-def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool]:
-    """Select whether tasks or workflows are to be reaped, executions to be reaped or created, or to be claimed.
+def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool, bool]:
+    """Select whether tasks or workflows are to be reaped, executions created or claimed, and whether a queue ages.
 
     Args:
         schedules: Whether to look at the schedules; otherwise the second value is false.
@@ -36,6 +36,7 @@ def due(schedules: bool, commands: bool = False) -> Select[bool, bool, bool]:
         or_(_any(TASKS), _any(WORKFLOWS)),
         second if schedules else false(),
         waiting() if commands else false(),
+        exists(select(_queue.name).where(_queue.ageing.is_not(None))),
     )
 
 

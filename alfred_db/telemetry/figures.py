@@ -28,6 +28,7 @@ from ..models.base import Base, table_of
 from ..queries import task_figures as queries
 from ..queries.shapes.functions import func
 from ..repositories import UnitOfWork
+from ..values import QueueSettings
 from ._statements import SERVER, TABLES
 
 __all__ = ["PARTS", "Figure", "figures"]
@@ -137,6 +138,29 @@ def _tasks(uow: UnitOfWork) -> list[Figure]:
             "How long the longest-running attempt of a queue takes so far.",
             "queue",
             ((row.queue, row.longest) for row in running),
+        ),
+        *_queues(uow.queues.list()),
+    ]
+
+
+def _queues(settings: Sequence[QueueSettings]) -> list[Figure]:
+    limits = [
+        *((one.name, "running", one.max_running) for one in settings),
+        *((one.name, "running_per_key", one.max_running_per_key) for one in settings),
+        *((one.name, "per_second", one.rate and one.rate.jobs / one.rate.period) for one in settings),
+    ]
+    return [
+        _by(
+            "alfred_db_queue_paused",
+            "Whether a queue is paused.",
+            "queue",
+            ((one.name, one.paused) for one in settings),
+        ),
+        _by(
+            "alfred_db_queue_limit",
+            "The limits of a queue: tasks that run, that run with one key, or that are claimed in a second.",
+            ("queue", "limit"),
+            limits,
         ),
     ]
 

@@ -245,3 +245,7 @@ class QueueHealth:
     """Seconds since the longest-waiting of them became available; a long time means that none has a handler of it."""
     missed_slots: int
     """Slots of the last day that were not run: dropped after a downtime, or skipped for an earlier one that was live."""
+    paused_queues: int = 0
+    """Queues that are paused; their waiting tasks count as ready."""
+    limited_queues: int = 0
+    """Queues with a limit or a rate."""

@@ -23,6 +23,9 @@ __all__ = ["Upkeep"]
 REAPED = 500
 """How many tasks one statement takes back."""
 
+AGED = 1000
+"""How many tasks one statement raises the priority of."""
+
 PURGE_SECONDS = 60.0
 """The least time between two sweeps of a worker for what has expired."""
 
@@ -71,12 +74,14 @@ class Upkeep:
         with self._db.autocommit() as uow:
             statement = due(self._settings.schedules, bool(self._commands))
             parameters = {"commands": list(self._commands)} if self._commands else {}
-            tasks, executions, waiting = fetch(uow.session, statement, parameters)[0]
+            tasks, executions, waiting, ages = fetch(uow.session, statement, parameters)[0]
         with ExitStack() as parts:
             if waiting:
                 parts.callback(self._wake, "execution")
             if executions:
                 parts.callback(self._create_executions)
+            if ages:
+                parts.callback(self._age)
             parts.callback(self._purge)
             parts.callback(self._warn_of_unhandled)
             if tasks:
@@ -93,6 +98,13 @@ class Upkeep:
                 log(logging.WARNING, "retention: %s: %s; trying again", one.kind, one.error)
             if one.rows:
                 log(logging.INFO, "retention: %d %s deleted", one.rows, one.kind)
+
+    def _age(self) -> None:
+        """Raise the priority of tasks that have waited for longer than the ageing of their queue."""
+        full = True
+        while full and not self._stopping():
+            with self._db.autocommit() as uow:
+                full = uow.queues.age(limit=AGED) == AGED
 
     def _purge(self) -> None:
         """Delete expired values, limits and sessions, at most once in PURGE_SECONDS: each reads a whole table."""

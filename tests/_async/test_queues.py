@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
-from alfred_db import QueueRate, QueueSettings
+from alfred_db import NewTask, QueueRate, QueueSettings
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import AsyncUnitOfWork
 
@@ -65,3 +66,39 @@ async def test_what_is_no_setting_is_refused(uow: AsyncUnitOfWork, wrong: dict[s
 def test_what_is_no_rate_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match=f"QueueRate.{list(wrong)[-1]}"):
         QueueRate(**wrong)  # type: ignore[arg-type]
+
+
+async def test_waiting_tasks_of_a_queue_that_ages_grow_urgent(uow: AsyncUnitOfWork) -> None:
+    await uow.queues.set("aged", ageing=60)
+    for queue, priority in (("aged", 1), ("aged", 4), ("aged", 5), ("other", 1)):
+        await uow.tasks.enqueue_many([NewTask(intent="x", queue=queue, priority=priority)] * 2)
+    await uow.tasks.enqueue("x", queue="aged", delay=60, task_id="later")
+    assert await uow.queues.age() == 0
+    past = text(
+        "UPDATE tasks SET available_at = available_at - interval '61 s', updated_at = updated_at - interval '61 s'"
+        " WHERE task_id <> 'later'"
+    )
+    await uow.session.execute(past)
+    assert await uow.queues.age(limit=3) == 3
+    assert await uow.queues.age(limit=3) == 1
+    assert await uow.queues.age() == 0, "once in each span"
+    await uow.session.execute(past)
+    assert await uow.queues.age() == 2
+    found = (await uow.tasks.list(limit=100)).items
+    assert sorted((task.queue, task.priority) for task in found) == [
+        *[("aged", 1)],
+        *[("aged", 3)] * 2,
+        *[("aged", 5)] * 4,
+        *[("other", 1)] * 2,
+    ]
+
+
+async def test_the_health_counts_pauses_and_limits(uow: AsyncUnitOfWork) -> None:
+    before = await uow.tasks.queue_health()
+    assert (before.paused_queues, before.limited_queues) == (0, 0)
+    await uow.queues.pause("a")
+    await uow.queues.set("b", max_running=1)
+    await uow.queues.set("c", rate=QueueRate(1), paused=True)
+    await uow.queues.set("d", ageing=1)
+    health = await uow.tasks.queue_health()
+    assert (health.paused_queues, health.limited_queues) == (2, 2)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
-from alfred_db import QueueRate, QueueSettings
+from alfred_db import NewTask, QueueRate, QueueSettings
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import UnitOfWork
 
@@ -66,3 +67,39 @@ def test_what_is_no_setting_is_refused(uow: UnitOfWork, wrong: dict[str, object]
 def test_what_is_no_rate_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match=f"QueueRate.{list(wrong)[-1]}"):
         QueueRate(**wrong)  # type: ignore[arg-type]
+
+
+def test_waiting_tasks_of_a_queue_that_ages_grow_urgent(uow: UnitOfWork) -> None:
+    uow.queues.set("aged", ageing=60)
+    for queue, priority in (("aged", 1), ("aged", 4), ("aged", 5), ("other", 1)):
+        uow.tasks.enqueue_many([NewTask(intent="x", queue=queue, priority=priority)] * 2)
+    uow.tasks.enqueue("x", queue="aged", delay=60, task_id="later")
+    assert uow.queues.age() == 0
+    past = text(
+        "UPDATE tasks SET available_at = available_at - interval '61 s', updated_at = updated_at - interval '61 s'"
+        " WHERE task_id <> 'later'"
+    )
+    uow.session.execute(past)
+    assert uow.queues.age(limit=3) == 3
+    assert uow.queues.age(limit=3) == 1
+    assert uow.queues.age() == 0, "once in each span"
+    uow.session.execute(past)
+    assert uow.queues.age() == 2
+    found = (uow.tasks.list(limit=100)).items
+    assert sorted((task.queue, task.priority) for task in found) == [
+        *[("aged", 1)],
+        *[("aged", 3)] * 2,
+        *[("aged", 5)] * 4,
+        *[("other", 1)] * 2,
+    ]
+
+
+def test_the_health_counts_pauses_and_limits(uow: UnitOfWork) -> None:
+    before = uow.tasks.queue_health()
+    assert (before.paused_queues, before.limited_queues) == (0, 0)
+    uow.queues.pause("a")
+    uow.queues.set("b", max_running=1)
+    uow.queues.set("c", rate=QueueRate(1), paused=True)
+    uow.queues.set("d", ageing=1)
+    health = uow.tasks.queue_health()
+    assert (health.paused_queues, health.limited_queues) == (2, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -124,13 +124,14 @@ def of_kind(kind: FromClause, level: FromClause) -> list[ColumnElement[bool]]:
     The indexes hold hashes instead of names, which makes them smaller and faster to write. Two names may have
     the same hash, so that the names are compared too.
     """
-    keys = [name for name in ("queue", "intent") if name in kind.c]
-    same = [_t[name] == kind.c[name] for name in keys]
-    return [
-        hashed_names(*(_t[name] for name in keys)) == hashed_names(*(kind.c[name] for name in keys)),
-        *same,
-        -_t.priority == -level.c.priority,
-    ]
+    names_of = {name: kind.c[name] for name in ("queue", "intent") if name in kind.c}
+    return [*of_names(names_of), -_t.priority == -level.c.priority]
+
+
+def of_names(given: Mapping[str, ColumnElement[str]]) -> list[ColumnElement[bool]]:
+    """The conditions for a `queue`, an `intent`, or both."""
+    hashed = [hashed_names(*(_t[name] for name in given)), hashed_names(*given.values())]
+    return [hashed[0] == hashed[1], *(_t[name] == value for name, value in given.items())]
 
 
 def hashed_names(*names: ColumnElement[str]) -> ColumnElement[int]:

@@ -103,6 +103,19 @@ class AsyncQueueRepository(AsyncRepository):
         self._wake()
         return bool(deleted)
 
+    async def age(self, *, limit: int = 1000) -> int:
+        """Raise the priority of tasks by one that have waited at it for longer than the `ageing` of their queue.
+
+        The upkeep of each worker calls it. Call it and commit until it returns less than `limit`.
+
+        Args:
+            limit: The maximum number of tasks, 1 to 10,000.
+
+        Returns:
+            The number of tasks changed.
+        """
+        return len(await self._in_turns(limit, lambda left: queries.age(limit=left or limit)))
+
     async def _set(self, name: str, values: dict[str, Any], capacity: int | None = None) -> QueueSettings:
         rows = await self._rows(queries.change(name, values, capacity))
         if not rows:

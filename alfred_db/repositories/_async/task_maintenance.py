@@ -10,6 +10,7 @@ from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
 from ...models import Task, TaskStatus
 from ...models.base import table_of
+from ...queries import queues as queue_queries
 from ...queries import task_maintenance as queries
 from ...values.tasks import QueueHealth
 
@@ -79,5 +80,6 @@ class AsyncTaskMaintenance(AsyncRepository):
         snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
         overdue = (await self._rows(queries.overdue_handlers()))[0]
         schedules = (await self._rows(queries.schedules()))[0]
-        values: list[Any] = [*counts, *snapshot, *overdue, *schedules]
+        queues = (await self._rows(queue_queries.figures()))[0]
+        values: list[Any] = [*counts, *snapshot, *overdue, *schedules, *queues]
         return QueueHealth(*values)

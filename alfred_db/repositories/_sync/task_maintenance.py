@@ -11,6 +11,7 @@ from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
 from ...models import Task, TaskStatus
 from ...models.base import table_of
+from ...queries import queues as queue_queries
 from ...queries import task_maintenance as queries
 from ...values.tasks import QueueHealth
 
@@ -80,5 +81,6 @@ class TaskMaintenance(Repository):
         snapshot: Sequence[Any] = oldest[0] if oldest else (None, None, None)
         overdue = (self._rows(queries.overdue_handlers()))[0]
         schedules = (self._rows(queries.schedules()))[0]
-        values: list[Any] = [*counts, *snapshot, *overdue, *schedules]
+        queues = (self._rows(queue_queries.figures()))[0]
+        values: list[Any] = [*counts, *snapshot, *overdue, *schedules, *queues]
         return QueueHealth(*values)
