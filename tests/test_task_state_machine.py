@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ AT_ONCE = TaskBackoff(base=0, cap=0, jitter=0)
 WORKERS = st.integers(0, 2)
 ANY = st.integers(0, 1000)
 QUEUES = st.sampled_from(["default", "other"])
+KEYS = st.sampled_from([None, "k", "l"])
+LIMITS = st.none() | st.integers(1, 2)
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Expected:
     priority: int
     max_retries: int
     queue: str = "default"
+    key: str | None = None
     status: TaskStatus = PENDING
     retry_count: int = 0
     crash_count: int = 0
@@ -69,6 +73,8 @@ class Life(RuleBasedStateMachine):
         self.parents: dict[uuid.UUID, uuid.UUID | None] = {}
         self.held: list[list[ClaimedTask]] = [[], [], []]
         """Every claim of each worker, lost ones too."""
+        self.limits: dict[str, tuple[bool, int | None, int | None]] = {}
+        """Of each queue with settings whether it is paused, and how many may run, in all and of a key."""
 
     def run(self, work: Callable[[TaskRepository], object]) -> object:
         with self.db.begin() as uow:
@@ -96,10 +102,36 @@ class Life(RuleBasedStateMachine):
     def empty(self) -> None:
         with self.db.begin() as uow:
             uow.session.execute(text("TRUNCATE tasks CASCADE"))
+            uow.session.execute(text("DELETE FROM queues"))
+
+    @rule(queue=QUEUES, paused=st.booleans(), most=LIMITS, of_key=LIMITS)
+    def set_limits(self, queue: str, paused: bool, most: int | None, of_key: int | None) -> None:
+        with self.db.begin() as uow:
+            uow.queues.set(queue, paused=paused, max_running=most, max_running_per_key=of_key)
+        self.limits[queue] = paused, most, of_key
+
+    @rule(queue=QUEUES)
+    def delete_limits(self, queue: str) -> None:
+        with self.db.begin() as uow:
+            assert uow.queues.delete(queue) is (self.limits.pop(queue, None) is not None)
+
+    def running(self, queue: str) -> Counter[str | None]:
+        """How many tasks of a queue are held, by key; those that are late count until they are taken back."""
+        held = [task for task in self.tasks.values() if task.status is PROCESSING and task.queue == queue]
+        return Counter(task.key for task in held)
+
+    def has_room(self, task: Expected) -> bool:
+        paused, most, of_key = self.limits.get(task.queue, (False, None, None))
+        running = self.running(task.queue)
+        return not (
+            paused
+            or (most is not None and running.total() >= most)
+            or (of_key is not None and task.key is not None and running[task.key] >= of_key)
+        )
 
     @precondition(lambda self: len(self.tasks) < 5)
-    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2), queue=QUEUES, parent=ANY)
-    def enqueue(self, priority: int, max_retries: int, queue: str, parent: int) -> None:
+    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2), queue=QUEUES, key=KEYS, parent=ANY)
+    def enqueue(self, priority: int, max_retries: int, queue: str, key: str | None, parent: int) -> None:
         above = self.any_task(parent) if self.tasks and parent % 2 else None
         if above is not None and self.takes_no_children(above[0]):
             id = above[0]
@@ -111,10 +143,11 @@ class Life(RuleBasedStateMachine):
                 priority=priority,
                 max_retries=max_retries,
                 queue=queue,
+                concurrency_key=key,
                 parent_task_id=None if above is None else above[0],
             )
             assert created
-            self.tasks[task.id] = Expected(priority, max_retries, queue)
+            self.tasks[task.id] = Expected(priority, max_retries, queue, key)
             self.parents[task.id] = None if above is None else above[0]
 
     def takes_no_children(self, id: uuid.UUID | None) -> bool:
@@ -130,19 +163,24 @@ class Life(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, limit=st.integers(1, 4), queue=st.none() | QUEUES)
     def claim(self, worker: int, limit: int, queue: str | None) -> None:
-        waiting = sorted(
-            (
-                task.priority
-                for task in self.tasks.values()
-                if task.status is PENDING and queue in (None, task.queue)
-            ),
-            reverse=True,
-        )
+        candidates = [
+            task
+            for task in self.tasks.values()
+            if task.status is PENDING and queue in (None, task.queue) and self.has_room(task)
+        ]
+        waiting = sorted((task.priority for task in candidates), reverse=True)
+        before = {name: self.running(name) for name in self.limits}
         with self.db.begin() as uow:
             claims = TaskRepository(uow.session).claim(
                 worker=f"w-{worker}", limit=limit, queues=None if queue is None else [queue]
             )
-        assert [claim.priority for claim in claims] == waiting[:limit]
+        priorities = [claim.priority for claim in claims]
+        if self.limits and limit > 1:
+            # What has no room may be found too late to be replaced; the next claim takes what it has left.
+            assert priorities[:1] == waiting[:1]
+            assert priorities == sorted(priorities, reverse=True)
+        else:
+            assert priorities == waiting[:limit]
         for claim in claims:
             task = self.tasks[claim.id]
             assert task.status is PENDING, "one holder"
@@ -154,6 +192,11 @@ class Life(RuleBasedStateMachine):
             assert claim.claim_seq == task.claim_seq
             assert claim.queue == task.queue
         self.held[worker] += claims
+        for name, (paused, most, of_key) in self.limits.items():
+            now, then = self.running(name), before[name]
+            assert not paused or now == then
+            assert most is None or now.total() <= max(most, then.total())
+            assert of_key is None or all(now[key] <= max(of_key, then[key]) for key in now if key)
 
     @precondition(claimed_before)
     @rule(worker=WORKERS, place=ANY)

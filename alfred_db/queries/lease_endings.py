@@ -169,7 +169,9 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     spread = _once + bindparam("jitter", type_=Double) * (_two * func.random(type_=Double) - _once)
     code = case((timed_out, _text(TIMEOUT)), else_=_text(LEASE_LOST))
     attempt = _attempt(leased, code=code, again=_retries_left(leased), retry_at=_retry_at(leased, spread))
-    attempt = attempt.where(expired(leased)).order_by(own.id).limit(number(limit))
+    # An expression, so that the planner cannot read all rows in the order of the key instead of the index of held ones.
+    key = func.coalesce(own.id, own.id)
+    attempt = attempt.where(expired(leased)).order_by(key).limit(number(limit))
     outcome = _outcome(leased, _for_update(leased, attempt, skip_locked=True), reaped=True)
     crashed = outcome.c.code == _text(LEASE_LOST)
     return (

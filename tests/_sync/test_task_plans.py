@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import Database
-from alfred_db.queries import lease_endings
+from alfred_db.queries import lease_endings, queue_claims
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
@@ -230,6 +230,63 @@ def test_claims_of_kinds_go_by_their_index_under_statistics_of_another_time(
             assert re.search(r"rows=1(\.00)? loops=1", claim), plan
             _assert_claims_of_kinds_in_order(plan, "idx_tasks_waiting_queue_intent")
         session.rollback()
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_a_restricted_claim_reads_nothing_of_closed_queues(committed: Database, size: int) -> None:
+    """Each part goes by its index, and a backlog of a paused queue, a full one or a key adds no page to the claim."""
+    fill(committed, size, analyze=size > 0)
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    filing = (
+        f"INSERT INTO {table} (task_id, intent, queue, concurrency_key, priority, available_at)"
+        " SELECT gen_random_uuid()::text, 'intent-1', :queue, :key, :priority, now() - interval '1 hour'"
+        " FROM generate_series(1, :size)"
+    )
+    held = text(
+        f"UPDATE {table} SET status = 'processing', lease_expires_at = now() + interval '1 hour' WHERE id IN"
+        f" (SELECT id FROM {table} WHERE queue = :queue AND priority = 5 LIMIT 1)"
+    )
+    with committed.begin() as uow:
+        uow.queues.pause("paused")
+        uow.queues.set("full", max_running=1)
+        uow.queues.set("queue-1", max_running=1000, max_running_per_key=1)
+        uow.session.execute(text(filing), {"queue": "full", "key": None, "priority": 5, "size": 1})
+        uow.session.execute(text(filing), {"queue": "queue-1", "key": "busy", "priority": 5, "size": 1})
+        for queue in ("full", "queue-1"):
+            uow.session.execute(held, {"queue": queue})
+        uow.session.execute(text(filing), {"queue": "queue-1", "key": "idle", "priority": 4, "size": 3})
+    pages: list[list[int]] = []
+    for backlog in (200, 10_000):
+        with committed.session() as session:
+            for queue in ("paused", "full", "queue-1"):
+                given = {"queue": queue, "key": "busy", "priority": 4, "size": backlog}
+                session.execute(text(filing), given)
+            pages.append([])
+            shapes = ((False, False), (False, True), (True, False), (True, True))
+            for by_queue, by_intent in (
+                *shapes,
+                *shapes,
+            ):  # the first time marks the entries of rows that are gone
+                statement = queue_claims.claim(
+                    1, by_queue=by_queue, by_intent=by_intent, by_agent=False, keyed=True
+                )
+                savepoint = session.begin_nested()
+                plan = plan_of(
+                    session,
+                    statement,
+                    {**CLAIM, "start": 0},
+                    schema=committed.schema,
+                    explain="EXPLAIN (ANALYZE, BUFFERS)",
+                )
+                savepoint.rollback()
+                assert not re.search(r"(Seq|Bitmap Heap) Scan on (\w+\.)?tasks", plan), plan
+                found = re.search(r"Buffers: shared hit=(\d+)", plan)
+                assert found is not None
+                pages[-1].append(int(found[1]))
+                assert re.search(r"CTE done\s+-> +Update on .*rows=1(\.00)? loops=1", plan), plan
+            session.rollback()
+    few, many = pages[0][4:], pages[1][4:]
+    assert all(after < 2 * before for before, after in zip(few, many, strict=True)), pages
 
 
 def test_claims_are_in_order_and_disjoint_whatever_the_statistics(committed: Database) -> None:
