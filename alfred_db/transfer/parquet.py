@@ -23,7 +23,7 @@ __all__ = ["ParquetReader", "ParquetWriter"]
 pa: Any = pyarrow  # it has no types
 pq: Any = pyarrow.parquet
 
-GROUP = 1_000
+GROUP = 100
 """Rows of a row group, which is what is in memory."""
 
 
@@ -65,7 +65,9 @@ class ParquetWriter:
                 for column in self._columns
             ]
         )
-        self._writer = pq.ParquetWriter(folder / self._name, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            folder / self._name, self._schema, compression="zstd", use_dictionary=not halves
+        )
         self._rows: list[dict[str, Any]] = []
 
     def add(self, line: bytes, vectors: Sequence[bytes]) -> None:
@@ -121,15 +123,18 @@ class ParquetReader:
 
     def __iter__(self) -> Iterator[tuple[bytes, list[Embedding | None]]]:
         try:
-            with pq.ParquetFile(self._path) as file:
-                for batch in file.iter_batches(batch_size=GROUP):
-                    for row in batch.to_pylist():
-                        yield self._line(row)
+            with pq.ParquetFile(self._path, pre_buffer=False) as file:
+                for batch in file.iter_batches(batch_size=GROUP, use_threads=False):
+                    columns = [batch.column(name) for name in self._vectors]
+                    rows = (batch.drop_columns(self._vectors) if self._vectors else batch).to_pylist()
+                    for number, row in enumerate(rows):
+                        # A list of numbers would take ten times the memory of the vector.
+                        found = [column[number].values for column in columns]
+                        yield self._line(row), [None if one is None else one.to_numpy() for one in found]
         except pa.ArrowException as error:
             raise InvalidInputError(f"{self._path}: no Parquet file ({error}); export again") from None
 
-    def _line(self, row: dict[str, Any]) -> tuple[bytes, list[Embedding | None]]:
-        vectors = [row.pop(name) for name in self._vectors]
+    def _line(self, row: dict[str, Any]) -> bytes:
         parts: list[str] = []
         nulls: list[str] = []
         for name, value in row.items():
@@ -143,8 +148,7 @@ class ParquetReader:
                 parts.append(f"{json.dumps(name)}:{json.dumps(value)}")
         if nulls:
             parts.append(f"{json.dumps(NULLS)}:{json.dumps(nulls)}")
-        found = [None if vector is None else np.asarray(vector, np.float32) for vector in vectors]
-        return ("{" + ",".join(parts) + "}").encode(), found
+        return ("{" + ",".join(parts) + "}").encode()
 
 
 def _time(value: str) -> datetime:
