@@ -30,6 +30,7 @@ SAMPLE = frozenset(
         "spaces",
         "event_consumers",
         "durable_functions",  # threads instead of asyncio
+        "durable_children",
         "workflow_steps",  # functions of the caller that are called
     }
 )

@@ -79,10 +79,7 @@ COMMANDS = {
     "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
     "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),
     "web": ("web", "Show queues, tasks, workflows and schedules in a browser."),
-    "workflows": (
-        "workflows",
-        "List, show, cancel and resume executions of workflows. EXECUTION is an `id` or an `idempotency_key`.",
-    ),
+    "workflows": ("workflows", "List, show, cancel and resume executions of workflows."),
     "worker": ("worker", "Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once."),
 }
 """The module of each command, and the first sentence of its help."""

@@ -191,8 +191,9 @@ def settings_of(function: Any) -> StepSettings:
     return StepSettings(_name_of(function))
 
 
-def _name_of(function: Any) -> str:
-    name, kind = getattr(function, "__name__", None), type(function)
+def _name_of(function: object) -> str:
+    name = getattr(function, "__name__", None)
+    kind = type(function)
     if not callable(function) or issubclass(kind, WorkflowFunction):
         raise ConfigurationError(
             f"workflow step: is {kind.__name__}; pass a function, and use `child` for workflows"

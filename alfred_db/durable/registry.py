@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ConfigurationError
 from .functions import WorkflowFunction
@@ -19,7 +19,7 @@ def unique(functions: Sequence[WorkflowFunction[..., Any]]) -> list[WorkflowFunc
     """
     seen: set[tuple[str, int | None]] = set()
     for function in functions:
-        if not issubclass(type(function), WorkflowFunction):
+        if not issubclass(type(cast("object", function)), WorkflowFunction):
             raise ConfigurationError(
                 f"workflows: {getattr(function, '__name__', type(function).__name__)} is no workflow; decorate it with"
                 " `@workflow(name, version)`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -526,17 +526,15 @@ class AsyncWorkflowContext:
 
 def as_stored(text: str | None) -> Any:
     """Return the value of a JSON text as the server returns it: in its order of keys, which a loop may follow."""
-    value = None if text is None else json.loads(text)
-    return _in_order(value) if isinstance(value, dict | list) else value
+    return None if text is None else _in_order(json.loads(text))
 
 
-def _in_order(value: Any) -> Any:
+def _in_order(value: object) -> Any:
     if isinstance(value, list):
-        every: list[Any] = value
-        return [_in_order(item) for item in every]
+        return [_in_order(item) for item in cast("Sequence[object]", value)]
     if not isinstance(value, dict):
         return value
-    items = [(key.encode(), key, item) for key, item in cast("dict[str, Any]", value).items()]
+    items = [(key.encode(), key, item) for key, item in cast("Mapping[str, object]", value).items()]
     items.sort(key=lambda one: (len(one[0]), one[0]))
     return {key: _in_order(item) for _, key, item in items}
 
