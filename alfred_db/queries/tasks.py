@@ -417,9 +417,9 @@ def _filing(
         alone: Whether the values are parameters, of one task, and not those of several rows.
     """
     values = {name: row[name] for name in (*COLUMNS, *WAITS) if name in row}
-    waiting = [row[name] for name in ("awaits_turn",) if name in row]
-    if key is not None:
-        first, turn = _turn(key)
+    waiting: list[ColumnElement[bool]] = [row[name] for name in ("awaits_turn",) if name in row]
+    first, turn = (None, None) if key is None else _turn(key)
+    if key is not None and turn is not None:
         waiting = [select(turn.c.id).exists()]
         values |= {"ordering_key": key, "awaits_turn": waiting[0]}
     if "waits_for" in row:
@@ -440,7 +440,7 @@ def _filing(
     if parents is not None:
         locked = materialized(_locked_line(parents), "locked")
         source = source.where(~select(locked.c.origin).where(locked.c.dying).exists())
-    if key is not None:
+    if first is not None and turn is not None:
         # If the first task has just ended, its end passes the turn on, and the next attempt sees to which task.
         none = ~select(first.c.id).where(first.c.id.is_not(None)).exists()
         source = source.where(or_(select(turn.c.id).exists(), none))

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any
@@ -209,18 +209,21 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
         aware("available_at", at)
 
 
+def _is_several(value: object) -> bool:
+    return isinstance(value, Sequence | set | frozenset) and not isinstance(value, str)
+
+
 def _check_dependencies(tasks: Sequence[NewTask]) -> None:
     for task in tasks:
         failure = task.get("after_failure", "cancel")
         if failure not in ("cancel", "run"):
             raise InvalidInputError(f"after_failure: {shown(failure)}: expected 'cancel' or 'run'")
         after: Any = task.get("after", ())
-        if isinstance(after, str | uuid.UUID) or not isinstance(after, Sequence | set | frozenset):
+        if not _is_several(after):
             raise InvalidInputError(
                 "after: expected a sequence of tasks; put the id or task_id of one in a list"
             )
-        several: Iterable[Any] = after
-        for one in several:
+        for one in after:
             if isinstance(one, str):
                 check_text("after", one, MAX_KEY_BYTES)
             elif not isinstance(one, uuid.UUID):

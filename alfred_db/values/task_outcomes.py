@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ..errors import InvalidInputError
 from ..models import TaskStatus
@@ -91,7 +91,7 @@ def _read(kind: Any, value: Any, place: str) -> Any:
     raise InvalidInputError(f"{place}: {kind!r} is no type that JSON can be read as")
 
 
-def _single(kind: type, value: Any, place: str) -> Any:
+def _single(kind: Any, value: Any, place: str) -> Any:
     if hasattr(kind, "model_validate"):
         try:
             return kind.model_validate(value)
@@ -117,13 +117,12 @@ def _single(kind: type, value: Any, place: str) -> Any:
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     if kind in (tuple, set, frozenset) and isinstance(value, list):
-        return kind(value)
+        return cast(Any, kind)(value)
     raise _wrong(place, kind, value)
 
 
 def _dataclass(kind: Any, value: Any, place: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _wrong(place, kind, value)
+    value = _mapping(kind, value, place)
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     _check_names(place, value, fields.keys(), {n for n, f in fields.items() if _is_required(f)})
@@ -131,8 +130,7 @@ def _dataclass(kind: Any, value: Any, place: str) -> Any:
 
 
 def _typed_dict(kind: Any, value: Any, place: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _wrong(place, kind, value)
+    value = _mapping(kind, value, place)
     hints = typing.get_type_hints(kind, include_extras=True)
     # Annotations that are text hide NotRequired from `__required_keys__`.
     required = {
@@ -142,31 +140,41 @@ def _typed_dict(kind: Any, value: Any, place: str) -> Any:
     return {name: _read(hints[name], one, f"{place}.{name}") for name, one in value.items()}
 
 
-def _several(origin: type, inner: Sequence[Any], value: Any, place: str) -> Any:
+def _mapping(kind: Any, value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(place, kind, value)
+    return cast("Mapping[str, Any]", value)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _several(origin: Any, inner: Sequence[Any], value: Any, place: str) -> Any:
     if issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(place, origin, value)
-        return {name: _read(inner[1], one, f"{place}.{name}") for name, one in value.items()}
-    if not isinstance(value, list):
+        items = _mapping(origin, value, place).items()
+        return {name: _read(inner[1], one, f"{place}.{name}") for name, one in items}
+    if not _is_list(value):
         raise _wrong(place, origin, value)
-    kinds: Sequence[Any] = [inner[0]] * len(value)
+    values: list[Any] = value
+    kinds: Sequence[Any] = [inner[0]] * len(values)
     if origin is tuple and inner[-1:] != (Ellipsis,):
         kinds = inner
-        if len(kinds) != len(value):
-            raise InvalidInputError(f"{place}: expected {len(kinds)} values, got {len(value)}")
+        if len(kinds) != len(values):
+            raise InvalidInputError(f"{place}: expected {len(kinds)} values, got {len(values)}")
     made = [
-        _read(one, each, f"{place}[{at}]") for at, (one, each) in enumerate(zip(kinds, value, strict=True))
+        _read(one, each, f"{place}[{at}]") for at, (one, each) in enumerate(zip(kinds, values, strict=True))
     ]
-    return origin(made) if origin in (tuple, set, frozenset) else made
+    return cast(Any, origin)(made) if origin in (tuple, set, frozenset) else made
 
 
 def _one_of(kinds: Sequence[Any], value: Any, place: str) -> Any:
-    for kind in kinds:
+    for kind in kinds[:-1]:
         try:
             return _read(kind, value, place)
-        except InvalidInputError as error:
-            last = error
-    raise last
+        except InvalidInputError:
+            continue
+    return _read(kinds[-1], value, place)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
