@@ -86,7 +86,7 @@ def worker(
     """
     if app is None and workflows is None:
         raise click.UsageError("pass --app, --workflows, or both")
-    handlers = {} if app is None else handlers_of(app)
+    handlers: Mapping[str, Callable[..., Any]] | App = {} if app is None else handlers_of(app)
     plainly = handlers.handlers() if isinstance(handlers, App) else handlers
     functions = settings["workflows"] = [] if workflows is None else workflows_of(workflows)
     # Both kinds of workers run both kinds of handlers, and durable functions of one kind.
@@ -134,6 +134,6 @@ def workflows_of(named: str) -> list[WorkflowFunction[..., Any]]:
     found = named_object("--workflows", named, "myapp.flows:workflows", "define it as a list")
     if not isinstance(found, list | tuple) or not found:
         raise ConfigurationError(
-            f"--workflows {named!r}: is {type(found).__name__}; expected a list of functions decorated with `@workflow`"
+            f"--workflows {named!r}: is {type(cast('object', found)).__name__}; expected a list of functions decorated with `@workflow`"
         )
     return unique(cast("Sequence[WorkflowFunction[..., Any]]", found))
