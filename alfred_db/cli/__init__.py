@@ -20,10 +20,7 @@ __all__ = ["COMMANDS", "Commands", "main"]
 COMMANDS = {
     "agents": ("agents", "Agents: list and show them."),
     "cache": ("cache", "The cache: read, set and delete values, and show its size."),
-    "documents": (
-        "documents",
-        "Documents: list, show, search and delete them. DOCUMENT is an `external_id` or an `id`.",
-    ),
+    "documents": ("documents", "Documents: list, show, search and delete them."),
     "enqueue": ("enqueue", "Enqueue a task with INTENT and CONTENT, a JSON object, and wake idle workers."),
     "erd": ("erd", "Print an entity-relationship diagram of the tables in Mermaid; needs no database."),
     "events": ("events", "Events: list and publish them, and show the consumers."),

@@ -12,7 +12,7 @@ import click
 from ..transfer.adopting import BATCH, Adoption
 from ..transfer.plans import AdoptedTable, AdoptionPlan, AdoptionProgress
 from ..transfer.source import LEGACY
-from .options import json_option, migration_url_option
+from .options import json_option, migration_url_option, schema_option
 
 __all__ = ["adopt"]
 
@@ -24,7 +24,7 @@ REPORTED_EVERY = 2.0
 @migration_url_option
 @click.option("--from", "source", metavar="URL", help="The platform's database; default: the same one.")
 @click.option("--from-schema", metavar="NAME", help="The schema that has all of the platform's tables.")
-@click.option("--schema", help="The tenant that the rows go to; default: the default tenant.")
+@schema_option
 @click.option("--table", "only", multiple=True, metavar="NAME", help="Only this table; may be repeated.")
 @click.option(
     "--time-zone", metavar="NAME", help="Of times without one; default: what the platform's server is set to."

@@ -1,4 +1,4 @@
-"""What a role was granted beyond its kind, apart from the privileges on whole tables; and what no REVOKE takes away."""
+"""Rights of a role beyond its kind, other than privileges on whole tables; and rights that REVOKE cannot remove."""
 
 from __future__ import annotations
 

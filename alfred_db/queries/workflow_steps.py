@@ -119,13 +119,14 @@ def sleep(
         until: The end of the sleep, or its seconds by the clock of the database.
     """
     end: ColumnElement[Any]
+    output: ColumnElement[Any]
     if isinstance(until, datetime):
         end, output = literal(until, DateTime(timezone=True)), jsonb(f'"{until.isoformat()}"')
     else:
         end = seconds_ahead(until)
         output = func.to_jsonb(end, type_=JSONB)
     own = materialized(
-        select(WorkflowExecution.id)
+        select(WorkflowExecution.id, output.label("output"))
         .where(held(EXECUTIONS, execution_id, token), WorkflowExecution.cancel_requested_at.is_(None))
         .with_for_update(key_share=True),
         "own",
@@ -136,7 +137,7 @@ def sleep(
             "step_key": literal(step_key, Text),
             "seq": literal(seq, Integer),
             "name": literal(name, Text),
-            "output": output,
+            "output": own.c.output,
             "lease_token": literal(token, Uuid),
             "kind": constant(WorkflowStepKind.SLEEP),
         },

@@ -1,4 +1,4 @@
-"""Values of typed arguments as JSON and back: a type is compiled once, and each value is checked in both directions.
+"""Values of typed arguments as JSON and back: a type is compiled once, and values are checked both ways.
 
 Messages name what was expected and the type of what came, never a value or a key of a mapping: both may be secret.
 pydantic is not imported. A class that has its methods for validation and serialisation is used by these.

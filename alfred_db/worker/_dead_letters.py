@@ -43,7 +43,7 @@ DeadLetterHook = Callable[[DeadTask], None] | Callable[[DeadTask], Awaitable[Non
 
 
 class DeadLetters:
-    """Finds failed tasks, however they failed, and calls the hooks. Any number of workers may do it: one of them calls."""
+    """Finds failed tasks, however they failed, and calls the hooks. Of any number of workers one calls."""
 
     def __init__(
         self, db: Database, name: str, intents: Sequence[str], hooks: Sequence[DeadLetterHook]
