@@ -29,7 +29,7 @@ def test_a_queue_from_its_first_setting_to_its_last(database_url: URL) -> None:
         found = uow.queues.get("gpu")
         assert found is not None
         assert (found.rate, found.ageing) == (QueueRate(9, 60.0), None)
-        figures = {figure.name: figure.samples for figure in PARTS["tasks"](uow)}
+        figures = {figure.name: figure.samples for figure in PARTS["queues"](uow)}
         assert figures["alfred_db_queue_paused"] == [(("gpu",), 1.0)]
         assert dict(figures["alfred_db_queue_limit"]) == {
             ("gpu", "running"): 5.0,

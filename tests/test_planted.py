@@ -298,9 +298,9 @@ CALLS: dict[str, list[list[str]]] = {
     "indexes list": [[], ["--json"]],
     "maintain": [["--dry-run"], [], ["--keep-months", "1", "--drop"]],
     "mcp": [["--read-only"], []],
-    "queues delete": [["deleted"]],
+    "queues delete": [["ground"]],
     "queues list": [[], ["--json"]],
-    "queues pause": [["deleted"]],
+    "queues pause": [["ground"]],
     "queues resume": [["ground"]],
     "queues set": [["ground", "--max-running", "5", "--rate", "9/60"], ["ground", "--rate", "none"]],
     "schedule add": [

@@ -27,8 +27,8 @@ from ..models import (
 from ..models.base import Base, table_of
 from ..queries import task_figures as queries
 from ..queries.shapes.functions import func
+from ..queries.task_maintenance import oldest_snapshot
 from ..repositories import UnitOfWork
-from ..values import QueueSettings
 from ._statements import SERVER, TABLES
 
 __all__ = ["PARTS", "Figure", "figures"]
@@ -139,11 +139,11 @@ def _tasks(uow: UnitOfWork) -> list[Figure]:
             "queue",
             ((row.queue, row.longest) for row in running),
         ),
-        *_queues(uow.queues.list()),
     ]
 
 
-def _queues(settings: Sequence[QueueSettings]) -> list[Figure]:
+def _queues(uow: UnitOfWork) -> list[Figure]:
+    settings = uow.queues.list()
     limits = [
         *((one.name, "running", one.max_running) for one in settings),
         *((one.name, "running_per_key", one.max_running_per_key) for one in settings),
@@ -305,7 +305,8 @@ def _tables(uow: UnitOfWork) -> list[Figure]:
 
 def _server(uow: UnitOfWork) -> list[Figure]:
     row = uow.session.execute(text(SERVER)).one()
-    snapshot = uow.tasks.queue_health().oldest_snapshot_age
+    oldest = uow.session.execute(oldest_snapshot()).first()
+    snapshot = None if oldest is None else oldest[0]
     return [
         _gauge("alfred_db_connections", "Connections to the server.", row.connections),
         _gauge("alfred_db_connections_max", "The most connections that the server accepts.", row.most),
@@ -344,6 +345,7 @@ def _pool(pool: Pool) -> list[Figure]:
 
 PARTS: dict[str, Callable[[UnitOfWork], list[Figure]]] = {
     "tasks": _tasks,
+    "queues": _queues,
     "workers": _workers,
     "schedules": _schedules,
     "workflows": _workflows,
