@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import ClauseElement, ColumnElement, Row
+from sqlalchemy import ClauseElement, ColumnElement, Row, Table
 from sqlalchemy import inspect as inspected
 from sqlalchemy.engine import result_tuple
 
 import alfred_db
 from alfred_db import Document, models
 from alfred_db.durable.ends import RunEnded
+from alfred_db.engine.session import Held
 from alfred_db.errors import AlfredDBError
 from alfred_db.models import Base
 from alfred_db.types import EnumText, VectorType
@@ -54,6 +55,7 @@ SAMPLES: dict[Any, Any] = {
     np.ndarray: np.ones(3, np.float32),
     Row: result_tuple(["id", "content"])([1, "x"]),
     ColumnElement: Document.id == 1,
+    Table: Document.__table__,
     BaseException: ValueError("x"),
 }
 
@@ -85,6 +87,8 @@ def is_value(found: type[Any]) -> bool:
         return False  # a worker: it holds a database
     if issubclass(found, RunEnded):
         return False  # ends a run within one thread or task
+    if found is Held:
+        return False  # a connection
     return (dataclasses.is_dataclass(found) or named or issubclass(found, bases)) and found not in (
         Base,
         VectorType,
@@ -132,7 +136,11 @@ def instance(found: type[Any]) -> Any:
     if issubclass(found, enum.Enum):
         return next(iter(found))
     if issubclass(found, BaseException):
-        options = {"retryable": True} if issubclass(found, AlfredDBError) else {"code": "x", "retry": False}
+        options: dict[str, Any] = {"code": "x", "retry": False}
+        if issubclass(found, AlfredDBError):
+            options = {"retryable": True}
+        elif found.__init__ is Exception.__init__:  # type: ignore[comparison-overlap]
+            options = {}
         error = found("what is wrong; what to do", **options)
         error.add_note("noted")
         return error
