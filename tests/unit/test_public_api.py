@@ -527,6 +527,7 @@ PUBLIC = [
     "ValidationRepository",
     "Vector",
     "VectorLike",
+    "WaitTimeout",
     "WaitingWorkflowVersion",
     "WebSession",
     "WebSessionRepository",
