@@ -119,6 +119,9 @@ class App:
 
         What the function raises is raised at `yield`, and may be replaced there. A function that returns a context
         manager does as well. An asynchronous one surrounds coroutine functions only.
+
+        Raises:
+            ConfigurationError: It is not a function.
         """
         made: Callable[..., Any] = wrap
         if inspect.isgeneratorfunction(wrap):
@@ -140,7 +143,11 @@ class App:
         return hook
 
     def command(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register a function of (execution, lease) that runs the slots of schedules with this command."""
+        """Register a function of (execution, lease) that runs the slots of schedules with this command.
+
+        Raises:
+            ConfigurationError: The command has a handler already.
+        """
         check_text("name", name)
         if name in self.commands:
             raise ConfigurationError(f"command {shown(name)}: has a handler already; use another name")
@@ -242,7 +249,11 @@ class App:
                 log(20, "schedule %s: %s", shown(key), outcome)
 
     def register(self, function: Function) -> None:
-        """Add a function. For the decorators only."""
+        """Add a function. For the decorators only.
+
+        Raises:
+            ConfigurationError: A function is registered for the intent already.
+        """
         if function.intent in self.functions:
             raise ConfigurationError(
                 f"task {shown(function.intent)}: a function is registered for this intent already; use another `intent`"
@@ -250,7 +261,12 @@ class App:
         self.functions[function.intent] = function
 
     def declare(self, schedule: NewSchedule) -> None:
-        """Add a schedule to those that are declared. For the decorated functions only."""
+        """Add a schedule to those that are declared. For the decorated functions only.
+
+        Raises:
+            InvalidCron: The expression or the time zone is invalid.
+            ConfigurationError: The key is declared twice, or there are both a command and an intent, or neither.
+        """
         key = schedule["schedule_key"]
         if key in self.schedules:
             raise ConfigurationError(f"schedule {shown(key)}: is declared twice; pass another `key`")
