@@ -51,6 +51,12 @@ UNTYPED = {
     "Filter.as_dict.return": "JSON, which `from_dict` reads",
     "Filter.from_dict.data": "JSON from outside, which is checked",
     "ActiveWebSession.data": "JSON, chosen by the application",
+    "TaskOutcome.results": "JSON, as it was stored",
+    "TaskWaiter.wait.result": "the overloads type it",
+    "TaskWaiter.wait.return": "the overloads type it",
+    "Tasks.command.return": "the code of commands, synchronous or not",
+    "Tasks.handlers.return": "the code of tasks with any parameters",
+    "Tenants.__init__.opened": "the databases of the caller, sync or async; only their names are used",
     "WebSessionRepository.create.data": "JSON, chosen by the application",
     "WebSessionRepository.save.data": "JSON, chosen by the application",
     "WorkingMemoryChanges.action_log": "any JSON, as FireFoundry's services store it",
@@ -59,6 +65,7 @@ UNTYPED = {
     "WorkingMemoryRow.action_log": "any JSON, as FireFoundry's services store it",
     "WorkingMemoryRow.lookup_info": "any JSON, as FireFoundry's services store it",
     "WorkingMemoryRow.memory_content": "any JSON, as FireFoundry's services store it",
+    "Worker.workflows": "the code of workflows with any parameters",
     "WorkflowWaitResult.payload": "any JSON, as it was delivered",
     "WorkflowChildResult.output": "any JSON, as the child returned it",
     "WorkflowContext.child.return": "any JSON, as the child returned it",
@@ -78,6 +85,7 @@ UNTYPED = {
     "eq.value": "a value of the column's type, or any JSON",
     "in_.values": "values of the column's type, or any JSON",
     "qdrant_filter.data": "JSON from outside, which is checked",
+    "read_result.value": "JSON from outside, which is checked",
 }
 """What is public and `Any`, and why."""
 
