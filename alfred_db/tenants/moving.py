@@ -73,7 +73,7 @@ def move(
     """Move a tenant to another server; see `Tenants.move`."""
     within("timeout", timeout, 1, 864_000)
     within("longest_pause", longest_pause, 0.1, 600)
-    say = progress or (lambda _: None)
+    say: Progress = progress or (lambda _: None)
     began = time.monotonic()
     ends = _ends(home, tenant, parse_url(to))
     with translated():

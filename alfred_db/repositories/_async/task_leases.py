@@ -206,6 +206,7 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
         Either is right at any time. The first claims nothing while a queue is restricted, so that what the memory has missed
         costs a statement; the second is slower while none is.
         """
+        rows: Sequence[Sequence[Any]] = ()
         seen = _restricted_of(self._session)
         key = tenant_of(self._session), tuple(parameters["queues"]) if shape[0] else None
         if key not in seen:
