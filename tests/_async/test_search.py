@@ -7,13 +7,14 @@ import corpus
 import numpy as np
 import pytest
 from plans import Explain
-from psycopg import AsyncConnection
+from psycopg import AsyncCursor
 from sqlalchemy import URL, ColumnElement, event, func, literal, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from alfred_db import AsyncDatabase, Document
 from alfred_db.errors import ConfigurationError, DatabaseUnavailable, InvalidFilter, InvalidInputError
+from alfred_db.execution._async import citus
 from alfred_db.execution._async.search import estimate
 from alfred_db.queries.shapes import vector_search as queries
 from alfred_db.queries.shapes.filters import compile_filter
@@ -315,25 +316,20 @@ async def sent(session: AsyncSession, library: AsyncDocumentRepository) -> list[
     """The statements of two transactions with two filtered searches each, without the searches themselves."""
     statements: list[str] = []
 
-    def record(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    def noted(self: AsyncConnection[Any], statement: str, *arguments: Any) -> Any:
+    def noted(self: AsyncCursor[Any], statement: str, *arguments: Any, **options: Any) -> Any:
         statements.append(statement)
-        return execute(self, statement, *arguments)
+        return execute(self, statement, *arguments, **options)
 
-    execute: Any = AsyncConnection.execute
-    engine = session.get_bind().engine
-    event.listen(engine, "before_cursor_execute", record)
+    execute: Any = AsyncCursor.execute
+    await session.connection()  # what sets up a connection is not counted
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AsyncConnection, "execute", noted)
+        patch.setattr(AsyncCursor, "execute", noted)
         for _ in range(2):
             for _ in range(2):
                 await library.search(
                     corpus.vectors()[1][0], where=part("half"), params=SearchParams(exact=False)
                 )
             await session.rollback()
-    event.remove(engine, "before_cursor_execute", record)
     # The catalog of spaces is read when the copy of it is old, whichever search comes then.
     other = ("candidates", "embedding_spaces")
     return [statement for statement in statements if not any(word in statement for word in other)]
@@ -353,7 +349,7 @@ async def test_on_citus_the_settings_are_passed_on_to_its_workers(
     library: AsyncDocumentRepository, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Any server has the extension that is looked for here, and takes a setting of a prefix that it does not know.
-    monkeypatch.setattr(queries, "extension", lambda name: extension("plpgsql" if name == "citus" else name))
+    monkeypatch.setattr(citus, "extension", lambda name: extension("plpgsql" if name == "citus" else name))
     first = await sent(session, library)
     settings = [statement for statement in first if statement.startswith("SET LOCAL")]
     assert len(settings) == 2

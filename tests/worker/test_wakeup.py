@@ -177,13 +177,13 @@ def test_idle_workers_run_few_statements_while_tasks_of_other_intents_are_enqueu
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    run = psycopg.Connection.execute
+    run = psycopg.Cursor.execute
 
     def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
         ran.append(str(query)) if threading.current_thread().name.startswith("idle") else None
         return run(self, query, *arguments, **options)
 
-    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
     monkeypatch.setattr(_loop, "FIRST_PAUSE", 5.0)
     worker = Worker(db, {"X": nothing})
     thread = threading.Thread(target=lambda: worker.run(signals=False), name="idle worker")
@@ -204,7 +204,7 @@ def test_idle_workers_run_few_statements_while_tasks_of_other_intents_are_enqueu
 
 def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    run = psycopg.Connection.execute
+    run = psycopg.Cursor.execute
 
     def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
         ran.append(str(query))
@@ -212,11 +212,11 @@ def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: py
 
     loop = Worker(db, {"X": nothing})._loop
     loop._upkeep.keep_up()
-    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
     loop._upkeep.keep_up()
     assert len(ran) == 1
     ran.clear()
     with loop._db.autocommit() as uow:
         assert loop._sources[0].look(uow, 1) == []
-    assert len(ran) == 1, "an empty claim asks for nothing else"
+    assert len(ran) == 2, "an empty claim asks whether a queue is limited, and nothing else"
     loop._db.close()
