@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..config import database_url
+from ..config import command, database_url
 from ..database import Database
 from ..errors import NotFoundError
 from .groups import Group
@@ -50,6 +50,7 @@ def show(name: str, url: str | None, schema: str | None, as_json: bool) -> None:
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         found = uow.agents.get_by_name(name)
         if found is None:
-            raise NotFoundError(f"agent {name!r}: not found; `alfred-db agents list` lists their names")
+            listed = command("agents list", database.url, schema)
+            raise NotFoundError(f"agent {name!r}: not found; {listed} lists their names")
         values = as_dict(found)
     print_one(values, as_json=as_json)

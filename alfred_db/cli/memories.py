@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..config import database_url
+from ..config import command, database_url
 from ..database import Database
 from ..errors import NotFoundError
 from ..models import MemoryBank
@@ -50,7 +50,7 @@ def list_(
 ) -> None:
     """List the memories of BANK, a name."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
-        page = uow.memories.list(_bank(uow, bank), limit=limit, after=after)
+        page = uow.memories.list(_bank(database, uow, bank), limit=limit, after=after)
         rows = [as_dict(memory) for memory in page.items]
     columns = ("id", "importance", "access_count", "created_at", "content")
     print_page("memories", columns, rows, next=page.next, as_json=as_json)
@@ -78,14 +78,15 @@ def delete_bank(bank: str, yes: bool, url: str | None, schema: str | None) -> No
     """Delete BANK with all its memories, in batches."""
     with Database(database_url(url), schema=schema) as database:
         with database.begin() as uow:
-            id = _bank(uow, bank).id
+            id = _bank(database, uow, bank).id
         confirm(f"Delete the bank {bank!r} with all its memories?", yes)
         deleted = database.in_chunks(lambda uow, limit: uow.memory_banks.delete(id, limit=limit))
     click.echo(f"deleted {bank} with {deleted:,} rows")
 
 
-def _bank(uow: UnitOfWork, name: str) -> MemoryBank:
+def _bank(database: Database, uow: UnitOfWork, name: str) -> MemoryBank:
     found = uow.memory_banks.get_by_name(name)
     if found is None:
-        raise NotFoundError(f"memory bank {name!r}: not found; `alfred-db memories banks` lists them")
+        listed = command("memories banks", database.url, database.schema)
+        raise NotFoundError(f"memory bank {name!r}: not found; {listed} lists them")
     return found

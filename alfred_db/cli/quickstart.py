@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..config import database_url
+from ..config import command, database_url
 from ..database import Database
 from ..repositories import UnitOfWork
 from ..vectors.toy import toy_embedder
@@ -20,10 +20,6 @@ _TEXTS = {
     "MVCC": "With MVCC readers do not wait for writers, and writers do not wait for readers.",
 }
 _QUESTION = "How do workers claim tasks?"
-_NEXT = """
-next: alfred-db doctor            what the server has
-      alfred-db tasks list        the task of this run
-      alfred-db documents search workers"""
 
 
 @click.command()
@@ -42,7 +38,12 @@ def quickstart(url: str | None, schema: str | None) -> None:
             answer = _answer(uow)
         with database.begin() as uow:
             _remember(uow, answer)
-    click.echo(_NEXT)
+        doctor = command("doctor", database.url, schema)
+        tasks = command("tasks list", database.url, schema)
+        search = command("documents search", database.url, schema, "workers")
+    click.echo(f"\nnext: {doctor} shows what the server has")
+    click.echo(f"      {tasks} shows the task of this run")
+    click.echo(f"      {search} finds a document")
 
 
 def _store(uow: UnitOfWork) -> None:

@@ -119,7 +119,7 @@ def beyond(connection: Connection, role: int, schemas: Sequence[int]) -> Iterato
     row = connection.execute(_ROLE, {"role": role}).one()
     attributes = [word for column, word in _ATTRIBUTES.items() if getattr(row, column)]
     if attributes:
-        yield f"it has {', '.join(attributes)}; run ALTER ROLE ... {' '.join('NO' + one for one in attributes)}"
+        yield f"it has {', '.join(attributes)}; ALTER ROLE ... {' '.join('NO' + one for one in attributes)} removes that"
     if row.groups:
         yield f"it is a member of {', '.join(row.groups)}; revoke the membership"
     for found in connection.execute(_SCHEMAS, {"role": role, "schemas": list(schemas)}):

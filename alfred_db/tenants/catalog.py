@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from shlex import quote
 
 from sqlalchemy import Connection, Engine, exc, text
 from sqlalchemy.orm import Session
@@ -117,7 +116,6 @@ def require_tenant(session: Session, schema: str) -> None:
 
 def tenant_missing(engine: Engine, name: str) -> NotFoundError:
     """Return the error for a tenant that the database does not have."""
-    create, show = command(f"tenants create {quote(name)}", engine.url), command("tenants list", engine.url)
-    return NotFoundError(
-        f"tenant {shown(name)}: not found; {show} lists those there are, {create} creates it"
-    )
+    create = command("tenants create", engine.url, None, name)
+    listed = command("tenants list", engine.url)
+    return NotFoundError(f"tenant {shown(name)}: not found; {listed} lists the tenants, {create} creates it")

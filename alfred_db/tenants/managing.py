@@ -241,7 +241,7 @@ class Tenants:
         with translated(), passing_engine(self._url, "alfred-db tenants").connect() as connection:
             found = migrate.current(connection)
         if found != migrate.head():
-            run = command("upgrade", self._url)
+            run = command("upgrade", self._url, None)
             raise SchemaOutdatedError(
                 f"the database is at revision {found or 'base'}, and tenants need {migrate.head()}: run {run} first"
             )

@@ -89,7 +89,10 @@ def connected(url: URL, name: str, *, snapshot: bool = False) -> Generator[Drive
             connection: Any = pooled.driver_connection
             connection.rollback()
             connection.autocommit = True
-            homes = [row[0] for row in connection.execute("SELECT unnest(pg_catalog.current_schemas(false))")]
+            homes = [
+                row[0]
+                for row in connection.execute("SELECT pg_catalog.unnest(pg_catalog.current_schemas(false))")
+            ]
             for setting in _SETTINGS:
                 connection.execute(setting)
             connection.autocommit = False

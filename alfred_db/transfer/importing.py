@@ -75,7 +75,7 @@ def import_tables(
     manifest = Manifest.load(place)
     if manifest is None or not manifest.complete:
         raise InvalidInputError(
-            f"{place}: no complete export; run `alfred-db export` again, which continues it"
+            f"{place}: no complete export; export to this folder again, which continues it"
         )
     manifest.refuse_newer(place)
     wanted = _wanted(manifest, place, tables)
