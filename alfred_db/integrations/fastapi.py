@@ -49,6 +49,7 @@ from ..errors import (
     SchemaOutdatedError,
     SchemaTooNewError,
     UnreadableRow,
+    WaitTimeout,
     WorkflowChildFailed,
     WorkflowStepFailed,
     translate,
@@ -88,6 +89,7 @@ STATUS: Mapping[type[AlfredDBError], int] = {
     SchemaOutdatedError: 503,
     SchemaTooNewError: 503,
     UnreadableRow: 500,
+    WaitTimeout: 500,
     WorkflowChildFailed: 500,
     WorkflowStepFailed: 500,
 }
