@@ -18,6 +18,8 @@ FORMATS = {
     "knowledge.query_groups": ("group_by",),
     "memories.hybrid_search": ("language",),
     "memory_entries.hybrid_search": ("language",),
+    "queues.pause": ("name",),
+    "queues.set": ("name",),
     "scheduler.create": ("schedule", "timezone"),
     "scheduler.create, with an intent": ("queue",),
     "scheduler.declare": ("schedules",),

@@ -106,7 +106,7 @@ class AsyncTaskEnqueueing(AsyncTaskBase):
         )
         if ordering_key is not None:
             task["ordering_key"] = ordering_key
-        if after:
+        if after or after_failure != "cancel":
             task["after"], task["after_failure"] = after, after_failure
             [(id, created)] = await self._file([task])
             filed = await self._first(queries.get(id))

@@ -107,7 +107,7 @@ class TaskEnqueueing(TaskBase):
         )
         if ordering_key is not None:
             task["ordering_key"] = ordering_key
-        if after:
+        if after or after_failure != "cancel":
             task["after"], task["after_failure"] = after, after_failure
             [(id, created)] = self._file([task])
             filed = self._first(queries.get(id))
