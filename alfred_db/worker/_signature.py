@@ -1,4 +1,4 @@
-"""The arguments of a decorated function as the content of its task, checked when it is enqueued and when it runs."""
+"""The arguments of a decorated function as the content of its task, checked at enqueue and at run."""
 
 from __future__ import annotations
 
