@@ -140,6 +140,12 @@ def calls(ground: Ground) -> Mapping[str, Given]:
                 [{"intent": "i", "task_id": name} for name in names([*n, *range(1000, 1800)], p)]
             )
         ),
+        "tasks.batch": counted(
+            lambda u, n, p: u.tasks.batch([{"intent": "i", "dedupe_key": name} for name in names(n, f"b{p}")])
+        ),
+        "tasks.enqueue": lambda u, n: u.tasks.enqueue(
+            "i", {}, after=[task.id for task in at(ground.tasks, n)]
+        ),
         "tasks.heartbeat_many": lambda u, n: u.tasks.heartbeat_many(at(ground.tasks, n)),
         "tasks.complete_many": lambda u, n: u.tasks.complete_many(at(ground.tasks, n)),
         "workflows.heartbeat_many": lambda u, n: u.workflows.heartbeat_many(at(ground.runs, n)),

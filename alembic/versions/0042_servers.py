@@ -14,20 +14,18 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if (
-        option("schema") is not None
-    ):  # no tenant needs it, so that it is not one of the catalogs that tenants keep
-        return
-    ddl("""
-        CREATE TABLE extensions.alfred_db_servers (
-            tenant TEXT NOT NULL,
-            url TEXT NOT NULL,
-            state TEXT NOT NULL,
-            changed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-            CONSTRAINT pk_alfred_db_servers PRIMARY KEY (tenant),
-            CONSTRAINT ck_alfred_db_servers_state CHECK (state IN ('moving', 'moved'))
-        )
-    """)
+    # No tenant needs it, so that it is not one of the catalogs that tenants keep.
+    if option("schema") is None:
+        ddl("""
+            CREATE TABLE extensions.alfred_db_servers (
+                tenant TEXT NOT NULL,
+                url TEXT NOT NULL,
+                state TEXT NOT NULL,
+                changed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+                CONSTRAINT pk_alfred_db_servers PRIMARY KEY (tenant),
+                CONSTRAINT ck_alfred_db_servers_state CHECK (state IN ('moving', 'moved'))
+            )
+        """)
 
 
 def downgrade() -> None:
