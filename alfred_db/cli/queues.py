@@ -13,6 +13,7 @@ from ..database import Database
 from ..errors import InvalidInputError, NotFoundError
 from ..queries import task_figures
 from ..values import QueueRate, QueueSettings
+from .groups import Group
 from .options import json_option, schema_option, url_option
 from .tasks import table
 
@@ -63,7 +64,7 @@ class _Rate(click.ParamType[QueueRate | str]):
             self.fail(f"{value!r}: expected a rate such as 100/60, or {NONE}", param, ctx)
 
 
-@click.group()
+@click.group(cls=Group)
 def queues() -> None:
     """Queues of tasks: pause and resume them, and set their limits."""
 
