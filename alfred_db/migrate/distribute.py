@@ -109,7 +109,7 @@ def _tenant(connection: Connection, schema: str) -> Iterator[str]:
 
 
 def _without_triggers(connection: Connection, tables: Sequence[int]) -> Iterator[str]:
-    """Citus distributes no table with a trigger; those of `updated_at` are for raw SQL alone."""
+    """Citus distributes no table with a trigger; those of the library are for raw SQL alone."""
     for name, relation in connection.execute(text(_TRIGGERS), {"tables": list(tables)}):
         yield f"DROP TRIGGER {name} ON {relation}"
 
@@ -157,7 +157,7 @@ _TABLES = """
 _TRIGGERS = f"""
     SELECT pg_catalog.quote_ident(CAST(tgname AS text)), {_NAME} FROM pg_catalog.pg_trigger
     JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE tgname = 'set_updated_at' AND NOT tgisinternal AND tgparentid = CAST(0 AS oid)
+    WHERE tgname IN ('set_updated_at', 'set_status_times') AND NOT tgisinternal AND tgparentid = CAST(0 AS oid)
         AND CAST(tgrelid AS bigint) = ANY (CAST(:tables AS bigint[]))
     ORDER BY 2
 """

@@ -28,7 +28,9 @@ from ..errors import AlfredDBError
 __all__ = ["Clones", "NoServer", "connection_parameters", "server_url"]
 
 VARIABLE = "ALFRED_DB_TEST_URL"
-_PREFIX = "alfred_test_"
+_PREFIX = "alfred_clone_"
+_MARK = "a copy for tests, made by alfred_db.testing"
+"""The comment of each copy: another database is never dropped, whatever its name."""
 
 
 class NoServer(Exception):
@@ -95,6 +97,9 @@ class Clones:
         try:
             statement = "CREATE DATABASE {} TEMPLATE {}"
             self._run(statement, name, self.template())
+            self._connection.execute(
+                sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_MARK))
+            )
             yield self._server.set(database=name)
         finally:
             self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
@@ -120,9 +125,11 @@ class Clones:
         return name
 
     def _drop_left_over(self) -> None:
-        """Drop the clones of runs that were killed: nobody holds their lock."""
+        """Drop the clones of runs that were killed: they have the mark, and nobody holds their lock."""
         found = self._connection.execute(
-            "SELECT datname FROM pg_catalog.pg_database WHERE pg_catalog.starts_with(datname, %s)", [_PREFIX]
+            "SELECT datname FROM pg_catalog.pg_database"
+            " WHERE pg_catalog.starts_with(datname, %s) AND pg_catalog.shobj_description(oid, 'pg_database') = %s",
+            [_PREFIX, _MARK],
         ).fetchall()
         for (name,) in found:
             if self._locks(name, "SELECT pg_catalog.pg_try_advisory_lock({})"):

@@ -20,7 +20,7 @@ from alfred_db.config import parse_url
 from alfred_db.testing.clock import let_time_pass
 from alfred_db.testing.connections import OuterTransaction
 from alfred_db.testing.factories import RowFactory
-from alfred_db.testing.servers import Clones, connection_parameters
+from alfred_db.testing.servers import _MARK, Clones, connection_parameters
 
 ROOT = Path(__file__).parents[2]
 SUITE = Path(__file__).parent / "suite.py"
@@ -67,7 +67,7 @@ def test_a_second_run_tests_as_much_as_the_first(folder: Path, servers: Servers)
         assert not {
             name
             for name in databases(servers["embedded"])
-            if re.match("alfred_test_(gw|[0-9a-f]{12}$)", name)
+            if re.match("alfred_clone_(gw|[0-9a-f]{12}$)", name)
         }
     assert len(passed) == 2
     assert passed[0] == passed[1]
@@ -117,12 +117,19 @@ def test_every_model_has_rows_and_they_age(database_url: URL) -> None:
 
 def test_what_a_killed_run_leaves_is_dropped(servers: Servers) -> None:
     server = parse_url(servers["embedded"])
-    left = f"alfred_test_gw0_{os.getpid():x}"  # nobody holds its lock
+    left = f"alfred_clone_gw0_{os.getpid():x}"  # nobody holds its lock
     with psycopg.connect(**connection_parameters(server), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(left)))
+        for name in (left, f"{left}_theirs"):
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(left), sql.Literal(_MARK))
+        )
     other, living = Clones(server), Clones(server)
     with living.clone() as kept, other.clone():
         assert left not in databases(servers["embedded"])
+        assert f"{left}_theirs" in databases(servers["embedded"]), (
+            "a name alone is no reason to drop a database"
+        )
         assert kept.database in databases(servers["embedded"])
     assert kept.database not in databases(servers["embedded"])
     other.close()
