@@ -155,7 +155,7 @@ async def test_tasks_that_cannot_be_read_take_no_place_of_others(
     good = [await task_due(scheduler) for _ in range(5)]
     fresh = await scheduler._session.scalar(
         insert(ScheduledTask)
-        .values(name="raw", command="c", schedule="* * * * *")
+        .values(name="raw", command="c", schedule="0 0 1 1 *")  # not due when a minute begins meanwhile
         .returning(ScheduledTask.id)
     )
     ticks = [await scheduler.tick(limit=4) for _ in range(3)]

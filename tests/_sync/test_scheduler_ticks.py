@@ -156,7 +156,7 @@ def test_tasks_that_cannot_be_read_take_no_place_of_others(
     good = [task_due(scheduler) for _ in range(5)]
     fresh = scheduler._session.scalar(
         insert(ScheduledTask)
-        .values(name="raw", command="c", schedule="* * * * *")
+        .values(name="raw", command="c", schedule="0 0 1 1 *")  # not due when a minute begins meanwhile
         .returning(ScheduledTask.id)
     )
     ticks = [scheduler.tick(limit=4) for _ in range(3)]
