@@ -17,9 +17,7 @@ from injection import HOSTILE
 from sqlalchemy import URL, Engine, event, text
 
 from alfred_db import Database, Event
-from alfred_db.cli import Commands
-from alfred_db.cli.catalog import catalog
-from alfred_db.cli.maintain import maintain
+from alfred_db.cli import main
 from alfred_db.config import command
 from alfred_db.errors import InvalidInputError
 from alfred_db.interchange.catalog import seed
@@ -32,11 +30,10 @@ Run = Callable[..., Result]
 
 def on(url: URL) -> Run:
     """Runs the command on a database: `run("catalog", "load")`."""
-    commands = Commands("alfred-db", commands=[catalog, maintain])
     address = url.render_as_string(hide_password=False)
 
     def run(*arguments: str, text: str | None = None) -> Result:
-        return CliRunner().invoke(commands, [*arguments, "--url", address], input=text)
+        return CliRunner().invoke(main, [*arguments, "--url", address], input=text)
 
     return run
 

@@ -13,7 +13,7 @@ from keyword import iskeyword
 
 import click
 
-from .groups import Group, with_examples
+from .groups import HELP, Group, with_examples
 
 __all__ = ["COMMANDS", "Commands", "main"]
 
@@ -135,7 +135,7 @@ class _Main(Commands, Group):
             yield name, sentence
 
 
-@click.group(cls=_Main, commands=_Imported(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Main, commands=_Imported(), context_settings={"help_option_names": HELP})
 @click.version_option(package_name="alfred-db")
 def main() -> None:
     """The data layer of AI-agent platforms on one PostgreSQL."""

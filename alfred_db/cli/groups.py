@@ -8,7 +8,10 @@ import click
 
 from .examples import EXAMPLES
 
-__all__ = ["Group", "with_examples"]
+__all__ = ["HELP", "Group", "with_examples"]
+
+HELP = ["-h", "--help"]
+"""The options that show help."""
 
 
 class Group(click.Group):
@@ -27,12 +30,14 @@ class Group(click.Group):
 
 
 def with_examples(path: str, command: click.Command) -> click.Command:
-    """Show the example of each command at the end of its help.
+    """Show the example of each command at the end of its help, which `-h` shows too.
 
     Args:
         path: The words of the command after `alfred-db`.
         command: The command or group.
     """
+    # A command keeps its help option from its first call, which may be one without the parents.
+    command.context_settings.setdefault("help_option_names", HELP)
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
             with_examples(f"{path} {name}", child)
