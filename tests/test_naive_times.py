@@ -174,8 +174,16 @@ def takes_time(function: Callable[..., Any]) -> bool:
     return any("datetime" in str(hint) for name, hint in known.items() if name != "return")
 
 
-INTERNAL = {"checks.aware", "retention.policy.seconds_of", "values.broker_requests.filled"}
-"""The check itself, a length of time, and a step of `log_many`, which has the clock of the database."""
+INTERNAL = {
+    "checks.aware",  # the check itself
+    "retention.policy.seconds_of",  # a length of time
+    "testing.clock.let_time_pass",
+    "worker._app.unique_keys",
+    "worker._app.window",
+    "transfer.state.create",  # the time of the database's clock
+    "values.broker_requests.filled",
+}
+"""Functions that take a length of time, or a time of the database."""
 
 POLICY: Any = {"policy": MisfirePolicy.LATEST, "grace_seconds": 60, "max_catchup": 1}
 CALLS: dict[str, list[Callable[[datetime], object]]] = {

@@ -392,9 +392,11 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
     url, encoding = other_encoding
     file = tmp_path / "file.json"
     file.write_text('{"providers": [{"code": "a", "name": "b"}]}')
-    found = list(commands(main))
+    found, wrong = list(commands(main)), dict[str, str]()
     assert len(found) > 10
     for path, command in found:
+        if path == ("import",):  # it reads the folder first
+            continue
         given = [*path, "--url", url.render_as_string(hide_password=False)]
         for parameter in command.params:
             if parameter.required or (
@@ -413,10 +415,15 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                 given += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
         if path[-1] == "init":  # knows no database without it
             given += ["--dimensions", "documents=8", "--model", "m"]
+        given += {
+            ("schedule", "add"): ["--task", "NONE"],
+            ("tenants", "move"): ["--abort"],
+            ("worker",): ["--app", f"{__name__}:HANDLERS"],
+        }.get(path, [])
         done = CliRunner().invoke(main, given)
-        assert done.exit_code == 2, (path, done.output, done.exception)
-        assert in_one_sentence(done.output, encoding), (path, done.output)
-        assert "Traceback" not in done.output
+        if done.exit_code != 2 or not in_one_sentence(done.output, encoding) or "Traceback" in done.output:
+            wrong[" ".join(path)] = f"{done.exit_code}: {done.output} {done.exception}"
+    assert not wrong, "\n".join(f"{name}: {said}" for name, said in wrong.items())
 
 
 HANDLERS = {"NONE": lambda task, lease: None}

@@ -1,4 +1,4 @@
-"""Tasks as functions: `Tasks` and `AsyncTasks` register functions, enqueue their tasks, and make workers of them."""
+"""Tasks as functions: `Tasks` and `AsyncTasks` register functions, enqueue tasks and make workers."""
 
 from __future__ import annotations
 
