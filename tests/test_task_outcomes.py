@@ -21,7 +21,7 @@ from alfred_db.execution._sync import waiting
 from alfred_db.values.tasks import NewTaskResult
 
 
-class Colour(StrEnum):
+class Color(StrEnum):
     RED = "red"
 
 
@@ -160,7 +160,7 @@ WHEN = datetime(2030, 1, 2, tzinfo=UTC)
         (Point, {"x": 1.5, "tags": ["a"]}, Point(1.5, tags=["a"])),
         (Named, {"name": "n", "points": [{"x": 1}]}, {"name": "n", "points": [Point(1.0)]}),
         (list[Point | None], [{"x": 1}, None], [Point(1.0), None]),
-        (dict[str, Colour], {"a": "red"}, {"a": Colour.RED}),
+        (dict[str, Color], {"a": "red"}, {"a": Color.RED}),
         (tuple[int, str], [1, "a"], (1, "a")),
         (tuple[int, ...], [1, 2], (1, 2)),
         (Literal["a", "b"], "b", "b"),
@@ -188,7 +188,7 @@ def test_results_are_read_as_their_type(kind: Any, value: Any, expected: Any) ->
         (tuple[int, str], [1], "result: expected 2 values, got 1"),
         (int, True, "result: expected int, got bool"),
         (int | None, "secret", "result: expected NoneType, got str"),
-        (Colour, "secret", "result: expected Colour, got str"),
+        (Color, "secret", "result: expected Color, got str"),
         (datetime, "secret", "result: expected datetime, got str"),
         (Literal["a"], "secret", "result: expected"),
     ],

@@ -195,7 +195,7 @@ def _program(name: str, major: int, file: Path | None = None) -> Path:
     """Return the oldest of the installed programs that is not older than the server, or can read the file.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No such program was found.
     """
     found: dict[Path, int] = {}
     for place in _places():

@@ -19,7 +19,7 @@ KILLS = 500 if "ALFRED_DB_FAULTS" in os.environ else 3
 
 
 def test_no_finished_step_runs_again_in_any_kill(own_server: Server, database: str, db: Database) -> None:
-    """The calls of a step before its result is stored are as many as the attempts that were killed in it; later there is none."""
+    """The calls of a step before its result is stored are as many as the attempts that were killed in it; afterwards it is not called."""
     with db.begin() as uow:
         uow.session.execute(text("CREATE TABLE calls (step int, at timestamptz DEFAULT clock_timestamp())"))
         uow.workflows.activate(uow.workflows.define("killed", {}, version=1)[0].id)
