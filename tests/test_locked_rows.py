@@ -189,7 +189,7 @@ def test_a_locked_task_neither_stalls_a_worker_nor_has_others_run_twice(db: Data
         attempts[task.task_id] += 1
         if task.task_id != "late":
             begun.wait(20)
-            time.sleep(1.5)
+            time.sleep(4)
         if ending == "fails":
             raise TaskFailed("no", retry=False)
         if ending == "raises":
@@ -201,31 +201,32 @@ def test_a_locked_task_neither_stalls_a_worker_nor_has_others_run_twice(db: Data
         first = uow.tasks.get_by_task_id("t-0")
         assert first is not None
         id = first.id
-    # The lease is shorter than the lock is held: its owner must keep the others' leases, and end them, meanwhile.
-    workers = [Worker(db, {"x": handler}, concurrency=4, lease=1.0, poll=0.1, upkeep=0.1) for _ in range(2)]
-    threads = [threading.Thread(target=worker.run, kwargs={"signals": False}) for worker in workers[:1]]
+    # The lock is held for longer than a lease: the owner must keep the others' leases, and end them, meanwhile.
+    workers = [Worker(db, {"x": handler}, concurrency=4, lease=3.0, poll=0.1, upkeep=0.1) for _ in range(2)]
+    threads = [threading.Thread(target=worker.run, kwargs={"signals": False}) for worker in workers]
     threads[0].start()
-    until = time.monotonic() + 20
-    while attempts.total() < 4 and time.monotonic() < until:
-        time.sleep(0.01)
-    threads.append(threading.Thread(target=workers[1].run, kwargs={"signals": False}))
-    threads[1].start()
-    with locked(db, Task, [id]):
-        over: set[str] = set()
-        until = time.monotonic() + 30
-        while len(over) < 4 and time.monotonic() < until:
-            time.sleep(0.1)
-            with db.begin() as uow:
-                if "late" not in over:
-                    uow.tasks.enqueue("x", task_id="late", max_retries=0)
-                ended = [task for task in uow.tasks.list() if task.completed_at or task.failed_at]
-                over = {task.task_id for task in ended}
-                codes = {task.error_code for task in ended}
-        assert over == {"t-1", "t-2", "t-3", "late"}, "they were ended while the lock was held"
-        assert codes == {None if ending in ("returns", "results") else "handler"}, "by their handlers"
-    for worker in workers:
-        worker.stop()
-    for thread in threads:
-        thread.join(30)
+    try:
+        until = time.monotonic() + 20
+        while attempts.total() < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        threads[1].start()
+        with locked(db, Task, [id]):
+            over: set[str] = set()
+            until = time.monotonic() + 60
+            while len(over) < 4 and time.monotonic() < until:
+                time.sleep(0.1)
+                with db.begin() as uow:
+                    if "late" not in over:
+                        uow.tasks.enqueue("x", task_id="late", max_retries=0)
+                    ended = [task for task in uow.tasks.list() if task.completed_at or task.failed_at]
+                    over = {task.task_id for task in ended}
+                    codes = {task.error_code for task in ended}
+            assert over == {"t-1", "t-2", "t-3", "late"}, "they were ended while the lock was held"
+            assert codes == {None if ending in ("returns", "results") else "handler"}, "by their handlers"
+    finally:
+        for worker, thread in zip(workers, threads, strict=True):
+            worker.stop()
+            if thread.ident is not None:
+                thread.join(30)
     for name in ("t-1", "t-2", "t-3", "late"):
         assert attempts[name] == 1, attempts
