@@ -27,7 +27,16 @@ __all__ = ["func"]
 SYNTAX = frozenset({"all", "any", "array", "bernoulli", "coalesce", "greatest", "least", "nullif", "system"})
 """Names that are syntax instead of functions, although they are written alike."""
 
-TEXT_SEARCH = frozenset({"to_tsvector", "ts_headline", "websearch_to_tsquery"})
+TEXT_SEARCH = frozenset(
+    {
+        "phraseto_tsquery",
+        "plainto_tsquery",
+        "to_tsquery",
+        "to_tsvector",
+        "ts_headline",
+        "websearch_to_tsquery",
+    }
+)
 """Functions that the dialect of SQLAlchemy renders without their schema."""
 
 OF_EXTENSIONS = frozenset({"binary_quantize", "similarity", "vector_dims"})

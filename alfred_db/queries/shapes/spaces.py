@@ -25,12 +25,14 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
+    literal,
     literal_column,
     select,
     true,
     values,
 )
 
+from ...checks import check_limit
 from ...models import (
     Base,
     Document,
@@ -278,6 +280,7 @@ def nearest_each(
     where: ColumnElement[bool] | None,
 ) -> AnySelect:
     """Select the nearest rows of each of several vectors; the column `query` is the index of the vector, from 0."""
+    check_limit(limit)
     given = values(column("query", Integer), column("embedding", stored_type(space)), name="queries").data(
         list(enumerate(embeddings))
     )
@@ -295,6 +298,6 @@ def nearest_each(
     statement: AnySelect = select(merged.c.query, *columns_of(model), merged.c.distance)
     return (
         statement.join_from(merged, rows, rows.c.id == merged.c.row_id)
-        .where(merged.c.place <= literal_limit(limit))
+        .where(merged.c.place <= literal(limit, Integer))
         .order_by(merged.c.query, merged.c.place)
     )
