@@ -10,6 +10,7 @@ import json
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -49,6 +50,8 @@ FEW, MANY = 16, 1000
 """Rows in the first block, when their size is not known yet, and at most in any other."""
 
 _NULL = b"\xff\xff\xff\xff"
+_WRONG = (TypeError, ValueError, AttributeError, struct.error, ArithmeticError)
+"""What packing raises for a value that does not fit its column."""
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _length = struct.Struct(">i").pack
 _numeric = Transformer().get_dumper(Decimal(), PyFormat.BINARY)
@@ -105,6 +108,10 @@ def _pack(
             f"row {first + wrong}: {column.table.name}.{column.name}: expected a value for"
             f" {column.type!r}, {column_word(column.type)}, got {kind(values[wrong])}"
         )
+    usual, whole = _WHOLE.get(column.type.__class__, (None, None))
+    if whole is not None and set(map(type, values)) == {usual}:
+        with suppress(*_WRONG):  # the loop below finds the row
+            return whole(values)
     try:
         for value in values:
             if value is None:
@@ -114,7 +121,7 @@ def _pack(
                 packed.append(_length(len(one)) + one)
     except InvalidInputError as error:
         raise type(error)(f"row {first + len(packed)}: {error}") from None
-    except (TypeError, ValueError, AttributeError, struct.error, ArithmeticError) as error:
+    except _WRONG as error:
         raise InvalidInputError(
             f"row {first + len(packed)}: {column.table.name}.{column.name}: expected a value for {column.type!r}, got"
             f" {type(values[len(packed)]).__name__} ({error})"
@@ -151,6 +158,13 @@ def _text(value: str) -> bytes:
     return packed
 
 
+def _texts(values: Sequence[str]) -> list[bytes]:
+    if any("\0" in value for value in values):
+        raise ValueError
+    packed = [value.encode() for value in values]
+    return [_length(len(one)) + one for one in packed]
+
+
 def _json(value: Any) -> bytes:
     try:
         text = written_out(_encoder.encode(value))
@@ -177,6 +191,17 @@ def _decimal(value: Decimal) -> bytes:
 def _uuid(value: uuid.UUID | str) -> bytes:
     return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).bytes
 
+
+def _uuids(values: Sequence[uuid.UUID]) -> list[bytes]:
+    start = _length(16)
+    return [start + value.int.to_bytes(16, "big") for value in values]
+
+
+_WHOLE: Mapping[type, tuple[type, Callable[[Sequence[Any]], list[bytes]]]] = {
+    Text: (str, _texts),
+    Uuid: (uuid.UUID, _uuids),
+}
+"""Pack a whole column whose values have this type, in half the time; their errors do not name the row."""
 
 _PACKERS: Mapping[type, Callable[[Any], bytes]] = {
     SmallInteger: struct.Struct(">h").pack,
