@@ -137,7 +137,7 @@ def run(
     *command: str,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 60,
+    timeout: float = 180,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, as `subprocess.run` does."""
     with Program(*command, cwd=cwd, env=env) as program:

@@ -48,7 +48,7 @@ def engine(db: Database) -> Engine:
 
 def waiting_for_a_lock(db: Database, number: int = 1) -> None:
     """Wait until so many sessions wait for others' locks."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     statement = text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
@@ -84,7 +84,7 @@ def test_a_parent_that_is_cancelled_between_check_and_insert_takes_no_child(
         waiting_for_a_lock(db)
         UnitOfWork(blocker).tasks.cancel(id)
         blocker.commit()
-        assert other.result(30) is False
+        assert other.result(60) is False
     with db.begin() as uow:
         assert uow.tasks.count() == 1, "nothing of the call is left"
 
@@ -99,7 +99,7 @@ def test_no_child_escapes_a_cancel_that_comes_at_any_moment(db: Database, engine
         begin = threading.Barrier(4)
 
         def enqueue(id: uuid.UUID = id, begin: threading.Barrier = begin) -> None:
-            begin.wait(20)
+            begin.wait(60)
             try:
                 while True:
                     with Session(engine) as session:
@@ -109,7 +109,7 @@ def test_no_child_escapes_a_cancel_that_comes_at_any_moment(db: Database, engine
 
         with ThreadPoolExecutor(3) as pool, Session(engine) as session:
             working = [pool.submit(enqueue) for _ in range(3)]
-            begin.wait(20)
+            begin.wait(60)
             time.sleep(0.003 * number)
             UnitOfWork(session).tasks.cancel(id)
             for thread in working:
@@ -158,7 +158,7 @@ def test_no_execution_escapes_a_cancel(db: Database, engine: Engine) -> None:
         UnitOfWork(blocker).workflows.start("w", parent_id=root)
         UnitOfWork(blocker).workflows.start("w", parent_id=part)
         blocker.commit()
-        other.result(30)
+        other.result(60)
     with db.begin() as uow:
         statuses = uow.session.scalars(select(WorkflowExecution.status)).all()
         assert set(statuses) == {WorkflowExecutionStatus.CANCELLED}

@@ -284,7 +284,7 @@ def at_once(database: Database, lock: str, *commands: list[str]) -> list[tuple[i
             while sql(database, f"SELECT count(*) FROM {waiting}") != [(len(commands),)]:
                 assert time.monotonic() < deadline, "they do not meet"
                 time.sleep(0.05)
-        outputs = [process.communicate(timeout=60) for process in running]
+        outputs = [process.communicate(timeout=180) for process in running]
         return [(process.returncode, *output) for process, output in zip(running, outputs, strict=True)]
 
 

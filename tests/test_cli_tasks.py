@@ -9,13 +9,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from forked import Program
-from sqlalchemy import URL
+from sqlalchemy import URL, Select, func, select, update
 
 from alfred_db import Database, Task, TaskStatus
 from alfred_db.cli import main
@@ -36,7 +37,9 @@ def echo(task, lease):
 
 def slow(task, lease):
     pathlib.Path(f"begun-{task.task_id}").touch()
-    time.sleep(task.content.get("seconds", 1))
+    end = time.monotonic() + task.content.get("seconds", 60)
+    while time.monotonic() < end and not pathlib.Path(f"end-{task.task_id}").exists():
+        time.sleep(0.02)
     lease.check()
 
 
@@ -152,15 +155,26 @@ def process(db: Database, app: str, *options: str) -> Iterator[Program]:
         yield running
 
 
+def says(worker: Program, words: str) -> None:
+    """Read what it prints until it has said that."""
+    read = []
+    for line in worker.stdout:
+        read.append(line)
+        if words in line:
+            return
+    raise AssertionError("".join(read))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_running_task_end(db: Database, app: str, number: signal.Signals) -> None:
-    running, waiting = enqueue(db, "SLOW", {"seconds": 2}, task_id="a"), enqueue(db, "SLOW", task_id="b")
+    running, waiting = enqueue(db, "SLOW", task_id="a"), enqueue(db, "SLOW", task_id="b")
     with process(db, f"{app}:handlers", "--concurrency", "1") as worker:
         eventually(lambda: Path("begun-a").exists())
         worker.send_signal(number)
-        output, _ = worker.communicate(timeout=60)
+        says(worker, "stopping: 1 tasks are left")
+        Path("end-a").touch()
+        output, _ = worker.communicate(timeout=180)
         assert worker.returncode == 0, output
-    assert "stopping: 1 tasks are left" in output
     assert [status(db, running), status(db, waiting)] == ["completed", "pending"]
 
 
@@ -169,10 +183,10 @@ def test_a_second_signal_releases_the_running_task(db: Database, app: str) -> No
     with process(db, f"{app}:handlers", "--grace", "600") as worker:
         eventually(lambda: Path("begun-a").exists())
         worker.terminate()
-        time.sleep(0.5)
+        says(worker, "stopping: 1 tasks are left")
         assert worker.poll() is None
         worker.terminate()
-        output, _ = worker.communicate(timeout=60)
+        output, _ = worker.communicate(timeout=180)
         assert worker.returncode == 0, output
     assert "released, now pending" in output
     with db.begin() as uow:
@@ -182,21 +196,35 @@ def test_a_second_signal_releases_the_running_task(db: Database, app: str) -> No
 
 
 def test_the_tasks_of_a_worker_that_is_killed_are_anothers(db: Database, app: str) -> None:
-    enqueued = enqueue(db, "SLOW", {"seconds": 3}, task_id="a")
-    options = ("--lease", "1", "--upkeep", "0.2")
+    """The second extends its own lease for longer than it lasts."""
+    enqueued = enqueue(db, "SLOW", task_id="a")
+    options = ("--lease", "6", "--upkeep", "0.2")
     with process(db, f"{app}:handlers", *options) as first:
         eventually(lambda: Path("begun-a").exists())
         first.kill()
         first.wait()
         Path("begun-a").unlink()
+        with db.begin() as uow:
+            uow.session.execute(update(Task).values(lease_expires_at=func.now()))
         with process(db, f"{app}:handlers", *options) as second:
+            eventually(lambda: Path("begun-a").exists())
+            lasts = select(Task.id).where(
+                Task.attempt_started_at + timedelta(seconds=6.1) < func.statement_timestamp()
+            )
+            eventually(lambda: any_row(db, lasts))
+            Path("end-a").touch()
             eventually(lambda: status(db, enqueued) == "completed")
             second.terminate()
-            assert second.wait(60) == 0
+            assert second.wait(180) == 0
     with db.begin() as uow:
-        found = uow.tasks.get(enqueued.id)
-        assert found is not None
-        assert (found.claim_seq, found.crash_count, found.retry_count) == (2, 1, 0)
+        ended = uow.tasks.get(enqueued.id)
+        assert ended is not None
+        assert (ended.claim_seq, ended.crash_count, ended.retry_count) == (2, 1, 0)
+
+
+def any_row(db: Database, statement: Select[Any]) -> bool:
+    with db.session() as session:
+        return bool(session.execute(statement).all())
 
 
 # tasks

@@ -87,16 +87,16 @@ async def test_nothing_connects_before_it_is_used() -> None:
 
 def test_closing_ends_the_connections_and_using_it_again_makes_new_ones(db: Database) -> None:
     assert agents(db) == []
-    assert connections(db.url) == 1
+    assert connections(db.url, 1) == 1
     db.close()
-    assert connections(db.url) == 0
+    assert connections(db.url, 0) == 0
     assert agents(db) == []
 
 
 async def test_the_context_manager_closes(database_url: URL) -> None:
     async with AsyncDatabase(database_url) as database, database.begin() as uow:
         assert len(await uow.agents.list()) == 0
-    assert connections(database_url) == 0
+    assert connections(database_url, 0) == 0
 
 
 def test_the_repr_shows_database_and_tenant_but_no_password() -> None:
@@ -105,23 +105,21 @@ def test_the_repr_shows_database_and_tenant_but_no_password() -> None:
         assert shown == f"{kind.__name__}('postgresql+psycopg://u:***@localhost/d', schema='acme')"
 
 
-def connections(url: URL, name: str = "alfred-db") -> int:
-    """How many sessions of ours the server has in a database; it takes a moment to end one."""
-    engine = create_engine(url.set(database="postgres"))
+def connections(url: URL, expected: int, name: str = "alfred-db") -> int:
+    """How many sessions of ours the server has in a database, once there are so many: it takes a moment to end one."""
+    engine = create_engine(url.set(database="postgres", query={**url.query, "application_name": "asks"}))
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = :database AND application_name = :name"
     )
-    found = -1
+    found = None
+    until = time.monotonic() + 30
     with engine.connect() as connection:
-        for _ in range(20):
-            now = connection.scalar(query, {"database": url.database, "name": name})
-            if now == found:
-                break
-            found = now
+        while found != expected and time.monotonic() < until:
+            found = connection.scalar(query, {"database": url.database, "name": name})
             connection.rollback()
-            time.sleep(0.05)
+            time.sleep(0.02)
     engine.dispose()
-    return found
+    return found or 0
 
 
 def settings(db: Database, *names: str) -> list[str]:
@@ -155,12 +153,13 @@ def test_what_the_url_sets_wins_over_the_defaults(migrated_url: URL, monkeypatch
 
 
 def test_a_transaction_that_idles_for_too_long_is_ended(migrated_url: URL) -> None:
-    url = migrated_url.update_query_dict({"options": "-c idle_in_transaction_session_timeout=100ms"})
+    options = "-c idle_in_transaction_session_timeout=100ms"
+    url = migrated_url.update_query_dict({"options": options, "application_name": "idles"})
 
     def idle() -> None:
         with Database(url) as database, database.begin() as uow:
             uow.agents.list()
-            time.sleep(0.4)
+            assert connections(url, 0, "idles") == 0
             uow.agents.list()
 
     with pytest.raises(DatabaseUnavailable):
@@ -333,6 +332,15 @@ def sleeping() -> Select[Any]:
 
 @pytest.mark.parametrize("reading", [False, True])
 async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL, reading: bool) -> None:
+    running = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.30' AND state = 'active'"
+        " AND pid <> pg_backend_pid() AND datname = current_database()"
+    )
+
+    def asleep() -> bool:
+        with Database(database_url, application_name="asks") as other, other.session() as session:
+            return bool(session.scalar(running))
+
     async with AsyncDatabase(database_url, pool_size=1) as database:
 
         async def work() -> None:
@@ -344,18 +352,15 @@ async def test_a_cancelled_task_leaves_the_pool_usable(database_url: URL, readin
 
         for _ in range(3):
             task = asyncio.create_task(work())
-            await asyncio.sleep(0.2)
+            while not await asyncio.to_thread(asleep):
+                assert not task.done()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert database.engine.sync_engine.pool.checkedout() == reading  # type: ignore[attr-defined]
-        async with asyncio.timeout(5), database.begin() as uow:
+        async with asyncio.timeout(20), database.begin() as uow:
             assert len(await uow.agents.list()) == 0
-            running = text(
-                "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.30' AND state = 'active'"
-                " AND pid <> pg_backend_pid() AND datname = current_database()"
-            )
-            assert await uow.session.scalar(running) == 0
+        assert not asleep()
 
 
 def test_a_pool_that_stays_empty_is_one_clear_error(

@@ -204,13 +204,15 @@ def test_over_http(db: Database) -> None:
             results.append(answer.read().decode())
 
     scrapes = [threading.Thread(target=scrape) for _ in range(3)]
-    for each in scrapes:
-        each.start()
-    for each in scrapes:
-        each.join()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        for each in scrapes:
+            each.start()
+        for each in scrapes:
+            each.join()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
     assert [value(parsed(one), "alfred_db_up") for one in results] == [1, 1, 1]
 
 

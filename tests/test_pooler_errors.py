@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import time
+import select
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -80,7 +80,12 @@ def slow(uow: UnitOfWork) -> None:
 
 def idles(uow: UnitOfWork) -> None:
     uow.messages.first_time("idle")
-    time.sleep(2)
+    hears(uow.session)
+
+
+def hears(session: Any) -> None:
+    """Wait until the pooler has told its client that it ends the connection."""
+    assert select.select([session.taken.driver.fileno()], [], [], 30)[0]
 
 
 def ended(server: URL, then: Callable[[UnitOfWork], object]) -> None:
@@ -89,7 +94,7 @@ def ended(server: URL, then: Callable[[UnitOfWork], object]) -> None:
         uow.messages.first_time("ended")
         pid = uow.session.scalar(text("SELECT pg_backend_pid()"))
         execute(server, f"SELECT pg_terminate_backend({pid}, 5000)")
-        time.sleep(0.3)  # the pooler tells its client, too
+        hears(uow.session)
         then(uow)
 
 
@@ -164,7 +169,7 @@ async def test_a_commit_by_asyncio_after_the_end_of_the_connection(server: URL) 
             await uow.messages.first_time("ended")
             pid = await uow.session.scalar(text("SELECT pg_backend_pid()"))
             execute(server, f"SELECT pg_terminate_backend({pid}, 5000)")
-            await asyncio.sleep(0.3)
+            hears(uow.session.sync_session)
 
     with pgbouncer(server) as url:
         async with AsyncDatabase(url, pooler="transaction") as db:

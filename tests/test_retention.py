@@ -275,11 +275,13 @@ def test_a_worker_purges_by_its_policy(database_url: URL, drain: bool) -> None:
         worker = Worker(db, {"X": ignore}, retention=EVERYTHING, poll=0.05)
         thread = threading.Thread(target=worker.run, kwargs={"drain": drain, "signals": False})
         thread.start()
-        until = time.monotonic() + 30
-        while remaining(db) != LEFT and time.monotonic() < until:
-            time.sleep(0.05)
-        worker.stop()
-        thread.join()
+        try:
+            until = time.monotonic() + 30
+            while remaining(db) != LEFT and time.monotonic() < until:
+                time.sleep(0.05)
+        finally:
+            worker.stop()
+            thread.join()
         assert remaining(db) == LEFT
 
 

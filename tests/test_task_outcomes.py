@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -58,10 +59,15 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-def later(work: Callable[[], object]) -> threading.Timer:
+@contextmanager
+def later(work: Callable[[], object]) -> Iterator[None]:
+    """Do the work in another thread, in a second."""
     timer = threading.Timer(1.0, work)
     timer.start()
-    return timer
+    try:
+        yield
+    finally:
+        timer.join()
 
 
 def complete(db: Database, *results: NewTaskResult) -> None:
@@ -75,9 +81,8 @@ def test_a_caller_is_notified_of_the_end(db: Database, looks: list[str]) -> None
     with db.begin() as uow:
         task, _ = uow.tasks.enqueue("x", task_id="t")
     result = NewTaskResult(result_type="r", content={"x": 1, "y": 2})
-    timer = later(lambda: complete(db, result))
-    outcome = db.tasks.wait(task.id, 60, result=Point)
-    timer.join()
+    with later(lambda: complete(db, result)):
+        outcome = db.tasks.wait(task.id, 60, result=Point)
     assert outcome == TaskOutcome(
         task.id, "t", TaskStatus.COMPLETED, None, None, [("r", {"x": 1, "y": 2})], Point(1.0, 2)
     )
@@ -98,9 +103,8 @@ def test_without_notifications_it_looks(
                 (held,) = uow.tasks.claim("w")
                 uow.tasks.fail(held, "it broke", code="broken", retry=False)
 
-        timer = later(fail)
-        outcome = db.tasks.wait(task.id, 60)
-        timer.join()
+        with later(fail):
+            outcome = db.tasks.wait(task.id, 60)
     assert (outcome.status, outcome.error_code, outcome.error) == (TaskStatus.FAILED, "broken", "it broke")
     assert (outcome.result, outcome.completed) == (None, False)
 

@@ -110,7 +110,7 @@ def test_no_child_escapes_when_both_race(db: Database, door: Door, which: int, f
         time.sleep(0.2)
         assert not other.done(), "the later one waits for the earlier"
         session.commit()
-        assert other.result(20) is (False if first == "cancel" else None)
+        assert other.result(60) is (False if first == "cancel" else None)
     with db.begin() as uow:
         left = uow.session.scalar(
             select(func.count()).where(Task.parent_task_id.is_not(None), Task.status == TaskStatus.PENDING)
@@ -140,7 +140,7 @@ def test_children_come_and_go_while_their_parent_is_cancelled(db: Database) -> N
             with db.begin() as uow:
                 uow.tasks.cancel(id)
             for one in working:
-                one.result(20)
+                one.result(60)
         with db.begin() as uow:
             assert uow.tasks.count(status=TaskStatus.PENDING) == 0
 

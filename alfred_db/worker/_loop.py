@@ -32,6 +32,9 @@ from .settings import Settings
 
 __all__ = ["Loop", "worker_name"]
 
+HEARTBEATS = 3
+"""How many heartbeats come in the time of a lease: two may fail, or be late, before it lapses."""
+
 FIRST_PAUSE = 0.05
 """Seconds between the first looks when nothing is there; then twice that, and so on."""
 
@@ -109,7 +112,7 @@ class Loop:
         settings = self._settings
         with closing(self._db), closing(self._notifier), ExitStack() as helpers:
             helpers.enter_context(self._watch)
-            helpers.enter_context(Periodic("heartbeats", settings.lease / 3, self._beat))
+            helpers.enter_context(Periodic("heartbeats", settings.lease / HEARTBEATS, self._beat))
             if not drain:
                 helpers.enter_context(
                     Periodic("upkeep", settings.upkeep, self._upkeep.keep_up, at_start=True)

@@ -3,11 +3,23 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from alfred_db import RateLimitMethod
+from alfred_db import RateLimitMethod, RateLimitState
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import AsyncUnitOfWork
+
+
+async def pass_by(uow: AsyncUnitOfWork, seconds: int) -> None:
+    """Have all states become so much older."""
+    stored = select(RateLimitState).execution_options(populate_existing=True)
+    for state in await uow.session.scalars(stored):
+        for name in ("at_us", "start_us", "expires_us"):
+            setattr(state, name, getattr(state, name) - seconds * 1_000_000)
+        if state.entries is not None:
+            state.entries = [entry - seconds * 1_000_000 for entry in state.entries]
+    await uow.session.flush()
+
 
 ALGORITHMS: tuple[RateLimitMethod, ...] = get_args(RateLimitMethod)
 
@@ -62,19 +74,19 @@ async def test_what_cannot_be_allowed_is_refused(uow: AsyncUnitOfWork) -> None:
 
 async def test_a_moving_window_never_has_more_than_the_limit(uow: AsyncUnitOfWork) -> None:
     limits = uow.rate_limits
-    assert await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
-    await uow.session.execute(text("SELECT pg_sleep(0.2)"))
-    assert await limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
-    refused = await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
+    assert await limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
+    await pass_by(uow, 200)
+    assert await limits.hit("k", limit=3, period=300, algorithm="moving-window")
+    refused = await limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
     assert not refused
-    assert 0 < refused.retry_after <= 0.1
-    usage = await limits.usage("k", period=0.3, window="moving-window")
+    assert 0 < refused.retry_after <= 100
+    usage = await limits.usage("k", period=300, window="moving-window")
     assert usage.hits == 3
-    assert 0 < usage.reset_after <= 0.1
-    await uow.session.execute(text("SELECT pg_sleep(0.15)"))
-    assert (await limits.usage("k", period=0.3, window="moving-window")).hits == 1
-    assert await limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
-    assert not await limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
+    assert 0 < usage.reset_after <= 100
+    await pass_by(uow, 150)
+    assert (await limits.usage("k", period=300, window="moving-window")).hits == 1
+    assert await limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
+    assert not await limits.hit("k", limit=3, period=300, algorithm="moving-window")
     with pytest.raises(InvalidInputError, match="limit"):
         await limits.hit("k", limit=1_000_001, period=60, algorithm="moving-window")
 
@@ -82,12 +94,12 @@ async def test_a_moving_window_never_has_more_than_the_limit(uow: AsyncUnitOfWor
 async def test_a_counter_refuses_nothing_and_begins_again(uow: AsyncUnitOfWork) -> None:
     limits = uow.rate_limits
     assert (await limits.usage("k")).hits == 0
-    assert (await limits.count("k", period=0.2)).hits == 1
+    assert (await limits.count("k", period=200)).hits == 1
     counted = await limits.count("k", period=60, cost=5)
     assert counted.hits == 6
-    assert 0 < counted.reset_after <= 0.2
+    assert 0 < counted.reset_after <= 200
     assert (await limits.usage("k")).hits == 6
-    await uow.session.execute(text("SELECT pg_sleep(0.25)"))
+    await pass_by(uow, 250)
     assert (await limits.usage("k")).hits == 0
     assert (await limits.count("k", period=60)).hits == 1
 

@@ -365,7 +365,7 @@ async def process_of(db: AsyncDatabase) -> int:
 async def has_processes(db: AsyncDatabase, other: AsyncDatabase, count: int) -> bool:
     """Whether the server has so many for the one database, which the other one asks; they take a moment to end."""
     statement = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
-    for _ in range(100):
+    for _ in range(600):
         async with other.session() as session:
             if await session.scalar(statement, {"name": db.url.database}) == count:
                 return True

@@ -40,13 +40,19 @@ async def test_the_old_token_is_refused_after_a_rotation(uow: AsyncUnitOfWork) -
 
 
 async def test_a_session_ends_when_idle_and_in_any_case(uow: AsyncUnitOfWork) -> None:
-    idle = await uow.web_sessions.create(idle=0.2, lifetime=60)
-    short = await uow.web_sessions.create(idle=60, lifetime=0.2)
+    idle = await uow.web_sessions.create(idle=100, lifetime=1000)
+    short = await uow.web_sessions.create(idle=1000, lifetime=130)
+
+    async def pass_by(seconds: int) -> None:
+        times = (WebSession.created_us, WebSession.seen_us, WebSession.expires_us)
+        earlier = {time.key: time - seconds * 1_000_000 for time in times}
+        await uow.session.execute(update(WebSession).values(earlier))
+
     for _ in range(2):
-        await uow.session.execute(text("SELECT pg_sleep(0.12)"))
+        await pass_by(70)
         assert await uow.web_sessions.touch(idle.token) is not None
     assert await uow.web_sessions.touch(short.token) is None
-    await uow.session.execute(text("SELECT pg_sleep(0.25)"))
+    await pass_by(110)
     assert await uow.web_sessions.touch(idle.token) is None
     assert await uow.web_sessions.purge() == 2
 

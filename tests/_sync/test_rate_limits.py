@@ -4,11 +4,23 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from alfred_db import RateLimitMethod
+from alfred_db import RateLimitMethod, RateLimitState
 from alfred_db.errors import InvalidInputError
 from alfred_db.repositories import UnitOfWork
+
+
+def pass_by(uow: UnitOfWork, seconds: int) -> None:
+    """Have all states become so much older."""
+    stored = select(RateLimitState).execution_options(populate_existing=True)
+    for state in uow.session.scalars(stored):
+        for name in ("at_us", "start_us", "expires_us"):
+            setattr(state, name, getattr(state, name) - seconds * 1_000_000)
+        if state.entries is not None:
+            state.entries = [entry - seconds * 1_000_000 for entry in state.entries]
+    uow.session.flush()
+
 
 ALGORITHMS: tuple[RateLimitMethod, ...] = get_args(RateLimitMethod)
 
@@ -63,19 +75,19 @@ def test_what_cannot_be_allowed_is_refused(uow: UnitOfWork) -> None:
 
 def test_a_moving_window_never_has_more_than_the_limit(uow: UnitOfWork) -> None:
     limits = uow.rate_limits
-    assert limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
-    uow.session.execute(text("SELECT pg_sleep(0.2)"))
-    assert limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
-    refused = limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
+    assert limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
+    pass_by(uow, 200)
+    assert limits.hit("k", limit=3, period=300, algorithm="moving-window")
+    refused = limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
     assert not refused
-    assert 0 < refused.retry_after <= 0.1
-    usage = limits.usage("k", period=0.3, window="moving-window")
+    assert 0 < refused.retry_after <= 100
+    usage = limits.usage("k", period=300, window="moving-window")
     assert usage.hits == 3
-    assert 0 < usage.reset_after <= 0.1
-    uow.session.execute(text("SELECT pg_sleep(0.15)"))
-    assert (limits.usage("k", period=0.3, window="moving-window")).hits == 1
-    assert limits.hit("k", limit=3, period=0.3, cost=2, algorithm="moving-window")
-    assert not limits.hit("k", limit=3, period=0.3, algorithm="moving-window")
+    assert 0 < usage.reset_after <= 100
+    pass_by(uow, 150)
+    assert (limits.usage("k", period=300, window="moving-window")).hits == 1
+    assert limits.hit("k", limit=3, period=300, cost=2, algorithm="moving-window")
+    assert not limits.hit("k", limit=3, period=300, algorithm="moving-window")
     with pytest.raises(InvalidInputError, match="limit"):
         limits.hit("k", limit=1_000_001, period=60, algorithm="moving-window")
 
@@ -83,12 +95,12 @@ def test_a_moving_window_never_has_more_than_the_limit(uow: UnitOfWork) -> None:
 def test_a_counter_refuses_nothing_and_begins_again(uow: UnitOfWork) -> None:
     limits = uow.rate_limits
     assert (limits.usage("k")).hits == 0
-    assert (limits.count("k", period=0.2)).hits == 1
+    assert (limits.count("k", period=200)).hits == 1
     counted = limits.count("k", period=60, cost=5)
     assert counted.hits == 6
-    assert 0 < counted.reset_after <= 0.2
+    assert 0 < counted.reset_after <= 200
     assert (limits.usage("k")).hits == 6
-    uow.session.execute(text("SELECT pg_sleep(0.25)"))
+    pass_by(uow, 250)
     assert (limits.usage("k")).hits == 0
     assert (limits.count("k", period=60)).hits == 1
 

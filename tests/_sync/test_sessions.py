@@ -366,7 +366,7 @@ def process_of(db: Database) -> int:
 def has_processes(db: Database, other: Database, count: int) -> bool:
     """Whether the server has so many for the one database, which the other one asks; they take a moment to end."""
     statement = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
-    for _ in range(100):
+    for _ in range(600):
         with other.session() as session:
             if session.scalar(statement, {"name": db.url.database}) == count:
                 return True

@@ -47,7 +47,7 @@ def main(url: str, after: float | None = None, seq: int | None = None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill, daemon=True).start()
-    Worker(db, {}, workflows=[killed], lease=0.5, upkeep=0.2, poll=0.1).run(
+    Worker(db, {}, workflows=[killed], lease=60, upkeep=0.2, poll=0.1).run(
         drain=after is None and seq is None
     )
     print("ended", flush=True)

@@ -27,7 +27,7 @@ from servers import free_port, place
 from alfred_db.embedded import system
 
 HERE = Path(__file__).parent
-SECONDS = 60.0
+SECONDS = 180.0
 """How long anything here may take before it counts as failed."""
 
 Stop = Literal["fast", "immediate", "killed"]

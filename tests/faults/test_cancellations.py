@@ -57,7 +57,7 @@ class Server:
         plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._connection = psycopg.connect(plain, autocommit=True, row_factory=scalar_row)
 
-    def left(self, besides: int = 0, seconds: float = 5.0) -> str:
+    def left(self, besides: int = 0, seconds: float = 30.0) -> str:
         """What is not idle, when it has had so long to end; nothing as a rule."""
         end = time.monotonic() + seconds
         while found := self._connection.execute(_LEFT, [besides]).fetchone():

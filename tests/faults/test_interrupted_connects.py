@@ -57,7 +57,7 @@ def backends(migrated_url: URL) -> Iterator[Callable[[], int]]:
     plain = migrated_url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def left() -> int:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while found := connection.execute(
             "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = %s", [NAME]
         ).fetchone():

@@ -15,6 +15,8 @@ from .ledger import figures
 from .processes import Server, Stop, process, wait_until
 
 TASKS = 120
+LATER = 20
+"""Tasks that are left for after the restart, however soon the others are done."""
 
 
 def left(db: Database) -> int:
@@ -25,11 +27,12 @@ def left(db: Database) -> int:
 @pytest.mark.parametrize("how", ["fast", "immediate", "killed"])
 def test_workers_go_on_after_a_restart(own_server: Server, database: str, db: Database, how: Stop) -> None:
     with db.begin() as uow:
-        uow.tasks.enqueue_many([{"intent": "work", "content": {"seconds": 0.01}}] * TASKS)
+        uow.tasks.enqueue_many([{"intent": "work", "content": {"seconds": 0.01}}] * (TASKS - LATER))
+        uow.tasks.enqueue_many([{"intent": "work", "delay": 3600.0}] * LATER)
     url = own_server.url(database)
     with (
-        process("worker.py", url=url, worker="one", lease=1.0, limit=4) as one,
-        process("worker.py", url=url, worker="two", lease=1.0) as two,
+        process("worker.py", url=url, worker="one", lease=30.0, limit=4) as one,
+        process("worker.py", url=url, worker="two", lease=30.0) as two,
     ):
         one.wait_for("done")
         own_server.stop(how)
@@ -37,7 +40,8 @@ def test_workers_go_on_after_a_restart(own_server: Server, database: str, db: Da
             left(db)
         own_server.start()
         wait_until(partial(_answers, db))
-        assert left(db) > 0, "it was stopped in the middle of the work"
+        with db.begin() as uow:
+            uow.session.execute(text("UPDATE tasks SET available_at = now() WHERE available_at > now()"))
         wait_until(lambda: left(db) == 0)
         assert [one.terminate(), two.terminate()] == [0, 0]
     with db.session() as session:

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,13 +114,20 @@ def pool_empty(place: Place) -> None:
 
 
 def idled(place: Place, setting: str, begun: bool) -> None:
-    with Database(place.url(options=f"-c {setting}=200ms")) as db:
+    with Database(place.url(options=f"-c {setting}=2s")) as db:
         with db.begin() as uow:
             uow.documents.search([1.0] * 384)
         with db.begin() as uow:
             uow.messages.first_time("lost") if begun else uow.documents.search([1.0] * 384)
-            time.sleep(1)
+            pid = uow.session.taken.driver.info.backend_pid  # type: ignore[attr-defined]
+            gone = f"SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {pid}"
+            wait_until(lambda: asked(place, gone))
             uow.messages.first_time("lost")
+
+
+def asked(place: Place, query: str) -> Any:
+    with psycopg.connect(place.primary.url("work")) as connection:
+        return (connection.execute(query.encode()).fetchone() or (None,))[0]
 
 
 def ended(place: Place) -> None:
@@ -210,9 +216,7 @@ CASES: dict[str, Callable[[Place], object]] = {
     "an administrator ended the connection": ended,
     "the connection was lost before the commit": lost,
     "the connection was lost during the commit": lost_in_commit,
-    "the statement ran into a timeout": lambda p: use(
-        p.url(options="-c statement_timeout=100ms"), _slow_purge
-    ),
+    "the statement ran into a timeout": lambda p: use(p.url(options="-c statement_timeout=1s"), _slow_purge),
     "a lock was not free in time": locked,
     "a conflict with another transaction": serialized,
     "a write to a standby": lambda p: use(p.url(port=p.standby.port), lambda uow: uow.tasks.enqueue("x")),

@@ -116,7 +116,7 @@ def test_two_edits_of_one_task_see_each_other(db: Database) -> None:
         time.sleep(0.3)
         assert not moved.done()
         session.commit()
-        found = moved.result(timeout=10)
+        found = moved.result(timeout=60)
     assert (found.schedule, found.timezone) == ("30 6 * * *", "Asia/Tokyo")
     assert found.next_run_at is not None
     assert found.next_run_at.astimezone(ZoneInfo("Asia/Tokyo")).strftime("%H:%M") == "06:30"

@@ -132,7 +132,7 @@ def test_a_step_is_not_stored_when_its_execution_was_just_released(db: Database,
         time.sleep(0.3)
         assert not step.done()
         session.commit()
-        assert isinstance(step.exception(timeout=10), LeaseLost)
+        assert isinstance(step.exception(timeout=60), LeaseLost)
     assert len(call(db, lambda workflows: workflows.steps(held.id))) == 0
 
 
@@ -150,7 +150,7 @@ def test_a_start_that_is_rolled_back_leaves_the_key_to_the_next(db: Database, wo
         time.sleep(0.3)
         assert not second.done()
         session.rollback()
-        execution, created = second.result(timeout=10)
+        execution, created = second.result(timeout=60)
         assert created
         assert execution.id != first
 

@@ -58,7 +58,7 @@ def test_an_index_is_unused_until_a_search_reads_it(tenant: Database) -> None:
     assert fresh.since is not None
     assert before.since is None or fresh.since > before.since
     recall(tenant.engine, Document, samples=5, ef=[40])
-    for _ in range(50):
+    for _ in range(300):
         (used,) = indexes(tenant, "documents")
         if not used.unused:
             break

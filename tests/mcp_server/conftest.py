@@ -63,7 +63,7 @@ def no_connection_left(served_url: URL) -> Iterator[None]:
 def _check_connections(url: URL) -> None:
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
-        for _ in range(100):
+        for _ in range(600):
             left = connection.execute(
                 text(
                     "SELECT application_name, state, query FROM pg_stat_activity WHERE datname = current_database()"

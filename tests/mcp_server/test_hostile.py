@@ -233,7 +233,7 @@ async def test_a_client_that_vanishes_over_http_ends_its_call(
         async with client_of(base) as client:
             assert (await called(client, "list_banks"))["banks"] == []
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         with _watching(url) as server:
             await _until(lambda: not server.scalar(text(OTHERS)))
         assert process.stderr is not None
@@ -263,7 +263,7 @@ def test_a_client_that_vanishes_over_stdio_ends_the_server(
             _wait_until(lambda: server.scalar(text(WAITING)))
             process.stdin.close()
             process.stdout.close()
-            process.wait(30)
+            process.wait(120)
             holder.rollback()
             _wait_until(lambda: not server.scalar(text(f"{OTHERS} AND application_name = 'alfred-db mcp'")))
             assert server.scalar(text("SELECT count(*) FROM memory_banks")) == 0

@@ -57,7 +57,7 @@ async def test_many_clients_over_http(served: tuple[subprocess.Popen[str], str])
     async with client_of(base) as client:
         assert (await called(client, "query", sql="SELECT 1"))["rows"] == [[1]]
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.wait, 30) in (0, -signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 120) in (0, -signal.SIGTERM)
 
 
 async def _vanish(base: str) -> None:

@@ -209,12 +209,12 @@ def fresh_python(code: str, url: URL | None = None, **more: str) -> str:
     """What a Python process prints that has imported nothing before."""
     command, given = [sys.executable, "-c", code], environment(url, **more)
     done = subprocess.run(
-        command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+        command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
     )
     return done.stdout
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Poll until a condition holds; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

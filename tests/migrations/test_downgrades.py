@@ -194,7 +194,7 @@ def on_a_terminal(url: URL, answer: str, *options: str) -> tuple[int, str]:
         reader = threading.Thread(target=read)
         reader.start()
         status = process.wait(60)
-        reader.join(10)
+        reader.join(30)
         return status, b"".join(said).decode()
 
 

@@ -470,6 +470,6 @@ def test_a_writer_who_has_not_committed_is_waited_for(any_url: URL) -> None:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         wait_until(lambda: scalar(any_url, waiting) or making.done())
         writer.commit()
-        assert making.result(10) == 1
+        assert making.result(60) == 1
     assert str(scalar(any_url, STORED, id="late")).rpartition(".")[2] == name
     run(any_url, f"DELETE FROM {LOG}")

@@ -342,7 +342,7 @@ def test_an_upgrade_logs_once_what_it_runs_on(empty_url: URL) -> None:
     assert (done.stdout + done.stderr).count("Context impl") <= 1
     run(empty_url, "SELECT 1")
     process = python("from alfred_db.cli import main; main(['upgrade', '--schema', 'acme'])", empty_url)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert output.count("Context impl") <= 1
     assert output.count("Will assume") <= 1

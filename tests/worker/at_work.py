@@ -27,6 +27,8 @@ from alfred_db.worker._lease import AnyLease
 
 AT_ONCE = TaskBackoff(0, 0, 0)
 QUICK: dict[str, Any] = {"poll": 0.2, "upkeep": 0.2, "grace": 20.0, "backoff": AT_ONCE}
+SHORT: dict[str, Any] = {**QUICK, "lease": 4.0}
+"""With a lease that can be outlasted. `many_beats` leaves nearly all of it for a machine that is busy."""
 
 
 Work = Callable[[ClaimedTask, AnyLease], Sequence[NewTaskResult] | None]
@@ -75,7 +77,7 @@ def working(*workers: Worker | AsyncWorker, at_once: bool = True) -> Iterator[No
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(worker,)) for worker in workers]
+    threads = [threading.Thread(target=run, args=(worker,), name="at work") for worker in workers]
     for thread in threads:
         thread.start()
     try:
@@ -90,11 +92,25 @@ def working(*workers: Worker | AsyncWorker, at_once: bool = True) -> Iterator[No
         raise errors[0]
 
 
-def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
+def eventually(holds: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.02)
+
+
+def outlast(db: Database) -> None:
+    """Wait until the leases that SHORT claims with are over, unless heartbeats have extended them."""
+    statement = (
+        "SELECT FROM tasks WHERE status = 'processing'"
+        " AND statement_timestamp() < attempt_started_at + make_interval(secs => :lease)"
+    )
+    eventually(lambda: not sql(db, statement, lease=SHORT["lease"] + 0.1))
+
+
+def lapse(db: Database) -> None:
+    """End the leases of all tasks that are held, as if no heartbeat had come in time."""
+    sql(db, "UPDATE tasks SET lease_expires_at = now() - interval '1 s' WHERE status = 'processing'")
 
 
 def enqueue(db: Database, intent: str = "X", **options: Any) -> Task:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import URL
 
-from alfred_db import (
-    Database,
-)
+from alfred_db import Database
+from alfred_db.worker import _loop
 
 from .at_work import Half, sql
 
@@ -17,6 +16,12 @@ from .at_work import Half, sql
 @pytest.fixture(params=["sync", "async"])
 def half(request: pytest.FixtureRequest) -> Half:
     return Half(request.param)
+
+
+@pytest.fixture
+def many_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many heartbeats in a lease that one is never far."""
+    monkeypatch.setattr(_loop, "HEARTBEATS", 20)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +22,7 @@ from alfred_db import (
 from alfred_db.errors import DatabaseUnavailable
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, Half, enqueue, eventually, sql, status, task, work, working
+from .at_work import QUICK, SHORT, Half, enqueue, eventually, outlast, sql, status, task, work, working
 
 
 def effects(db: Database) -> list[str]:
@@ -75,18 +74,19 @@ def test_a_holder_that_lost_the_task_cannot_commit_its_effect(db: Database) -> N
     assert effects(db) == []
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_a_transaction_that_completes_does_not_hold_up_the_heartbeats_of_others(db: Database) -> None:
     def slow(task: ClaimedTask, lease: Lease) -> None:
         if task.task_id == "completes":
             with db.begin() as uow:
                 lease.complete(uow)
-                time.sleep(2.5)
+                outlast(db)
         else:
-            time.sleep(2.5)
+            outlast(db)
             lease.check()
 
     enqueued = [enqueue(db, task_id="completes", max_retries=0), enqueue(db, max_retries=0)]
-    with working(Worker(db, {"X": slow}, **{**QUICK, "lease": 1.0})):
+    with working(Worker(db, {"X": slow}, **SHORT)):
         eventually(lambda: {status(db, one) for one in enqueued} <= {"completed", "failed"})
     assert [status(db, one) for one in enqueued] == ["completed", "completed"]
 

@@ -21,30 +21,45 @@ from alfred_db.errors import LeaseLost
 from alfred_db.worker._lease import AnyLease
 from alfred_db.worker._loop import Loop
 
-from .at_work import QUICK, Half, enqueue, eventually, nothing, sql, status, task, working
+from .at_work import (
+    QUICK,
+    SHORT,
+    Half,
+    enqueue,
+    eventually,
+    lapse,
+    nothing,
+    outlast,
+    sql,
+    status,
+    task,
+    working,
+)
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_heartbeats_keep_a_task_for_longer_than_its_lease(half: Half, db: Database) -> None:
     seen: list[bool] = []
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
-        time.sleep(4.5)
+        outlast(db)
         seen.append(lease.lost)
 
     enqueued = enqueue(db)
-    with working(*[half.worker(db, {"X": slow}, lease=2.0) for _ in range(2)]):
+    with working(*[half.worker(db, {"X": slow}, **SHORT) for _ in range(2)]):
         eventually(lambda: status(db, enqueued) == "completed")
     assert seen == [False]
     assert (task(db, enqueued).claim_seq, task(db, enqueued).crash_count) == (1, 0)
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_heartbeats_go_on_while_a_handler_blocks_the_event_loop(db: Database) -> None:
     async def block(task: ClaimedTask, lease: AsyncLease) -> None:
-        time.sleep(4.5)
+        outlast(db)
         lease.check()
 
     enqueued = enqueue(db)
-    worker = AsyncWorker(AsyncDatabase(db.url), {"X": block}, **{**QUICK, "lease": 2.0})
+    worker = AsyncWorker(AsyncDatabase(db.url), {"X": block}, **SHORT)
     with working(worker, Worker(db, {"X": nothing}, **QUICK)):
         eventually(lambda: status(db, enqueued) == "completed")
     assert task(db, enqueued).claim_seq == 1
@@ -98,7 +113,9 @@ def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
         return [{"result_type": "attempt", "content": {"was": task.attempt}}]
 
     enqueued = enqueue(db)
-    with working(half.worker(db, {"X": slow}, lease=0.5), at_once=False):
+    with working(half.worker(db, {"X": slow}), at_once=False):
+        eventually(lambda: attempts)
+        lapse(db)
         eventually(lambda: status(db, enqueued) == "completed")
         over.set()
         after = enqueue(db, "X")
@@ -108,6 +125,7 @@ def test_a_worker_that_lost_a_task_may_claim_it_again_itself(
     assert attempts[:2] == [1, 2]
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_a_coroutine_whose_task_is_taken_away_is_cancelled(db: Database) -> None:
     begun, cancelled = threading.Event(), threading.Event()
 
@@ -121,8 +139,7 @@ def test_a_coroutine_whose_task_is_taken_away_is_cancelled(db: Database) -> None
             raise
 
     enqueued = enqueue(db, max_retries=0)
-    worker = AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **{**QUICK, "lease": 0.6})
-    with working(worker):
+    with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SHORT)):
         assert begun.wait(30)
         sql(db, "UPDATE tasks SET lease_token = gen_random_uuid()")
         assert cancelled.wait(30)
@@ -140,12 +157,13 @@ def test_an_attempt_that_takes_too_long_is_ended_though_its_worker_is_alive(half
         lease.check()
 
     enqueued = enqueue(db, max_retries=0, timeout_seconds=1)
-    with working(half.worker(db, {"X": slow}, lease=0.6)):
+    with working(half.worker(db, {"X": slow})):
         eventually(lambda: status(db, enqueued) == "failed")
         assert late.wait(30)
     assert task(db, enqueued).error_code in ("timeout", "handler")
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_a_running_task_that_is_cancelled_ends_so(half: Half, db: Database) -> None:
     begun, seen = threading.Event(), threading.Event()
 
@@ -157,7 +175,7 @@ def test_a_running_task_that_is_cancelled_ends_so(half: Half, db: Database) -> N
         lease.check()
 
     enqueued = enqueue(db)
-    with working(half.worker(db, {"X": patient}, lease=0.6)):
+    with working(half.worker(db, {"X": patient}, **SHORT)):
         assert begun.wait(30)
         with db.begin() as uow:
             uow.tasks.cancel(enqueued.id)
@@ -165,6 +183,7 @@ def test_a_running_task_that_is_cancelled_ends_so(half: Half, db: Database) -> N
         assert seen.wait(30)
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_a_coroutine_is_cancelled_with_its_task(db: Database) -> None:
     begun, cleaned = threading.Event(), threading.Event()
 
@@ -177,7 +196,7 @@ def test_a_coroutine_is_cancelled_with_its_task(db: Database) -> None:
             cleaned.set()
 
     enqueued = enqueue(db)
-    with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **{**QUICK, "lease": 0.6})):
+    with working(AsyncWorker(AsyncDatabase(db.url), {"X": slow}, **SHORT)):
         assert begun.wait(30)
         with db.begin() as uow:
             uow.tasks.cancel(enqueued.id)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -21,20 +20,23 @@ from alfred_db import (
 )
 from alfred_db.worker._lease import AnyLease
 
-from .at_work import QUICK, Half, backends, enqueue, eventually, sql, status, task, work, working
+from .at_work import QUICK, Half, backends, enqueue, eventually, sql, status, task, working
 
 
 def test_a_stopped_worker_ends_what_runs_and_claims_no_more(half: Half, db: Database) -> None:
-    begun = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
     def slow(task: ClaimedTask, lease: AnyLease) -> None:
         begun.set()
-        time.sleep(0.5)
+        assert stopped.wait(30)
         lease.check()
 
     enqueued = [enqueue(db), enqueue(db)]
-    with working(half.worker(db, {"X": slow}, concurrency=1), at_once=False):
+    worker = half.worker(db, {"X": slow}, concurrency=1)
+    with working(worker, at_once=False):
         assert begun.wait(30)
+        worker.stop()
+        stopped.set()
     assert [status(db, one) for one in enqueued] == ["completed", "pending"]
     assert backends(db, "alfred-db worker") == []
     eventually(lambda: backends(db, "alfred-db listener") == [])
@@ -52,13 +54,13 @@ def test_what_does_not_end_in_time_is_released(half: Half, db: Database, how: st
 
     enqueued = enqueue(db)
     worker = half.worker(db, {"X": endless}, grace=0.2 if how == "grace" else 60)
-    thread = threading.Thread(target=work, args=(worker,))
-    thread.start()
-    assert begun.wait(30)
-    worker.stop(at_once=how == "at once")
-    eventually(lambda: status(db, enqueued) == "pending")
-    over.set()
-    thread.join(30)
+    with working(worker):
+        try:
+            assert begun.wait(30)
+            worker.stop(at_once=how == "at once")
+            eventually(lambda: status(db, enqueued) == "pending")
+        finally:
+            over.set()
     eventually(lambda: seen)
     assert seen == [True]
     found = task(db, enqueued)
@@ -120,7 +122,7 @@ def test_signals_are_what_they_were_when_the_worker_has_ended(half: Half, db: Da
 
     def stop(task: ClaimedTask, lease: AnyLease) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)
+        eventually(lambda: worker._loop.stopping)
         lease.check()
 
     enqueued = [enqueue(db), enqueue(db)]

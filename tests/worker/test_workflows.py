@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ from alfred_db import (
 from alfred_db.durable import WorkflowFunction
 from alfred_db.errors import ConfigurationError
 
-QUICK: dict[str, Any] = {"poll": 0.05, "upkeep": 0.1, "lease": 5.0}
+from .at_work import working
+
+QUICK: dict[str, Any] = {"poll": 0.05, "upkeep": 0.1, "lease": 30.0}
 
 
 @pytest.fixture
@@ -58,12 +61,6 @@ def until(db: Database, id: int, status: str, seconds: float = 60) -> WorkflowEx
     return execution
 
 
-def run(worker: Worker) -> threading.Thread:
-    thread = threading.Thread(target=lambda: worker.run(signals=False))
-    thread.start()
-    return thread
-
-
 def test_a_worker_runs_them_to_their_end(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     ran: list[str] = []
@@ -89,9 +86,7 @@ def test_a_worker_runs_them_to_their_end(db: Database, caplog: pytest.LogCapture
         return [text, number, ctx.wait_for("go").payload]
 
     id = start(db, whole, part)
-    other = Worker(db, {}, workflows=[whole, part], concurrency=1, **QUICK)
-    thread = run(other)
-    try:
+    with working(Worker(db, {}, workflows=[whole, part], concurrency=1, **QUICK)):
         end = time.monotonic() + 60
         while found(db, id).waiting_for != "go":
             assert time.monotonic() < end
@@ -99,9 +94,6 @@ def test_a_worker_runs_them_to_their_end(db: Database, caplog: pytest.LogCapture
         with db.begin() as uow:
             uow.workflows.deliver(id, "go", "now")
         assert until(db, id, "completed").output_data == ["done", 8, "now"]
-    finally:
-        other.stop()
-        thread.join()
     assert ran == ["weak", "weak"]
     lines = [record.getMessage() for record in caplog.records]
     assert any(f"whole {id}: attempt 1 completed" in line for line in lines)
@@ -166,15 +158,11 @@ def test_a_worker_takes_them_back_from_one_that_vanished(db: Database) -> None:
         ids = Workflows([lost]).register(uow)
         uow.workflows.claim("vanished", ids, lease=0.05)
     time.sleep(0.1)
-    worker = Worker(db, {}, workflows=[lost], **QUICK)
-    thread = run(worker)
-    try:
+    with working(Worker(db, {}, workflows=[lost], **QUICK)):
         assert until(db, id, "completed").crash_count == 1
-    finally:
-        worker.stop()
-        thread.join()
 
 
+@pytest.mark.usefixtures("many_beats")
 def test_a_running_one_is_cancelled_and_one_that_takes_too_long_is_tried_again(db: Database) -> None:
     begun = threading.Event()
 
@@ -188,16 +176,11 @@ def test_a_running_one_is_cancelled_and_one_that_takes_too_long_is_tried_again(d
         time.sleep(0.05)
 
     id = start(db, long)
-    worker = Worker(db, {}, workflows=[long], **(QUICK | {"lease": 0.6}))
-    thread = run(worker)
-    try:
+    with working(Worker(db, {}, workflows=[long], **(QUICK | {"lease": 5.0}))):
         assert begun.wait(60)
         with db.begin() as uow:
             uow.workflows.cancel(id)
         until(db, id, "cancelled")
-    finally:
-        worker.stop()
-        thread.join()
 
 
 def test_a_worker_that_stops_releases_them(db: Database) -> None:
@@ -213,11 +196,8 @@ def test_a_worker_that_stops_releases_them(db: Database) -> None:
         time.sleep(0.05)
 
     id = start(db, long)
-    worker = Worker(db, {}, workflows=[long], grace=0.1, **QUICK)
-    thread = run(worker)
-    assert begun.wait(60)
-    worker.stop()
-    thread.join()
+    with working(Worker(db, {}, workflows=[long], grace=0.1, **QUICK), at_once=False):
+        assert begun.wait(60)
     execution = found(db, id)
     assert (execution.status, execution.retry_count, execution.crash_count) == ("pending", 0, 0)
 
@@ -261,8 +241,6 @@ def test_no_event_is_lost_beside_a_wait(db: Database) -> None:
         return [ctx.wait_for(f"event {number}").payload for number in range(count)]
 
     ids = [start(db, events, count=5) for _ in range(4)]
-    worker = Worker(db, {}, workflows=[events], concurrency=4, **QUICK)
-    thread = run(worker)
 
     def send(id: int) -> None:
         for number in range(5):
@@ -270,16 +248,14 @@ def test_no_event_is_lost_beside_a_wait(db: Database) -> None:
                 uow.workflows.deliver(id, f"event {number}", number)
             time.sleep(0.01 * (id % 3))
 
-    senders = [threading.Thread(target=send, args=[id]) for id in ids]
-    for sender in senders:
-        sender.start()
-    try:
+    with (
+        working(Worker(db, {}, workflows=[events], concurrency=4, **QUICK)),
+        ThreadPoolExecutor(len(ids)) as pool,
+    ):
+        sent = [pool.submit(send, id) for id in ids]
         for id in ids:
             assert until(db, id, "completed").output_data == list(range(5))
-    finally:
-        worker.stop()
-        thread.join()
-        for sender in senders:
-            sender.join()
+        for one in sent:
+            one.result(30)
     with db.begin() as uow:
         assert uow.session.execute(text("SELECT max(crash_count) FROM workflow_executions")).scalar() == 0
