@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from alfred_db import (
     InvalidInputError,
     NotFoundError,
     SchemaOutdatedError,
+    TaskStatus,
     TenantOutcome,
     UnitOfWork,
     migrate,
@@ -301,17 +303,42 @@ def test_units_of_many_tenants_at_the_same_time_do_not_mix(two_tenants: tuple[UR
                 assert found == [f"mixed {name}"] * 40
 
 
+@pytest.mark.parametrize("kind", [Database, AsyncDatabase])
+def test_a_tenant_has_its_own_of_what_a_database_makes_when_asked(migrated_url: URL, kind: Any) -> None:
+    """Whatever was asked of the database before: it is made of the sessions of one tenant."""
+    names = [
+        name for one in kind.__mro__ for name, made in vars(one).items() if isinstance(made, cached_property)
+    ]
+    assert {"cache", "tasks"} <= set(names)
+    db = kind(migrated_url)
+    mine = {name: getattr(db, name) for name in names}
+    tenant = db.tenant("acme")
+    assert [name for name in names if getattr(tenant, name) is mine[name]] == []
+
+
+def test_a_tenant_waits_for_its_own_tasks_whatever_its_database_has_waited_for(database_url: URL) -> None:
+    with Database(database_url) as db:
+        with db.tenant("acme").begin() as uow:
+            task, _ = uow.tasks.enqueue("X")
+            uow.tasks.cancel(task.id)
+        with pytest.raises(NotFoundError):
+            db.tasks.wait(task.id, 0)
+        # A tenant that is asked for after the waiter of the database was made.
+        db._opened.clear()
+        assert db.tenant("acme").tasks.wait(task.id, 0).status is TaskStatus.CANCELLED
+
+
 def test_a_commit_of_a_tenant_wakes_the_workers_of_that_tenant_alone(two_tenants: tuple[URL, Ground]) -> None:
     with (
         Database(two_tenants[0], notify=True) as db,
         db.tenant("acme").listen() as acme,
         db.tenant("one").listen() as one,
     ):
-        acme.wait(1)  # each looks once after LISTEN
-        one.wait(1)
+        assert acme.wait(30)  # each looks once after LISTEN
+        assert one.wait(30)
         with db.tenant("one").begin() as uow:
             uow.tasks.enqueue("WAKE")
-        assert one.wait(10)
+        assert one.wait(30)
         assert not acme.wait(0.2)
 
 

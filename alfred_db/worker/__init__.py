@@ -14,7 +14,8 @@ from ._app import Middleware
 from ._dead_letters import DeadLetterHook, DeadTask
 from ._executions import ExecutionLease
 from ._lease import AsyncLease, Lease, TaskFailed
-from .apps import AsyncTaskFunction, AsyncTasks, TaskFunction, TaskOptions, Tasks, WorkerOptions
+from .apps import AsyncTasks, Tasks, WorkerOptions
+from .functions import AsyncTaskFunction, TaskFunction, TaskOptions
 from .retry import Retry
 from .workers import AsyncHandler, AsyncWorker, CommandHandler, Handler, Worker
 

@@ -92,6 +92,9 @@ class Function:
 class App:
     """The tasks of an application, the commands of its schedules, and what surrounds them."""
 
+    db: Any
+    """The database in which its functions enqueue: `Database` or `AsyncDatabase`."""
+
     def __init__(self, name: str) -> None:
         check_text("name", name, MAX_KEY_BYTES)
         self.name = name

@@ -21,6 +21,7 @@ from sqlalchemy.sql.selectable import (
     ScalarSelect,
     SelectBase,
     Subquery,
+    TableClause,
     TableValuedAlias,
     Values,
 )
@@ -274,6 +275,8 @@ def _is_computed_first(source: Any) -> bool:
     if isinstance(source, CTE):
         written = isinstance(source.element, Insert | Update | Delete)
         return written or any(str(prefix) == "MATERIALIZED" for prefix, _ in source._prefixes)
+    if isinstance(source, TableClause) and source.schema == "pg_temp":
+        return True  # no table of the distributed schema: Citus reads it on the coordinator, before it writes
     return isinstance(source, TableValuedAlias | Values)
 
 

@@ -19,7 +19,7 @@ ROOMS = (
     "alfred_db/cli",
     "alfred_db/config.py",
     "alfred_db/cron.py",
-    "alfred_db/database.py",
+    "alfred_db/database",
     "alfred_db/embedded",
     "alfred_db/engine",
     "alfred_db/errors.py",

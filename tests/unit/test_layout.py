@@ -17,7 +17,7 @@ from alfred_db.repositories import _async as repositories
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "alfred_db"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "_sync" not in path.parts]
-TOP = {"__init__", "fastapi", "database", "config", "errors", "checks", "cron", "sql", "types"}
+TOP = {"__init__", "fastapi", "config", "errors", "checks", "cron", "sql", "types"}
 
 NOUNS = {
     "agents": "agent",
