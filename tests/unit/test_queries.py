@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,12 +23,14 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     delete,
     extract,
     insert,
     literal,
     literal_column,
     select,
+    table,
     text,
     true,
     update,
@@ -43,9 +46,10 @@ from alfred_db.models.base import table_of
 from alfred_db.queries.shapes.driver_statement import DriverStatement
 from alfred_db.queries.shapes.functions import func
 
+PREFIX = f"{queries.__name__}."
 NOUNS = {
-    module.name: importlib.import_module(f"alfred_db.queries.{module.name}")
-    for module in pkgutil.walk_packages(queries.__path__, "")
+    module.name.removeprefix(PREFIX): importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(queries.__path__, PREFIX)
     if not module.ispkg
 }
 """The modules of `alfred_db.queries`; what one in `shapes` holds may be a part of a statement only."""
@@ -114,6 +118,12 @@ def values_in(argument: Any) -> Iterator[str]:
     elif isinstance(argument, list | tuple | set | frozenset):
         for part in argument:
             yield from values_in(part)
+
+
+def test_every_module_is_entered() -> None:
+    folder = Path(queries.__path__[0])
+    files = {path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py")}
+    assert {".".join(path.parts) for path in files if path.name != "__init__"} == set(NOUNS)
 
 
 @pytest.mark.parametrize("noun", NOUNS)
@@ -302,6 +312,9 @@ GOOD = {
     ),
     "the percentage of a sample as a literal": select(func.count()).select_from(
         table_of(Agent).tablesample(func.system(literal_column("4.2")))
+    ),
+    "rows of a temporary table": into(
+        select(*table("stage", column("name"), column("type"), schema="pg_temp").c)
     ),
     "settings": "SET LOCAL hnsw.ef_search = 40",
     "COPY": "COPY memories (content, embedding) FROM STDIN (FORMAT binary)",
