@@ -127,7 +127,8 @@ def _alfred_transaction(alfred_url: str) -> Iterator[OuterTransaction]:
 def alfred_join(_alfred_transaction: OuterTransaction) -> _Join:
     """Return a function that lets a database, or an engine, of the application share the test's transaction.
 
-    Its URL is not used any more: all its connections are those of the test. Call it before the application connects.
+    Its URL is not used until the test ends: all its connections are those of the test. Call it before the application
+    connects, in each test; it may be a database that the application makes once, at the top of a module.
     """
 
     def join(database: Database | AsyncDatabase | Engine | AsyncEngine) -> None:

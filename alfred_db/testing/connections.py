@@ -83,6 +83,8 @@ class OuterTransaction:
         """The connection that ran the last statement."""
         self.in_statement = False
         """Whether that statement has a savepoint, which is still there."""
+        self._joined: dict[Engine, Any] = {}
+        """The engines that share the transaction, with how they connect otherwise."""
         self._numbers = itertools.count(1)
 
     def name(self) -> bytes:
@@ -90,9 +92,9 @@ class OuterTransaction:
         return b"alfred_db_test_%d" % next(self._numbers)
 
     def join(self, engine: Engine) -> None:
-        """Let all new connections of an engine share the transaction."""
+        """Let all new connections of an engine share the transaction, until this one is closed."""
         dialect: Any = engine.dialect
-        usual = dialect.connect
+        usual = self._joined.setdefault(engine, dialect.connect)
 
         async def create(*_: Any, **__: Any) -> AsyncConnection:
             return _AsyncShared(self)
@@ -106,7 +108,15 @@ class OuterTransaction:
         dialect.connect = connect
 
     def close(self) -> None:
-        """Roll everything back."""
+        """Roll everything back, and let the engines connect as usual again.
+
+        An engine of the application may outlive the test: what its pool keeps belongs to this transaction.
+        """
+        for engine, usual in self._joined.items():
+            dialect: Any = engine.dialect
+            dialect.connect = usual
+            engine.dispose(close=not dialect.is_async)
+        self._joined.clear()
         self._connection.close()
 
 

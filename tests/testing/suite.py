@@ -183,6 +183,40 @@ def test_a_database_of_the_application_joins(alfred_join: Any, alfred_url: str, 
     assert names(alfred_db) == ["t"]
 
 
+APPLICATION = Database("postgresql://nobody@127.0.0.1:1/nowhere")
+ASYNC_APPLICATION = AsyncDatabase("postgresql://nobody@127.0.0.1:1/nowhere")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_database_that_a_module_makes_once_joins_each_test(
+    alfred_join: Any, alfred_db: Database, number: int
+) -> None:
+    alfred_join(APPLICATION)
+    alfred_join(APPLICATION)  # as two fixtures may
+    for task in ("t", "u"):
+        with APPLICATION.begin() as uow:
+            uow.tasks.enqueue("X", {}, task_id=task)
+    with APPLICATION.session() as session:
+        assert session.scalar(text("SELECT count(*) FROM tasks")) == 2
+    assert names(alfred_db) == ["t", "u"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_async_database_that_a_module_makes_once_joins_each_test(
+    alfred_join: Any, alfred_db: Database, number: int
+) -> None:
+    alfred_join(ASYNC_APPLICATION)
+
+    async def work() -> None:
+        async with ASYNC_APPLICATION.begin() as uow:
+            await uow.tasks.enqueue("X", {}, task_id="t")
+        async with ASYNC_APPLICATION.session() as session:
+            assert await session.scalar(text("SELECT count(*) FROM tasks")) == 1
+
+    asyncio.run(work())
+    assert names(alfred_db) == ["t"]
+
+
 def test_a_database_of_its_own(alfred_fresh_url: str, alfred_url: str) -> None:
     assert alfred_fresh_url != alfred_url
     with Database(alfred_fresh_url) as database:
