@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ PAGES = sorted(
 )
 ROOMS = (".github/", "alembic/", "alfred_db/", "benchmarks/", "docs/", "examples/", "tests/", "tools/")
 NOT_RUN = re.compile(r"<!-- not run: .+ -->$")
+NEEDS = re.compile(r"<!-- needs: (\w+) -->$")
+HOME = "https://github.com/alfred-db/alfred-db/blob/main/"
+"""Links of the README are absolute, so that they work on the package index too."""
 
 
 def name(page: Path) -> str:
@@ -57,12 +62,23 @@ def folder_name(folder: Path) -> str:
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str, bool]]:
-    """Line, text, and whether it is to be run, of each block of Python."""
+    """Line, text, and whether it is to be run, of each block of Python.
+
+    A block that needs a package runs where that is installed. Blocks with a title are files of the tutorial.
+    """
     lines = page.read_text(encoding="utf-8").split("\n")
     for start, line in enumerate(lines):
         if line == "```python":
-            end = lines.index("```", start)
-            yield start + 1, "\n".join(lines[start + 1 : end]), not NOT_RUN.match(lines[start - 1])
+            end, mark = lines.index("```", start), lines[start - 1]
+            needs = NEEDS.match(mark)
+            run = not NOT_RUN.match(mark) and (needs is None or bool(importlib.util.find_spec(needs[1])))
+            yield start + 1, "\n".join(lines[start + 1 : end]), run
+
+
+def link_target(page: Path, link: str) -> Path:
+    """The file that a link to a page of the project leads to."""
+    path = link.partition("#")[0]
+    return ROOT / path.removeprefix(HOME) if path.startswith(HOME) else page.parent / path
 
 
 def code(page: Path) -> Iterator[str]:
@@ -84,7 +100,11 @@ def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatc
         made.append(self)
 
     monkeypatch.setattr(Database, "__init__", remember)
-    namespace: dict[str, Any] = {"__name__": "page"}
+    module = types.ModuleType(
+        "page"
+    )  # what a block names by its path, such as a middleware of Django, is found
+    monkeypatch.setitem(sys.modules, "page", module)
+    namespace = module.__dict__
     try:
         for line, text, run in blocks(page):
             if run:
@@ -106,8 +126,22 @@ def test_code_that_is_not_run_is_python(folder: Path) -> None:
 def test_links_lead_somewhere(folder: Path) -> None:
     for page in pages_in(folder):
         links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-        local = [link.partition("#")[0] for link in links if "://" not in link]
-        assert [link for link in local if link and not (page.parent / link).exists()] == []
+        local = [link for link in links if "://" not in link or link.startswith(HOME)]
+        assert [link for link in local if link[0] != "#" and not link_target(page, link).exists()] == []
+
+
+def test_code_is_run_or_is_a_file_of_the_tutorial() -> None:
+    """A fence with anything behind `python` is read by the test of the tutorial alone."""
+    titled = {
+        name(page) for page in PAGES if re.search(r"^```python .", page.read_text("utf-8"), re.MULTILINE)
+    }
+    assert titled == {"docs/tutorial.md"}
+
+
+def test_links_of_the_readme_work_on_the_package_index() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 40
+    assert [link for link in links if "://" not in link and not link.startswith("#")] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=folder_name)
@@ -209,7 +243,7 @@ def run_quickstart(url: URL) -> subprocess.CompletedProcess[str]:
 def test_a_stranger_finds_every_guide_from_the_first_page(start: str) -> None:
     page = ROOT / start
     linked = {
-        (page.parent / link.partition("#")[0]).resolve()
+        link_target(page, link).resolve()
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     }
     guides = [*(ROOT / "docs/howto").glob("*.md"), *(ROOT / "docs/concepts").glob("*.md")]

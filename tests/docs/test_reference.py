@@ -87,3 +87,17 @@ def test_every_public_name_has_an_entry(site: Path) -> None:
 def test_pages_stay_small(site: Path) -> None:
     sizes = {page.relative_to(site).as_posix(): page.stat().st_size for page in site.rglob("*.html")}
     assert {page: size for page, size in sizes.items() if size > LARGEST} == {}
+
+
+def test_llms_txt_has_every_page(site: Path) -> None:
+    listed = (site / "llms.txt").read_text("utf-8")
+    links = re.findall(r"^- \[[^\]]+\]\(([^)]+)\)", listed, re.MULTILINE)
+    pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
+    made = [
+        page for page in pages if page.parts[0] == "reference" and page.stem not in ("cli", "configuration")
+    ]
+    html = [str(page.with_suffix("") / "index.html") for page in made]
+    assert sorted(links) == sorted([*html, *(str(page) for page in pages if page not in made)])
+    assert [link for link in links if not (site / link).is_file()] == []
+    assert listed.startswith("# alfred-db\n\n> ")
+    assert "\n## How to: Operate\n" in listed

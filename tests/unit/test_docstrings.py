@@ -46,6 +46,8 @@ ROOMS = (
     "docs/internals",
     "docs/quickstart.md",
     "docs/reference",
+    "docs/troubleshooting.md",
+    "docs/tutorial.md",
     "CONTRIBUTING.md",
     "README.md",
 )
