@@ -67,7 +67,7 @@ def first_sentence(markdown: str) -> str:
         r"\n\s*\n", re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
     ):
         text = " ".join(paragraph.split())
-        if text and text[0] not in "#|<!:->`":
+        if text and not re.match(r"[#|<!:>*+-]|\d+\. ", text):
             plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "").replace("**", "")
             return re.split(r"(?<=[.:]) (?=[A-Z])", plain)[0]
     return ""
