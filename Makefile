@@ -89,8 +89,8 @@ bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=100000
 	PYTHONPATH=benchmarks:tests $(BIN)/python -m growth $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(CYCLES),--cycles $(CYCLES))
 
-bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries
-	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick)
+bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries; ONLY="steps used" takes some parts
+	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, QUICK=1 for ten seconds
 	$(BIN)/python -P benchmarks/mcp.py $(if $(QUICK),--seconds 10)

@@ -1,7 +1,11 @@
-"""The life of tasks between three workers, a reaper and callers who cancel, against a model of it."""
+"""The life of tasks between three workers, a reaper and callers who cancel, against a model of it.
+
+Tasks have limits of their queues, turns of ordering keys, dependencies and batches; `ALFRED_DB_FAULTS` has it run at length.
+"""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -19,19 +23,31 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import URL, func, select, text, update
 
-from alfred_db import Database, Task, TaskStatus
+from alfred_db import Database, NewTask, Task, TaskStatus
 from alfred_db.errors import InvalidTransition, LeaseLost
+from alfred_db.models.tasks import WAITING
 from alfred_db.repositories._sync.tasks import TaskRepository
 from alfred_db.values.tasks import ClaimedTask, TaskBackoff
 
 PENDING, PROCESSING = TaskStatus.PENDING, TaskStatus.PROCESSING
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+LIVE = PENDING, PROCESSING
+OPEN = text(
+    "SELECT ordering_key FROM tasks WHERE status IN ('pending', 'processing') AND ordering_key IS NOT NULL"
+    " GROUP BY 1 HAVING count(*) FILTER (WHERE NOT awaits_turn) <> 1"
+)
+"""The ordering keys with live tasks of which none is open, or several."""
+
+EXAMPLES, STEPS = (1500, 80) if os.environ.get("ALFRED_DB_FAULTS") else (70, 50)
+MOST = 6
+"""The number of tasks of a life."""
 
 AT_ONCE = TaskBackoff(base=0, cap=0, jitter=0)
 WORKERS = st.integers(0, 2)
 ANY = st.integers(0, 1000)
 QUEUES = st.sampled_from(["default", "other"])
 KEYS = st.sampled_from([None, "k", "l"])
+ORDERS = st.sampled_from([None, "o", "p"])
 LIMITS = st.none() | st.integers(1, 2)
 
 
@@ -52,6 +68,19 @@ class Expected:
     late: str | None = None
     """Why a reaper would take it."""
     tokens: set[uuid.UUID] = field(default_factory=set)
+    order: str | None = None
+    turn: bool = False
+    """Whether it waits for its turn."""
+    waits: int = 0
+    """How many other tasks it waits for."""
+    after: dict[uuid.UUID, bool] = field(default_factory=dict)
+    """The dependencies that have not been settled, and whether it runs anyway."""
+    batch: uuid.UUID | None = None
+    """The task that waits for its batch."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status is PENDING and not self.turn and not self.waits
 
     def ends(self, *, crash: bool = False, retry: bool = True) -> TaskStatus:
         """An attempt ends unfinished."""
@@ -92,6 +121,30 @@ class Life(RuleBasedStateMachine):
         task = self.tasks[claim.id]
         return task.status is PROCESSING and task.token == claim.lease_token
 
+    def settle(self, *ids: uuid.UUID, late: bool = False) -> None:
+        """Those of the tasks that have ended release what waited for them; with `late`, only new dependencies on them."""
+        left = [id for id in ids if self.tasks[id].status not in LIVE]
+        before = set(left) if late else set[uuid.UUID]()
+        while left:
+            ended = left.pop(0)
+            status, batch = self.tasks[ended].status, self.tasks[ended].batch
+            for id, task in self.tasks.items():
+                anyway = task.after.pop(ended, None)
+                if task.status is not PENDING or not task.waits:
+                    continue
+                if anyway is False and status is not COMPLETED:
+                    task.status, task.turn, task.waits = CANCELLED, False, 0
+                    left.append(id)
+                elif anyway is not None or (id == batch and ended not in before):
+                    task.waits -= 1
+        self.pass_turns()
+
+    def pass_turns(self) -> None:
+        for key in ("o", "p"):
+            live = [id for id, task in self.tasks.items() if task.order == key and task.status in LIVE]
+            if live and all(self.tasks[id].turn for id in live):
+                self.tasks[min(live)].turn = False
+
     def any_task(self, place: int) -> tuple[uuid.UUID, Expected]:
         return list(self.tasks.items())[place % len(self.tasks)]
 
@@ -129,14 +182,34 @@ class Life(RuleBasedStateMachine):
             or (of_key is not None and task.key is not None and running[task.key] >= of_key)
         )
 
-    @precondition(lambda self: len(self.tasks) < 5)
-    @rule(priority=st.integers(1, 5), max_retries=st.integers(0, 2), queue=QUEUES, key=KEYS, parent=ANY)
-    def enqueue(self, priority: int, max_retries: int, queue: str, key: str | None, parent: int) -> None:
-        above = self.any_task(parent) if self.tasks and parent % 2 else None
+    @precondition(lambda self: len(self.tasks) < MOST)
+    @rule(
+        priority=st.integers(1, 5),
+        max_retries=st.integers(0, 2),
+        queue=QUEUES,
+        key=KEYS,
+        order=ORDERS,
+        parent=ANY,
+        after=st.lists(ANY, max_size=2),
+        anyway=st.booleans(),
+    )
+    def enqueue(
+        self,
+        priority: int,
+        max_retries: int,
+        queue: str,
+        key: str | None,
+        order: str | None,
+        parent: int,
+        after: list[int],
+        anyway: bool,
+    ) -> None:
+        above = self.any_task(parent) if self.tasks and parent % 3 == 0 else None
         if above is not None and self.takes_no_children(above[0]):
             id = above[0]
             assert self.refused(lambda tasks: tasks.enqueue("x", parent_task_id=id))
             return
+        others = sorted({self.any_task(one)[0] for one in after} if self.tasks else ())
         with self.db.begin() as uow:
             task, created = TaskRepository(uow.session).enqueue(
                 "x",
@@ -144,11 +217,38 @@ class Life(RuleBasedStateMachine):
                 max_retries=max_retries,
                 queue=queue,
                 concurrency_key=key,
+                ordering_key=order,
                 parent_task_id=None if above is None else above[0],
+                after=others,
+                after_failure="run" if anyway else "cancel",
             )
             assert created
-            self.tasks[task.id] = Expected(priority, max_retries, queue, key)
-            self.parents[task.id] = None if above is None else above[0]
+        new = self.created(task.id, Expected(priority, max_retries, queue, key, order=order))
+        self.parents[task.id] = None if above is None else above[0]
+        new.after, new.waits = dict.fromkeys(others, anyway), len(others)
+        self.settle(*others, late=True)
+
+    def created(self, id: uuid.UUID, new: Expected) -> Expected:
+        """A task was enqueued: it waits for its turn if a live one has its key."""
+        live = (task.order for task in self.tasks.values() if task.status in LIVE)
+        new.turn = new.order is not None and new.order in live
+        self.tasks[id], self.parents[id] = new, None
+        return new
+
+    @precondition(lambda self: len(self.tasks) < MOST - 1)
+    @rule(priority=st.integers(1, 5), parts=st.lists(ORDERS, max_size=2), queue=QUEUES)
+    def batch(self, priority: int, parts: list[str | None], queue: str) -> None:
+        tasks = [
+            NewTask(intent="x", queue=queue, max_retries=0, ordering_key=order, priority=priority)
+            for order in parts
+        ]
+        with self.db.begin() as uow:
+            batch = uow.tasks.batch(tasks, then=NewTask(intent="x", priority=priority, max_retries=1))
+        assert batch.created
+        assert batch.then is not None
+        self.created(batch.then, Expected(priority, 1)).waits = len(parts)
+        for id, order in zip(batch.tasks, parts, strict=True):
+            self.created(id, Expected(priority, 0, queue, order=order, batch=batch.then))
 
     def takes_no_children(self, id: uuid.UUID | None) -> bool:
         """Whether it is cancelled or is to be, or has ended otherwise as a part of one that is."""
@@ -166,7 +266,7 @@ class Life(RuleBasedStateMachine):
         candidates = [
             task
             for task in self.tasks.values()
-            if task.status is PENDING and queue in (None, task.queue) and self.has_room(task)
+            if task.is_ready and queue in (None, task.queue) and self.has_room(task)
         ]
         waiting = sorted((task.priority for task in candidates), reverse=True)
         before = {name: self.running(name) for name in self.limits}
@@ -183,7 +283,7 @@ class Life(RuleBasedStateMachine):
             assert priorities == waiting[:limit]
         for claim in claims:
             task = self.tasks[claim.id]
-            assert task.status is PENDING, "one holder"
+            assert task.is_ready, "one holder, in its turn, and after all that it waits for"
             assert claim.lease_token not in task.tokens
             assert claim.attempt == task.retry_count + task.crash_count + 1
             task.status, task.token = PROCESSING, claim.lease_token
@@ -228,6 +328,7 @@ class Life(RuleBasedStateMachine):
         claim, task, holds = self.one(worker, place)
         if holds:
             task.status, task.late = COMPLETED, None
+            self.settle(claim.id)
         repeated = task.status is COMPLETED and task.token == claim.lease_token
         self.expect(repeated, lambda tasks: tasks.complete(claim))
 
@@ -237,6 +338,7 @@ class Life(RuleBasedStateMachine):
         claim, task, holds = self.one(worker, place)
         if holds:
             task.ends(retry=retry)
+            self.settle(claim.id)
         mine = task.status in (PENDING, FAILED, CANCELLED) and task.token == claim.lease_token
         found = self.expect(mine, lambda tasks: tasks.fail(claim, "no", retry=retry, backoff=AT_ONCE))
         assert found is (task.status if mine else None)
@@ -247,6 +349,7 @@ class Life(RuleBasedStateMachine):
         claim, task, holds = self.one(worker, place)
         if holds:
             task.status, task.late = CANCELLED if task.cancelling else PENDING, None
+            self.settle(claim.id)
         mine = task.status in (PENDING, CANCELLED) and task.token == claim.lease_token
         found = self.expect(mine, lambda tasks: tasks.release(claim))
         assert found is (task.status if mine else None)
@@ -272,6 +375,7 @@ class Life(RuleBasedStateMachine):
         expected = {id: task.ends(crash=task.late == "lease") for id, task in late.items()}
         for task in late.values():
             task.token = None
+        self.settle(*late)
         assert self.run(lambda tasks: tasks.reap(backoff=AT_ONCE)) == expected
 
     @precondition(lambda self: self.tasks)
@@ -285,10 +389,11 @@ class Life(RuleBasedStateMachine):
         expected = {}
         for one, found in live.items():
             if found.status is PENDING:
-                found.status = CANCELLED
+                found.status, found.turn, found.waits = CANCELLED, False, 0
             else:
                 found.cancelling = True
             expected[one] = found.status
+        self.settle(*live)
         if live:
             assert self.run(lambda tasks: tasks.cancel(id)) == expected
         else:
@@ -304,7 +409,29 @@ class Life(RuleBasedStateMachine):
             return
         assert task.status in (FAILED, CANCELLED)
         task.status, task.token, task.cancelling = PENDING, None, False
-        task.retry_count = task.crash_count = 0
+        task.retry_count = task.crash_count = task.waits = 0
+        task.turn = task.order is not None
+        last = None if task.batch is None else self.tasks[task.batch]
+        if last is not None and last.status is PENDING and last.waits:
+            last.waits += 1
+        self.pass_turns()
+
+    @precondition(claimed_before)
+    @rule(worker=WORKERS, place=ANY, how=st.sampled_from(["complete", "fail", "cancel"]))
+    def ends_in_a_transaction_that_is_lost(self, worker: int, place: int, how: str) -> None:
+        """As when the process is killed before the commit: what waited still waits."""
+        claim, _, holds = self.one(worker, place)
+        if not holds:
+            return
+        with self.db.session() as session:
+            tasks = TaskRepository(session)
+            if how == "complete":
+                assert tasks.complete(claim)
+            elif how == "fail":
+                tasks.fail(claim, "no", retry=False)
+            else:
+                tasks.cancel(claim.id)
+            session.rollback()
 
     def expect(self, holds: bool, work: Callable[[TaskRepository], object]) -> object:
         """The result, or None if it is refused: it must be unless the worker `holds` the task."""
@@ -324,6 +451,11 @@ class Life(RuleBasedStateMachine):
         return False
 
     @invariant()
+    def one_task_of_a_key_is_open(self) -> None:
+        with self.db.begin() as uow:
+            assert uow.session.execute(OPEN).all() == []
+
+    @invariant()
     def the_database_is_as_expected(self) -> None:
         with self.db.begin() as uow:
             rows = {row.id: row for row in TaskRepository(uow.session).list(limit=1000)}
@@ -336,6 +468,10 @@ class Life(RuleBasedStateMachine):
             assert (row.lease_expires_at is not None) is (task.status is PROCESSING)
             assert (row.attempt_deadline_at is not None) is (task.status is PROCESSING)
             assert row.retry_count + row.crash_count <= row.max_retries + 1
+            if task.status in LIVE:
+                assert (row.awaits_turn, row.waits_for) == (task.turn, task.waits)
+            if task.status is PENDING:
+                assert (row.available_at == WAITING) is not task.is_ready
             ends = (row.completed_at, row.failed_at, row.cancelled_at)
             assert [end is not None for end in ends] == [
                 task.status is status for status in (COMPLETED, FAILED, CANCELLED)
@@ -347,8 +483,8 @@ def test_the_life_of_tasks(database_url: URL) -> None:
         run_state_machine_as_test(
             lambda: Life(db),  # type: ignore[arg-type]
             settings=settings(
-                max_examples=100,
-                stateful_step_count=50,
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),

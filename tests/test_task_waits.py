@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, text
 
 from alfred_db import Database, TaskStatus
 from alfred_db.errors import AlfredDBError
+from alfred_db.execution._sync.settling import is_awaited
 from alfred_db.values.tasks import ClaimedTask, NewTask, TaskBackoff
 
 RACES = 1000 if os.environ.get("ALFRED_DB_FAULTS") else 50
@@ -120,6 +123,45 @@ def test_a_task_behind_one_that_ends_meanwhile_is_never_forgotten(db: Database) 
                 (second,) = uow.tasks.claim("w", limit=10)
                 assert second.task_id == "second", (race, how)
                 uow.session.execute(text("DELETE FROM tasks"))
+
+
+@pytest.mark.parametrize("how", ["ordered", "after", "nothing"])
+def test_a_completion_releases_what_was_enqueued_while_it_waited_for_the_row(db: Database, how: str) -> None:
+    """The statement that completes and releases does not see it; the row shows that there is something to see."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with db.begin() as uow:
+        uow.tasks.enqueue_many(
+            [NewTask(intent="x", task_id=name, ordering_key="k") for name in ("first", "second")]
+        )
+    with db.begin() as uow:
+        (first,) = uow.tasks.claim("w", limit=10)
+        uow.tasks.complete(first)
+        (second,) = uow.tasks.claim("w", limit=10)
+        assert is_awaited(uow.session), "the next completion is by that statement"
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as uow:
+            if how == "nothing":
+                uow.session.execute(text("SELECT FROM tasks FOR UPDATE"))
+            else:
+                waits: dict[str, Any] = {"ordering_key": "k"} if how == "ordered" else {"after": ["second"]}
+                uow.tasks.enqueue("x", task_id="last", **waits)
+            done = pool.submit(ends, db, [second], "complete")
+            until = time.monotonic() + 30
+            while not done.done():
+                with db.autocommit() as other:
+                    if other.session.scalar(waiting):
+                        break
+                assert time.monotonic() < until
+            assert not done.done()
+        done.result(30)
+    with db.begin() as uow:
+        assert [one.task_id for one in uow.tasks.claim("w", limit=10)] == (
+            [] if how == "nothing" else ["last"]
+        )
+        assert uow.tasks.complete(second) is False
+        assert is_awaited(uow.session) is (how != "nothing")
 
 
 def test_one_task_of_a_key_at_a_time_and_in_order(db: Database) -> None:

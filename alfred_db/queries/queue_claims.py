@@ -1,8 +1,9 @@
 """The statement that claims tasks while queues are paused or limited, within their limits.
 
     rules     the restricted queues as the statement sees them, with what runs of each, and whether it is open
-    kinds     the queues, or the pairs of queue and intent, that may be claimed from; those of closed queues are left out
-    tried     the kinds of which a task waits, most urgent first; the row of a limited queue is locked here
+    slot      if one queue is named: its row, locked
+    kinds     else the queues, or the pairs of queue and intent, that may be claimed from; those of closed queues are left out
+    tried     the kinds of which a task waits, most urgent first; the row of a limited queue is locked by now
     claimed   their tasks, as many as there is room for
     done      the tasks are taken; `counted` writes what was taken into the rows of the queues
 
@@ -12,25 +13,26 @@ ended some of these again does no harm.
 
 Nothing waits for a lock. A queue whose row another claim has locked is skipped, and `busy` has the caller try again
 if nothing was claimed.
+
+Much of the time of a claim is the start of its statement, which grows with its parts. So each statement has only those that the
+caller knows to be needed, and claims nothing from the queues that need others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
-    Double,
     FromClause,
     Select,
     and_,
     bindparam,
     case,
     cast,
-    column,
     exists,
     false,
     literal_column,
@@ -41,9 +43,8 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import array
 
-from ..models import Queue, Task, TaskStatus
+from ..models import Queue, Task
 from ..models.base import table_of
 from ..types import Text
 from .leases import taken
@@ -59,108 +60,214 @@ from .shapes.claims import (
     levels,
     named_in,
     of_kind,
+    of_names,
     pending,
     waiting,
 )
 from .shapes.clock import now_us
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import constant, materialized, number, one_row
+from .shapes.literals import materialized, number, one_row
+from .shapes.queue_keys import of_keys
+from .shapes.queue_limits import arrival, due, rate, running
 from .task_leases import TASKS
 
-__all__ = ["claim"]
+__all__ = ["Limits", "claim"]
 
-LOOK = 32
-"""How many of the first waiting tasks of a queue with a limit per key are looked at, whose keys may all be at it."""
-
-MOST_LOOKED_AT = 1000
-"""How many further keys are looked at, and how many further tasks for one without a key."""
-
-_FIRST, _LAST = (literal_column(f"{bound}", BigInteger) for bound in (-(1 << 63) + 1, (1 << 63) - 1))
-_t, _q = table_of(Task).c, table_of(Queue).c
+_queues = table_of(Queue)
+_t, _q = table_of(Task).c, _queues.c
 _zero, _one = (literal_column(f"bigint '{value}'", BigInteger) for value in (0, 1))
 _any = literal_column(f"bigint '{1 << 31}'", BigInteger)
 """The room of a queue without a limit: more than any claim takes."""
-_now = func.statement_timestamp
-_minute = literal_column("bigint '60000000'", BigInteger)
-_million = literal_column("1000000.0::double precision", Double)
+_unknown = cast(null(), BigInteger)
+
+
+class Limits(NamedTuple):
+    """The limits that a statement keeps; it claims nothing from queues that have others."""
+
+    running: bool
+    """Those of what runs of a queue."""
+    rates: bool
+    keys: bool
+    """Those of what runs of a key."""
+    further: bool = False
+    """Whether it also finds keys behind many tasks whose keys are at their limit."""
+
+    def are_kept_by(self, others: Limits) -> bool:
+        """Return whether a statement for other limits keeps these."""
+        return all(mine <= other for mine, other in zip(self[:3], others[:3], strict=True))
 
 
 @driver_statement
 def claim(
-    limit: int, by_queue: bool, by_intent: bool, by_agent: bool, keyed: bool
+    limit: int,
+    by_queue: bool,
+    by_intent: bool,
+    by_agent: bool,
+    limits: Limits,
+    one_queue: bool = False,
+    one_intent: bool = False,
 ) -> Select[*tuple[Any, ...]]:
     """Claim tasks of queues that are not paused, within the limits of the others.
 
-    Parameters of the statement: those of `task_claims.claim`, and if `keyed` also `start`, a random number of 64 bits. Each
-    row begins with whether a queue is restricted, whether one has a limit per key, and whether the claim is to be repeated;
-    then come the columns of `task_claims.claim`. If nothing is claimed, there is one row, without them.
+    Parameters of the statement: those of `task_claims.claim`, and with `limits.further` also `start`, a random number of 64
+    bits. Each row begins with whether the transaction may claim, whether a queue has a limit of what runs, a rate, and a limit
+    per key (NULL each, if none is restricted), and whether the claim is to be repeated; then come the columns of
+    `task_claims.claim`. If nothing is claimed, there is one row, without them.
 
     Args:
         limit: Maximum number of tasks.
         by_queue: Whether to filter by queue.
         by_intent: Whether to filter by intent.
         by_agent: Whether to filter by `assigned_to`.
-        keyed: Whether to claim from queues with a limit per key too. The statement is half as long without.
+        limits: The limits that are kept.
+        one_queue: Whether one queue is named; nothing is claimed unless it is restricted.
+        one_intent: Whether no more than one intent is named.
     """
     filters = [_t.assigned_to == bindparam("assigned_to", type_=Text)] if by_agent else []
-    rules = _rules(by_queue=by_queue, keyed=keyed)
-    tried = _tried(_kinds(rules, by_queue=by_queue, by_intent=by_intent), filters)
-    claimed, taking = _claimed(tried, limit, filters, keyed=keyed)
+    slot: CTE | None = None
+    if one_queue:
+        rules = _rules(limits, by_queue=True, waits=_waits(filters, by_intent=by_intent))
+        slot = _slot(rules, limits)
+        tried = _tried_of(slot, filters, by_intent=by_intent, one_intent=one_intent)
+        is_held_up = and_(
+            func.bool_or(rules.c.open), ~exists(select(slot.c.rule).where(slot.c.since == _zero))
+        )
+    else:
+        rules = _rules(limits, by_queue=by_queue)
+        tried = _tried(_kinds(rules, by_queue=by_queue, by_intent=by_intent), limits, filters)
+        is_held_up = exists(select(tried.c.rule).where(tried.c.busy))
+    claimed = _claimed(tried, slot, limit, limits, filters)
+    taking = claimed
+    if limit > 1 and (slot is None or limits.keys):
+        taking = _within_room(claimed, limits, several_queues=slot is None)
     done = (
         update(table_of(Task))
-        .where(_t.id == taking.c.id)
+        .where(_t.id == taking.c.id, one_row(taking.c.id))
         .values(taken(TASKS, taking.c.deadline))
         .returning(*CLAIMED)
         .cte("done")
     )
     # The second part is evaluated only if nothing is claimed, so that everything has been tried by then.
-    busy = case(
-        (exists(select(claimed.c.id)), false()), else_=exists(select(tried.c.rule).where(tried.c.busy))
+    busy = case((exists(select(claimed.c.id)), false()), else_=is_held_up)
+    kept = (rules.c.has_running, rules.c.has_rate, rules.c.has_keys)
+    state = select(isolated.label("isolated"), *map(func.bool_or, kept), busy.label("busy")).select_from(
+        rules
     )
-    state = select(
-        exists(select(rules.c.name)).label("restricted"),
-        exists(select(rules.c.name).where(rules.c.keyed)).label("keyed"),
-        busy.label("busy"),
-    ).subquery("state")
+    found = state.subquery("state")
     return (
-        select(*state.c, *done.c)
-        .select_from(state.outerjoin(done, true()))
-        .add_cte(_counted(taking).cte("counted"))
+        select(*found.c, *done.c)
+        .select_from(found.outerjoin(done, true()))
+        .add_cte(_counted(taking, slot, limit, limits).cte("counted"))
     )
 
 
-def _rules(*, by_queue: bool, keyed: bool) -> CTE:
+def _rules(limits: Limits, *, by_queue: bool, waits: ColumnElement[bool] | None = None) -> CTE:
     """The restricted queues, whether something may be claimed from each, and how much of it runs.
 
     What runs is counted up to the limit. It is NULL without a limit, and then a limit that is set meanwhile lets nothing be
-    claimed.
+    claimed. `waits` is a further condition of a queue that is open.
     """
-    limited = (_q.max_running.is_not(None), ~_q.paused)
-    running = _running(_q.name, None, _q.max_running, *limited, beside=table_of(Queue))
-    emission, capacity = _rate()
+    source: FromClause = _queues
+    has_running, has_rate = _q.max_running.is_not(None), _q.rate_jobs.is_not(None)
+    number_: ColumnElement[Any] = _unknown
+    is_open = [~_q.paused]
+    if limits.running:
+        held = running(_q.name, None, _q.max_running, has_running, ~_q.paused, beside=[_queues])
+        source = _queues.join(held, true())
+        number_ = case((has_running, held.c.number))
+        is_open.append(or_(~has_running, held.c.number < _q.max_running))
+    else:
+        is_open.append(~has_running)
+    is_open.append(or_(~has_rate, due(*rate()) > _zero) if limits.rates else ~has_rate)
+    if not limits.keys:
+        is_open.append(~has_key_limit)
+    if waits is not None:
+        is_open.append(waits)
     conditions = [is_restricted, one_row(_q.name)]
     if by_queue:
         conditions.append(named_in(_q.name, "queues"))
-    is_open = and_(
-        ~_q.paused,
-        or_(_q.max_running.is_(None), running.c.number < _q.max_running),
-        or_(_q.rate_jobs.is_(None), _due(emission, capacity) > _zero),
-    )
-    if not keyed:
-        is_open = and_(is_open, ~has_key_limit)
     return materialized(
         select(
             _q.name,
             _q.claimed,
-            case((_q.max_running.is_not(None), running.c.number)).label("running"),
-            is_open.label("open"),
-            has_key_limit.label("keyed"),
+            number_.label("running"),
+            and_(*is_open).label("open"),
+            has_running.label("has_running"),
+            has_rate.label("has_rate"),
+            has_key_limit.label("has_keys"),
         )
-        .select_from(table_of(Queue).join(running, true()))
+        .select_from(source)
         .where(*conditions),
         "rules",
     )
+
+
+def _waits(filters: Sequence[ColumnElement[bool]], *, by_intent: bool) -> ColumnElement[bool]:
+    """Whether a task of the queue waits that can be claimed. Without one, the row of the queue is not locked."""
+    level = levels()
+    names, beside, source = {"queue": _q.name}, [_queues, level], level
+    if by_intent:
+        intents = given_names("intent", "intents")
+        names["intent"] = intents.c.intent
+        beside.append(intents)
+        source = level.join(intents, true())
+    mine = [*of_names(names), -_t.priority == -level.c.priority]
+    first = waiting(1, *mine, *filters, beside=beside, lock=False, also=(), name="first")
+    return exists(select(first.c.id).select_from(source.join(first, true())).correlate(_queues))
+
+
+def _locked(seen: FromClause, rule: ColumnElement[str], limits: Limits) -> Any:
+    """The row of a queue, locked, with the room that it has. If a limit was set that is not kept, it is left out."""
+    since = _q.claimed - seen.c.claimed
+    columns: list[ColumnElement[Any]] = [_q.name.label("rule"), since.label("since")]
+    conditions: list[ColumnElement[bool]] = [_q.name == rule, ~_q.paused]
+    rooms: list[ColumnElement[int]] = [_any]
+    if limits.running:
+        left = func.coalesce(_q.max_running - seen.c.running - since, _zero)
+        rooms.append(case((_q.max_running.is_not(None), left)))
+    else:
+        conditions.append(_q.max_running.is_(None))
+    if limits.rates:
+        emission, capacity = rate()
+        rooms.append(due(emission, capacity))
+        columns += [emission.label("emission"), arrival(capacity).label("tat")]
+    else:
+        conditions.append(_q.rate_jobs.is_(None))
+    if limits.keys:
+        columns.append(_q.max_running_per_key.label("per_key"))
+    else:
+        conditions.append(~has_key_limit)
+    room = func.greatest(func.least(*rooms), _zero)
+    return (
+        select(*columns, room.label("room"))
+        .where(*conditions)
+        .with_for_update(key_share=True, skip_locked=True)
+        .correlate(seen)
+        .lateral("locked")
+    )
+
+
+def _slot(rules: CTE, limits: Limits) -> CTE:
+    """The row of the one queue, locked if something may be claimed from it."""
+    locked = _locked(rules, rules.c.name, limits)
+    row = select(rules.c.name.label("queue"), *locked.c).select_from(rules.join(locked, true()))
+    return materialized(row.where(rules.c.open, one_row(rules.c.name)), "slot")
+
+
+def _tried_of(
+    slot: CTE, filters: Sequence[ColumnElement[bool]], *, by_intent: bool, one_intent: bool
+) -> FromClause:
+    """The priorities of the one queue, most urgent first, or the pairs of priority and intent."""
+    level = levels()
+    kinds: FromClause = slot
+    if by_intent:
+        intents = given_names("intent", "intents")
+        pairs = select(*slot.c, intents.c.intent).select_from(slot.join(intents, true()))
+        kinds = pairs.subquery("kinds")
+        if not one_intent:
+            kinds = head_of(kinds, level, *filters)
+    return select(level.c.priority, *kinds.c).select_from(level.join(kinds, true())).subquery("tried")
 
 
 def _kinds(rules: CTE, *, by_queue: bool, by_intent: bool) -> CTE:
@@ -193,346 +300,105 @@ def _waiting_queues() -> CTE:
     return queues.union_all(select(*following.c).select_from(queues).join(following, true()))
 
 
-def _tried(kinds: CTE, filters: Sequence[ColumnElement[bool]]) -> CTE:
+def _tried(kinds: CTE, limits: Limits, filters: Sequence[ColumnElement[bool]]) -> CTE:
     """The kinds of which a task waits, in the order of a claim, each with the room that its queue has.
 
     The rows of limited queues are locked as the claim comes to them, and it ends when it has enough.
     """
     level = levels()
     heads = head_of(kinds, level, *filters)
-    emission, capacity = _rate()
-    since = _q.claimed - heads.c.claimed
-    left = case((_q.max_running.is_not(None), func.coalesce(_q.max_running - heads.c.running - since, _zero)))
-    slot = (
-        select(
-            _q.name,
-            _q.max_running_per_key.label("per_key"),
-            since.label("since"),
-            func.least(left, _due(emission, capacity)).label("room"),
-            emission.label("emission"),
-            _arrival(capacity).label("tat"),
-        )
-        .where(_q.name == heads.c.rule, ~_q.paused)
-        .with_for_update(key_share=True, skip_locked=True)
-        .correlate(heads)
-        .lateral("slot")
-    )
-    is_free = or_(heads.c.rule.is_(None), slot.c.name.is_not(None))
-    room = case((is_free, func.greatest(func.least(slot.c.room, _any), _zero)), else_=_zero)
+    locked = _locked(heads, heads.c.rule, limits)
+    is_free = or_(heads.c.rule.is_(None), locked.c.rule.is_not(None))
+    room = case((is_free, func.coalesce(locked.c.room, _any)), else_=_zero)
     kind = [heads.c[name] for name in ("queue", "intent") if name in heads.c]
+    more = [locked.c[name] for name in ("since", "emission", "tat", "per_key") if name in locked.c]
+    is_held_up = and_(heads.c.rule.is_not(None), or_(locked.c.rule.is_(None), locked.c.since > _zero))
     return materialized(
         select(
-            level.c.priority,
-            *kind,
-            heads.c.rule,
-            slot.c.per_key,
-            slot.c.since,
-            slot.c.emission,
-            slot.c.tat,
-            room.label("room"),
-            and_(
-                heads.c.rule.is_not(None),
-                or_(slot.c.name.is_(None), slot.c.since > _zero),
-            ).label("busy"),
-        ).select_from(level.join(heads, true()).outerjoin(slot, true())),
+            level.c.priority, *kind, heads.c.rule, *more, room.label("room"), is_held_up.label("busy")
+        ).select_from(level.join(heads, true()).outerjoin(locked, true())),
         "tried",
     )
 
 
 def _claimed(
-    tried: CTE, limit: int, filters: Sequence[ColumnElement[bool]], *, keyed: bool
-) -> tuple[CTE, CTE]:
-    """The tasks that are locked, and those of them that there is room for."""
-    found = waiting(
-        tried.c.room,
-        *of_kind(tried, tried),
-        *filters,
-        tried.c.per_key.is_(None),
-        beside=[tried],
-        lock=True,
-        also=[
-            deadline,
-            _t.available_at,
-            cast(null(), Text).label("key"),
-            cast(null(), BigInteger).label("key_room"),
-        ],
-        name="unkeyed",
-    )
-    if keyed:
-        arms = [select(*arm.c).select_from(arm) for arm in (found, _keyed(tried, limit, filters))]
-        found = union_all(*arms).lateral("found")
-    columns = [
-        found.c.id,
-        found.c.deadline,
-        tried.c.rule,
-        tried.c.emission,
-        tried.c.tat,
-    ]
-    claimed = materialized(
-        select(
-            *columns,
-            tried.c.priority,
-            tried.c.room,
-            found.c.available_at,
-            found.c.key,
-            found.c.key_room,
-        )
-        .select_from(tried.join(found, true()))
-        .where(isolated)
-        .limit(number(limit)),
-        "claimed",
-    )
-    kept: Any = claimed
-    conditions = [one_row(claimed.c.id)]
-    if limit > 1:
-        kept = _ranked(claimed)
-        conditions = [
-            one_row(kept.c.id),
-            kept.c.repeated == _one,
-            or_(kept.c.rule.is_(None), kept.c.place <= kept.c.room),
-            or_(kept.c.key.is_(None), kept.c.key_place <= kept.c.key_room),
-        ]
-    names_ = [column_.name for column_ in columns]
-    return claimed, select(*(kept.c[name] for name in names_)).where(*conditions).cte("taking")
+    tried: FromClause,
+    slot: CTE | None,
+    limit: int,
+    limits: Limits,
+    filters: Sequence[ColumnElement[bool]],
+) -> CTE:
+    """The tasks that are locked, with what is needed to count them."""
+    conditions, also = [*of_kind(tried, tried), *filters], [deadline, _t.available_at]
+    if limits.keys:
+        conditions.append(tried.c.per_key.is_(None))
+        also += [cast(null(), Text).label("key"), _unknown.label("key_room")]
+    # Of one queue, the room is that of all priorities: the limit of the whole.
+    each: Any = tried.c.room if slot is None else limit
+    found = waiting(each, *conditions, beside=[tried], lock=True, also=also, name="unkeyed")
+    if limits.keys:
+        keyed = of_keys(tried, limit, filters, further=limits.further)
+        found = union_all(*(select(*arm.c).select_from(arm) for arm in (found, keyed))).lateral("found")
+    counts = [tried.c[name] for name in ("rule", "priority", "room", "emission", "tat") if name in tried.c]
+    rows = select(*found.c, *counts).select_from(tried.join(found, true())).where(isolated)
+    most: Any = number(limit)
+    if slot is not None:
+        rows = rows.where(tried.c.room > _zero)
+        if limit > 1:
+            most = select(func.least(slot.c.room, most)).scalar_subquery()
+    return materialized(rows.limit(most), "claimed")
 
 
-def _ranked(claimed: CTE) -> Any:
-    """The tasks with their places in their queue and among those of their key.
+def _within_room(claimed: CTE, limits: Limits, *, several_queues: bool) -> CTE:
+    """Those of the locked tasks that there is room for, in their queue and among those of their key.
 
-    The room of a queue is for all priorities and intents together.
+    The room of a queue is for all priorities and intents together. A task may have been found in several ways.
     """
     order = [claimed.c.priority.desc(), claimed.c.available_at, claimed.c.id]
-    place = func.row_number().over(partition_by=[claimed.c.rule], order_by=order)
-    key_place = func.row_number().over(partition_by=[claimed.c.rule, claimed.c.key], order_by=order)
-    repeated = func.row_number().over(partition_by=[claimed.c.id])
-    return select(
-        *claimed.c, place.label("place"), key_place.label("key_place"), repeated.label("repeated")
-    ).subquery("ranked")
-
-
-def _keyed(tried: CTE, limit: int, filters: Sequence[ColumnElement[bool]]) -> Any:
-    """The tasks of a kind whose queue has a limit per key: those that wait longest, of keys that are below it.
-
-    The candidates are read without a lock, which the row of the queue stands for, and are locked one by one.
-    """
-    mine = [*of_kind(tried, tried), *filters, tried.c.per_key.is_not(None)]
-    size = LOOK + 4 * (limit - 1)
-    look = waiting(
-        size, *mine, beside=[tried], lock=False, also=[_t.concurrency_key, _t.available_at], name="look"
-    )
-    candidates = [
-        _below(look, tried, ranked=limit > 1),
-        _behind(tried, mine, size),
-        _without_key(tried, mine, size),
-    ]
-    candidate = union_all(*candidates).lateral("candidate")
-    locked = (
-        select(_t.id, deadline, _t.available_at)
-        .where(_t.id == candidate.c.id, pending, _t.available_at <= _now())
-        .with_for_update(key_share=True, skip_locked=True)
-        .correlate(candidate)
-        .lateral("locked")
-    )
-    return (
-        select(
-            locked.c.id,
-            locked.c.deadline,
-            locked.c.available_at,
-            candidate.c.concurrency_key.label("key"),
-            candidate.c.key_room,
+    conditions: list[ColumnElement[bool]] = []
+    places: dict[str, ColumnElement[int]] = {}
+    if limits.keys:
+        places["key_place"] = func.row_number().over(
+            partition_by=[claimed.c.rule, claimed.c.key], order_by=order
         )
-        .select_from(candidate.join(locked, true()))
-        .limit(tried.c.room)
-        .correlate(tried)
-        .lateral("keyed")
-    )
+    if several_queues:
+        places["place"] = func.row_number().over(partition_by=[claimed.c.rule], order_by=order)
+    if limits.further:
+        places["repeated"] = func.row_number().over(partition_by=[claimed.c.id])
+    ranked = select(*claimed.c, *(place.label(name) for name, place in places.items())).subquery("ranked")
+    if limits.keys:
+        conditions.append(or_(ranked.c.key.is_(None), ranked.c.key_place <= ranked.c.key_room))
+    if several_queues:
+        conditions.append(or_(ranked.c.rule.is_(None), ranked.c.place <= ranked.c.room))
+    if limits.further:
+        conditions.append(ranked.c.repeated == _one)
+    return select(*(ranked.c[column.name] for column in claimed.c)).where(*conditions).cte("taking")
 
 
-def _below(look: Any, tried: CTE, *, ranked: bool) -> Select[*tuple[Any, ...]]:
-    """Those of some tasks whose keys are below the limit; `ranked` is whether several are to be claimed."""
-    running = _running(tried.c.queue, look.c.concurrency_key, tried.c.per_key, beside=tried, beside_key=look)
-    left = tried.c.per_key - running.c.number - tried.c.since
-    room = case((look.c.concurrency_key.is_(None), _any), else_=left)
-    rows = (
-        select(look.c.id, look.c.concurrency_key, room.label("key_room"))
-        .select_from(look.join(running, true()))
-        .where(room > _zero)
-        .correlate(tried)
-    )
-    if not ranked:
-        return rows
-    place = func.row_number().over(
-        partition_by=[look.c.concurrency_key], order_by=[look.c.available_at, look.c.id]
-    )
-    all_ = rows.add_columns(look.c.available_at, place.label("place")).subquery("below")
-    return (
-        select(all_.c.id, all_.c.concurrency_key, all_.c.key_room)
-        .where(all_.c.place <= all_.c.key_room)
-        .order_by(all_.c.available_at, all_.c.id)
-    )
-
-
-def _behind(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Select[*tuple[Any, ...]]:
-    """The first tasks of further keys, if there are more tasks than were looked at.
-
-    The index has the keys of a kind and a priority side by side, so that each key costs one look, however many of its tasks
-    wait. They are read from `start` to the end, and then from the beginning to `start`: no key is always first.
-    """
-    start = select(bindparam("start", type_=BigInteger)).scalar_subquery()
-    ranges = (
-        func.unnest(array([start, _FIRST]), array([_LAST, start]))
-        .table_valued(column("low", BigInteger), column("high", BigInteger))
-        .render_derived("ranges")
-    )
-    hashed = func.hashtextextended(_t.concurrency_key, literal_column("0", BigInteger), type_=BigInteger)
-    own = [pending, _t.concurrency_key.is_not(None), *mine, hashed < ranges.c.high]
-    first = (
-        select(hashed.label("hash"), _t.concurrency_key)
-        .where(*own, hashed >= ranges.c.low)
-        .order_by(hashed, _t.available_at, _t.id)
-        .limit(number(1))
-        .correlate(tried, ranges)
-        .subquery("first")
-    )
-    keys = select(*first.c, _one.label("step")).cte("keys", recursive=True, nesting=True)
-    following = (
-        select(hashed.label("hash"), _t.concurrency_key)
-        .where(*own, hashed > keys.c.hash, keys.c.step < number(MOST_LOOKED_AT))
-        .order_by(hashed, _t.available_at, _t.id)
-        .limit(number(1))
-        .correlate(tried, ranges, keys)
-        .lateral("following")
-    )
-    keys = keys.union_all(
-        select(*following.c, (keys.c.step + _one).label("step")).select_from(keys.join(following, true()))
-    )
-    running = _running(tried.c.queue, keys.c.concurrency_key, tried.c.per_key, beside=tried, beside_key=keys)
-    left = tried.c.per_key - running.c.number - tried.c.since
-    head = (
-        select(_t.id)
-        .where(
-            pending,
-            _t.concurrency_key.is_not(None),
-            *mine,
-            hashed == keys.c.hash,
-            _t.concurrency_key == keys.c.concurrency_key,
-            _t.available_at <= _now(),
-        )
-        .order_by(_t.available_at, _t.id)
-        .limit(number(1))
-        .correlate(tried, keys)
-        .lateral("head")
-    )
-    found = (
-        select(head.c.id, keys.c.concurrency_key, left.label("key_room"))
-        .select_from(keys.join(running, true()).join(head, true()))
-        .where(left > _zero)
-        .correlate(tried, ranges)
-        .lateral("behind")
-    )
-    more = exists(_more(tried, mine, size))
-    return select(*found.c).select_from(ranges.join(found, true())).where(more).correlate(tried)
-
-
-def _without_key(tried: CTE, mine: Sequence[ColumnElement[bool]], size: int) -> Select[*tuple[Any, ...]]:
-    """Tasks without a key among the next ones; no index finds further ones."""
-    following = _more(tried, mine, size, number(MOST_LOOKED_AT)).lateral("others")
-    return (
-        select(following.c.id, following.c.concurrency_key, _one.label("key_room"))
-        .where(following.c.concurrency_key.is_(None))
-        .correlate(tried)
-    )
-
-
-def _more(
-    tried: CTE, mine: Sequence[ColumnElement[bool]], size: int, most: ColumnElement[int] | None = None
-) -> Select[*tuple[Any, ...]]:
-    """The tasks behind those that were looked at."""
-    return (
-        select(_t.id, _t.concurrency_key)
-        .where(pending, *mine, _t.available_at <= _now())
-        .order_by(_t.available_at, _t.id)
-        .offset(number(size))
-        .limit(number(1) if most is None else most)
-        .correlate(tried)
-    )
-
-
-def _running(
-    queue: ColumnElement[str],
-    key: ColumnElement[str] | None,
-    most: ColumnElement[Any],
-    *conditions: ColumnElement[bool],
-    beside: FromClause,
-    beside_key: FromClause | None = None,
-) -> Any:
-    """The number of held tasks of a queue, or of a queue and a key, up to `most`."""
-    held = table_of(Task).alias("held")
-    zero = literal_column("0", BigInteger)
-    same = [
-        held.c.status == constant(TaskStatus.PROCESSING),
-        hashed_names(held.c.queue) == hashed_names(queue),
-        held.c.queue == queue,
-    ]
-    if key is not None:
-        hashes = [func.hashtextextended(one, zero, type_=BigInteger) for one in (held.c.concurrency_key, key)]
-        same += [hashes[0] == hashes[1], held.c.concurrency_key == key]
-    others = [beside] if beside_key is None else [beside, beside_key]
-    rows = select(_one.label("one")).select_from(held).where(*same, *conditions).limit(most)
-    counted = rows.correlate(*others).subquery("counted")
-    return select(func.count().label("number")).select_from(counted).correlate(*others).lateral("running")
-
-
-def _rate() -> tuple[ColumnElement[int], ColumnElement[int]]:
-    """The microseconds for which one claim counts, and those that may be used at once; NULL without a rate.
-
-    In a span of `rate_period` that begins with all of the burst, `rate_jobs - rate_burst` more become due.
-    """
-    tenth = func.greatest(_q.rate_jobs // number(10), number(1))
-    burst = func.coalesce(_q.rate_burst, tenth)
-    steps = cast(_q.rate_jobs - burst + number(1), Double)
-    emission = cast(func.ceil(_q.rate_period * _million / steps), BigInteger)
-    return emission, cast(burst, BigInteger) * emission
-
-
-def _arrival(capacity: ColumnElement[int]) -> ColumnElement[int]:
-    """The theoretical arrival time of the rate.
-
-    One that is far ahead is not of this rate or of this clock, which was set back: it is dropped, or nothing would be claimed
-    until then. Claims that overlap read the clock at different times, but not by as much.
-    """
-    ahead = capacity + func.greatest(cast(_q.rate_period * _million, BigInteger), _minute)
-    return case((_q.tat_us > now_us() + ahead, now_us()), else_=_q.tat_us)
-
-
-def _due(emission: ColumnElement[int], capacity: ColumnElement[int]) -> ColumnElement[int]:
-    """How many tasks may be claimed now by the rate."""
-    used = func.greatest(_arrival(capacity) - now_us(), _zero)
-    return (capacity - used) // emission
-
-
-def _counted(taking: CTE) -> Any:
+def _counted(taking: CTE, slot: CTE | None, limit: int, limits: Limits) -> Any:
     """Write what is claimed from limited queues into their rows, which are locked."""
-    taken_ = (
-        select(
+    more = ("emission", "tat") if limits.rates else ()
+    if limit == 1:
+        rows = select(taking.c.rule, _one.label("number"), *(taking.c[name] for name in more))
+        rows = rows.where(taking.c.rule.is_not(None))
+    elif slot is not None:
+        number_ = select(func.count().label("number")).select_from(taking).subquery("several")
+        rows = select(slot.c.rule, number_.c.number, *(slot.c[name] for name in more))
+        rows = rows.select_from(slot.join(number_, number_.c.number > _zero))
+    else:
+        rows = select(
             taking.c.rule,
             func.count().label("number"),
-            func.max(taking.c.emission).label("emission"),
-            func.max(taking.c.tat).label("tat"),
+            *(func.max(taking.c[name]).label(name) for name in more),
         )
-        .where(taking.c.rule.is_not(None))
-        .group_by(taking.c.rule)
-        .subquery("taken")
-    )
-    later = func.greatest(taken_.c.tat, now_us()) + taken_.c.number * taken_.c.emission
-    each = select(
-        taken_.c.rule,
-        taken_.c.number,
-        case((taken_.c.emission.is_(None), taken_.c.tat), else_=later).label("tat"),
-    ).cte("by_rule")
-    return (
-        update(table_of(Queue))
-        .where(_q.name == each.c.rule)
-        .values(claimed=_q.claimed + each.c.number, tat_us=each.c.tat)
-        .returning(_q.name)
-    )
+        rows = rows.where(taking.c.rule.is_not(None)).group_by(taking.c.rule)
+    taken_ = rows.subquery("taken")
+    each = [taken_.c.rule, taken_.c.number]
+    if limits.rates:
+        later = func.greatest(taken_.c.tat, now_us()) + taken_.c.number * taken_.c.emission
+        each.append(case((taken_.c.emission.is_(None), taken_.c.tat), else_=later).label("tat"))
+    by_rule = select(*each).where(one_row(taken_.c.rule)).cte("by_rule")
+    values: dict[str, Any] = {"claimed": _q.claimed + by_rule.c.number}
+    if limits.rates:
+        values["tat_us"] = by_rule.c.tat
+    return update(_queues).where(_q.name == by_rule.c.rule).values(values).returning(_q.name)

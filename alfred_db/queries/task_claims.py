@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, bindparam, select, true, update
+from sqlalchemy import Boolean, ColumnElement, FromClause, Select, bindparam, select, true, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from ..models import Task
+from ..models import Queue, Task
 from ..models.base import table_of
 from ..types import Text
 from . import leases
@@ -24,27 +24,33 @@ from .shapes.claims import (
     given_names,
     has_key_limit,
     head_of,
+    is_restricted,
     isolated,
     isolation_level,
     levels,
+    named_in,
     of_kind,
     restricted,
     waiting,
 )
 from .shapes.driver_statement import driver_statement
+from .shapes.functions import func
 from .shapes.literals import materialized, number, one_row
 from .task_leases import TASKS
 
 __all__ = ["ISOLATION", "again", "claim", "ready", "standing"]
 
-_t = table_of(Task).c
+_t, _q = table_of(Task).c, table_of(Queue).c
 
 
 @driver_statement
-def standing(*, by_queue: bool) -> Select[str, bool, bool]:
-    """Read the isolation level, and whether one of the `queues`, or any, is restricted, and has a limit per key."""
-    keyed = restricted(has_key_limit, by_queue=by_queue)
-    return select(isolation_level, restricted(by_queue=by_queue), keyed)
+def standing(*, by_queue: bool) -> Select[*tuple[Any, ...]]:
+    """Read the isolation level, and which limits restrict the `queues`, or any; NULL each, if none is restricted."""
+    limits = (_q.max_running.is_not(None), _q.rate_jobs.is_not(None), has_key_limit)
+    rows = select(isolation_level, *(func.bool_or(limit, type_=Boolean) for limit in limits)).where(
+        is_restricted
+    )
+    return rows.where(named_in(_q.name, "queues")) if by_queue else rows
 
 
 def ready(

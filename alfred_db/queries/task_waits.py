@@ -3,7 +3,8 @@
 A task waits while `awaits_turn` is true or `waits_for` is above 0. Its `available_at` is then `WAITING`, so that claims
 do not look at it. What makes a task wait for another one adds 1 to the `awaited_by` of that one, under its row lock. So
 the row of a task shows at its end whether others may wait, and `settle` runs only then, in a statement that begins after
-the row was locked and therefore sees all of them.
+the row was locked and therefore sees all of them. `complete` does it in the statement that ends the task, if the row that it locks
+has the count that the statement has seen.
 
 Rows of `tasks` are locked after those of `task_dependencies`, and both in the order of their ids.
 """
@@ -44,13 +45,17 @@ from ..models import Task, TaskDependency, TaskResult, TaskStatus
 from ..models.base import table_of
 from ..models.tasks import WAITING
 from ..types import Text
+from . import lease_endings
+from .leases import owned
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import constant, materialized, number, one_row
+from .task_leases import TASKS
 
 __all__ = [
     "DEPENDENCY_FAILED",
     "batch_progress",
+    "complete",
     "dependencies",
     "dependents",
     "first_of_key",
@@ -105,13 +110,16 @@ def first_of_key(key: ColumnElement[str | None]) -> ColumnElement[uuid.UUID]:
 
 
 def _next(behind: Any, key: ColumnElement[Any]) -> Select[Any]:
-    """Select the next task of a key in the order of enqueue."""
+    """Select the next task of a key in the order of enqueue.
+
+    The status is compared in a form that fits no partial index: the planner would also read an index of all that waits.
+    """
     return (
         select(behind.c.id)
         .where(
             behind.c.ordering_key == key,
             behind.c.awaits_turn,
-            behind.c.status == constant(TaskStatus.PENDING),
+            behind.c.status.is_not_distinct_from(constant(TaskStatus.PENDING)),
         )
         .order_by(behind.c.id)
         .limit(number(1))
@@ -235,17 +243,51 @@ def settle(*, late: bool = False) -> Select[*tuple[Any, ...]]:
         ),
         "ended",
     )
+    return _settled(ended, late=late)
+
+
+@driver_statement
+def complete() -> Select[*tuple[Any, ...]]:
+    """Complete the task `id` with `token`, as `lease_endings.complete` does, and release what waited for it.
+
+    Each row begins with the id, its `awaited_by`, and whether what waits was released; then come the columns of `settle`, NULL
+    if nothing was changed. It was not released if something was made to wait since the statement began, which does not see it.
+    """
+    seen = materialized(select(_t.id, _t.awaited_by).where(owned(TASKS)), "seen")
+    columns = (_t.task_id, _t.status, _t.batch_id, _t.ordering_key)
+    done = lease_endings.complete(TASKS).built.returning(*columns).cte("done")
+    # `awaited_by` only grows, and the row was locked when it was returned: if it is the same, all that waits was seen.
+    same = and_(done.c.awaited_by == seen.c.awaited_by, done.c.awaited_by > _zero)
+    ended = materialized(
+        select(*(done.c[name] for name in ("id", "task_id", "status", "batch_id", "ordering_key")))
+        .select_from(done.join(seen, seen.c.id == done.c.id))
+        .where(same),
+        "ended",
+    )
+    found = _settled(ended, still_live=True).subquery("found")
+    is_released = select(ended.c.id).exists()
+    return select(done.c.id, done.c.awaited_by, is_released, *found.c).select_from(
+        done.outerjoin(found, true())
+    )
+
+
+def _settled(ended: CTE, *, late: bool = False, still_live: bool = False) -> Select[*tuple[Any, ...]]:
+    """Release what waited for the tasks of `ended`, which are `still_live` to the statement if it ends them itself."""
     open_edges = materialized(
         select(_d.task_id, _d.after_id)
         .join_from(ended, _edges, _d.after_id == ended.c.id)
-        .where(~_d.settled)
+        .where(~_d.settled, one_row(ended.c.id))
         .order_by(_d.task_id, _d.after_id)
         .with_for_update(of=_edges, key_share=True),
         "open_edges",
     )
     settled = (
         update(_edges)
-        .where(and_(_d.task_id == open_edges.c.task_id, _d.after_id == open_edges.c.after_id))
+        .where(
+            _d.task_id == open_edges.c.task_id,
+            _d.after_id == open_edges.c.after_id,
+            one_row(open_edges.c.task_id),
+        )
         .values(settled=true())
         .returning(_d.task_id, _d.after_id, _d.runs_anyway)
         .cte("settled")
@@ -268,7 +310,10 @@ def settle(*, late: bool = False) -> Select[*tuple[Any, ...]]:
         select(ended.c.batch_id, _one, false(), null().cast(Text), false(), null().cast(Text)).where(
             ended.c.batch_id.is_not(None)
         ),
-        _turns(select(ended.c.ordering_key).where(ended.c.ordering_key.is_not(None)).distinct().cte("keys")),
+        _turns(
+            select(ended.c.ordering_key).where(ended.c.ordering_key.is_not(None)).distinct().cte("keys"),
+            ended if still_live else None,
+        ),
     ]
     return _released(union_all(*parts[: 1 if late else None]).subquery("parts"))
 
@@ -302,8 +347,11 @@ def open_turns() -> Select[*tuple[Any, ...]]:
     return _released(_turns(keys).subquery("parts"))
 
 
-def _turns(keys: FromClause) -> Select[*tuple[Any, ...]]:
-    """Select the next task of each key without an open one, as a part of what is released."""
+def _turns(keys: FromClause, ended: CTE | None = None) -> Select[*tuple[Any, ...]]:
+    """Select the next task of each key without an open one, as a part of what is released.
+
+    Those of `ended` are not open, though the statement sees them so.
+    """
     opened, behind = _tasks.alias("opened"), _tasks.alias("behind")
     following = _next(behind, keys.c.ordering_key).correlate(keys).lateral("following")
     its_turn = select(opened.c.id).where(
@@ -312,6 +360,8 @@ def _turns(keys: FromClause) -> Select[*tuple[Any, ...]]:
         ~opened.c.awaits_turn,
         _is_live(opened.c),
     )
+    if ended is not None:
+        its_turn = its_turn.where(~select(ended.c.id).where(ended.c.id == opened.c.id).exists())
     return (
         select(
             following.c.id.label("id"),
@@ -322,7 +372,7 @@ def _turns(keys: FromClause) -> Select[*tuple[Any, ...]]:
             null().cast(Text).label("cause"),
         )
         .select_from(keys.join(following, true()))
-        .where(~its_turn.exists())
+        .where(~its_turn.exists(), one_row(keys.c.ordering_key))
     )
 
 

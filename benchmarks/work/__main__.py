@@ -1,18 +1,20 @@
 """Tasks and workflows: alfred-db beside SQL by hand, procrastinate, pgqueuer, absurd and dbos, on one server.
 
-`python -m work` in this folder's parent; with `--quick` a look at small numbers, which publishes nothing.
+`python -m work` in this folder's parent; with `--quick` a look at small numbers, which publishes nothing. `--only steps used`
+takes some parts, whose sections replace those on the page.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from harness import Page, Server, machine, one_server
 from plot import bars
 
-from . import filing, latency, snapshot, tasks, ways, workers, workflows
+from . import filing, latency, slots, snapshot, tasks, used, ways, workers, workflows
 from .libraries import DRIVER, PEERS
 from .runs import BATCH, Bench, Sizes
 
@@ -30,6 +32,9 @@ FULL = Sizes(
     pace=300,
     seconds=10.0,
     under_snapshot=20_000,
+    waiting=200_000,
+    used={1: 1000, 100: 10_000},
+    slots=6000,
 )
 QUICK = Sizes(
     runs=2,
@@ -45,6 +50,9 @@ QUICK = Sizes(
     pace=300,
     seconds=2.0,
     under_snapshot=2000,
+    waiting=20_000,
+    used={1: 100, 100: 1000},
+    slots=800,
 )
 SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "wal_level", "shared_buffers")
 
@@ -69,32 +77,57 @@ def introduction(server: Server) -> str:
     )
 
 
-def main(quick: bool) -> None:
+def parts(bench: Bench, panels: dict[str, Mapping[str, float]]) -> Mapping[str, Callable[[], object]]:
+    """What is measured, by name and in order; `panels` collects what is drawn."""
+
+    def drain(batch: int) -> None:
+        how = "one by one" if batch == 1 else f"in batches of {batch}"
+        panels[f"claim and complete {how}, jobs/s"] = tasks.drain(bench, batch)
+
+    return {
+        "one": lambda: drain(1),
+        "batches": lambda: drain(BATCH),
+        "enqueue": lambda: panels.update({"enqueue many, jobs/s": tasks.enqueue(bench)}),
+        "steps": lambda: panels.update({"durable steps/s": workflows.steps(bench)}),
+        "resume": lambda: workflows.resume(bench),
+        "behind": lambda: tasks.much_behind(bench),
+        "others": lambda: tasks.others_waiting(bench),
+        "used": lambda: used.used(bench),
+        "heartbeat": lambda: tasks.heartbeat(bench),
+        "ways": lambda: ways.ablation(bench),
+        "some": lambda: filing.enqueue_some(bench),
+        "workers": lambda: [workers.share(bench, count) for count in (2, 4)],
+        "slots": lambda: slots.share(bench),
+        "paced": lambda: latency.paced(bench),
+        "snapshot": lambda: snapshot.under_snapshot(bench),
+        "killed": lambda: latency.killed(bench),
+    }
+
+
+def main(quick: bool, only: Sequence[str]) -> None:
     began = time.monotonic()
     with one_server() as server:
         file = str(server.folder / "work.md") if quick else "work.md"
         page = Page(file, "Benchmarks of tasks and workflows", introduction(server))
-        page.path.unlink(missing_ok=True)
-        bench = Bench(server, QUICK if quick else FULL, page)
-        panels = {
-            "claim and complete one by one, jobs/s": tasks.drain(bench, 1),
-            f"claim and complete in batches of {BATCH}, jobs/s": tasks.drain(bench, BATCH),
-            "enqueue many, jobs/s": tasks.enqueue(bench),
-            "durable steps/s": workflows.steps(bench),
-        }
-        bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
-        workflows.resume(bench)
-        tasks.much_behind(bench)
-        tasks.heartbeat(bench)
-        ways.ablation(bench)
-        filing.enqueue_some(bench)
-        for count in (2, 4):
-            workers.share(bench, count)
-        latency.paced(bench)
-        snapshot.under_snapshot(bench)
-        latency.killed(bench)
+        panels: dict[str, Mapping[str, float]] = {}
+        every = parts(Bench(server, QUICK if quick else FULL, page), panels)
+        if unknown := set(only) - set(every):
+            raise SystemExit(
+                f"--only: {', '.join(sorted(unknown))}: not a part; the parts are {', '.join(every)}"
+            )
+        if not only:
+            page.path.unlink(missing_ok=True)
+        for name, measure in every.items():
+            if not only or name in only:
+                measure()
+        if not only:
+            bars(page.path.with_suffix(".svg"), "Tasks and workflows", panels, ceiling="raw")
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
 if __name__ == "__main__":
-    main("--quick" in sys.argv[1:])
+    given = argparse.ArgumentParser(prog="python -m work")
+    given.add_argument("--quick", action="store_true")
+    given.add_argument("--only", nargs="+", default=[])
+    arguments = given.parse_args()
+    main(arguments.quick, arguments.only)

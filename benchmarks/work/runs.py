@@ -41,6 +41,7 @@ __all__ = [
     "Runs",
     "Sizes",
     "at_once",
+    "each",
     "rate",
     "rates",
     "ratio",
@@ -79,6 +80,12 @@ class Sizes:
     seconds: float
     """Of that pace."""
     under_snapshot: int
+    waiting: int
+    """Tasks that wait in other queues."""
+    used: Mapping[int, int]
+    """Jobs that are drained with limits and waits, for each size of their batches."""
+    slots: int
+    """Jobs that workers with slots drain."""
 
 
 class Bench:
@@ -174,7 +181,7 @@ class Bench:
             run: Run = contender.ask(function, url, jobs, batch, *arguments)
             after = self.counters()
         self.once(library, url, run.pop("ran"), jobs)
-        return _each(run, before, after, jobs)
+        return each(run, before, after, jobs)
 
     def once(self, library: Library, url: str, ran: Sequence[int], jobs: int, warm: int = WARM) -> None:
         """Raise ContenderError unless every job ran exactly once, by the handlers' count and by the database's."""
@@ -195,7 +202,7 @@ class Bench:
             after = self.counters()
         if sorted(run.pop("ran")) != list(range(count)):
             raise ContenderError("void: not every step ran once")
-        return _each(run, before, after, count)
+        return each(run, before, after, count)
 
     def resume(self, library: Library, form: str = "") -> Run:
         """A workflow that another process ends after this one was killed."""
@@ -233,7 +240,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def _each(run: Run, before: Mapping[str, float], after: Mapping[str, float], count: int) -> Run:
+def each(run: Run, before: Mapping[str, float], after: Mapping[str, float], count: int) -> Run:
     """What one job took."""
     used = {name: (after[name] - before[name]) / count for name in after}
     return {**run, **used, "cpu": run["cpu"] / count, "rate": count / run["seconds"]}

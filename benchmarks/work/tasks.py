@@ -12,7 +12,7 @@ from harness import Target, at_least, at_most, interleaved, table
 from .libraries import ABSURD, ALFRED, PGQUEUER, PROCRASTINATE, RAW
 from .runs import Bench, Run, rate, rates, ratio
 
-__all__ = ["drain", "enqueue", "heartbeat", "much_behind"]
+__all__ = ["drain", "enqueue", "heartbeat", "much_behind", "others_waiting"]
 
 FILL = """
     INSERT INTO tasks (id, task_id, intent, status, priority, available_at, claim_seq, started_at, completed_at)
@@ -23,6 +23,18 @@ FILL = """
     SELECT gen_random_uuid(), 'later-' || n, 'noop', 1 + n % 5, now() + interval '1 day' + n * interval '1 second'
     FROM generate_series(1, {future}) AS n
 """
+
+OTHERS = """
+    INSERT INTO tasks (id, task_id, intent, status, priority, available_at, claim_seq, started_at, completed_at)
+    SELECT gen_random_uuid(), 'old-' || n, 'noop', 'completed', 1 + n % 5, now() - interval '1 day', 1,
+        now() - interval '1 day', now() - interval '1 day' + n * interval '1 millisecond'
+    FROM generate_series(1, {completed}) AS n;
+    INSERT INTO tasks (id, task_id, intent, queue, priority, available_at)
+    SELECT gen_random_uuid(), 'other-' || n, 'noop', 'other-' || n % 20, 1 + n % 5, now() - interval '1 day'
+    FROM generate_series(1, {waiting}) AS n
+"""
+OWN = "mine"
+"""The queue whose tasks are claimed."""
 
 
 def enqueue(bench: Bench) -> dict[str, float]:
@@ -110,46 +122,68 @@ def drain(bench: Bench, batch: int) -> dict[str, float]:
 def much_behind(bench: Bench) -> None:
     """Claims from a table with a past and a future."""
     completed, future = bench.sizes.behind, bench.sizes.behind // 10
+    notes = (
+        f"Claims of one task of priority 1, the last to be looked for, {bench.sizes.claims} a run: in a table that holds"
+        f" nothing else, and in one with {completed:,} completed and {future:,} future tasks of all priorities, in turns by"
+        " one process. The call is `claim` alone; the transaction is all of `db.begin()`, with its COMMIT."
+    )
+    fill = FILL.format(completed=completed, future=future)
+    _beside(bench, "Claim with much behind", "much behind", fill, notes)
+
+
+def others_waiting(bench: Bench) -> None:
+    """Claims of a queue, while much waits in other queues: without limits, and with one of the queue itself."""
+    completed, waiting = bench.sizes.behind, bench.sizes.waiting
+    fill = OTHERS.format(completed=completed, waiting=waiting)
+    notes = (
+        f"Claims of one task of priority 1 from one queue, {bench.sizes.claims} a run: in a table that holds nothing else,"
+        f" and in one with {completed:,} completed tasks and {waiting:,} that wait in 20 other queues, in turns by one process."
+    )
+    name = f"{waiting:,} wait in other queues"
+    _beside(bench, "Claim while other queues are full", name, fill, notes, OWN)
+    limit = "INSERT INTO queues (name, max_running) VALUES ('mine', 1000)"
+    notes += " The queue has a limit of 1,000 that run."
+    _beside(bench, "Claim from a limited queue while others are full", name, fill, notes, OWN, limit)
+
+
+def _beside(
+    bench: Bench, section: str, name: str, fill: str, notes: str, queue: str | None = None, both: str = ""
+) -> None:
+    """Claims in an almost empty table beside claims in one that is filled; `both` is run in either."""
     urls = {
         "almost empty": bench.database(ALFRED, "almost_empty"),
-        "much behind": bench.database(ALFRED, "much_behind"),
+        name: bench.database(ALFRED, "much_behind"),
     }
-    with psycopg.connect(urls["much behind"], autocommit=True) as connection:
-        for statement in FILL.format(completed=completed, future=future).split(";"):
-            connection.execute(statement)
-    for url in urls.values():
+    for place, url in enumerate(urls.values()):
         with psycopg.connect(url, autocommit=True) as connection:
+            for statement in [*(fill.split(";") if place else ()), *([both] if both else ())]:
+                connection.execute(statement.encode())
             connection.execute("VACUUM (ANALYZE) tasks")
 
     runs: list[list[dict[str, list[float]]]] = []
     for _ in range(bench.sizes.runs):
         with bench.start(ALFRED) as contender:
-            runs.append(contender.ask("claims", list(urls.values()), bench.sizes.claims))
+            runs.append(contender.ask("claims", list(urls.values()), bench.sizes.claims, queue))
     lines: list[list[str]] = []
     found: list[Target] = []
     for what in ("call", "transaction"):
         middles: list[list[float]] = []
-        for place, name in enumerate(urls):
+        for place, label in enumerate(urls):
             times = [[seconds * 1000 for seconds in run[place][f"{what}s"]] for run in runs]
             each = [median(run) for run in times]
             high = median(quantiles(run, n=100)[98] for run in times)
             middles.append(each)
             lines.append(
                 [
-                    f"{name}, the {what}",
+                    f"{label}, the {what}",
                     f"{median(each):.3f} ms",
                     f"{min(each):.3f} to {max(each):.3f}",
                     f"{high:.3f} ms",
                 ]
             )
         share = median(behind / empty for empty, behind in zip(*middles, strict=True))
-        found.append(at_most(f"p50 of the {what}: much behind / almost empty", share, 1.3))
-    notes = (
-        f"Claims of one task of priority 1, the last to be looked for, {bench.sizes.claims} a run: in a table that holds"
-        f" nothing else, and in one with {completed:,} completed and {future:,} future tasks of all priorities, in turns by"
-        " one process. The call is `claim` alone; the transaction is all of `db.begin()`, with its COMMIT."
-    )
-    bench.publish("Claim with much behind", notes, table(("", "p50", "min to max", "p99"), lines), found)
+        found.append(at_most(f"p50 of the {what}: {name} / almost empty", share, 1.3))
+    bench.publish(section, notes, table(("", "p50", "min to max", "p99"), lines), found)
 
 
 def heartbeat(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from harness import interleaved, table
+from harness import Target, at_most, interleaved, table
 
 from .libraries import ABSURD, ALFRED, DBOS, RAW
 from .runs import DIES_AFTER, STEPS, Bench, Run, rate, rates, ratio
@@ -62,10 +62,16 @@ def resume(bench: Bench) -> None:
     failed: dict[str, str] = {}
     runs = interleaved(bench.sizes.runs, contenders, failed)
     lines: list[list[str]] = []
-    for name, found in runs.items():
-        times = [run["seconds"] * 1000 for run in found]
+    for name, of_name in runs.items():
+        times = [run["seconds"] * 1000 for run in of_name]
         if times:
             lines.append([name, f"{median(times):,.0f} ms", f"{min(times):,.0f} to {max(times):,.0f}"])
+    found: list[Target] = []
+    for ours in ("alfred-db", "alfred-db, durable function"):
+        if runs.get(ours) and runs.get("raw SQL"):
+            pairs = zip(runs[ours], runs["raw SQL"], strict=True)
+            share = median(mine["seconds"] / its["seconds"] for mine, its in pairs)
+            found.append(at_most(f"resume: {ours} / raw SQL", share, 1.5))
     notes = (
         f"A workflow of {STEPS} steps whose process is killed (SIGKILL) after {DIES_AFTER}. A new process, which has"
         " imported its library, connects, takes the workflow over and ends it; were a finished step to run again, or"
@@ -74,4 +80,4 @@ def resume(bench: Bench) -> None:
         " has its own name; its time includes that launch, which checks its schema and starts threads, and the poll of the"
         " queue that resumed workflows go through."
     )
-    bench.publish("Resume after a kill", notes, table(("", "median", "min to max"), lines), failed=failed)
+    bench.publish("Resume after a kill", notes, table(("", "median", "min to max"), lines), found, failed)

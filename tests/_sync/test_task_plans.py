@@ -51,7 +51,7 @@ WHOLES = """
 """
 """Tasks that one in 50 of the others is a part of."""
 
-CLAIM = {
+CLAIM: dict[str, Any] = {
     "worker": "w",
     "token": uuid.uuid4(),
     "lease": timedelta(seconds=60),
@@ -68,6 +68,16 @@ KINDS: list[tuple[dict[str, bool], str]] = [
     for single in (True, False)
 ]
 """What can be claimed besides just anything, and the index that serves it."""
+LIMITS = queue_claims.Limits(running=True, rates=True, keys=True, further=True)
+RESTRICTED = [
+    (False, False, False, False),
+    (False, True, False, False),
+    (True, False, False, False),
+    (True, True, False, False),
+    (True, False, True, True),
+    (True, True, True, False),
+]
+"""The forms of a claim within limits: by queue, by intent, of one queue, and of one intent."""
 BACKOFF = {"base": 1.0, "cap": 9.0, "jitter": 0.1}
 
 
@@ -262,19 +272,23 @@ def test_a_restricted_claim_reads_nothing_of_closed_queues(committed: Database, 
                 given = {"queue": queue, "key": "busy", "priority": 4, "size": backlog}
                 session.execute(text(filing), given)
             pages.append([])
-            shapes = ((False, False), (False, True), (True, False), (True, True))
-            for by_queue, by_intent in (
-                *shapes,
-                *shapes,
-            ):  # the first time marks the entries of rows that are gone
+            # The first time marks the entries of rows that are gone.
+            for by_queue, by_intent, one_queue, one_intent in 2 * RESTRICTED:
                 statement = queue_claims.claim(
-                    1, by_queue=by_queue, by_intent=by_intent, by_agent=False, keyed=True
+                    1,
+                    by_queue,
+                    by_intent,
+                    by_agent=False,
+                    limits=LIMITS,
+                    one_queue=one_queue,
+                    one_intent=one_intent,
                 )
+                given = {**CLAIM, "queues": CLAIM["queues"][: 1 if one_queue else None], "start": 0}
                 savepoint = session.begin_nested()
                 plan = plan_of(
                     session,
                     statement,
-                    {**CLAIM, "start": 0},
+                    given,
                     schema=committed.schema,
                     explain="EXPLAIN (ANALYZE, BUFFERS)",
                 )
@@ -285,7 +299,7 @@ def test_a_restricted_claim_reads_nothing_of_closed_queues(committed: Database, 
                 pages[-1].append(int(found[1]))
                 assert re.search(r"CTE done\s+-> +Update on .*rows=1(\.00)? loops=1", plan), plan
             session.rollback()
-    few, many = pages[0][4:], pages[1][4:]
+    few, many = (each[len(RESTRICTED) :] for each in pages)
     assert all(after < 2 * before for before, after in zip(few, many, strict=True)), pages
 
 

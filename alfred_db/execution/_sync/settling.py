@@ -6,15 +6,46 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from ...engine.session import state_of
 from ...models import TaskStatus
 from ...queries import task_waits as queries
-from .driver import fetch
+from ...queries.shapes.driver_statement import Tenant
+from .driver import bind_of, fetch, tenant_of
 
-__all__ = ["open_turns", "released", "requeued", "settle", "take_turns"]
+__all__ = ["complete", "is_awaited", "open_turns", "released", "requeued", "settle", "take_turns"]
+
+_awaited: WeakKeyDictionary[Engine, set[Tenant]] = WeakKeyDictionary()
+"""Whose tasks have lately been waited for by others when they ended."""
+
+
+def is_awaited(session: Session) -> bool:
+    """Return whether others waited for the task that ended last; the next one is then ended by `complete`."""
+    return tenant_of(session) in _awaited.get(bind_of(session).engine, ())
+
+
+def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
+    """Complete a task and release what waits for it, in one statement; return whether the task was held.
+
+    It is right for any task. Where nothing waits, `Leases.complete` is faster; where something does, it needs two statements.
+    """
+    rows: Sequence[Sequence[Any]] = fetch(session, queries.complete(), {"id": id, "token": token})
+    if not rows:
+        return False
+    _, awaited_by, is_released = rows[0][:3]
+    if not awaited_by:
+        _awaited[bind_of(session).engine].discard(tenant_of(session))
+    elif is_released:
+        state_of(session).ended.add(id)
+        if ids := released(session, [row[3:] for row in rows if row[3] is not None]):
+            settle(session, ids)
+    else:
+        settle(session, [id])
+    return True
 
 
 def settle(session: Session, ended: Iterable[uuid.UUID], *, late: bool = False) -> None:
@@ -28,6 +59,8 @@ def settle(session: Session, ended: Iterable[uuid.UUID], *, late: bool = False) 
         late: Whether they had ended before something was made to wait for them.
     """
     ids = sorted(ended)
+    if ids:
+        _awaited.setdefault(bind_of(session).engine, set()).add(tenant_of(session))
     while ids:
         if not late:
             state_of(session).ended.update(ids)

@@ -80,9 +80,9 @@ is_restricted = or_(
 has_key_limit = _q.max_running_per_key.is_not(None)
 
 
-def restricted(*conditions: ColumnElement[bool], by_queue: bool) -> ColumnElement[bool]:
-    """Return whether a queue is paused or has a limit, and meets the conditions: one of the `queues`, or any."""
-    rows = select(_q.name).where(is_restricted, *conditions)
+def restricted(*, by_queue: bool) -> ColumnElement[bool]:
+    """Return whether one of the `queues`, or any, is paused or has a limit."""
+    rows = select(_q.name).where(is_restricted)
     if by_queue:
         rows = rows.where(named_in(_q.name, "queues"))
     return exists(rows)

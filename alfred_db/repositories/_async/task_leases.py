@@ -16,6 +16,7 @@ from ...checks import check_keys, check_text, json_text, within
 from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._async.driver import bind_of, commits_alone, fetch, tenant_of
 from ...execution._async.leases import PAUSES, AsyncLeaseHolder, taking, waiting
+from ...execution._async.settling import complete, is_awaited
 from ...models import TaskStatus
 from ...queries import queue_claims
 from ...queries import task_claims as claims
@@ -30,7 +31,10 @@ MAX_CLAIM = 500
 MOST_REMEMBERED = 1000
 """How many kinds of claims are remembered to have met a restricted queue."""
 
-_restricted: WeakKeyDictionary[Engine, dict[Any, bool]] = WeakKeyDictionary()
+MOST_TRIES = 10
+"""How often a claim is tried while the limits of its queues change or others have locked them."""
+
+_restricted: WeakKeyDictionary[Engine, dict[Any, queue_claims.Limits]] = WeakKeyDictionary()
 
 
 class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
@@ -113,7 +117,8 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
             json_text("metadata", result.get("metadata", {}), MAX_JSON_BYTES)
         if results:
             await self._check_transaction()
-        if not await self._leases.complete(claimed, {}):
+        ended = is_awaited(self._session) and await complete(self._session, claimed.id, claimed.lease_token)
+        if not ended and not await self._leases.complete(claimed, {}):
             return False
         if results:
             with translated():
@@ -201,41 +206,53 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
     async def _claimed(
         self, limit: int, shape: tuple[bool, bool, bool], single: bool, parameters: dict[str, Any]
     ) -> Sequence[Sequence[Any]]:
-        """Claim by the statement that suits the queues: by that for restricted ones if there were some lately.
+        """Claim by the statement that suits the queues: by one for restricted queues if there were some lately.
 
-        Either is right at any time. The first claims nothing while a queue is restricted, so that what the memory has missed
-        costs a statement; the second is slower while none is.
+        Each statement is right at any time: it claims nothing from queues with limits that it does not know. So what the memory
+        has missed costs a statement, and a statement that knows limits which none has is slower.
         """
-        rows: Sequence[Sequence[Any]] = ()
         seen = _restricted_of(self._session)
         key = tenant_of(self._session), tuple(parameters["queues"]) if shape[0] else None
-        if key not in seen:
-            rows = await fetch(self._session, claims.claim(limit, *shape, single), parameters)
-            if rows:
+        limits = seen.get(key)
+        if limits is None:
+            rows: Sequence[Sequence[Any]] = await fetch(
+                self._session, claims.claim(limit, *shape, single), parameters
+            )
+            if rows or (limits := await self._limits(shape[0], parameters)) is None:
                 return rows
-            restricted, keyed = await self._restrictions(shape[0], parameters)
-            if not restricted:
-                return []
-            seen[key] = keyed
-        for pause in PAUSES:
-            if pause:
-                await self._leases.pause(pause)
-            keyed = seen.get(key, True)
+            seen[key] = limits
+        one_queue = shape[0] and len(parameters["queues"]) == 1
+        form = one_queue, one_queue and (not shape[1] or len(parameters["intents"]) == 1)
+        # A look behind the first tasks takes time. What waits there must not wait until nothing else does.
+        further = not getrandbits(3)
+        pauses = iter(PAUSES[1:])
+        for _ in range(MOST_TRIES):
+            kept = limits._replace(further=limits.keys and further)
             given = {**parameters, "start": getrandbits(63) - (1 << 62)}
-            rows = await fetch(self._session, queue_claims.claim(limit, *shape, keyed), given)
-            restricted, has_keys, busy = rows[0][:3]
-            if restricted:
-                seen[key] = has_keys
-            else:
+            rows = await fetch(self._session, queue_claims.claim(limit, *shape, kept, *form), given)
+            may, running, rates, keys, busy, first = rows[0][:6]
+            if not may:
+                await self._limits(shape[0], parameters)
+            if running is None:
                 seen.pop(key, None)
-            # A statement without the limits per key has left out the queues that have one by now.
-            if rows[0][3] is not None or not (busy or (has_keys and not keyed)):
+            else:
+                seen[key] = limits = queue_claims.Limits(running, rates, keys)
+            if first is not None:
+                return [row[5:] for row in rows]
+            if running is None:
+                plain = claims.claim(limit, *shape, single)
+                return await fetch(self._session, plain, parameters) if one_queue else []
+            if busy and (pause := next(pauses, None)) is not None:
+                await self._leases.pause(pause)
+            elif limits.keys and not kept.further:
+                further = True
+            elif limits.are_kept_by(kept):
                 break
-        return [row[3:] for row in rows if row[3] is not None]
+        return []
 
-    async def _restrictions(self, by_queue: bool, parameters: dict[str, Any]) -> tuple[bool, bool]:
-        """Return whether nothing was claimed because a queue is restricted, and whether one has a limit per key."""
-        ((level, *restricted),) = await fetch(
+    async def _limits(self, by_queue: bool, parameters: dict[str, Any]) -> queue_claims.Limits | None:
+        """Return the limits because of which nothing was claimed, or None if no queue is restricted."""
+        ((level, running, rates, keys),) = await fetch(
             self._session, claims.standing(by_queue=by_queue), parameters, reads=True
         )
         if level != claims.ISOLATION:
@@ -243,11 +260,11 @@ class AsyncTaskLeases(AsyncLeaseHolder[ClaimedTask, TaskStatus]):
                 f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
                 " READ COMMITTED"
             )
-        return restricted[0], restricted[1]
+        return None if running is None else queue_claims.Limits(running, bool(rates), bool(keys))
 
 
-def _restricted_of(session: AsyncSession) -> dict[Any, bool]:
-    """The claims of this engine that have met a restricted queue lately, and whether one had a limit per key.
+def _restricted_of(session: AsyncSession) -> dict[Any, queue_claims.Limits]:
+    """The claims of this engine that have met a restricted queue lately, and the limits that there were.
 
     The key is whose tables they claim from, and which queues.
     """

@@ -27,6 +27,7 @@ from alfred_db import (
     Database,
     Lease,
     NewTask,
+    QueueRate,
     TaskBackoff,
     UnitOfWork,
     Worker,
@@ -37,6 +38,9 @@ from alfred_db import (
 )
 
 Unit = Callable[[], AbstractContextManager[UnitOfWork]]
+
+USED = "used"
+"""The queue of jobs that use limits or waits."""
 
 
 def prepare(url: str) -> None:
@@ -139,6 +143,65 @@ def watch(url: str, jobs: int, batch: int) -> dict[str, Any]:
     return {"ran": ran, "claims": claims, "rounds": rounds}
 
 
+def use(url: str, jobs: int, way: str) -> None:
+    """Enqueue jobs that use limits or waits."""
+    limits: dict[str, Any] = {}
+    if way.startswith("max_running") or way == "all limits":
+        limits["max_running"] = 1000
+    if way in ("rate", "all limits"):
+        limits["rate"] = QueueRate(1_000_000, 1)
+    if way in ("keys", "all limits"):
+        limits["max_running_per_key"] = 100
+    stem = uuid.uuid4()
+    tasks = [NewTask(intent="noop", queue=USED, content={"number": number}) for number in range(jobs)]
+    for number, task in enumerate(tasks):
+        if "max_running_per_key" in limits:
+            task["concurrency_key"] = f"key-{number % 50}"
+        if way == "turns":
+            task["ordering_key"] = f"key-{number // 10}"
+        if way == "after":
+            task["task_id"] = f"{stem}-{number}"
+            task["after"] = [f"{stem}-{number - 1}"] if number % 2 else []
+    with _connected(url) as db, db.begin() as uow:
+        if limits:
+            uow.queues.set(USED, **limits)
+        if way != "batch":
+            uow.tasks.enqueue_many(tasks)
+            return
+        for first in range(0, jobs, 50):
+            uow.tasks.batch(tasks[first : first + 50], then=NewTask(intent="noop", queue=USED))
+
+
+def drain_used(url: str, batch: int, way: str) -> dict[str, Any]:
+    """Drain what `use` has enqueued."""
+    ran: list[int] = []
+    queues = None if way.endswith("any") else [USED]
+    with _connected(url) as db, _units(db, True) as unit, unit() as uow:
+        start, cpu = time.perf_counter(), time.process_time()
+        while claimed := uow.tasks.claim(worker="bench", limit=batch, queues=queues):
+            ran += [task.content["number"] for task in claimed if task.content]
+            if batch == 1:
+                uow.tasks.complete(claimed[0])
+            else:
+                uow.tasks.complete_many(claimed)
+        return {**_times(start, cpu), "ran": ran}
+
+
+def slots(url: str, count: int, at: float = 0.0) -> dict[str, Any]:
+    """A worker with so many slots, until nothing is left."""
+    ran: list[int] = []
+
+    def noop(task: ClaimedTask, lease: Lease) -> None:
+        ran.append(task.content["number"])
+
+    with _connected(url) as db:
+        worker = Worker(db, {"noop": noop}, concurrency=count)
+        wait_until(at)
+        start, cpu = time.perf_counter(), time.process_time()
+        worker.run(signals=False, drain=True)
+        return {**_times(start, cpu), "ran": ran}
+
+
 def health(url: str) -> dict[str, Any]:
     with Database(url) as db, db.begin() as uow:
         return asdict(uow.tasks.queue_health())
@@ -203,20 +266,24 @@ def take_over(url: str, backoff: float) -> dict[str, Any]:
     return {"started": started[0], "ran": ran}
 
 
-def claims(urls: Sequence[str], jobs: int) -> list[dict[str, list[float]]]:
+def claims(urls: Sequence[str], jobs: int, queue: str | None = None) -> list[dict[str, list[float]]]:
     """Seconds of each claim of one task, from one database after the other: of the call, and of its transaction."""
+    tasks = _tasks(jobs)
+    for task in tasks if queue else ():
+        task["queue"] = queue or ""
+    queues = None if queue is None else [queue]
     with ExitStack() as stack:
         databases = [stack.enter_context(_connected(url)) for url in urls]
         found: list[dict[str, list[float]]] = [{"calls": [], "transactions": []} for _ in databases]
         for db in databases:
             with db.begin() as uow:
-                uow.tasks.enqueue_many(_tasks(jobs))
+                uow.tasks.enqueue_many(tasks)
         for _ in range(jobs):
             for db, seconds in zip(databases, found, strict=True):
                 start = time.perf_counter()
                 with db.begin() as uow:
                     before = time.perf_counter()
-                    claimed = uow.tasks.claim(worker="bench")
+                    claimed = uow.tasks.claim(worker="bench", queues=queues)
                     seconds["calls"].append(time.perf_counter() - before)
                 seconds["transactions"].append(time.perf_counter() - start)
                 with db.begin() as uow:
@@ -433,6 +500,7 @@ if __name__ == "__main__":
             hold,
             take_over,
         ),
+        *(use, drain_used, slots),
         *(claims, heartbeats, steps, begin, resume),
         *(durable_steps, durable_begin, durable_resume),
     )

@@ -9,6 +9,8 @@ import random
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -160,6 +162,24 @@ def drain(url: str, jobs: int, batch: int, autocommit: bool, at: float = 0.0) ->
         return {**_times(start, cpu), "ran": ran}
 
 
+def slots(url: str, count: int, at: float = 0.0) -> dict[str, Any]:
+    """So many threads, each with its connection, that drain one by one in AUTOCOMMIT until nothing is left."""
+
+    def one(connection: psycopg.Connection[Any]) -> list[int]:
+        ran: list[int] = []
+        while claimed := connection.execute(_claim(1), _own()).fetchall():
+            ran += [row[3]["number"] for row in claimed]
+            assert connection.execute(COMPLETE, _done(claimed, 1)).fetchall()
+        return ran
+
+    with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+        connections = [stack.enter_context(psycopg.connect(url, autocommit=True)) for _ in range(count)]
+        wait_until(at)
+        start, cpu = time.perf_counter(), time.process_time()
+        ran = [number for found in pool.map(one, connections) for number in found]
+        return {**_times(start, cpu), "ran": ran}
+
+
 def drain_async(url: str, jobs: int, batch: int, autocommit: bool) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         ran: list[int] = []
@@ -278,4 +298,4 @@ def _times(start: float, cpu: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    serve(enqueue, file, drain, drain_async, watch, steps, begin, resume)
+    serve(enqueue, file, drain, drain_async, slots, watch, steps, begin, resume)

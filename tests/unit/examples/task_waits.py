@@ -22,6 +22,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "wait_after": [call()],
     "wait_again": [call()],
     "settle": [call(), call(late=True)],
+    "complete": [call()],
     "wait_less": [call()],
     "open_turns": [call()],
     "mark_waited": [call()],
