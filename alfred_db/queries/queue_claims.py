@@ -138,12 +138,13 @@ def claim(
         tried = _tried(_kinds(rules, by_queue=by_queue, by_intent=by_intent), limits, filters)
         is_held_up = exists(select(tried.c.rule).where(tried.c.busy))
     claimed = _claimed(tried, slot, limit, limits, filters)
-    taking = claimed
     if limit > 1 and (slot is None or limits.keys):
         taking = _within_room(claimed, limits, several_queues=slot is None)
+    else:
+        taking = select(*claimed.c).where(one_row(claimed.c.id)).cte("taking")
     done = (
         update(table_of(Task))
-        .where(_t.id == taking.c.id, one_row(taking.c.id))
+        .where(_t.id == taking.c.id)
         .values(taken(TASKS, taking.c.deadline))
         .returning(*CLAIMED)
         .cte("done")
@@ -341,12 +342,12 @@ def _claimed(
         found = union_all(*(select(*arm.c).select_from(arm) for arm in (found, keyed))).lateral("found")
     counts = [tried.c[name] for name in ("rule", "priority", "room", "emission", "tat") if name in tried.c]
     rows = select(*found.c, *counts).select_from(tried.join(found, true())).where(isolated)
-    most: Any = number(limit)
     if slot is not None:
         rows = rows.where(tried.c.room > _zero)
-        if limit > 1:
-            most = select(func.least(slot.c.room, most)).scalar_subquery()
-    return materialized(rows.limit(most), "claimed")
+    rows = rows.limit(number(limit))
+    if slot is not None and limit > 1:
+        rows = select(*rows.subquery("first").c).limit(select(slot.c.room).scalar_subquery())
+    return materialized(rows, "claimed")
 
 
 def _within_room(claimed: CTE, limits: Limits, *, several_queues: bool) -> CTE:
@@ -355,7 +356,6 @@ def _within_room(claimed: CTE, limits: Limits, *, several_queues: bool) -> CTE:
     The room of a queue is for all priorities and intents together. A task may have been found in several ways.
     """
     order = [claimed.c.priority.desc(), claimed.c.available_at, claimed.c.id]
-    conditions: list[ColumnElement[bool]] = []
     places: dict[str, ColumnElement[int]] = {}
     if limits.keys:
         places["key_place"] = func.row_number().over(
@@ -366,6 +366,7 @@ def _within_room(claimed: CTE, limits: Limits, *, several_queues: bool) -> CTE:
     if limits.further:
         places["repeated"] = func.row_number().over(partition_by=[claimed.c.id])
     ranked = select(*claimed.c, *(place.label(name) for name, place in places.items())).subquery("ranked")
+    conditions = [one_row(ranked.c.id)]
     if limits.keys:
         conditions.append(or_(ranked.c.key.is_(None), ranked.c.key_place <= ranked.c.key_room))
     if several_queues:

@@ -281,13 +281,10 @@ def _settled(ended: CTE, *, late: bool = False, still_live: bool = False) -> Sel
         .with_for_update(of=_edges, key_share=True),
         "open_edges",
     )
+    settling = select(*open_edges.c).where(one_row(open_edges.c.task_id)).cte("settling")
     settled = (
         update(_edges)
-        .where(
-            _d.task_id == open_edges.c.task_id,
-            _d.after_id == open_edges.c.after_id,
-            one_row(open_edges.c.task_id),
-        )
+        .where(and_(_d.task_id == settling.c.task_id, _d.after_id == settling.c.after_id))
         .values(settled=true())
         .returning(_d.task_id, _d.after_id, _d.runs_anyway)
         .cte("settled")
