@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..vectors.formats import Embedding
@@ -16,8 +16,9 @@ from .base import Base, BigIntId, CreatedAt, Json, UpdatedAt, UuidId, trigram_in
 
 __all__ = ["Memory", "MemoryBank", "MemoryEntry"]
 
-# An index on the expression instead of a generated column: with a BEFORE UPDATE trigger the server recomputes every
-# generated column in each update, and a compressed one then counts as changed, so that the update is not HOT.
+# An index on the expression, and plain columns for the ranking, instead of a generated column: with a BEFORE UPDATE
+# trigger the server recomputes every generated column in each update, and a compressed one then counts as changed, so
+# that the update is not HOT.
 # A tsvector holds 1 MB; the limit keeps a long text from being refused because of its index.
 _SEARCH = "to_tsvector('english'::regconfig, \"left\"(content, 100000))"
 
@@ -56,7 +57,8 @@ class Memory(Base):
         Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("idx_memories_search", text(_SEARCH), postgresql_using="gin"),
         Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
-        {"postgresql_with": {"fillfactor": 70}},
+        # Rows keep their vector, whose words would otherwise make them too long for it.
+        {"postgresql_with": {"fillfactor": 70, "toast_tuple_target": 2800}},
     )
 
     id: Mapped[BigIntId]
@@ -90,6 +92,10 @@ class Memory(Base):
     """When it expires; NULL is never; added, for memories with a time to live."""
     embedding_model: Mapped[str | None]
     """Name of the embedding model; added, because distances between vectors of two models are meaningless."""
+    search: Mapped[str | None] = mapped_column(TSVECTOR, deferred=True)
+    """English words of the first 100,000 characters, set by the library; added, so that searches parse no text."""
+    search_hash: Mapped[int | None] = mapped_column(BigInteger, deferred=True)
+    """Hash of the text whose words `search` has. Where it is another one, as after plain SQL, searches parse the text."""
 
     bank: Mapped[MemoryBank | None] = relationship(back_populates="memories")
 
@@ -144,6 +150,10 @@ class MemoryEntry(Base):
     """The event of a session that it was taken from; added, as the knowledge agent stores it."""
     author: Mapped[str | None]
     """The author of the event; added, as the knowledge agent stores it."""
+    search: Mapped[str | None] = mapped_column(TSVECTOR, deferred=True)
+    """English words of the first 100,000 characters, set by the library, so that searches parse no text."""
+    search_hash: Mapped[int | None] = mapped_column(BigInteger, deferred=True)
+    """Hash of the text whose words `search` has. Where it is another one, as after plain SQL, searches parse the text."""
 
 
 trigram_index(Memory, "content")

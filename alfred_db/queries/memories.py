@@ -37,24 +37,16 @@ from sqlalchemy.types import TypeEngine
 
 from ..models import Memory, MemoryBank
 from ..models.base import table_of
+from ..types import Text
 from ..vectors.formats import MatrixLike
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import among, any_of, in_order, materialized, number
-from .shapes.memories import alive, expired, later
+from .shapes.memories import alive, expired, later, stored_words
 from .shapes.paging import page
 from .shapes.vector_search import literal_limit
-from .shapes.words import LANGUAGE, bound_language
 
 LIST_KEY = ("id",)
-TSVECTOR = func.to_tsvector(
-    literal_column("'english'::regconfig"), func.left(Memory.content, literal_column("100000"))
-)
-"""The indexed expression of the full-text search."""
-
-TSVECTOR_IN = func.to_tsvector(bound_language(), func.left(Memory.content, literal_column("100000")))
-"""The same in the language that the parameter `language` names, which no index serves."""
-
 STORED = ("content", "content_hash", "embedding", "importance", "metadata", "embedding_model")
 """The columns that are parameters of both statements that store memories."""
 
@@ -86,8 +78,11 @@ def remember() -> ReturningInsert[int, int]:
         "bank",
     )
     given = (bindparam(f"new_{name}", type_=_memories.c[name].type) for name in STORED)
-    chosen: Select[Any] = select(bank.c.id, *given, literal_column("1"), bank.c.expires_at, bank.c.updated_at)
-    names = ["memory_bank_id", *STORED, "seen_count", "expires_at", "updated_at"]
+    words = stored_words(bindparam("new_content", type_=Text))
+    chosen: Select[Any] = select(
+        bank.c.id, *given, *words.values(), literal_column("1"), bank.c.expires_at, bank.c.updated_at
+    )
+    names = ["memory_bank_id", *STORED, *words, "seen_count", "expires_at", "updated_at"]
     statement = insert(_memories).from_select(names, chosen, include_defaults=False)
     return _counted(statement).returning(Memory.id, Memory.seen_count)
 
@@ -95,9 +90,10 @@ def remember() -> ReturningInsert[int, int]:
 def remember_many() -> ReturningInsert[bytes | None, int, int]:
     """Insert several memories, or count those whose text the bank already holds.
 
-    Run it with a list of mappings of columns; their hashes must differ.
+    Run it with a list of mappings of columns, with the content once more as `words`; their hashes must differ.
     """
-    return _counted(insert(_memories)).returning(Memory.content_hash, Memory.id, Memory.seen_count)
+    statement = insert(_memories).values(stored_words(bindparam("words", type_=Text)))
+    return _counted(statement).returning(Memory.content_hash, Memory.id, Memory.seen_count)
 
 
 def _counted(statement: Insert) -> Insert:
@@ -111,6 +107,8 @@ def _counted(statement: Insert) -> Insert:
         index_elements=[Memory.memory_bank_id, Memory.content_hash],
         set_={
             "content": new.content,
+            "search": new.search,
+            "search_hash": new.search_hash,
             "seen_count": old.seen_count + new.seen_count,
             "importance": func.greatest(old.importance, new.importance),
             "metadata": func.coalesce(new.metadata, old.metadata),
@@ -190,6 +188,8 @@ def merge(changes: Sequence[Mapping[str, Any]]) -> ReturningUpdate[int]:
     values = {name: given.c[name] for name in _MERGED}
     for name in ("content", "content_hash"):
         values[name] = func.coalesce(given.c[name], _memories.c[name])
+    for name, words in stored_words(given.c.content).items():
+        values[name] = case((given.c.content.is_(None), _memories.c[name]), else_=words)
     return update(_memories).where(_memories.c.id == given.c.id).values(values).returning(_memories.c.id)
 
 
@@ -209,6 +209,8 @@ def get(memory_id: int) -> Select[Memory]:
 
 def change(memory_id: int, values: Mapping[str, Any]) -> ReturningUpdate[Memory]:
     """Update columns of a memory that has not expired."""
+    if "content" in values:
+        values = {**values, **stored_words(literal(values["content"], Text))}
     return update(Memory).where(Memory.id == memory_id, alive(Memory)).values(**values).returning(Memory)
 
 
@@ -338,8 +340,3 @@ def _log2(number: Any) -> ColumnElement[float]:
 
 def _epoch(time: Any) -> ColumnElement[float]:
     return cast(extract("epoch", time), Double)
-
-
-def text_in(language: str) -> ColumnElement[Any]:
-    """Return the words of the content in a language: the indexed expression for that of the index."""
-    return TSVECTOR if language == LANGUAGE else TSVECTOR_IN

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, literal, literal_column, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, literal, select
 from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
@@ -18,18 +18,13 @@ from ..types import Text
 from ..vectors.formats import VectorLike
 from .shapes.functions import func
 from .shapes.literals import among, in_order
-from .shapes.memories import alive, content_hash, expired, lasting, later
+from .shapes.memories import alive, content_hash, expired, lasting, later, stored_words
 from .shapes.paging import page
-from .shapes.words import LANGUAGE, bound_language
 
 LIST_KEY = ("created_at", "id")
-TSVECTOR = func.to_tsvector(
-    literal_column("'english'::regconfig"), func.left(MemoryEntry.content, literal_column("100000"))
-)
-"""The indexed expression of the full-text search."""
 
-TSVECTOR_IN = func.to_tsvector(bound_language(), func.left(MemoryEntry.content, literal_column("100000")))
-"""The same in the language that the parameter `language` names, which no index serves."""
+WRITTEN = ("content", "search", "search_hash", "metadata", "updated_at")
+"""The columns that a text which is stored already takes from the new row."""
 
 _entries = table_of(MemoryEntry)
 
@@ -70,9 +65,10 @@ def remember(
         metadata_=dict(metadata or {}),
         expires_at=func.now() + literal(lasting(ttl), INTERVAL),
         updated_at=func.now(),
+        **stored_words(literal(content, Text)),
     )
     old, new = _entries.c, statement.excluded
-    taken: dict[str, Any] = {name: new[name] for name in ("content", "metadata", "updated_at")}
+    taken: dict[str, Any] = {name: new[name] for name in WRITTEN}
     kept = ("embedding", "embedding_model", "agent", "source")
     taken |= {name: func.coalesce(new[name], old[name]) for name in kept}
     taken["expires_at"] = later(old.expires_at, new.expires_at)
@@ -117,8 +113,3 @@ def sweep(limit: int) -> ReturningDelete[uuid.UUID]:
 def purgeable() -> Select[int]:
     """Count the expired entries."""
     return select(func.count()).select_from(MemoryEntry).where(expired(MemoryEntry))
-
-
-def text_in(language: str) -> ColumnElement[Any]:
-    """Return the words of the content in a language: the indexed expression for that of the index."""
-    return TSVECTOR if language == LANGUAGE else TSVECTOR_IN

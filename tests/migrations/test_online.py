@@ -177,3 +177,60 @@ def test_partitions_that_hold_rows_are_indexed_one_by_one(empty_url: URL, schema
         with Database(empty_url, schema=schema) as db, db.begin() as uow:
             assert len(uow.broker_requests.recent(session_id="s")) == 4
         migrate.downgrade(empty_url, before, schema=schema)
+
+
+WORDS = "alfred_0043_memory_words"
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_memories_get_their_words_while_they_are_written(empty_url: URL, schema: str | None) -> None:
+    before = "alfred_0042_servers"
+    migrate.upgrade(empty_url, before if schema is None else "head")
+    if schema is not None:
+        migrate.upgrade(empty_url, before, schema=schema)
+    prefix = "" if schema is None else f"{schema}."
+    run(
+        empty_url,
+        f"INSERT INTO {prefix}memory_banks (name) VALUES ('b')",
+        f"INSERT INTO {prefix}memories (memory_bank_id, content) SELECT 1, 'text ' || n || ' of kettles'"
+        " FROM generate_series(1, 1200) AS n",
+        f"INSERT INTO {prefix}memory_entries (content) SELECT 'text ' || n || ' of kettles' FROM generate_series(1, 700) AS n",
+    )
+    engine = engine_of(empty_url)
+    tables = [f"{prefix}memories", f"{prefix}memory_entries"]
+    with engine.connect() as connection:
+        times = [connection.scalar(text(f"SELECT max(updated_at) FROM {table}")) for table in tables]
+    with engine.connect() as writer:
+        # It holds a row of the last batch: the others are written, and nobody waits for the table.
+        writer.execute(text(f"UPDATE {tables[0]} SET content = 'changed' WHERE id = 1200"))
+        upgraded = threading.Thread(
+            target=migrate.upgrade, args=(empty_url, "head"), kwargs={"schema": schema}
+        )
+        upgraded.start()
+        time.sleep(0.5)
+        writer.commit()
+        upgraded.join(60)
+        assert not upgraded.is_alive()
+    migrate.check(empty_url, schema=schema)
+    right = "search_hash = hashtextextended(content, 0) AND search = to_tsvector('english', content)"
+    with engine.connect() as connection:
+        for table, moment in zip(tables, times, strict=True):
+            rows = connection.execute(
+                text(f"SELECT count(*), count(*) FILTER (WHERE {right}), max(updated_at) FROM {table}")
+            ).one()
+            assert rows[0] == rows[1] > 0
+            assert table.endswith("memories") or (rows[2] - moment).total_seconds() < 0.001
+        assert connection.scalar(text(f"SELECT search::text FROM {tables[0]} WHERE id = 1200")) == "'chang':1"
+    migrate.downgrade(empty_url, before, schema=schema)
+    migrate.upgrade(empty_url, schema=schema)
+    migrate.check(empty_url, schema=schema)
+
+
+def test_the_script_fills_in_the_words(empty_url: URL) -> None:
+    migrate.upgrade(empty_url, "alfred_0042_servers")
+    run(empty_url, "INSERT INTO memories (content) VALUES ('kettles')")
+    psql(empty_url, migrate.sql(f"alfred_0042_servers:{WORDS}"))
+    with engine_of(empty_url).connect() as connection:
+        assert connection.scalar(text("SELECT search::text FROM memories")) == "'kettl':1"
+    migrate.upgrade(empty_url)
+    migrate.check(empty_url)

@@ -71,6 +71,8 @@ class Legs:
     """The searched model."""
     search: ColumnElement[Any]
     """The column or expression of the text index."""
+    ranked: ColumnElement[Any] | None = None
+    """The same words where a row has been read, if they are stored apart from the indexed expression."""
     trigram: ColumnElement[str] | None = None
     """The expression with a trigram index; None leaves the leg out."""
     vector: bool = True
@@ -85,6 +87,11 @@ class Legs:
     """Whether there is an index on `search`; without one all matching rows are read."""
     space: Space | None = None
     """The space whose vectors are compared instead of those in the rows."""
+
+    @property
+    def text(self) -> ColumnElement[Any]:
+        """The words of a row that has been read."""
+        return self.search if self.ranked is None else self.ranked
 
 
 @driver_statement
@@ -129,7 +136,7 @@ def hybrid_where(
     identity = table.c.id
     near = _near(legs)
     if whole:
-        columns = [identity.label("id"), legs.search.label("search")]
+        columns = [identity.label("id"), legs.text.label("search")]
         columns += [near.label("distance")] if legs.vector else []
         rows = materialized(_matching(select(*columns), where), "rows")
         given = given_terms(language)
@@ -152,7 +159,7 @@ def hybrid_where(
         terms = rated(counted_in(given, legs.search, table, where), bindparam("rows", type_=Double))
         average = bindparam("average", type_=Double)
         query = asked(terms, language, legs.match, some=True)
-        found = _matching(select(identity.label("id"), legs.search.label("search")), where).where(
+        found = _matching(select(identity.label("id"), legs.text.label("search")), where).where(
             matches(legs.search, select(query.c.found).scalar_subquery())
         )
         matching = materialized(found.limit(number(MOST_SCORED)), "matching")
@@ -221,13 +228,13 @@ def _fused(
         select(
             *columns_of(legs.model),
             near.label("distance"),
-            text_score(legs.search, table, terms, average).label("text_score"),
+            text_score(legs.text, table, terms, average).label("text_score"),
             *(leg.c.place.label(f"{name}_place") for name, leg in found_by.items()),
             *([found_by["trigram"].c.similarity] if legs.trigram is not None else []),
         )
         .select_from(ids)
         .join(table, table.c.id == ids.c.id)
-        .where(wanted(legs.search, query))
+        .where(wanted(legs.text, query))
     )
     for leg in found_by.values():
         compared = compared.outerjoin(leg, leg.c.id == ids.c.id)

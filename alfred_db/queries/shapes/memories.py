@@ -7,12 +7,14 @@ import unicodedata
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, null, or_
+from sqlalchemy import BigInteger, ColumnElement, SQLColumnExpression, case, literal_column, null, or_
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from ...checks import encodable, within
 from ...errors import InvalidInputError
 from ...models import Memory, MemoryEntry
 from .functions import func
+from .words import LANGUAGE, bound_language
 
 DAY = 86_400.0
 MAX_TTL = 365_000 * DAY
@@ -36,6 +38,40 @@ def content_hash(content: str) -> bytes:
             "content: holds half of a surrogate pair, which is no character; decode the text with the right codec"
         )
     return hashlib.sha256(normalised.encode()).digest()
+
+
+def words_of(
+    content: SQLColumnExpression[Any], language: ColumnElement[Any] | None = None
+) -> ColumnElement[Any]:
+    """Return the words of a text, by default in the language of the indexes; a tsvector holds 1 MB, hence the limit."""
+    language = literal_column(f"'{LANGUAGE}'::regconfig") if language is None else language
+    return func.to_tsvector(language, func.left(content, literal_column("100000")), type_=TSVECTOR)
+
+
+def stored_words(content: SQLColumnExpression[Any]) -> dict[str, ColumnElement[Any]]:
+    """Return the columns with the words of a text, which a statement that writes the text writes too."""
+    return {"search": words_of(content), "search_hash": _hash_of(content)}
+
+
+def indexed_text(model: type[Memory | MemoryEntry], language: str) -> ColumnElement[Any]:
+    """Return the words of the content in a language: the indexed expression for that of the index.
+
+    For another language it has the parameter `language`.
+    """
+    return words_of(model.content, None if language == LANGUAGE else bound_language())
+
+
+def ranked_text(model: type[Memory | MemoryEntry], language: str) -> ColumnElement[Any]:
+    """Return the same words for the ranking: the stored ones, unless they are those of another text."""
+    if language != LANGUAGE:
+        return indexed_text(model, language)
+    same = model.search_hash == _hash_of(model.content)
+    found: ColumnElement[Any] = case((same, model.search), else_=words_of(model.content))
+    return found
+
+
+def _hash_of(content: SQLColumnExpression[Any]) -> ColumnElement[int]:
+    return func.hashtextextended(content, literal_column("0", BigInteger), type_=BigInteger)
 
 
 def seconds(name: str, duration: timedelta) -> float:

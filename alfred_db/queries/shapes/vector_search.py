@@ -145,12 +145,12 @@ def has_vector(model: type[Base]) -> ColumnElement[bool]:
 
 @lru_cache
 def columns_of(model: type[Base]) -> tuple[ColumnElement[Any], ...]:
-    """Return the columns of a hit, labelled by attribute, without vectors and text search columns."""
+    """Return the columns of a hit, labelled by attribute, without vectors and what serves the search by words."""
     mapper: Mapper[Any] = inspect(model)
     return tuple(
         attribute.columns[0].label(attribute.key)
         for attribute in mapper.column_attrs
-        if not isinstance(attribute.columns[0].type, VectorType | TSVECTOR)
+        if not (attribute.deferred or isinstance(attribute.columns[0].type, VectorType | TSVECTOR))
     )
 
 

@@ -18,7 +18,14 @@ from ...models import Memory, MemoryBank
 from ...queries import memories as queries
 from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.hybrid_search import Legs
-from ...queries.shapes.memories import MAX_IMPORTANCE, content_hash, lasting, seconds
+from ...queries.shapes.memories import (
+    MAX_IMPORTANCE,
+    content_hash,
+    indexed_text,
+    lasting,
+    ranked_text,
+    seconds,
+)
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import LANGUAGE, Match
 from ...search.params import SearchParams, SearchWeights
@@ -234,7 +241,8 @@ class AsyncMemoryRepository(
         """
         legs = Legs(
             Memory,
-            queries.text_in(language),
+            indexed_text(Memory, language),
+            ranked=ranked_text(Memory, language),
             vector=embedding is not None,
             match=match,
             fusion=weights.fusion,

@@ -246,7 +246,13 @@ def _store(
     """
     common = {"memory_bank_id": bank_id, "updated_at": now}
     rows = [
-        {**one.values, **common, "expires_at": None if one.ttl is None else now + one.ttl} for one in told
+        {
+            **one.values,
+            **common,
+            "words": one.values["content"],
+            "expires_at": None if one.ttl is None else now + one.ttl,
+        }
+        for one in told
     ]
     if not rows:
         return {}

@@ -18,6 +18,7 @@ from ...models import MemoryEntry
 from ...queries import memory_entries as queries
 from ...queries.shapes.filters import Where, scoped
 from ...queries.shapes.hybrid_search import Legs
+from ...queries.shapes.memories import indexed_text, ranked_text
 from ...queries.shapes.paging import as_page
 from ...queries.shapes.words import LANGUAGE, Match
 from ...search.params import SearchParams, SearchWeights
@@ -192,7 +193,8 @@ class MemoryEntryRepository(PagedRepository[MemoryEntryRow, uuid.UUID]):
         """
         legs = Legs(
             MemoryEntry,
-            queries.text_in(language),
+            indexed_text(MemoryEntry, language),
+            ranked=ranked_text(MemoryEntry, language),
             vector=embedding is not None,
             match=match,
             fusion=weights.fusion,

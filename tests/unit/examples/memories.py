@@ -18,7 +18,6 @@ MERGED = {
 }
 
 EXAMPLES: dict[str, list[Call]] = {
-    "text_in": [call("german")],
     "in_bank": [call(4711)],
     "remember": [call()],
     "remember_many": [call()],

@@ -18,7 +18,6 @@ GIVEN: dict[str, Any] = {
 }
 
 EXAMPLES: dict[str, list[Call]] = {
-    "text_in": [call("german")],
     "in_namespace": [call("namespace-4711")],
     "remember": [
         call("namespace-4711", "content-4711", ttl=timedelta(seconds=4711), **GIVEN),
