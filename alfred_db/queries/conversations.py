@@ -10,6 +10,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Double,
     Integer,
     Select,
     bindparam,
@@ -33,6 +34,7 @@ from ..types import Text
 from .shapes.functions import func
 from .shapes.literals import among, any_of, in_order, materialized, number, seconds_ago
 from .shapes.paging import page
+from .shapes.text_terms import counted_in, float8, given_terms, matches, rated, text_score
 from .shapes.vector_search import AnySelect, columns_of, literal_limit
 from .shapes.words import parameters, tsquery
 
@@ -44,10 +46,7 @@ NEW = ("session_id", "role", "content", "metadata")
 CANDIDATES = 1_000
 """Maximum number of messages that a search ranks."""
 
-DIVIDED_BY_LENGTH = 2
-"""The normalization option of ts_rank that divides the rank by the length of the text."""
-
-_sessions = table_of(ConversationSession)
+_messages, _sessions = table_of(Conversation), table_of(ConversationSession)
 
 
 @lru_cache
@@ -183,25 +182,57 @@ def sessions(*, after: str | None, limit: int) -> AnySelect:
     )
 
 
-def search(text: str, *, session_id: str | None, limit: int) -> AnySelect:
-    """Select the newest messages that match English words, by rank and then newest first.
+def search(
+    text: str,
+    *,
+    session_id: str | None,
+    limit: int,
+    rows: float = 0.0,
+    average: float = 1.0,
+    common: Sequence[str] = (),
+    frequencies: Sequence[float] = (),
+) -> AnySelect:
+    """Select the newest messages that match English words, the best first and then the newest.
 
     Of the messages that match, the newest `CANDIDATES` are ranked: for common words the server reads messages from the
-    newest on until it has these many, and for rare words it looks them up. The column `ranked` is their number.
+    newest on until it has that number, and for rare words it looks them up. The column `ranked` is their number. The score is
+    that of `text_terms`, with words counted among all messages, or those of the session.
+
+    Args:
+        text: The words.
+        session_id: The session; None for all.
+        limit: Maximum number of messages.
+        rows: About how many messages there are in all; not needed for a session.
+        average: The average length of a text.
+        common: Frequent words, which are not counted; none for a session.
+        frequencies: The part of the messages that has each of them.
     """
-    asked = tsquery(literal_column("'english'::regconfig"))
-    rank = func.ts_rank(Conversation.search, asked, literal_column(str(DIVIDED_BY_LENGTH))).label("score")
-    matching: AnySelect = select(*columns_of(Conversation), rank)
-    matching = matching.where(Conversation.search.op("@@", is_comparison=True)(asked))
+    language: ColumnElement[Any] = literal_column("'english'::regconfig")
+    matching: AnySelect = select(*columns_of(Conversation), _messages.c.search.label("search"))
+    matching = matching.where(matches(_messages.c.search, tsquery(language)))
+    size: ColumnElement[float] = bindparam("rows", type_=Double)
+    within = None
     if session_id is not None:
-        matching = matching.where(Conversation.session_id == session_id)
-    newest = matching.order_by(Conversation.id.desc()).limit(number(CANDIDATES)).subquery("newest")
-    found = (
-        select(newest, func.count().over().label("ranked"))
-        .order_by(newest.c.score.desc(), newest.c.id.desc())
-        .limit(literal_limit(limit))
+        within = _messages.c.session_id == session_id
+        matching = matching.where(within)
+        messages = select(func.sum(_sessions.c.messages)).where(_sessions.c.session_id == session_id)
+        size = cast(messages.scalar_subquery(), Double)
+    newest = materialized(matching.order_by(Conversation.id.desc()).limit(number(CANDIDATES)), "newest")
+    terms = rated(counted_in(given_terms(language), _messages.c.search, _messages, within), size)
+    score = text_score(newest.c.search, newest, terms, bindparam("average", type_=Double))
+    ranked = func.coalesce(score, float8(0.0), type_=Double).label("score")
+    columns = [newest.c[column.name] for column in columns_of(Conversation)]
+    found: AnySelect = select(*columns, ranked, func.count().over().label("ranked"))
+    found = found.order_by(ranked.desc(), newest.c.id.desc()).limit(literal_limit(limit))
+    return found.params(
+        {
+            **parameters(text, "all"),
+            "rows": rows,
+            "average": average,
+            "common": list(common),
+            "frequencies": list(frequencies),
+        }
     )
-    return found.params(parameters(text, "all"))
 
 
 def delete_session(session_id: str, *, limit: int | None) -> ReturningDelete[int]:

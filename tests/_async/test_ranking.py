@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text as sql
 
 from alfred_db import Filter, Hit, SearchPath, SearchWeights
 from alfred_db.errors import InvalidInputError
@@ -129,3 +130,83 @@ async def test_words_are_read_in_the_language_of_the_call(uow: AsyncUnitOfWork) 
             ):
                 async with uow.session.begin_nested():
                     await find("cat", language="klingon")
+
+
+async def test_messages_are_ranked_by_the_rarity_of_their_words(uow: AsyncUnitOfWork) -> None:
+    for number in range(40):
+        await uow.conversations.append("a", "user", f"the tide table of day {number} says tide and tide")
+    rare = await uow.conversations.append(
+        "a", "user", "a lighthouse, and what the other one says of the tide of a day"
+    )
+    await uow.conversations.append("b", "user", "lighthouse")
+    for session in (None, "a"):
+        found = await uow.conversations.search("lighthouse or tide", session_id=session, limit=3)
+        best = [hit.row.id for hit in found]
+        assert rare.id in best[: 2 if session is None else 1], session
+        assert (found.exact, found.ranked) == (True, 42 if session is None else 41)
+
+
+async def test_texts_are_parsed_once(uow: AsyncUnitOfWork) -> None:
+    """A search reads the words that are stored; where they are those of another text, it parses that."""
+    bank = await uow.memory_banks.get_or_create("bank")
+    first = await uow.memories.remember(bank, "a kettle of tea")
+    await uow.memories.remember_many(bank, [{"content": "kettles and kettles"}, {"content": "a cup"}])
+    entry = await uow.memory_entries.remember("project", "a kettle of tea")
+
+    async def stored(table: str) -> list[tuple[str, str | None, bool]]:
+        found = await uow.session.execute(
+            sql(
+                f"SELECT content, search::text, search_hash = hashtextextended(content, 0) FROM {table} ORDER BY content"
+            )
+        )
+        return [tuple(row) for row in found]
+
+    kettle = ("a kettle of tea", "'kettl':2 'tea':4", True)
+    assert await stored("memories") == [
+        ("a cup", "'cup':2", True),
+        kettle,
+        ("kettles and kettles", "'kettl':1,3", True),
+    ]
+    assert await stored("memory_entries") == [kettle]
+    # Said again in other letters, and changed.
+    await uow.memories.remember(bank, "A CUP")
+    await uow.memories.update(first.id, {"content": "a pot"})
+    await uow.memory_entries.remember("project", "A  Kettle of tea")
+    assert {row[:2] for row in await stored("memories")} >= {("A CUP", "'cup':2"), ("a pot", "'pot':2")}
+    assert all(row[2] for row in await stored("memories"))
+    assert await stored("memory_entries") == [("A  Kettle of tea", *kettle[1:])]
+    # Plain SQL changes the text, or stores one: its own words are found, and not those of before.
+    await uow.session.execute(
+        sql("UPDATE memories SET content = 'a samovar' WHERE id = :id"), {"id": first.id}
+    )
+    await uow.session.execute(
+        sql("UPDATE memory_entries SET content = 'a samovar' WHERE id = :id"), {"id": entry.id}
+    )
+    await uow.session.execute(
+        sql("INSERT INTO memories (memory_bank_id, content) VALUES (:bank, 'two samovars')"),
+        {"bank": bank.id},
+    )
+    for match in ("any", "all"):
+        said = [
+            (await uow.memories.hybrid_search(bank, "samovar", None, match=match)),  # type: ignore[arg-type]
+            (await uow.memory_entries.hybrid_search("project", "samovar", None, match=match)),  # type: ignore[arg-type]
+        ]
+        assert [sorted(text_of(hit) for hit in found) for found in said] == [
+            ["a samovar", "two samovars"],
+            ["a samovar"],
+        ]
+        assert all(hit.score > 0 for found in said for hit in found)
+        assert not len(await uow.memories.hybrid_search(bank, "pot", None, match=match))  # type: ignore[arg-type]
+    row = (await uow.memories.hybrid_search(bank, "cup", None)).hits[0].row
+    assert not {"search", "search_hash"} & row._mapping.keys()
+
+
+async def test_a_merged_memory_has_its_own_words(uow: AsyncUnitOfWork) -> None:
+    bank = await uow.memory_banks.get_or_create("bank")
+    for content in ("a red kettle", "a blue kettle"):
+        await uow.memories.remember(bank, content, embedding=UNIT)
+    await uow.memories.consolidate(bank, merge=lambda group: "kettles of two colours")
+    found = await uow.session.execute(
+        sql("SELECT content, search::text, search_hash = hashtextextended(content, 0) FROM memories")
+    )
+    assert [tuple(row) for row in found] == [("kettles of two colours", "'colour':4 'kettl':1 'two':3", True)]

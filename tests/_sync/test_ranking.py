@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text as sql
 
 from alfred_db import Filter, Hit, SearchPath, SearchWeights
 from alfred_db.errors import InvalidInputError
@@ -130,3 +131,83 @@ def test_words_are_read_in_the_language_of_the_call(uow: UnitOfWork) -> None:
             ):
                 with uow.session.begin_nested():
                     find("cat", language="klingon")
+
+
+def test_messages_are_ranked_by_the_rarity_of_their_words(uow: UnitOfWork) -> None:
+    for number in range(40):
+        uow.conversations.append("a", "user", f"the tide table of day {number} says tide and tide")
+    rare = uow.conversations.append(
+        "a", "user", "a lighthouse, and what the other one says of the tide of a day"
+    )
+    uow.conversations.append("b", "user", "lighthouse")
+    for session in (None, "a"):
+        found = uow.conversations.search("lighthouse or tide", session_id=session, limit=3)
+        best = [hit.row.id for hit in found]
+        assert rare.id in best[: 2 if session is None else 1], session
+        assert (found.exact, found.ranked) == (True, 42 if session is None else 41)
+
+
+def test_texts_are_parsed_once(uow: UnitOfWork) -> None:
+    """A search reads the words that are stored; where they are those of another text, it parses that."""
+    bank = uow.memory_banks.get_or_create("bank")
+    first = uow.memories.remember(bank, "a kettle of tea")
+    uow.memories.remember_many(bank, [{"content": "kettles and kettles"}, {"content": "a cup"}])
+    entry = uow.memory_entries.remember("project", "a kettle of tea")
+
+    def stored(table: str) -> list[tuple[str, str | None, bool]]:
+        found = uow.session.execute(
+            sql(
+                f"SELECT content, search::text, search_hash = hashtextextended(content, 0) FROM {table} ORDER BY content"
+            )
+        )
+        return [tuple(row) for row in found]
+
+    kettle = ("a kettle of tea", "'kettl':2 'tea':4", True)
+    assert stored("memories") == [
+        ("a cup", "'cup':2", True),
+        kettle,
+        ("kettles and kettles", "'kettl':1,3", True),
+    ]
+    assert stored("memory_entries") == [kettle]
+    # Said again in other letters, and changed.
+    uow.memories.remember(bank, "A CUP")
+    uow.memories.update(first.id, {"content": "a pot"})
+    uow.memory_entries.remember("project", "A  Kettle of tea")
+    assert {row[:2] for row in stored("memories")} >= {("A CUP", "'cup':2"), ("a pot", "'pot':2")}
+    assert all(row[2] for row in stored("memories"))
+    assert stored("memory_entries") == [("A  Kettle of tea", *kettle[1:])]
+    # Plain SQL changes the text, or stores one: its own words are found, and not those of before.
+    uow.session.execute(
+        sql("UPDATE memories SET content = 'a samovar' WHERE id = :id"), {"id": first.id}
+    )
+    uow.session.execute(
+        sql("UPDATE memory_entries SET content = 'a samovar' WHERE id = :id"), {"id": entry.id}
+    )
+    uow.session.execute(
+        sql("INSERT INTO memories (memory_bank_id, content) VALUES (:bank, 'two samovars')"),
+        {"bank": bank.id},
+    )
+    for match in ("any", "all"):
+        said = [
+            (uow.memories.hybrid_search(bank, "samovar", None, match=match)),  # type: ignore[arg-type]
+            (uow.memory_entries.hybrid_search("project", "samovar", None, match=match)),  # type: ignore[arg-type]
+        ]
+        assert [sorted(text_of(hit) for hit in found) for found in said] == [
+            ["a samovar", "two samovars"],
+            ["a samovar"],
+        ]
+        assert all(hit.score > 0 for found in said for hit in found)
+        assert not len(uow.memories.hybrid_search(bank, "pot", None, match=match))  # type: ignore[arg-type]
+    row = (uow.memories.hybrid_search(bank, "cup", None)).hits[0].row
+    assert not {"search", "search_hash"} & row._mapping.keys()
+
+
+def test_a_merged_memory_has_its_own_words(uow: UnitOfWork) -> None:
+    bank = uow.memory_banks.get_or_create("bank")
+    for content in ("a red kettle", "a blue kettle"):
+        uow.memories.remember(bank, content, embedding=UNIT)
+    uow.memories.consolidate(bank, merge=lambda group: "kettles of two colours")
+    found = uow.session.execute(
+        sql("SELECT content, search::text, search_hash = hashtextextended(content, 0) FROM memories")
+    )
+    assert [tuple(row) for row in found] == [("kettles of two colours", "'colour':4 'kettl':1 'two':3", True)]

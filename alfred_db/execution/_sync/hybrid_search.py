@@ -16,9 +16,9 @@ from ...checks import check_word
 from ...errors import translated
 from ...models.base import table_of
 from ...queries.shapes import hybrid_search as queries
+from ...queries.shapes import text_statistics as statistics
 from ...queries.shapes.hybrid_search import Fusion, Legs
 from ...queries.shapes.spaces import KIND_OF
-from ...queries.shapes.text_statistics import text_statistics
 from ...queries.shapes.vector_search import Partition, dimensions
 from ...queries.shapes.words import Match, parameters
 from ...search.params import SearchParams, SearchWeights
@@ -51,14 +51,20 @@ class Within:
     """Its parameters."""
 
 
-class _Statistics(NamedTuple):
+class TextStatistics(NamedTuple):
+    """What the score of a text needs to know about all texts."""
+
     rows: float
+    """About how many match the condition."""
     average: float
+    """Their average length."""
     common: Sequence[str]
+    """Words that are in many of them."""
     frequencies: Sequence[float]
+    """The part of them that has each of these words."""
 
 
-_statistics: WeakKeyDictionary[Engine, dict[Any, tuple[_Statistics, float]]] = WeakKeyDictionary()
+_statistics: WeakKeyDictionary[Engine, dict[Any, tuple[TextStatistics, float]]] = WeakKeyDictionary()
 
 
 def hybrid_search(
@@ -107,7 +113,7 @@ def hybrid_search(
     with translated():
         whole, exact = _way(session, legs, where, partition)
         if not whole:
-            known = _known(session, legs, where, partition)
+            known = text_statistics(session, legs, where, partition)
             given |= known._asdict()
             if legs.vector and not exact:
                 filtered = where is not None or partition is not None
@@ -149,9 +155,12 @@ def _way(
     return matches <= min(few, WHOLE), exact or matches <= max(few, min(FEW, rows * SMALL_PART))
 
 
-def _known(
-    session: Session, legs: Legs, where: ColumnElement[bool] | None, partition: Partition | None
-) -> _Statistics:
+def text_statistics(
+    session: Session,
+    legs: Legs,
+    where: ColumnElement[bool] | None = None,
+    partition: Partition | None = None,
+) -> TextStatistics:
     """Return the number of matching rows, the average length of their texts, and their common words, from a sample."""
     name = table_name(session, table_of(legs.model) if partition is None else partition.table)
     key = (name, *(() if where is None else text_of(where)))
@@ -160,14 +169,14 @@ def _known(
         return kept[key][0]
     rows, _ = size_of(session, name)
     percent = min(100.0, 100.0 * SAMPLED_ROWS / max(rows, 1.0))
-    statement = text_statistics(
-        legs.model, legs.search, where, percent, None if partition is None else partition.where
+    statement = statistics.text_statistics(
+        legs.model, legs.text, where, percent, None if partition is None else partition.where
     )
     found = (session.execute(statement, partition.parameters if partition else {})).one()
     total = max(float(rows), float(found.seen))
     matching = total * found.matching / found.seen if found.seen else 0.0
     frequencies = [number / found.matching for number in found.numbers or ()]
-    known = _Statistics(matching, max(float(found.average or 1.0), 1.0), found.common or [], frequencies)
+    known = TextStatistics(matching, max(float(found.average or 1.0), 1.0), found.common or [], frequencies)
     if len(kept) > 1000:
         kept.clear()
     kept[key] = known, time.monotonic() + (STATISTICS_LAST if matching >= FEW else FEW_LAST)

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...checks import MAX_SECONDS, check_keys, check_text, one_of, within
+from ...checks import MAX_SECONDS, check_keys, check_limit, check_text, one_of, within
 from ...errors import InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.bulk import add_many
+from ...execution._async.hybrid_search import text_statistics
 from ...models import Conversation, MessageRole
+from ...models.base import table_of
 from ...queries import conversations as queries
 from ...queries import memory_banks
+from ...queries.shapes.hybrid_search import Legs
 from ...queries.shapes.paging import as_page
 from ...search.results import Hit
 from ...values import Page
@@ -24,6 +27,9 @@ FEW = 1_000
 
 MAX_TEXT = 10_000
 """Maximum length of a search text in characters: with 100,000 words the server's stack overflows."""
+
+_LEGS = Legs(Conversation, table_of(Conversation).c.search, vector=False)
+"""What a search compares."""
 
 
 class AsyncConversationRepository(AsyncRepository):
@@ -120,10 +126,26 @@ class AsyncConversationRepository(AsyncRepository):
             limit: The maximum number of hits.
 
         Returns:
-            Hits whose `score` is the rank by the frequency of the words and the length of the message.
+            Hits whose `score` rises with the rarity of the words among the searched messages and how often a message has
+            them, and falls with its length (BM25).
         """
         within("characters of text", len(text), 0, MAX_TEXT)
-        rows = await self._rows(queries.search(text, session_id=session_id, limit=limit))
+        check_limit(limit)
+        with translated():
+            known = await text_statistics(self._session, _LEGS)
+        if session_id is not None:
+            # What is common in all messages need not be so in those of a session, where words are counted.
+            known = known._replace(rows=0.0, common=(), frequencies=())
+        statement = queries.search(
+            text,
+            session_id=session_id,
+            limit=limit,
+            rows=known.rows,
+            average=known.average,
+            common=known.common,
+            frequencies=known.frequencies,
+        )
+        rows = await self._rows(statement)
         ranked = rows[0].ranked if rows else 0
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
         return ConversationHits(hits, ranked, ranked < queries.CANDIDATES)
