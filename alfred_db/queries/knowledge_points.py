@@ -60,11 +60,17 @@ def vectors(collection: str, ids: Sequence[KnowledgePointId]) -> Select[str, Emb
 
 
 def scroll(
-    collection: str, *, where: Where | None, after: str | None, limit: int, with_vectors: bool
+    collection: str,
+    *,
+    where: Where | None,
+    after: str | None,
+    limit: int,
+    with_vectors: bool,
+    descending: bool = False,
 ) -> Select[KnowledgePoint]:
     """Select a page of the points of a collection that match a filter, ordered by id."""
     statement = _matching(_entities(collection, with_vectors), where)
-    return page(statement, [KnowledgePoint.id], after=after, limit=limit)
+    return page(statement, [KnowledgePoint.id], after=after, limit=limit, newest_first=descending)
 
 
 def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str, Any], Embedding | None]:

@@ -579,3 +579,35 @@ def test_a_failed_import_leaves_nothing(committed: Database) -> None:
         fail()
     with committed.session() as session:
         assert session.scalar(select(func.count()).select_from(KnowledgePoint)) == 0
+
+
+@pytest.mark.parametrize("count", [3, 150])
+def test_points_that_exist_can_stay_as_they_are(filled: KnowledgeRepository, count: int) -> None:
+    """Few points are stored by one statement, many by COPY."""
+    before = {point.id: point.payload for point in filled.scroll(LEGAL)}
+    points: list[NewKnowledgePoint] = [
+        {"id": number, "payload": {"other": number}} for number in range(11, 11 + count)
+    ]
+    assert filled.upsert(LEGAL, points, on_conflict="ignore") == count - 1
+    assert {point.id: point.payload for point in filled.scroll(LEGAL, limit=1000)} == {
+        **{str(number): {"other": number} for number in range(12, 11 + count)},
+        **before,
+    }
+    assert filled.upsert(LEGAL, points, on_conflict="ignore") == 0
+    assert filled.upsert(LEGAL, points) == 1
+    with pytest.raises(InvalidInputError, match="on_conflict"):
+        filled.upsert(LEGAL, points, on_conflict="error")  # type: ignore[arg-type]
+
+
+def test_points_are_scrolled_from_the_greatest_id(filled: KnowledgeRepository) -> None:
+    everything = [point.id for point in filled.scroll(LEGAL)]
+    for where in (None, Filter(must=[eq("payload.even", True)])):
+        expected = [one for one in everything if where is None or int(one) % 2 == 0][::-1]
+        found: list[str] = []
+        after = None
+        while True:
+            page = filled.scroll(LEGAL, where=where, after=after, limit=4, descending=True)
+            found += [point.id for point in page]
+            if (after := page.next) is None:
+                break
+        assert found == expected

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
 
+from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.bulk import FEW, LARGE
 from ...execution._sync.copy import copy_rows, table_name
@@ -34,6 +35,9 @@ BATCH = 1_000
 
 _Rows = Mapping[str, tuple[Any, Mapping[str, Any]]]
 
+Existing = Literal["update", "ignore"]
+"""What becomes of a point whose id exists."""
+
 Imported = Callable[[int], None]
 """Called with the number of points that were imported so far."""
 
@@ -47,15 +51,18 @@ class KnowledgePoints(KnowledgeBase):
     A collection is named by its name or by an alias.
     """
 
-    def upsert(self, collection: str, points: Sequence[NewKnowledgePoint]) -> int:
+    def upsert(
+        self, collection: str, points: Sequence[NewKnowledgePoint], *, on_conflict: Existing = "update"
+    ) -> int:
         """Store points.
 
-        An existing point gets the new vector and the new payload as a whole.
+        An existing point gets the new vector and the new payload as a whole, or keeps its own.
 
         Args:
             collection: The name or an alias.
             points: Mappings with `id`, `vector` and `payload`. Of points with the same id the last one is
                 stored. A point without a vector is stored, but not found by meaning.
+            on_conflict: `update` replaces a point whose id exists, `ignore` leaves it unchanged.
 
         Returns:
             The number of points that are new or have changed.
@@ -64,15 +71,17 @@ class KnowledgePoints(KnowledgeBase):
             NotFoundError: The collection does not exist.
             InvalidInputError: A point is invalid; the message names it.
         """
+        check_word("on_conflict", on_conflict, Existing)
         name = str((self._partition(collection, hold=True)).parameters["collection"])
         rows = rows_of(points)
         if not rows:
             return 0
-        written = (self._insert(name, rows) if len(rows) <= FEW else self._merge(name, rows))
+        store = self._insert if len(rows) <= FEW else self._merge
+        written = store(name, rows, on_conflict)
         self._analyze(name, len(rows))
         return written
 
-    def _insert(self, name: str, rows: _Rows) -> int:
+    def _insert(self, name: str, rows: _Rows, existing: Existing) -> int:
         """Store a few points by one statement: a temporary table would take longer, and leave rows in the catalog."""
         values = [
             {"collection": name, "id": id_, "embedding": vector, "payload": payload}
@@ -82,10 +91,10 @@ class KnowledgePoints(KnowledgeBase):
             for _ in pack_rows(_WRITTEN, ((name, id_, *row) for id_, row in rows.items())):
                 pass  # raises what is wrong with a point, before anything is sent
         with translated():
-            statement = bulk.upsert(POINTS, _WRITTEN, _KEY, "update")
+            statement = bulk.upsert(POINTS, _WRITTEN, _KEY, existing)
             return len((self._session.execute(statement, values)).all())
 
-    def _merge(self, name: str, rows: _Rows) -> int:
+    def _merge(self, name: str, rows: _Rows, existing: Existing) -> int:
         """Store many points: copy them into a temporary table, and merge that."""
         session, stage = self._session, f"alfred_stage_{uuid.uuid4().hex[:12]}"
         with translated():
@@ -102,7 +111,7 @@ class KnowledgePoints(KnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 copy_rows(session, staged, list(staged.c), values)
-            return self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, "update"))
+            return self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing))
 
     def _analyze(self, name: str, rows: int) -> None:
         """Analyze the partition after its first or a large load.
@@ -224,14 +233,25 @@ class KnowledgePoints(KnowledgeBase):
         after: str | None = None,
         limit: int = 100,
         with_vectors: bool = False,
+        descending: bool = False,
     ) -> Page[KnowledgePoint]:
-        """Return a page of the points that match, by id.
+        """Return a page of the points that match, in the order of their ids, which are compared as text.
+
+        Args:
+            collection: The name or an alias.
+            where: Only points that match this filter.
+            after: The `next` of the page before.
+            limit: The maximum number of points.
+            with_vectors: Whether the vectors are read too.
+            descending: Whether the greatest id comes first.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         name = self._name(collection)
-        statement = queries.scroll(name, where=where, after=after, limit=limit, with_vectors=with_vectors)
+        statement = queries.scroll(
+            name, where=where, after=after, limit=limit, with_vectors=with_vectors, descending=descending
+        )
         return as_page(self._all(statement), queries.SCROLL_KEY, limit)
 
     def count(self, collection: str, *, where: Where | None = None) -> int:
