@@ -336,6 +336,11 @@ CALLS: dict[str, list[list[str]]] = {
     "spaces status": [[], ["--json"]],
     "top": [["--once"]],
     "web": [["--help"]],
+    "vectors advise": [
+        ["--table", "documents", "--samples", "1", "--ef", "10"],
+        ["--space", "planted", "--ef", "10", "--json"],
+    ],
+    "vectors build": [["planted", "--index", "hnsw-bit"]],
     "vectors rebuild": [[], ["--index", "{index}"]],
     "vectors recall": [["--table", "documents", "--samples", "2", "--ef", "10"]],
     "vectors status": [[], ["--json"]],

@@ -86,6 +86,8 @@ EXAMPLES: Mapping[str, str] = {
     "spaces drop": "alfred-db spaces drop old-space --yes",
     "vectors status": "alfred-db vectors status",
     "vectors recall": "alfred-db vectors recall --table documents --k 10 --samples 20",
+    "vectors advise": "alfred-db vectors advise --table documents --target 0.9",
+    "vectors build": "alfred-db vectors build e5-small --index hnsw-bit",
     "vectors rebuild": "alfred-db vectors rebuild --index idx_documents_embedding",
     "indexes add": "alfred-db indexes add documents.metadata.year",
     "indexes list": "alfred-db indexes list",

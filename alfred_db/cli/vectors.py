@@ -1,4 +1,4 @@
-"""`alfred-db vectors`: the state of the vector indexes, rebuilding them, and how much of the truth they find."""
+"""`alfred-db vectors`: the state of the vector indexes, building and comparing them, and their recall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..config import database_url, migration_url
 from ..database import Database
 from ..engine.pool import passing_engine
 from ..errors import translated
-from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, rebuild, recall, status
+from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, advise, build_index, rebuild, recall, status
+from ..models import SpaceIndex
 from .groups import Group
 from .options import json_option, migration_url_option, schema_option, url_option
 
@@ -21,7 +22,7 @@ __all__ = ["vectors"]
 
 @click.group(cls=Group)
 def vectors() -> None:
-    """Vector indexes: show their state, rebuild them, and measure their recall."""
+    """Vector indexes: show their state, compare kinds of them, build them, and measure their recall."""
 
 
 @vectors.command("status")
@@ -141,6 +142,85 @@ def find(
         )
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     ctx.exit(1 if report.ef is None else 0)
+
+
+@vectors.command("advise")
+@click.option("--table", help="A table, or a partition, with vectors.")
+@click.option("--space", help="An embedding space; pass either this or a table.")
+@click.option("--target", default=0.95, show_default=True, help="The recall to reach.")
+@click.option("--k", default=10, show_default=True, help="How many nearest rows a search returns.")
+@click.option("--samples", default=100, show_default=True, help="How many stored vectors to search for.")
+@click.option("--rows", default=50_000, show_default=True, help="How many vectors to build the indexes on.")
+@click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
+@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
+@url_option
+@schema_option
+@json_option
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    table: str | None,
+    space: str | None,
+    target: float,
+    k: int,
+    samples: int,
+    rows: int,
+    ef: tuple[int, ...],
+    maintenance_work_mem: str | None,
+    url: str | None,
+    schema: str | None,
+    as_json: bool,
+) -> None:
+    """Measure each kind of index on a sample of the rows. Exit status: 0 one meets the target, 1 none does."""
+    with Database(database_url(url), schema=schema) as database:
+        found = advise(
+            database.engine,
+            table,
+            space=space,
+            schema=schema,
+            target=target,
+            k=k,
+            samples=samples,
+            rows=rows,
+            ef=ef or EF,
+            maintenance_work_mem=maintenance_work_mem,
+        )
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    ctx.exit(1 if found.best is None else 0)
+
+
+@vectors.command("build")
+@click.argument("space")
+@click.option(
+    "--index",
+    type=click.Choice([one.value for one in SpaceIndex]),
+    help="The kind of index; default: that of the space.",
+)
+@migration_url_option
+@schema_option
+@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
+@click.option(
+    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
+)
+def build_for(
+    space: str,
+    index: str | None,
+    url: str | None,
+    schema: str | None,
+    maintenance_work_mem: str | None,
+    lock_timeout: float,
+) -> None:
+    """Build another index for the embedding space SPACE while others read and write, then drop the old one."""
+    with Database(migration_url(url), schema=schema) as database:
+        built = build_index(
+            database,
+            space,
+            index,
+            progress=_progress_printer(),
+            maintenance_work_mem=maintenance_work_mem,
+            lock_timeout=lock_timeout,
+        )
+    click.echo(f"{space} has the index {built.value}")
 
 
 def _count(value: int | None) -> str:

@@ -78,7 +78,8 @@ def drop_plans_of(engine: Engine, plans_of: Callable[[dict[Any, Any]], KeptPlans
         if not plans_of(connection.info).due() or statement.startswith("SET "):
             return
         raw = connection.connection
-        if can_drop(raw.driver_connection):
+        # A connection that was detached from the pool knows only the second.
+        if can_drop(raw.driver_connection or raw.dbapi_connection):
             dropping = raw.cursor()
             try:
                 dropping.execute(DROP_PLANS)

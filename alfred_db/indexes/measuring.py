@@ -37,7 +37,7 @@ from ..search.params import SearchParams
 from .catalog import mapping_of, models, require, status
 from .results import EfRecall, IndexState, RecallReport
 
-__all__ = ["EF", "recall"]
+__all__ = ["EF", "Subject", "check_measuring", "recall", "subject_of"]
 
 EF = (10, 20, 40, 80, 160, 320)
 """Values of hnsw.ef_search to measure; the least that a search uses is 40."""
@@ -72,12 +72,12 @@ def recall(
         NotFoundError: The table holds fewer than two vectors.
         SchemaDriftError: The index is missing or invalid.
     """
-    _check(target, k, samples, ef)
+    check_measuring(target, k, samples, ef)
     with translated(), _own_connection(engine, schema) as connection:
         with connection.begin():
             found = [one for one in status(connection, schema) if one.state is not IndexState.LEFTOVER]
             name = table if isinstance(table, str) else str(getattr(table, "__tablename__", table))
-            subject = _subject(connection, name, {one.table for one in found if one.parent})
+            subject = subject_of(connection, name, {one.table for one in found if one.parent})
         known = vector_index(subject.model).name
         (index,) = (one for one in found if one.table == subject.name and known in (one.name, one.parent))
         require(index, IndexState.VALID)
@@ -125,7 +125,8 @@ def _median(seconds: Sequence[float]) -> float:
     return 1000 * median(seconds)
 
 
-def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
+def check_measuring(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
+    """Check the arguments of a measurement."""
     if not 0 < target <= 1:
         raise InvalidInputError(f"target: expected more than 0, at most 1, got {target}")
     within("k", k, 2, 1000)
@@ -137,7 +138,7 @@ def _check(target: float, k: int, samples: int, ef: Sequence[int]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """The table, or the partition of one, that is searched."""
 
     model: type[Base]
@@ -145,22 +146,26 @@ class _Subject:
 
     @property
     def name(self) -> str:
+        """The name of the table or partition."""
         return table_of(self.model).name if self.partition is None else self.partition.table.name
 
     @property
     def parameters(self) -> Mapping[str, Any]:
+        """The parameters of the condition of a partition."""
         return {} if self.partition is None else self.partition.parameters
 
     @property
     def keys(self) -> tuple[ColumnElement[Any], ...]:
+        """The columns of the primary key."""
         mapper: Mapper[Any] = inspect(self.model)
         return tuple(mapper.primary_key)
 
     def key(self, row: Row[Any]) -> tuple[Any, ...]:
+        """Return the primary key of a row."""
         return tuple(getattr(row, str(key.key)) for key in self.keys)
 
 
-def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subject:
+def subject_of(connection: Connection, table: str, partitions: Set[str]) -> Subject:
     """Return the table or partition with this name.
 
     Raises:
@@ -173,7 +178,7 @@ def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subje
             f"table {table}: is searched one collection at a time; name one of {', '.join(sorted(partitions))}"
         )
     if model is not None:
-        return _Subject(model)
+        return Subject(model)
     rows = connection.execute(select(KnowledgeCollection.name, KnowledgeCollection.distance)).all()
     collections = {partition_name(row.name): row for row in rows}
     if table not in collections or table not in partitions:
@@ -188,7 +193,7 @@ def _subject(connection: Connection, table: str, partitions: Set[str]) -> _Subje
             f"table {table}: its collection compares by {compared}, for which there is no index; all of its searches"
             " are exact"
         )
-    return _Subject(KnowledgePoint, found)
+    return Subject(KnowledgePoint, found)
 
 
 def _full_name(model: type[Base]) -> str:
@@ -206,7 +211,7 @@ class _Sample:
 
 
 def _measure(
-    connection: Connection, subject: _Subject, k: int, samples: int, ef: Sequence[int], index: str
+    connection: Connection, subject: Subject, k: int, samples: int, ef: Sequence[int], index: str
 ) -> list[_Sample]:
     """Return one result for each sample.
 
@@ -229,7 +234,7 @@ def _measure(
     return results
 
 
-def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Sequence[int]) -> _Sample | None:
+def _compare(session: Session, subject: Subject, row: Row[Any], k: int, ef: Sequence[int]) -> _Sample | None:
     """Compare the searches for one row, which does not count itself; None without any other row."""
     own, started = subject.key(row), time.perf_counter()
     nearest = session.execute(_exact(subject, k), {**subject.parameters, "embedding": row.embedding}).all()
@@ -248,7 +253,7 @@ def _compare(session: Session, subject: _Subject, row: Row[Any], k: int, ef: Seq
 
 
 def _search(
-    session: Session, subject: _Subject, embedding: Any, k: int, ef: int
+    session: Session, subject: Subject, embedding: Any, k: int, ef: int
 ) -> tuple[list[Row[Any]], float]:
     params = SearchParams(exact=False, ef_search=ef)
     # Set before the search, so that its time is that of the query alone.
@@ -261,7 +266,7 @@ def _search(
     return [hit.row for hit in found], time.perf_counter() - started
 
 
-def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, index: str) -> None:
+def _require_index(session: Session, subject: Subject, embedding: Any, k: int, index: str) -> None:
     """Check that the planner uses the index; with another plan the recall would always be 1.
 
     Raises:
@@ -279,14 +284,14 @@ def _require_index(session: Session, subject: _Subject, embedding: Any, k: int, 
         )
 
 
-def _exact(subject: _Subject, k: int) -> Select[*tuple[Any, ...]]:
+def _exact(subject: Subject, k: int) -> Select[*tuple[Any, ...]]:
     """Return the exact search: no index has the order of this sum, so all rows are compared."""
     found = distance(subject.model)
     statement = select(*subject.keys, found.label("distance")).where(_has_vector(subject))
     return statement.order_by(found + literal_column("0::float8")).limit(literal_limit(k))
 
 
-def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:
+def _sample(subject: Subject, samples: int) -> Select[*tuple[Any, ...]]:
     """Return rows in a random but repeatable order; vectors are read of the chosen rows only."""
     keys = subject.keys
     shuffled = func.hashtextextended(func.concat_ws("/", *keys), 0)
@@ -295,6 +300,6 @@ def _sample(subject: _Subject, samples: int) -> Select[*tuple[Any, ...]]:
     return select(*keys, vector_index(subject.model).column.label("embedding")).join(some, same)
 
 
-def _has_vector(subject: _Subject) -> ColumnElement[bool]:
+def _has_vector(subject: Subject) -> ColumnElement[bool]:
     there = vector_index(subject.model).column.is_not(None)
     return there if subject.partition is None else and_(there, subject.partition.where)

@@ -18,7 +18,7 @@ from ..sql import quoted
 from .catalog import mapping_of, require, status
 from .results import IndexState, IndexStatus, Progress, Rebuilt
 
-__all__ = ["LOCK_TIMEOUT", "rebuild"]
+__all__ = ["LOCK_TIMEOUT", "memory_size", "milliseconds", "rebuild", "two_connections", "watched"]
 
 LOCK_TIMEOUT = 600.0
 """Seconds that a rebuild waits for other transactions; reads and writes go on meanwhile."""
@@ -59,10 +59,10 @@ def rebuild(
         InvalidInputError: No vector index has this name, or an argument is out of range.
         ConfigurationError: The connection goes through a transaction pooler.
     """
-    settings = {"lock_timeout": f"{_milliseconds(lock_timeout)}ms", "statement_timeout": "0"}
+    settings = {"lock_timeout": f"{milliseconds(lock_timeout)}ms", "statement_timeout": "0"}
     if maintenance_work_mem is not None:
-        settings["maintenance_work_mem"] = _memory(maintenance_work_mem)
-    with translated(), _two(engine) as (worker, watcher):
+        settings["maintenance_work_mem"] = memory_size(maintenance_work_mem)
+    with translated(), two_connections(engine) as (worker, watcher):
         for name, value in settings.items():
             worker.execute(text(f"SET {name} = '{value}'"))
         _wait_for_others(worker, schema, lock_timeout)
@@ -111,7 +111,7 @@ def _rebuild(
     schema: str | None,
 ) -> Rebuilt:
     started = time.monotonic()
-    with _watched(worker, watcher, index.name, progress):
+    with watched(worker, watcher, index.name, progress):
         try:
             with translated():
                 worker.execute(_named("REINDEX INDEX CONCURRENTLY", index))
@@ -127,7 +127,7 @@ def _rebuild(
 
 
 @contextmanager
-def _two(engine: Engine) -> Generator[tuple[Connection, Connection]]:
+def two_connections(engine: Engine) -> Generator[tuple[Connection, Connection]]:
     """Open a connection that works and one that watches.
 
     The first is detached from the pool for good, as its settings are changed.
@@ -166,9 +166,10 @@ def _wait_for_others(worker: Connection, schema: str | None, seconds: float) -> 
 
 
 @contextmanager
-def _watched(
+def watched(
     worker: Connection, watcher: Connection, index: str, progress: Callable[[Progress], None] | None
 ) -> Generator[None]:
+    """Report the progress of what `worker` builds."""
     if progress is None:
         yield
         return
@@ -193,12 +194,14 @@ def _named(command: str, index: IndexStatus) -> TextClause:
     return text(f"{command} {name}".replace(":", r"\:"))
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """Return a checked time to wait in milliseconds."""
     within("lock_timeout", seconds, 0.001, 86400)
     return int(seconds * 1000)
 
 
-def _memory(value: str) -> str:
+def memory_size(value: str) -> str:
+    """Return a checked size of memory."""
     if re.fullmatch(r"[1-9][0-9]{0,9}(kB|MB|GB|TB)", value, re.ASCII) is None:
         raise InvalidInputError(
             f"maintenance_work_mem: expected a size such as 512MB or 2GB, got {value[:40]!r}"

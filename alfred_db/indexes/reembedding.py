@@ -24,7 +24,17 @@ from ..search.params import SearchParams
 from ..values.spaces import SpaceCoverage
 from ..vectors.formats import MatrixLike
 
-__all__ = ["Embedder", "SpaceDatabase", "build_space", "reembed", "space_recall", "switch_space"]
+__all__ = [
+    "FOLLOWED",
+    "VALID",
+    "Embedder",
+    "SpaceDatabase",
+    "build_space",
+    "reembed",
+    "space_from",
+    "space_recall",
+    "switch_space",
+]
 
 Embedder = Callable[[list[str]], MatrixLike]
 """A function from texts to a matrix, with one vector for each text."""
@@ -154,7 +164,7 @@ def build_space(database: SpaceDatabase, space: str) -> None:
         found = uow.spaces.describe(space).space
         if found.state is not SpaceState.BUILDING:
             return
-        chosen = _space(found)
+        chosen = space_from(found)
         own = partition(chosen.kind, chosen.id)
         table = table_name(uow.session, own)
     index = f"idx_{own.name}"
@@ -163,7 +173,7 @@ def build_space(database: SpaceDatabase, space: str) -> None:
     create = queries.create_index(table, index, chosen, concurrently=True)
     with translated(), database.engine.connect() as connection:
         worker = connection.execution_options(isolation_level="AUTOCOMMIT")
-        valid = worker.scalar(_VALID, {"index": named})
+        valid = worker.scalar(VALID, {"index": named})
         if create is not None and not valid:
             worker.execute(text("SET statement_timeout = 0"))
             worker.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {named}"))
@@ -174,7 +184,7 @@ def build_space(database: SpaceDatabase, space: str) -> None:
         uow.spaces.activate(space)
 
 
-_VALID = text(
+VALID = text(
     "SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid = CAST(pg_catalog.to_regclass(:index) AS oid)"
 )
 
@@ -199,7 +209,7 @@ def space_recall(database: SpaceDatabase, space: str, *, k: int = 10, samples: i
     within("k", k, 1, 1000)
     within("samples", samples, 1, 100_000)
     with database.begin() as uow:
-        chosen = _space(uow.spaces.describe(space).space)
+        chosen = space_from(uow.spaces.describe(space).space)
         model = KINDS[chosen.kind][0]
         parts: list[float] = []
         for (vector,) in uow.session.execute(queries.some_vectors(chosen, samples)).all():
@@ -268,5 +278,6 @@ def switch_space(
         return uow.spaces.coverage(space, kind=kind)
 
 
-def _space(row: EmbeddingSpace) -> Space:
+def space_from(row: EmbeddingSpace) -> Space:
+    """Return a space as searches know it."""
     return Space(row.id, row.name, row.kind, row.model, row.dimensions, row.storage, row.index, row.state)

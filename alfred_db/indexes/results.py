@@ -7,7 +7,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["EfRecall", "FieldIndex", "IndexState", "IndexStatus", "Progress", "Rebuilt", "RecallReport"]
+__all__ = [
+    "EfRecall",
+    "FieldIndex",
+    "IndexAdvice",
+    "IndexState",
+    "IndexStatus",
+    "MeasuredIndex",
+    "Progress",
+    "Rebuilt",
+    "RecallReport",
+]
 
 
 class IndexState(StrEnum):
@@ -165,3 +175,76 @@ class RecallReport:
                 f" the index ({self.rebuild})"
             )
         return "\n".join([*lines, verdict])
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredIndex:
+    """One kind of index, built on a sample and measured, by rising ef_search."""
+
+    index: str
+    """The kind, as `SpaceIndex` names it."""
+    size: int
+    """About the bytes on disk of an index of all rows."""
+    build_seconds: float
+    """About the time to build it, in one process."""
+    measured: tuple[EfRecall, ...]
+    """For an index of bits, ef_search is also the number of candidates that are ranked again."""
+
+    def at(self, target: float) -> EfRecall | None:
+        """Return the fastest measurement that meets a recall; None if none does."""
+        good = [one for one in self.measured if one.recall >= target]
+        return min(good, key=lambda one: one.milliseconds) if good else None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexAdvice:
+    """The measurements of all kinds of indexes of the same vectors."""
+
+    table: str
+    """The table or the space."""
+    dimensions: int
+    rows: int
+    """Rows of the table, as the last ANALYZE or VACUUM counted them."""
+    sampled: int
+    """Rows that were searched."""
+    target: float
+    k: int
+    samples: int
+    exact_milliseconds: float
+    """Median time of an exact search of the sample."""
+    indexes: tuple[MeasuredIndex, ...]
+
+    @property
+    def best(self) -> MeasuredIndex | None:
+        """The fastest that meets the target; of those within a tenth of its time the smallest. None if none meets it."""
+        good = {one.index: found for one in self.indexes if (found := one.at(self.target)) is not None}
+        if not good:
+            return None
+        fast = 1.1 * min(found.milliseconds for found in good.values())
+        near = [one for one in self.indexes if one.index in good and good[one.index].milliseconds <= fast]
+        return min(near, key=lambda one: one.size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the advice as plain values."""
+        return {**asdict(self), "best": None if self.best is None else self.best.index}
+
+    def as_text(self) -> str:
+        """Return the advice as a table for people."""
+        lines = [
+            f"{self.table}: {self.dimensions} dimensions, {self.sampled:,} of {self.rows:,} rows, recall@{self.k} of"
+            f" {self.samples} queries",
+            "index          size, MB  build, s  ef_search  recall       ms",
+        ]
+        for one in self.indexes:
+            found = one.at(self.target) or max(one.measured, key=lambda each: each.recall)
+            missed = "" if one.at(self.target) else "  misses the target"
+            lines.append(
+                f"{one.index:<13}  {one.size / 2**20:>8,.1f}  {one.build_seconds:>8.1f}  {found.ef:>9}  {found.recall:.4f}"
+                f"  {found.milliseconds:>7.2f}{missed}"
+            )
+        lines.append(f"exact                                         1.0000  {self.exact_milliseconds:>7.2f}")
+        if self.best is None:
+            lines.append(f"no index meets {self.target:g}: try a larger ef_search, or search exactly")
+        else:
+            lines.append(f"{self.best.index} meets {self.target:g} in the least time")
+        return "\n".join(lines)

@@ -33,6 +33,7 @@ from .hybrid import hybrid
 from .load import load, load_table, load_targets, plain, without_vector_index
 from .memories import memories
 from .peers import OURS, RAW, Contenders, contenders, migrated
+from .quantised import advice, quantised
 from .search import read, search, search_targets
 from .spaces import spaces
 
@@ -57,10 +58,11 @@ class Size:
     queries: int = 300
     made: int = 2_000
     growth: tuple[int, int] = (10_000, 100_000)
+    quantised: int = 50_000
     read: int = 1_000
 
 
-QUICK = Size(runs=2, rounds=1, queries=50, made=1_000, growth=(1_000, 5_000), read=500)
+QUICK = Size(runs=2, rounds=1, queries=50, made=1_000, growth=(1_000, 5_000), quantised=3_000, read=500)
 
 
 @contextmanager
@@ -187,6 +189,15 @@ def main() -> int:
                 text,
             )
             found += some
+            with timed("advice"):
+                text, one = advice(database, len(rows))
+            publish(
+                PAGE,
+                "Kinds of indexes: real rows of 384 dimensions",
+                "As `alfred-db vectors advise` prints it.",
+                text,
+            )
+            found.append(one)
             with timed("hybrid"):
                 text, one = hybrid(database, rows)
             publish(PAGE, "Hybrid search", "Known-item questions about the glosses.", text)
@@ -199,6 +210,18 @@ def main() -> int:
             text, one = growth(server, size.growth, min(size.queries, 200), size.rounds)
         publish(PAGE, "Growth", "Made rows of 384 dimensions in `documents`.", text)
         found.append(one)
+        with timed("quantised"):
+            picture = PAGE.path.with_name("indexes.svg")
+            text, some = quantised(server, size.quantised, min(size.queries, 200), size.rounds, picture)
+        publish(
+            PAGE,
+            "Kinds of indexes: made rows of 1,536 dimensions",
+            "Embedding spaces with the same vectors, in clusters and with a falling spectrum. Bits are ranked again by the full"
+            " vectors, as many as ef_search.",
+            "![Searches a second by recall](indexes.svg)",
+            text,
+        )
+        found += some
         more, more_panels = compare(server, folder, made, size, ours)
         found += more
         panels |= more_panels

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SAMPLE", "SHARES", "Rows", "clusters", "nearest_distances", "recall", "wordnet"]
+__all__ = ["SAMPLE", "SHARES", "Rows", "clusters", "nearest_distances", "recall", "spectrum", "wordnet"]
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data"
 SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
@@ -79,6 +79,25 @@ def clusters(count: int, dimensions: int, queries: int, seed: int = 7) -> Rows:
             part = made[start : start + 10_000]
             part[:] = inner[rng.integers(2000, size=len(part))]
             part += 0.6 * rng.standard_normal(part.shape, np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    texts = [f"row {place}" for place in range(count)]
+    vectors, asked = some(count), some(queries)
+    return Rows(f"{count:,} made rows", texts, _numbered([{} for _ in texts]), vectors, asked, [], [])
+
+
+def spectrum(count: int, dimensions: int, queries: int, seed: int = 11) -> Rows:
+    """Made rows of unit length with the structure of real embeddings: clusters, and a falling spectrum."""
+    rng = np.random.default_rng(seed)
+    scale = (1.0 / np.sqrt(1.0 + np.arange(dimensions) / 40.0)).astype(np.float32)
+    centres = rng.standard_normal((400, dimensions), np.float32) * scale
+
+    def some(number: int) -> Any:
+        made = np.empty((number, dimensions), np.float32)
+        for start in range(0, number, 10_000):
+            part = made[start : start + 10_000]
+            part[:] = centres[rng.integers(len(centres), size=len(part))]
+            part += 0.6 * rng.standard_normal(part.shape, np.float32) * scale
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
     texts = [f"row {place}" for place in range(count)]

@@ -199,8 +199,10 @@ class _Search:
 
     async def _run(self, candidates: int, only_keys: bool) -> Sequence[Row[Any]]:
         session, model, space, limit = self._session, self._model, self._space, self._limit
+        # An index of bits returns what it keeps, since its order is only roughly that of the distances.
+        least = (self._params.ef_search or 0) if space.read > 1 else 0
         if self.path is SearchPath.HNSW and not only_keys:
-            nearest = queries.nearest(model, space, limit, candidates)
+            nearest = queries.nearest(model, space, limit, candidates, least)
             self._statement = nearest.built
             return await fetch_rows(session, nearest, self._parameters)
         self._statement = queries.nearest_within(
@@ -212,6 +214,7 @@ class _Search:
             max_distance=self._params.max_distance,
             exact=self.path is SearchPath.EXACT,
             only_keys=only_keys,
+            least=least,
         )
         return await rows_of(session, self._statement, self._parameters)
 

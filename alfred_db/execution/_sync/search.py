@@ -218,8 +218,8 @@ def score(distance: float, operator: str | None) -> float:
 
 
 def without_vectors(plan: str) -> str:
-    """Return a plan without the vectors in it."""
-    return re.sub(r"'\[[^']*\]'", "$1", plan)
+    """Return a plan without the vectors in it, and without their signs."""
+    return re.sub(r"'(\[[^']*\]|[01]+)'(?=::)", "$1", plan)
 
 
 def way_of(

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 
 from ...checks import check_limit
+from ...errors import InvalidInputError
 from ...models import (
     Base,
     Document,
@@ -50,7 +51,7 @@ from ...models import (
 )
 from ...models.base import table_of
 from ...types import Text
-from ...vectors.formats import MatrixLike
+from ...vectors.formats import MAX_DIMENSIONS, MatrixLike
 from ...vectors.types import Bit, HalfVector, Vector
 from .driver_statement import driver_statement
 from .functions import func
@@ -62,6 +63,14 @@ RERANKED = 8
 
 MOST_RERANKED = 1000
 """The number of candidates that are ranked again at most: the greatest candidate list of an index."""
+
+MOST_INDEXED = {
+    (SpaceIndex.HNSW, SpaceStorage.VECTOR): 2_000,
+    (SpaceIndex.HNSW, SpaceStorage.HALFVEC): 4_000,
+    (SpaceIndex.HNSW_HALFVEC, SpaceStorage.VECTOR): 4_000,
+    (SpaceIndex.HNSW_HALFVEC, SpaceStorage.HALFVEC): 4_000,
+}
+"""The dimensions up to which pgvector has an index; others take all that a vector can have."""
 
 KINDS: dict[SpaceKind, tuple[type[Base], type[Base]]] = {
     SpaceKind.DOCUMENTS: (Document, DocumentEmbedding),
@@ -151,6 +160,23 @@ def index_definition(space: Space) -> str | None:
     return f"USING hnsw ({indexed}) WITH (m = 16, ef_construction = 64)"
 
 
+def fitting_index(index: SpaceIndex | None, storage: SpaceStorage, dimensions: int) -> SpaceIndex:
+    """Return an index if it takes vectors of a length, or the first that does.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
+    most = MAX_DIMENSIONS
+    for chosen in SpaceIndex if index is None else (index,):
+        most = MOST_INDEXED.get((chosen, storage), MAX_DIMENSIONS)
+        if dimensions <= most:
+            return chosen
+    raise InvalidInputError(
+        f"index {index}: takes vectors of at most {most} dimensions stored as {storage}, got {dimensions}; pass another"
+        " index, or None for the first that fits"
+    )
+
+
 def content_hash(model: type[Base]) -> ColumnElement[bytes]:
     """Return the sha256 of the content of a row, with immutable functions only."""
     columns = table_of(model).c
@@ -172,7 +198,13 @@ def vector_columns(space: Space) -> list[Column[Any]]:
 
 
 def nearest_vectors(
-    space: Space, candidates: int, where: ColumnElement[bool] | None, *, exact: bool, query: Any = None
+    space: Space,
+    candidates: int,
+    where: ColumnElement[bool] | None,
+    *,
+    exact: bool,
+    query: Any = None,
+    least: int = 0,
 ) -> Select[Any, float]:
     """Select the row and the distance of the nearest vectors: by the index, or of all rows that match.
 
@@ -182,6 +214,7 @@ def nearest_vectors(
         where: Condition of the rows; None for all.
         exact: True compares all vectors of the rows that match.
         query: The vector of the query; by default the parameter `embedding`.
+        least: The least number of vectors of an index of bits that are ranked again.
     """
     vectors, rows = vectors_of(space.kind), table_of(KINDS[space.kind][0])
     type_ = stored_type(space)
@@ -203,7 +236,7 @@ def nearest_vectors(
         bits = Bit(space.dimensions)
         signs = cast(func.binary_quantize(column_of(space)), bits)
         order = signs.op("<~>", return_type=Float())(cast(func.binary_quantize(query), bits))
-        return statement.order_by(order).limit(number(min(candidates * RERANKED, MOST_RERANKED)))
+        return statement.order_by(order).limit(number(min(max(candidates * RERANKED, least), MOST_RERANKED)))
     if space.index is SpaceIndex.HNSW_HALFVEC and space.storage is SpaceStorage.VECTOR:
         half = HalfVector(space.dimensions)
         order = cast(column_of(space), half).op("<=>", return_type=Float())(cast(query, half))
@@ -219,9 +252,10 @@ def nearest_rows(
     *,
     exact: bool,
     max_distance: float | None = None,
+    least: int = 0,
 ) -> Select[Any, float]:
     """Select the nearest rows and their distances; of several vectors of a row the nearest counts."""
-    each = nearest_vectors(space, candidates, where, exact=exact)
+    each = nearest_vectors(space, candidates, where, exact=exact, least=least)
     near = each.subquery("candidates")
     distance = func.min(near.c.distance)
     statement = select(near.c.row_id, distance.label("distance")).group_by(near.c.row_id)
@@ -243,9 +277,9 @@ def distance_of_row(space: Space) -> ColumnElement[Any]:
 
 
 @driver_statement
-def nearest(model: type[Base], space: Space, limit: int, candidates: int) -> AnySelect:
+def nearest(model: type[Base], space: Space, limit: int, candidates: int, least: int = 0) -> AnySelect:
     """Select the nearest rows by the index; run it with the parameter `embedding`."""
-    return nearest_within(model, space, limit, candidates, None, max_distance=None, exact=False)
+    return nearest_within(model, space, limit, candidates, None, max_distance=None, exact=False, least=least)
 
 
 def nearest_within(
@@ -258,9 +292,10 @@ def nearest_within(
     max_distance: float | None,
     exact: bool,
     only_keys: bool = False,
+    least: int = 0,
 ) -> AnySelect:
     """Select the nearest rows that match, exactly or by the index. The arguments are those of `nearest_rows`."""
-    found = nearest_rows(space, limit, candidates, where, exact=exact, max_distance=max_distance)
+    found = nearest_rows(space, limit, candidates, where, exact=exact, max_distance=max_distance, least=least)
     near = found.subquery("nearest")
     order = (near.c.distance + literal_column("0::float8"), near.c.row_id)
     if only_keys:

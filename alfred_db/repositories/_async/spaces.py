@@ -25,21 +25,14 @@ from ...models.base import table_of
 from ...models.spaces import BUILTIN
 from ...queries import spaces as queries
 from ...queries.knowledge_collections import lock_timeout
-from ...queries.shapes.spaces import KINDS, Space, partition, vectors_of
+from ...queries.shapes.bulk import analyze
+from ...queries.shapes.spaces import KINDS, Space, fitting_index, partition, vectors_of
 from ...values.spaces import EmbeddingSpaceInfo, PendingEmbedding, SpaceCoverage
 from ...vectors.formats import MAX_DIMENSIONS, MatrixLike
 
 MAX_NAME = 255
 LOCK_TIMEOUT = "5s"
 """How long dropping a space waits for running searches; later searches wait behind it."""
-
-_MOST = {
-    (SpaceIndex.HNSW, SpaceStorage.VECTOR): 2_000,
-    (SpaceIndex.HNSW, SpaceStorage.HALFVEC): 4_000,
-    (SpaceIndex.HNSW_HALFVEC, SpaceStorage.VECTOR): 4_000,
-    (SpaceIndex.HNSW_HALFVEC, SpaceStorage.HALFVEC): 4_000,
-}
-"""The dimensions up to which pgvector has an index; others take all that a vector can have."""
 
 
 class AsyncSpaceRepository(AsyncRepository):
@@ -80,7 +73,7 @@ class AsyncSpaceRepository(AsyncRepository):
         check_text("name", name, MAX_NAME)
         check_text("model", model)
         within("dimensions", dimensions, 1, MAX_DIMENSIONS)
-        chosen = _index(None if index is None else one_of(SpaceIndex, index), storage, dimensions)
+        chosen = fitting_index(None if index is None else one_of(SpaceIndex, index), storage, dimensions)
         wanted = {
             "kind": kind,
             "model": model,
@@ -227,7 +220,10 @@ class AsyncSpaceRepository(AsyncRepository):
         """
         found = await self._found(space, None)
         if found.state is SpaceState.BUILDING:
-            await self._index(_space(found))
+            own = _space(found)
+            await self._index(own)
+            # The planner would expect few vectors, and sort all of them.
+            await self._session.execute(analyze(table_name(self._session, partition(own.kind, own.id))))
         return await self._changed(found, {"state": SpaceState.ACTIVE})
 
     async def drop(self, space: str) -> None:
@@ -398,18 +394,6 @@ def _space(row: EmbeddingSpace) -> Space:
 
 def _read(row: EmbeddingSpace) -> Space | SpaceKind:
     return row.kind if row.name == BUILTIN else _space(row)
-
-
-def _index(index: SpaceIndex | None, storage: SpaceStorage, dimensions: int) -> SpaceIndex:
-    most = MAX_DIMENSIONS
-    for chosen in SpaceIndex if index is None else (index,):
-        most = _MOST.get((chosen, storage), MAX_DIMENSIONS)
-        if dimensions <= most:
-            return chosen
-    raise InvalidInputError(
-        f"index {index}: takes vectors of at most {most} dimensions stored as {storage}, got {dimensions}; pass another"
-        " index, or None for the first that fits"
-    )
 
 
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
