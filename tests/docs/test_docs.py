@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import URL
 
 from alfred_db import Database
@@ -75,6 +76,25 @@ def blocks(page: Path) -> Iterator[tuple[int, str, bool]]:
             yield start + 1, "\n".join(lines[start + 1 : end]), run
 
 
+def command_blocks(page: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and commands of each block of `sh` that has nothing but commands of ours, and is to be run."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    for start, line in enumerate(lines):
+        if line == "```sh" and not NOT_RUN.match(lines[start - 1]):
+            found = [one for one in lines[start + 1 : lines.index("```", start)] if one.strip()]
+            if all(one.startswith("alfred-db ") for one in found):
+                yield start + 1, found
+
+
+def run_command(line: str) -> None:
+    """Run a command as on a terminal, on the database of ALFRED_DB_URL."""
+    done = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
+    # A doctor may have a warning about the server of the tests.
+    assert done.exit_code in ({0, 1} if line.startswith("alfred-db doctor") else {0}), (
+        f"{line}\n{done.output}"
+    )
+
+
 def link_target(page: Path, link: str) -> Path:
     """The file that a link to a page of the project leads to."""
     path = link.partition("#")[0]
@@ -87,9 +107,17 @@ def code(page: Path) -> Iterator[str]:
         yield from part.splitlines() if number % 2 else re.findall(r"`([^`\n]+)`", part)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(run for *_, run in blocks(page))], ids=name)
+RUN = [
+    page
+    for page in PAGES
+    if page.name != "tutorial.md" and (any(run for *_, run in blocks(page)) or any(command_blocks(page)))
+]
+"""The pages with something to run; the tutorial has a test of its own."""
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
 def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The blocks of a page run in order, in one namespace, on a migrated database."""
+    """The blocks of a page run in order, in one namespace, on a migrated database; commands of ours between them."""
     monkeypatch.setenv("ALFRED_DB_URL", database_url.render_as_string(hide_password=False))
     monkeypatch.chdir(tmp_path)
     made: list[Database] = []
@@ -106,9 +134,14 @@ def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "page", module)
     namespace = module.__dict__
     try:
-        for line, text, run in blocks(page):
-            if run:
-                exec(compile("\n" * line + text, str(page), "exec"), namespace)
+        code = [(line, [text], False) for line, text, run in blocks(page) if run]
+        commands = [(line, lines, True) for line, lines in command_blocks(page)]
+        for line, texts, typed in sorted(code + commands):
+            for text in texts:
+                if typed:
+                    run_command(text)
+                else:
+                    exec(compile("\n" * line + text, str(page), "exec"), namespace)
     finally:
         for database in made:
             database.close()
