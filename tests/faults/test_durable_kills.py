@@ -42,7 +42,10 @@ def test_no_finished_step_runs_again_in_any_kill(own_server: Server, database: s
                     kills += 1
             with db.begin() as uow:  # a minute later
                 uow.session.execute(
-                    text("UPDATE workflow_executions SET lease_expires_at = now() - interval '1 s'")
+                    text(
+                        "UPDATE workflow_executions SET lease_expires_at = now() - interval '1 s'"
+                        " WHERE lease_expires_at IS NOT NULL"
+                    )
                 )
             status = _status(db, id)
         assert status == WorkflowExecutionStatus.COMPLETED

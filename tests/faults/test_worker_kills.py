@@ -18,7 +18,7 @@ from .ledger import Figures, figures
 from .processes import Process, Server, process, wait_until
 
 Start = Callable[..., AbstractContextManager[Process]]
-LAPSE = text("UPDATE tasks SET lease_expires_at = now()")
+LAPSE = text("UPDATE tasks SET lease_expires_at = now() WHERE status = 'processing'")
 """Ends the leases of workers that are killed or stopped: others are long, and do not lapse on a busy machine."""
 
 
