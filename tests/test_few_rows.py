@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import URL, event, text
 
 from alfred_db import Database, UnitOfWork
-from alfred_db.execution._sync.bulk import FEW
+from alfred_db.execution._sync.bulk import MAX_UNSTAGED
 
 ROWS = 40
 chance = np.random.default_rng(3)
@@ -83,7 +83,7 @@ def test_the_number_of_statements_does_not_depend_on_the_rows(migrated_url: URL,
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("count", [FEW, FEW + 1])
+@pytest.mark.parametrize("count", [MAX_UNSTAGED, MAX_UNSTAGED + 1])
 def test_both_ways_store_the_same(migrated_url: URL, count: int) -> None:
     with Database(migrated_url) as database, database.session() as session:
         uow = UnitOfWork(session)

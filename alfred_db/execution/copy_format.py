@@ -46,7 +46,7 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 BLOCK = 1 << 17
 """Approximate number of bytes in a block."""
-FEW, MANY = 16, 1000
+FIRST_ROWS, MAX_ROWS = 16, 1000
 """Rows in the first block, when their size is not known yet, and at most in any other."""
 
 _NULL = b"\xff\xff\xff\xff"
@@ -83,7 +83,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
     start = struct.pack(">h", len(packers))
     waiting = iter(rows)
     yield HEADER
-    number, count = 0, FEW
+    number, count = 0, FIRST_ROWS
     while some := list(islice(waiting, count)):
         # Column by column: a loop in C over each column takes half the time of a loop over rows.
         packed = [
@@ -93,7 +93,7 @@ def pack_rows(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> 
         block = b"".join(chain.from_iterable(zip(repeat(start), *packed, strict=False)))
         yield block
         number += len(some)
-        count = max(1, min(MANY, BLOCK * len(some) // len(block)))
+        count = max(1, min(MAX_ROWS, BLOCK * len(some) // len(block)))
     yield TRAILER
 
 

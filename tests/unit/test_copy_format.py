@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
 from sqlalchemy.types import TypeEngine
 
 from alfred_db.errors import InvalidInputError
-from alfred_db.execution.copy_format import HEADER, MANY, TRAILER, _packer, pack_rows
+from alfred_db.execution.copy_format import HEADER, MAX_ROWS, TRAILER, _packer, pack_rows
 from alfred_db.models import (
     Base,
     BrokerRequest,
@@ -59,7 +59,7 @@ def rows(count: int) -> list[Sequence[Any]]:
     ]
 
 
-@pytest.mark.parametrize("count", [0, 1, 16, 17, 3 * MANY])
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 3 * MAX_ROWS])
 def test_blocks_hold_each_row_once_and_in_order(count: int) -> None:
     given = rows(count)
     alone = [list(pack_rows(COLUMNS, [row]))[1] for row in given]

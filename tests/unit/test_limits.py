@@ -21,7 +21,7 @@ LIMITS = {
     "execution._async.search.AT_ONCE": 1000,
     "execution._async.search.CHEAP": 1_500_000,
     "execution._async.search.ESTIMATES_LAST": 60.0,
-    "execution._async.search.FEW": 20_000,
+    "execution._async.search.MAX_COMPARED": 20_000,
     "execution._async.search.MAX_VISITED": 20_000,
     "execution._async.search.SAMPLED_PAGES": 100,
     "execution._async.search.SMALL_PART": 0.1,

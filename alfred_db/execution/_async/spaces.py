@@ -36,7 +36,7 @@ from .driver import DIALECT, bind_of, fetch_rows, tenant_of
 FOLLOWED = 5.0
 """Seconds after which the copy of the catalog is read again."""
 
-FEW = 50
+AS_PARAMETERS = 50
 """At most this many vectors are sent as parameters of a statement, more by COPY."""
 
 
@@ -261,7 +261,7 @@ async def replace_vectors(
                 chunks[key] = chunks.get(key, -1) + 1
                 rows.append((key, chunks[key], space.id, current[key], vector))
         await session.execute(queries.clear(space, list(current)))
-        if len(rows) <= FEW:
+        if len(rows) <= AS_PARAMETERS:
             await session.execute(queries.store(space, rows))
         else:
             rows.sort(key=lambda row: row[:2])

@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 LARGE = 10_000
 """A load of at least this many rows is followed by ANALYZE."""
 
-FEW = 100
+MAX_UNSTAGED = 100
 """At most this many rows are merged without a temporary table, which would take longer."""
 
 REPORTED = 1_000
@@ -118,7 +118,7 @@ def _merge(
     kept = [place for place, value in enumerate(keys) if value is None or last[value] == place]
     staged = [table.c.id, *columns]
     rows = ((ids[place], *(column[place] for column in values)) for place in kept)
-    if len(kept) <= FEW:
+    if len(kept) <= MAX_UNSTAGED:
         given = list(rows)
         for _ in pack_rows(staged, _reported(given, len(kept), progress)):
             pass  # raises what is wrong with a row, before anything is sent

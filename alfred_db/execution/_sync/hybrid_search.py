@@ -27,7 +27,7 @@ from ...vectors.formats import VectorLike
 from .citus import size_of
 from .copy import table_name
 from .driver import bind_of, fetch_rows
-from .search import CHEAP, FEW, SMALL_PART, estimate, rows_of, scan_settings, set_local, text_of
+from .search import CHEAP, MAX_COMPARED, SMALL_PART, estimate, rows_of, scan_settings, set_local, text_of
 from .spaces import space_of
 
 CANDIDATES = 50
@@ -37,8 +37,8 @@ WHOLE = 4_000
 """At most this many matching rows are all read: that is faster than reading an index for each word, and exact."""
 
 SAMPLED_ROWS = 3_000
-STATISTICS_LAST, FEW_LAST = 600.0, 5.0
-"""Seconds for which the statistics of a text index are kept; those of fewer than `FEW` rows change sooner."""
+STATISTICS_LAST, SMALL_STATISTICS_LAST = 600.0, 5.0
+"""Seconds for which the statistics of a text index are kept; those of fewer than `MAX_COMPARED` rows change sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _way(
     matches, rows = estimate(session, legs.model, where, partition)
     length = dimensions(legs.model) if legs.space is None else legs.space.dimensions
     few = CHEAP / length if legs.vector else WHOLE
-    return matches <= min(few, WHOLE), exact or matches <= max(few, min(FEW, rows * SMALL_PART))
+    return matches <= min(few, WHOLE), exact or matches <= max(few, min(MAX_COMPARED, rows * SMALL_PART))
 
 
 def text_statistics(
@@ -179,5 +179,8 @@ def text_statistics(
     known = TextStatistics(matching, max(float(found.average or 1.0), 1.0), found.common or [], frequencies)
     if len(kept) > 1000:
         kept.clear()
-    kept[key] = known, time.monotonic() + (STATISTICS_LAST if matching >= FEW else FEW_LAST)
+    kept[key] = (
+        known,
+        time.monotonic() + (STATISTICS_LAST if matching >= MAX_COMPARED else SMALL_STATISTICS_LAST),
+    )
     return known

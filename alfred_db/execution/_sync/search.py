@@ -29,7 +29,7 @@ from .copy import table_name
 from .driver import DIALECT, bind_of, commits_alone, driver_of, fetch_rows, transaction_of
 from .unreadable import located
 
-FEW = 20_000
+MAX_COMPARED = 20_000
 """At most this many matches are compared one by one, if they are also a small part of the table."""
 
 CHEAP = 1_500_000
@@ -241,7 +241,7 @@ def way_of(
         matches, rows = estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
         cheap = CHEAP / (dimensions or queries.dimensions(model))
-        exact = matches <= max(cheap, limit, min(FEW, rows * SMALL_PART))
+        exact = matches <= max(cheap, limit, min(MAX_COMPARED, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
     if exact:
         return True, SearchPath.EXACT, {**_timeout(params), **(OWN_PLAN if partition is not None else {})}

@@ -48,8 +48,8 @@ SCORED_TERMS = 32
 COUNTED = 3_000
 """How many rows with a term are counted in a table; if there are more, the term is taken to have as many."""
 
-FEW, ENOUGH = 50, 500
-"""Rows of a table that are scored: those with the rarest terms, until there are `FEW`, and with more terms up to `ENOUGH`."""
+LEAST_SCORED, ENOUGH = 50, 500
+"""Rows of a table that are scored: those with the rarest terms, until there are `LEAST_SCORED`, and with more terms up to `ENOUGH`."""
 
 MOST_SCORED = 5_000
 """The most rows of a table that are scored, where even the rarest term has more."""
@@ -160,7 +160,7 @@ def asked(terms: CTE, language: ColumnElement[Any], match: Match, *, some: bool)
     each: Any = func.string_agg(cast(terms.c.query, Text), literal_column("' | '", Text))
     if some:
         each = each.filter(
-            or_(terms.c.before < float8(FEW), terms.c.so_far <= float8(ENOUGH)),
+            or_(terms.c.before < float8(LEAST_SCORED), terms.c.so_far <= float8(ENOUGH)),
         )
     # Without an excluded word its query is empty, and the other one stays unchanged.
     found = func.tsquery_and(cast(each, TSQUERY), func.tsquery_not(unwanted), type_=TSQUERY)

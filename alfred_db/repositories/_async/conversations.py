@@ -22,7 +22,7 @@ from ...values import Page
 from ...values.conversations import ConversationHits, ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
-FEW = 1_000
+MAX_INSERTED = 1_000
 """At most this many messages are sent in one INSERT; more by COPY."""
 
 MAX_TEXT = 10_000
@@ -81,7 +81,7 @@ class AsyncConversationRepository(AsyncRepository):
         if not rows:
             return []
         with translated():
-            if len(rows) > FEW:
+            if len(rows) > MAX_INSERTED:
                 ids: list[int] = await add_many(self._session, Conversation, rows)
             else:
                 ids = list(await self._session.scalars(queries.append_many(), rows))

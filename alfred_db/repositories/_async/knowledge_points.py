@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaDat
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
-from ...execution._async.bulk import FEW, LARGE
+from ...execution._async.bulk import LARGE, MAX_UNSTAGED
 from ...execution._async.copy import copy_rows, table_name
 from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
@@ -75,7 +75,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         rows = rows_of(points)
         if not rows:
             return 0
-        store = self._insert if len(rows) <= FEW else self._merge
+        store = self._insert if len(rows) <= MAX_UNSTAGED else self._merge
         written = await store(name, rows, on_conflict)
         await self._analyze(name, len(rows))
         return written

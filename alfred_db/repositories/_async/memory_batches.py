@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
-from ...execution._async.search import FEW, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._async.search import MAX_COMPARED, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._async.space_search import search_many
 from ...execution._async.spaces import check_model, packed, replace_vectors, space_for_writing
 from ...execution.missing import not_found
@@ -183,7 +183,7 @@ async def _merged_in_bank(
             if (hit.distance or 0.0) <= near
         }
     matches, rows = await estimate(session, Memory, queries.in_bank(bank_id))
-    exact = matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+    exact = matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
     await set_local(session, scan_settings(1, EFFORT, iterative=True))
     for start in range(0, len(new), AT_ONCE):
         some = new[start : start + AT_ONCE]

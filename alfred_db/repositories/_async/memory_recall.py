@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import translated
 from ...execution._async.driver import fetch_rows
-from ...execution._async.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._async.search import MAX_COMPARED, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._async.spaces import space_of
 from ...models import Memory, MemoryBank
 from ...queries import memory_recall as queries
@@ -115,7 +115,7 @@ async def _recalled(
     exact = True if space is not None else exact
     with translated():
         matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
-        small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+        small = exact is None and matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
         part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
         while not (exact or small):
             found = await _nearest(session, limit, candidates, part, parameters)

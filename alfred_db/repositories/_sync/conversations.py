@@ -23,7 +23,7 @@ from ...values import Page
 from ...values.conversations import ConversationHits, ConversationSummary, NewMessage
 from .memory_banks import lock_key
 
-FEW = 1_000
+MAX_INSERTED = 1_000
 """At most this many messages are sent in one INSERT; more by COPY."""
 
 MAX_TEXT = 10_000
@@ -82,7 +82,7 @@ class ConversationRepository(Repository):
         if not rows:
             return []
         with translated():
-            if len(rows) > FEW:
+            if len(rows) > MAX_INSERTED:
                 ids: list[int] = add_many(self._session, Conversation, rows)
             else:
                 ids = list(self._session.scalars(queries.append_many(), rows))

@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaDat
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
-from ...execution._sync.bulk import FEW, LARGE
+from ...execution._sync.bulk import LARGE, MAX_UNSTAGED
 from ...execution._sync.copy import copy_rows, table_name
 from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
@@ -76,7 +76,7 @@ class KnowledgePoints(KnowledgeBase):
         rows = rows_of(points)
         if not rows:
             return 0
-        store = self._insert if len(rows) <= FEW else self._merge
+        store = self._insert if len(rows) <= MAX_UNSTAGED else self._merge
         written = store(name, rows, on_conflict)
         self._analyze(name, len(rows))
         return written

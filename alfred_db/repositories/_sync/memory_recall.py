@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ...errors import translated
 from ...execution._sync.driver import fetch_rows
-from ...execution._sync.search import FEW, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
+from ...execution._sync.search import MAX_COMPARED, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._sync.spaces import space_of
 from ...models import Memory, MemoryBank
 from ...queries import memory_recall as queries
@@ -116,7 +116,7 @@ def _recalled(
     exact = True if space is not None else exact
     with translated():
         matches, rows = (0.0, 0.0) if exact else estimate(session, Memory, in_bank(bank_id))
-        small = exact is None and matches <= max(COMPARED, min(FEW, rows * SMALL_PART))
+        small = exact is None and matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
         part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
         while not (exact or small):
             found = _nearest(session, limit, candidates, part, parameters)
