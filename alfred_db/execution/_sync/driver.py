@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any, NamedTuple, TypeVarTuple, cast
 
+from psycopg import RawCursor
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, Row
 from sqlalchemy.dialects.postgresql import psycopg
@@ -28,12 +29,18 @@ from ...engine.session import AloneSession, DirectSession, must_flush, state_of,
 from ...engine.status import status_of
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
-from ...queries.shapes.driver_statement import DriverStatement, Tenant
+from ...queries.shapes.driver_statement import DriverStatement, DriverText, Tenant
 from ...types import bind_text
 from .unreadable import located
 
 DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 bind_text(DIALECT)
+_NUMBERED: Dialect = psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+"""Compiles statements as the server reads them, with $1, $2 and so on for the parameters.
+
+The driver would translate named ones in each call. It keeps 128 translations, but each tenant has texts of its own.
+"""
+bind_text(_NUMBERED)
 
 CANCEL_SECONDS = 2.0
 """How long to wait for the server to accept the cancellation of a statement."""
@@ -50,7 +57,7 @@ _Read = Callable[[Any], Any]
 
 
 class _Call(NamedTuple):
-    text: str
+    text: DriverText
     parameters: Mapping[str, Any]
     read: _Read
 
@@ -301,12 +308,13 @@ def _execute(
 ) -> Any:
     text, parameters, read = call
     try:
-        cursor, known.cursor = known.cursor, None
+        cursor: Any = known.cursor
+        known.cursor = None
         if known.plans.due() and can_drop(driver):
             driver.execute(DROP_PLANS)
         if cursor is None:
-            cursor = driver.cursor()
-        cursor.execute(text, parameters)
+            cursor = RawCursor(driver)
+        cursor.execute(text.sql, [parameters[name] for name in text.order])
         found = read(cursor)
         if _holds_little(cursor, parameters, found):
             known.cursor = cursor
@@ -334,11 +342,13 @@ def tenant_of(session: Session) -> Tenant:
     return tuple(translation.items()) if translation else ()
 
 
-def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> str:
+def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> DriverText:
     options: dict[str, Any] = {}
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
-    text = statement.texts[tenant] = str(statement.compile(dialect=DIALECT, **options))
+    compiled = statement.compile(dialect=_NUMBERED, **options)
+    text = DriverText(str(compiled), tuple(compiled.positiontup))
+    statement.texts[tenant] = text
     return text
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, Generic, ParamSpec, TypeVarTuple, cast, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVarTuple, cast, overload
 
 from sqlalchemy import Insert, Row, Update
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-__all__ = ["DriverStatement", "Tenant", "driver_statement"]
+__all__ = ["DriverStatement", "DriverText", "Tenant", "driver_statement"]
 
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
@@ -30,6 +30,15 @@ KEPT = 512
 """The number of statements that are kept for each function, those used last."""
 
 
+class DriverText(NamedTuple):
+    """A statement as the server reads it."""
+
+    sql: str
+    """The SQL, with $1, $2 and so on for the parameters."""
+    order: tuple[str, ...]
+    """The names of the parameters, in this order."""
+
+
 class DriverStatement(Generic[*Ts]):
     """A statement with rows of these columns and named parameters; only `driver_statement` creates one."""
 
@@ -38,7 +47,7 @@ class DriverStatement(Generic[*Ts]):
     def __init__(self, built: Any) -> None:
         self.built: Any = built
         """The statement of SQLAlchemy."""
-        self.texts: dict[Tenant, str] = {}
+        self.texts: dict[Tenant, DriverText] = {}
         """The SQL for each tenant."""
         self.binding: Any = None
         """The conversions of the parameters, once they are known."""
