@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -354,3 +355,19 @@ def test_a_database_of_another_revision_is_refused(database_url: URL, broker_ser
     execute(broker_server, f"CREATE DATABASE {name}")
     with pytest.raises(SchemaOutdatedError, match="--target broker"):
         link(database_url, broker_server.set(database=name))
+
+
+def test_a_database_with_the_catalog_alone_is_loaded_and_exported(broker_url: URL) -> None:
+    url = broker_url.render_as_string(hide_password=False)
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["catalog", "load", "--url", url])
+        assert done.exit_code == 0, done.output
+        assert done.output.startswith("loaded providers ")
+        assert "model registry were skipped" in done.output
+    with Database(broker_url) as database, database.begin() as uow:
+        assert BrokerCatalogRepository(uow.session).get_family("claude") is not None
+    exported = CliRunner().invoke(main, ["catalog", "export", "--url", url])
+    assert exported.exit_code == 0, exported.output
+    assert "registry" not in json.loads(exported.output)
+    again = CliRunner().invoke(main, ["catalog", "load", "-", "--url", url], input=exported.output)
+    assert again.exit_code == 0, again.output

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import BinaryIO, TextIO
 
 import click
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from .. import migrate
 from ..config import database_url, migration_url
@@ -15,6 +17,8 @@ from ..engine.pool import passing_engine
 from ..errors import translated
 from ..interchange.catalog import read, seed, written
 from ..interchange.files import limited, utf8
+from ..models import RegistryModel
+from ..models.base import table_of
 from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
 from .groups import Group
 from .options import json_option, migration_url_option, url_option
@@ -33,7 +37,8 @@ def catalog() -> None:
 def load(file: BinaryIO | None, url: str | None) -> None:
     """Load FILE (JSON; `-` for standard input), by default the one that comes with alfred-db.
 
-    Known rows are brought up to date by their codes; what FILE does not name stays.
+    Known rows are brought up to date by their codes; what FILE does not name stays. A database that has the broker's
+    catalog alone takes that, and not the model registry.
     """
     if file is None:
         document = read(seed())
@@ -42,8 +47,11 @@ def load(file: BinaryIO | None, url: str | None) -> None:
         document = read(utf8(limited(file, name), name), name)
     with Database(database_url(url)) as database, database.begin() as uow:
         loaded = dict(BrokerCatalogRepository(uow.session).import_catalog(document))
-        loaded["registry"] = ModelRegistryRepository(uow.session).import_catalog(document)
+        if _has_registry(uow.session):
+            loaded["registry"] = ModelRegistryRepository(uow.session).import_catalog(document)
     click.echo("loaded " + ", ".join(f"{name} {count}" for name, count in loaded.items()))
+    if "registry" not in loaded:
+        click.echo("the database has the broker's catalog alone: entries of the model registry were skipped")
 
 
 @catalog.command()
@@ -113,10 +121,17 @@ def look(context: click.Context, url: str | None, as_json: bool) -> None:
 @click.argument("file", type=click.File("w", encoding="utf-8", atomic=True), default="-")
 @url_option
 def export(file: TextIO, url: str | None) -> None:
-    """Write both catalogs to FILE, by default to standard output, as `load` reads them."""
+    """Write the catalogs of the database to FILE, by default to standard output, as `load` reads them."""
     with Database(database_url(url)) as database, database.begin() as uow:
         # Both are of one moment.
         uow.session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         document = BrokerCatalogRepository(uow.session).export_catalog()
-        document |= ModelRegistryRepository(uow.session).export_catalog()
+        if _has_registry(uow.session):
+            document |= ModelRegistryRepository(uow.session).export_catalog()
     file.write(written(document))
+
+
+def _has_registry(session: Session) -> bool:
+    """Return whether the database has the model registry: one with `upgrade --target broker` has not."""
+    found = text("SELECT pg_catalog.to_regclass(CAST(:name AS text)) IS NOT NULL")
+    return bool(session.scalar(found, {"name": table_of(RegistryModel).fullname}))
