@@ -14,7 +14,7 @@ WORKERS ?= 4
 # What one process of the tests has compiled, the others read.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-redis bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-redis bench-tenants bench-operations bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -97,6 +97,12 @@ bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repo
 
 bench-redis: .venv/bench.stamp ## measure cache and limits beside Redis 7, and a million keys; QUICK=1 for less
 	$(BIN)/python benchmarks/redis_roles.py $(if $(QUICK),--quick)
+
+bench-tenants: .venv/bench.stamp ## measure a search with one tenant and with a hundred, QUICK=1 with twenty
+	$(BIN)/python benchmarks/tenants.py $(if $(QUICK),--quick)
+
+bench-operations: .venv/bench.stamp ## measure telemetry that is off, the page of tasks, and a purge under workers; QUICK=1 for 50,000 rows
+	$(BIN)/python benchmarks/operations.py $(if $(QUICK),--quick)
 
 bench-steady: .venv/bench.stamp ## measure a steady flow of jobs, a deep queue, and an empty table that grows
 	PYTHONPATH=benchmarks $(BIN)/python -m work.steady $(if $(QUICK),--quick)

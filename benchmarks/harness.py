@@ -38,6 +38,7 @@ from alfred_db import embedded
 
 __all__ = [
     "FOUNDATION",
+    "OPERATIONS",
     "Contender",
     "ContenderError",
     "Page",
@@ -271,6 +272,11 @@ class Page:
 
 
 FOUNDATION = Page("foundation.md", "Benchmarks of the foundation", "Written by `make bench`.")
+OPERATIONS = Page(
+    "operations.md",
+    "Benchmarks of operations",
+    "Written by `make bench-operations` and `make bench-tenants`.",
+)
 
 
 def publish(page: Page, section: str, *parts: str) -> None:
