@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from injection.ground import Ground, build
-from injection.specimens import SPECIMENS
+from granted import Roles, granted, methods, refused
 from sqlalchemy import URL, create_engine, text
 
-from alfred_db import AlfredDBError, Database, InvalidInputError, UnitOfWork, Worker
+from alfred_db import AlfredDBError, Database, InvalidInputError, Worker
 from alfred_db.cli import main
 from alfred_db.cli.doctor import examine
 from alfred_db.migrate import upgrade
-from alfred_db.migrate.grants import KINDS, apply, excess, lacking, plan
+from alfred_db.migrate.grants import apply, excess, lacking, plan
 
 OWNERS = {
     "broker_requests.detach_partition",
@@ -36,68 +33,26 @@ OWNERS = {
     "spaces.create",
     "spaces.drop",
 }
-"""Methods that create or drop tables and indexes, for which a role has to own them; docs/howto/production.md lists them."""
-
-
-@dataclass
-class Roles:
-    url: URL
-    schema: str | None
-    names: dict[str, str]
-    ground: Ground
-
-    def database(self, kind: str) -> Database:
-        return Database(self.url.set(username=self.names[kind]), schema=self.schema)
+"""Methods that create or drop tables and indexes: for the owner, and for the application by functions of the owner."""
 
 
 @pytest.fixture(params=[None, "acme"], ids=["default", "tenant"])
 def roles(database_url: URL, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Roles]:
     """A database with a few rows, and a role of each kind that may log in."""
-    schema: str | None = request.param
-    names = {kind: f"{kind}_{uuid.uuid4().hex[:12]}" for kind in KINDS if kind != "owner"}
-    with Database(database_url, schema=schema) as database, database.begin() as uow:
-        ground = build(uow, tmp_path)
-    engine = create_engine(database_url)
-    with engine.begin() as connection:
-        assert all(apply(connection, {kind: name}, schema) for kind, name in names.items())
-        for name in names.values():
-            connection.execute(text(f'ALTER ROLE "{name}" LOGIN'))
-    yield Roles(database_url, schema, names, ground)
-    with engine.begin() as connection:
-        for name in names.values():
-            connection.execute(text(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'))
-    engine.dispose()
-
-
-def refused(roles: Roles, database: Database, *, read_only: bool = False) -> dict[str, str]:
-    """Call every method in a transaction that is rolled back; the errors about rights, or about what only reads."""
-    found: dict[str, str] = {}
-    for name, specimen in SPECIMENS.items():
-        noun, _, method = name.partition(",")[0].partition(".")
-        given = specimen(roles.ground)
-        with database.session() as session:
-            if read_only:
-                session.execute(text("SET TRANSACTION READ ONLY"))
-            uow = UnitOfWork(session)
-            try:
-                getattr(getattr(uow, noun), method)(*given.pop("names", ()), **given)
-            except AlfredDBError as error:
-                if re.search("read-only" if read_only else "permission denied|owner", str(error)):
-                    found[f"{noun}.{method}"] = str(error)
-    return found
+    with granted(database_url, request.param, tmp_path) as made:
+        yield made
 
 
 def test_the_application_can_call_every_method(roles: Roles) -> None:
     with roles.database("app") as database:
-        found = refused(roles, database)
-    assert found.keys() <= OWNERS, found
+        assert refused(roles, database) == {}
 
 
 def test_a_reader_can_call_what_reads_and_nothing_else(roles: Roles) -> None:
     with Database(roles.url, schema=roles.schema) as owner:
-        writing = refused(roles, owner, read_only=True)
+        writing = methods(refused(roles, owner, read_only=True))
     with roles.database("reader") as database:
-        found = refused(roles, database)
+        found = methods(refused(roles, database))
     assert found.keys() <= writing.keys() | OWNERS, found.keys() - writing.keys()
     assert writing.keys() <= found.keys() | OWNERS, writing.keys() - found.keys()
     assert len(writing) > 100
@@ -118,7 +73,7 @@ def test_a_worker_runs_tasks(roles: Roles) -> None:
 
 def test_a_broker_logs_requests_and_cannot_change_the_catalog(roles: Roles) -> None:
     with roles.database("broker") as database:
-        found = refused(roles, database)
+        found = methods(refused(roles, database))
     assert not {name for name in found if name.startswith("broker_requests.")} - OWNERS, found
     assert {name.partition(".")[0] for name in found} >= {"broker_catalog", "documents", "tasks"}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..sql import MADE_HERE, literal, quoted
+from ..models.functions import OWNER_FUNCTIONS
+from ..sql import MADE_HERE, literal, qualified, quoted
 
 __all__ = [
     "Look",
     "create_schema",
+    "drop_functions",
     "drop_schema",
+    "function_signature",
     "name_tables_with_rows",
     "search_path",
 ]
@@ -43,12 +46,26 @@ def drop_schema(name: str) -> str:
             IF EXISTS (
                 SELECT FROM pg_catalog.pg_namespace
                 WHERE nspname = {literal(name)} AND pg_catalog.obj_description(oid, 'pg_namespace') = '{MADE_HERE}'
-                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = CAST('pg_catalog.pg_namespace'::regclass AS oid) AND refobjid = pg_namespace.oid)
+                    AND NOT EXISTS (
+                        SELECT FROM pg_catalog.pg_depend
+                        WHERE refclassid = CAST('pg_catalog.pg_namespace'::regclass AS oid) AND refobjid = pg_namespace.oid
+                            AND classid <> CAST('pg_catalog.pg_default_acl'::regclass AS oid) /* they go with it */
+                    )
             ) THEN
                 DROP SCHEMA {quoted(name)};
             END IF;
         END $$
     """
+
+
+def function_signature(home: str | None, function: str) -> str:
+    """Return the name of one of `OWNER_FUNCTIONS` with the types of its arguments."""
+    return f"{qualified(home, function)}({', '.join(OWNER_FUNCTIONS[function])})"
+
+
+def drop_functions(home: str | None) -> list[str]:
+    """Return the statements that drop `OWNER_FUNCTIONS`, which go with the last table of a tenant."""
+    return [f"DROP FUNCTION IF EXISTS {function_signature(home, function)}" for function in OWNER_FUNCTIONS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..errors import AlfredDBError, ConflictError, MigrationLockTimeout, SchemaT
 from ..server.databases import VERSION_TABLE, mark_version_table
 from ..sql import qualified
 from . import autogenerate, preflight, rehearsal
-from .ddl import create_schema, drop_schema, search_path
+from .ddl import create_schema, drop_functions, drop_schema, search_path
 from .lock import locked
 from .rehearsal import option
 from .surroundings import CATALOG, choose_statements
@@ -71,6 +71,8 @@ def _run_offline() -> None:
     with context.begin_transaction():
         context.run_migrations()
     if _destination() == "base":
+        for statement in drop_functions(schema):
+            context.execute(statement)
         context.execute(f"DROP TABLE {qualified(schema, VERSION_TABLE)}")
         if schema is not None:
             context.execute(drop_schema(schema))
@@ -320,8 +322,10 @@ def _oldest_transactions(connection: Connection) -> str:
 
 
 def _leave_no_trace(connection: Connection, schema: str | None, at: str | None) -> None:
-    """Drop what Alembic would leave behind: the version table, and the tenant's schema if it is empty."""
+    """Drop what Alembic would leave behind: the version table, the functions of grants, and the tenant's empty schema."""
     connection.execute(text(f"DROP TABLE IF EXISTS {qualified(at, VERSION_TABLE)}"))
+    for statement in drop_functions(at):
+        connection.execute(text(statement))
     if schema is not None:
         connection.execute(text(drop_schema(schema)))
     connection.commit()

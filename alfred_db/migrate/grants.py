@@ -24,6 +24,7 @@ from ..models.base import table_of
 from ..server import requirements
 from ..server.databases import VERSION_TABLE
 from ..sql import SHARED_SCHEMAS, qualified, quoted, schema_translate_map
+from .owner_functions import granted_functions, revoked_functions
 from .rights_beyond import beyond, revocations
 from .version import home
 
@@ -69,6 +70,11 @@ class Kind:
     def covers_all(self) -> bool:
         """Whether it uses every table, those of later revisions included."""
         return self.writes is None or self.reads is None
+
+    @property
+    def calls_owner(self) -> bool:
+        """Whether it may call the functions that create and drop partitions as the owner."""
+        return self.writes is None and not self.creates
 
 
 KINDS: Mapping[str, Kind] = {
@@ -200,7 +206,8 @@ def plan(connection: Connection, roles: Mapping[str, str], schema: str | None = 
     statements: list[str] = []
     for name, role in roles.items():
         statements += _statements(connection, kinds[name], role, places)
-    return statements
+        statements += _functions(connection, kinds[name], role, schema)
+    return list(dict.fromkeys(statements))  # what is taken from PUBLIC is so for all of them
 
 
 def apply(connection: Connection, roles: Mapping[str, str], schema: str | None = None) -> list[str]:
@@ -208,7 +215,7 @@ def apply(connection: Connection, roles: Mapping[str, str], schema: str | None =
     connection.execute(_ONE_AT_A_TIME, {"key": _KEY})
     statements = plan(connection, roles, schema)
     for statement in statements:
-        connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
     return statements
 
 
@@ -357,6 +364,17 @@ def _statements(connection: Connection, kind: Kind, role: str, places: Sequence[
         owner = next(place.row.owner for place in places if place.noun == VERSION_TABLE)
         for schema, number in sorted({place.row.schema: place.row.schema_oid for place in places}.items()):
             yield from _defaults(connection, kind, oid, name, owner, schema, number)
+
+
+def _functions(connection: Connection, kind: Kind, role: str, schema: str | None) -> Iterator[str]:
+    """Yield the statements about the functions that run as the owner."""
+    oid, place = connection.scalar(_ROLE, {"role": role}), schema or home(connection)
+    if kind.creates or place is None:
+        return
+    if kind.calls_owner:
+        yield from granted_functions(connection, place, schema, oid, quoted(role))
+    else:
+        yield from revoked_functions(connection, place, oid, quoted(role))
 
 
 def _schemas(places: Sequence[_Place]) -> list[int]:

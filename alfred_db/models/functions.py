@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FUNCTIONS", "OWN_FUNCTIONS"]
+__all__ = ["FUNCTIONS", "OWNER_FUNCTIONS", "OWN_FUNCTIONS"]
 
 FUNCTIONS = (
     "extensions.sign(json, text, text)",
@@ -19,3 +19,18 @@ OWN_FUNCTIONS = {
     "extensions.make_month_partitions(regclass, integer)": "e4619d99e605f07614b16b5c6cd5e9d0",
 }
 """Functions of this library, with the MD5 of their bodies."""
+
+OWNER_FUNCTIONS = {
+    "alfred_create_collection": ("text", "text"),
+    "alfred_drop_collection": ("text", "text"),
+    "alfred_create_space": ("bigint",),
+    "alfred_index_space": ("bigint",),
+    "alfred_drop_space": ("bigint",),
+    "alfred_make_partitions": ("text", "integer"),
+    "alfred_detach_partition": ("text", "text"),
+    "alfred_drop_partition": ("text", "text"),
+}
+"""Functions in the schema of a tenant that run as its owner, with the types of their arguments.
+
+`alfred-db grants` creates them for roles that use every table but own none; no revision does.
+"""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Row
+from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.selectable import TextualSelect
 
 from ...checks import within
@@ -24,6 +25,7 @@ from ...queries.shapes import partitions as queries
 from ...values.partitions import MonthlyPartition
 from .base import AsyncRepository
 from .copy import table_name
+from .ownership import as_owner, function_of
 
 MAX_MONTHS = 1200
 
@@ -31,7 +33,7 @@ MAX_MONTHS = 1200
 class AsyncPartitions(AsyncRepository):
     """Base class of a repository whose table is partitioned by month.
 
-    Maintenance needs the owner of the table, and concurrent calls wait for each other.
+    Maintenance needs the owner of the table, or a role with the grants of an `app`. Concurrent calls wait for each other.
     """
 
     _partitioned: ClassVar[type[Base]]
@@ -60,7 +62,10 @@ class AsyncPartitions(AsyncRepository):
             The number of partitions created.
         """
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
-        return int((await self._read(queries.make(self._table, months_ahead)))[0][0])
+        made = await self._owned(
+            "alfred_make_partitions", months_ahead, queries.make(self._table, months_ahead)
+        )
+        return int(made)
 
     async def old_partitions(self, keep_months: int) -> Sequence[MonthlyPartition]:
         """Return the partitions older than the `keep_months` months before this one, without the default one."""
@@ -87,11 +92,11 @@ class AsyncPartitions(AsyncRepository):
             await self._require_partition(name)
             async with self._session.begin_nested():
                 await self._refuse_readers(name)
-                await self._session.execute(queries.detach(self._table, name))
+                await self._owned("alfred_detach_partition", name, queries.detach(self._table, name))
                 # Events may have been committed until DETACH locked the table. From here on none can be.
                 await self._refuse_readers(name)
             if drop:
-                await self._session.execute(queries.drop(name))
+                await self._owned("alfred_drop_partition", name, queries.drop(name))
 
     async def partition_readers(self, name: str) -> Sequence[str]:
         """Return the names of the consumers that have not read all events of a partition.
@@ -159,7 +164,12 @@ class AsyncPartitions(AsyncRepository):
         await self._require_cron()
         await self._lock()
         command = queries.upkeep(
-            self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
+            self._table,
+            months_ahead,
+            keep_months,
+            dropped=drop,
+            consumers=self._consumers,
+            functions=await self._functions(),
         )
         return int((await self._read(queries.schedule(self._table, schedule, command)))[0][0])
 
@@ -187,6 +197,22 @@ class AsyncPartitions(AsyncRepository):
                 f"pg_cron is not installed in this database: have cron run {command('maintain', engine.url, mapping.get(None))}"
                 " once a night instead, or CREATE EXTENSION pg_cron in the database that cron.database_name names"
             )
+
+    async def _owned(self, function: str, argument: str | int, statement: Executable) -> Any:
+        log = table_of(self._partitioned).name
+        with translated():
+            return await as_owner(self._session, self._table, function, [log, argument], [statement])
+
+    async def _functions(self) -> queries.OwnerCalls | None:
+        """Return what a job calls that runs as this role; None if that owns the table, or may not call it."""
+        found = [
+            await function_of(self._session, self._table, function)
+            for function in ("alfred_make_partitions", "alfred_detach_partition", "alfred_drop_partition")
+        ]
+        names = [name for name in found if name is not None]
+        return (
+            queries.OwnerCalls(table_of(self._partitioned).name, *names) if len(names) == len(found) else None
+        )
 
     async def _read(self, statement: TextualSelect) -> Sequence[Row[*tuple[Any, ...]]]:
         with translated():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Row
+from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.selectable import TextualSelect
 
 from ...checks import within
@@ -25,6 +26,7 @@ from ...queries.shapes import partitions as queries
 from ...values.partitions import MonthlyPartition
 from .base import Repository
 from .copy import table_name
+from .ownership import as_owner, function_of
 
 MAX_MONTHS = 1200
 
@@ -32,7 +34,7 @@ MAX_MONTHS = 1200
 class Partitions(Repository):
     """Base class of a repository whose table is partitioned by month.
 
-    Maintenance needs the owner of the table, and concurrent calls wait for each other.
+    Maintenance needs the owner of the table, or a role with the grants of an `app`. Concurrent calls wait for each other.
     """
 
     _partitioned: ClassVar[type[Base]]
@@ -61,7 +63,10 @@ class Partitions(Repository):
             The number of partitions created.
         """
         within("months_ahead", months_ahead, 0, MAX_MONTHS)
-        return int((self._read(queries.make(self._table, months_ahead)))[0][0])
+        made = self._owned(
+            "alfred_make_partitions", months_ahead, queries.make(self._table, months_ahead)
+        )
+        return int(made)
 
     def old_partitions(self, keep_months: int) -> Sequence[MonthlyPartition]:
         """Return the partitions older than the `keep_months` months before this one, without the default one."""
@@ -88,11 +93,11 @@ class Partitions(Repository):
             self._require_partition(name)
             with self._session.begin_nested():
                 self._refuse_readers(name)
-                self._session.execute(queries.detach(self._table, name))
+                self._owned("alfred_detach_partition", name, queries.detach(self._table, name))
                 # Events may have been committed until DETACH locked the table. From here on none can be.
                 self._refuse_readers(name)
             if drop:
-                self._session.execute(queries.drop(name))
+                self._owned("alfred_drop_partition", name, queries.drop(name))
 
     def partition_readers(self, name: str) -> Sequence[str]:
         """Return the names of the consumers that have not read all events of a partition.
@@ -160,7 +165,12 @@ class Partitions(Repository):
         self._require_cron()
         self._lock()
         command = queries.upkeep(
-            self._table, months_ahead, keep_months, dropped=drop, consumers=self._consumers
+            self._table,
+            months_ahead,
+            keep_months,
+            dropped=drop,
+            consumers=self._consumers,
+            functions=self._functions(),
         )
         return int((self._read(queries.schedule(self._table, schedule, command)))[0][0])
 
@@ -188,6 +198,22 @@ class Partitions(Repository):
                 f"pg_cron is not installed in this database: have cron run {command('maintain', engine.url, mapping.get(None))}"
                 " once a night instead, or CREATE EXTENSION pg_cron in the database that cron.database_name names"
             )
+
+    def _owned(self, function: str, argument: str | int, statement: Executable) -> Any:
+        log = table_of(self._partitioned).name
+        with translated():
+            return as_owner(self._session, self._table, function, [log, argument], [statement])
+
+    def _functions(self) -> queries.OwnerCalls | None:
+        """Return what a job calls that runs as this role; None if that owns the table, or may not call it."""
+        found = [
+            function_of(self._session, self._table, function)
+            for function in ("alfred_make_partitions", "alfred_detach_partition", "alfred_drop_partition")
+        ]
+        names = [name for name in found if name is not None]
+        return (
+            queries.OwnerCalls(table_of(self._partitioned).name, *names) if len(names) == len(found) else None
+        )
 
     def _read(self, statement: TextualSelect) -> Sequence[Row[*tuple[Any, ...]]]:
         with translated():

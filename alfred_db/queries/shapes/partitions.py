@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Integer, TextClause, text
 from sqlalchemy.sql.selectable import TextualSelect
@@ -172,12 +172,33 @@ def _job(parent: str) -> str:
     return f"alfred-db maintain {parent}"
 
 
+class OwnerCalls(NamedTuple):
+    """The functions of the owner that a job calls for a role that does not own the table, qualified."""
+
+    log: str
+    make: str
+    detach: str
+    drop: str
+
+
 def upkeep(
-    parent: str, months_ahead: int, keep_months: int | None, *, dropped: bool, consumers: str | None = None
+    parent: str,
+    months_ahead: int,
+    keep_months: int | None,
+    *,
+    dropped: bool,
+    consumers: str | None = None,
+    functions: OwnerCalls | None = None,
 ) -> str:
     """Return the SQL of the job, which does the same as `make`, `old`, `readers`, `detach` and `drop`."""
     table = _quoted(parent)
     made = f"SELECT extensions.make_month_partitions({table}, {months_ahead:d})"
+    detach = f"EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;"
+    drop = "EXECUTE 'DROP TABLE ' || part;"
+    if functions is not None:
+        made = f"SELECT {functions.make}('{functions.log}', {months_ahead:d})"
+        detach = f"PERFORM {functions.detach}('{functions.log}', part);"
+        drop = f"PERFORM {functions.drop}('{functions.log}', part);"
     if keep_months is None:
         return made
     before = after = ""
@@ -187,12 +208,12 @@ def upkeep(
         before = f"{waiting} CONTINUE WHEN kept;"
         after = f"{waiting} IF kept THEN RAISE EXCEPTION '%', part || ' has events that are still to be read'; END IF;"
     if dropped:
-        after += " EXECUTE 'DROP TABLE ' || part;"
+        after += f" {drop}"
     found = _OLD.format(parent=table, keep=f"{keep_months:d}")
     return (
         f"{made}; DO $upkeep$ DECLARE part text; kept boolean; BEGIN SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
         f" FOR part IN SELECT name FROM ({found}) AS found LOOP{before}"
-        f" EXECUTE 'ALTER TABLE ' || {table} || ' DETACH PARTITION ' || part;{after} END LOOP; END $upkeep$"
+        f" {detach}{after} END LOOP; END $upkeep$"
     )
 
 

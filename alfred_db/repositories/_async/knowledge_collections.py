@@ -13,6 +13,7 @@ from ...errors import (
     translated,
 )
 from ...execution._async.copy import table_name
+from ...execution._async.ownership import as_owner
 from ...execution._async.search import set_local
 from ...execution.missing import not_found
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
@@ -48,7 +49,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
     ) -> KnowledgeCollection:
         """Create a collection for vectors of 1536 dimensions, or return the one with this name.
 
-        To create one, the role must own the table `knowledge_points`.
+        To create one, the role must own the table `knowledge_points`, or have the grants of an `app`.
 
         Args:
             name: 1 to 255 characters.
@@ -61,7 +62,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         Raises:
             ConflictError: The name is an alias, or the existing collection has another distance or embedding
                 model.
-            ConfigurationError: The role does not own `knowledge_points`.
+            ConfigurationError: The role may not create a partition of `knowledge_points`.
             NotFoundError: Another transaction has dropped the collection meanwhile.
         """
         _check_name(name)
@@ -131,8 +132,13 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                 if made is None:
                     # Another transaction has created it while this one waited for the lock.
                     return await self._collection(name)
-                for statement in queries.create_partition(parent, own, name):
-                    await session.execute(statement)
+                await as_owner(
+                    session,
+                    parent,
+                    "alfred_create_collection",
+                    [name, partition_name(name)],
+                    queries.create_partition(parent, own, name),
+                )
         except ConfigurationError as error:
             raise _not_the_owner(name, error) from error
         return made
@@ -145,7 +151,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         Raises:
             NotFoundError: The collection does not exist.
             ConflictError: Other transactions still use the points after 5 seconds.
-            ConfigurationError: The role does not own `knowledge_points`.
+            ConfigurationError: The role may not drop a partition of `knowledge_points`.
         """
         session = self._session
         try:
@@ -155,7 +161,13 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                         raise not_found("collection", name)
                     before = await self._session.scalar(queries.lock_timeout())
                     await set_local(session, {"lock_timeout": LOCK_TIMEOUT})
-                    await session.execute(queries.drop_partition(table_name(session, table(name))))
+                    await as_owner(
+                        session,
+                        table_name(session, _POINTS),
+                        "alfred_drop_collection",
+                        [name, partition_name(name)],
+                        [queries.drop_partition(table_name(session, table(name)))],
+                    )
                     await self._write(queries.drop(name))
                     await set_local(session, {"lock_timeout": str(before)})
         except ConfigurationError as error:
@@ -223,5 +235,6 @@ def _check_name(name: str) -> None:
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
         f"collection {shown(name)}: its table is part of knowledge_points, and only the owner of that may create and drop"
-        f" it ({error}); connect as that role, such as with the URL that migrates"
+        f" it ({error}); connect as that role, such as with the URL that migrates, or have it run"
+        " `alfred-db grants apply --role app=NAME`"
     )

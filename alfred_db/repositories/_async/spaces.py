@@ -10,6 +10,7 @@ from ...checks import check_text, one_of, within
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, shown, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
+from ...execution._async.ownership import as_owner
 from ...execution._async.search import set_local
 from ...execution._async.spaces import (
     as_space,
@@ -51,7 +52,8 @@ class AsyncSpaceRepository(AsyncRepository):
     ) -> EmbeddingSpace:
         """Create a space, or return the one with this name if it is the same.
 
-        Writers of the rows wait until the transaction ends, so end it soon. The role must own the tables.
+        Writers of the rows wait until the transaction ends, so end it soon. The role must own the tables, or have
+        the grants of an `app`.
 
         Args:
             name: 1 to 255 bytes; unique, except `builtin`, whose model this sets while it has none.
@@ -66,7 +68,7 @@ class AsyncSpaceRepository(AsyncRepository):
         Raises:
             ConflictError: A space with this name exists, and has another kind, model, length, storage or index.
             InvalidInputError: The index does not take vectors of this length.
-            ConfigurationError: The role does not own the tables.
+            ConfigurationError: The role may not create partitions of the tables.
             NotFoundError: Another transaction has dropped the space meanwhile.
         """
         kind, storage = one_of(SpaceKind, kind), one_of(SpaceStorage, storage)
@@ -107,8 +109,8 @@ class AsyncSpaceRepository(AsyncRepository):
             parent = table_name(session, vectors_of(space.kind))
             own = partition(space.kind, space.id)
             with translated():
-                for statement in queries.create_partition(parent, table_name(session, own), space):
-                    await session.execute(statement)
+                statements = queries.create_partition(parent, table_name(session, own), space)
+                await as_owner(session, parent, "alfred_create_space", [space.id], statements)
                 if space.indexed:
                     await self._index(space)
         except ConfigurationError as error:
@@ -116,10 +118,10 @@ class AsyncSpaceRepository(AsyncRepository):
         return made
 
     async def _index(self, space: Space) -> None:
-        own = partition(space.kind, space.id)
+        own, parent = partition(space.kind, space.id), table_name(self._session, vectors_of(space.kind))
         statement = queries.create_index(table_name(self._session, own), f"idx_{own.name}", space)
         if statement is not None:
-            await self._session.execute(statement)
+            await as_owner(self._session, parent, "alfred_index_space", [space.id], [statement])
 
     async def list(self, kind: SpaceKind | str | None = None) -> Sequence[EmbeddingSpace]:
         """Return all spaces, or those of a kind, in the order of their creation; `builtin` is one of each kind."""
@@ -235,7 +237,7 @@ class AsyncSpaceRepository(AsyncRepository):
             NotFoundError: The space does not exist.
             ConflictError: The space is the default of its kind, or `builtin`; or other transactions still use it after
                 5 seconds.
-            ConfigurationError: The role does not own the tables.
+            ConfigurationError: The role may not drop partitions of the tables.
         """
         session = self._session
         try:
@@ -246,8 +248,9 @@ class AsyncSpaceRepository(AsyncRepository):
                         raise not_found("space", space)
                     before = await session.scalar(lock_timeout())
                     await set_local(session, {"lock_timeout": LOCK_TIMEOUT})
-                    own = partition(found.kind, found.id)
-                    await session.execute(queries.drop_partition(table_name(session, own)))
+                    own = queries.drop_partition(table_name(session, partition(found.kind, found.id)))
+                    parent = table_name(session, vectors_of(found.kind))
+                    await as_owner(session, parent, "alfred_drop_space", [found.id], [own])
                     await self._write(queries.remove(found.id))
                     await set_local(session, {"lock_timeout": str(before)})
         except ConfigurationError as error:

@@ -14,6 +14,7 @@ from ...errors import (
     translated,
 )
 from ...execution._sync.copy import table_name
+from ...execution._sync.ownership import as_owner
 from ...execution._sync.search import set_local
 from ...execution.missing import not_found
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
@@ -49,7 +50,7 @@ class KnowledgeCollections(KnowledgeBase):
     ) -> KnowledgeCollection:
         """Create a collection for vectors of 1536 dimensions, or return the one with this name.
 
-        To create one, the role must own the table `knowledge_points`.
+        To create one, the role must own the table `knowledge_points`, or have the grants of an `app`.
 
         Args:
             name: 1 to 255 characters.
@@ -62,7 +63,7 @@ class KnowledgeCollections(KnowledgeBase):
         Raises:
             ConflictError: The name is an alias, or the existing collection has another distance or embedding
                 model.
-            ConfigurationError: The role does not own `knowledge_points`.
+            ConfigurationError: The role may not create a partition of `knowledge_points`.
             NotFoundError: Another transaction has dropped the collection meanwhile.
         """
         _check_name(name)
@@ -132,8 +133,13 @@ class KnowledgeCollections(KnowledgeBase):
                 if made is None:
                     # Another transaction has created it while this one waited for the lock.
                     return self._collection(name)
-                for statement in queries.create_partition(parent, own, name):
-                    session.execute(statement)
+                as_owner(
+                    session,
+                    parent,
+                    "alfred_create_collection",
+                    [name, partition_name(name)],
+                    queries.create_partition(parent, own, name),
+                )
         except ConfigurationError as error:
             raise _not_the_owner(name, error) from error
         return made
@@ -146,7 +152,7 @@ class KnowledgeCollections(KnowledgeBase):
         Raises:
             NotFoundError: The collection does not exist.
             ConflictError: Other transactions still use the points after 5 seconds.
-            ConfigurationError: The role does not own `knowledge_points`.
+            ConfigurationError: The role may not drop a partition of `knowledge_points`.
         """
         session = self._session
         try:
@@ -156,7 +162,13 @@ class KnowledgeCollections(KnowledgeBase):
                         raise not_found("collection", name)
                     before = self._session.scalar(queries.lock_timeout())
                     set_local(session, {"lock_timeout": LOCK_TIMEOUT})
-                    session.execute(queries.drop_partition(table_name(session, table(name))))
+                    as_owner(
+                        session,
+                        table_name(session, _POINTS),
+                        "alfred_drop_collection",
+                        [name, partition_name(name)],
+                        [queries.drop_partition(table_name(session, table(name)))],
+                    )
                     self._write(queries.drop(name))
                     set_local(session, {"lock_timeout": str(before)})
         except ConfigurationError as error:
@@ -224,5 +236,6 @@ def _check_name(name: str) -> None:
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
         f"collection {shown(name)}: its table is part of knowledge_points, and only the owner of that may create and drop"
-        f" it ({error}); connect as that role, such as with the URL that migrates"
+        f" it ({error}); connect as that role, such as with the URL that migrates, or have it run"
+        " `alfred-db grants apply --role app=NAME`"
     )

@@ -11,6 +11,7 @@ from ...checks import check_text, one_of, within
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, shown, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
+from ...execution._sync.ownership import as_owner
 from ...execution._sync.search import set_local
 from ...execution._sync.spaces import (
     as_space,
@@ -52,7 +53,8 @@ class SpaceRepository(Repository):
     ) -> EmbeddingSpace:
         """Create a space, or return the one with this name if it is the same.
 
-        Writers of the rows wait until the transaction ends, so end it soon. The role must own the tables.
+        Writers of the rows wait until the transaction ends, so end it soon. The role must own the tables, or have
+        the grants of an `app`.
 
         Args:
             name: 1 to 255 bytes; unique, except `builtin`, whose model this sets while it has none.
@@ -67,7 +69,7 @@ class SpaceRepository(Repository):
         Raises:
             ConflictError: A space with this name exists, and has another kind, model, length, storage or index.
             InvalidInputError: The index does not take vectors of this length.
-            ConfigurationError: The role does not own the tables.
+            ConfigurationError: The role may not create partitions of the tables.
             NotFoundError: Another transaction has dropped the space meanwhile.
         """
         kind, storage = one_of(SpaceKind, kind), one_of(SpaceStorage, storage)
@@ -108,8 +110,8 @@ class SpaceRepository(Repository):
             parent = table_name(session, vectors_of(space.kind))
             own = partition(space.kind, space.id)
             with translated():
-                for statement in queries.create_partition(parent, table_name(session, own), space):
-                    session.execute(statement)
+                statements = queries.create_partition(parent, table_name(session, own), space)
+                as_owner(session, parent, "alfred_create_space", [space.id], statements)
                 if space.indexed:
                     self._index(space)
         except ConfigurationError as error:
@@ -117,10 +119,10 @@ class SpaceRepository(Repository):
         return made
 
     def _index(self, space: Space) -> None:
-        own = partition(space.kind, space.id)
+        own, parent = partition(space.kind, space.id), table_name(self._session, vectors_of(space.kind))
         statement = queries.create_index(table_name(self._session, own), f"idx_{own.name}", space)
         if statement is not None:
-            self._session.execute(statement)
+            as_owner(self._session, parent, "alfred_index_space", [space.id], [statement])
 
     def list(self, kind: SpaceKind | str | None = None) -> Sequence[EmbeddingSpace]:
         """Return all spaces, or those of a kind, in the order of their creation; `builtin` is one of each kind."""
@@ -236,7 +238,7 @@ class SpaceRepository(Repository):
             NotFoundError: The space does not exist.
             ConflictError: The space is the default of its kind, or `builtin`; or other transactions still use it after
                 5 seconds.
-            ConfigurationError: The role does not own the tables.
+            ConfigurationError: The role may not drop partitions of the tables.
         """
         session = self._session
         try:
@@ -247,8 +249,9 @@ class SpaceRepository(Repository):
                         raise not_found("space", space)
                     before = session.scalar(lock_timeout())
                     set_local(session, {"lock_timeout": LOCK_TIMEOUT})
-                    own = partition(found.kind, found.id)
-                    session.execute(queries.drop_partition(table_name(session, own)))
+                    own = queries.drop_partition(table_name(session, partition(found.kind, found.id)))
+                    parent = table_name(session, vectors_of(found.kind))
+                    as_owner(session, parent, "alfred_drop_space", [found.id], [own])
                     self._write(queries.remove(found.id))
                     set_local(session, {"lock_timeout": str(before)})
         except ConfigurationError as error:
