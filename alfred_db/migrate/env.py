@@ -322,7 +322,7 @@ def _oldest_transactions(connection: Connection) -> str:
 
 
 def _leave_no_trace(connection: Connection, schema: str | None, at: str | None) -> None:
-    """Drop what Alembic would leave behind: the version table, the functions of grants, and the tenant's empty schema."""
+    """Drop the version table, the functions of grants, and the empty schema of a tenant."""
     connection.execute(text(f"DROP TABLE IF EXISTS {qualified(at, VERSION_TABLE)}"))
     for statement in drop_functions(at):
         connection.execute(text(statement))

@@ -1,6 +1,6 @@
 """Functions that run as the owner of a tenant what only the owner may, for roles that use all of its tables.
 
-Each does one thing to tables of its own tenant, whatever its arguments, with nothing but PostgreSQL and the schema of
+Each does one thing to tables of the tenant in whose schema it is, whatever its arguments, with nothing but PostgreSQL and the schema of
 `vector` in its search_path. PUBLIC may not call it.
 """
 

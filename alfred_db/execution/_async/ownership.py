@@ -1,4 +1,4 @@
-"""Statements that need the owner of a table: as the owner, or by a function that the owner has created for others."""
+"""Statements that need the owner of a table, run as the owner or by a function of the owner."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def as_owner(
 ) -> Any:
     """Run statements as the owner of a table, or else the function that runs them; return the first value.
 
-    A role that does neither own the table nor may call the function runs the statements, and the server says what it
-    lacks.
+    A role that does neither own the table nor may call the function runs the statements, and the error of the server
+    names what it lacks.
 
     Args:
         session: The session whose transaction is used.

@@ -38,7 +38,7 @@ bind_text(DIALECT)
 _NUMBERED: Dialect = psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 """Compiles statements as the server reads them, with $1, $2 and so on for the parameters.
 
-The driver would translate named ones in each call. It keeps 128 translations, but each tenant has texts of its own.
+The driver would translate named ones in each call. It keeps 128 translations, and each tenant has other texts.
 """
 bind_text(_NUMBERED)
 
