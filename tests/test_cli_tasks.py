@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -28,10 +29,11 @@ import asyncio
 import pathlib
 import time
 
-from alfred_db import TaskFailed
+from alfred_db import Database, TaskFailed, Tasks
 
 
 def echo(task, lease):
+    lease.progress(0.5, "half")
     return [{"result_type": "echo", "content": task.content}]
 
 
@@ -56,6 +58,10 @@ handlers = {"ECHO": echo, "SLOW": slow, "REFUSE": refuse}
 coroutines = {"ECHO": unlike}
 empty = {}
 number = 7
+unnamed, numbered = {"": echo}, {1: echo}
+uncallable, short = {"X": "echo"}, {"X": lambda task: None}
+scheduled = Tasks(Database("postgresql://nobody@localhost/none"), "scheduled")
+scheduled.schedule("sweeping", "0 3 * * *", command="sweep")
 """
 
 
@@ -131,6 +137,13 @@ def test_the_worker_drains_the_queue(run: Run, db: Database, app: str, name: str
         ("{app}.deeper:handlers", "there is no module '{app}.deeper'"),
         ("{app}:nobody", "{app} has no 'nobody'"),
         ("{app}:number", "is int; expected a mapping from intents to functions"),
+        ("{app}:number", "or an application (Tasks, AsyncTasks)"),
+        ("{app}:handler", "perhaps 'handlers' is meant"),
+        ("{app}:unnamed", "worker: intent: expected 1 to"),
+        ("{app}:numbered", "worker: intent: expected text"),
+        ("{app}:uncallable", "the handler of intent 'X' is str; pass a function of (task, lease)"),
+        ("{app}:short", "the handler of intent 'X' does not take two arguments"),
+        ("{app}:scheduled", "no function is registered for its command 'sweep'"),
         ("{app}:empty", "there are no handlers"),
     ],
 )
@@ -140,6 +153,15 @@ def test_an_application_that_is_none_is_one_line(run: Run, app: str, given: str,
     assert done.stderr.startswith("alfred-db: ")
     assert done.stderr.count("\n") == 1
     assert reported.format(app=app) in done.stderr
+
+
+def test_an_application_is_an_argument_too(run: Run, db: Database, app: str) -> None:
+    enqueued = enqueue(db, "ECHO")
+    assert run("worker", f"{app}:handlers", "--drain").exit_code == 0
+    assert status(db, enqueued) == TaskStatus.COMPLETED
+    done = run("worker", f"{app}:handlers", "--app", f"{app}:handlers", "--drain")
+    assert done.exit_code == 2
+    assert "pass the application once" in done.stderr
 
 
 def test_a_module_that_cannot_import_another_shows_where(run: Run, app: str) -> None:
@@ -260,9 +282,11 @@ def test_a_task_is_shown_by_either_id_with_its_results_but_not_its_token(
         shown = run("tasks", "show", name)
         assert shown.exit_code == 0, shown.output
         assert 'echo {"n": 1}' in shown.output
+        assert re.search(r"^progress +50%, half \(", shown.output, re.MULTILINE)
         assert "lease_token" not in shown.output
     found = json.loads(run("tasks", "show", "t", "--json").output)
     assert (found["status"], found["content"]) == ("completed", {"n": 1})
+    assert (found["progress"]["fraction"], found["progress"]["note"]) == (0.5, "half")
     assert [result["content"] for result in found["results"]] == [{"n": 1}]
     assert "lease_token" not in found
     for name in ("nobody", str(uuid.uuid4())):

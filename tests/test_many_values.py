@@ -55,6 +55,7 @@ OTHERS: dict[str, Callable[[Ground], dict[str, Any]]] = {
     "scheduler.heartbeat_many": lambda g: {},
     "tasks.complete_many": lambda g: {},
     "tasks.heartbeat_many": lambda g: {},
+    "tasks.list_progress": lambda g: {},
     "workflows.heartbeat_many": lambda g: {},
     "workflows.waiting": lambda g: {},
 }

@@ -407,7 +407,7 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                     if isinstance(parameter.type, click.Path | click.File)
                     else _value(parameter.type)
                 )
-                value = f"{__name__}:HANDLERS" if "--app" in parameter.opts else value
+                value = f"{__name__}:HANDLERS" if {"--app", "application"} & {*parameter.opts} else value
                 value = "app=unknown" if "--role" in parameter.opts else value
                 value = "documents.metadata.year" if parameter.name == "field" else value
                 value = "acme" if path[0] == "tenants" else value
@@ -418,7 +418,6 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
         given += {
             ("schedule", "add"): ["--task", "NONE"],
             ("tenants", "move"): ["--abort"],
-            ("worker",): ["--app", f"{__name__}:HANDLERS"],
         }.get(path, [])
         done = CliRunner().invoke(main, given)
         if done.exit_code != 2 or not in_one_sentence(done.output, encoding) or "Traceback" in done.output:

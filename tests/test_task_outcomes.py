@@ -205,7 +205,7 @@ def test_results_of_another_type_are_refused(kind: Any, value: Any, message: str
 
 
 def test_models_of_pydantic_are_read() -> None:
-    pydantic = pytest.importorskip("pydantic")
+    pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed")
     model = pydantic.create_model("Model", x=(int, ...))
     assert read_result(model, {"x": 1}).x == 1
     with pytest.raises(InvalidInputError, match="result: not a Model, at x"):

@@ -36,12 +36,13 @@ def upgrade() -> None:
         CREATE TABLE task_progress (
             task_id UUID NOT NULL,
             fraction DOUBLE PRECISION NOT NULL,
-            message TEXT,
+            note TEXT,
             claim_seq BIGINT NOT NULL,
             reported_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+            deleted_with UUID,
             CONSTRAINT pk_task_progress PRIMARY KEY (task_id),
             CONSTRAINT ck_task_progress_fraction CHECK (fraction BETWEEN 0 AND 1),
-            CONSTRAINT fk_task_progress_task_id FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+            CONSTRAINT fk_task_progress_deleted_with FOREIGN KEY (deleted_with) REFERENCES tasks (id) ON DELETE CASCADE
         )
         WITH (
             fillfactor = 70,
@@ -50,6 +51,7 @@ def upgrade() -> None:
             autovacuum_vacuum_cost_delay = 0
         )
     """)
+    ddl("CREATE INDEX idx_task_progress_deleted_with ON task_progress (deleted_with)")
 
 
 def downgrade() -> None:

@@ -79,7 +79,7 @@ EXAMPLES: Mapping[str, str] = {
     "workflows events": 'alfred-db workflows events order-1 --send approved --payload \'{"by": "Ada"}\'',
     "workflows cancel": "alfred-db workflows cancel order-1",
     "workflows resume": "alfred-db workflows resume order-1 --from-step 0",
-    "worker": "alfred-db worker --app tasks:handlers --drain",
+    "worker": "alfred-db worker tasks:handlers --drain",
     "spaces reembed": "alfred-db spaces reembed e5-small --kind documents --model e5-small --dimensions 384 --embedder embedding:embed",
     "spaces status": "alfred-db spaces status",
     "spaces switch": "alfred-db spaces switch documents e5-small --embedder embedding:embed --target 0.9",

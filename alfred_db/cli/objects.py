@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -39,5 +40,8 @@ def named_object(option: str, named: str, example: str, advice: str) -> Any:
         ) from None
     found = getattr(module, name, None)
     if found is None:
-        raise ConfigurationError(f"{option} {named!r}: {module_name} has no {name!r}; {advice}")
+        near = get_close_matches(name, [one for one in vars(module) if not one.startswith("_")], 1)
+        raise ConfigurationError(
+            f"{option} {named!r}: {module_name} has no {name!r}; {f'perhaps {near[0]!r} is meant' if near else advice}"
+        )
     return found

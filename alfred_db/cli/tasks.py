@@ -72,7 +72,7 @@ def list_(
 @schema_option
 @json_option
 def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
-    """Show a task and its results."""
+    """Show a task, its progress and its results."""
     with Database(database_url(url), schema=schema) as database, database.begin() as uow:
         found = _found(uow.tasks, task)
         values = as_dict(found)
@@ -82,13 +82,18 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
         progress = uow.tasks.batch_progress(found.id)
         if progress.total:
             values["waits for batch"] = asdict(progress)
+        report = uow.tasks.get_progress(found.id)
+        values["progress"] = None if report is None else as_dict(report)
         values["results"] = [as_dict(result) for result in uow.tasks.results(found.id)]
     if as_json:
         click.echo(json.dumps(values, indent=2, default=str))
         return
     for name, value in values.items():
-        if value is not None and name not in ("results", "waits for"):
+        if value is not None and name not in ("progress", "results", "waits for"):
             click.echo(f"{name:<20}  {one_line(value)}")
+    if report is not None:
+        noted = "" if not report.note else f", {one_line(report.note)}"
+        click.echo(f"{'progress':<20}  {report.fraction:.0%}{noted} ({report.reported_at})")
     for other in values["waits for"]:
         click.echo(f"{'waits for':<20}  {one_line(other['task_id'])}, {other['status']}")
     for result in values["results"]:

@@ -53,6 +53,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
+@click.argument("application", metavar="[MODULE:NAME]", required=False)
 @click.option(
     "--app",
     metavar="MODULE:NAME",
@@ -70,6 +71,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @schema_option
 @pooler_option
 def worker(
+    application: str | None,
     app: str | None,
     workflows: str | None,
     retention: str | None,
@@ -81,12 +83,15 @@ def worker(
 ) -> None:
     """Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once.
 
-    MODULE is found as Python finds it, and in this folder. Its handlers run in this process; what is still running
-    after the grace period is released.
+    MODULE:NAME is the same as --app MODULE:NAME. MODULE is found as Python finds it, and in this folder. Its handlers run in
+    this process; what is still running after the grace period is released.
     """
-    if app is None and workflows is None:
+    if application is not None and app is not None:
+        raise click.UsageError("pass the application once: as the argument, or as --app")
+    named = app if application is None else application
+    if named is None and workflows is None:
         raise click.UsageError("pass --app, --workflows, or both")
-    handlers: Mapping[str, Callable[..., Any]] | App = {} if app is None else handlers_of(app)
+    handlers: Mapping[str, Callable[..., Any]] | App = {} if named is None else handlers_of(named)
     plainly = handlers.handlers() if isinstance(handlers, App) else handlers
     functions = settings["workflows"] = [] if workflows is None else workflows_of(workflows)
     # Both kinds of workers run both kinds of handlers, and durable functions of one kind.
@@ -120,7 +125,8 @@ def handlers_of(app: str) -> Mapping[str, Callable[..., Any]] | App:
         return found
     if not isinstance(found, Mapping):
         raise ConfigurationError(
-            f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease)"
+            f"--app {app!r}: is {type(found).__name__}; expected a mapping from intents to functions of (task, lease), or an"
+            " application (Tasks, AsyncTasks)"
         )
     return cast("Mapping[str, Callable[..., Any]]", found)
 

@@ -45,6 +45,9 @@ class Listener:
         woken: Called in the listener's thread.
         wanted: Returns whether a notification with this payload concerns the caller.
         overdue: Returns the number of overdue handlers.
+        name: The `application_name` of the connection.
+        beside: A second channel, and what takes the payload of each of its notifications. It takes an empty one when
+            some may have been missed.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class Listener:
         wanted: Callable[[str], bool] = lambda _: True,
         overdue: Callable[[], int] = lambda: 0,
         name: str = LISTENER,
+        beside: tuple[str, Callable[[str], None]] | None = None,
     ) -> None:
         self._name = name
+        self._beside = beside
         self._url = url
         self._channel = channel
         self._woken = woken
@@ -81,6 +86,8 @@ class Listener:
             try:
                 with connect(self._url, self._name) as connection:
                     connection.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
+                    if self._beside is not None:
+                        connection.execute(SQL("LISTEN {}").format(Identifier(self._beside[0])))
                     failures = 0
                     self._listen(connection)
             except psycopg.Error as error:
@@ -92,11 +99,15 @@ class Listener:
 
     def _listen(self, connection: psycopg.Connection) -> None:
         self._woken()  # a task that was enqueued before LISTEN has notified nobody
+        if self._beside is not None:
+            self._beside[1]("")
         asked = time.monotonic()
         said = 0
         while not self._stopped.is_set():
             for notified in connection.notifies(timeout=GLANCE, stop_after=1):
-                if self._wanted(notified.payload):
+                if self._beside is not None and notified.channel == self._beside[0]:
+                    self._beside[1](notified.payload)
+                elif self._wanted(notified.payload):
                     self._woken()
             if (overdue := self._overdue()) != said:
                 name = self._name + (OVERDUE.format(overdue) if overdue else "")

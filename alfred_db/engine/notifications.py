@@ -26,7 +26,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from .pool import connect_args
 from .session import Kind, state_of
 
-__all__ = ["Notifier", "announce", "channel_of", "connect", "payload_of", "wakes"]
+__all__ = [
+    "Notifier",
+    "announce",
+    "cancelled_in",
+    "cancelled_payload",
+    "channel_of",
+    "channel_of_cancelled",
+    "channel_of_ends",
+    "connect",
+    "payload_of",
+    "wakes",
+]
 
 GATHER, MOST_GATHERED = 0.001, 0.01
 """Seconds until the next notification, for each commit that the last one served, and at most.
@@ -83,6 +94,23 @@ def wakes(payload: str, queues: Collection[str] | None, intents: Collection[str]
 def channel_of_ends(schema: str | None) -> str:
     """Return the name of the tenant's channel for the ends of tasks that somebody waits for."""
     return channel_of(schema).replace("alfred_db_tasks", "alfred_db_ended", 1)
+
+
+def channel_of_cancelled(schema: str | None) -> str:
+    """Return the name of the tenant's channel for what runs and is to be cancelled."""
+    return channel_of(schema).replace("alfred_db_tasks", "alfred_db_cancelled", 1)
+
+
+def cancelled_payload(noun: str, ids: Collection[UUID | int]) -> str:
+    """Return the payload that names what runs and is to be cancelled; nothing, which names all, if they are many."""
+    payload = f"{noun}:{','.join([one.hex if isinstance(one, UUID) else str(one) for one in ids])}"
+    return payload if len(payload) <= MAX_PAYLOAD else ""
+
+
+def cancelled_in(payload: str) -> set[tuple[str, str]] | None:
+    """Return what a payload of `cancelled_payload` names, each by its noun and its id as text; None is all."""
+    noun, separator, ids = payload.partition(":")
+    return {(noun, id) for id in ids.split(",")} if separator else None
 
 
 class Notifier:

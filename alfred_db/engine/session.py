@@ -196,6 +196,8 @@ class DirectSession(Session):
 
     commits_alone: ClassVar[bool] = False
     """Whether each statement commits by itself."""
+    together: bool = False
+    """Whether the next statements are one transaction nevertheless; see `together` in `execution/_async/driver.py`."""
     driver: Any = None
     """The driver's connection, while one is taken."""
     _taken: Held | None = None
@@ -338,7 +340,7 @@ class DirectSession(Session):
 
 
 class AutocommitSession(DirectSession):
-    """A session whose statements each commit alone; its engine is in AUTOCOMMIT. It is never BEGUN."""
+    """A session whose statements each commit alone; its engine is in AUTOCOMMIT. It is BEGUN within `together` only."""
 
     commits_alone = True
 

@@ -318,12 +318,12 @@ class TaskProgress(Base):
     """How far the handler of a task has come, as it reported last.
 
     A table beside that of the tasks: a report never waits for the row of the task, and no heartbeat waits for a report.
-    No column but the key is indexed, so that reports are HOT.
     """
 
     __tablename__ = "task_progress"
     __table_args__ = (
         CheckConstraint("fraction BETWEEN 0 AND 1", name="fraction"),
+        Index(None, "deleted_with"),
         {
             "postgresql_with": {
                 "fillfactor": 70,
@@ -334,13 +334,15 @@ class TaskProgress(Base):
         },
     )
 
-    task_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
-    """The task; the report is deleted with it."""
+    task_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """The task. Not a foreign key: its check would wait for a transaction that has locked the row of the task."""
     fraction: Mapped[float] = mapped_column(Double)
     """How much is done, from 0 to 1."""
-    message: Mapped[str | None]
+    note: Mapped[str | None]
     """What is being done, for people."""
     claim_seq: Mapped[int] = mapped_column(BigInteger)
     """The number of the claim that reported it: a later attempt begins anew."""
     reported_at: Mapped[CreatedAt]
     """When it was reported."""
+    deleted_with: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    """The task again, with which the report is deleted. NULL until a report finds the row of the task unlocked."""

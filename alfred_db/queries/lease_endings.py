@@ -59,27 +59,31 @@ def set_aside(
 
 
 @driver_statement
-def complete(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
+def complete(leased: Leased[Any], *, alone: bool = False) -> ReturningUpdate[*tuple[Any, ...]]:
     """Complete the row `id` with `token`.
 
     A requested cancellation has no effect any more, because the work is done.
+
+    Args:
+        leased: The table.
+        alone: Whether to leave out a row whose end releases others, as this is to be done in the same transaction.
     """
-    return _completed(leased, owned(leased))
+    return _completed(leased, and_(owned(leased), *_unawaited(leased, alone)))
 
 
 @driver_statement
-def complete_many(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Complete the rows `ids`, each with its token of `tokens`; locked rows are skipped."""
-    held = locked(leased)
+def complete_many(leased: Leased[Any], *, alone: bool = False) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Complete the rows `ids`, each with its token of `tokens`; locked rows are skipped. For `alone` see `complete`."""
+    held = locked(leased, *_unawaited(leased, alone))
     return _completed(leased, leased.table.c.id == held.c.id)
 
 
 @driver_statement
-def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
+def fail(leased: Leased[Any], *, alone: bool = False) -> ReturningUpdate[*tuple[Any, ...]]:
     """End a failed attempt at the row `id` with `token`: the row waits for its next attempt, or ends.
 
     Parameters of the statement: also `code`, `message`, `retry` (whether to retry), and for a back-off
-    `base`, `cap` and `spread`.
+    `base`, `cap` and `spread`. For `alone` see `complete`.
     """
     own = leased.table.c
     attempt = _attempt(
@@ -88,7 +92,8 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
         again=and_(bindparam("retry", type_=Boolean), _retries_left(leased)),
         retry_at=_retry_at(leased, bindparam("spread", type_=Double)),
     )
-    outcome = _outcome(leased, _for_update(leased, attempt.where(owned(leased))))
+    attempt = attempt.where(owned(leased), *_unawaited(leased, alone))
+    outcome = _outcome(leased, _for_update(leased, attempt))
     return (
         update(leased.table)
         # The CTE has locked the row, so that the token cannot change; it is compared again, as in every write.
@@ -105,11 +110,11 @@ def fail(leased: Leased[Any]) -> ReturningUpdate[*tuple[Any, ...]]:
 
 
 @driver_statement
-def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+def release(leased: Leased[Any], *, delayed: bool, alone: bool = False) -> ReturningUpdate[*tuple[Any, ...]]:
     """Release the row `id` with `token` unfinished, without counting a retry.
 
     The row keeps its place, or if `delayed` waits for the interval `delay`. A row whose cancellation was
-    requested is cancelled instead, so that no other worker starts it.
+    requested is cancelled instead, so that no other worker starts it. For `alone` see `complete`.
     """
     own = leased.table.c
     later = _now() + bindparam("delay", type_=INTERVAL)
@@ -119,7 +124,8 @@ def release(leased: Leased[Any], *, delayed: bool) -> ReturningUpdate[*tuple[Any
         again=true(),
         retry_at=func.greatest(own.available_at, later) if delayed else own.available_at,
     )
-    outcome = _outcome(leased, _for_update(leased, attempt.where(owned(leased))))
+    attempt = attempt.where(owned(leased), *_unawaited(leased, alone))
+    outcome = _outcome(leased, _for_update(leased, attempt))
     return (
         update(leased.table)
         .where(own.id == outcome.c.id, owned(leased))
@@ -158,6 +164,12 @@ def cancel(
 
 
 @driver_statement
+def notify() -> Select[*tuple[Any, ...]]:
+    """Notify a `channel` of a `payload`, when the transaction commits."""
+    return select(func.pg_notify(bindparam("channel", type_=Text), bindparam("payload", type_=Text)))
+
+
+@driver_statement
 def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
     """Take rows from workers that vanished or exceeded the timeout, whichever came first.
 
@@ -193,6 +205,11 @@ def reap(leased: Leased[Any], limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
         )
         .returning(own.id, own.status, *leased.awaited)
     )
+
+
+def _unawaited(leased: Leased[Any], alone: bool) -> list[ColumnElement[bool]]:
+    """Return the condition of a row whose end releases nothing."""
+    return [column == _zero for column in leased.awaited if alone]
 
 
 def _completed(leased: Leased[Any], rows: ColumnElement[bool]) -> ReturningUpdate[*tuple[Any, ...]]:

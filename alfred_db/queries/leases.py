@@ -227,7 +227,7 @@ def owned(leased: Leased[Any]) -> ColumnElement[bool]:
     return held(leased, key, bindparam("token", type_=Uuid))
 
 
-def locked(leased: Leased[Any]) -> CTE:
+def locked(leased: Leased[Any], *also: ColumnElement[bool]) -> CTE:
     """Select the rows of `ids` that are held with the corresponding token of `tokens`, and lock them.
 
     Rows are locked in the order of their ids. Locked rows are skipped: one row must not block the others.
@@ -235,6 +235,10 @@ def locked(leased: Leased[Any]) -> CTE:
 
     LATERAL enforces one look-up for each id. The status is compared in a form that fits no partial index:
     under statistics of a time without held rows, the planner would read the whole index of held rows instead.
+
+    Args:
+        leased: The table.
+        also: Further conditions of a row.
     """
     own, given = leased.table.c, _given(leased)
     ordered = (
@@ -246,6 +250,7 @@ def locked(leased: Leased[Any]) -> CTE:
             own.id == ordered.c.id,
             own.lease_token == ordered.c.token,
             own.status.is_not_distinct_from(constant(leased.running)),
+            *also,
         )
         .with_for_update(key_share=True, skip_locked=True)
         .correlate(ordered)

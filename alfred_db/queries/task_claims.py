@@ -38,7 +38,7 @@ from .shapes.functions import func
 from .shapes.literals import materialized, number, one_row
 from .task_leases import TASKS
 
-__all__ = ["ISOLATION", "again", "claim", "ready", "standing"]
+__all__ = ["ISOLATION", "again", "claim", "look", "ready", "standing"]
 
 _t, _q = table_of(Task).c, table_of(Queue).c
 
@@ -46,10 +46,13 @@ _t, _q = table_of(Task).c, table_of(Queue).c
 @driver_statement
 def standing(*, by_queue: bool) -> Select[*tuple[Any, ...]]:
     """Read the isolation level, and which limits restrict the `queues`, or any; NULL each, if none is restricted."""
-    limits = (_q.max_running.is_not(None), _q.rate_jobs.is_not(None), has_key_limit)
-    rows = select(isolation_level, *(func.bool_or(limit, type_=Boolean) for limit in limits)).where(
-        is_restricted
-    )
+    return _standing(by_queue=by_queue)
+
+
+def _standing(*, by_queue: bool) -> Select[*tuple[Any, ...]]:
+    limits = {"running": _q.max_running.is_not(None), "rates": _q.rate_jobs.is_not(None), "keys": has_key_limit}
+    any_of_them = [func.bool_or(limit, type_=Boolean).label(name) for name, limit in limits.items()]
+    rows = select(isolation_level.label("level"), *any_of_them).where(is_restricted)
     return rows.where(named_in(_q.name, "queues")) if by_queue else rows
 
 
@@ -79,6 +82,8 @@ def claim(
 ) -> ReturningUpdate[*tuple[Any, ...]]:
     """Claim tasks, unless one of the `queues`, or of all queues without them, is restricted.
 
+    This is the statement of a worker that is busy: `look` also returns why nothing was claimed.
+
     Parameters of the statement: `worker`, `token`, the interval `lease`, and `queues`, `intents` and
     `assigned_to` as selected by the arguments. The rows hold the fields of `ClaimedTask` up to
     `lease_expires_at`, and the queue, in no order.
@@ -91,6 +96,25 @@ def claim(
             tasks of others.
         single: Whether there is only one queue or intent, or one of each.
     """
+    return _claim(limit, by_queue, by_intent, by_agent, single)
+
+
+@driver_statement
+def look(
+    limit: int, by_queue: bool, by_intent: bool, by_agent: bool, single: bool = False
+) -> Select[*tuple[Any, ...]]:
+    """Claim tasks as `claim` does, with the columns of `standing` before the others.
+
+    If nothing is claimed, there is one row, without the others. An idle worker looks with one statement.
+    """
+    done = _claim(limit, by_queue, by_intent, by_agent, single).cte("done")
+    state = _standing(by_queue=by_queue).subquery("state")
+    return select(*state.c, *done.c).select_from(state.outerjoin(done, true()))
+
+
+def _claim(
+    limit: int, by_queue: bool, by_intent: bool, by_agent: bool, single: bool
+) -> ReturningUpdate[*tuple[Any, ...]]:
     filters: list[ColumnElement[bool]] = []
     if by_agent:
         filters.append(_t.assigned_to == bindparam("assigned_to", type_=Text))

@@ -255,7 +255,9 @@ def complete() -> Select[*tuple[Any, ...]]:
     """
     seen = materialized(select(_t.id, _t.awaited_by).where(owned(TASKS)), "seen")
     columns = (_t.task_id, _t.status, _t.batch_id, _t.ordering_key)
-    done = lease_endings.complete(TASKS).built.returning(*columns).cte("done")
+    # A task that something was made to wait for meanwhile is not ended here: what it releases would be another transaction.
+    unchanged = _t.awaited_by == select(seen.c.awaited_by).scalar_subquery()
+    done = lease_endings.complete(TASKS).built.where(unchanged).returning(*columns).cte("done")
     # `awaited_by` only grows, and the row was locked when it was returned: if it is the same, all that waits was seen.
     same = and_(done.c.awaited_by == seen.c.awaited_by, done.c.awaited_by > _zero)
     ended = materialized(

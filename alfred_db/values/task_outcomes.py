@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 import uuid
@@ -15,7 +16,10 @@ from typing import Any, Generic, TypeVar, cast
 from ..errors import InvalidInputError
 from ..models import TaskStatus
 
-__all__ = ["TaskOutcome", "outcome_of", "read_result"]
+__all__ = ["RETURNED", "TaskOutcome", "outcome_of", "read_result"]
+
+RETURNED = "return"
+"""The `result_type` of what a decorated function has returned; it is stored under the name `value`."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -51,7 +55,7 @@ def outcome_of(row: Sequence[Any], results: Sequence[Sequence[Any]], kind: Any) 
     id, task_id, status, code, error = row
     content = results[-1][1] if results else None
     if content is not None and kind is not None:
-        content = read_result(kind, content)
+        content = read_result(kind, content["value"] if results[-1][0] == RETURNED else content)
     found = [(result[0], result[1]) for result in results]
     return TaskOutcome(id, task_id, TaskStatus(status), code, error, found, content)
 
@@ -94,7 +98,8 @@ def _read(kind: Any, value: Any, place: str) -> Any:
 def _single(kind: Any, value: Any, place: str) -> Any:
     if hasattr(kind, "model_validate"):
         try:
-            return kind.model_validate(value)
+            # As JSON, where a strict model takes a time as text.
+            return kind.model_validate_json(json.dumps(value))
         except ValueError as error:
             wrong: Any = error
             found: list[dict[str, Any]] = wrong.errors() if hasattr(wrong, "errors") else []

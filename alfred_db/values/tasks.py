@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+from ..checks import check_text, finite, within
 from ..errors import InvalidInputError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TaskBatch",
     "TaskBatchProgress",
     "TaskCount",
+    "check_progress",
 ]
 
 AfterFailure = Literal["cancel", "run"]
@@ -30,6 +32,9 @@ AfterFailure = Literal["cancel", "run"]
 
 MOST_COUNTED = 20_000
 """Where a count of tasks stops by default."""
+
+MAX_NOTE_BYTES = 2000
+"""The longest note about the progress of a task."""
 
 
 class NewTask(TypedDict):
@@ -249,3 +254,15 @@ class QueueHealth:
     """Queues that are paused; their waiting tasks count as ready."""
     limited_queues: int = 0
     """Queues with a limit or a rate."""
+
+
+def check_progress(fraction: float, note: str | None) -> None:
+    """Check the arguments of a report about progress.
+
+    Raises:
+        InvalidInputError: The fraction is not a number from 0 to 1, or the note is too long or cannot be stored.
+    """
+    finite("fraction", fraction)
+    within("fraction", fraction, 0, 1)
+    if note is not None and note != "":
+        check_text("note", note, MAX_NOTE_BYTES)

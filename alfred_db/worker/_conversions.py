@@ -7,6 +7,7 @@ pydantic is not imported. A class that has its methods for validation and serial
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -392,23 +393,38 @@ def _union(parts: list[Conversion]) -> Conversion:
 
 
 def _model(hint: Any) -> Conversion:
-    """Return the conversion of a model of pydantic, whose errors are reported without the values in them."""
+    """Return the conversion of a model of pydantic, whose errors are reported without the values in them.
+
+    It is validated as JSON, where a strict model takes a time as text. What is stored is what it can be read from: by its
+    aliases, or else by the names of its fields.
+    """
 
     def validated(value: Any, path: str) -> Any:
         try:
-            return hint.model_validate(value)
-        except ValueError as error:
+            return hint.model_validate_json(json.dumps(value))
+        except (ValueError, TypeError) as error:
             raise Misfit(path, _named(hint), _reasons(error, hint)) from None
 
     def to_json(value: Any, path: str) -> Any:
         if not isinstance(value, hint):
             raise Misfit(path, _named(hint), kind(value))
-        return validated(value.model_dump(), path).model_dump(mode="json")
+        refused: list[Misfit] = []
+        for by_alias in (True, False):
+            try:
+                stored = value.model_dump(mode="json", by_alias=by_alias, round_trip=True, warnings=False)
+                validated(stored, path)
+            except Misfit as error:
+                refused.append(error)
+            except (ValueError, TypeError) as error:
+                refused.append(Misfit(path, _named(hint), _reasons(error, hint)))
+            else:
+                return stored
+        raise refused[0]
 
     return Conversion(_named(hint), to_json, validated)
 
 
-def _reasons(error: ValueError, hint: Any) -> str:
+def _reasons(error: Exception, hint: Any) -> str:
     """Return where and how a value does not fit a model: fields and kinds of errors, no values."""
     try:
         found = cast("Any", error).errors(include_input=False, include_url=False, include_context=False)

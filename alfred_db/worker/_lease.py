@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from ..checks import MAX_SECONDS, within
-from ..errors import lease_lost, shown
+from ..errors import ConfigurationError, lease_lost, shown
 from ..repositories import AsyncUnitOfWork, UnitOfWork
 from ..values.scheduler import ClaimedExecution
-from ..values.tasks import ClaimedTask, NewTaskResult
+from ..values.tasks import ClaimedTask, NewTaskResult, check_progress
 from ..values.workflows import ClaimedWorkflow
+from ._log import log
 from .retry import Retry
 
 __all__ = ["AnyLease", "AsyncLease", "ClaimedT", "Held", "Lease", "TaskFailed"]
 
 ClaimedT = TypeVar("ClaimedT", ClaimedTask, ClaimedExecution, ClaimedWorkflow)
+
+PATIENCE = 5.0
+"""Seconds that a handler waits until its progress is stored; then it goes on without."""
 
 
 class TaskFailed(Exception):
@@ -183,6 +190,9 @@ class Held(Generic[ClaimedT]):
 class AnyLease(Held[ClaimedTask]):
     """The base of `Lease` and `AsyncLease`."""
 
+    report: Callable[[Any, float, str | None], Future[bool]] | None = None
+    """Has progress stored that the handler reports, and says whether the task was held. For the worker only."""
+
     @property
     def task(self) -> ClaimedTask:
         """The task, as of the last heartbeat."""
@@ -197,6 +207,20 @@ class AnyLease(Held[ClaimedTask]):
     def key(self) -> str:
         """The `task_id`, for error messages."""
         return shown(self.claimed.task_id)
+
+    def _report(self, fraction: float, note: str | None) -> Future[bool]:
+        check_progress(fraction, note)
+        self._check_lost()
+        if self.report is None:
+            raise ConfigurationError("progress: the lease is not one of a worker; call `uow.tasks.progress`")
+        return self.report(self, fraction, note)
+
+    def _unreported(self) -> None:
+        log(logging.WARNING, "%s: its progress is not stored: the database does not answer", self.label)
+
+    def _reported(self, held: bool) -> None:
+        if not held:
+            raise lease_lost(f"{self.noun} {self.key}")
 
 
 class Lease(AnyLease):
@@ -214,6 +238,30 @@ class Lease(AnyLease):
         self._begin_to_complete()
         uow.tasks.complete(self.task, results)
 
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Report how far the task has come, for `uow.tasks.get_progress`, which sees it as soon as this returns.
+
+        Waits for no lock on the task, and for no heartbeat. Reports that handlers of the worker make at the same moment
+        share one statement, and of several about one task the last is stored. One that cannot be stored within five
+        seconds, because the database is unavailable, is left out with a line in the log, and the handler goes on.
+
+        Args:
+            fraction: How much is done, from 0 to 1. It may be less than before.
+            note: What is being done, for people; at most 2000 bytes.
+
+        Raises:
+            LeaseLost: Another worker may hold the task. Nothing has been written.
+            InvalidInputError: The fraction or the note is invalid.
+        """
+        stored = self._report(fraction, note)
+        try:
+            held = stored.result(PATIENCE)
+        except TimeoutError:
+            stored.cancel()
+            self._unreported()
+            return
+        self._reported(held)
+
 
 class AsyncLease(AnyLease):
     """The lease of a task that an asynchronous handler works on."""
@@ -229,3 +277,26 @@ class AsyncLease(AnyLease):
         """
         self._begin_to_complete()
         await uow.tasks.complete(self.task, results)
+
+    async def progress(self, fraction: float, note: str | None = None) -> None:
+        """Report how far the task has come, for `uow.tasks.get_progress`, which sees it as soon as this returns.
+
+        Waits for no lock on the task, and for no heartbeat. Reports that handlers of the worker make at the same moment
+        share one statement, and of several about one task the last is stored. One that cannot be stored within five
+        seconds, because the database is unavailable, is left out with a line in the log, and the handler goes on.
+
+        Args:
+            fraction: How much is done, from 0 to 1. It may be less than before.
+            note: What is being done, for people; at most 2000 bytes.
+
+        Raises:
+            LeaseLost: Another worker may hold the task. Nothing has been written.
+            InvalidInputError: The fraction or the note is invalid.
+        """
+        stored = self._report(fraction, note)
+        try:
+            held = await asyncio.wait_for(asyncio.wrap_future(stored), PATIENCE)
+        except TimeoutError:
+            self._unreported()
+            return
+        self._reported(held)

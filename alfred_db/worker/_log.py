@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from ._outcome import described
+from ..execution.error_texts import described
 
 __all__ = ["log"]
 

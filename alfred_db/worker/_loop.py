@@ -10,22 +10,24 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
 from ..database import AsyncDatabase, Database
 from ..engine.listeners import Listener
-from ..engine.notifications import Notifier, channel_of
+from ..engine.notifications import Notifier, cancelled_in, channel_of, channel_of_cancelled
 from ._app import App
 from ._dead_letters import DeadLetters
 from ._lease import Held
 from ._log import log
 from ._outcome import Ended, failed
 from ._periodic import Periodic
+from ._reports import Reports
 from ._settle import is_transient
 from ._source import Source
+from ._tasks import TaskSource
 from ._upkeep import Upkeep
 from ._watch import Watch
 from .settings import Settings
@@ -47,11 +49,17 @@ HEARD = 1.0
 LAST_MOMENT = 1.0
 """Seconds that handlers have to end when the worker is stopped at once."""
 
+ALL = ("", "")
+"""Stands for everything in a notification of cancellations."""
+
+MOST_EARLY = 1000
+"""How many names of such notifications are remembered."""
+
 STOPPED = failed("the worker stopped before the handler had ended")
 
 MAX_CLAIM = 500
-CONNECTIONS = 3
-"""The loop, the heartbeats and the upkeep use one each; a retention policy needs one more."""
+CONNECTIONS = 4
+"""The loop, the heartbeats, the upkeep and the first report of progress take one each; a retention policy needs one more."""
 
 
 class Loop:
@@ -82,6 +90,7 @@ class Loop:
         self._takes = {source: partial(self._take, source) for source in sources}
         self._inbox: queue.SimpleQueue[tuple[Source[Any], Ended] | None] = queue.SimpleQueue()
         self._held: set[Held[Any]] = set()
+        self._early: set[tuple[str, str]] = set()  # what the last notifications of cancellations have named
         self._named: list[Source[Any]] | None = None  # by the notification that has just come
         self._failures = 0
         self._heard = -math.inf  # when a notification came last
@@ -110,9 +119,14 @@ class Loop:
     def run(self, *, drain: bool) -> None:
         """Work until stopped; if it is to `drain`, until nothing can be claimed and nothing runs."""
         settings = self._settings
-        with closing(self._db), closing(self._notifier), ExitStack() as helpers:
+        self._heartbeats = Periodic("heartbeats", settings.lease / HEARTBEATS, self._beat)
+        reports = Reports(self._db)
+        for source in self._sources:
+            if isinstance(source, TaskSource):
+                source.report = reports.put
+        with closing(self._db), closing(self._notifier), closing(reports), ExitStack() as helpers:
             helpers.enter_context(self._watch)
-            helpers.enter_context(Periodic("heartbeats", settings.lease / HEARTBEATS, self._beat))
+            helpers.enter_context(self._heartbeats)
             if not drain:
                 helpers.enter_context(
                     Periodic("upkeep", settings.upkeep, self._upkeep.keep_up, at_start=True)
@@ -132,6 +146,7 @@ class Loop:
                     self._notified,
                     wanted=self._wanted,
                     overdue=lambda: sum(lease.overdue and not lease.ended for lease in list(self._held)),
+                    beside=(channel_of_cancelled(self._db.schema), self._cancelled),
                 )
                 helpers.callback(listener.join)
                 helpers.callback(listener.stop)
@@ -216,6 +231,9 @@ class Loop:
             lease.source = source
         self._held.update(started)
         self._watch.started(started)
+        if self._early and any(_named(lease, self._early) for lease in started):
+            self._heartbeats.soon()
+            self._early.discard(ALL)
         return len(found)
 
     def _wanted(self, payload: str) -> bool:
@@ -227,6 +245,21 @@ class Loop:
         named, self._named = self._named, None
         self._heard = time.monotonic()
         self.wake(*(self._sources if named is None else named))
+
+    def _cancelled(self, payload: str) -> None:
+        """Have the heartbeats look at once whether the cancellation of what is held was requested.
+
+        A notification proves nothing: what it names may have been claimed anew meanwhile. It may come before the claim has
+        returned what it names, so it is remembered for a while. Called in the listener's thread.
+        """
+        names = cancelled_in(payload)
+        if names is None:
+            names = {ALL}
+        if len(self._early) + len(names) > MOST_EARLY:
+            self._early = set()
+        self._early |= names
+        if any(_named(lease, names) for lease in list(self._held)):
+            self._heartbeats.soon()
 
     def wake(self, *sources: Source[Any]) -> None:
         """Have the loop look at these sources. May be called from any thread."""
@@ -345,6 +378,12 @@ class Loop:
 def worker_name() -> str:
     """Return a new name for a worker: its machine, its process, and a random part."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
+
+
+def _named(lease: Held[Any], names: Collection[tuple[str, str]]) -> bool:
+    """Return whether a notification names what is held."""
+    id = lease.claimed.id
+    return ALL in names or (lease.noun, id.hex if isinstance(id, uuid.UUID) else str(id)) in names
 
 
 def _growing(first: float, times: int, most: float) -> float:

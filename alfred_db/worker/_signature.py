@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 from ..errors import ConfigurationError, InvalidInputError
+from ..values.task_outcomes import RETURNED
 from ..values.tasks import ClaimedTask
 from ._conversions import Conversion, Misfit, Unsupported, conversion
 from ._lease import AnyLease, AsyncLease, Lease
 
 __all__ = ["RETURNED", "TaskSignature"]
-
-RETURNED = "return"
-"""The `result_type` of what a decorated function returned, whose content has it as `value`."""
 
 _KINDS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

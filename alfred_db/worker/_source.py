@@ -1,7 +1,7 @@
 """The kinds of work that one loop runs side by side, and what each has to know of itself.
 
 A worker has one loop (`_loop.py`), and the loop has a list of sources: `TaskSource` for tasks, and one for each other
-kind, such as the executions of schedules. All of them share the `concurrency` of the worker, its three connections, its
+kind, such as the executions of schedules. All of them share the `concurrency` of the worker, its few connections, its
 heartbeats, its clock of timeouts (`_watch.py`) and its way to stop. The loop decides when a source is asked and for how
 many; the source knows the statements.
 

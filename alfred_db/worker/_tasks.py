@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from ..database import Database
@@ -38,6 +39,8 @@ class TaskSource(Source[ClaimedTask]):
         self._intents = list(handlers)
         self._runner = runner
         self._settings = settings
+        self.report: Callable[[AnyLease, float, str | None], Future[bool]] | None = None
+        """Has the progress of a task stored. Set by the loop, before it claims."""
 
     def claim(self, uow: UnitOfWork, limit: int) -> Sequence[ClaimedTask]:
         """Claim tasks of the intents that have handlers."""
@@ -54,6 +57,7 @@ class TaskSource(Source[ClaimedTask]):
         """Start the handler of the task's intent."""
         handler = self._handlers[claimed.intent]
         lease = AsyncLease(claimed) if is_asynchronous(handler) else Lease(claimed)
+        lease.report = self.report
         self._runner.run(handler, (claimed, lease), lease, end, returned)
         return lease
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from ..checks import check_text
 from ..database import AsyncDatabase, Database
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidInputError
 from ..values.scheduler import ClaimedExecution
 from ..values.tasks import ClaimedTask, NewTaskResult
 from ._app import App
@@ -46,7 +48,7 @@ class Worker(Settings):
     """Runs tasks of some intents, each with the handler of its intent, and executions of schedules.
 
     Plain functions run in threads, coroutine functions in an event loop of the worker, in a thread too. It opens its own
-    connections to the database of `db`: three in a pool, and one that listens.
+    connections to the database of `db`: three in a pool, a fourth when a handler reports progress, and one that listens.
     """
 
     db: Database
@@ -195,14 +197,35 @@ def _checked(
     """Return the handlers, each wrapped by `wrap`.
 
     Raises:
-        ConfigurationError: One cannot be called.
+        ConfigurationError: One cannot be called with its two arguments, or has a name that no row can have.
     """
     for name, handler in handlers.items():
+        try:
+            check_text(key, name)
+        except InvalidInputError as error:
+            raise ConfigurationError(f"worker: {error}; correct the names of the handlers") from None
         if not callable(handler):
             raise ConfigurationError(
                 f"worker: the handler of {key} {name!r} is {type(handler).__name__}; pass a function of ({noun}, lease)"
             )
+        if not _takes_two(handler):
+            raise ConfigurationError(
+                f"worker: the handler of {key} {name!r} does not take two arguments; pass a function of ({noun}, lease)"
+            )
     return {name: handler if wrap is None else wrap(handler) for name, handler in handlers.items()}
+
+
+def _takes_two(handler: Callable[..., Any]) -> bool:
+    """Return whether a handler can be called with two arguments, as far as its signature says."""
+    try:
+        signature = inspect.signature(handler)
+    except Exception:  # it has none, or one that raises
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -55,6 +55,7 @@ SPECIMENS: Specimens = {
     "tasks.fail": lambda g: {"claimed": g.task, "error": "e", "code": "c"},
     "tasks.get_by_task_id": lambda g: {"task_id": "ground"},
     "tasks.list": lambda g: {"queue": "default", "intent": "ground", "assigned_to": "a"},
+    "tasks.progress": lambda g: {"claimed": g.task, "fraction": 0.5, "note": "n"},
     "tasks.purge": lambda g: {"older_than": 0, "queue": "q"},
     "tasks.purgeable": lambda g: {"older_than": 0, "queue": "q"},
     "tasks.requeue_failed": lambda g: {"queue": "q", "intent": "i"},

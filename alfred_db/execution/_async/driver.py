@@ -24,7 +24,15 @@ from sqlalchemy.types import TypeEngine
 
 from ...engine.plans import DROP_PLANS, can_drop
 from ...engine.pool import ConnectionState, connection_state, name_upgrade
-from ...engine.session import AloneSession, DirectSession, must_flush, state_of, take, take_alone
+from ...engine.session import (
+    AloneSession,
+    DirectSession,
+    must_flush,
+    refuse_failed,
+    state_of,
+    take,
+    take_alone,
+)
 from ...engine.status import status_of
 from ...errors import UnreadableRow, translated
 from ...failures.marks import mark_lost
@@ -161,9 +169,55 @@ async def commits_alone(session: AsyncSession) -> bool:
     """Return whether each statement of the session commits by itself: its connection is in AUTOCOMMIT."""
     own = session.sync_session
     if isinstance(own, DirectSession) and own.commits_alone:
-        return True
+        return not own.together
     autocommit: bool = (await driver_of(session)).autocommit
     return autocommit
+
+
+async def together(session: AsyncSession, work: Callable[[], Any], *, joins: bool = False) -> Any:
+    """Return what `work` returns. If each of its statements would commit by itself, they are one transaction.
+
+    For what must not be done by halves: a process that is killed between two statements leaves nothing of either.
+
+    Args:
+        session: The session whose statements they are.
+        work: What runs them; awaited.
+        joins: Whether some of them are SQLAlchemy's, which has to join before the transaction begins.
+    """
+    if not await commits_alone(session):
+        return await work()
+    if joins:
+        with translated():
+            await session.connection()
+    driver = await driver_of(session)
+    own = session.sync_session
+    if isinstance(own, DirectSession):
+        own.together = True
+    try:
+        await driver.set_autocommit(False)
+        try:
+            done = await work()
+            refuse_failed(driver)
+            await _commit(session, driver)
+        except BaseException:
+            if not driver.closed:
+                await driver.rollback()
+            raise
+        return done
+    finally:
+        if isinstance(own, DirectSession):
+            own.together = False
+        if not driver.closed:
+            await driver.set_autocommit(True)
+
+
+async def _commit(session: AsyncSession, driver: Any) -> None:
+    with translated():
+        try:
+            await driver.commit()
+        except BaseException as error:
+            await settle(session, driver, error, undone=False)
+            raise
 
 
 async def settle(
@@ -255,7 +309,7 @@ async def _run(
         known = taken.state
         # In autocommit a single read needs no BEGIN and no ROLLBACK. It is allowed only before the transaction begins,
         # and it ends before the connection is used for anything else.
-        if own.commits_alone:
+        if own.commits_alone and not own.together:
             return await _run_alone(session, driver, known, call, undone=not begin)
         if not begin and own.reads_alone:
             try:

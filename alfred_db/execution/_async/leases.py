@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import Select, select
@@ -23,8 +24,8 @@ from ...values.scheduler import ClaimedExecution
 from ...values.tasks import ClaimedTask, TaskBackoff
 from ...values.workflows import ClaimedWorkflow
 from .base import AsyncRepository
-from .driver import driver_of, fetch
-from .settling import settle
+from .driver import commits_alone, driver_of, fetch, together
+from .settling import is_awaited, note_unawaited, settle
 from .unreadable import unreadable
 
 __all__ = ["PAUSES", "AsyncLeaseHolder", "AsyncLeases", "lost", "taking", "waiting"]
@@ -99,10 +100,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         Raises:
             LeaseLost: The caller no longer holds the row.
         """
-        rows = await fetch(self._session, endings.complete(self._leased), {**_key(claimed), **values})
-        if rows:
-            if self._leased.awaited and rows[0][-1]:
-                await self._settle(rows)
+        if await self._end(endings.complete, claimed, values):
             return True
         await self._repeated(claimed, "completed")
         return False
@@ -117,8 +115,7 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         """
         if not claimed:
             return []
-        done, locked, ended = await self._each(endings.complete_many(self._leased), claimed, {})
-        await self._settle(done.values())
+        done, locked, ended = await self._complete_many(claimed)
         for one in claimed:
             if one.id in locked:
                 name = _name(self._leased, one)
@@ -143,16 +140,9 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
         """
         code = plain_text(code)
         check_text("code", code)
-        parameters = {
-            **_key(claimed),
-            "code": code,
-            "message": error and plain_text(error),
-            "retry": retry,
-            **values,
-        }
-        rows: Sequence[Sequence[Any]] = await fetch(self._session, endings.fail(self._leased), parameters)
+        parameters = {"code": code, "message": error and plain_text(error), "retry": retry, **values}
+        rows = await self._end(endings.fail, claimed, parameters)
         if rows:
-            await self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "failed", "cancelled")
 
@@ -163,22 +153,25 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
             LeaseLost: The caller no longer holds the row.
         """
         within("delay", delay, 0, MAX_SECONDS)
-        parameters = _key(claimed)
-        if delay:
-            parameters["delay"] = timedelta(seconds=delay)
-        rows: Sequence[Sequence[Any]] = await fetch(
-            self._session, endings.release(self._leased, delayed=bool(delay)), parameters
-        )
+        parameters = {"delay": timedelta(seconds=delay)} if delay else {}
+        rows = await self._end(partial(endings.release, delayed=bool(delay)), claimed, parameters)
         if rows:
-            await self._settle([(claimed.id, *rows[0])])
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "cancelled")
 
     async def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, StatusT]:
         """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
-        rows = await fetch(self._session, endings.reap(self._leased, limit), spread)
-        await self._settle(rows)
+
+        async def taken() -> Sequence[Sequence[Any]]:
+            rows = await fetch(self._session, endings.reap(self._leased, limit), spread)
+            await self._settle(rows)
+            return rows
+
+        # Tasks and what waits for them in one transaction; what nothing waits for needs none.
+        rows: Sequence[Sequence[Any]] = (
+            await together(self._session, taken) if self._leased.awaited else await taken()
+        )
         return {row[0]: self._leased.status(row[1]) for row in rows}
 
     async def claim(
@@ -233,10 +226,62 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
     async def _set_aside(self, key: str, token: uuid.UUID, message: str) -> None:
         id = self._leased.table.c.id.type.python_type(key)
         statement = endings.set_aside(self._leased, id, token, code=queries.UNREADABLE, message=message)
-        with translated():
-            rows = (await self._session.execute(statement)).all()
-        await self._settle(rows)
+
+        async def failed() -> None:
+            with translated():
+                rows = (await self._session.execute(statement)).all()
+            await self._settle(rows)
+
+        await together(self._session, failed, joins=True)
         _log.warning("%s %s: failed, as %s", self._leased.noun, key, message)
+
+    async def _end(
+        self,
+        build: Callable[..., DriverStatement[*tuple[Any, ...]]],
+        claimed: ClaimedT,
+        values: Mapping[str, Any],
+    ) -> Sequence[Sequence[Any]]:
+        """Run a statement that may end a row, and release what waited for its end; return what the statement returns.
+
+        Both are one transaction. In AUTOCOMMIT a statement for rows that nothing waits for, as are nearly all, commits by
+        itself; only if it finds none, a transaction is begun. Once that was needed, it is for a while the first choice.
+        """
+        parameters = {**_key(claimed), **values}
+        if not self._leased.awaited:
+            return await fetch(self._session, build(self._leased), parameters)
+        rows: Sequence[Sequence[Any]] = ()
+        if await commits_alone(self._session):
+            if not is_awaited(self._session):
+                rows = await fetch(self._session, build(self._leased, alone=True), parameters)
+            if not rows:
+                rows = await together(self._session, lambda: self._end(build, claimed, values))
+                if rows and not rows[0][-1]:
+                    note_unawaited(self._session)
+            return rows
+        rows = await fetch(self._session, build(self._leased), parameters)
+        if rows and rows[0][-1]:
+            await self._settle([(claimed.id, *rows[0])])
+        return rows
+
+    async def _complete_many(
+        self, claimed: Sequence[ClaimedT]
+    ) -> tuple[dict[Any, Sequence[Any]], dict[Any, ClaimedT], dict[Any, str]]:
+        """Complete several rows, and release what waited for them, as `_end` does; returns what `_each` returns."""
+        if self._leased.awaited and await commits_alone(self._session):
+            alone: dict[Any, Sequence[Any]] = {}
+            if not is_awaited(self._session):
+                statement = endings.complete_many(self._leased, alone=True)
+                alone = {row[0]: row for row in await fetch(self._session, statement, _keys(claimed))}
+            left = [one for one in claimed if one.id not in alone]
+            if not left:
+                return alone, {}, {}
+            done, locked, ended = await together(self._session, lambda: self._complete_many(left))
+            if done and not any(row[-1] for row in done.values()):
+                note_unawaited(self._session)
+            return alone | done, locked, ended
+        done, locked, ended = await self._each(endings.complete_many(self._leased), claimed, {})
+        await self._settle(done.values())
+        return done, locked, ended
 
     async def _each(
         self,

@@ -17,7 +17,7 @@ from ...queries import task_waits as queries
 from ...queries.shapes.driver_statement import Tenant
 from .driver import bind_of, fetch, tenant_of
 
-__all__ = ["complete", "is_awaited", "open_turns", "released", "requeued", "settle", "take_turns"]
+__all__ = ["complete", "is_awaited", "note_unawaited", "open_turns", "released", "requeued", "settle", "take_turns"]
 
 _awaited: WeakKeyDictionary[Engine, set[Tenant]] = WeakKeyDictionary()
 """Whose tasks have lately been waited for by others when they ended."""
@@ -28,9 +28,15 @@ def is_awaited(session: Session) -> bool:
     return tenant_of(session) in _awaited.get(bind_of(session).engine, ())
 
 
-def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
-    """Complete a task and release what waits for it, in one statement; return whether the task was held.
+def note_unawaited(session: Session) -> None:
+    """Remember that nothing waited for the task that ended last."""
+    _awaited.get(bind_of(session).engine, set[Tenant]()).discard(tenant_of(session))
 
+
+def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
+    """Complete a task and release what waits for it, in one statement; return whether it was.
+
+    It was not if the task is not held, or if something was made to wait for it since the statement began.
     It is right for any task. Where nothing waits, `Leases.complete` is faster; where something does, it needs two statements.
     """
     rows: Sequence[Sequence[Any]] = fetch(session, queries.complete(), {"id": id, "token": token})
@@ -38,7 +44,7 @@ def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
         return False
     _, awaited_by, is_released = rows[0][:3]
     if not awaited_by:
-        _awaited[bind_of(session).engine].discard(tenant_of(session))
+        note_unawaited(session)
     elif is_released:
         state_of(session).ended.add(id)
         if ids := released(session, [row[3:] for row in rows if row[3] is not None]):

@@ -61,7 +61,7 @@ class TaskWaiter:
             id: The task.
             timeout: Seconds to wait; None is for ever.
             result: The type of the last result: a dataclass, a TypedDict, a model of pydantic, or any type that
-                `read_result` reads. None leaves it as JSON.
+                `read_result` reads. None leaves it as JSON. Of a decorated function it is what the function has returned.
 
         Returns:
             How the task has ended. A failure is returned too, and raises nothing.

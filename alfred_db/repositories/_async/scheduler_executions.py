@@ -9,6 +9,7 @@ from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
 from ...errors import InvalidTransition
+from ...execution._async.cancelling import announce
 from ...execution._async.driver import fetch
 from ...execution._async.leases import AsyncLeaseHolder, lost, taking
 from ...execution.missing import not_found
@@ -150,13 +151,16 @@ class AsyncSchedulerExecutions(AsyncLeaseHolder[ClaimedExecution, ExecutionStatu
         """Cancel a waiting execution, or request the cancellation of a running one from its worker.
 
         Returns:
-            `cancelled` or `running`; the worker of a running execution sees the request in its heartbeats.
+            `cancelled` or `running`; the worker of a running execution is notified at the commit, or sees the request in
+            its next heartbeat.
 
         Raises:
             NotFoundError: The execution does not exist.
             InvalidTransition: It has completed or failed.
         """
         for _, status in await self._rows(queries.cancel(execution_id)):
+            if status == ExecutionStatus.RUNNING:
+                await announce(self._session, queries.EXECUTIONS.noun, [execution_id])
             return ExecutionStatus(status)
         execution = await self.get_execution(execution_id)
         if execution is None:

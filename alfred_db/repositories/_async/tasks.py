@@ -10,20 +10,26 @@ from typing import Any
 from ...checks import within
 from ...engine.session import state_of
 from ...errors import InvalidTransition
+from ...execution._async.cancelling import announce
+from ...execution._async.driver import together
 from ...execution._async.settling import requeued, settle
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...queries import tasks as queries
 from ...queries.shapes.paging import as_page
+from ...queries.task_leases import TASKS
 from ...values import Page
 from ...values.tasks import MOST_COUNTED, TaskCount
 from .task_batches import AsyncTaskBatches
 from .task_enqueueing import AsyncTaskEnqueueing
 from .task_leases import AsyncTaskLeases
 from .task_maintenance import MAX_BATCH, AsyncTaskMaintenance
+from .task_reports import AsyncTaskReports
 
 
-class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases, AsyncTaskMaintenance):
+class AsyncTaskRepository(
+    AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases, AsyncTaskReports, AsyncTaskMaintenance
+):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     async def get(self, id: uuid.UUID) -> Task | None:
@@ -48,8 +54,8 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
     ) -> Mapping[uuid.UUID, TaskStatus]:
         """Cancel a task and, unless `children` is False, all parts of it.
 
-        Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified by its next
-        heartbeat, and may still complete it. No more parts can be enqueued. Waits for transactions that are
+        Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified at the commit, or sees it in
+        its next heartbeat if it does not listen, and may still complete it. No more parts can be enqueued. Waits for transactions that are
         enqueueing parts, and cancels these too. With a `limit`, call it and commit until it returns less; tasks whose
         cancellation is requested already are left out.
 
@@ -67,20 +73,9 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
             InvalidTransition: The task has ended, and no part of it can be cancelled. With a `limit`, only if it
                 has no parts that were cancelled before.
         """
-        found: dict[uuid.UUID, TaskStatus] = {}
-        if limit is not None:
-            rows = await self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
-            found = {row[0]: row[1] for row in rows}
-            await self._settle_cancelled(rows)
-        while limit is None and (
-            new := [
-                row for row in await self._rows(queries.cancel(id, children=children)) if row[0] not in found
-            ]
-        ):
-            found |= {row[0]: row[1] for row in new}
-            await self._settle_cancelled(new)
-            if not children:
-                break
+        found: Mapping[uuid.UUID, TaskStatus] = await together(
+            self._session, lambda: self._cancel(id, children=children, limit=limit), joins=True
+        )
         if not found:
             task = await self._existing(id)
             requested = task.status is TaskStatus.PROCESSING and task.cancel_requested_at is not None
@@ -102,16 +97,13 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
             ConflictError: Another live task has its `dedupe_key`.
         """
         state_of(self._session).enqueued.add(None)
-        task = await self._write(queries.requeue(id))
+        task: Task | None = await together(self._session, lambda: self._requeue(id), joins=True)
         if task is None:
             status = (await self._existing(id)).status
             raise InvalidTransition(
                 f"task {id}: is {status}; only failed and cancelled tasks can be requeued"
             )
-        if task.ordering_key is None and task.batch_id is None:
-            return task
-        await requeued(self._session, [(id, task.ordering_key, task.batch_id)])
-        return await self._existing(id)
+        return task
 
     async def requeue_failed(
         self, *, queue: str | None = None, intent: str | None = None, limit: int = 1000
@@ -131,9 +123,14 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
         within("limit", limit, 1, MAX_BATCH)
         state_of(self._session).enqueued.add(None)
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
-        rows = await self._rows(statement)
-        await requeued(self._session, [(id, key, batch) for id, key, batch in rows])
-        return [row[0] for row in rows]
+
+        async def again() -> list[uuid.UUID]:
+            rows = await self._rows(statement)
+            await requeued(self._session, [(id, key, batch) for id, key, batch in rows])
+            return [row[0] for row in rows]
+
+        ids: list[uuid.UUID] = await together(self._session, again, joins=True)
+        return ids
 
     async def count(
         self,
@@ -217,6 +214,34 @@ class AsyncTaskRepository(AsyncTaskEnqueueing, AsyncTaskBatches, AsyncTaskLeases
             limit=limit,
         )
         return as_page(await self._all(statement), queries.LIST_KEY, limit)
+
+    async def _requeue(self, id: uuid.UUID) -> Task | None:
+        task = await self._write(queries.requeue(id))
+        if task is None or (task.ordering_key is None and task.batch_id is None):
+            return task
+        await requeued(self._session, [(id, task.ordering_key, task.batch_id)])
+        return await self._existing(id)
+
+    async def _cancel(
+        self, id: uuid.UUID, *, children: bool, limit: int | None
+    ) -> dict[uuid.UUID, TaskStatus]:
+        found: dict[uuid.UUID, TaskStatus] = {}
+        if limit is not None:
+            rows = await self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
+            found = {row[0]: row[1] for row in rows}
+            await self._settle_cancelled(rows)
+        while limit is None and (
+            new := [
+                row for row in await self._rows(queries.cancel(id, children=children)) if row[0] not in found
+            ]
+        ):
+            found |= {row[0]: row[1] for row in new}
+            await self._settle_cancelled(new)
+            if not children:
+                break
+        running = [id for id, status in found.items() if status == TaskStatus.PROCESSING]
+        await announce(self._session, TASKS.noun, running)
+        return found
 
     async def _settle_cancelled(self, rows: Sequence[Sequence[Any]]) -> None:
         """Release what waited for tasks that were cancelled; a running one has not ended yet."""

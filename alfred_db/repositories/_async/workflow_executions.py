@@ -10,6 +10,7 @@ from typing import Any
 from ...checks import check_limit, json_text
 from ...engine.session import state_of
 from ...errors import InvalidInputError
+from ...execution._async.driver import together
 from ...execution._async.leases import AsyncLeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
@@ -74,11 +75,18 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        text = json_text("output", output, MAX_JSON_BYTES)
-        await self._lock_parent(claimed)
-        completed = await self._leases.complete(claimed, {"output": text})
-        await self._resume_parent(claimed)
-        return completed
+        values = {"output": json_text("output", output, MAX_JSON_BYTES)}
+        if claimed.parent_execution_id is None:
+            return await self._leases.complete(claimed, values)
+
+        async def end() -> bool:
+            await self._lock_parent(claimed)
+            completed = await self._leases.complete(claimed, values)
+            await self._resume_parent(claimed)
+            return completed
+
+        done: bool = await together(self._session, end, joins=True)
+        return done
 
     async def fail(
         self,
@@ -107,11 +115,46 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        await self._lock_parent(claimed)
-        status = await self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
-        if status is not WorkflowExecutionStatus.PENDING:
-            await self._resume_parent(claimed)
-        return status
+        values = waiting(delay, BACKOFF)
+        if claimed.parent_execution_id is None:
+            return await self._leases.fail(claimed, error, code, values, retry=retry)
+
+        async def end() -> WorkflowExecutionStatus:
+            await self._lock_parent(claimed)
+            status = await self._leases.fail(claimed, error, code, values, retry=retry)
+            if status is not WorkflowExecutionStatus.PENDING:
+                await self._resume_parent(claimed)
+            return status
+
+        ended: WorkflowExecutionStatus = await together(self._session, end, joins=True)
+        return ended
+
+    async def release(self, claimed: ClaimedWorkflow, *, delay: float = 0.0) -> WorkflowExecutionStatus:
+        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested; then the execution that waits for this one
+            goes on.
+
+        Raises:
+            LeaseLost: Another worker may own the execution: discard the work.
+        """
+        if claimed.parent_execution_id is None:
+            return await self._leases.release(claimed, delay)
+
+        async def end() -> WorkflowExecutionStatus:
+            await self._lock_parent(claimed)
+            status = await self._leases.release(claimed, delay)
+            if status is not WorkflowExecutionStatus.PENDING:
+                await self._resume_parent(claimed)
+            return status
+
+        released: WorkflowExecutionStatus = await together(self._session, end, joins=True)
+        return released
 
     async def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take executions from workers whose lease or timeout has expired.
@@ -126,11 +169,16 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             The new statuses.
         """
         check_limit(limit)
-        taken = await self._leases.reap(limit, BACKOFF)
-        ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
-        if ended:
-            await self._rows(steps.wake_parents(ended))
-        return taken
+
+        async def take() -> Mapping[int, WorkflowExecutionStatus]:
+            taken = await self._leases.reap(limit, BACKOFF)
+            ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
+            if ended:
+                await self._rows(steps.wake_parents(ended))
+            return taken
+
+        statuses: Mapping[int, WorkflowExecutionStatus] = await together(self._session, take, joins=True)
+        return statuses
 
     async def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""
@@ -142,12 +190,7 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             await self._first(steps.target(claimed.parent_execution_id))
 
     async def _resume_parent(self, claimed: ClaimedWorkflow) -> None:
-        """Resume the parent if it waits for this child, which has ended.
-
-        In AUTOCOMMIT the parent is locked once more: either its wait sees the end, or it waits by now.
-        """
+        """Resume the parent, which is locked, if it waits for this child, which has ended."""
         parent = claimed.parent_execution_id
-        if parent is not None:
-            await self._lock_parent(claimed)
-            if await self._write(steps.wake(parent, child_event(claimed.id))) is not None:
-                state_of(self._session).enqueued.add(None)
+        if parent is not None and await self._write(steps.wake(parent, child_event(claimed.id))) is not None:
+            state_of(self._session).enqueued.add(None)

@@ -8,11 +8,14 @@ from typing import Any
 from ...checks import MAX_SECONDS, YEAR, json_text, one_of, within
 from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
+from ...execution._async.cancelling import announce
+from ...execution._async.driver import together
 from ...execution.missing import not_found
 from ...models import WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflow_steps as steps
 from ...queries import workflows as queries
 from ...queries.shapes.paging import as_page
+from ...queries.workflow_executions import EXECUTIONS
 from ...values import Page
 from ...values.workflows import MAX_JSON_BYTES, WaitingWorkflowVersion
 from .workflow_definitions import AsyncWorkflowDefinitions
@@ -141,8 +144,8 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
     ) -> Mapping[int, WorkflowExecutionStatus]:
         """Cancel an execution and all executions that it has started.
 
-        Waiting and sleeping ones are `cancelled` at once. A running one stays `running`: its worker is
-        notified by `heartbeat` and before its next step, and ends it. With a `limit`, call it and commit until it
+        Waiting and sleeping ones are `cancelled` at once. A running one stays `running`: its worker is notified at the
+        commit, by its next heartbeat and before its next step, and ends it. With a `limit`, call it and commit until it
         returns less; executions whose cancellation is requested already are left out.
 
         Args:
@@ -157,6 +160,12 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
             NotFoundError: The execution does not exist.
             InvalidTransition: The execution has ended.
         """
+        found: Mapping[int, WorkflowExecutionStatus] = await together(
+            self._session, lambda: self._cancel(execution_id, limit), joins=True
+        )
+        return found
+
+    async def _cancel(self, execution_id: int, limit: int | None) -> Mapping[int, WorkflowExecutionStatus]:
         if limit is not None:
             await self._live(execution_id)
             part = await self._in_turns(
@@ -178,10 +187,12 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
     async def _cancelled(
         self, statuses: dict[int, WorkflowExecutionStatus]
     ) -> Mapping[int, WorkflowExecutionStatus]:
-        """Resume the executions that wait for one of these that has ended."""
+        """Resume the executions that wait for one of these that has ended, and notify the workers of those that run."""
         ended = [id for id, status in statuses.items() if status is WorkflowExecutionStatus.CANCELLED]
         if ended:
             await self._rows(steps.wake_parents(ended))
+        running = [id for id, status in statuses.items() if status is WorkflowExecutionStatus.RUNNING]
+        await announce(self._session, EXECUTIONS.noun, running)
         return statuses
 
     async def resume(self, execution_id: int, *, from_seq: int | None = None) -> WorkflowExecution:

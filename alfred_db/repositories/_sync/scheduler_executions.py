@@ -10,6 +10,7 @@ from typing import Any
 
 from ...checks import MAX_SECONDS, check_limit, plain_text, within
 from ...errors import InvalidTransition
+from ...execution._sync.cancelling import announce
 from ...execution._sync.driver import fetch
 from ...execution._sync.leases import LeaseHolder, lost, taking
 from ...execution.missing import not_found
@@ -151,13 +152,16 @@ class SchedulerExecutions(LeaseHolder[ClaimedExecution, ExecutionStatus]):
         """Cancel a waiting execution, or request the cancellation of a running one from its worker.
 
         Returns:
-            `cancelled` or `running`; the worker of a running execution sees the request in its heartbeats.
+            `cancelled` or `running`; the worker of a running execution is notified at the commit, or sees the request in
+            its next heartbeat.
 
         Raises:
             NotFoundError: The execution does not exist.
             InvalidTransition: It has completed or failed.
         """
         for _, status in self._rows(queries.cancel(execution_id)):
+            if status == ExecutionStatus.RUNNING:
+                announce(self._session, queries.EXECUTIONS.noun, [execution_id])
             return ExecutionStatus(status)
         execution = self.get_execution(execution_id)
         if execution is None:

@@ -30,12 +30,12 @@ from ...values.tasks import ClaimedTask, NewTaskResult, TaskBackoff
 MAX_CLAIM = 500
 
 MOST_REMEMBERED = 1000
-"""How many kinds of claims are remembered to have met a restricted queue."""
+"""How many kinds of claims are remembered to have met a restricted queue, or to have found enough."""
 
 MOST_TRIES = 10
 """How often a claim is tried while the limits of its queues change or others have locked them."""
 
-_restricted: WeakKeyDictionary[Engine, dict[Any, queue_claims.Limits]] = WeakKeyDictionary()
+_claims: WeakKeyDictionary[Engine, tuple[dict[Any, queue_claims.Limits], set[Any]]] = WeakKeyDictionary()
 
 
 class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
@@ -210,16 +210,29 @@ class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
         """Claim by the statement that suits the queues: by one for restricted queues if there were some lately.
 
         Each statement is right at any time: it claims nothing from queues with limits that it does not know. So what the memory
-        has missed costs a statement, and a statement that knows limits which none has is slower.
+        has missed costs a statement, and a statement that knows limits which none has is slower. A claim that found less than it
+        may is taken to find nothing next, by a statement that also returns why.
         """
-        seen = _restricted_of(self._session)
+        seen, busy = _remembered(self._session)
         key = tenant_of(self._session), tuple(parameters["queues"]) if shape[0] else None
         limits = seen.get(key)
         if limits is None:
-            rows: Sequence[Sequence[Any]] = fetch(
-                self._session, claims.claim(limit, *shape, single), parameters
-            )
-            if rows or (limits := self._limits(shape[0], parameters)) is None:
+            rows: Sequence[Sequence[Any]]
+            kind = *key, tuple(parameters["intents"]) if shape[1] else None, shape[2]
+            if kind in busy:
+                rows = fetch(self._session, claims.claim(limit, *shape, single), parameters)
+                if len(rows) < limit:
+                    busy.discard(kind)
+                if not rows:
+                    limits = self._limits(shape[0], parameters)
+            else:
+                found = fetch(self._session, claims.look(limit, *shape, single), parameters)
+                rows = [row[4:] for row in found if row[4] is not None]
+                if len(rows) == limit:
+                    busy.add(kind)
+                if not rows:
+                    limits = _limits_of(*found[0][:4])
+            if rows or limits is None:
                 return rows
             seen[key] = limits
         one_queue = shape[0] and len(parameters["queues"]) == 1
@@ -253,26 +266,31 @@ class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
 
     def _limits(self, by_queue: bool, parameters: dict[str, Any]) -> queue_claims.Limits | None:
         """Return the limits because of which nothing was claimed, or None if no queue is restricted."""
-        ((level, running, rates, keys),) = fetch(
-            self._session, claims.standing(by_queue=by_queue), parameters, reads=True
+        (found,) = fetch(self._session, claims.standing(by_queue=by_queue), parameters, reads=True)
+        return _limits_of(*found)
+
+
+def _limits_of(level: str, running: bool | None, rates: bool, keys: bool) -> queue_claims.Limits | None:
+    if level != claims.ISOLATION:
+        raise ConfigurationError(
+            f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
+            " READ COMMITTED"
         )
-        if level != claims.ISOLATION:
-            raise ConfigurationError(
-                f"claim: the transaction is {level.upper()}, where two workers that meet would fail; claim in one of"
-                " READ COMMITTED"
-            )
-        return None if running is None else queue_claims.Limits(running, bool(rates), bool(keys))
+    return None if running is None else queue_claims.Limits(running, bool(rates), bool(keys))
 
 
-def _restricted_of(session: Session) -> dict[Any, queue_claims.Limits]:
-    """The claims of this engine that have met a restricted queue lately, and the limits that there were.
+def _remembered(session: Session) -> tuple[dict[Any, queue_claims.Limits], set[Any]]:
+    """Return what is remembered of the last claims of this engine.
 
-    The key is whose tables they claim from, and which queues.
+    The first are those that have met a restricted queue, with the limits that there were; the key is whose tables they claim
+    from, and which queues. The second are those that have claimed as many tasks as they may.
     """
-    seen = _restricted.setdefault(bind_of(session).engine, {})
+    seen, busy = _claims.setdefault(bind_of(session).engine, ({}, set()))
     if len(seen) > MOST_REMEMBERED:
         seen.clear()
-    return seen
+    if len(busy) > MOST_REMEMBERED:
+        busy.clear()
+    return seen, busy
 
 
 def _names(argument: str, names: Sequence[str]) -> list[str]:

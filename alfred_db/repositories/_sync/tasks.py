@@ -11,20 +11,26 @@ from typing import Any
 from ...checks import within
 from ...engine.session import state_of
 from ...errors import InvalidTransition
+from ...execution._sync.cancelling import announce
+from ...execution._sync.driver import together
 from ...execution._sync.settling import requeued, settle
 from ...execution.missing import not_found
 from ...models import Task, TaskResult, TaskStatus
 from ...queries import tasks as queries
 from ...queries.shapes.paging import as_page
+from ...queries.task_leases import TASKS
 from ...values import Page
 from ...values.tasks import MOST_COUNTED, TaskCount
 from .task_batches import TaskBatches
 from .task_enqueueing import TaskEnqueueing
 from .task_leases import TaskLeases
 from .task_maintenance import MAX_BATCH, TaskMaintenance
+from .task_reports import TaskReports
 
 
-class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
+class TaskRepository(
+    TaskEnqueueing, TaskBatches, TaskLeases, TaskReports, TaskMaintenance
+):
     """The tasks of the platform, with priorities from 1, the least urgent, to 5, the most urgent."""
 
     def get(self, id: uuid.UUID) -> Task | None:
@@ -49,8 +55,8 @@ class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
     ) -> Mapping[uuid.UUID, TaskStatus]:
         """Cancel a task and, unless `children` is False, all parts of it.
 
-        Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified by its next
-        heartbeat, and may still complete it. No more parts can be enqueued. Waits for transactions that are
+        Waiting tasks are `cancelled` at once. The worker of a `processing` task is notified at the commit, or sees it in
+        its next heartbeat if it does not listen, and may still complete it. No more parts can be enqueued. Waits for transactions that are
         enqueueing parts, and cancels these too. With a `limit`, call it and commit until it returns less; tasks whose
         cancellation is requested already are left out.
 
@@ -68,20 +74,9 @@ class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
             InvalidTransition: The task has ended, and no part of it can be cancelled. With a `limit`, only if it
                 has no parts that were cancelled before.
         """
-        found: dict[uuid.UUID, TaskStatus] = {}
-        if limit is not None:
-            rows = self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
-            found = {row[0]: row[1] for row in rows}
-            self._settle_cancelled(rows)
-        while limit is None and (
-            new := [
-                row for row in self._rows(queries.cancel(id, children=children)) if row[0] not in found
-            ]
-        ):
-            found |= {row[0]: row[1] for row in new}
-            self._settle_cancelled(new)
-            if not children:
-                break
+        found: Mapping[uuid.UUID, TaskStatus] = together(
+            self._session, lambda: self._cancel(id, children=children, limit=limit), joins=True
+        )
         if not found:
             task = self._existing(id)
             requested = task.status is TaskStatus.PROCESSING and task.cancel_requested_at is not None
@@ -103,16 +98,13 @@ class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
             ConflictError: Another live task has its `dedupe_key`.
         """
         state_of(self._session).enqueued.add(None)
-        task = self._write(queries.requeue(id))
+        task: Task | None = together(self._session, lambda: self._requeue(id), joins=True)
         if task is None:
             status = (self._existing(id)).status
             raise InvalidTransition(
                 f"task {id}: is {status}; only failed and cancelled tasks can be requeued"
             )
-        if task.ordering_key is None and task.batch_id is None:
-            return task
-        requeued(self._session, [(id, task.ordering_key, task.batch_id)])
-        return self._existing(id)
+        return task
 
     def requeue_failed(
         self, *, queue: str | None = None, intent: str | None = None, limit: int = 1000
@@ -132,9 +124,14 @@ class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
         within("limit", limit, 1, MAX_BATCH)
         state_of(self._session).enqueued.add(None)
         statement = queries.requeue_failed(queue=queue, intent=intent, limit=limit)
-        rows = self._rows(statement)
-        requeued(self._session, [(id, key, batch) for id, key, batch in rows])
-        return [row[0] for row in rows]
+
+        def again() -> list[uuid.UUID]:
+            rows = self._rows(statement)
+            requeued(self._session, [(id, key, batch) for id, key, batch in rows])
+            return [row[0] for row in rows]
+
+        ids: list[uuid.UUID] = together(self._session, again, joins=True)
+        return ids
 
     def count(
         self,
@@ -218,6 +215,34 @@ class TaskRepository(TaskEnqueueing, TaskBatches, TaskLeases, TaskMaintenance):
             limit=limit,
         )
         return as_page(self._all(statement), queries.LIST_KEY, limit)
+
+    def _requeue(self, id: uuid.UUID) -> Task | None:
+        task = self._write(queries.requeue(id))
+        if task is None or (task.ordering_key is None and task.batch_id is None):
+            return task
+        requeued(self._session, [(id, task.ordering_key, task.batch_id)])
+        return self._existing(id)
+
+    def _cancel(
+        self, id: uuid.UUID, *, children: bool, limit: int | None
+    ) -> dict[uuid.UUID, TaskStatus]:
+        found: dict[uuid.UUID, TaskStatus] = {}
+        if limit is not None:
+            rows = self._in_turns(limit, lambda left: queries.cancel(id, children=children, limit=left))
+            found = {row[0]: row[1] for row in rows}
+            self._settle_cancelled(rows)
+        while limit is None and (
+            new := [
+                row for row in self._rows(queries.cancel(id, children=children)) if row[0] not in found
+            ]
+        ):
+            found |= {row[0]: row[1] for row in new}
+            self._settle_cancelled(new)
+            if not children:
+                break
+        running = [id for id, status in found.items() if status == TaskStatus.PROCESSING]
+        announce(self._session, TASKS.noun, running)
+        return found
 
     def _settle_cancelled(self, rows: Sequence[Sequence[Any]]) -> None:
         """Release what waited for tasks that were cancelled; a running one has not ended yet."""

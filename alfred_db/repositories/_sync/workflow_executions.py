@@ -11,6 +11,7 @@ from typing import Any
 from ...checks import check_limit, json_text
 from ...engine.session import state_of
 from ...errors import InvalidInputError
+from ...execution._sync.driver import together
 from ...execution._sync.leases import LeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
@@ -75,11 +76,18 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        text = json_text("output", output, MAX_JSON_BYTES)
-        self._lock_parent(claimed)
-        completed = self._leases.complete(claimed, {"output": text})
-        self._resume_parent(claimed)
-        return completed
+        values = {"output": json_text("output", output, MAX_JSON_BYTES)}
+        if claimed.parent_execution_id is None:
+            return self._leases.complete(claimed, values)
+
+        def end() -> bool:
+            self._lock_parent(claimed)
+            completed = self._leases.complete(claimed, values)
+            self._resume_parent(claimed)
+            return completed
+
+        done: bool = together(self._session, end, joins=True)
+        return done
 
     def fail(
         self,
@@ -108,11 +116,46 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
         Raises:
             LeaseLost: Another worker may own the execution: discard the work.
         """
-        self._lock_parent(claimed)
-        status = self._leases.fail(claimed, error, code, waiting(delay, BACKOFF), retry=retry)
-        if status is not WorkflowExecutionStatus.PENDING:
-            self._resume_parent(claimed)
-        return status
+        values = waiting(delay, BACKOFF)
+        if claimed.parent_execution_id is None:
+            return self._leases.fail(claimed, error, code, values, retry=retry)
+
+        def end() -> WorkflowExecutionStatus:
+            self._lock_parent(claimed)
+            status = self._leases.fail(claimed, error, code, values, retry=retry)
+            if status is not WorkflowExecutionStatus.PENDING:
+                self._resume_parent(claimed)
+            return status
+
+        ended: WorkflowExecutionStatus = together(self._session, end, joins=True)
+        return ended
+
+    def release(self, claimed: ClaimedWorkflow, *, delay: float = 0.0) -> WorkflowExecutionStatus:
+        """Return an execution unfinished, as at a shutdown, without using a retry. Idempotent.
+
+        Args:
+            claimed: The execution, as `claim` or the last heartbeat returned it.
+            delay: Seconds before it can be claimed again; with 0 it keeps its place.
+
+        Returns:
+            The new status: `pending`, or `cancelled` if that was requested; then the execution that waits for this one
+            goes on.
+
+        Raises:
+            LeaseLost: Another worker may own the execution: discard the work.
+        """
+        if claimed.parent_execution_id is None:
+            return self._leases.release(claimed, delay)
+
+        def end() -> WorkflowExecutionStatus:
+            self._lock_parent(claimed)
+            status = self._leases.release(claimed, delay)
+            if status is not WorkflowExecutionStatus.PENDING:
+                self._resume_parent(claimed)
+            return status
+
+        released: WorkflowExecutionStatus = together(self._session, end, joins=True)
+        return released
 
     def reap(self, *, limit: int = 100) -> Mapping[int, WorkflowExecutionStatus]:
         """Take executions from workers whose lease or timeout has expired.
@@ -127,11 +170,16 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             The new statuses.
         """
         check_limit(limit)
-        taken = self._leases.reap(limit, BACKOFF)
-        ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
-        if ended:
-            self._rows(steps.wake_parents(ended))
-        return taken
+
+        def take() -> Mapping[int, WorkflowExecutionStatus]:
+            taken = self._leases.reap(limit, BACKOFF)
+            ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
+            if ended:
+                self._rows(steps.wake_parents(ended))
+            return taken
+
+        statuses: Mapping[int, WorkflowExecutionStatus] = together(self._session, take, joins=True)
+        return statuses
 
     def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""
@@ -143,12 +191,7 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             self._first(steps.target(claimed.parent_execution_id))
 
     def _resume_parent(self, claimed: ClaimedWorkflow) -> None:
-        """Resume the parent if it waits for this child, which has ended.
-
-        In AUTOCOMMIT the parent is locked once more: either its wait sees the end, or it waits by now.
-        """
+        """Resume the parent, which is locked, if it waits for this child, which has ended."""
         parent = claimed.parent_execution_id
-        if parent is not None:
-            self._lock_parent(claimed)
-            if self._write(steps.wake(parent, child_event(claimed.id))) is not None:
-                state_of(self._session).enqueued.add(None)
+        if parent is not None and self._write(steps.wake(parent, child_event(claimed.id))) is not None:
+            state_of(self._session).enqueued.add(None)

@@ -20,10 +20,11 @@ def of_each(*args: Any, **kwargs: Any) -> list[Call]:
 
 
 EXAMPLES: dict[str, list[Call]] = {
-    "complete": of_each(),
-    "complete_many": of_each(),
-    "fail": of_each(),
-    "release": [*of_each(delayed=False), *of_each(delayed=True)],
+    "complete": [*of_each(), *of_each(alone=True)],
+    "complete_many": [*of_each(), *of_each(alone=True)],
+    "fail": [*of_each(), *of_each(alone=True)],
+    "release": [*of_each(delayed=False), *of_each(delayed=True), *of_each(delayed=True, alone=True)],
+    "notify": [call()],
     "reap": of_each(471),
     "cancel": [call(table, select(table.table.c.id).where(table.table.c.id == 4711)) for table in TABLES],
     "set_aside": of_each(4711, TOKEN, code="code-4711", message="message-4711"),

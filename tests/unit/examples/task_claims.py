@@ -24,4 +24,11 @@ EXAMPLES: dict[str, list[Call]] = {
         for by_agent in (False, True)
         for single in (False, True)
     ],
+    "look": [
+        call(471, by_queue=by_queue, by_intent=by_intent, by_agent=by_agent, single=single)
+        for by_queue in (False, True)
+        for by_intent in (False, True)
+        for by_agent in (False, True)
+        for single in (False, True)
+    ],
 }
