@@ -172,7 +172,7 @@ def test_a_task_that_nothing_waits_for_ends_by_one_statement(
     assert released(db) == {"then"}
 
 
-def test_a_lost_lease_and_a_repeated_end_are_told_apart_in_autocommit(db: Database) -> None:
+def test_a_lost_lease_and_a_repeated_end_differ_in_autocommit(db: Database) -> None:
     (held,) = batch(db)
     with db.autocommit() as uow:
         assert uow.tasks.complete(held)

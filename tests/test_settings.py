@@ -415,10 +415,11 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                 given += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
         if path[-1] == "init":  # knows no database without it
             given += ["--dimensions", "documents=8", "--model", "m"]
-        given += {
+        needed: dict[tuple[str, ...], list[str]] = {
             ("schedule", "add"): ["--task", "NONE"],
             ("tenants", "move"): ["--abort"],
-        }.get(path, [])
+        }
+        given += needed.get(path, [])
         done = CliRunner().invoke(main, given)
         if done.exit_code != 2 or not in_one_sentence(done.output, encoding) or "Traceback" in done.output:
             wrong[" ".join(path)] = f"{done.exit_code}: {done.output} {done.exception}"

@@ -191,7 +191,7 @@ class AnyLease(Held[ClaimedTask]):
     """The base of `Lease` and `AsyncLease`."""
 
     report: Callable[[Any, float, str | None], Future[bool]] | None = None
-    """Has progress stored that the handler reports, and says whether the task was held. For the worker only."""
+    """Stores progress that the handler reports, and returns whether the task was held. For the worker only."""
 
     @property
     def task(self) -> ClaimedTask:
@@ -252,6 +252,7 @@ class Lease(AnyLease):
         Raises:
             LeaseLost: Another worker may hold the task. Nothing has been written.
             InvalidInputError: The fraction or the note is invalid.
+            ConfigurationError: The lease is not one of a worker.
         """
         stored = self._report(fraction, note)
         try:
@@ -292,6 +293,7 @@ class AsyncLease(AnyLease):
         Raises:
             LeaseLost: Another worker may hold the task. Nothing has been written.
             InvalidInputError: The fraction or the note is invalid.
+            ConfigurationError: The lease is not one of a worker.
         """
         stored = self._report(fraction, note)
         try:

@@ -35,7 +35,7 @@ class Report(NamedTuple):
 
 
 class Reports:
-    """Stores reports on a connection of its own: neither a heartbeat nor a claim waits for one.
+    """Stores reports on a separate connection: neither a heartbeat nor a claim waits for one.
 
     The thread and the connection are made for the first report. While a statement runs, further reports gather, and of
     several of one lease the next statement stores the last one.

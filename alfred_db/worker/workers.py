@@ -216,7 +216,7 @@ def _checked(
 
 
 def _takes_two(handler: Callable[..., Any]) -> bool:
-    """Return whether a handler can be called with two arguments, as far as its signature says."""
+    """Return whether a handler can be called with two arguments, as far as its signature shows."""
     try:
         signature = inspect.signature(handler)
     except Exception:  # it has none, or one that raises

@@ -37,7 +37,7 @@ async def test_the_last_report_is_read(tasks: AsyncTaskRepository) -> None:
     assert await tasks.list_progress([]) == {}
 
 
-async def test_a_report_leaves_the_task_as_it_is(tasks: AsyncTaskRepository) -> None:
+async def test_a_report_does_not_write_to_the_task(tasks: AsyncTaskRepository) -> None:
     held = await claimed(tasks)
     row = select(Task.lease_expires_at, Task.updated_at, Task.claim_seq, text("tasks.ctid::text"))
     before = (await tasks._session.execute(row.where(Task.id == held.id))).one()

@@ -38,7 +38,7 @@ def test_the_last_report_is_read(tasks: TaskRepository) -> None:
     assert tasks.list_progress([]) == {}
 
 
-def test_a_report_leaves_the_task_as_it_is(tasks: TaskRepository) -> None:
+def test_a_report_does_not_write_to_the_task(tasks: TaskRepository) -> None:
     held = claimed(tasks)
     row = select(Task.lease_expires_at, Task.updated_at, Task.claim_seq, text("tasks.ctid::text"))
     before = (tasks._session.execute(row.where(Task.id == held.id))).one()

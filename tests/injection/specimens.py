@@ -52,6 +52,7 @@ EXEMPT = {
         for method in ("complete", "fail", "heartbeat", "heartbeat_many", "release")
     },
     ("scheduler", "start", "claimed"): HELD,
+    ("tasks", "progress", "claimed"): HELD,
     **{
         ("workflows", method, "claimed"): HELD
         for method in ("checkpoint", "replay", "sleep", "sleep_until", "wait_for", "wait_for_child")

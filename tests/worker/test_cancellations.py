@@ -21,7 +21,6 @@ from alfred_db import (
     Lease,
     Worker,
     WorkflowContext,
-    WorkflowExecutionStatus,
     Workflows,
     workflow,
 )
@@ -136,7 +135,7 @@ def test_executions_of_schedules_and_workflows_are_cancelled_too(db: Database) -
                 one, other = uow.scheduler.get_execution(execution.id), uow.workflows.get_execution(flow)
                 assert one is not None
                 assert other is not None
-                return one.status == other.status == WorkflowExecutionStatus.CANCELLED
+                return (one.status, other.status) == ("cancelled", "cancelled")
 
         eventually(ended)
 

@@ -178,7 +178,7 @@ def test_another_transaction_that_reports_delays_the_others_by_a_moment_only(db:
     assert [one and one.fraction for one in (progress(db, slow), progress(db, quick))] == [0.5, 0.7]
 
 
-def test_a_lease_without_a_worker_says_so(db: Database) -> None:
+def test_a_lease_without_a_worker_refuses_reports(db: Database) -> None:
     enqueue(db)
     with db.begin() as uow:
         (claimed,) = uow.tasks.claim("w")

@@ -131,7 +131,7 @@ def test_a_function_takes_and_returns_models(db: Database) -> None:
 
     one, _ = ship.enqueue(ORDER, [Item(name="c")])
     with pytest.raises(InvalidInputError, match="expected Order"):
-        ship.enqueue({"id": 7}, [])  # type: ignore[arg-type]
+        ship.enqueue({"id": 7}, [])  # type: ignore[call-overload]
     Worker(db, app, **QUICK).run(drain=True, signals=False)
     assert status(db, one) == "completed"
     assert seen == [ORDER]

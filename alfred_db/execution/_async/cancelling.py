@@ -22,7 +22,7 @@ async def announce(session: AsyncSession, noun: str, ids: Collection[uuid.UUID |
 
     Args:
         session: The session that has requested the cancellation.
-        noun: What they are, as `Leased.noun` says.
+        noun: What they are, `Leased.noun`.
         ids: Those of them that run.
     """
     if ids:

@@ -23,7 +23,7 @@ def announce(session: Session, noun: str, ids: Collection[uuid.UUID | int]) -> N
 
     Args:
         session: The session that has requested the cancellation.
-        noun: What they are, as `Leased.noun` says.
+        noun: What they are, `Leased.noun`.
         ids: Those of them that run.
     """
     if ids:
