@@ -16,7 +16,14 @@ from sqlalchemy.orm import Session
 
 from alfred_db import Database, TaskRepository
 from alfred_db.engine import plans
-from alfred_db.queries import leases, scheduler_executions, task_claims, workflow_executions
+from alfred_db.queries import (
+    lease_endings,
+    leases,
+    scheduler_executions,
+    task_claims,
+    task_reports,
+    workflow_executions,
+)
 from alfred_db.queries.leases import Leased
 from alfred_db.queries.task_leases import TASKS
 
@@ -42,6 +49,8 @@ PARAMETERS: Mapping[str, Any] = {
     "delay": timedelta(0),
     "output": None,
     "exit_code": 1,
+    "fractions": [0.5] * 8,
+    "notes": ["n"] * 8,
 }
 LEASED: tuple[Leased[Any], ...] = (TASKS, scheduler_executions.EXECUTIONS, workflow_executions.EXECUTIONS)
 ROWS = {
@@ -57,7 +66,12 @@ ROWS = {
 }
 
 
-OPTIONS: dict[str, dict[str, Any]] = {"reap": {"limit": 5}, "release": {"delayed": False}}
+ENDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {"alone": alone}) for name in ("complete", "complete_many", "fail") for alone in (False, True)),
+    *(("release", {"delayed": False, "alone": alone}) for alone in (False, True)),
+    ("reap", {"limit": 5}),
+)
+"""The statements that end a lease, with their options."""
 
 
 def of_leases() -> dict[str, Any]:
@@ -68,8 +82,9 @@ def of_leases() -> dict[str, Any]:
             build = getattr(leases, name)
             if not hasattr(build, "cache_info"):
                 continue
-            options = OPTIONS.get(name, {})
-            made[f"{name} {leased.table.name}"] = build(leased, **options)
+            made[f"{name} {leased.table.name}"] = build(leased)
+        for name, options in ENDINGS:
+            made[f"{name} {options} {leased.table.name}"] = getattr(lease_endings, name)(leased, **options)
     shapes = [
         (True, False, False),
         (False, True, False),
@@ -81,6 +96,9 @@ def of_leases() -> dict[str, Any]:
         for limit in (1, 8, 500):
             made[f"claim {limit} {shape}"] = task_claims.claim(limit, *shape, True)
             made[f"claim {limit} {shape} of several"] = task_claims.claim(limit, *shape, False)
+            made[f"look {limit} {shape}"] = task_claims.look(limit, *shape, True)
+            made[f"look {limit} {shape} of several"] = task_claims.look(limit, *shape, False)
+    made["report tasks"] = task_reports.report()
     made["claim scheduler_executions"] = scheduler_executions.claim(limit=8)
     made["claim workflow_executions"] = workflow_executions.claim([1], limit=8)
     return made
@@ -122,7 +140,7 @@ def test_no_statement_on_leased_rows_keeps_a_plan_for_an_empty_table(url: URL) -
         connection.execute("SET plan_cache_mode = force_generic_plan")
         for name, statement in of_leases().items():
             compiled = statement.compile(dialect=dialect.dialect())
-            key = uuid.uuid4() if "UPDATE tasks" in str(compiled) or "JOIN tasks" in str(compiled) else 1
+            key = uuid.uuid4() if name.endswith(" tasks") else 1
             given = {**compiled.params, **PARAMETERS, "id": key, "ids": [key] * 8}
             connection.execute(f"/* {name} */ {compiled}", given, prepare=True)
         for fill in ROWS.values():

@@ -228,7 +228,9 @@ def test_an_idle_worker_runs_no_statement_while_tasks_of_other_intents_are_enque
         eventually(lambda: status(db, asked) == "completed")
 
 
-def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upkeep_and_a_claim_of_an_idle_worker_are_one_statement_each(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[str] = []
     run = psycopg.Cursor.execute
 
@@ -244,5 +246,5 @@ def test_upkeep_of_an_idle_worker_is_one_statement(db: Database, monkeypatch: py
     ran.clear()
     with loop._db.autocommit() as uow:
         assert loop._sources[0].look(uow, 1) == []
-    assert len(ran) == 2, "an empty claim asks whether a queue is limited, and nothing else"
+    assert len(ran) == 1, "an empty claim learns in the same statement whether a queue is limited"
     loop._db.close()
