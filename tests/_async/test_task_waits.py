@@ -349,3 +349,20 @@ async def test_health_counts_what_waits(tasks: AsyncTaskRepository) -> None:
     before = (await tasks.queue_health()).waiting
     await tasks.enqueue_many([NewTask(intent="x", ordering_key="k")] * 3)
     assert (await tasks.queue_health()).waiting == before + 2
+
+
+async def test_an_end_in_autocommit_releases_what_waits(committed: AsyncDatabase) -> None:
+    """The end and what it releases are one transaction, and the session goes on in AUTOCOMMIT."""
+    async with committed.begin() as uow:
+        await uow.tasks.batch([NewTask(intent="part")] * 4, then=NewTask(intent="then"))
+    async with committed.autocommit() as uow:
+        held = await uow.tasks.claim("w", limit=10, intents=["part"])
+        await uow.tasks.complete(held[0])
+        await uow.tasks.fail(held[1], "no", retry=False)
+        assert await uow.tasks.claim("w", limit=10) == []
+        assert len(await uow.tasks.complete_many(held[2:])) == 2
+        assert [one.intent for one in await uow.tasks.claim("w", limit=10)] == ["then"]
+        one, _ = await uow.tasks.enqueue("lone")
+        assert set(await uow.tasks.cancel(one.id)) == {one.id}
+    async with committed.begin() as uow:
+        assert (await uow.tasks.count(status=TaskStatus.CANCELLED)) == 1

@@ -350,3 +350,20 @@ def test_health_counts_what_waits(tasks: TaskRepository) -> None:
     before = (tasks.queue_health()).waiting
     tasks.enqueue_many([NewTask(intent="x", ordering_key="k")] * 3)
     assert (tasks.queue_health()).waiting == before + 2
+
+
+def test_an_end_in_autocommit_releases_what_waits(committed: Database) -> None:
+    """The end and what it releases are one transaction, and the session goes on in AUTOCOMMIT."""
+    with committed.begin() as uow:
+        uow.tasks.batch([NewTask(intent="part")] * 4, then=NewTask(intent="then"))
+    with committed.autocommit() as uow:
+        held = uow.tasks.claim("w", limit=10, intents=["part"])
+        uow.tasks.complete(held[0])
+        uow.tasks.fail(held[1], "no", retry=False)
+        assert uow.tasks.claim("w", limit=10) == []
+        assert len(uow.tasks.complete_many(held[2:])) == 2
+        assert [one.intent for one in uow.tasks.claim("w", limit=10)] == ["then"]
+        one, _ = uow.tasks.enqueue("lone")
+        assert set(uow.tasks.cancel(one.id)) == {one.id}
+    with committed.begin() as uow:
+        assert (uow.tasks.count(status=TaskStatus.CANCELLED)) == 1
