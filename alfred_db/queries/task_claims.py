@@ -50,7 +50,11 @@ def standing(*, by_queue: bool) -> Select[*tuple[Any, ...]]:
 
 
 def _standing(*, by_queue: bool) -> Select[*tuple[Any, ...]]:
-    limits = {"running": _q.max_running.is_not(None), "rates": _q.rate_jobs.is_not(None), "keys": has_key_limit}
+    limits = {
+        "running": _q.max_running.is_not(None),
+        "rates": _q.rate_jobs.is_not(None),
+        "keys": has_key_limit,
+    }
     any_of_them = [func.bool_or(limit, type_=Boolean).label(name) for name, limit in limits.items()]
     rows = select(isolation_level.label("level"), *any_of_them).where(is_restricted)
     return rows.where(named_in(_q.name, "queues")) if by_queue else rows
