@@ -17,7 +17,16 @@ from ...queries import task_waits as queries
 from ...queries.shapes.driver_statement import Tenant
 from .driver import bind_of, fetch, tenant_of
 
-__all__ = ["complete", "is_awaited", "note_unawaited", "open_turns", "released", "requeued", "settle", "take_turns"]
+__all__ = [
+    "complete",
+    "is_awaited",
+    "note_unawaited",
+    "open_turns",
+    "released",
+    "requeued",
+    "settle",
+    "take_turns",
+]
 
 _awaited: WeakKeyDictionary[Engine, set[Tenant]] = WeakKeyDictionary()
 """Whose tasks have lately been waited for by others when they ended."""
