@@ -68,7 +68,7 @@ gen: .venv/test.stamp ## generate the sync half from the async half
 api: .venv/test.stamp ## write down the public names and their signatures
 	$(BIN)/python tools/api.py
 
-docs: .venv/docs.stamp ## draw the layout page, and build the documentation into site/
+docs: .venv/docs.stamp ## draw the layout page and the diagrams, and build the documentation into site/
 	$(BIN)/python tools/layout.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

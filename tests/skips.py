@@ -11,6 +11,7 @@ KNOWN = (
     r"no Python that another user can run",  # as where the checkout or Python is in /root
     r"ALFRED_DB_FAULTS=1 runs it$",  # long forms
     r"pydantic is not installed$",  # it comes with the extra `mcp`
+    r"systemd is not installed",
 )
 
 _unknown: dict[str, None] = {}  # in their order

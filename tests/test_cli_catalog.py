@@ -182,7 +182,7 @@ def test_old_months_are_taken_away_one_by_one(tenant: Database, drop: bool) -> N
                 for month in (1, 2)
             ]
         )
-    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop", "--yes"] if drop else [])]
     planned = run(*arguments, "--dry-run")
     verb = "drop" if drop else "detach"
     lines = [line for line in planned.stdout.splitlines() if "would" in line]
@@ -216,7 +216,7 @@ def test_events_that_are_still_to_be_read_are_kept(tenant: Database, drop: bool)
     run, home = on(tenant.url), tenant.schema or "public"
     old_months(tenant)
     verb, done_verb = ("drop", "dropped") if drop else ("detach", "detached")
-    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    arguments = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop", "--yes"] if drop else [])]
     for extra, verb_then in ((["--dry-run"], f"would {verb}"), ([], done_verb)):
         done = run(*arguments, *extra)
         assert done.exit_code == 1
@@ -357,7 +357,7 @@ def test_of_two_who_maintain_at_once_one_takes_the_month_away(tenant: Database, 
         )
     with tenant.begin() as uow:
         uow.events.subscribe("c", ["t"])
-    command = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop"] if drop else [])]
+    command = ["maintain", *of(tenant), "--keep-months", "1", *(["--drop", "--yes"] if drop else [])]
     done = at_once(tenant, f"{home}.{log} IN SHARE UPDATE EXCLUSIVE MODE", command, command)
     assert [(status, errors) for status, _, errors in done] == [(0, "")] * 2
     lines = "".join(output for _, output, _ in done)
@@ -397,7 +397,7 @@ def test_pg_cron_does_the_upkeep(cron: Database) -> None:
         " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
     )
     old_months(cron)
-    arguments = ["maintain", "--months-ahead", "6", "--keep-months", "12", "--drop", "--schedule"]
+    arguments = ["maintain", "--months-ahead", "6", "--keep-months", "12", "--drop", "--yes", "--schedule"]
     for schedule in ("0 3 * * *", "1 seconds"):
         done = run(*arguments, schedule)
         assert done.exit_code == 0, done.output

@@ -46,6 +46,8 @@ def filled(path: tuple[str, ...], command: click.Command, value: str) -> list[st
     """The command with a value for each argument and each option that it needs."""
     words = [*path]
     for parameter in command.params:
+        if "--yes" in parameter.opts:
+            words.append("--yes")
         if isinstance(parameter, click.Argument) and parameter.nargs == 1:
             words.append(value)
         elif parameter.required:
@@ -81,7 +83,8 @@ def test_a_database_that_cannot_be_reached(path: tuple[str, ...]) -> None:
 )
 def test_a_revision_that_is_not_there(migrated_url: URL, words: tuple[str, ...]) -> None:
     url = [] if words[0] == "sql" else ["--url", migrated_url.render_as_string(hide_password=False)]
-    done = CliRunner().invoke(main, [words[0], *url, "--", *words[1:]])
+    answered = ["--yes"] if words[0] == "downgrade" else []
+    done = CliRunner().invoke(main, [words[0], *answered, *url, "--", *words[1:]])
     ends_in_one_line(done)
     assert done.exit_code == 2
     assert "alfred-db history" in done.stderr

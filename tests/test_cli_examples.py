@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shlex
@@ -83,14 +84,17 @@ def test_help_is_never_cut(width: int) -> None:
             assert "".join(f"Example: {EXAMPLES[path]}".split()) in flat, path
 
 
-def test_examples_run(database_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_examples_run(
+    database_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
     """They run one after the other, as somebody would type them, in a folder with the files that they name."""
     role = f"shop_app_{os.getpid()}"
     with Database(database_url) as database, database.session() as session:
         session.execute(text(f"CREATE ROLE {role}"))
         session.commit()
     try:
-        _run_all(database_url, role, tmp_path, monkeypatch)
+        _run_all(database_url, role, tmp_path, monkeypatch, as_json)
     finally:
         with Database(database_url) as database, database.session() as session:
             session.execute(text(f"DROP OWNED BY {role}"))
@@ -98,7 +102,7 @@ def test_examples_run(database_url: URL, tmp_path: Path, monkeypatch: pytest.Mon
             session.commit()
 
 
-def _run_all(url: URL, role: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _run_all(url: URL, role: str, folder: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
     (folder / "tasks.py").write_text(APP)
     (folder / "embedding.py").write_text(EMBEDDING)
     monkeypatch.chdir(folder)
@@ -131,6 +135,11 @@ def _run_all(url: URL, role: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
             if path in ELSEWHERE:
                 LEAVES[path].make_context(path, words[len(path.split()) :])
                 continue
+            shows_json = "--json" in words
+            if as_json and not shows_json and any("--json" in one.opts for one in LEAVES[path].params):
+                shows_json, words = True, [*words, "--json"]
             done = runner.invoke(main, words, terminal_width=200)
             assert done.exit_code in STATUSES.get(path, {0}), (example, done.output, done.exception)
+            if shows_json:
+                assert isinstance(json.loads(done.stdout), dict | list), example
     assert served == [path for path in EXAMPLES if path in SERVING]

@@ -43,9 +43,9 @@ def test_a_queue_from_its_first_setting_to_its_last(database_url: URL) -> None:
     assert (one["name"], one["paused"], one["running"], one["rate"]) == ("gpu", True, 0, "9/60")
     assert "gpu" in run(database_url, "list")[1]
     assert run(database_url, "resume", "gpu")[1].startswith("gpu: open, max running 5")
-    assert run(database_url, "delete", "gpu") == (0, "deleted the settings of gpu\n")
-    for command in ("delete", "resume"):
-        code, output = run(database_url, command, "gpu")
+    assert run(database_url, "delete", "gpu", "--yes") == (0, "deleted the settings of gpu\n")
+    for words in (("delete", "gpu", "--yes"), ("resume", "gpu")):
+        code, output = run(database_url, *words)
         assert code == 2
         assert "alfred-db: queue 'gpu': has no settings" in output
 

@@ -35,7 +35,8 @@ def test_a_narrow_terminal_still_has_every_column() -> None:
 def test_what_deletes_asks_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(click, "confirm", lambda question, **_: asked.append(question))
-    confirm("Delete it?", False)  # the standard input of a test is no terminal
+    with pytest.raises(click.UsageError, match="pass --yes"):
+        confirm("Delete it?", False)  # the standard input of a test is no terminal
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     confirm("Delete it?", True)
     assert asked == []

@@ -383,7 +383,7 @@ def test_a_schedule_that_enqueues_is_added_triggered_and_deleted(run: Run, db: D
     (execution,) = json.loads(run("schedule", "history", "k", "--json").output)["executions"]
     assert (execution["status"], execution["enqueued_task_id"]) == ("completed", str(task.id))
     assert "completed" in run("schedule", "history", "k").output
-    assert run("schedule", "delete", "k").output.endswith(", executions: 1\n")
+    assert run("schedule", "delete", "k", "--yes").output.endswith(", executions: 1\n")
     assert run("schedule", "list").output == "no scheduled tasks\n"
 
 

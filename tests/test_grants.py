@@ -229,6 +229,13 @@ def test_the_command_plans_applies_and_checks(database_url: URL) -> None:
         assert run("apply", "--role", f"app={name}")[1].startswith(planned[1])
         assert run("apply", "--role", f"app={name}") == (0, "nothing to do\n")
         assert run("check", "--role", f"app={name}")[0] == 0
+        revoking = run("plan", "--role", f"reader={name}")
+        assert "REVOKE" in revoking[1]
+        code, said = run("apply", "--role", f"reader={name}")
+        assert (code, "pass --yes" in said) == (2, True)
+        assert run("plan", "--role", f"reader={name}") == revoking
+        assert run("apply", "--role", f"reader={name}", "--yes")[0] == 0
+        assert run("plan", "--role", f"reader={name}") == (0, "")
         for wrong in ("app", "admin=x", "app="):
             assert run("plan", "--role", wrong)[0] == 2
         assert run("plan")[0] == 2

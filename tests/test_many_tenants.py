@@ -32,7 +32,7 @@ from alfred_db import (
     UnitOfWork,
     migrate,
 )
-from alfred_db.cli import main
+from alfred_db.cli import main, options
 from alfred_db.migrate.lock import locked
 from alfred_db.tenants import upgrading
 
@@ -511,10 +511,16 @@ def test_the_commands(database_url: URL, engine: Engine) -> None:
     code, output = run(database_url, "upgrade", "--all", "--parallel", "2")
     assert code == 0
     assert "1 upgraded, 2 unchanged, 0 failed" in output
-    assert run(database_url, "drop", "one", given="n\n")[0] == 1
-    assert run(database_url, "drop", "one", given="")[0] == 1
-    assert "one" in run(database_url, "list")[1]
-    assert run(database_url, "drop", "one", given="y\n")[0] == 0
+    assert (
+        run(database_url, "drop", "one", given="y\n")[0] == 2
+    )  # the standard input of a test is no terminal
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(options, "answerable", lambda yes: None)
+        patched.setattr("alfred_db.cli.tenants.answerable", lambda yes: None)
+        assert run(database_url, "drop", "one", given="n\n")[0] == 1
+        assert run(database_url, "drop", "one", given="")[0] == 1
+        assert "one" in run(database_url, "list")[1]
+        assert run(database_url, "drop", "one", given="y\n")[0] == 0
     assert run(database_url, "drop", "two", "--yes")[0] == 0
     code, output = run(database_url, "drop", "two", "--yes")
     assert code == 2

@@ -327,7 +327,7 @@ def test_a_policy_that_cannot_be_read(tmp_path: Path, content: str | None, messa
 def run(database_url: URL) -> Callable[..., Any]:
     def invoke(*words: str) -> Any:
         url = database_url.render_as_string(hide_password=False)
-        return CliRunner().invoke(main, ["purge", "--url", url, *words])
+        return CliRunner().invoke(main, ["purge", "--yes", "--url", url, *words])
 
     return invoke
 

@@ -170,10 +170,10 @@ def test_a_command_that_is_killed_goes_on(
         assert "its searches find" in refused.output
         switched = run(database_url, "spaces", "switch", "documents", "new")
         assert switched.exit_code == 0, switched.output
-        assert "is the default of documents" in run(database_url, "spaces", "drop", "new").output
+        assert "is the default of documents" in run(database_url, "spaces", "drop", "new", "--yes").output
         with db.begin() as uow:
             uow.spaces.default("documents", "builtin")
-        assert run(database_url, "spaces", "drop", "new").output == "dropped new\n"
+        assert run(database_url, "spaces", "drop", "new", "--yes").output == "dropped new\n"
 
 
 def test_a_switch_is_refused_while_rows_have_no_vector(database_url: URL) -> None:

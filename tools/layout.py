@@ -3,6 +3,8 @@
     python tools/layout.py           write
     python tools/layout.py --check   fail when the page or the picture is stale
 
+The diagrams of the tables (tools/diagrams.py) are written or checked with them.
+
 The order of the rooms is the import contract's in pyproject.toml; the words are the first lines of the docstrings.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import html
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -150,4 +153,5 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))
+    tables = subprocess.run([sys.executable, ROOT / "tools/diagrams.py", *sys.argv[1:]], check=False)
+    sys.exit(main("--check" in sys.argv[1:]) or tables.returncode)

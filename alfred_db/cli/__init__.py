@@ -1,11 +1,14 @@
 """The command `alfred-db`: a thin layer over the library.
 
-No command's module is imported before it is called, so that the list of commands and a shell's completions come at once.
+No command's module is imported before it is called, and none imports SQLAlchemy, the driver or the models before its function
+runs, so that help and a shell's completions come at once: what a function needs of the library it imports itself.
+`tests/unit/test_imports.py` holds each module to it.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections import UserDict
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,7 +18,10 @@ import click
 
 from .groups import HELP, Group, with_examples
 
-__all__ = ["COMMANDS", "Commands", "main"]
+__all__ = ["COMMANDS", "INTERRUPTED", "Commands", "main"]
+
+INTERRUPTED = 130
+"""The exit status after SIGINT, as shells have it: 128 and the number of the signal."""
 
 COMMANDS = {
     "agents": ("agents", "Agents: list and show them."),
@@ -74,7 +80,10 @@ COMMANDS = {
     "tenants": ("tenants", "Tenants: create, list, upgrade and drop them, many at a time."),
     "top": ("top", "Show queues, workers, schedules and workflows, until Ctrl-C."),
     "upgrade": ("migrations", "Upgrade the database to REVISION (default: head)."),
-    "vectors": ("vectors", "Vector indexes: show their state, rebuild them, and measure their recall."),
+    "vectors": (
+        "vectors",
+        "Vector indexes: show their state, compare kinds of them, build them, and measure their recall.",
+    ),
     "web": ("web", "Show queues, tasks, workflows and schedules in a browser."),
     "workflows": ("workflows", "List, show, cancel and resume executions of workflows."),
     "worker": ("worker", "Run tasks until SIGINT or SIGTERM; a second signal ends the worker at once."),
@@ -86,27 +95,52 @@ class Commands(click.Group):
     """Command that shows an error of the library, the database or the file system as one line, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; exit with status 2 after an error of these kinds."""
-        from psycopg import Error
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from ..errors import AlfredDBError, translated
-
+        """Run the command; exit with status 2 after an error of these kinds, and with 130 after SIGINT."""
         try:
-            with translated():
+            try:
                 return super().invoke(ctx)
-        except BrokenPipeError:
+            finally:
+                if (
+                    sys.stdout is not None
+                ):  # here, and not at the end of the process: the reader of a pipe may be gone
+                    sys.stdout.flush()
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click ends silently when the reader of the pipe is gone
-        except (AlfredDBError, OSError, ValueError, SQLAlchemyError, Error) as error:
-            line = str(error) if isinstance(error, AlfredDBError) else _line(error)
+        except (KeyboardInterrupt, click.Abort) as error:
+            # At a question click makes an abort of it, which is also what the answer no is.
+            if not isinstance(error, KeyboardInterrupt) and not isinstance(
+                error.__context__, KeyboardInterrupt
+            ):
+                raise
+            click.echo("alfred-db: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            line = _line(error)
+            if line is None:
+                raise
             click.echo(f"alfred-db: {line}", err=True)
             ctx.exit(2)
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception) -> str | None:
+    """Return what is wrong as one line; None for a mistake in the program."""
+    from psycopg import Error
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from ..errors import AlfredDBError, translated
+
+    try:
+        with translated():
+            raise error
+    except Exception as translation:
+        error = translation
+    if isinstance(error, AlfredDBError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
-    return " ".join(str(error).split("\n[SQL:")[0].split())
+    if isinstance(error, OSError | ValueError | SQLAlchemyError | Error):
+        return " ".join(str(error).split("\n[SQL:")[0].split())
+    return None
 
 
 class _Imported(UserDict[str, click.Command]):

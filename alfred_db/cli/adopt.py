@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ..transfer.adopting import BATCH, Adoption
-from ..transfer.plans import AdoptedTable, AdoptionPlan, AdoptionProgress
-from ..transfer.source import LEGACY
-from .options import json_option, migration_url_option, schema_option
+from .choices import ADOPTED_AT_ONCE
+from .options import answerable, confirm, json_option, migration_url_option, schema_option, yes_option
+from .output import print_result
+from .progress import progress
+
+if TYPE_CHECKING:
+    from ..transfer.plans import AdoptedTable, AdoptionPlan
 
 __all__ = ["adopt"]
-
-REPORTED_EVERY = 2.0
-"""Seconds between two lines about the progress of one table."""
 
 
 @click.command()
@@ -30,9 +28,13 @@ REPORTED_EVERY = 2.0
     "--time-zone", metavar="NAME", help="Of times without one; default: what the platform's server is set to."
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.option(
-    "--batch", type=click.IntRange(1, 100_000), default=BATCH, show_default=True, help="Rows per transaction."
+    "--batch",
+    type=click.IntRange(1, 100_000),
+    default=ADOPTED_AT_ONCE,
+    show_default=True,
+    help="Rows per transaction.",
 )
 @json_option
 def adopt(
@@ -54,6 +56,10 @@ def adopt(
 
     Exit status: 1 if a table has other rows than the platform's.
     """
+    from ..transfer.adopting import Adoption
+
+    if not plan_only:
+        answerable(yes)
     adoption = Adoption(
         url,
         source=source,
@@ -64,27 +70,22 @@ def adopt(
         batch=batch,
     )
     plan = adoption.plan()
-    if not as_json:
-        click.echo(_described(plan))
-    elif plan_only or plan.done_at is not None:
-        click.echo(json.dumps({"plan": asdict(plan)}, indent=2, default=str))
-    if plan_only or plan.done_at is not None:
+    ended = plan_only or plan.done_at is not None
+    if ended or not as_json:
+        print_result({"plan": asdict(plan)}, _described(plan), as_json=as_json)
+    if ended:
         return
-    if not yes:
-        click.confirm("Adopt these rows?", abort=True, err=True)
-    adopted = adoption.run(_reporter())
-    if as_json:
-        click.echo(
-            json.dumps(
-                {"plan": asdict(plan), "adopted": [asdict(one) for one in adopted]}, indent=2, default=str
-            )
-        )
-    else:
-        click.echo(_compared(adopted))
+    confirm("Adopt these rows?", yes)
+    with progress(steps=True) as report:
+        adopted = adoption.run(lambda so_far: report(so_far.table, so_far.rows, so_far.total))
+    values = {"plan": asdict(plan), "adopted": [asdict(one) for one in adopted]}
+    print_result(values, _compared(adopted), as_json=as_json)
     click.get_current_context().exit(0 if all(one.same for one in adopted) else 1)
 
 
 def _described(plan: AdoptionPlan) -> str:
+    from ..transfer.source import LEGACY
+
     if plan.done_at is not None:
         when = plan.done_at.isoformat(" ", "seconds")
         return f"nothing to adopt: {plan.rows:,} rows of {len(plan.tables)} tables were adopted from {plan.source}, by {when}"
@@ -109,16 +110,3 @@ def _compared(adopted: list[AdoptedTable]) -> str:
         same = "same" if one.same else "DIFFERENT"
         lines.append(f"{one.table:<{wide}}  {one.rows:>12,}  {one.adopted:>12,}  {same}")
     return "\n".join(lines)
-
-
-def _reporter() -> Callable[[AdoptionProgress], None]:
-    """Return a function that reports on standard error: each table at its end, and a long one now and then."""
-    last = time.monotonic()
-
-    def report(so_far: AdoptionProgress) -> None:
-        nonlocal last
-        if so_far.rows >= so_far.total or time.monotonic() - last >= REPORTED_EVERY:
-            last = time.monotonic()
-            click.echo(f"{so_far.table}: {so_far.rows:,} of {so_far.total:,}", err=True)
-
-    return report

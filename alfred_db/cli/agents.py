@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..config import command, database_url
-from ..database import Database
-from ..errors import NotFoundError
+from .databases import opened
 from .groups import Group
 from .options import after_option, json_option, limit_option, schema_option, url_option
 from .tables import as_dict, print_one, print_page
@@ -30,7 +28,7 @@ def list_(
     alive: float | None, limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool
 ) -> None:
     """List agents in the order of their names, or those that are alive."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         if alive is None:
             page = uow.agents.list(after=after, limit=limit)
         else:
@@ -47,7 +45,10 @@ def list_(
 @json_option
 def show(name: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Show an agent."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    from ..config import command
+    from ..errors import NotFoundError
+
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.agents.get_by_name(name)
         if found is None:
             listed = command("agents list", database.url, schema)

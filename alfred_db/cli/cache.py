@@ -6,11 +6,10 @@ import sys
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import NotFoundError
+from .databases import opened
 from .groups import Group
 from .options import confirm, json_option, schema_option, url_option, yes_option
+from .output import print_result
 from .tables import print_one
 
 __all__ = ["cache"]
@@ -27,7 +26,9 @@ def cache() -> None:
 @schema_option
 def get(key: str, url: str | None, schema: str | None) -> None:
     """Write the value of KEY to standard output, unchanged."""
-    with Database(database_url(url), schema=schema) as database:
+    from ..errors import NotFoundError
+
+    with opened(url, schema) as database:
         value = database.cache.get(key)
     if value is None:
         raise NotFoundError(f"cache key {key!r}: not found, or expired")
@@ -40,22 +41,27 @@ def get(key: str, url: str | None, schema: str | None) -> None:
 @click.option("--ttl", type=float, help="Seconds that it is kept; default: for ever.")
 @url_option
 @schema_option
-def set_(key: str, value: str, ttl: float | None, url: str | None, schema: str | None) -> None:
+@json_option
+def set_(key: str, value: str, ttl: float | None, url: str | None, schema: str | None, as_json: bool) -> None:
     """Set KEY to VALUE, a text."""
-    with Database(database_url(url), schema=schema) as database:
+    with opened(url, schema) as database:
         database.cache.set(key, value.encode(errors="surrogateescape"), ttl)
-    click.echo(f"set {key}")
+    print_result({"set": key, "ttl": ttl}, f"set {key}", as_json=as_json)
 
 
 @cache.command()
 @click.argument("key")
+@yes_option
 @url_option
 @schema_option
-def delete(key: str, url: str | None, schema: str | None) -> None:
+@json_option
+def delete(key: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete KEY."""
-    with Database(database_url(url), schema=schema) as database:
+    confirm(f"Delete the key {key!r}?", yes)
+    with opened(url, schema) as database:
         deleted = database.cache.delete(key)
-    click.echo(f"{'deleted' if deleted else 'not found'} {key}")
+    line = f"{'deleted' if deleted else 'not found'} {key}"
+    print_result({"key": key, "deleted": deleted}, line, as_json=as_json)
 
 
 @cache.command()
@@ -63,12 +69,13 @@ def delete(key: str, url: str | None, schema: str | None) -> None:
 @yes_option
 @url_option
 @schema_option
-def clear(prefix: str, yes: bool, url: str | None, schema: str | None) -> None:
+@json_option
+def clear(prefix: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete the keys that begin with PREFIX, or all, in batches."""
     confirm(f"Delete {f'the keys that begin with {prefix!r}' if prefix else 'all keys'}?", yes)
-    with Database(database_url(url), schema=schema) as database:
+    with opened(url, schema) as database:
         deleted = database.in_chunks(lambda uow, limit: uow.cache.clear(prefix, limit=limit))
-    click.echo(f"deleted {deleted:,}")
+    print_result({"deleted": deleted}, f"deleted {deleted:,}", as_json=as_json)
 
 
 @cache.command()
@@ -77,6 +84,6 @@ def clear(prefix: str, yes: bool, url: str | None, schema: str | None) -> None:
 @json_option
 def size(url: str | None, schema: str | None, as_json: bool) -> None:
     """Show the number and the bytes of the entries."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.cache.size()
     print_one(found, as_json=as_json)

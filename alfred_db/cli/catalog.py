@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
-from sqlalchemy import text
-from sqlalchemy.orm import Session
 
-from .. import migrate
-from ..config import database_url, migration_url
-from ..database import Database
-from ..engine.pool import passing_engine
-from ..errors import translated
-from ..interchange.catalog import read, seed, written
-from ..interchange.files import limited, utf8
-from ..models import RegistryModel
-from ..models.base import table_of
-from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
+from .databases import connected, opened
 from .groups import Group
 from .options import json_option, migration_url_option, url_option
+from .output import print_result
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 __all__ = ["catalog"]
 
@@ -34,63 +26,79 @@ def catalog() -> None:
 @catalog.command()
 @click.argument("file", type=click.File("rb"), required=False)
 @url_option
-def load(file: BinaryIO | None, url: str | None) -> None:
+@json_option
+def load(file: BinaryIO | None, url: str | None, as_json: bool) -> None:
     """Load FILE (JSON; `-` for standard input), by default the one that comes with alfred-db.
 
     Known rows are brought up to date by their codes; what FILE does not name stays. A database that has the broker's
     catalog alone takes that, and not the model registry.
     """
+    from ..interchange.catalog import read, seed
+    from ..interchange.files import limited, utf8
+    from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
+
     if file is None:
         document = read(seed())
     else:
         name = str(getattr(file, "name", "standard input"))
         document = read(utf8(limited(file, name), name), name)
-    with Database(database_url(url)) as database, database.begin() as uow:
+    with opened(url) as database, database.begin() as uow:
         loaded = dict(BrokerCatalogRepository(uow.session).import_catalog(document))
         if _has_registry(uow.session):
             loaded["registry"] = ModelRegistryRepository(uow.session).import_catalog(document)
-    click.echo("loaded " + ", ".join(f"{name} {count}" for name, count in loaded.items()))
+    lines = ["loaded " + ", ".join(f"{name} {count}" for name, count in loaded.items())]
     if "registry" not in loaded:
-        click.echo("the database has the broker's catalog alone: entries of the model registry were skipped")
+        lines.append(
+            "the database has the broker's catalog alone: entries of the model registry were skipped"
+        )
+    print_result({"loaded": loaded}, *lines, as_json=as_json)
 
 
 @catalog.command()
 @click.argument("catalog_url")
 @migration_url_option
-def link(catalog_url: str, url: str | None) -> None:
+@json_option
+def link(catalog_url: str, url: str | None, as_json: bool) -> None:
     """Read the broker's catalog from the database CATALOG_URL, which has it alone, and stop writing it here.
 
     CATALOG_URL has a role that may only read, with its password. Run it again after an upgrade of that database.
 
     Example: alfred-db catalog link postgresql://catalog_reader:...@broker-db/catalog
     """
-    engine = passing_engine(migration_url(url), "alfred-db catalog")
-    with translated(), engine.begin() as connection:
+    from .. import migrate
+
+    with connected(url, "alfred-db catalog", owner=True) as connection:
         linked = migrate.link_catalog(connection, catalog_url)
-    click.echo(f"linked {len(linked)} tables; they are read here, and written in the other database only")
+    line = f"linked {len(linked)} tables; they are read here, and written in the other database only"
+    print_result({"linked": linked}, line, as_json=as_json)
 
 
 @catalog.command()
 @migration_url_option
 @click.option("--stale", is_flag=True, help="Keep the last known state; the other database is not asked.")
-def unlink(url: str | None, stale: bool) -> None:
+@json_option
+def unlink(url: str | None, stale: bool, as_json: bool) -> None:
     """Have the broker's catalog in this database again, with the rows of the linked one.
 
     Afterwards run `alfred-db grants apply`: the roles that wrote the catalog here may only read it.
     """
-    engine = passing_engine(migration_url(url), "alfred-db catalog")
-    with translated(), engine.begin() as connection:
+    from .. import migrate
+
+    with connected(url, "alfred-db catalog", owner=True) as connection:
         migrate.unlink_catalog(connection, stale=stale)
-    click.echo("the catalog is in this database again")
+    print_result({"linked": []}, "the catalog is in this database again", as_json=as_json)
 
 
 @catalog.command()
 @migration_url_option
-def refresh(url: str | None) -> None:
+@json_option
+def refresh(url: str | None, as_json: bool) -> None:
     """Copy the linked catalog to the last known state, which is read when its database cannot be reached."""
-    engine = passing_engine(migration_url(url), "alfred-db catalog")
-    with translated(), engine.begin() as connection:
-        click.echo(f"copied {migrate.refresh_catalog(connection)} rows")
+    from .. import migrate
+
+    with connected(url, "alfred-db catalog", owner=True) as connection:
+        rows = migrate.refresh_catalog(connection)
+    print_result({"copied": rows}, f"copied {rows} rows", as_json=as_json)
 
 
 @catalog.command("check")
@@ -99,21 +107,19 @@ def refresh(url: str | None) -> None:
 @click.pass_context
 def look(context: click.Context, url: str | None, as_json: bool) -> None:
     """Show whether the broker's catalog is linked, and whether it can be read. Exit status: 0 well, 1 not."""
-    engine = passing_engine(migration_url(url), "alfred-db catalog")
-    with translated(), engine.connect() as connection:
+    from .. import migrate
+
+    with connected(url, "alfred-db catalog", owner=True) as connection:
         found = migrate.check_catalog(connection)
-    if as_json:
-        click.echo(json.dumps(asdict(found)))
-    elif not found.linked:
-        click.echo("the catalog is in this database")
-    else:
-        click.echo(f"linked from {found.database} on {found.host or 'this server'}")
-        click.echo(
-            f"hosted models {'-' if found.rows is None else found.rows}, revision {found.revision or '-'}"
-        )
-        click.echo(f"last known state of {found.last_known or 'never'}")
-        for problem in found.problems:
-            click.echo(f"problem: {problem}")
+    lines = ["the catalog is in this database"]
+    if found.linked:
+        lines = [
+            f"linked from {found.database} on {found.host or 'this server'}",
+            f"hosted models {'-' if found.rows is None else found.rows}, revision {found.revision or '-'}",
+            f"last known state of {found.last_known or 'never'}",
+            *(f"problem: {problem}" for problem in found.problems),
+        ]
+    print_result(asdict(found), *lines, as_json=as_json)
     context.exit(1 if found.problems else 0)
 
 
@@ -122,7 +128,10 @@ def look(context: click.Context, url: str | None, as_json: bool) -> None:
 @url_option
 def export(file: TextIO, url: str | None) -> None:
     """Write the catalogs of the database to FILE, by default to standard output, as `load` reads them."""
-    with Database(database_url(url)) as database, database.begin() as uow:
+    from ..interchange.catalog import written
+    from ..repositories import BrokerCatalogRepository, ModelRegistryRepository
+
+    with opened(url) as database, database.begin() as uow:
         # Both are of one moment.
         uow.session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         document = BrokerCatalogRepository(uow.session).export_catalog()
@@ -133,5 +142,10 @@ def export(file: TextIO, url: str | None) -> None:
 
 def _has_registry(session: Session) -> bool:
     """Return whether the database has the model registry: one with `upgrade --target broker` has not."""
+    from sqlalchemy import text
+
+    from ..models import RegistryModel
+    from ..models.base import table_of
+
     found = text("SELECT pg_catalog.to_regclass(CAST(:name AS text)) IS NOT NULL")
     return bool(session.scalar(found, {"name": table_of(RegistryModel).fullname}))

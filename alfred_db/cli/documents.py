@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import NotFoundError
-from ..models import Document
-from ..repositories import UnitOfWork
+from .databases import opened
 from .groups import Group
 from .options import after_option, confirm, json_option, limit_option, schema_option, url_option, yes_option
+from .output import print_result
 from .tables import as_dict, print_one, print_page
+
+if TYPE_CHECKING:
+    from ..models import Document
+    from ..repositories import UnitOfWork
 
 __all__ = ["documents"]
 
@@ -29,7 +32,7 @@ def documents() -> None:
 @json_option
 def list_(limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool) -> None:
     """List documents."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         page = uow.documents.list(after=after, limit=limit)
         rows = [as_dict(document) for document in page.items]
     columns = ("id", "external_id", "title", "created_at", "content")
@@ -43,7 +46,7 @@ def list_(limit: int, after: str | None, url: str | None, schema: str | None, as
 @json_option
 def show(document: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Show a document."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         values = as_dict(_found(uow, document))
     print_one(values, as_json=as_json)
 
@@ -59,7 +62,7 @@ def show(document: str, url: str | None, schema: str | None, as_json: bool) -> N
 @json_option
 def search(text: str, limit: int, language: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Find documents by the words of TEXT."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.documents.hybrid_search(text, None, limit=limit, language=language)
         rows = [
             {
@@ -78,16 +81,19 @@ def search(text: str, limit: int, language: str, url: str | None, schema: str | 
 @yes_option
 @url_option
 @schema_option
-def delete(document: str, yes: bool, url: str | None, schema: str | None) -> None:
+@json_option
+def delete(document: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete a document."""
     confirm(f"Delete the document {document!r}?", yes)
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         id = _found(uow, document).id
         uow.documents.delete(id)
-    click.echo(f"deleted {id}")
+    print_result({"deleted": id}, f"deleted {id}", as_json=as_json)
 
 
 def _found(uow: UnitOfWork, name: str) -> Document:
+    from ..errors import NotFoundError
+
     found = uow.documents.get_by_external_id(name)
     if found is None and name.isdecimal() and len(name) < 19:
         found = uow.documents.get(int(name))

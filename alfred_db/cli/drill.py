@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
-from ..drill import drill as run_drill
 from .options import json_option, migration_url_option, schema_option
+from .output import note, print_result
 
 __all__ = ["drill"]
 
@@ -38,22 +37,18 @@ def drill(
 
     Exit status: 0 the copy answers the same, 1 it differs, 2 the drill failed.
     """
+    from ..drill import drill as run_drill
 
     def show(step: str, seconds: float) -> None:
-        if not as_json:
-            click.echo(f"{step:<20} {seconds:8.1f} s")
+        note(f"{step:<20} {seconds:8.1f} s")
 
     report = run_drill(url, into=into, schema=schema, existing=existing, keep=keep, progress=show)
-    if as_json:
-        click.echo(json.dumps(asdict(report), indent=2))
-    else:
-        click.echo(
-            f"{report.tenants} tenants, {report.rows:,} rows and {report.searches} searches compared,"
-            f" {report.renumbered:,} events renumbered, {report.size:,} bytes"
-        )
-        for one in report.differences:
-            click.echo(f"differs: {one}")
-        if report.kept:
-            click.echo(f"kept: database {report.database}")
-        click.echo("the copy differs" if report.differences else "the copy answers the same")
+    lines = [
+        f"{report.tenants} tenants, {report.rows:,} rows and {report.searches} searches compared,"
+        f" {report.renumbered:,} events renumbered, {report.size:,} bytes",
+        *(f"differs: {one}" for one in report.differences),
+        *([f"kept: database {report.database}"] if report.kept else []),
+        "the copy differs" if report.differences else "the copy answers the same",
+    ]
+    print_result(asdict(report), *lines, as_json=as_json)
     context.exit(1 if report.differences else 0)

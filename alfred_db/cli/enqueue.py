@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import InvalidInputError
+from .databases import opened
 from .options import json_option, schema_option, url_option
+from .output import print_result
 
 __all__ = ["enqueue", "object_of"]
 
@@ -21,6 +20,8 @@ def object_of(name: str, text: str) -> dict[str, Any]:
     Raises:
         InvalidInputError: It is not JSON, or not an object.
     """
+    from ..errors import InvalidInputError
+
     try:
         found: object = json.loads(text)
     except ValueError as error:
@@ -63,7 +64,7 @@ def enqueue(
 ) -> None:
     """Enqueue a task with INTENT and CONTENT, a JSON object, and wake idle workers."""
     given = object_of("CONTENT", content)
-    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+    with opened(url, schema, notify=True) as database, database.begin() as uow:
         task, created = uow.tasks.enqueue(
             intent,
             given,
@@ -75,7 +76,5 @@ def enqueue(
             timeout_seconds=timeout,
         )
         found = {"id": str(task.id), "task_id": task.task_id, "created": created, "status": str(task.status)}
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        click.echo(f"{'enqueued' if created else 'known'} {found['task_id']}, {found['status']}")
+    line = f"{'enqueued' if created else 'known'} {found['task_id']}, {found['status']}"
+    print_result(found, line, as_json=as_json)

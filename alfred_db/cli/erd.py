@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
-from sqlalchemy import Table
 
-from ..models import Base
 from .options import json_option
+from .output import print_result
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
 
 __all__ = ["erd"]
 
@@ -23,24 +26,14 @@ def erd(words: tuple[str, ...], columns: bool, as_json: bool) -> None:
     With WORDs only the tables whose names contain one of them, and those that they refer to.
     """
     tables = _chosen(words)
-    if as_json:
-        import json
-
-        click.echo(
-            json.dumps(
-                {
-                    "tables": [table.fullname for table in tables],
-                    "mermaid": "\n".join(_lines(tables, columns)),
-                },
-                indent=2,
-            )
-        )
-        return
-    for line in _lines(tables, columns):
-        click.echo(line)
+    lines = list(_lines(tables, columns))
+    values = {"tables": [table.fullname for table in tables], "mermaid": "\n".join(lines)}
+    print_result(values, *lines, as_json=as_json)
 
 
 def _chosen(words: tuple[str, ...]) -> list[Table]:
+    from ..models import Base
+
     tables = Base.metadata.sorted_tables
     if not words:
         return tables

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
-from ..config import database_url
-from ..database import Database
+from .databases import opened
 from .enqueue import object_of
 from .groups import Group
 from .options import after_option, json_option, limit_option, schema_option, url_option
+from .output import print_result
 from .tables import as_dict, print_page
 
 __all__ = ["events"]
@@ -33,7 +32,7 @@ def list_(
     topic: str, limit: int, after: str | None, url: str | None, schema: str | None, as_json: bool
 ) -> None:
     """List the events of TOPIC, the oldest first."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         page = uow.events.list(topic, after=after, limit=limit)
         rows = [as_dict(event) for event in page.items]
     columns = ("id", "created_at", "type", "key", "payload")
@@ -59,9 +58,9 @@ def publish(
 ) -> None:
     """Publish an event of TOPIC with PAYLOAD, a JSON object."""
     given = object_of("PAYLOAD", payload)
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         id = uow.events.publish(topic, given, type=type_, key=key).id
-    click.echo(json.dumps({"id": id}) if as_json else f"published {id}")
+    print_result({"id": id}, f"published {id}", as_json=as_json)
 
 
 @events.command()
@@ -70,6 +69,6 @@ def publish(
 @json_option
 def consumers(url: str | None, schema: str | None, as_json: bool) -> None:
     """Show what each consumer has still to read."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         rows = [asdict(one) for one in uow.events.consumers()]
     print_page("consumers", tuple(rows[0]) if rows else (), rows, as_json=as_json)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
-from ..config import database_url, migration_url
-from ..engine.pool import passing_engine
-from ..errors import translated
-from ..indexes import LOCK_TIMEOUT, add_field, drop_field, field_indexes
+from .choices import LOCK_TIMEOUT
+from .databases import connected, engine_of
 from .groups import Group
-from .options import json_option, migration_url_option, schema_option, url_option
+from .options import confirm, json_option, migration_url_option, schema_option, url_option, yes_option
+from .output import print_result
 
 __all__ = ["indexes"]
 
@@ -32,19 +30,16 @@ def indexes() -> None:
 @json_option
 def show(url: str | None, schema: str | None, as_json: bool) -> None:
     """List the fields that have an index."""
-    engine = passing_engine(database_url(url), "alfred-db indexes list")
-    with translated(), engine.connect() as connection:
+    from ..indexes import field_indexes
+
+    with connected(url, "alfred-db indexes list") as connection:
         found = field_indexes(connection, schema)
-    if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=2))
-        return
-    for one in found:
-        state = "" if one.valid else "  invalid: add it again"
-        click.echo(
-            f"{one.field or '?'}  {one.schema}.{one.name}  {one.size:,} bytes  {one.scans:,} scans{state}"
-        )
-    if not found:
-        click.echo("no field has an index")
+    lines = [
+        f"{one.field or '?'}  {one.schema}.{one.name}  {one.size:,} bytes  {one.scans:,} scans"
+        + ("" if one.valid else "  invalid: add it again")
+        for one in found
+    ]
+    print_result([asdict(one) for one in found], *(lines or ["no field has an index"]), as_json=as_json)
 
 
 @indexes.command()
@@ -52,20 +47,31 @@ def show(url: str | None, schema: str | None, as_json: bool) -> None:
 @migration_url_option
 @schema_option
 @lock_option
-def add(field: str, url: str | None, schema: str | None, lock_timeout: float) -> None:
+@json_option
+def add(field: str, url: str | None, schema: str | None, lock_timeout: float, as_json: bool) -> None:
     """Index FIELD, such as documents.metadata.year, while others read and write."""
-    engine = passing_engine(migration_url(url), "alfred-db indexes add")
+    from ..indexes import add_field
+
+    engine = engine_of(url, "alfred-db indexes add", owner=True)
     made = add_field(engine, field, schema=schema, lock_timeout=lock_timeout)
-    click.echo(f"{made.field} has the index {made.schema}.{made.name}, {made.size:,} bytes")
+    line = f"{made.field} has the index {made.schema}.{made.name}, {made.size:,} bytes"
+    print_result(asdict(made), line, as_json=as_json)
 
 
 @indexes.command()
 @click.argument("field")
+@yes_option
 @migration_url_option
 @schema_option
 @lock_option
-def drop(field: str, url: str | None, schema: str | None, lock_timeout: float) -> None:
+@json_option
+def drop(
+    field: str, yes: bool, url: str | None, schema: str | None, lock_timeout: float, as_json: bool
+) -> None:
     """Drop the index of FIELD."""
-    engine = passing_engine(migration_url(url), "alfred-db indexes drop")
+    from ..indexes import drop_field
+
+    confirm(f"Drop the index of {field}?", yes)
+    engine = engine_of(url, "alfred-db indexes drop", owner=True)
     drop_field(engine, field, schema=schema, lock_timeout=lock_timeout)
-    click.echo(f"{field} has no index any more")
+    print_result({"dropped": field}, f"{field} has no index any more", as_json=as_json)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..config import database_url
-from ..database import AsyncDatabase
-from ..errors import ConfigurationError
 from ..mcp import GROUPS
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
+
+if TYPE_CHECKING:
+    from ..database import AsyncDatabase
 
 __all__ = ["embedder_of", "mcp", "token_of"]
 
@@ -69,6 +68,10 @@ def mcp(
 
     Needs the extra: pip install "alfred-db[mcp]".
     """
+    from ..config import database_url
+    from ..database import AsyncDatabase
+    from ..errors import ConfigurationError
+
     if find_spec("mcp") is None:
         raise ConfigurationError('the command mcp needs the MCP SDK; run: pip install "alfred-db[mcp]"')
     from ..mcp.server import create_server, serve_stdio
@@ -110,6 +113,8 @@ def mcp(
 
 
 def _run(reader: AsyncDatabase, serving: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
     async def closed() -> None:
         async with reader:
             await serving
@@ -125,6 +130,8 @@ def token_of(name: str) -> str:
     Raises:
         ConfigurationError: It is not set, or too short.
     """
+    from ..errors import ConfigurationError
+
     token = os.environ.get(name, "")
     if len(token) < 16 or not token.isascii() or not token.isprintable():
         raise ConfigurationError(
@@ -140,6 +147,8 @@ def embedder_of(named: str) -> Callable[[list[str]], Any]:
     Raises:
         ConfigurationError: The module cannot be imported, or the name is not a function.
     """
+    from ..errors import ConfigurationError
+
     found = named_object("--embedder", named, "myapp.search:embed", "define it as a function")
     if not callable(found):
         raise ConfigurationError(

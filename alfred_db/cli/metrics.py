@@ -10,9 +10,6 @@ from typing import Any
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import ConfigurationError
 from .options import pooler_option, schema_option, url_option
 
 __all__ = ["metrics"]
@@ -51,6 +48,10 @@ def metrics(serve: tuple[str, int] | None, url: str | None, schema: str | None, 
 
     Needs the extra: pip install "alfred-db[prometheus]". Exit status: 1 if the database cannot be reached.
     """
+    from ..config import database_url
+    from ..database import Database
+    from ..errors import ConfigurationError
+
     if find_spec("prometheus_client") is None:
         raise ConfigurationError(
             'the command metrics needs the client of Prometheus; run: pip install "alfred-db[prometheus]"'

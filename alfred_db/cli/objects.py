@@ -8,8 +8,6 @@ import sys
 from difflib import get_close_matches
 from typing import Any
 
-from ..errors import ConfigurationError
-
 __all__ = ["named_object"]
 
 
@@ -25,6 +23,8 @@ def named_object(option: str, named: str, example: str, advice: str) -> Any:
     Raises:
         ConfigurationError: The module cannot be imported, or has no such name.
     """
+    from ..errors import ConfigurationError
+
     module_name, colon, name = named.partition(":")
     if not (module_name and colon and name):
         raise ConfigurationError(f"{option} {named!r}: expected MODULE:NAME, such as {example}")

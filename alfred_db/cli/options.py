@@ -8,6 +8,7 @@ import click
 
 __all__ = [
     "after_option",
+    "answerable",
     "confirm",
     "json_option",
     "limit_option",
@@ -45,13 +46,25 @@ after_option = click.option("--after", metavar="CURSOR", help="The cursor that t
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Rows per page."
 )
-yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation on a terminal.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal before something is deleted; exit with status 1 if the answer is no.
+    """Ask on the terminal before something is deleted; exit with status 1 if the answer is no.
 
-    A script, whose standard input is no terminal, is not asked.
+    Raises:
+        click.UsageError: Nobody can answer, because standard input is no terminal.
     """
-    if not yes and sys.stdin.isatty():
-        click.confirm(question, abort=True)
+    answerable(yes)
+    if not yes:
+        click.confirm(question, abort=True, err=True)
+
+
+def answerable(yes: bool) -> None:
+    """Raise if there is a question to answer, and nobody who can.
+
+    Raises:
+        click.UsageError: Standard input is no terminal, and `--yes` was not passed.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("this asks for confirmation, and standard input is no terminal; pass --yes")

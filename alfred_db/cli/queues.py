@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import InvalidInputError, NotFoundError
-from ..queries import task_figures
-from ..values import QueueRate, QueueSettings
+from .databases import opened
 from .groups import Group
-from .options import json_option, schema_option, url_option
-from .tasks import table
+from .options import confirm, json_option, schema_option, url_option, yes_option
+from .output import print_result
+from .tables import table
+
+if TYPE_CHECKING:
+    from ..values import QueueRate, QueueSettings
 
 __all__ = ["queues"]
 
@@ -43,7 +42,7 @@ class _Limit(click.ParamType[float | str]):
             self.fail(f"{value!r}: expected a number, or {NONE}", param, ctx)
 
 
-class _Rate(click.ParamType[QueueRate | str]):
+class _Rate(click.ParamType["QueueRate | str"]):
     """JOBS/SECONDS, or JOBS/SECONDS/BURST, or `none`."""
 
     name = "JOBS/SECONDS|none"
@@ -52,6 +51,9 @@ class _Rate(click.ParamType[QueueRate | str]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> QueueRate | str:
         """Return the rate, or the word."""
+        from ..errors import InvalidInputError
+        from ..values import QueueRate
+
         if value == NONE:
             return NONE
         jobs, *others = str(value).split("/")
@@ -75,17 +77,13 @@ def queues() -> None:
 @json_option
 def list_(url: str | None, schema: str | None, as_json: bool) -> None:
     """List the queues that have settings, with the number of their tasks that run."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    from ..queries import task_figures
+
+    with opened(url, schema) as database, database.begin() as uow:
         running = {row[0]: row[1] for row in uow.session.execute(task_figures.running())}
-        rows = [
-            {**asdict(one), "rate": _rate(one), "running": running.get(one.name, 0)}
-            for one in uow.queues.list()
-        ]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
+        rows = [{**_values(one), "running": running.get(one.name, 0)} for one in uow.queues.list()]
     columns = ("name", "paused", "running", "max_running", "max_running_per_key", "rate", "ageing")
-    click.echo(table(columns, rows) if rows else "no queue has settings")
+    print_result(rows, table(columns, rows) if rows else "no queue has settings", as_json=as_json)
 
 
 @queues.command("set")
@@ -104,9 +102,10 @@ def list_(url: str | None, schema: str | None, as_json: bool) -> None:
 )
 @url_option
 @schema_option
-def set_(name: str, url: str | None, schema: str | None, **limits: Any) -> None:
+@json_option
+def set_(name: str, url: str | None, schema: str | None, as_json: bool, **limits: Any) -> None:
     """Set limits of the queue NAME; `none` removes one, and those that are left out stay."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         known = uow.queues.get(name)
         before: dict[str, Any] = {} if known is None else {limit: getattr(known, limit) for limit in limits}
         changed = {limit: value for limit, value in limits.items() if value is not None}
@@ -114,41 +113,52 @@ def set_(name: str, url: str | None, schema: str | None, **limits: Any) -> None:
         found = uow.queues.set(
             name, **{limit: None if value == NONE else value for limit, value in merged.items()}
         )
-    click.echo(_line(found))
+    print_result(_values(found), _line(found), as_json=as_json)
 
 
 @queues.command()
 @click.argument("name")
 @url_option
 @schema_option
-def pause(name: str, url: str | None, schema: str | None) -> None:
+@json_option
+def pause(name: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Claim no further task of the queue NAME; what runs goes on."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.queues.pause(name)
-    click.echo(_line(found))
+    print_result(_values(found), _line(found), as_json=as_json)
 
 
 @queues.command()
 @click.argument("name")
 @url_option
 @schema_option
-def resume(name: str, url: str | None, schema: str | None) -> None:
+@json_option
+def resume(name: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """End the pause of the queue NAME."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.queues.resume(name)
-    click.echo(_line(found))
+    print_result(_values(found), _line(found), as_json=as_json)
 
 
 @queues.command()
 @click.argument("name")
+@yes_option
 @url_option
 @schema_option
-def delete(name: str, url: str | None, schema: str | None) -> None:
+@json_option
+def delete(name: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete the settings of the queue NAME: its pause and its limits; its tasks stay."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    from ..errors import NotFoundError
+
+    confirm(f"Delete the pause and the limits of the queue {name!r}?", yes)
+    with opened(url, schema) as database, database.begin() as uow:
         if not uow.queues.delete(name):
             raise NotFoundError(f"queue {name!r}: has no settings; `queues list` shows those that have some")
-    click.echo(f"deleted the settings of {name}")
+    print_result({"deleted": name}, f"deleted the settings of {name}", as_json=as_json)
+
+
+def _values(one: QueueSettings) -> dict[str, Any]:
+    return {**asdict(one), "rate": _rate(one)}
 
 
 def _rate(one: QueueSettings) -> str | None:

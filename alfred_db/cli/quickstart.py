@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from ..config import command, database_url
-from ..database import Database
-from ..repositories import UnitOfWork
-from ..vectors.toy import toy_embedder
-from .options import schema_option, url_option
+from .databases import opened
+from .options import json_option, schema_option, url_option
+from .output import print_result
+
+if TYPE_CHECKING:
+    from ..repositories import UnitOfWork
 
 __all__ = ["quickstart"]
 
@@ -25,28 +28,44 @@ _QUESTION = "How do workers claim tasks?"
 @click.command()
 @url_option
 @schema_option
-def quickstart(url: str | None, schema: str | None) -> None:
+@json_option
+def quickstart(url: str | None, schema: str | None, as_json: bool) -> None:
     """Store documents, answer a question by a task, and remember it, to see that everything works.
 
     The vectors are those of a toy embedder, which knows words but no meanings. Nothing is stored twice.
     """
-    with Database(database_url(url), schema=schema, application_name="alfred-db quickstart") as database:
+    from ..config import command
+
+    with opened(url, schema, application_name="alfred-db quickstart") as database:
         database.verify()
         with database.begin() as uow:
-            _store(uow)
+            stored = _store(uow)
         with database.begin() as uow:
-            answer = _answer(uow)
+            answered = _answer(uow)
         with database.begin() as uow:
-            _remember(uow, answer)
+            remembered = _remember(uow, answered["answer"])
         doctor = command("doctor", database.url, schema)
         tasks = command("tasks list", database.url, schema)
         search = command("documents search", database.url, schema, "workers")
-    click.echo(f"\nnext: {doctor} shows what the server has")
-    click.echo(f"      {tasks} shows the task of this run")
-    click.echo(f"      {search} finds a document")
+    done = "completed" if answered["created"] else "completed by an earlier run"
+    print_result(
+        {"documents": len(_TEXTS), "stored": stored, **answered, **remembered},
+        f"documents  {stored} of {len(_TEXTS)} stored with their vectors, the others are known",
+        f"task       {answered['task_id']}, {done}",
+        f"question   {_QUESTION}",
+        f"answer     {answered['answer']}",
+        f"memory     {remembered['memory']}, {remembered['recalled']} recalled",
+        "",
+        f"next: {doctor} shows what the server has",
+        f"      {tasks} shows the task of this run",
+        f"      {search} finds a document",
+        as_json=as_json,
+    )
 
 
-def _store(uow: UnitOfWork) -> None:
+def _store(uow: UnitOfWork) -> int:
+    from ..vectors.toy import toy_embedder
+
     new = {
         title: text
         for title, text in _TEXTS.items()
@@ -56,11 +75,13 @@ def _store(uow: UnitOfWork) -> None:
         uow.documents.add(
             text, title=title, embedding=vector, external_id=f"quickstart:{title}", embedding_model="toy"
         )
-    click.echo(f"documents  {len(new)} of {len(_TEXTS)} stored with their vectors, the others are known")
+    return len(new)
 
 
-def _answer(uow: UnitOfWork) -> str:
+def _answer(uow: UnitOfWork) -> dict[str, Any]:
     """Enqueue the question as a task, claim it, search, and complete it with the answer."""
+    from ..vectors.toy import toy_embedder
+
     uow.agents.register("quickstart", type="demo", version="1")
     task, created = uow.tasks.enqueue(
         "ANSWER", {"question": _QUESTION}, task_id="quickstart", queue="quickstart"
@@ -68,15 +89,14 @@ def _answer(uow: UnitOfWork) -> str:
     found = uow.documents.hybrid_search(_QUESTION, toy_embedder([_QUESTION])[0], limit=1).hits[0].row
     for claimed in uow.tasks.claim("quickstart", queues=["quickstart"]):
         uow.tasks.complete(claimed)
-    click.echo(f"task       {task.task_id}, {'completed' if created else 'completed by an earlier run'}")
-    click.echo(f"question   {_QUESTION}")
-    click.echo(f"answer     {found.content}")
-    return str(found.content)
+    return {"task_id": task.task_id, "created": created, "question": _QUESTION, "answer": str(found.content)}
 
 
-def _remember(uow: UnitOfWork, answer: str) -> None:
+def _remember(uow: UnitOfWork, answer: str) -> dict[str, Any]:
+    from ..vectors.toy import toy_embedder
+
     bank = uow.memory_banks.get_or_create("quickstart")
     text = f"{_QUESTION} {answer}"
     memory = uow.memories.remember(bank, text, embedding=toy_embedder([text])[0], embedding_model="toy")
     recalled = uow.memories.recall(bank, toy_embedder(["claim tasks"])[0], limit=1)
-    click.echo(f"memory     {memory!r}, {len(list(recalled))} recalled")
+    return {"memory": repr(memory), "recalled": len(list(recalled))}

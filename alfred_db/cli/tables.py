@@ -8,12 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-from sqlalchemy import inspect
 
-from ..models.base import Base
+from .output import as_json_text
+
+if TYPE_CHECKING:
+    from ..models import Base
 
 __all__ = ["as_dict", "one_line", "print_one", "print_page", "table"]
 
@@ -25,6 +27,8 @@ _NARROWEST = 8
 
 def as_dict(row: Base) -> dict[str, Any]:
     """Return the columns of a row by name, without vectors and what would let others write to it."""
+    from sqlalchemy import inspect
+
     mapper = inspect(type(row))
     pairs = (
         (attribute.columns[0].name, attribute.key)
@@ -73,7 +77,7 @@ def print_page(
         as_json: Whether to print JSON.
     """
     if as_json:
-        click.echo(json.dumps({name: rows, "next": next}, indent=2, default=str))
+        click.echo(as_json_text({name: rows, "next": next}))
         return
     click.echo(table(columns, rows) if rows else f"no {name}")
     if next is not None:
@@ -84,7 +88,7 @@ def print_one(values: Mapping[str, Any] | Any, *, as_json: bool = False) -> None
     """Print the columns of a row, or the fields of a dataclass."""
     found = cast("Mapping[str, Any]", values if isinstance(values, Mapping) else asdict(values))
     if as_json:
-        click.echo(json.dumps(found, indent=2, default=str))
+        click.echo(as_json_text(found))
         return
     longest = max(map(len, found), default=0)
     for name, value in found.items():

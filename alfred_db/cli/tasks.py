@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import NotFoundError
-from ..models import Task, TaskStatus
-from ..repositories import TaskRepository, UnitOfWork
+from .choices import TASK_STATUSES
+from .databases import opened
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
-from .tables import as_dict, one_line, table
+from .output import print_result
+from .tables import as_dict, one_line, print_one, print_page
 
-__all__ = ["as_dict", "table", "tasks"]
+if TYPE_CHECKING:
+    from ..models import Task, TaskStatus
+    from ..repositories import TaskRepository, UnitOfWork
+
+__all__ = ["tasks"]
 
 
 @click.group(cls=Group)
@@ -26,7 +28,7 @@ def tasks() -> None:
 
 
 @tasks.command("list")
-@click.option("--status", type=click.Choice([str(status) for status in TaskStatus]))
+@click.option("--status", type=click.Choice(TASK_STATUSES))
 @click.option("--queue")
 @click.option("--intent")
 @click.option("--assigned-to", metavar="AGENT")
@@ -47,7 +49,9 @@ def list_(
     as_json: bool,
 ) -> None:
     """List tasks, the latest first."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    from ..models import TaskStatus
+
+    with opened(url, schema) as database, database.begin() as uow:
         page = uow.tasks.list(
             status=None if status is None else TaskStatus(status),
             queue=queue,
@@ -57,13 +61,8 @@ def list_(
             limit=limit,
         )
         rows = [as_dict(task) for task in page.items]
-    if as_json:
-        click.echo(json.dumps({"tasks": rows, "next": page.next}, indent=2, default=str))
-        return
     columns = ("task_id", "intent", "status", "queue", "priority", "retry_count", "created_at", "error_code")
-    click.echo(table(columns, rows) if rows else "no tasks")
-    if page.next is not None:
-        click.echo(f"more: --after {page.next}")
+    print_page("tasks", columns, rows, next=page.next, as_json=as_json)
 
 
 @tasks.command()
@@ -73,7 +72,7 @@ def list_(
 @json_option
 def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Show a task, its progress and its results."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = _found(uow.tasks, task)
         values = as_dict(found)
         values["waits for"] = [
@@ -86,7 +85,7 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
         values["progress"] = None if report is None else as_dict(report)
         values["results"] = [as_dict(result) for result in uow.tasks.results(found.id)]
     if as_json:
-        click.echo(json.dumps(values, indent=2, default=str))
+        print_one(values, as_json=True)
         return
     for name, value in values.items():
         if value is not None and name not in ("progress", "results", "waits for"):
@@ -108,6 +107,7 @@ def show(task: str, url: str | None, schema: str | None, as_json: bool) -> None:
 @click.option("--limit", default=1000, show_default=True, help="The most tasks to requeue.")
 @url_option
 @schema_option
+@json_option
 def requeue(
     task: str | None,
     failed: bool,
@@ -116,17 +116,18 @@ def requeue(
     limit: int,
     url: str | None,
     schema: str | None,
+    as_json: bool,
 ) -> None:
     """Requeue a failed or cancelled task, as if it had never been tried."""
     if failed == (task is not None) or ((queue or intent) is not None and not failed):
         raise click.UsageError("pass either a TASK, or --failed and perhaps --queue and --intent")
-    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+    with opened(url, schema, notify=True) as database, database.begin() as uow:
         if task is None:
             count = len(uow.tasks.requeue_failed(queue=queue, intent=intent, limit=limit))
         else:
             count = 1
             uow.tasks.requeue(_found(uow.tasks, task).id)
-    click.echo(f"requeued: {count}")
+    print_result({"requeued": count}, f"requeued: {count}", as_json=as_json)
 
 
 @tasks.command()
@@ -134,10 +135,13 @@ def requeue(
 @click.option("--children/--no-children", default=True, help="Whether its child tasks are cancelled too.")
 @url_option
 @schema_option
-def cancel(task: str, children: bool, url: str | None, schema: str | None) -> None:
+@json_option
+def cancel(task: str, children: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Cancel a task; the worker of one that runs is asked to stop."""
+    from ..models import TaskStatus
+
     statuses: list[TaskStatus] = []
-    with Database(database_url(url), schema=schema) as database:
+    with opened(url, schema) as database:
         with database.begin() as uow:
             id = _found(uow.tasks, task).id
 
@@ -148,7 +152,9 @@ def cancel(task: str, children: bool, url: str | None, schema: str | None) -> No
 
         database.in_chunks(cancel_some)
     asked = statuses.count(TaskStatus.PROCESSING)
-    click.echo(f"cancelled: {len(statuses) - asked}, workers asked to stop: {asked}")
+    cancelled = len(statuses) - asked
+    line = f"cancelled: {cancelled}, workers asked to stop: {asked}"
+    print_result({"cancelled": cancelled, "asked_to_stop": asked}, line, as_json=as_json)
 
 
 @tasks.command()
@@ -160,17 +166,16 @@ def health(url: str | None, schema: str | None, as_json: bool) -> None:
 
     Exit status: 0 healthy, 1 leases have expired and no worker takes the tasks back.
     """
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = uow.tasks.queue_health()
-    if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
-    else:
-        for name, value in asdict(found).items():
-            click.echo(f"{name:<28}  {'-' if value is None else value}")
+    lines = [f"{name:<28}  {'-' if value is None else value}" for name, value in asdict(found).items()]
+    print_result(asdict(found), *lines, as_json=as_json)
     click.get_current_context().exit(1 if found.expired else 0)
 
 
 def _found(repository: TaskRepository, name: str) -> Task:
+    from ..errors import NotFoundError
+
     task = repository.get_by_task_id(name)
     if task is None:
         try:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ..config import migration_url
-from ..tenants import TenantOutcome, TenantReport, Tenants
 from .grants import read_roles
 from .groups import Group
-from .options import json_option, migration_url_option, triggers_option
+from .options import answerable, confirm, json_option, migration_url_option, triggers_option, yes_option
+from .output import note, print_result
+from .progress import Report, progress
+
+if TYPE_CHECKING:
+    from ..tenants import TenantOutcome, TenantReport, Tenants
 
 __all__ = ["tenants"]
 
@@ -42,6 +46,7 @@ def tenants() -> None:
 )
 @parallel_option
 @triggers_option
+@json_option
 @click.pass_context
 def create(
     context: click.Context,
@@ -50,14 +55,17 @@ def create(
     roles: dict[str, str],
     parallel: int,
     triggers: bool,
+    as_json: bool,
 ) -> None:
     """Create tenants, and grant roles their rights on each.
 
     Example: alfred-db tenants create acme globex --role app={tenant}_app --parallel 2
     """
-    made = Tenants(migration_url(url))
-    report = made.create(*names, roles=roles, parallel=parallel, triggers=triggers, progress=_show)
-    _end(context, report, "created or upgraded")
+    with progress() as bar:
+        report = _tenants(url).create(
+            *names, roles=roles, parallel=parallel, triggers=triggers, progress=_shown(bar)
+        )
+    _end(context, report, "created or upgraded", as_json)
 
 
 @tenants.command("list")
@@ -68,14 +76,14 @@ def show(url: str | None, as_json: bool) -> None:
 
     Example: alfred-db tenants list
     """
-    found = Tenants(migration_url(url)).list()
-    if as_json:
-        click.echo(json.dumps([asdict(tenant) for tenant in found], indent=2))
-        return
+    found = _tenants(url).list()
+    lines: list[str] = []
     for tenant in found:
         revision = f"{tenant.revision or 'unknown'}{'' if tenant.at_head else ' (not at head)'}"
-        click.echo(f"{tenant.name:<24}  {revision:<48}  {_size(tenant.size):>10}  {tenant.owner}")
-    click.echo(f"{len(found)} tenants", err=True)
+        lines.append(f"{tenant.name:<24}  {revision:<48}  {_size(tenant.size):>10}  {tenant.owner}")
+    print_result([asdict(tenant) for tenant in found], *lines, as_json=as_json)
+    if not as_json:
+        note(f"{len(found)} tenants")
 
 
 @tenants.command()
@@ -84,6 +92,7 @@ def show(url: str | None, as_json: bool) -> None:
 @migration_url_option
 @parallel_option
 @triggers_option
+@json_option
 @click.pass_context
 def upgrade(
     context: click.Context,
@@ -92,6 +101,7 @@ def upgrade(
     url: str | None,
     parallel: int,
     triggers: bool,
+    as_json: bool,
 ) -> None:
     """Upgrade tenants to the newest revision: those that are named, or all.
 
@@ -99,45 +109,47 @@ def upgrade(
     """
     if every == bool(names):
         raise click.UsageError("pass the names of tenants, or --all")
-    found = Tenants(migration_url(url))
-    report = found.upgrade(None if every else names, parallel=parallel, triggers=triggers, progress=_show)
-    _end(context, report, "upgraded")
+    wanted = None if every else names
+    with progress() as bar:
+        report = _tenants(url).upgrade(wanted, parallel=parallel, triggers=triggers, progress=_shown(bar))
+    _end(context, report, "upgraded", as_json)
 
 
 @tenants.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False))
 @migration_url_option
-def export(name: str, file: str, url: str | None) -> None:
+@json_option
+def export(name: str, file: str, url: str | None, as_json: bool) -> None:
     """Dump a tenant with the catalogs that it shares into FILE, for pg_restore into an empty database.
 
     The dump has no rows of other tenants, and none of `auth` and `storage`.
     """
-    size = Tenants(migration_url(url)).export(name, file)
-    click.echo(f"wrote {file}: {size:,} bytes")
+    size = _tenants(url).export(name, file)
+    print_result({"file": file, "bytes": size}, f"wrote {file}: {size:,} bytes", as_json=as_json)
 
 
 @tenants.command()
 @click.argument("name")
 @migration_url_option
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def drop(name: str, url: str | None, yes: bool) -> None:
+@yes_option
+@json_option
+def drop(name: str, url: str | None, yes: bool, as_json: bool) -> None:
     """Drop a tenant with all its rows. Exit status: 0 done, 1 the answer was no, 2 failed.
 
     Its roles stay, and the schema too if something else is in it.
 
     Example: alfred-db tenants drop acme --yes
     """
-    target = migration_url(url)
-    found = Tenants(target)
+    from ..config import migration_url
+
+    answerable(yes)
+    found = _tenants(url)
     tenant = found.get(name)
-    if not yes:
-        shown = target.render_as_string(hide_password=True)
-        click.confirm(
-            f"Drop the tenant {name} of {shown}, with all its rows ({_size(tenant.size)})?", abort=True
-        )
+    shown = migration_url(url).render_as_string(hide_password=True)
+    confirm(f"Drop the tenant {name} of {shown}, with all its rows ({_size(tenant.size)})?", yes)
     found.drop(name)
-    click.echo(f"dropped {name}")
+    print_result({"dropped": name}, f"dropped {name}", as_json=as_json)
 
 
 @tenants.command()
@@ -149,6 +161,8 @@ def drop(name: str, url: str | None, yes: bool) -> None:
 @click.option("--pause", default=3.0, show_default=True, help="The most seconds in which writes wait.")
 @click.option("--drop", "dropping", is_flag=True, help="Drop the old rows after the switch.")
 @click.option("--abort", "aborting", is_flag=True, help="Undo a move that has not switched.")
+@yes_option
+@json_option
 def move(
     name: str,
     url: str | None,
@@ -158,18 +172,22 @@ def move(
     pause: float,
     dropping: bool,
     aborting: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Move a tenant to another server, while it is written; run it again after it was stopped.
 
     Example: alfred-db tenants move acme --to postgresql://postgres@db-2/platform
     """
-    found = Tenants(migration_url(url))
+    found = _tenants(url)
     if aborting:
         found.abort_move(name)
-        click.echo(f"{name} stays where it is")
+        print_result({"aborted": name}, f"{name} stays where it is", as_json=as_json)
         return
     if target is None:
         raise click.UsageError("pass --to URL, or --abort")
+    if dropping:
+        confirm(f"Drop the rows of {name} here, after they have been copied?", yes)
     report = found.move(
         name,
         target,
@@ -177,23 +195,34 @@ def move(
         timeout=timeout,
         longest_pause=pause,
         drop=dropping,
-        progress=lambda stage: click.echo(stage, err=True),
+        progress=note,
     )
     kept = "" if report.kept is None else f"; the old rows are in the schema {report.kept}"
-    click.echo(f"{name} is on {report.server}; writes waited for {report.pause:.2f} s{kept}")
+    line = f"{name} is on {report.server}; writes waited for {report.pause:.2f} s{kept}"
+    print_result(asdict(report), line, as_json=as_json)
 
 
-def _show(outcome: TenantOutcome) -> None:
-    done = f"failed: {outcome.error}" if outcome.error else "done" if outcome.changed else "nothing to do"
-    click.echo(f"[{outcome.number}/{outcome.total}] {outcome.name}: {done}")
+def _tenants(url: str | None) -> Tenants:
+    from ..config import migration_url
+    from ..tenants import Tenants
+
+    return Tenants(migration_url(url))
 
 
-def _end(context: click.Context, report: TenantReport, done: str) -> None:
-    click.echo(
-        f"{len(report.changed)} {done}, {len(report.unchanged)} unchanged, {len(report.failed)} failed"
-    )
+def _shown(bar: Report) -> Callable[[TenantOutcome], None]:
+    def show(outcome: TenantOutcome) -> None:
+        done = f"failed: {outcome.error}" if outcome.error else "done" if outcome.changed else "nothing to do"
+        note(f"[{outcome.number}/{outcome.total}] {outcome.name}: {done}")
+        bar("tenants", outcome.number, outcome.total)
+
+    return show
+
+
+def _end(context: click.Context, report: TenantReport, done: str, as_json: bool) -> None:
+    line = f"{len(report.changed)} {done}, {len(report.unchanged)} unchanged, {len(report.failed)} failed"
+    print_result(asdict(report), line, as_json=as_json)
     if report.failed:
-        click.echo(f"failed, run the command again: {', '.join(sorted(report.failed))}", err=True)
+        note(f"failed, run the command again: {', '.join(sorted(report.failed))}")
         context.exit(1)
 
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import ConfigurationError
 from .options import pooler_option, schema_option, url_option
 
 __all__ = ["top"]
@@ -37,6 +34,10 @@ def top(interval: float, rows: int, once: bool, url: str | None, schema: str | N
 
     Needs the extra: pip install "alfred-db[top]". It writes nothing. Exit status: 1 if the database cannot be reached.
     """
+    from ..config import database_url
+    from ..database import Database
+    from ..errors import ConfigurationError
+
     if find_spec("rich") is None:
         raise ConfigurationError('the command top needs rich; run: pip install "alfred-db[top]"')
     from ..telemetry.terminal import show

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-
 import click
 
-from ..transfer.exporting import PART, TransferProgress, export_tables
-from ..transfer.importing import import_tables
-from .options import json_option, migration_url_option, schema_option, url_option
+from .choices import EXPORTED_AT_ONCE
+from .options import confirm, json_option, migration_url_option, schema_option, url_option, yes_option
+from .output import print_result
+from .progress import progress
 
 __all__ = ["export", "import_"]
-
-REPORTED_EVERY = 2.0
-"""Seconds between two lines about the progress of one table."""
 
 table_option = click.option(
     "--table", "tables", multiple=True, metavar="NAME", help="Only this table; may be repeated."
@@ -33,7 +27,9 @@ table_option = click.option(
     show_default=True,
     help="JSON lines with vectors as .npy, or Parquet.",
 )
-@click.option("--part", type=click.IntRange(1), default=PART, show_default=True, help="Rows of a file.")
+@click.option(
+    "--part", type=click.IntRange(1), default=EXPORTED_AT_ONCE, show_default=True, help="Rows of a file."
+)
 @url_option
 @schema_option
 @json_option
@@ -47,9 +43,18 @@ def export(
     as_json: bool,
 ) -> None:
     """Export tables to FOLDER; continue an export that was interrupted."""
-    manifest = export_tables(
-        folder, url, schema=schema, tables=tables, kind=kind, part=part, progress=_reporter()
-    )
+    from ..transfer.exporting import export_tables
+
+    with progress() as report:
+        manifest = export_tables(
+            folder,
+            url,
+            schema=schema,
+            tables=tables,
+            kind=kind,
+            part=part,
+            progress=lambda so_far: report(so_far.table, so_far.rows, so_far.total),
+        )
     rows = {name: table.rows for name, table in manifest.tables.items()}
     _print("exported", rows, as_json)
 
@@ -64,37 +69,40 @@ def export(
     show_default=True,
     help="What happens to a row that exists with other content.",
 )
+@yes_option
 @migration_url_option
 @schema_option
 @json_option
 def import_(
-    folder: str, tables: tuple[str, ...], on_conflict: str, url: str | None, schema: str | None, as_json: bool
+    folder: str,
+    tables: tuple[str, ...],
+    on_conflict: str,
+    yes: bool,
+    url: str | None,
+    schema: str | None,
+    as_json: bool,
 ) -> None:
-    """Import the tables of an export; continue an import that was interrupted."""
-    rows = import_tables(
-        folder, url, schema=schema, tables=tables, on_conflict=on_conflict, progress=_reporter()
-    )
+    """Import the tables of an export; continue an import that was interrupted.
+
+    With `--on-conflict update` it asks first, because rows are overwritten.
+    """
+    from ..transfer.importing import import_tables
+
+    if on_conflict == "update":
+        confirm("Overwrite the rows that exist with other content?", yes)
+    with progress() as report:
+        rows = import_tables(
+            folder,
+            url,
+            schema=schema,
+            tables=tables,
+            on_conflict=on_conflict,
+            progress=lambda so_far: report(so_far.table, so_far.rows, so_far.total),
+        )
     _print("written", rows, as_json)
 
 
 def _print(what: str, rows: dict[str, int], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({what: rows}, indent=2))
-        return
-    for name, number in rows.items():
-        click.echo(f"{name:<40}{number:>14,}")
-    click.echo(f"{what}: {sum(rows.values()):,} rows of {len(rows)} tables")
-
-
-def _reporter() -> Callable[[TransferProgress], None]:
-    """Return a function that reports on standard error, now and then."""
-    last = time.monotonic()
-
-    def report(so_far: TransferProgress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORTED_EVERY:
-            last = time.monotonic()
-            total = "" if so_far.total is None else f" of {so_far.total:,}"
-            click.echo(f"{so_far.table}: {so_far.rows:,}{total}", err=True)
-
-    return report
+    lines = [f"{name:<40}{number:>14,}" for name, number in rows.items()]
+    lines.append(f"{what}: {sum(rows.values()):,} rows of {len(rows)} tables")
+    print_result({what: rows}, *lines, as_json=as_json)

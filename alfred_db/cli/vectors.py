@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ..config import database_url, migration_url
-from ..database import Database
-from ..engine.pool import passing_engine
-from ..errors import translated
-from ..indexes import EF, LOCK_TIMEOUT, IndexStatus, Progress, advise, build_index, rebuild, recall, status
-from ..models import SpaceIndex
+from .choices import LOCK_TIMEOUT, SPACE_INDEXES
+from .databases import connected, engine_of, opened
 from .groups import Group
 from .options import json_option, migration_url_option, schema_option, url_option
+from .output import print_result
+from .progress import Report, progress
+
+if TYPE_CHECKING:
+    from ..indexes import IndexStatus, Progress
 
 __all__ = ["vectors"]
 
@@ -32,13 +33,11 @@ def vectors() -> None:
 @click.pass_context
 def show(ctx: click.Context, url: str | None, schema: str | None, as_json: bool) -> None:
     """List the vector indexes. Exit status: 0 all are well, 1 one needs care."""
-    engine = passing_engine(database_url(url), "alfred-db vectors status")
-    with translated(), engine.connect() as connection:
+    from ..indexes import status
+
+    with connected(url, "alfred-db vectors status") as connection:
         found = status(connection, schema)
-    if as_json:
-        click.echo(json.dumps([one.as_dict() for one in found], indent=2))
-    else:
-        click.echo(_table(found))
+    print_result([one.as_dict() for one in found], _table(found), as_json=as_json)
     ctx.exit(1 if any(one.warnings for one in found) else 0)
 
 
@@ -81,37 +80,25 @@ def build(
     as_json: bool,
 ) -> None:
     """Rebuild indexes while others read and write; drop what failed attempts have left."""
-    done = rebuild(
-        passing_engine(migration_url(url), "alfred-db vectors rebuild"),
-        index,
-        schema=schema,
-        progress=_progress_printer(),
-        maintenance_work_mem=maintenance_work_mem,
-        lock_timeout=lock_timeout,
-    )
-    if as_json:
-        click.echo(json.dumps([asdict(one) for one in done], indent=2))
-        return
-    for one in done:
-        did = "dropped" if one.dropped else "rebuilt"
-        sizes = _size(one.size_before) + ("" if one.dropped else f" -> {_size(one.size)}")
-        click.echo(f"{did} {one.schema}.{one.name} in {one.seconds:.1f} s, {sizes}")
-    if not done:
-        click.echo("nothing to rebuild")
+    from ..indexes import rebuild
 
-
-def _progress_printer() -> Callable[[Progress], None]:
-    """Return a callback that prints each new phase, and each tenth of it."""
-    last: list[tuple[str, str, int]] = []
-
-    def show(progress: Progress) -> None:
-        tenth = int(10 * (progress.fraction or 0))
-        if last != [(progress.index, progress.phase, tenth)]:
-            last[:] = [(progress.index, progress.phase, tenth)]
-            part = "" if progress.fraction is None else f" {progress.fraction:.0%}"
-            click.echo(f"{progress.index}: {progress.phase}{part}", err=True)
-
-    return show
+    engine = engine_of(url, "alfred-db vectors rebuild", owner=True)
+    with progress(steps=True) as report:
+        done = rebuild(
+            engine,
+            index,
+            schema=schema,
+            progress=_reporter(report),
+            maintenance_work_mem=maintenance_work_mem,
+            lock_timeout=lock_timeout,
+        )
+    lines = [
+        f"{'dropped' if one.dropped else 'rebuilt'} {one.schema}.{one.name} in {one.seconds:.1f} s, "
+        + _size(one.size_before)
+        + ("" if one.dropped else f" -> {_size(one.size)}")
+        for one in done
+    ]
+    print_result([asdict(one) for one in done], *(lines or ["nothing to rebuild"]), as_json=as_json)
 
 
 @vectors.command("recall")
@@ -136,11 +123,13 @@ def find(
     as_json: bool,
 ) -> None:
     """Measure recall and time by hnsw.ef_search. Exit status: 0 the target is met, 1 by none of the values."""
-    with Database(database_url(url), schema=schema) as database:
+    from ..indexes import EF, recall
+
+    with opened(url, schema) as database:
         report = recall(
             database.engine, table, schema=schema, target=target, k=k, samples=samples, ef=ef or EF
         )
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    print_result(report.as_dict(), report.as_text(), as_json=as_json)
     ctx.exit(1 if report.ef is None else 0)
 
 
@@ -172,7 +161,9 @@ def compare(
     as_json: bool,
 ) -> None:
     """Measure each kind of index on a sample of the rows. Exit status: 0 one meets the target, 1 none does."""
-    with Database(database_url(url), schema=schema) as database:
+    from ..indexes import EF, advise
+
+    with opened(url, schema) as database:
         found = advise(
             database.engine,
             table,
@@ -185,7 +176,7 @@ def compare(
             ef=ef or EF,
             maintenance_work_mem=maintenance_work_mem,
         )
-    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    print_result(found.as_dict(), found.as_text(), as_json=as_json)
     ctx.exit(1 if found.best is None else 0)
 
 
@@ -193,7 +184,7 @@ def compare(
 @click.argument("space")
 @click.option(
     "--index",
-    type=click.Choice([one.value for one in SpaceIndex]),
+    type=click.Choice(SPACE_INDEXES),
     help="The kind of index; default: that of the space.",
 )
 @migration_url_option
@@ -202,6 +193,7 @@ def compare(
 @click.option(
     "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
 )
+@json_option
 def build_for(
     space: str,
     index: str | None,
@@ -209,18 +201,30 @@ def build_for(
     schema: str | None,
     maintenance_work_mem: str | None,
     lock_timeout: float,
+    as_json: bool,
 ) -> None:
     """Build another index for the embedding space SPACE while others read and write, then drop the old one."""
-    with Database(migration_url(url), schema=schema) as database:
+    from ..indexes import build_index
+
+    with opened(url, schema, owner=True) as database, progress(steps=True) as report:
         built = build_index(
             database,
             space,
             index,
-            progress=_progress_printer(),
+            progress=_reporter(report),
             maintenance_work_mem=maintenance_work_mem,
             lock_timeout=lock_timeout,
         )
-    click.echo(f"{space} has the index {built.value}")
+    line = f"{space} has the index {built.value}"
+    print_result({"space": space, "index": built.value}, line, as_json=as_json)
+
+
+def _reporter(report: Report) -> Callable[[Progress], None]:
+    def show(so_far: Progress) -> None:
+        step = f"{so_far.index}: {so_far.phase}"
+        report(step, *((so_far.done, so_far.total) if so_far.total else (None, None)))
+
+    return show
 
 
 def _count(value: int | None) -> str:

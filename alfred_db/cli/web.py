@@ -6,9 +6,6 @@ from importlib.util import find_spec
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import ConfigurationError
 from .mcp import token_of
 from .options import schema_option, url_option
 
@@ -36,6 +33,10 @@ def web(
 
     Needs the extra: pip install "alfred-db[web]". It answers GET only, and its connections are read-only.
     """
+    from ..config import database_url
+    from ..database import Database
+    from ..errors import ConfigurationError
+
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise ConfigurationError(
             'the command web needs Starlette and uvicorn; run: pip install "alfred-db[web]"'

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..config import database_url
-from ..database import AsyncDatabase, Database
-from ..durable import WorkflowFunction
-from ..durable.registry import unique
-from ..errors import ConfigurationError
-from ..retention import RetentionPolicy
-from ..worker import AsyncWorker, Worker
-from ..worker.settings import Settings
-from ..worker.workers import App, is_asynchronous
+from .choices import WORKER_SETTINGS
 from .objects import named_object
 from .options import pooler_option, schema_option, url_option
 from .purge import retention_option
+
+if TYPE_CHECKING:
+    from ..durable import WorkflowFunction
+    from ..worker.workers import App
 
 __all__ = ["handlers_of", "worker", "workflows_of"]
 
@@ -33,22 +27,16 @@ _HELP = {
     "poll": "Longest seconds between two looks for tasks.",
     "upkeep": "Seconds between two looks for vanished workers and due slots.",
     "schedules": "Whether to create the executions of due slots too.",
-    "queues": "Take tasks from this queue only; may be repeated.",
-    "assigned_to": "Run this agent's tasks only.",
-}
-_DECLARED: dict[str, tuple[str, dict[str, Any]]] = {
-    "queues": ("--queue", {"multiple": True, "metavar": "QUEUE", "default": ()}),
-    "assigned_to": ("--assigned-to", {"metavar": "AGENT"}),
 }
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each setting of a worker, with its default; the back-off is for programs."""
-    for field in reversed([field for field in fields(Settings) if field.name in _HELP]):
-        flag = f"--{field.name}/--no-{field.name}" if isinstance(field.default, bool) else f"--{field.name}"
-        shown = {"default": field.default, "show_default": not isinstance(field.default, bool)}
-        name, attributes = _DECLARED.get(field.name, (flag, shown))
-        command = click.option(name, field.name, help=_HELP[field.name], **attributes)(command)
+    for name, default in reversed(WORKER_SETTINGS.items()):
+        switch = isinstance(default, bool)
+        flag = f"--{name}/--no-{name}" if switch else f"--{name}"
+        option = click.option(flag, name, help=_HELP[name], default=default, show_default=not switch)
+        command = option(command)
     return command
 
 
@@ -65,6 +53,14 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     help="A list of durable functions, all plain or all async.",
 )
 @_settings_options
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Take tasks from this queue only; may be repeated.",
+)
+@click.option("--assigned-to", metavar="AGENT", help="Run this agent's tasks only.")
 @retention_option("--retention", "A policy as `purge --policy` takes it: delete by it from time to time.")
 @click.option("--drain", is_flag=True, help="End when no task can be claimed now and none runs.")
 @url_option
@@ -86,6 +82,14 @@ def worker(
     MODULE:NAME is the same as --app MODULE:NAME. MODULE is found as Python finds it, and in this folder. Its handlers run in
     this process; what is still running after the grace period is released.
     """
+    import asyncio
+
+    from ..config import database_url
+    from ..database import AsyncDatabase, Database
+    from ..retention import RetentionPolicy
+    from ..worker import AsyncWorker, Worker
+    from ..worker.workers import App, is_asynchronous
+
     if application is not None and app is not None:
         raise click.UsageError("pass the application once: as the argument, or as --app")
     named = app if application is None else application
@@ -120,6 +124,9 @@ def handlers_of(app: str) -> Mapping[str, Callable[..., Any]] | App:
     Raises:
         ConfigurationError: The module cannot be imported, or the name is not a mapping of handlers.
     """
+    from ..errors import ConfigurationError
+    from ..worker.workers import App
+
     found = named_object("--app", app, "myapp.tasks:handlers", "define it as a dict")
     if isinstance(found, App):
         return found
@@ -137,6 +144,9 @@ def workflows_of(named: str) -> list[WorkflowFunction[..., Any]]:
     Raises:
         ConfigurationError: The module cannot be imported, or the name is not a list of such functions.
     """
+    from ..durable.registry import unique
+    from ..errors import ConfigurationError
+
     found = named_object("--workflows", named, "myapp.flows:workflows", "define it as a list")
     if not isinstance(found, list | tuple) or not found:
         raise ConfigurationError(

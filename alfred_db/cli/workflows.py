@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import database_url
-from ..database import Database
-from ..errors import InvalidInputError, NotFoundError
-from ..models import WorkflowExecution, WorkflowExecutionStatus
-from ..repositories import UnitOfWork, WorkflowRepository
+from .choices import WORKFLOW_STATUSES
+from .databases import opened
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
-from .tables import as_dict, one_line, print_page, table
+from .output import print_result
+from .tables import as_dict, one_line, print_one, print_page, table
+
+if TYPE_CHECKING:
+    from ..models import WorkflowExecution, WorkflowExecutionStatus
+    from ..repositories import UnitOfWork, WorkflowRepository
 
 __all__ = ["workflows"]
 
@@ -38,7 +40,7 @@ def workflows() -> None:
 
 @workflows.command("list")
 @click.argument("name", required=False)
-@click.option("--status", type=click.Choice([str(status) for status in WorkflowExecutionStatus]))
+@click.option("--status", type=click.Choice(WORKFLOW_STATUSES))
 @click.option("--limit", default=50, show_default=True, help="Rows per page.")
 @after_option
 @url_option
@@ -54,9 +56,11 @@ def list_(
     as_json: bool,
 ) -> None:
     """List executions, the latest first: of all workflows, or of the workflow NAME."""
+    from ..models import WorkflowExecutionStatus
+
     if name is not None and status is not None:
         raise click.UsageError("pass either a NAME or --status")
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         if name is None:
             wanted = None if status is None else WorkflowExecutionStatus(status)
             page = uow.workflows.list(status=wanted, after=after, limit=limit)
@@ -74,13 +78,13 @@ def list_(
 @json_option
 def show(execution: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Show an execution, its first 1,000 steps, and the state that it shows."""
-    with Database(database_url(url), schema=schema) as database, database.begin() as uow:
+    with opened(url, schema) as database, database.begin() as uow:
         found = _found(uow.workflows, execution)
         values = _row(uow, found, {})
         values["state"] = dict(uow.workflows.state(found.id))
         values["steps"] = [as_dict(step) for step in uow.workflows.steps(found.id, limit=1000)]
     if as_json:
-        click.echo(json.dumps(values, indent=2, default=str))
+        print_one(values, as_json=True)
         return
     for name, value in values.items():
         if value not in (None, {}) and name != "steps":
@@ -93,10 +97,13 @@ def show(execution: str, url: str | None, schema: str | None, as_json: bool) -> 
 @click.argument("execution")
 @url_option
 @schema_option
-def cancel(execution: str, url: str | None, schema: str | None) -> None:
+@json_option
+def cancel(execution: str, url: str | None, schema: str | None, as_json: bool) -> None:
     """Cancel an execution and its children; the worker of one that runs is asked to stop."""
+    from ..models import WorkflowExecutionStatus
+
     statuses: list[WorkflowExecutionStatus] = []
-    with Database(database_url(url), schema=schema) as database:
+    with opened(url, schema) as database:
         with database.begin() as uow:
             id = _found(uow.workflows, execution).id
 
@@ -107,7 +114,9 @@ def cancel(execution: str, url: str | None, schema: str | None) -> None:
 
         database.in_chunks(cancel_some)
     asked = statuses.count(WorkflowExecutionStatus.RUNNING)
-    click.echo(f"cancelled: {len(statuses) - asked}, workers asked to stop: {asked}")
+    cancelled = len(statuses) - asked
+    line = f"cancelled: {cancelled}, workers asked to stop: {asked}"
+    print_result({"cancelled": cancelled, "asked_to_stop": asked}, line, as_json=as_json)
 
 
 @workflows.command()
@@ -119,12 +128,14 @@ def cancel(execution: str, url: str | None, schema: str | None) -> None:
 )
 @url_option
 @schema_option
-def resume(execution: str, from_step: int | None, url: str | None, schema: str | None) -> None:
+@json_option
+def resume(execution: str, from_step: int | None, url: str | None, schema: str | None, as_json: bool) -> None:
     """Continue an execution that has failed or was cancelled; its finished steps are not run again."""
-    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+    with opened(url, schema, notify=True) as database, database.begin() as uow:
         found = uow.workflows.resume(_found(uow.workflows, execution).id, from_seq=from_step)
-        step = found.current_step
-    click.echo(f"resumed {found.id}, next step: {step}")
+        values = {"resumed": found.id, "next_step": found.current_step}
+    line = f"resumed {values['resumed']}, next step: {values['next_step']}"
+    print_result(values, line, as_json=as_json)
 
 
 @workflows.command()
@@ -145,17 +156,20 @@ def events(
     """List the events that were sent to an execution, or send one and resume it if it waits for it."""
     if payload is not None and send is None:
         raise click.UsageError("pass --send NAME with --payload")
-    with Database(database_url(url), schema=schema, notify=True) as database, database.begin() as uow:
+    with opened(url, schema, notify=True) as database, database.begin() as uow:
         id = _found(uow.workflows, execution).id
         if send is not None:
             sent = uow.workflows.deliver(id, send, _json(payload))
-            click.echo("sent" if sent else "not sent: it has received an event of this name")
+            line = "sent" if sent else "not sent: it has received an event of this name"
+            print_result({"sent": sent}, line, as_json=as_json)
             return
         rows = [as_dict(event) for event in uow.workflows.events(id)]
     print_page("events", ("name", "created_at", "payload"), rows, as_json=as_json)
 
 
 def _found(repository: WorkflowRepository, name: str) -> WorkflowExecution:
+    from ..errors import NotFoundError
+
     execution = repository.get_by_key(name)
     if execution is None and name.isascii() and name.isdecimal() and len(name) < 19:
         execution = repository.get_execution(int(name))
@@ -182,6 +196,8 @@ def _row(uow: UnitOfWork, execution: WorkflowExecution, names: dict[int, str]) -
 
 
 def _json(text: str | None) -> Any:
+    from ..errors import InvalidInputError
+
     try:
         return None if text is None else json.loads(text)
     except ValueError:

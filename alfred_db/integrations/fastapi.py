@@ -89,7 +89,7 @@ STATUS: Mapping[type[AlfredDBError], int] = {
     SchemaOutdatedError: 503,
     SchemaTooNewError: 503,
     UnreadableRow: 500,
-    WaitTimeout: 500,
+    WaitTimeout: 504,
     WorkflowChildFailed: 500,
     WorkflowStepFailed: 500,
 }
@@ -98,6 +98,7 @@ STATUS: Mapping[type[AlfredDBError], int] = {
 _SAID = {
     500: "the request failed; the log of the server has the reason",
     503: "the database cannot be used at the moment; try again later",
+    504: "what the request waited for has not ended in time; ask again later",
 }
 
 

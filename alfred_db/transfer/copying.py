@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from ..models import Conversation, ConversationSession
+from ..errors import InvalidInputError
+from ..models import Conversation, ConversationSession, Memory, MemoryEntry
 from ..models.base import table_of
+from ..queries.shapes.memories import content_hash
 from ..sql import literal, quoted
 from ..vectors.types import VectorType
 from .driver import Driver
@@ -17,6 +19,8 @@ from .reading import STAND_IN, TableReading, stand_in
 __all__ = ["checksum", "copy_batch", "make_parents", "not_stand_in", "raise_sequence"]
 
 _STAGE = "pg_temp.adopting"
+_REMEMBERED: Mapping[Table, str] = {table_of(Memory): "memory_bank_id", table_of(MemoryEntry): "namespace"}
+"""The tables whose texts have a hash, and the column that it is unique within."""
 
 
 def copy_batch(
@@ -35,18 +39,22 @@ def copy_batch(
     """
     names = ", ".join(map(quoted, reading.columns))
     place = places[reading.target.fullname]
+    scope = None if "content_hash" in reading.columns else _REMEMBERED.get(reading.target)
+    hashed = "" if scope is None else ", content_hash"
     target.run(
-        f"CREATE TEMP TABLE adopting ON COMMIT DROP AS SELECT {names}, CAST(NULL AS text) AS adopted_key FROM {place} WITH NO DATA"
+        f"CREATE TEMP TABLE adopting ON COMMIT DROP AS SELECT {names}, CAST(NULL AS text) AS adopted_key{hashed} FROM {place} WITH NO DATA"
     )
     last = b""
     with (
         source.copy(f"COPY ({_select(reading, after, limit)}) TO STDOUT") as rows,
-        target.copy(f"COPY {_STAGE} FROM STDIN") as stage,
+        target.copy(f"COPY {_STAGE} ({names}, adopted_key) FROM STDIN") as stage,
     ):
         for row in rows:
             stage.write(row)
             last = bytes(row)
-    written = target.run(f"INSERT INTO {place} ({names}) SELECT {names} FROM {_STAGE}")
+    if scope is not None:
+        _hash_texts(target, place, scope)
+    written = target.run(f"INSERT INTO {place} ({names}{hashed}) SELECT {names}{hashed} FROM {_STAGE}")
     if reading.target is table_of(Conversation):
         _count_sessions(target, places)
     target.run(f"DROP TABLE {_STAGE}")
@@ -77,6 +85,28 @@ def _key_in(row: bytes) -> str | None:
     ):
         field = field.replace("\\\\", "\0").replace(escaped, meant).replace("\0", "\\\\")
     return field.replace("\\\\", "\\")
+
+
+def _hash_texts(target: Driver, place: str, scope: str) -> None:
+    """Set the hashes by which the repositories find a text again.
+
+    Of equal texts the first row has it. The others keep NULL, as the platform allowed them and the hash is unique.
+    """
+    known: dict[tuple[Any, bytes], str] = {}
+    for row, home, content in target.rows(
+        f"SELECT CAST(ctid AS text), {scope}, content FROM {_STAGE} ORDER BY ctid"
+    ):
+        try:
+            known.setdefault((home, content_hash(content)), row)
+        except InvalidInputError:
+            continue  # an empty text has none
+    target.run(
+        f"UPDATE {_STAGE} AS s SET content_hash = h.hash"
+        " FROM ROWS FROM (pg_catalog.unnest(CAST(%s AS text[])), pg_catalog.unnest(CAST(%s AS bytea[]))) AS h (place, hash)"
+        " WHERE s.ctid = CAST(h.place AS tid)"
+        f" AND NOT EXISTS (SELECT FROM {place} AS o WHERE o.{scope} = s.{scope} AND o.content_hash = h.hash)",
+        [list(known.values()), [text for _, text in known]],
+    )
 
 
 def _count_sessions(target: Driver, places: Mapping[str, str]) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import subprocess
-import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -14,7 +11,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy.orm import DeclarativeBase
 
 import alfred_db
@@ -22,22 +18,6 @@ import alfred_db
 ROOT = Path(__file__).parents[2]
 LARGEST = 150_000
 """Bytes of a page."""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation as `make docs` builds it; what `make check` has built is used if it is newer than its sources."""
-    sources = [ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*.md"), *(ROOT / "alfred_db").rglob("*.py")]
-    built = ROOT / "site" / "sitemap.xml"
-    if built.exists() and built.stat().st_mtime > max(source.stat().st_mtime for source in sources):
-        return built.parent
-    if importlib.util.find_spec("mkdocs") is None:
-        pytest.skip("mkdocs is not installed (pip install -e '.[docs]')")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def is_protocol(value: type) -> bool:

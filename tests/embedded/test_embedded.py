@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from alfred_db import embedded
-from alfred_db.cli.server import server
+from alfred_db.cli import main
 from alfred_db.embedded import locks
 from alfred_db.errors import DatabaseUnavailable
 
@@ -209,12 +209,12 @@ def test_start_keeps_the_server_until_stop(
     monkeypatch.setenv("ALFRED_DB_HOME", str(made))
 
     def call(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(server, arguments)
+        result = CliRunner().invoke(main, ["server", *arguments])
         return result.exit_code, result.output
 
     assert call("status")[0] == 3
     code, output = call("url")
-    assert (code, "alfred-db server start" in output) == (1, True)
+    assert (code, "alfred-db server start" in output) == (2, True)
     assert call("start")[0] == 0
     finish(spawn(USER, made))
     code, output = call("status")
@@ -234,9 +234,9 @@ def test_start_keeps_the_server_until_stop(
 def test_errors_reach_the_command_line_as_one_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write_text("a file")
     monkeypatch.setenv("ALFRED_DB_HOME", str(folder))
-    result = CliRunner().invoke(server, ["start"])
-    assert result.exit_code == 1
-    assert result.output.startswith("Error: ")
+    result = CliRunner().invoke(main, ["server", "start"])
+    assert result.exit_code == 2
+    assert result.output.startswith("alfred-db: ")
     assert "ALFRED_DB_HOME" in result.output
 
 

@@ -154,7 +154,7 @@ def test_the_command(tenant: Database) -> None:
     assert (done.exit_code, "documents.metadata.year has the index" in done.stdout) == (0, True)
     assert "own_documents_metadata_year" in run("list").stdout
     assert '"valid": true' in run("list", "--json").stdout
-    assert run("drop", "documents.metadata.year").exit_code == 0
-    for words in (("add", "documents.title"), ("drop", "documents.metadata.year")):
+    assert run("drop", "documents.metadata.year", "--yes").exit_code == 0
+    for words in (("add", "documents.title"), ("drop", "documents.metadata.year", "--yes")):
         failed = run(*words)
         assert (failed.exit_code, failed.stderr.count("\n")) == (2, 1)

@@ -97,7 +97,7 @@ def test_the_hint_for_a_default_tenant_with_tenants(database_url: URL) -> None:
     with pytest.raises(AlfredDBError) as caught:
         migrate.downgrade(database_url, "base")
     (words,) = (shlex.split(found)[1:] for found in re.findall(r"`(alfred-db [^`]*)`", str(caught.value)))
-    assert CliRunner().invoke(main, words).exit_code == 0
+    assert CliRunner().invoke(main, [*words, "--yes"]).exit_code == 0
     migrate.downgrade(database_url, "base")
 
 

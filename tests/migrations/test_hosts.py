@@ -111,14 +111,14 @@ def test_the_command_upgrades_and_goes_back(empty_url: URL) -> None:
     assert command("current", *url) == f"{HEAD}\n"
     command("check", *url)
     run(empty_url, "INSERT INTO tasks (task_id, intent) VALUES ('t', 'x')")
-    assert "table tasks holds rows" in command("downgrade", REVISIONS[6], *url, status=2)
-    command("downgrade", REVISIONS[6], "--allow-data-loss", *url)
+    assert "table tasks holds rows" in command("downgrade", REVISIONS[6], "--yes", *url, status=2)
+    command("downgrade", REVISIONS[6], "--allow-data-loss", "--yes", *url)
     assert command("current", *url) == f"{REVISIONS[6]}\n"
     assert f"run {command_line('upgrade', empty_url)} first" in command("check", *url, status=2)
     assert [line.split()[0] for line in command("history").splitlines()] == REVISIONS
     assert command("sql") == migrate.sql()
     assert command("sql", f"{REVISIONS[6]}:{REVISIONS[7]}") == migrate.sql(f"{REVISIONS[6]}:{REVISIONS[7]}")
-    command("downgrade", "base", *url)
+    command("downgrade", "base", "--yes", *url)
     assert command("current", *url) == "base\n"
 
 

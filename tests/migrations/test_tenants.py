@@ -251,7 +251,7 @@ def test_the_command_makes_and_removes_a_tenant(default_url: URL) -> None:
     command("upgrade")
     assert command("current") == f"{HEAD}\n"
     command("check")
-    command("downgrade", "base")
+    command("downgrade", "base", "--yes")
     assert command("current") == "base\n"
 
 

@@ -248,6 +248,52 @@ def test_the_examples_pass_with_the_plugin_of_the_wheel(
         assert re.search(r"^\d+ passed in", done, re.MULTILINE), done
 
 
+OWN_ENV = """
+import importlib
+
+from alembic import context
+from sqlalchemy import Column, Integer, MetaData, Table
+
+from alfred_db import Database
+from alfred_db.migrate import include_name, include_object
+
+importlib.import_module("{module}")  # the application, and all models that it uses
+target_metadata = MetaData()
+Table("app_settings", target_metadata, Column("id", Integer, primary_key=True))
+
+with Database() as database, database.engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=target_metadata,
+        include_schemas=True,
+        include_name=include_name,
+        include_object=include_object,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "examples").glob("*/tests")))
+def test_autogenerate_in_an_application_proposes_nothing_of_ours(
+    installed: Environment, tmp_path: Path, migrated_url: URL, name: str
+) -> None:
+    """With an Alembic of its own beside ours, as docs/howto/own-alembic.md has it."""
+    folder = tmp_path / name
+    shutil.copytree(ROOT / "examples" / name, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (module,) = [path.stem for path in folder.glob("*.py")]
+    installed.run("alembic", "init", "own", at=folder)
+    (folder / "own/env.py").write_text(OWN_ENV.format(module=module))
+    settings: dict[str, Any] = {"at": folder, "url": migrated_url, "PYTHONPATH": str(folder)}
+    installed.run("alembic", "revision", "--autogenerate", "-m", "mine", **settings)
+    (revision,) = (folder / "own/versions").glob("*.py")
+    proposed = re.findall(r"^ +op\.\w+\('?\w*", revision.read_text("utf-8"), re.MULTILINE)
+    assert [one.strip() for one in proposed] == [
+        "op.create_table('app_settings",
+        "op.drop_table('app_settings",
+    ]
+
+
 def test_init_leaves_an_alembic_of_ones_own_alone(installed: Environment, tmp_path: Path) -> None:
     mine = "[alembic]\nscript_location = mine\n"
     (tmp_path / "alembic.ini").write_text(mine)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import forked
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import URL, Connection, NullPool, create_engine, text
+from sqlalchemy import URL, Connection, NullPool, create_engine, select, text
 
-from alfred_db import ConflictError, Database, NotFoundError
-from alfred_db.cli import main
+from alfred_db import ConflictError, Database, Memory, MemoryBank, NotFoundError
+from alfred_db.cli import adopt as command
+from alfred_db.cli import main, options
+from alfred_db.queries.shapes.memories import content_hash
 from alfred_db.transfer.adopting import Adoption
 from alfred_db.transfer.platforms import TABLES
 
@@ -95,10 +98,15 @@ def test_a_plan_counts_everything_and_changes_nothing(platform: URL) -> None:
     assert not {"legacy", "alfred_db_adoption"} & set(schemas)
 
 
-def test_it_asks_before_it_changes_anything(platform: URL) -> None:
+def test_it_asks_before_it_changes_anything(platform: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = CliRunner().invoke(main, ["adopt", "--url", shown(platform)], input="y\n")
+    assert done.exit_code == 2  # the standard input of a test is no terminal
+    assert "pass --yes" in done.stderr
+    monkeypatch.setattr(options, "answerable", lambda yes: None)
+    monkeypatch.setattr(command, "answerable", lambda yes: None)
     done = CliRunner().invoke(main, ["adopt", "--url", shown(platform)], input="n\n")
     assert done.exit_code == 1
-    assert "Adopt these rows?" in done.output
+    assert "Adopt these rows?" in done.stderr
     test_a_plan_counts_everything_and_changes_nothing(platform)
 
 
@@ -204,6 +212,35 @@ def test_the_library_works_with_the_rows(adopted: tuple[URL, Connection]) -> Non
                 one for one in uow.conversations.sessions(limit=1000).items if one.session_id == "session-1"
             )
             assert summary.messages == len(messages)
+
+
+@pytest.mark.parametrize(
+    ("table", "scope"), [("memories", "memory_bank_id"), ("memory_entries", "namespace")]
+)
+def test_texts_have_the_hash_that_the_repositories_find_them_by(
+    adopted: tuple[URL, Connection], table: str, scope: str
+) -> None:
+    rows = adopted[1].execute(text(f"SELECT {scope}, content, content_hash FROM {table} ORDER BY id")).all()
+    adopted[1].rollback()
+    expected: dict[tuple[object, bytes], None] = {}
+    for home, content, found in rows:
+        new = (home, content_hash(content)) not in expected
+        expected[home, content_hash(content)] = None
+        assert bytes(found or b"") == (content_hash(content) if new else b"")
+    assert len(rows) > 100
+
+
+class _Undone(Exception):
+    pass
+
+
+def test_a_text_that_was_adopted_is_not_stored_twice(adopted: tuple[URL, Connection]) -> None:
+    with Database(adopted[0]) as db, suppress(_Undone), db.begin() as uow:
+        known = uow.session.scalars(select(Memory).where(Memory.content_hash.is_not(None)).limit(1)).one()
+        bank = uow.session.get_one(MemoryBank, known.memory_bank_id)
+        again = uow.memories.remember(bank, f"  {known.content.upper()}  ", embedding=[1.0] * 384)
+        assert again.id == known.id
+        raise _Undone
 
 
 def test_a_second_run_does_nothing(adopted: tuple[URL, Connection]) -> None:

@@ -153,7 +153,7 @@ def _killed(url: URL, line: str, *arguments: str) -> bool:
     """Run a command in a process that is killed when a file appears, or a table has rows."""
     shown = url.set(drivername="postgresql").render_as_string(hide_password=False)
     code = (
-        "import os, signal, sys\n"
+        "import contextlib, os, signal, sys\n"
         "from alfred_db.cli import main\n"
         "from alfred_db.transfer import exporting, importing\n"
         "seen = []\n"
@@ -161,7 +161,7 @@ def _killed(url: URL, line: str, *arguments: str) -> bool:
         "    seen.append(so_far)\n"
         f"    if len(seen) == {line}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "import alfred_db.cli.transfer as command\n"
-        "command._reporter = lambda: report\n"
+        "command.progress = lambda: contextlib.nullcontext(lambda *so_far: report(so_far))\n"
         f"main({[*arguments, '--url', shown]!r})\n"
     )
     with forked.Program("-c", code, merged=True) as process:

@@ -14,6 +14,8 @@ import pytest
 from alfred_db import cli, repositories
 from alfred_db.cli import COMMANDS, main
 
+# What takes longer to import than all of `click`.
+LIBRARIES = ("sqlalchemy", "psycopg", "numpy", "alembic", "pgvector", "rich", "asyncio", "starlette", "mcp")
 HEAVY = ("alembic", "alfred_db.models", "alfred_db.queries", "alfred_db.repositories")
 
 
@@ -39,6 +41,44 @@ def test_the_help_of_the_command_imports_only_the_command() -> None:
         "alfred_db.cli.examples",  # texts
         "alfred_db.cli.groups",
     }
+
+
+LIGHT = {"alfred_db", "alfred_db.cli", "alfred_db.cli.examples", "alfred_db.cli.groups"}
+OWN = {
+    "-h": set[str](),
+    "doctor --help": {"migrations", "databases", "options", "output"},
+    "tasks list --help": {"tasks", "choices", "databases", "options", "output", "tables"},
+    "tasks -h": {"tasks", "choices", "databases", "options", "output", "tables"},
+}
+
+
+@pytest.mark.parametrize("words", OWN)
+def test_the_help_of_a_command_imports_what_declares_it(words: str) -> None:
+    found = imported(f"from alfred_db.cli import main; main({words.split()!r}, standalone_mode=False)")
+    assert found.isdisjoint({*LIBRARIES, *HEAVY})
+    own = {f"alfred_db.cli.{name}" for name in OWN[words]}
+    assert {name for name in found if name.startswith("alfred_db")} == LIGHT | own
+
+
+def test_no_help_and_no_completion_imports_the_library() -> None:
+    found = imported(
+        "import click\n"
+        "from alfred_db.cli import main\n"
+        "def show(words, command):\n"
+        "    main([*words, '--help'], standalone_mode=False)\n"
+        "    for name in getattr(command, 'commands', ()):\n"
+        "        show([*words, name], command.commands[name])\n"
+        "show([], main)\n"
+        "from click.shell_completion import BashComplete\n"
+        "complete = BashComplete(main, {}, 'alfred-db', '_ALFRED_DB_COMPLETE')\n"
+        "assert len(complete.get_completions([], '')) > 30\n"
+        "assert complete.get_completions(['tasks', 'list', '--status'], 'f')[0].value == 'failed'\n"
+    )
+    assert found.isdisjoint({*LIBRARIES, *HEAVY})
+    cli_alone = {
+        name for name in found if name.startswith("alfred_db.") and not name.startswith("alfred_db.cli")
+    }
+    assert cli_alone == {"alfred_db.mcp"}  # the names of the groups of tools
 
 
 def test_an_adapter_imports_its_library_alone() -> None:
