@@ -221,7 +221,7 @@ def search(
     terms = rated(counted_in(given_terms(language), _messages.c.search, _messages, within), size)
     score = text_score(newest.c.search, newest, terms, bindparam("average", type_=Double))
     ranked = func.coalesce(score, float8(0.0), type_=Double).label("score")
-    columns = [newest.c[column.name] for column in columns_of(Conversation)]
+    columns: list[ColumnElement[Any]] = [newest.c[column.name] for column in columns_of(Conversation)]
     found: AnySelect = select(*columns, ranked, func.count().over().label("ranked"))
     found = found.order_by(ranked.desc(), newest.c.id.desc()).limit(literal_limit(limit))
     return found.params(
