@@ -227,3 +227,11 @@ def test_plans_are_dropped_in_every_kind_of_session(url: URL) -> None:
             assert dropped
             names = set(session.scalars(text("SELECT statement FROM pg_prepared_statements")))
             assert any("claimed" in name for name in names)
+
+
+def test_a_detached_connection_drops_its_plans(database_url: URL) -> None:
+    """The pool does not know its connection any more."""
+    with Database(database_url) as db, db.engine.connect() as connection:
+        connection.detach()
+        for _ in range(plans.FIRST + 2 * plans.LOOK):
+            assert connection.scalar(text("SELECT 1")) == 1
