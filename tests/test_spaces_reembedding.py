@@ -115,6 +115,42 @@ def test_edits_are_never_lost_and_reads_never_stop(
         assert (space_recall(db, "new") or 0) > 0.95
 
 
+def test_a_switch_among_busy_writers_succeeds(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two embeddings another row is written."""
+    monkeypatch.setattr(reembedding, "FOLLOWED", 0.1)
+    with Database(database_url, pool_size=4) as db:
+        filled(db)
+        with db.begin() as uow:
+            uow.spaces.create("new", kind="documents", model="m", dimensions=8, building=True)
+        reembed(db, "new", embed)
+        switching = reembedding.space_recall
+
+        def write() -> None:
+            with db.begin() as uow:
+                uow.documents.add("written meanwhile", space="builtin")
+
+        def measured(*arguments: Any, **options: Any) -> float | None:
+            write()
+            return switching(*arguments, **options)
+
+        reembeds = reembedding.reembed
+
+        def again(*arguments: Any, **options: Any) -> int:
+            done = reembeds(*arguments, **options)
+            if not default():
+                write()
+            return done
+
+        def default() -> bool:
+            with db.begin() as uow:
+                return uow.spaces.default("documents").name == "new"
+
+        monkeypatch.setattr(reembedding, "space_recall", measured)
+        monkeypatch.setattr(reembedding, "reembed", again)
+        assert switch_space(db, "documents", "new", embedder=embed).complete
+        assert default()
+
+
 EMBEDDER = """
 import time
 import zlib

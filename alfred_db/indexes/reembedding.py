@@ -15,7 +15,8 @@ from ..checks import within
 from ..errors import AlfredDBError, ConflictError, InvalidInputError, translated
 from ..execution._sync.copy import table_name
 from ..execution._sync.space_search import search
-from ..models import EmbeddingSpace, SpaceState
+from ..models import EmbeddingSpace, SpaceKind, SpaceState
+from ..models.base import table_of
 from ..models.spaces import BUILTIN
 from ..queries import spaces as queries
 from ..queries.shapes.spaces import KINDS, Space, partition
@@ -237,7 +238,7 @@ def switch_space(
     """Make a space the default of its kind, if its searches find enough and no row lacks a vector.
 
     With an embedder, rows that were written meanwhile are embedded, before the switch and after the time in which other
-    processes follow it.
+    processes follow it. Writers wait while the last of them, less than a batch, are embedded.
 
     Args:
         database: The database.
@@ -265,6 +266,8 @@ def switch_space(
     for attempt in range(1, PASSES + 1):
         try:
             with database.begin() as uow:
+                if embedder is not None and attempt > 1:
+                    _embed_the_rest(uow, kind, space, embedder, batch)
                 uow.spaces.switch(kind, space)
             break
         except ConflictError:
@@ -276,6 +279,20 @@ def switch_space(
         reembed(database, space, embedder, kind=kind, batch=batch, progress=progress)
     with database.begin() as uow:
         return uow.spaces.coverage(space, kind=kind)
+
+
+def _embed_the_rest(uow: UnitOfWork, kind: str, space: str, embedder: Embedder, batch: int) -> None:
+    """Keep writers waiting until the transaction ends, and embed what they wrote, if it is less than a batch.
+
+    Among busy writers there would always be a row that was written after the last one was embedded.
+    """
+    table = table_name(uow.session, table_of(KINDS[SpaceKind(kind)][0]))
+    with translated():
+        uow.session.execute(queries.exclude_writers(table))
+    rows = uow.spaces.pending(space, batch, kind=kind)
+    if 0 < len(rows) < batch:
+        matrix = embedder([row.content for row in rows])
+        uow.spaces.store(space, [row.id for row in rows], matrix, [row.hash for row in rows], kind=kind)
 
 
 def space_from(row: EmbeddingSpace) -> Space:
