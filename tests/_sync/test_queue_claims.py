@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from alfred_db import Database, ClaimedTask, NewTask, QueueRate, TaskBackoff
+from alfred_db import Database, ClaimedTask, NewTask, QueueRate, Task, TaskBackoff
 from alfred_db.repositories import UnitOfWork
 
 AT_ONCE = TaskBackoff(0, 0, 0)
@@ -174,11 +174,9 @@ def test_a_rate_is_kept_in_every_span_of_its_period(committed: Database) -> None
             uow.tasks.claim("w", limit=random.choice([1, 3, 10]), intents=["x"])
     with committed.begin() as uow:
         for name, rate in rates.items():
-            query = text(
-                "SELECT extract(epoch FROM started_at)::float8 FROM tasks WHERE queue = :queue AND started_at IS NOT NULL"
-                " ORDER BY started_at"
-            )
-            starts = list(uow.session.scalars(query, {"queue": name}))
+            statement = select(Task.started_at).where(Task.queue == name, Task.started_at.is_not(None))
+            found = uow.session.scalars(statement.order_by(Task.started_at))
+            starts = [start.timestamp() for start in found if start is not None]
             assert len(starts) > (rate.burst or rate.jobs // 10), name
             for number, start in enumerate(starts):
                 within = sum(start <= other < start + rate.period for other in starts[number:])

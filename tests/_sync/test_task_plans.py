@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
-from alfred_db import Database
-from alfred_db.queries import lease_endings, queue_claims
+from alfred_db import Database, NewTask, Task
+from alfred_db.queries import lease_endings, queue_claims, task_waits
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
@@ -301,6 +301,39 @@ def test_a_restricted_claim_reads_nothing_of_closed_queues(committed: Database, 
             session.rollback()
     few, many = (each[len(RESTRICTED) :] for each in pages)
     assert all(after < 2 * before for before, after in zip(few, many, strict=True)), pages
+
+
+@pytest.mark.parametrize("analyze", [True, False])
+def test_what_an_end_releases_is_found_by_its_key(committed: Database, analyze: bool) -> None:
+    """However much waits, and whatever the planner knows of it: no index of all that waits is read for a key."""
+    fill(committed, 5000, analyze=False)
+    table = "tasks" if committed.schema is None else f"{committed.schema}.tasks"
+    with committed.begin() as uow:
+        keys = [f"key-{number}" for number in range(50)]
+        uow.tasks.enqueue_many(
+            [NewTask(intent="own", queue="own", ordering_key=key) for key in 3 * keys]
+        )
+    if analyze:
+        with committed.autocommit() as uow:
+            uow.session.execute(text(f"ANALYZE {table}"))
+    with committed.session() as session:
+        claimed = TaskRepository(session).claim("w", limit=50, queues=["own"])
+        ids = [task.id for task in claimed]
+        session.execute(
+            update(Task).where(Task.id.in_(ids)).values(status="completed", lease_expires_at=None)
+        )
+        plan = plan_of(
+            session,
+            task_waits.settle(),
+            {"ids": ids},
+            schema=committed.schema,
+            explain="EXPLAIN (ANALYZE, BUFFERS)",
+        )
+        session.rollback()
+    assert len(ids) == 50
+    assert "idx_tasks_waiting" not in plan, plan
+    assert not re.search(r"Seq Scan on (\w+\.)?tasks", plan), plan
+    assert re.search(r"Update on (\w+\.)?tasks .*rows=50(\.00)? loops=1", plan), plan
 
 
 def test_claims_are_in_order_and_disjoint_whatever_the_statistics(committed: Database) -> None:

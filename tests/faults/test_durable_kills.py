@@ -63,7 +63,7 @@ def test_no_finished_step_runs_again_in_any_kill(own_server: Server, database: s
         assert set(calls) == set(range(STEPS))
         assert output is not None
         assert output.output_data == list(range(STEPS))
-    print(f"{kills} kills in {executions} executions")
+        print(f"{kills} kills in {executions} executions", flush=True)
     assert executions
 
 

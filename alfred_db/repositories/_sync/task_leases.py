@@ -238,7 +238,7 @@ class TaskLeases(LeaseHolder[ClaimedTask, TaskStatus]):
         one_queue = shape[0] and len(parameters["queues"]) == 1
         form = one_queue, one_queue and (not shape[1] or len(parameters["intents"]) == 1)
         # A look behind the first tasks takes time. What waits there must not wait until nothing else does.
-        further = not getrandbits(3)
+        further = not getrandbits(4)
         pauses = iter(PAUSES[1:])
         for _ in range(MOST_TRIES):
             kept = limits._replace(further=limits.keys and further)
