@@ -207,6 +207,7 @@ ONE_ROW = {
 
 READS = [
     "get_many",
+    "list_progress",
     "recall",
     "retrieve",
     "recommend",
