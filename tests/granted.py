@@ -23,6 +23,7 @@ from alfred_db.migrate.grants import KINDS, apply
 ROWS: Mapping[str, Callable[[Ground], Any]] = {
     "tasks.id": lambda g: g.task.id,
     "tasks.claimed": lambda g: g.task,
+    "tasks.ids": lambda g: [g.task.id],
     "events.id": lambda _: 1,
     "agents.agent_id": lambda g: g.agent,
     "agents.incarnation": lambda _: uuid.uuid4(),
