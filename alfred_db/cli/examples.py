@@ -24,7 +24,7 @@ EXAMPLES: Mapping[str, str] = {
     "distribute": "alfred-db distribute --dry-run",
     "maintain": "alfred-db maintain --months-ahead 3 --dry-run",
     "grants plan": "alfred-db grants plan --role app=shop_app",
-    "grants apply": "alfred-db grants apply --role app=shop_app",
+    "grants apply": "alfred-db grants apply --role app=shop_app --yes",
     "grants check": "alfred-db grants check --role app=shop_app",
     "tenants create": "alfred-db tenants create acme globex",
     "tenants list": "alfred-db tenants list --json",

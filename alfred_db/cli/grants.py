@@ -78,7 +78,11 @@ def execute(url: str | None, schema: str | None, roles: dict[str, str], yes: boo
 
     if not yes:
         with connected(url, "alfred-db grants", owner=True) as connection:
-            revoked = [one for one in plan(connection, roles, schema) if one.startswith("REVOKE")]
+            revoked = [
+                one
+                for one in plan(connection, roles, schema)
+                if one.startswith("REVOKE") and "FROM PUBLIC" not in one
+            ]
         if revoked:
             confirm("; ".join(["Revoke these rights", *revoked]) + "?", yes)
     with connected(url, "alfred-db grants", owner=True) as connection:
