@@ -25,7 +25,7 @@ PASSES = 15
 LISTS = (
     "",
     "status=pending",
-    "status=running",
+    "status=processing",
     "status=completed",
     "status=failed",
     "queue=second",
@@ -149,23 +149,26 @@ def purging(server: Server, url: str, quick: bool) -> tuple[str, list[Target]]:
         counted = {one.kind: one.rows for one in purge(db, policy, dry_run=True)}
         for thread in claims:
             thread.start()
-        time.sleep(3)
-        calm = [wait for thread in claims for wait in thread.waits]
+        time.sleep(10)
+        before = [len(thread.waits) for thread in claims]
+        calm = sorted(wait for thread in claims for wait in thread.waits[10:])  # without the first connection
         began = time.perf_counter()
         removed = {one.kind: one.rows for one in purge(db, policy)}
         seconds = time.perf_counter() - began
         ended.set()
         for thread in claims:
             thread.join(30)
-    waits = sorted(wait for thread in claims for wait in thread.waits)
-    during = sorted(waits)
+    during = sorted(
+        wait for thread, first in zip(claims, before, strict=True) for wait in thread.waits[first:]
+    )
     rows = [
         ("finished tasks purged", f"{removed['tasks']:,}"),
         ("as the dry run said", f"{counted['tasks']:,}"),
         ("rows/s", f"{removed['tasks'] / seconds:,.0f}"),
         ("claims", f"{len(during):,}"),
         ("p50 of a claim before, ms", f"{median(calm):.1f}"),
-        ("p50 of all, ms", f"{median(during):.1f}"),
+        ("longest before, ms", f"{calm[-1]:.1f}"),
+        ("p50 during the purge, ms", f"{median(during):.1f}"),
         ("p99, ms", f"{during[int(len(during) * 0.99)]:.1f}"),
         ("longest, ms", f"{during[-1]:.1f}"),
     ]

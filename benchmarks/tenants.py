@@ -38,7 +38,7 @@ def fill(db: Database, names: Sequence[str], matrix: Any) -> None:
     documents = [{"content": f"document {number}"} for number in range(len(matrix))]
     for name in names:
         with db.tenant(name).begin() as uow:
-            uow.documents.add_many(documents, matrix)
+            uow.documents.add_many(documents, embeddings=matrix)
     with db.session() as session:
         connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         for name in names:
