@@ -10,6 +10,7 @@ from sqlalchemy import text as sql
 
 from alfred_db import Filter, Hit, SearchPath, SearchWeights
 from alfred_db.errors import InvalidInputError
+from alfred_db.queries.shapes import hybrid_search
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.search import eq
 
@@ -130,6 +131,16 @@ async def test_words_are_read_in_the_language_of_the_call(uow: AsyncUnitOfWork) 
             ):
                 async with uow.session.begin_nested():
                     await find("cat", language="klingon")
+
+
+async def test_a_statement_is_built_once(uow: AsyncUnitOfWork) -> None:
+    """Building and compiling it takes many times as long as running it."""
+    for name, find in (await nouns(uow, *NAMES[:3], RARE)).items():
+        await find(ASKED)
+        cache: Any = hybrid_search.hybrid
+        built = cache.cache_info().misses
+        await find(ASKED)
+        assert cache.cache_info().misses == built, name
 
 
 async def test_messages_are_ranked_by_the_rarity_of_their_words(uow: AsyncUnitOfWork) -> None:

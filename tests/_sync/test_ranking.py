@@ -11,6 +11,7 @@ from sqlalchemy import text as sql
 
 from alfred_db import Filter, Hit, SearchPath, SearchWeights
 from alfred_db.errors import InvalidInputError
+from alfred_db.queries.shapes import hybrid_search
 from alfred_db.repositories import UnitOfWork
 from alfred_db.search import eq
 
@@ -131,6 +132,16 @@ def test_words_are_read_in_the_language_of_the_call(uow: UnitOfWork) -> None:
             ):
                 with uow.session.begin_nested():
                     find("cat", language="klingon")
+
+
+def test_a_statement_is_built_once(uow: UnitOfWork) -> None:
+    """Building and compiling it takes many times as long as running it."""
+    for name, find in (nouns(uow, *NAMES[:3], RARE)).items():
+        find(ASKED)
+        cache: Any = hybrid_search.hybrid
+        built = cache.cache_info().misses
+        find(ASKED)
+        assert cache.cache_info().misses == built, name
 
 
 def test_messages_are_ranked_by_the_rarity_of_their_words(uow: UnitOfWork) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, SQLColumnExpression, case, literal_column, null, or_
@@ -53,14 +54,16 @@ def stored_words(content: SQLColumnExpression[Any]) -> dict[str, ColumnElement[A
     return {"search": words_of(content), "search_hash": _hash_of(content)}
 
 
+@lru_cache
 def indexed_text(model: type[Memory | MemoryEntry], language: str) -> ColumnElement[Any]:
     """Return the words of the content in a language: the indexed expression for that of the index.
 
-    For another language it has the parameter `language`.
+    For another language it has the parameter `language`. It is the same object in each call: statements are kept by it.
     """
     return words_of(model.content, None if language == LANGUAGE else bound_language())
 
 
+@lru_cache
 def ranked_text(model: type[Memory | MemoryEntry], language: str) -> ColumnElement[Any]:
     """Return the same words for the ranking: the stored ones, unless they are those of another text."""
     if language != LANGUAGE:
