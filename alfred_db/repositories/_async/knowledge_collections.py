@@ -235,6 +235,6 @@ def _check_name(name: str) -> None:
 def _not_the_owner(name: str, error: ConfigurationError) -> ConfigurationError:
     return ConfigurationError(
         f"collection {shown(name)}: its table is part of knowledge_points, and only the owner of that may create and drop"
-        f" it ({error}); connect as that role, such as with the URL that migrates, or have it run"
-        " `alfred-db grants apply --role app=NAME`"
+        f" it ({error}); connect as that role, such as with the URL that migrates, or have it apply the grants of the"
+        " kind app"
     )
