@@ -235,7 +235,7 @@ def test_the_command(filled: URL) -> None:
     address = ["--url", filled.render_as_string(hide_password=False)]
     done = CliRunner().invoke(main, ["drill", "--schema", "acme", "--keep", "--json", *address])
     assert done.exit_code == 0, done.output
-    report = json.loads(done.output)
+    report = json.loads(done.stdout)
     assert report["differences"] == []
     assert report["database"] in databases(filled)
     dumping.drop_database(filled, report["database"])
