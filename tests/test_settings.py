@@ -413,11 +413,14 @@ def test_a_database_in_another_encoding_is_refused_by_every_command(
                 value = "acme" if path[0] == "tenants" else value
                 value = f"{__name__}:embed" if "--embedder" in parameter.opts else value
                 given += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
+        if any("--yes" in parameter.opts for parameter in command.params):
+            given.append("--yes")
         if path[-1] == "init":  # knows no database without it
             given += ["--dimensions", "documents=8", "--model", "m"]
         needed: dict[tuple[str, ...], list[str]] = {
             ("schedule", "add"): ["--task", "NONE"],
             ("tenants", "move"): ["--abort"],
+            ("vectors", "advise"): ["--table", "documents"],
         }
         given += needed.get(path, [])
         done = CliRunner().invoke(main, given)

@@ -51,9 +51,13 @@ def report() -> Any:
         .lateral("row")
     )
     held = materialized(
-        select(row.c.id, row.c.claim_seq, ordered.c.fractions, ordered.c.notes).select_from(
-            ordered.join(row, true())
-        ),
+        select(
+            row.c.id,
+            row.c.claim_seq,
+            ordered.c.fractions,
+            ordered.c.notes,
+            func.statement_timestamp().label("reported_at"),
+        ).select_from(ordered.join(row, true())),
         "held",
     )
     bound = _reports.alias("bound")
@@ -81,7 +85,7 @@ def report() -> Any:
             held.c.fractions,
             held.c.notes,
             held.c.claim_seq,
-            func.statement_timestamp(),
+            held.c.reported_at,
             locked.c.id,
         )
         .select_from(held.outerjoin(locked, locked.c.id == held.c.id))

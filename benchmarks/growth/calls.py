@@ -132,6 +132,8 @@ CALLS: Calls = {
     "tasks.dependencies": lambda p: {"id": p.rows.task},
     "tasks.dependents": lambda p: {"id": p.rows.task},
     "tasks.get": lambda p: {"id": p.rows.task},
+    "tasks.get_progress": lambda p: {"id": p.rows.task},
+    "tasks.list_progress": lambda p: {"ids": [p.rows.task]},
     "tasks.results": lambda p: {"id": p.rows.task},
     "tasks.requeue": lambda p: {"id": p.rows.failed},
     "tasks.requeue_failed": lambda p: {"limit": 100},

@@ -249,7 +249,7 @@ def mappings() -> Iterator[tuple[str, type[DeclarativeBase], Any]]:
                         yield f"{noun}.{name}", of_bulk.get(name) or hints["return"], part
 
 
-LEFT_OUT = {"id", "content_hash", "search"}
+LEFT_OUT = {"id", "content_hash", "search", "search_hash"}
 """What the library or the server computes."""
 
 
