@@ -209,9 +209,14 @@ def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch)
 
 
 def command_line(*words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Run a command. What runs the tests in the background may ignore SIGINT; a command of a user does not."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "alfred_db.cli", *words], env=environment, stderr=subprocess.PIPE, **options
+        [sys.executable, "-m", "alfred_db.cli", *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
 
 
