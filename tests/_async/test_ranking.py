@@ -22,6 +22,15 @@ ASKED = "what did Anna say about the sunrise"
 Find = Callable[..., Awaitable[Any]]
 
 
+@pytest.fixture(autouse=True)
+async def new_tables(uow: AsyncUnitOfWork, schema: str | None) -> None:
+    """Empty the tables of the tenant, which plain SQL names: the size that earlier tests have left counts in the rarity of words."""
+    await uow.session.execute(sql(f"SET LOCAL search_path = {schema or 'public'}, public, extensions"))
+    await uow.session.execute(
+        sql("TRUNCATE documents, memories, memory_entries, knowledge_points, conversations CASCADE")
+    )
+
+
 def text_of(hit: Hit) -> str:
     text: str = hit.row.payload["text"] if hasattr(hit.row, "payload") else hit.row.content
     return text
