@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -62,10 +62,16 @@ def ends_in_one_line(done: Result) -> None:
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.fixture(scope="module")
+def used_url(template: URL, new_database: Callable[..., URL]) -> URL:
+    """A migrated database that commands may change."""
+    return new_database(template.database)
+
+
 @pytest.mark.parametrize("path", WITH_URL, ids=" ".join)
 @pytest.mark.parametrize("value", ["nosuch", "-1", "", "\udcff", "a\x00b", "99999999999999999999", "*"])
-def test_bad_arguments(migrated_url: URL, path: tuple[str, ...], value: str) -> None:
-    url = migrated_url.render_as_string(hide_password=False)
+def test_bad_arguments(used_url: URL, path: tuple[str, ...], value: str) -> None:
+    url = used_url.render_as_string(hide_password=False)
     done = CliRunner().invoke(main, [*filled(path, ALL[path], value), "--url", url])
     ends_in_one_line(done)
 

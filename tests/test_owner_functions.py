@@ -205,7 +205,7 @@ def test_a_function_that_another_role_planted_is_not_called(roles: Roles, engine
         with (
             roles.database("app") as database,
             database.begin() as uow,
-            pytest.raises(ConfigurationError, match="grants apply"),
+            pytest.raises(ConfigurationError, match="grants of the kind app"),
         ):
             uow.knowledge.create_collection("mine")
         with engine.begin() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
 import os
 import re
 import shlex
@@ -115,7 +116,24 @@ RUN = [
 """The pages with something to run; the tutorial has a test of its own."""
 
 
+def known_loggers() -> list[logging.Logger]:
+    named = logging.root.manager.loggerDict.values()
+    return [logging.root, *(one for one in named if isinstance(one, logging.Logger))]
+
+
+@pytest.fixture
+def loggers() -> Iterator[None]:
+    """Leaves the loggers as they were: pages show how to set them."""
+    before = {one: (one.level, one.propagate, one.disabled, [*one.handlers]) for one in known_loggers()}
+    yield
+    for one in known_loggers():
+        level, one.propagate, one.disabled, handlers = before.get(one, (logging.NOTSET, True, False, []))
+        one.setLevel(level)
+        one.handlers[:] = handlers
+
+
 @pytest.mark.parametrize("page", RUN, ids=name)
+@pytest.mark.usefixtures("loggers")
 def test_code_runs(page: Path, database_url: URL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The blocks of a page run in order, in one namespace, on a migrated database; commands of ours between them."""
     monkeypatch.setenv("ALFRED_DB_URL", database_url.render_as_string(hide_password=False))
