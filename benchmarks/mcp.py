@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -40,10 +41,27 @@ from alfred_db.mcp.vector_store import FoundDocument, FoundDocuments, Query, Whe
 
 TOKEN = "a-token-of-the-benchmark-01234"
 CLIENTS, RATE, DOCUMENTS = 8, 200, 2_000
+WORDS, LENGTH = 5_000, 40
+"""The words that the documents use, and how many each has. The word of rank n is used as often as
+1/(n + 50): after Zipf, without the words that searches leave out, such as "the"."""
 LIMIT = 3.0
 """How much longer the 95th percentile of the calls may take than that of the repository's."""
 GROWTH = 1.1
 """How much the memory of the server may grow from a third of the run to its end."""
+
+
+def texts() -> list[str]:
+    """Return the texts of the documents."""
+    words = [f"word{number}" for number in range(WORDS)]
+    frequencies = [1 / (rank + 50) for rank in range(WORDS)]
+    source = random.Random(1)
+    return [" ".join(source.choices(words, frequencies, k=LENGTH)) for _ in range(DOCUMENTS)]
+
+
+def questions() -> list[str]:
+    """Return three words of each document, as a person remembers it."""
+    source = random.Random(2)
+    return [" ".join(source.sample(text.split(), 3)) for text in texts()]
 
 
 def percentile(times: list[float], part: float) -> float:
@@ -126,12 +144,12 @@ class Figures:
 
 
 async def measure(seconds: float) -> int:
-    url = database_url(None)
+    url, asked = database_url(None), questions()
     async with AsyncDatabase(url, pool_size=CLIENTS) as database:
 
         async def repository(step: int) -> None:
             async with database.begin() as uow:
-                await uow.documents.hybrid_search(f"number {step % DOCUMENTS}", None, limit=5)
+                await uow.documents.hybrid_search(asked[step % DOCUMENTS], None, limit=5)
 
         await paced(2, [repository] * CLIENTS)
         direct = await paced(min(seconds, 20), [repository] * CLIENTS)
@@ -166,6 +184,7 @@ async def served(command: list[str], environment: dict[str, str], seconds: float
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen([sys.executable, "-P", *command, str(port)], env=environment)
+    asked = questions()
     try:
         base = f"http://127.0.0.1:{port}"
         for _ in range(600):
@@ -185,7 +204,7 @@ async def served(command: list[str], environment: dict[str, str], seconds: float
                 )
 
                 async def call(step: int, client: Client = client) -> None:
-                    arguments = {"query": f"number {step % DOCUMENTS}", "limit": 5, "mode": "words"}
+                    arguments = {"query": asked[step % DOCUMENTS], "limit": 5, "mode": "words"}
                     result = await client.call_tool("search_documents", arguments)
                     assert not result.is_error, result.content
 
@@ -214,11 +233,11 @@ def main() -> int:
             uow.documents.add_many(
                 [
                     {
-                        "external_id": f"mcp {number}",
+                        "external_id": f"mcp words {number}",
                         "title": f"number {number}",
-                        "content": f"text of number {number}",
+                        "content": content,
                     }
-                    for number in range(DOCUMENTS)
+                    for number, content in enumerate(texts())
                 ],
                 on_conflict="ignore",
             )
