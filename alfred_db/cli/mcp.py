@@ -114,11 +114,13 @@ def mcp(
 
 def _run(reader: AsyncDatabase, serving: Coroutine[Any, Any, None]) -> None:
     import asyncio
+    import gc
 
     async def closed() -> None:
         async with reader:
             await serving
 
+    gc.freeze()  # otherwise each full collection looks at all that was imported, and holds up calls for 0.1 s
     uvloop = import_module("uvloop") if find_spec("uvloop") is not None else None
     with asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop) as runner:
         runner.run(closed())

@@ -189,8 +189,7 @@ def search(
     limit: int,
     rows: float = 0.0,
     average: float = 1.0,
-    common: Sequence[str] = (),
-    frequencies: Sequence[float] = (),
+    common: str = "{}",
 ) -> AnySelect:
     """Select the newest messages that match English words, the best first and then the newest.
 
@@ -204,8 +203,8 @@ def search(
         limit: Maximum number of messages.
         rows: About how many messages there are in all; not needed for a session.
         average: The average length of a text.
-        common: Frequent words, which are not counted; none for a session.
-        frequencies: The part of the messages that has each of them.
+        common: A JSON object of frequent words, which are not counted, with the part of the messages that has each; none
+            for a session.
     """
     language: ColumnElement[Any] = literal_column("'english'::regconfig")
     matching: AnySelect = select(*columns_of(Conversation), _messages.c.search.label("search"))
@@ -224,15 +223,7 @@ def search(
     columns: list[ColumnElement[Any]] = [newest.c[column.name] for column in columns_of(Conversation)]
     found: AnySelect = select(*columns, ranked, func.count().over().label("ranked"))
     found = found.order_by(ranked.desc(), newest.c.id.desc()).limit(literal_limit(limit))
-    return found.params(
-        {
-            **parameters(text, "all"),
-            "rows": rows,
-            "average": average,
-            "common": list(common),
-            "frequencies": list(frequencies),
-        }
-    )
+    return found.params({**parameters(text, "all"), "rows": rows, "average": average, "common": common})
 
 
 def delete_session(session_id: str, *, limit: int | None) -> ReturningDelete[int]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +42,9 @@ SAMPLED_ROWS = 3_000
 STATISTICS_LAST, SMALL_STATISTICS_LAST = 600.0, 5.0
 """Seconds for which the statistics of a text index are kept; those of fewer than `MAX_COMPARED` rows change sooner."""
 
+LONGEST = 50
+"""Characters of a word that are compared with common ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Within:
@@ -58,11 +63,24 @@ class TextStatistics(NamedTuple):
     """About how many match the condition."""
     average: float
     """Their average length."""
-    common: Sequence[str]
-    """Words that are in many of them."""
-    frequencies: Sequence[float]
-    """The part of them that has each of these words."""
+    common: Mapping[str, Mapping[str, float]]
+    """The words that are in many of them, by all but their last character, with the part of them that has each."""
 
+    def parameters(self, text: str) -> dict[str, Any]:
+        """Return the parameters of a statement that scores texts.
+
+        The stem of a word begins as the word does, but for its last character: `poni` of `ponies`. What does not is counted,
+        as all uncommon words are.
+        """
+        words = (word[:LONGEST] for word in _WORD.findall(text.lower()))
+        beginnings = {word[:end] for word in words for end in range(len(word) + 1)}
+        common: dict[str, float] = {}
+        for beginning in beginnings & self.common.keys():
+            common.update(self.common[beginning])
+        return {"rows": self.rows, "average": self.average, "common": json.dumps(common)}
+
+
+_WORD = re.compile(r"\w+")
 
 _statistics: WeakKeyDictionary[Engine, dict[Any, tuple[TextStatistics, float]]] = WeakKeyDictionary()
 
@@ -114,7 +132,7 @@ def hybrid_search(
         whole, exact = _way(session, legs, where, partition)
         if not whole:
             known = text_statistics(session, legs, where, partition)
-            given |= known._asdict()
+            given |= known.parameters(text)
             if legs.vector and not exact:
                 filtered = where is not None or partition is not None
                 set_local(session, scan_settings(CANDIDATES, SearchParams(), iterative=filtered))
@@ -130,16 +148,17 @@ def hybrid_search(
         path = SearchPath.EXACT
     else:
         path = SearchPath.HNSW if where is None and partition is None else SearchPath.HNSW_ITERATIVE
-    return SearchResult([_hit(row) for row in rows], path, False, len(rows))
+    return SearchResult(_hits(rows), path, False, len(rows))
 
 
-def _hit(row: Row[Any]) -> Hit[Any]:
-    places: dict[str, int | None] = {
-        name: getattr(row, f"{name}_place", None) for name in ("vector", "text", "trigram")
-    }
-    return Hit(
-        row, row.distance, row.score, {name: place for name, place in places.items() if place is not None}
-    )
+def _hits(rows: Sequence[Row[Any]]) -> list[Hit[Any]]:
+    names = [name for name in ("vector", "text", "trigram") if rows and hasattr(rows[0], f"{name}_place")]
+    hits: list[Hit[Any]] = []
+    for row in rows:
+        places = {name: getattr(row, f"{name}_place") for name in names}
+        found_by = {name: place for name, place in places.items() if place is not None}
+        hits.append(Hit(row, row.distance, row.score, found_by))
+    return hits
 
 
 def _way(
@@ -165,8 +184,12 @@ def text_statistics(
     name = table_name(session, table_of(legs.model) if partition is None else partition.table)
     key = (name, *(() if where is None else text_of(where)))
     kept = _statistics.setdefault(bind_of(session).engine, {})
-    if key in kept and kept[key][1] > time.monotonic():
-        return kept[key][0]
+    if key in kept:
+        known, until = kept[key]
+        if until > time.monotonic():
+            return known
+        # Other calls use what is known while this one reads it anew.
+        kept[key] = known, time.monotonic() + SMALL_STATISTICS_LAST
     rows, _ = size_of(session, name)
     percent = min(100.0, 100.0 * SAMPLED_ROWS / max(rows, 1.0))
     statement = statistics.text_statistics(
@@ -175,8 +198,10 @@ def text_statistics(
     found = (session.execute(statement, partition.parameters if partition else {})).one()
     total = max(float(rows), float(found.seen))
     matching = total * found.matching / found.seen if found.seen else 0.0
-    frequencies = [number / found.matching for number in found.numbers or ()]
-    known = TextStatistics(matching, max(float(found.average or 1.0), 1.0), found.common or [], frequencies)
+    common: dict[str, dict[str, float]] = {}
+    for word, share in json.loads(found.common or "{}").items():
+        common.setdefault(word[:-1], {})[word] = share
+    known = TextStatistics(matching, max(float(found.average or 1.0), 1.0), common)
     if len(kept) > 1000:
         kept.clear()
     kept[key] = (

@@ -107,8 +107,8 @@ def hybrid(
     """Select the best rows of all legs, for a condition that is built once.
 
     Run it with the result of `words.parameters`, `language`, `embedding`, the weights of the legs, the parameters of the
-    condition and, unless `whole`, `rows`, `average`, `common` and `frequencies`. The rank in a leg is NULL for a row that is
-    not among the best of this leg.
+    condition and, unless `whole`, `rows`, `average` and `common`. The rank in a leg is NULL for a row that is not among the
+    best of this leg.
 
     Args:
         legs: What is compared.

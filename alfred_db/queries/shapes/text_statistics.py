@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Integer, cast, column, literal_column, select, true
+from sqlalchemy import ColumnElement, Double, cast, column, literal_column, select, true
 from sqlalchemy.sql.util import ClauseAdapter
 
 from ...models import Base
@@ -29,7 +29,7 @@ def text_statistics(
 ) -> AnySelect:
     """Select from a sample the rows, those that match, the average length of their texts, and their common words.
 
-    `common` and `numbers` are arrays, or NULL: the words, and how many of the matching rows have each.
+    `common` is JSON as text, or NULL: each of these words, with the part of the matching rows that has it.
     """
     sampled = table_of(model).tablesample(func.system(percentage(percent)), name="sampled")
     moved = ClauseAdapter(sampled)
@@ -42,14 +42,12 @@ def text_statistics(
         column("word", Text), name="words"
     )
     words = words.render_derived()
-    counted = func.count().label("number")
+    seen = cast(select(func.count()).where(texts.c.matching).scalar_subquery(), Double)
     enough = func.greatest(
-        cast(select(func.count()).where(texts.c.matching).scalar_subquery(), Double)
-        * literal_column(f"{COMMON}::float8", Double),
-        literal_column(f"{LEAST}::float8", Double),
+        seen * literal_column(f"{COMMON}::float8", Double), literal_column(f"{LEAST}::float8", Double)
     )
     common = (
-        select(words.c.word, cast(counted, Integer).label("number"))
+        select(words.c.word, (cast(func.count(), Double) / seen).label("frequency"))
         .select_from(texts)
         .join(words, true())
         .where(texts.c.matching)
@@ -63,6 +61,7 @@ def text_statistics(
         func.count().label("seen"),
         func.count().filter(texts.c.matching).label("matching"),
         cast(func.avg(func.length(texts.c.search)).filter(texts.c.matching), Double).label("average"),
-        select(func.array_agg(common.c.word)).scalar_subquery().label("common"),
-        select(func.array_agg(common.c.number)).scalar_subquery().label("numbers"),
+        select(cast(func.json_object_agg(common.c.word, common.c.frequency), Text))
+        .scalar_subquery()
+        .label("common"),
     ).select_from(texts)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
 
 from ...types import Text
 from .functions import func
@@ -93,23 +93,20 @@ def counted_in(
 ) -> CTE:
     """Select the terms, each with the number of rows that have it.
 
-    A term that the parameters `common` and `frequencies` name has that share of the parameter `rows`. The rows of all others
-    are counted with the index.
+    A term that the parameter `common` names has the share that it states of the parameter `rows`. The rows of all others are
+    counted with the index. `common` is a JSON object as text, which is read once: the driver would write an array of words,
+    and another of numbers, element by element in each call.
     """
     one: ColumnElement[int] = literal_column("1", Integer)
     found = select(one).select_from(rows).where(matches(search, given.c.query))
     found = found if where is None else found.where(where)
     some = found.correlate(given).limit(number(COUNTED)).subquery("some")
-    frequent = (
-        func.unnest(bindparam("common", type_=ARRAY(Text)), bindparam("frequencies", type_=ARRAY(Double)))
-        .table_valued(column("lexeme", Text), column("frequency", Double), name="frequent")
-        .render_derived()
-    )
+    common = select(cast(bindparam("common", type_=Text), JSONB)).scalar_subquery()
+    frequency = cast(func.jsonb_object_field_text(common, given.c.lexeme, type_=Text), Double)
     counted = select(func.count()).select_from(some).correlate(given).scalar_subquery()
-    expected = frequent.c.frequency * bindparam("rows", type_=Double)
-    n = case((frequent.c.frequency.is_not(None), expected), else_=cast(counted, Double)).label("n")
-    terms = select(given.c.query, n).outerjoin_from(given, frequent, given.c.lexeme == frequent.c.lexeme)
-    return materialized(terms, "counted")
+    expected = frequency * bindparam("rows", type_=Double)
+    n = func.coalesce(expected, cast(counted, Double), type_=Double).label("n")
+    return materialized(select(given.c.query, n), "counted")
 
 
 def counted_among(given: CTE, search: ColumnElement[Any], rows: CTE) -> CTE:

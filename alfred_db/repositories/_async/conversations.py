@@ -135,16 +135,8 @@ class AsyncConversationRepository(AsyncRepository):
             known = await text_statistics(self._session, _LEGS)
         if session_id is not None:
             # What is common in all messages need not be so in those of a session, where words are counted.
-            known = known._replace(rows=0.0, common=(), frequencies=())
-        statement = queries.search(
-            text,
-            session_id=session_id,
-            limit=limit,
-            rows=known.rows,
-            average=known.average,
-            common=known.common,
-            frequencies=known.frequencies,
-        )
+            known = known._replace(rows=0.0, common={})
+        statement = queries.search(text, session_id=session_id, limit=limit, **known.parameters(text))
         rows = await self._rows(statement)
         ranked = rows[0].ranked if rows else 0
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
