@@ -10,7 +10,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["serve", "wait_until"]
+__all__ = ["CONNECT", "RUN", "TAKEN", "Laps", "serve", "wait_until"]
+
+CONNECT, TAKEN, RUN = "connect", "take it over", "run it"
+"""The parts of resuming a workflow."""
 
 
 def serve(*functions: Callable[..., Any]) -> None:
@@ -28,6 +31,22 @@ def serve(*functions: Callable[..., Any]) -> None:
             answer = {"error": said[:400]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+class Laps:
+    """A clock that runs from now on, and the seconds of each part of what it measures."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.perf_counter()
+        self.parts: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """The part of this name ends now."""
+        now = time.perf_counter()
+        self.parts[name], self._last = now - self._last, now
+
+    def result(self, ran: list[int]) -> dict[str, Any]:
+        return {"seconds": self._last - self._began, "parts": self.parts, "ran": ran}
 
 
 def wait_until(at: float) -> None:

@@ -182,8 +182,9 @@ def _door(method: Callable[..., Any]) -> Callable[..., Any]:
     ]
     exec("\n".join(source), scope)
     door: Any = scope[method.__name__]
-    door.__defaults__ = method.__defaults__
-    door.__kwdefaults__ = method.__kwdefaults__
+    written: Any = inspect.unwrap(method)  # whose signature it is
+    door.__defaults__ = written.__defaults__
+    door.__kwdefaults__ = written.__kwdefaults__
     return cast("Callable[..., Any]", door)
 
 

@@ -204,20 +204,22 @@ class Bench:
             raise ContenderError("void: not every step ran once")
         return each(run, before, after, count)
 
-    def resume(self, library: Library, form: str = "") -> Run:
-        """A workflow that another process ends after this one was killed."""
+    def resume(self, library: Library, form: str = "", *, warm: bool = False) -> Run:
+        """A workflow that another process ends after this one was killed: a new one, or one that is `warm`."""
         url = self.database(library)
-        with self.start(library) as contender:
-            try:
-                contender.ask(f"{form}begin", url, STEPS, DIES_AFTER)
-            except ContenderError as error:
-                if " ended: " not in str(error):
-                    raise
-            else:
-                raise ContenderError("void: the process was to be killed")
-        time.sleep(1.5)  # the lease is a second
-        with self.start(library) as contender:
-            run: Run = contender.ask(f"{form}resume", url, STEPS)
+        with self.start(library) as second:
+            if warm:
+                second.ask(f"{form}warm", url, STEPS)
+            with self.start(library) as first:
+                try:
+                    first.ask(f"{form}begin", url, STEPS, DIES_AFTER)
+                except ContenderError as error:
+                    if " ended: " not in str(error):
+                        raise
+                else:
+                    raise ContenderError("void: the process was to be killed")
+            time.sleep(1.5)  # the lease is a second
+            run: Run = second.ask(f"{form}resume", url, STEPS)
         if run["ran"] != list(range(DIES_AFTER, STEPS)):
             raise ContenderError(f"void: the steps {run['ran']} ran")
         return run

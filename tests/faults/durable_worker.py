@@ -1,9 +1,9 @@
 """A worker of a durable function as a process, killed at a moment that the argument chooses.
 
-    python durable_worker.py '{"url": ..., "after": 0.12}'
+    python durable_worker.py '{"url": ..., "name": ..., "after": 0.12}'
 
-It is killed `after` so many seconds, or in the step of the number `seq`: `in` it, or `behind` it, before its result is
-stored. Each call of a step leaves a row.
+It is killed `after` so many seconds, or in the step of the number `seq`, before its result is stored. Each call of a
+step leaves a row.
 """
 
 from __future__ import annotations
@@ -23,23 +23,7 @@ from alfred_db import Database, Worker, WorkflowContext, workflow
 STEPS = 12
 
 
-def main(url: str, after: float | None = None, seq: int | None = None) -> None:
-    db = Database(url)
-
-    def work(number: int) -> int:
-        with db.begin() as uow:
-            uow.session.execute(text("INSERT INTO calls (step) VALUES (:step)"), {"step": number})
-        if number == seq:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return number
-
-    @workflow("killed")
-    def killed(ctx: WorkflowContext) -> list[int]:
-        first = [ctx.step(work, number) for number in range(6)]
-        ctx.sleep(0.01)
-        rest = ctx.gather(*[partial(work, number) for number in range(6, STEPS)], limit=3)
-        return [*first, *rest]
-
+def main(url: str, name: str, after: float | None = None, seq: int | None = None) -> None:
     if after is not None:
 
         def kill() -> None:
@@ -47,9 +31,26 @@ def main(url: str, after: float | None = None, seq: int | None = None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill, daemon=True).start()
-    Worker(db, {}, workflows=[killed], lease=60, upkeep=0.2, poll=0.1).run(
-        drain=after is None and seq is None
-    )
+    db = Database(url)
+
+    def work(execution: int, number: int) -> int:
+        with db.begin() as uow:
+            uow.session.execute(
+                text("INSERT INTO calls (execution, step) VALUES (:execution, :step)"),
+                {"execution": execution, "step": number},
+            )
+        if number == seq:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    @workflow(name)
+    def killed(ctx: WorkflowContext) -> list[int]:
+        first = [ctx.step(work, ctx.id, number) for number in range(6)]
+        ctx.sleep(0.01)
+        rest = ctx.gather(*[partial(work, ctx.id, number) for number in range(6, STEPS)], limit=3)
+        return [*first, *rest]
+
+    Worker(db, {}, workflows=[killed], lease=60, upkeep=0.2, poll=0.1).run(drain=True)
     print("ended", flush=True)
 
 

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import wraps
 from types import NoneType
-from typing import Any, NamedTuple, TypeVarTuple, cast
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple, cast
 
 from psycopg import AsyncRawCursor
 from psycopg.pq import TransactionStatus
@@ -58,6 +59,7 @@ KEPT_BYTES = 4096
 _FIXED = frozenset({int, float, bool, NoneType, uuid.UUID, datetime, timedelta})
 _STRINGS = frozenset({str, bytes})
 
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 Ts = TypeVarTuple("Ts")
 _Read = Callable[[Any], Any]
 """Reads what a statement returns from its cursor; awaited."""
@@ -209,6 +211,19 @@ async def together(session: AsyncSession, work: Callable[[], Any], *, joins: boo
             own.together = False
         if not driver.closed:
             await driver.set_autocommit(True)
+
+
+def in_transaction(method: MethodT) -> MethodT:
+    """Have the statements of a repository method be one transaction, also where each would commit by itself.
+
+    For methods that lock a row by one statement and rely on that in the next, or that write by several statements.
+    """
+
+    @wraps(method)
+    async def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await together(self._session, lambda: method(self, *args, **kwargs), joins=True)
+
+    return cast("MethodT", whole)
 
 
 async def _commit(session: AsyncSession, driver: Any) -> None:

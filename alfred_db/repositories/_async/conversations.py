@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_keys, check_limit, check_text, one_of, within
-from ...errors import InvalidInputError, translated
+from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.bulk import add_many
+from ...execution._async.driver import commits_alone, in_transaction
 from ...execution._async.hybrid_search import text_statistics
 from ...models import Conversation, MessageRole
 from ...models.base import table_of
@@ -42,8 +43,18 @@ class AsyncConversationRepository(AsyncRepository):
     """
 
     async def lock(self, session_id: str) -> None:
-        """Lock the session until the transaction ends; waits for another transaction that has locked it."""
+        """Lock the session until the transaction ends; waits for another transaction that has locked it.
+
+        Raises:
+            ConfigurationError: There is no transaction: the connection is in AUTOCOMMIT.
+        """
         check_text("session_id", session_id)
+        with translated():
+            if await commits_alone(self._session):
+                raise ConfigurationError(
+                    "lock: ends with its statement, as the connection is in AUTOCOMMIT; use a session without that isolation"
+                    " level, such as that of `db.begin()`"
+                )
         await self._rows(memory_banks.lock(lock_key(self._session, f"conversation {session_id}")))
 
     async def append(
@@ -142,6 +153,7 @@ class AsyncConversationRepository(AsyncRepository):
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
         return ConversationHits(hits, ranked, ranked < queries.CANDIDATES)
 
+    @in_transaction
     async def delete_session(self, session_id: str, *, limit: int | None = None) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session.
 
@@ -157,6 +169,7 @@ class AsyncConversationRepository(AsyncRepository):
         await self._count_out({session_id: deleted})
         return deleted
 
+    @in_transaction
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` messages that were stored more than `older_than` seconds ago.
 

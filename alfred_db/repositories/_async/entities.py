@@ -11,6 +11,7 @@ from typing import Any
 from ...checks import check_word, within
 from ...errors import InvalidInputError
 from ...execution._async.base import MAX_CHUNK
+from ...execution._async.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import EntityEdge, EntityNode
 from ...queries import entities as queries
@@ -77,6 +78,7 @@ class AsyncEntityRepository(AsyncEntityWalks):
         )
         return as_page(rows, queries.NODES_KEY, limit)
 
+    @in_transaction
     async def delete_node(self, node_id: uuid.UUID, *, limit: int | None = None) -> int:
         """Delete the node and all of its edges, in either direction.
 

@@ -11,7 +11,7 @@ from ...checks import aware, check_text, within
 from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.citus import lowered
-from ...execution._async.driver import driver_of
+from ...execution._async.driver import driver_of, in_transaction
 from ...execution._async.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import Event, EventConsumer
@@ -65,6 +65,7 @@ class AsyncEventConsumers(AsyncRepository):
             standing = await self._change(consumer, {"topics": _topics([*standing.topics, *missing])})
         return standing
 
+    @in_transaction
     async def unsubscribe(self, consumer: str, topics: Sequence[str] | None = None) -> bool:
         """Remove topics from a consumer; without `topics`, or with none left, delete the consumer.
 
@@ -89,6 +90,7 @@ class AsyncEventConsumers(AsyncRepository):
         """Return the consumer with this name."""
         return await self._first(queries.consumer(consumer))
 
+    @in_transaction
     async def read(self, consumer: str, *, limit: int = 100) -> Sequence[Event]:
         """Return the next events, which count as read when the transaction commits.
 
@@ -142,6 +144,7 @@ class AsyncEventConsumers(AsyncRepository):
             raise not_found("consumer", consumer)
         return await self._after(reader, limit)
 
+    @in_transaction
     async def seek(self, consumer: str, to: EventPosition) -> EventConsumer:
         """Move the consumer to a position; waits for a reader's transaction to end.
 

@@ -8,6 +8,7 @@ from sqlalchemy import CursorResult
 
 from ...errors import translated
 from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import in_transaction
 from ...models import EventConsumer
 from ...queries import event_consumers, events
 from ...queries import event_restores as queries
@@ -16,6 +17,7 @@ from ...queries import event_restores as queries
 class AsyncEventRestores(AsyncRepository):
     """The method of the event repository that is called after a restore."""
 
+    @in_transaction
     async def after_restore(self) -> int:
         """Make the log readable on a server where it was restored from a dump.
 

@@ -15,6 +15,7 @@ from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
 from ...execution._async.bulk import LARGE, MAX_UNSTAGED
 from ...execution._async.copy import copy_rows, table_name
+from ...execution._async.driver import in_transaction
 from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
@@ -50,6 +51,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
     A collection is named by its name or by an alias.
     """
 
+    @in_transaction
     async def upsert(
         self, collection: str, points: Sequence[NewKnowledgePoint], *, on_conflict: Existing = "update"
     ) -> int:

@@ -11,6 +11,7 @@ from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
+from ...execution._async.driver import in_transaction, together
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
@@ -40,9 +41,14 @@ class AsyncMemoryBankRepository(AsyncRepository):
         """
         if not name.strip():
             raise InvalidInputError("name: expected a text, got none; name the bank")
-        if (bank := await self.get_by_name(name)) is None:
+
+        async def create() -> MemoryBank | None:
             await self._rows(queries.lock(lock_key(self._session, f"bank {name}")))
-            bank = await self.get_by_name(name) or await self._write(queries.add(name, description))
+            return await self.get_by_name(name) or await self._write(queries.add(name, description))
+
+        bank: MemoryBank | None = await self.get_by_name(name)
+        if bank is None:
+            bank = await together(self._session, create, joins=True)
         assert bank is not None
         if description not in (None, bank.description):
             bank = await self.update(bank.id, {"description": description})
@@ -67,6 +73,7 @@ class AsyncMemoryBankRepository(AsyncRepository):
             raise not_found("memory bank", bank_id)
         return bank
 
+    @in_transaction
     async def delete(self, bank: MemoryBank | int, *, limit: int | None = None) -> int:
         """Delete a bank and its memories.
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
+from ...execution._async.driver import in_transaction
 from ...execution._async.search import MAX_COMPARED, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._async.space_search import search_many
 from ...execution._async.spaces import check_model, packed, replace_vectors, space_for_writing
@@ -50,6 +51,7 @@ class _Told:
 class AsyncMemoryBatches(AsyncMemoryBase):
     """The part of the memory repository that stores many memories at once."""
 
+    @in_transaction
     async def remember_many(
         self,
         bank: MemoryBank | int,

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...checks import within as check
 from ...errors import InvalidInputError, translated
+from ...execution._async.driver import in_transaction
 from ...execution._async.search import estimate, scan_settings, set_local
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
@@ -82,6 +83,7 @@ class AsyncMemoryConsolidation(AsyncMemoryBase):
                 raise not_found("memory bank", bank_id)
             return _stars(await _pairs(session, bank_id, within, progress))
 
+    @in_transaction
     async def merge_groups(
         self,
         groups: Sequence[Sequence[int]],

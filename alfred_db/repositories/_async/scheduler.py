@@ -9,6 +9,7 @@ from typing import Any, cast
 from ... import cron
 from ...checks import YEAR, check_keys, check_text, json_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, shown
+from ...execution._async.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledTask
 from ...models.tasks import DEFAULT_QUEUE
@@ -69,6 +70,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions, AsyncSchedulerTicks):
     are handled by the task's misfire policy.
     """
 
+    @in_transaction
     async def create(
         self,
         name: str,
@@ -151,6 +153,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions, AsyncSchedulerTicks):
         _one_kind(values)
         return await self._create(values)
 
+    @in_transaction
     async def declare(self, owner: str, schedules: Sequence[NewSchedule]) -> Mapping[str, ScheduleOutcome]:
         """Declare all schedules of an application, as it does at each start.
 
@@ -190,6 +193,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions, AsyncSchedulerTicks):
             outcomes[row[0] or ""] = ScheduleOutcome.PAUSED
         return outcomes
 
+    @in_transaction
     async def update(
         self,
         task_id: int,
@@ -261,6 +265,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions, AsyncSchedulerTicks):
         """
         return await self._change(task_id, {"is_active": False, "next_run_at": None})
 
+    @in_transaction
     async def resume(self, task_id: int) -> ScheduledTask:
         """Continue with the first slot after now; a task that is not paused is unchanged.
 
@@ -273,6 +278,7 @@ class AsyncSchedulerRepository(AsyncSchedulerExecutions, AsyncSchedulerTicks):
         next_run_at = _next_run(task.schedule, task.timezone, now)
         return await self._change(task_id, {"is_active": True, "next_run_at": next_run_at})
 
+    @in_transaction
     async def delete(self, task_id: int, *, limit: int | None = None) -> int:
         """Delete a task and its executions. Tasks that its slots have enqueued stay.
 

@@ -10,6 +10,7 @@ from ...checks import check_text, one_of, within
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, shown, translated
 from ...execution._async.base import AsyncRepository
 from ...execution._async.copy import table_name
+from ...execution._async.driver import in_transaction
 from ...execution._async.ownership import as_owner
 from ...execution._async.search import set_local
 from ...execution._async.spaces import (
@@ -280,6 +281,7 @@ class AsyncSpaceRepository(AsyncRepository):
         rows = await self._rows(queries.pending(_read(found), after=after_id, limit=limit))
         return [PendingEmbedding(*row) for row in rows]
 
+    @in_transaction
     async def store(
         self,
         space: str,

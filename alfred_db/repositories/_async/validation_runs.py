@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from ...checks import aware, check_limit
 from ...errors import ConflictError, InvalidInputError, InvalidTransition
 from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import (
     TestResult,
@@ -49,6 +50,7 @@ class AsyncValidationRuns(AsyncRepository):
         rows = await self._all(queries.list_runs(suite_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
+    @in_transaction
     async def record(
         self,
         case_id: int,
@@ -116,6 +118,7 @@ class AsyncValidationRuns(AsyncRepository):
         rows = await self._all(queries.list_results(run_id, status=status, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
+    @in_transaction
     async def finish_run(self, run_id: int) -> TestRun:
         """End the run as failed or passed.
 
@@ -141,6 +144,7 @@ class AsyncValidationRuns(AsyncRepository):
         run = await self._write(queries.cancel_run(run_id))
         return _running(run_id, await self.get_run(run_id)) if run is None else run
 
+    @in_transaction
     async def set_baseline(self, run_id: int) -> TestRun:
         """Make the run the one that later runs of the suite are compared with.
 

@@ -8,6 +8,7 @@ from typing import Any
 from ...checks import json_text, within
 from ...errors import ConflictError, shown
 from ...execution._async.base import AsyncRepository
+from ...execution._async.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import Workflow
 from ...queries import workflow_definitions as queries
@@ -67,6 +68,7 @@ class AsyncWorkflowDefinitions(AsyncRepository):
         """Return the versions of a workflow, the newest first."""
         return await self._all(queries.versions(name))
 
+    @in_transaction
     async def activate(self, workflow_id: int) -> Workflow:
         """Make this the active version, which new executions use, and archive the previous one.
 

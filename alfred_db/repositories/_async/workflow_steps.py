@@ -12,6 +12,7 @@ from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._async.base import AsyncRepository
 from ...execution._async.checkpoints import parameters_of, store
+from ...execution._async.driver import in_transaction
 from ...execution._async.leases import lost
 from ...execution.missing import not_found
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep, WorkflowStepKind
@@ -204,6 +205,7 @@ class AsyncWorkflowSteps(AsyncRepository):
             raise _cancelling(claimed.id) if found.held else lost(EXECUTIONS, claimed)
         return found.given_up
 
+    @in_transaction
     async def wait_for(
         self,
         claimed: ClaimedWorkflow,
@@ -263,6 +265,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         )
         return _waited(claimed.id, step_key, stored)
 
+    @in_transaction
     async def wait_for_child(
         self,
         claimed: ClaimedWorkflow,
@@ -319,6 +322,7 @@ class AsyncWorkflowSteps(AsyncRepository):
         stored = await self.checkpoint(claimed, step_key, result, seq=seq, name=name, kind=kind)
         return _child_result(claimed.id, child_id, stored)
 
+    @in_transaction
     async def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and resume it if it waits for the event.
 

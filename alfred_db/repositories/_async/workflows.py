@@ -9,7 +9,7 @@ from ...checks import MAX_SECONDS, YEAR, json_text, one_of, within
 from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._async.cancelling import announce
-from ...execution._async.driver import together
+from ...execution._async.driver import in_transaction, together
 from ...execution.missing import not_found
 from ...models import WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflow_steps as steps
@@ -90,6 +90,7 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
             return known, False
         raise await self._why_not(name, version, parent_id)
 
+    @in_transaction
     async def fork(
         self,
         execution_id: int,
@@ -195,6 +196,7 @@ class AsyncWorkflowRepository(AsyncWorkflowDefinitions, AsyncWorkflowExecutions,
         await announce(self._session, EXECUTIONS.noun, running)
         return statuses
 
+    @in_transaction
     async def resume(self, execution_id: int, *, from_seq: int | None = None) -> WorkflowExecution:
         """Continue an execution that has failed or was cancelled, with all its retries.
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import MAX_SECONDS, check_keys, check_limit, check_text, one_of, within
-from ...errors import InvalidInputError, translated
+from ...errors import ConfigurationError, InvalidInputError, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.bulk import add_many
+from ...execution._sync.driver import commits_alone, in_transaction
 from ...execution._sync.hybrid_search import text_statistics
 from ...models import Conversation, MessageRole
 from ...models.base import table_of
@@ -43,8 +44,18 @@ class ConversationRepository(Repository):
     """
 
     def lock(self, session_id: str) -> None:
-        """Lock the session until the transaction ends; waits for another transaction that has locked it."""
+        """Lock the session until the transaction ends; waits for another transaction that has locked it.
+
+        Raises:
+            ConfigurationError: There is no transaction: the connection is in AUTOCOMMIT.
+        """
         check_text("session_id", session_id)
+        with translated():
+            if commits_alone(self._session):
+                raise ConfigurationError(
+                    "lock: ends with its statement, as the connection is in AUTOCOMMIT; use a session without that isolation"
+                    " level, such as that of `db.begin()`"
+                )
         self._rows(memory_banks.lock(lock_key(self._session, f"conversation {session_id}")))
 
     def append(
@@ -143,6 +154,7 @@ class ConversationRepository(Repository):
         hits: list[Hit[Any]] = [Hit(row, None, row.score) for row in rows]
         return ConversationHits(hits, ranked, ranked < queries.CANDIDATES)
 
+    @in_transaction
     def delete_session(self, session_id: str, *, limit: int | None = None) -> int:
         """Delete all messages of a session; return their number, 0 for an unknown session.
 
@@ -158,6 +170,7 @@ class ConversationRepository(Repository):
         self._count_out({session_id: deleted})
         return deleted
 
+    @in_transaction
     def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete at most `limit` messages that were stored more than `older_than` seconds ago.
 

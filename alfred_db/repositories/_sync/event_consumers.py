@@ -12,7 +12,7 @@ from ...checks import aware, check_text, within
 from ...errors import ConflictError, InvalidInputError, UnreadableRow, shown, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.citus import lowered
-from ...execution._sync.driver import driver_of
+from ...execution._sync.driver import driver_of, in_transaction
 from ...execution._sync.unreadable import unreadable
 from ...execution.missing import not_found
 from ...models import Event, EventConsumer
@@ -66,6 +66,7 @@ class EventConsumers(Repository):
             standing = self._change(consumer, {"topics": _topics([*standing.topics, *missing])})
         return standing
 
+    @in_transaction
     def unsubscribe(self, consumer: str, topics: Sequence[str] | None = None) -> bool:
         """Remove topics from a consumer; without `topics`, or with none left, delete the consumer.
 
@@ -90,6 +91,7 @@ class EventConsumers(Repository):
         """Return the consumer with this name."""
         return self._first(queries.consumer(consumer))
 
+    @in_transaction
     def read(self, consumer: str, *, limit: int = 100) -> Sequence[Event]:
         """Return the next events, which count as read when the transaction commits.
 
@@ -143,6 +145,7 @@ class EventConsumers(Repository):
             raise not_found("consumer", consumer)
         return self._after(reader, limit)
 
+    @in_transaction
     def seek(self, consumer: str, to: EventPosition) -> EventConsumer:
         """Move the consumer to a position; waits for a reader's transaction to end.
 

@@ -9,6 +9,7 @@ from sqlalchemy import CursorResult
 
 from ...errors import translated
 from ...execution._sync.base import Repository
+from ...execution._sync.driver import in_transaction
 from ...models import EventConsumer
 from ...queries import event_consumers, events
 from ...queries import event_restores as queries
@@ -17,6 +18,7 @@ from ...queries import event_restores as queries
 class EventRestores(Repository):
     """The method of the event repository that is called after a restore."""
 
+    @in_transaction
     def after_restore(self) -> int:
         """Make the log readable on a server where it was restored from a dump.
 

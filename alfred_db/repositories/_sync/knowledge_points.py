@@ -16,6 +16,7 @@ from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.bulk import LARGE, MAX_UNSTAGED
 from ...execution._sync.copy import copy_rows, table_name
+from ...execution._sync.driver import in_transaction
 from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
@@ -51,6 +52,7 @@ class KnowledgePoints(KnowledgeBase):
     A collection is named by its name or by an alias.
     """
 
+    @in_transaction
     def upsert(
         self, collection: str, points: Sequence[NewKnowledgePoint], *, on_conflict: Existing = "update"
     ) -> int:

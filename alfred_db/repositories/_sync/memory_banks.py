@@ -12,6 +12,7 @@ from ...checks import check_values, within
 from ...errors import InvalidInputError
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
+from ...execution._sync.driver import in_transaction, together
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
 from ...models.base import table_of
@@ -41,9 +42,14 @@ class MemoryBankRepository(Repository):
         """
         if not name.strip():
             raise InvalidInputError("name: expected a text, got none; name the bank")
-        if (bank := self.get_by_name(name)) is None:
+
+        def create() -> MemoryBank | None:
             self._rows(queries.lock(lock_key(self._session, f"bank {name}")))
-            bank = self.get_by_name(name) or self._write(queries.add(name, description))
+            return self.get_by_name(name) or self._write(queries.add(name, description))
+
+        bank: MemoryBank | None = self.get_by_name(name)
+        if bank is None:
+            bank = together(self._session, create, joins=True)
         assert bank is not None
         if description not in (None, bank.description):
             bank = self.update(bank.id, {"description": description})
@@ -68,6 +74,7 @@ class MemoryBankRepository(Repository):
             raise not_found("memory bank", bank_id)
         return bank
 
+    @in_transaction
     def delete(self, bank: MemoryBank | int, *, limit: int | None = None) -> int:
         """Delete a bank and its memories.
 

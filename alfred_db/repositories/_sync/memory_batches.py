@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ...checks import has_keys, within
 from ...errors import InvalidInputError, shown, translated
+from ...execution._sync.driver import in_transaction
 from ...execution._sync.search import MAX_COMPARED, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._sync.space_search import search_many
 from ...execution._sync.spaces import check_model, packed, replace_vectors, space_for_writing
@@ -51,6 +52,7 @@ class _Told:
 class MemoryBatches(MemoryBase):
     """The part of the memory repository that stores many memories at once."""
 
+    @in_transaction
     def remember_many(
         self,
         bank: MemoryBank | int,

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from ...checks import within as check
 from ...errors import InvalidInputError, translated
+from ...execution._sync.driver import in_transaction
 from ...execution._sync.search import estimate, scan_settings, set_local
 from ...execution.missing import not_found
 from ...models import Memory, MemoryBank
@@ -83,6 +84,7 @@ class MemoryConsolidation(MemoryBase):
                 raise not_found("memory bank", bank_id)
             return _stars(_pairs(session, bank_id, within, progress))
 
+    @in_transaction
     def merge_groups(
         self,
         groups: Sequence[Sequence[int]],

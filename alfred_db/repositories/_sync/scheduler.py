@@ -10,6 +10,7 @@ from typing import Any, cast
 from ... import cron
 from ...checks import YEAR, check_keys, check_text, json_text, within
 from ...errors import ConflictError, InvalidInputError, InvalidTransition, shown
+from ...execution._sync.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import MisfirePolicy, OverlapPolicy, ScheduledTask
 from ...models.tasks import DEFAULT_QUEUE
@@ -70,6 +71,7 @@ class SchedulerRepository(SchedulerExecutions, SchedulerTicks):
     are handled by the task's misfire policy.
     """
 
+    @in_transaction
     def create(
         self,
         name: str,
@@ -152,6 +154,7 @@ class SchedulerRepository(SchedulerExecutions, SchedulerTicks):
         _one_kind(values)
         return self._create(values)
 
+    @in_transaction
     def declare(self, owner: str, schedules: Sequence[NewSchedule]) -> Mapping[str, ScheduleOutcome]:
         """Declare all schedules of an application, as it does at each start.
 
@@ -191,6 +194,7 @@ class SchedulerRepository(SchedulerExecutions, SchedulerTicks):
             outcomes[row[0] or ""] = ScheduleOutcome.PAUSED
         return outcomes
 
+    @in_transaction
     def update(
         self,
         task_id: int,
@@ -262,6 +266,7 @@ class SchedulerRepository(SchedulerExecutions, SchedulerTicks):
         """
         return self._change(task_id, {"is_active": False, "next_run_at": None})
 
+    @in_transaction
     def resume(self, task_id: int) -> ScheduledTask:
         """Continue with the first slot after now; a task that is not paused is unchanged.
 
@@ -274,6 +279,7 @@ class SchedulerRepository(SchedulerExecutions, SchedulerTicks):
         next_run_at = _next_run(task.schedule, task.timezone, now)
         return self._change(task_id, {"is_active": True, "next_run_at": next_run_at})
 
+    @in_transaction
     def delete(self, task_id: int, *, limit: int | None = None) -> int:
         """Delete a task and its executions. Tasks that its slots have enqueued stay.
 

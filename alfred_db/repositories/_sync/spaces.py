@@ -11,6 +11,7 @@ from ...checks import check_text, one_of, within
 from ...errors import ConfigurationError, ConflictError, InvalidInputError, shown, translated
 from ...execution._sync.base import Repository
 from ...execution._sync.copy import table_name
+from ...execution._sync.driver import in_transaction
 from ...execution._sync.ownership import as_owner
 from ...execution._sync.search import set_local
 from ...execution._sync.spaces import (
@@ -281,6 +282,7 @@ class SpaceRepository(Repository):
         rows = self._rows(queries.pending(_read(found), after=after_id, limit=limit))
         return [PendingEmbedding(*row) for row in rows]
 
+    @in_transaction
     def store(
         self,
         space: str,

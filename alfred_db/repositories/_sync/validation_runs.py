@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from ...checks import aware, check_limit
 from ...errors import ConflictError, InvalidInputError, InvalidTransition
 from ...execution._sync.base import Repository
+from ...execution._sync.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import (
     TestResult,
@@ -50,6 +51,7 @@ class ValidationRuns(Repository):
         rows = self._all(queries.list_runs(suite_id, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
+    @in_transaction
     def record(
         self,
         case_id: int,
@@ -117,6 +119,7 @@ class ValidationRuns(Repository):
         rows = self._all(queries.list_results(run_id, status=status, after=after, limit=limit))
         return as_page(rows, queries.LIST_KEY, limit)
 
+    @in_transaction
     def finish_run(self, run_id: int) -> TestRun:
         """End the run as failed or passed.
 
@@ -142,6 +145,7 @@ class ValidationRuns(Repository):
         run = self._write(queries.cancel_run(run_id))
         return _running(run_id, self.get_run(run_id)) if run is None else run
 
+    @in_transaction
     def set_baseline(self, run_id: int) -> TestRun:
         """Make the run the one that later runs of the suite are compared with.
 

@@ -9,6 +9,7 @@ from typing import Any
 from ...checks import json_text, within
 from ...errors import ConflictError, shown
 from ...execution._sync.base import Repository
+from ...execution._sync.driver import in_transaction
 from ...execution.missing import not_found
 from ...models import Workflow
 from ...queries import workflow_definitions as queries
@@ -68,6 +69,7 @@ class WorkflowDefinitions(Repository):
         """Return the versions of a workflow, the newest first."""
         return self._all(queries.versions(name))
 
+    @in_transaction
     def activate(self, workflow_id: int) -> Workflow:
         """Make this the active version, which new executions use, and archive the previous one.
 

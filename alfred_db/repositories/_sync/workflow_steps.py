@@ -13,6 +13,7 @@ from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.base import Repository
 from ...execution._sync.checkpoints import parameters_of, store
+from ...execution._sync.driver import in_transaction
 from ...execution._sync.leases import lost
 from ...execution.missing import not_found
 from ...models import WorkflowEvent, WorkflowExecutionStatus, WorkflowStep, WorkflowStepKind
@@ -205,6 +206,7 @@ class WorkflowSteps(Repository):
             raise _cancelling(claimed.id) if found.held else lost(EXECUTIONS, claimed)
         return found.given_up
 
+    @in_transaction
     def wait_for(
         self,
         claimed: ClaimedWorkflow,
@@ -264,6 +266,7 @@ class WorkflowSteps(Repository):
         )
         return _waited(claimed.id, step_key, stored)
 
+    @in_transaction
     def wait_for_child(
         self,
         claimed: ClaimedWorkflow,
@@ -320,6 +323,7 @@ class WorkflowSteps(Repository):
         stored = self.checkpoint(claimed, step_key, result, seq=seq, name=name, kind=kind)
         return _child_result(claimed.id, child_id, stored)
 
+    @in_transaction
     def deliver(self, execution_id: int, name: str, payload: Any = None) -> bool:
         """Send an event to an execution, and resume it if it waits for the event.
 

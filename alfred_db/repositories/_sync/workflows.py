@@ -10,7 +10,7 @@ from ...checks import MAX_SECONDS, YEAR, json_text, one_of, within
 from ...engine.session import state_of
 from ...errors import ConflictError, InvalidTransition, NotFoundError, shown
 from ...execution._sync.cancelling import announce
-from ...execution._sync.driver import together
+from ...execution._sync.driver import in_transaction, together
 from ...execution.missing import not_found
 from ...models import WorkflowExecution, WorkflowExecutionStatus, WorkflowStatus
 from ...queries import workflow_steps as steps
@@ -91,6 +91,7 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
             return known, False
         raise self._why_not(name, version, parent_id)
 
+    @in_transaction
     def fork(
         self,
         execution_id: int,
@@ -196,6 +197,7 @@ class WorkflowRepository(WorkflowDefinitions, WorkflowExecutions, WorkflowSteps)
         announce(self._session, EXECUTIONS.noun, running)
         return statuses
 
+    @in_transaction
     def resume(self, execution_id: int, *, from_seq: int | None = None) -> WorkflowExecution:
         """Continue an execution that has failed or was cancelled, with all its retries.
 
