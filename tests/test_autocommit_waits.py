@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from alfred_db import Database
 from alfred_db.execution._sync import driver
-from alfred_db.queries import workflow_definitions, workflow_steps, workflows
+from alfred_db.queries import workflow_steps, workflows
 from alfred_db.repositories import UnitOfWork
 from alfred_db.values.workflows import ClaimedWorkflow
 
@@ -99,9 +99,7 @@ def meanwhile(
 
 def _waits_for_a_lock(db: Database) -> bool:
     with db.session() as session:
-        statement = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
+        statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         return bool(session.scalar(text(statement)))
 
 
@@ -189,9 +187,7 @@ def test_steps_are_deleted_together_with_the_resumption(
     assert claimable(db, execution)
 
 
-def killed_in(
-    monkeypatch: pytest.MonkeyPatch, module: Any, statement: str, work: Callable[[], None]
-) -> None:
+def killed_in(monkeypatch: pytest.MonkeyPatch, module: Any, statement: str, work: Callable[[], None]) -> None:
     """Do work that ends where this statement is built."""
 
     def killed(*_: Any, **__: Any) -> None:
@@ -225,7 +221,9 @@ class Sent:
 
     def note(self, query: Any) -> None:
         statement = " ".join((query.decode() if isinstance(query, bytes) else str(query)).split())
-        self._refused |= statement.startswith("SAVEPOINT")  # in AUTOCOMMIT the server would have ended the call
+        self._refused |= statement.startswith(
+            "SAVEPOINT"
+        )  # in AUTOCOMMIT the server would have ended the call
         if self.depth or self._refused:
             return
         if LOCKS.search(statement) and not WRITES.search(statement):

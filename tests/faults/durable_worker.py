@@ -1,6 +1,6 @@
 """A worker of a durable function as a process, killed at a moment that the argument chooses.
 
-    python durable_worker.py '{"url": ..., "name": ..., "after": 0.12}'
+    python durable_worker.py '{"url": ..., "flow": ..., "after": 0.12}'
 
 It is killed `after` so many seconds, or in the step of the number `seq`, before its result is stored. Each call of a
 step leaves a row.
@@ -23,7 +23,7 @@ from alfred_db import Database, Worker, WorkflowContext, workflow
 STEPS = 12
 
 
-def main(url: str, name: str, after: float | None = None, seq: int | None = None) -> None:
+def main(url: str, flow: str, after: float | None = None, seq: int | None = None) -> None:
     if after is not None:
 
         def kill() -> None:
@@ -43,7 +43,7 @@ def main(url: str, name: str, after: float | None = None, seq: int | None = None
             os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    @workflow(name)
+    @workflow(flow)
     def killed(ctx: WorkflowContext) -> list[int]:
         first = [ctx.step(work, ctx.id, number) for number in range(6)]
         ctx.sleep(0.01)

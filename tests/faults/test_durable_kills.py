@@ -62,14 +62,13 @@ class Lane:
 
     def _start_worker(self, last: bool) -> None:
         """One that is killed in a step, or at some moment between its start and its usual end; the last one is not."""
-        settings: dict[str, object] = {"name": self.name}
+        settings: dict[str, object] = {"flow": self.name}
         left = [step for step in range(STEPS) if step not in self._stored()]
         if left and not last:
             if self.kills % 2:
                 settings["seq"] = self._randomly.choice(left)
             else:
                 settings["after"] = self._randomly.uniform(0.0, 1.2 * self._usual)
-        self._chosen = len(settings) > 1
         self._began = time.monotonic()
         self.worker = program("durable_worker.py", url=self.url, **settings)
 
@@ -89,7 +88,9 @@ class Lane:
                 ),
                 {"id": self._id},
             )
-            if crashes:  # the first crash of a step is left to the next worker; later ones would have a back-off
+            if (
+                crashes
+            ):  # the first crash of a step is left to the next worker; later ones would have a back-off
                 uow.workflows.reap()
             uow.session.execute(
                 text(
@@ -114,7 +115,9 @@ class Lane:
             execution = uow.workflows.get_execution(self._id)
         assert late == [], "a step whose result was stored ran again"
         assert set(calls) == set(range(STEPS))
-        assert calls.total() <= STEPS + 3 * (self.kills - self._began_with), "again only what a kill interrupted"
+        assert calls.total() <= STEPS + 3 * (self.kills - self._began_with), (
+            "again only what a kill interrupted"
+        )
         assert execution is not None
         assert execution.status is WorkflowExecutionStatus.COMPLETED
         assert execution.output_data == list(range(STEPS))

@@ -42,8 +42,8 @@ Unit = Callable[[], AbstractContextManager[UnitOfWork]]
 USED = "used"
 """The queue of jobs that use limits or waits."""
 
-kept: list[Database] = []
-"""The database of a process that is warm."""
+kept: list[tuple[Database, list[int]]] = []
+"""The database of a process that is warm, and the versions of workflows that it has the code of."""
 
 
 def prepare(url: str) -> None:
@@ -368,7 +368,7 @@ def durable_warm(url: str, each: int) -> None:
         flows.start(uow, flow, {})
         (execution,) = uow.workflows.claim("second", ids)
     flows.run(db, execution)
-    kept.append(db)
+    kept.append((db, ids))
 
 
 def durable_resume(url: str, each: int) -> dict[str, Any]:
@@ -376,11 +376,11 @@ def durable_resume(url: str, each: int) -> dict[str, Any]:
     ran: list[int] = []
     flows = Workflows([_durable(each, ran)])
     laps = Laps()
-    db = _first(url)
+    db, ids = _first(url)
     laps.lap(CONNECT)
     with db.autocommit() as uow:
         uow.workflows.reap()
-        (execution,) = uow.workflows.claim("second", flows.register(uow))
+        (execution,) = uow.workflows.claim("second", ids or flows.register(uow))
     laps.lap(TAKEN)
     flows.run(db, execution)
     laps.lap(RUN)
@@ -432,18 +432,18 @@ def warm(url: str, each: int) -> None:
         uow.workflows.reap()
         _go_through(partial(nullcontext, uow), execution, each, [], 0)
         uow.workflows.complete(execution)
-    kept.append(db)
+    kept.append((db, [execution.workflow_id]))
 
 
 def resume(url: str, each: int) -> dict[str, Any]:
     """From connecting to the end of the workflow that was begun, or without connecting in a process that is warm."""
     ran: list[int] = []
     laps = Laps()
-    db = _first(url)
+    db, ids = _first(url)
     laps.lap(CONNECT)
     with db.autocommit() as uow:
         uow.workflows.reap()
-        known = [version.id for version in uow.workflows.versions("bench")]
+        known = ids or [version.id for version in uow.workflows.versions("bench")]
         (execution,) = uow.workflows.claim("second", known)
         laps.lap(TAKEN)
         _go_through(partial(nullcontext, uow), execution, each, ran, 0)
@@ -453,14 +453,14 @@ def resume(url: str, each: int) -> dict[str, Any]:
     return laps.result(ran)
 
 
-def _first(url: str) -> Database:
-    """The database of a process that is warm, else one that has just connected."""
+def _first(url: str) -> tuple[Database, list[int]]:
+    """The database of a process that is warm, and the versions that it has the code of; else one that has just connected."""
     if kept:
         return kept[0]
     db = Database(url)
     with db.autocommit() as uow:
         uow.session.execute(text("SELECT 1"))
-    return db
+    return db, []
 
 
 def _started(db: Database, lease: float) -> Any:
