@@ -124,6 +124,35 @@ def test_a_schema_of_a_tenant_is_created_with_sharding_on(url: URL) -> None:
     assert ask(url, "SELECT string_agg(value, ' ') FROM public.seen") == "on"
 
 
+def test_the_list_of_tenants_shows_where_each_is_and_what_it_takes_there(url: URL) -> None:
+    migrate.upgrade(url, schema="second")
+    with Database(url) as database:
+        assert [tenant.node for tenant in database.tenants.list()] == [None, None]
+        migrate.distribute(url)
+        migrate.upgrade(url, schema="local")
+        fake_citus.execute(
+            url,
+            "CREATE OR REPLACE FUNCTION pg_catalog.citus_total_relation_size(logicalrelid regclass, fail_on_error boolean DEFAULT true)"
+            " RETURNS bigint LANGUAGE sql AS 'SELECT 1000::bigint'",
+        )
+        found = {tenant.name: tenant for tenant in database.tenants.list()}
+    assert {name: tenant.node for name, tenant in found.items()} == {
+        "acme": "worker-1:5432",
+        "local": None,
+        "second": "worker-2:5432",
+    }
+    assert found["acme"].size == found["second"].size
+    assert found["acme"].size % 1000 == 0, "the coordinator holds nothing of them"
+    assert 0 < found["acme"].size < 1_000_000 < found["local"].size
+    assert found["acme"].at_head
+    listed = run(url, "tenants", "list").output.splitlines()
+    assert [line.split()[-1] for line in listed[:3]] == [
+        "worker-1:5432",
+        found["local"].owner,
+        "worker-2:5432",
+    ]
+
+
 def test_a_worker_is_refused_in_words(url: URL) -> None:
     fake_citus.become_worker(url)
     for call in (

@@ -503,7 +503,7 @@ def test_the_commands(database_url: URL, engine: Engine) -> None:
     code, output = run(database_url, "list", "--json")
     found = json.loads(output)
     assert [tenant["name"] for tenant in found] == ["acme", "one", "two"]
-    assert found[0].keys() == {"name", "revision", "at_head", "size", "owner"}
+    assert found[0].keys() == {"name", "revision", "at_head", "size", "owner", "node"}
     migrate.downgrade(database_url, middle(), schema="one")
     assert "not at head" in run(database_url, "list")[1]
     assert run(database_url, "upgrade")[0] == 2

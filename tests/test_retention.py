@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from injection.signatures import methods, repositories
-from sqlalchemy import URL, text
+from sqlalchemy import URL, event, text
 
 from alfred_db import AsyncDatabase, ClaimedTask, Database, Worker
 from alfred_db.cli import main
+from alfred_db.engine import chunks
 from alfred_db.errors import ConfigurationError, InvalidInputError, SchemaOutdatedError
 from alfred_db.repositories import UnitOfWork
-from alfred_db.retention import KINDS, RetentionPolicy, purge
+from alfred_db.retention import KINDS, RetentionPolicy, purge, purging
 from alfred_db.retention.policy import seconds_of
 from alfred_db.worker import Lease
 
@@ -187,6 +189,44 @@ async def test_from_asyncio_and_of_one_tenant(database_url: URL, schema: str) ->
             assert counts(purge(asynchronous, policy)) == {"tasks": 1}
         with other.begin() as uow:
             assert uow.tasks.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds_of_a_row", "sizes"),
+    [
+        ("tasks", 0.003, [100, 50, 25, 25, 25, 25]),
+        ("events", 0.00001, [100, 200, 400, 800, 1000, 1000]),
+        (
+            "cache",
+            0.003,
+            [1000] * 6,
+        ),  # no index finds its rows: a smaller batch would read the table more often
+    ],
+)
+def test_a_batch_takes_a_tenth_of_a_second_and_a_pause_follows(
+    database_url: URL,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    seconds_of_a_row: float,
+    sizes: list[int],
+) -> None:
+    asked: list[int] = []
+    pauses: list[float] = []
+    clock = [0.0]
+
+    def delete(_database: Database, _kind: Any, given: dict[str, Any]) -> int:
+        asked.append(given["limit"])
+        clock[0] += given["limit"] * seconds_of_a_row
+        return given["limit"] if len(asked) < len(sizes) else 0
+
+    fake = SimpleNamespace(monotonic=lambda: clock[0], sleep=pauses.append)
+    monkeypatch.setattr(purging, "_delete", delete)
+    monkeypatch.setattr(purging, "time", fake)
+    monkeypatch.setattr(chunks, "time", fake)
+    with Database(database_url) as db:
+        assert counts(purge(db, EVERYTHING, only=[kind])) == {kind: sum(sizes[:-1])}
+    assert asked == sizes
+    assert pauses == pytest.approx([purging.PAUSE * size * seconds_of_a_row for size in sizes[:-1]])
 
 
 def test_only_what_the_policy_names(database_url: URL) -> None:
@@ -367,3 +407,24 @@ def test_a_repository_alone(database_url: URL) -> None:
             assert uow.broker_requests.purgeable(older_than=30 * 86_400.0) == 4
             assert uow.working_memory.purge(limit=4) == 4
         assert remaining(db) == before
+
+
+def test_only_the_last_batch_of_a_kind_waits_for_the_disk(database_url: URL) -> None:
+    """A claim that commits meanwhile would wait for the flush of each batch as well."""
+    with Database(database_url) as db:
+        seed(db)
+        seen: list[tuple[str, int]] = []
+
+        def look(session: Any) -> None:
+            seen.append(
+                (
+                    session.scalar(text("SELECT current_setting('synchronous_commit')")),
+                    session.scalar(text("SELECT count(*) FROM processed_messages")),
+                )
+            )
+
+        event.listen(db._units, "before_commit", look)
+        assert counts(purge(db, EVERYTHING, only=["messages"], batch=5)) == {"messages": 14}
+        assert seen[-3:] == [("off", 11), ("off", 6), ("on", 2)]
+        with db.begin() as uow:
+            assert uow.session.scalar(text("SELECT current_setting('synchronous_commit')")) == "on"

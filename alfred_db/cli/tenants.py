@@ -72,7 +72,7 @@ def create(
 @migration_url_option
 @json_option
 def show(url: str | None, as_json: bool) -> None:
-    """List the tenants with their revisions and sizes.
+    """List the tenants with their revisions, sizes and owners, and on Citus the node of each.
 
     Example: alfred-db tenants list
     """
@@ -81,6 +81,8 @@ def show(url: str | None, as_json: bool) -> None:
     for tenant in found:
         revision = f"{tenant.revision or 'unknown'}{'' if tenant.at_head else ' (not at head)'}"
         lines.append(f"{tenant.name:<24}  {revision:<48}  {_size(tenant.size):>10}  {tenant.owner}")
+        if tenant.node is not None:
+            lines[-1] += f"  {tenant.node}"
     print_result([asdict(tenant) for tenant in found], *lines, as_json=as_json)
     if not as_json:
         note(f"{len(found)} tenants")

@@ -37,7 +37,7 @@ class Chunks:
 
     def __init__(self, limit: int, progress: Progress | None) -> None:
         within("limit", limit, 1, MAX_ROWS)
-        self._limit = limit
+        self.limit = limit
         self._progress = progress
         self.size = min(FIRST, limit)
         self.rows = 0
@@ -51,7 +51,7 @@ class Chunks:
         if taken > LONG:
             self.size = max(1, self.size // 2)
         elif taken < SHORT:
-            self.size = min(self._limit, self.size * 2)
+            self.size = min(self.limit, self.size * 2)
 
     def add(self, done: object) -> int:
         """Count the rows of a call that has committed, by what it has returned; return their number."""

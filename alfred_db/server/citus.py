@@ -13,7 +13,7 @@ from ..models import Base
 from ..sql import SHARED_SCHEMAS
 from .databases import VERSION_TABLES
 
-__all__ = ["CATALOGS", "Cluster", "Node", "cluster", "refuse_worker"]
+__all__ = ["CATALOGS", "HAS_CITUS", "Cluster", "Node", "cluster", "refuse_worker"]
 
 CATALOGS = tuple(
     table
@@ -75,7 +75,7 @@ class Cluster:
 
 def cluster(connection: Connection) -> Cluster | None:
     """Return the cluster, or None without Citus."""
-    if not connection.scalar(text(_HAS_CITUS)):
+    if not connection.scalar(text(HAS_CITUS)):
         return None
     names = [table.fullname for table in CATALOGS]
     row = connection.execute(text(_STATE), {"names": names}).one()
@@ -96,7 +96,7 @@ def refuse_worker(connection: Connection) -> None:
     Raises:
         ConfigurationError: The connected server is one.
     """
-    if connection.scalar(text(_HAS_CITUS)) and connection.scalar(
+    if connection.scalar(text(HAS_CITUS)) and connection.scalar(
         text("SELECT groupid <> 0 FROM pg_catalog.pg_dist_local_group")
     ):
         raise ConfigurationError(
@@ -104,7 +104,7 @@ def refuse_worker(connection: Connection) -> None:
         )
 
 
-_HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
+HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 _STATE = f"""
     WITH versions AS MATERIALIZED ({VERSION_TABLES})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, exc, text
+from sqlalchemy import Connection, Engine, Row, exc, text
 from sqlalchemy.orm import Session
 
 from ..config import command
 from ..engine.session import DirectSession
 from ..errors import NotFoundError, shown
+from ..server.citus import HAS_CITUS
 from ..server.databases import VERSION_TABLE, VERSION_TABLES
 from ..sql import literal, qualified
 
@@ -37,6 +39,8 @@ class Tenant:
     """The bytes of its tables and indexes."""
     owner: str
     """The role that owns its schema."""
+    node: str | None = None
+    """The node of Citus that holds it, as host and port. None: the server has no Citus, or it is not distributed."""
 
 
 _FOUND = text("""
@@ -64,6 +68,28 @@ _TENANTS = text(f"""
     ORDER BY CAST(versions.schema AS text) COLLATE pg_catalog."C"
 """)
 
+_ON_CITUS = text("""
+    SELECT
+        CAST(nspname AS text) AS name,
+        (
+            SELECT pg_catalog.concat(pg_dist_node.nodename, ':', pg_dist_node.nodeport)
+            FROM pg_catalog.pg_dist_partition AS own
+            JOIN pg_catalog.pg_dist_shard ON pg_dist_shard.logicalrelid = own.logicalrelid
+            JOIN pg_catalog.pg_dist_placement ON pg_dist_placement.shardid = pg_dist_shard.shardid
+            JOIN pg_catalog.pg_dist_node ON pg_dist_node.groupid = pg_dist_placement.groupid
+            WHERE own.colocationid = pg_dist_schema.colocationid AND pg_dist_node.noderole = 'primary'
+            ORDER BY pg_dist_node.nodeid LIMIT 1
+        ) AS node,
+        (
+            SELECT CAST(COALESCE(pg_catalog.sum(pg_catalog.citus_total_relation_size(own.logicalrelid, false)), 0) AS bigint)
+            FROM pg_catalog.pg_dist_partition AS own
+            JOIN pg_catalog.pg_class ON pg_class.oid = CAST(own.logicalrelid AS oid)
+            WHERE own.colocationid = pg_dist_schema.colocationid AND relkind IN ('r', 'm')
+        ) AS size
+    FROM pg_catalog.pg_dist_schema JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pg_dist_schema.schemaid
+""")
+"""Where the tenants are that have been distributed, and how large; the coordinator has nothing of them."""
+
 
 def list_tenants(connection: Connection, head: str) -> list[Tenant]:
     """Return the named tenants by name; the default tenant is not one of them.
@@ -76,17 +102,32 @@ def list_tenants(connection: Connection, head: str) -> list[Tenant]:
         rows = connection.execute(_TENANTS).all()
         try:
             revisions = _revisions(connection, [row.name for row in rows if row.readable])
+            placed = _placed(connection)
         except exc.ProgrammingError:  # a tenant was dropped meanwhile
             if last:
                 raise
         else:
             return [
-                Tenant(row.name, found := revisions.get(row.name), found == head, row.size, row.owner)
+                Tenant(
+                    row.name,
+                    found := revisions.get(row.name),
+                    found == head,
+                    placed[row.name].size if row.name in placed else row.size,
+                    row.owner,
+                    placed[row.name].node if row.name in placed else None,
+                )
                 for row in rows
             ]
         finally:
             connection.rollback()
     raise AssertionError("not reached")
+
+
+def _placed(connection: Connection) -> dict[str, Row[Any]]:
+    """Return node and size of each tenant that Citus has distributed."""
+    if not connection.scalar(text(HAS_CITUS)):
+        return {}
+    return {row.name: row for row in connection.execute(_ON_CITUS)}
 
 
 def _revisions(connection: Connection, names: Sequence[str]) -> dict[str, str]:
