@@ -195,8 +195,8 @@ async def test_an_async_database_follows_a_move_there_and_back(ends: tuple[URL, 
     assert ask(second, "SELECT to_regnamespace('acme')") is None
 
 
-STAGES = ["_wait_for_copy", "_continue", "_record_moved"]
-ALL_STAGES = [*STAGES, "_replicate", "_switch", "_require_same", "_clean_up"]
+STAGES = ["wait_for_copy", "_continue", "_record_moved"]
+ALL_STAGES = [*STAGES, "replicate", "_switch", "_require_same", "_clean_up"]
 
 
 @pytest.mark.parametrize("stage", ALL_STAGES if LONG else STAGES)
@@ -226,7 +226,7 @@ def test_a_move_that_stops_is_continued(
     assert [wal_senders(url) for url in ends] == [0, 0]
 
 
-@pytest.mark.parametrize("stage", ["_replicate", "_wait_for_copy", "_switch"] if LONG else ["_switch"])
+@pytest.mark.parametrize("stage", ["replicate", "wait_for_copy", "_switch"] if LONG else ["_switch"])
 def test_a_move_is_aborted(ends: tuple[URL, URL], stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ends
     url = first.render_as_string(hide_password=False)
@@ -298,14 +298,14 @@ def test_a_collection_that_is_created_meanwhile_stops_the_switch(
     ends: tuple[URL, URL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = ends
-    waited = moving._wait_for_copy
+    waited = moving.wait_for_copy
 
     def create(*arguments: Any) -> None:
         waited(*arguments)
         with Database(first, schema="acme") as tenant, tenant.begin() as uow:
             uow.knowledge.create_collection("made-meanwhile")
 
-    monkeypatch.setattr(moving, "_wait_for_copy", create)
+    monkeypatch.setattr(moving, "wait_for_copy", create)
     with Database(first) as db:
         with pytest.raises(ConflictError, match="created or changed during the move"):
             db.tenants.move("acme", second, **PATIENT)

@@ -6,17 +6,20 @@ from dataclasses import asdict
 
 import click
 
-from .choices import LOCK_TIMEOUT
 from .databases import connected, engine_of
 from .groups import Group
-from .options import confirm, json_option, migration_url_option, schema_option, url_option, yes_option
+from .options import (
+    confirm,
+    json_option,
+    lock_timeout_option,
+    migration_url_option,
+    schema_option,
+    url_option,
+    yes_option,
+)
 from .output import print_result
 
 __all__ = ["indexes"]
-
-lock_option = click.option(
-    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
-)
 
 
 @click.group(cls=Group)
@@ -46,7 +49,7 @@ def show(url: str | None, schema: str | None, as_json: bool) -> None:
 @click.argument("field")
 @migration_url_option
 @schema_option
-@lock_option
+@lock_timeout_option
 @json_option
 def add(field: str, url: str | None, schema: str | None, lock_timeout: float, as_json: bool) -> None:
     """Index FIELD, such as documents.metadata.year, while others read and write."""
@@ -63,7 +66,7 @@ def add(field: str, url: str | None, schema: str | None, lock_timeout: float, as
 @yes_option
 @migration_url_option
 @schema_option
-@lock_option
+@lock_timeout_option
 @json_option
 def drop(
     field: str, yes: bool, url: str | None, schema: str | None, lock_timeout: float, as_json: bool

@@ -6,12 +6,15 @@ import sys
 
 import click
 
+from .choices import LOCK_TIMEOUT
+
 __all__ = [
     "after_option",
     "answerable",
     "confirm",
     "json_option",
     "limit_option",
+    "lock_timeout_option",
     "migration_url_option",
     "pooler_option",
     "schema_option",
@@ -45,6 +48,9 @@ pooler_option = click.option(
 after_option = click.option("--after", metavar="CURSOR", help="The cursor that the previous page ended with.")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Rows per page."
+)
+lock_timeout_option = click.option(
+    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .choices import LOCK_TIMEOUT, SPACE_INDEXES
+from .choices import SPACE_INDEXES
 from .databases import connected, engine_of, opened
 from .groups import Group
-from .options import json_option, migration_url_option, schema_option, url_option
+from .options import json_option, lock_timeout_option, migration_url_option, schema_option, url_option
 from .output import print_result
 from .progress import Report, progress
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from ..indexes import IndexStatus, Progress
 
 __all__ = ["vectors"]
+
+recall_option = click.option("--target", default=0.95, show_default=True, help="The recall to reach.")
+k_option = click.option("--k", default=10, show_default=True, help="How many nearest rows a search returns.")
+ef_option = click.option(
+    "--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated."
+)
+memory_option = click.option(
+    "--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB."
+)
 
 
 @click.group(cls=Group)
@@ -66,10 +75,8 @@ def _table(found: list[IndexStatus]) -> str:
 @click.option("--index", help="Its name, or that of a partitioned table's; default: all that are invalid.")
 @migration_url_option
 @schema_option
-@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
-@click.option(
-    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
-)
+@memory_option
+@lock_timeout_option
 @json_option
 def build(
     index: str | None,
@@ -103,10 +110,10 @@ def build(
 
 @vectors.command("recall")
 @click.option("--table", required=True, help="A table, or a partition, with a vector index.")
-@click.option("--target", default=0.95, show_default=True, help="The recall to reach.")
-@click.option("--k", default=10, show_default=True, help="How many nearest rows a search returns.")
+@recall_option
+@k_option
 @click.option("--samples", default=200, show_default=True, help="How many stored vectors to search for.")
-@click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
+@ef_option
 @url_option
 @schema_option
 @json_option
@@ -136,12 +143,12 @@ def find(
 @vectors.command("advise")
 @click.option("--table", help="A table, or a partition, with vectors.")
 @click.option("--space", help="An embedding space; pass either this or a table.")
-@click.option("--target", default=0.95, show_default=True, help="The recall to reach.")
-@click.option("--k", default=10, show_default=True, help="How many nearest rows a search returns.")
+@recall_option
+@k_option
 @click.option("--samples", default=100, show_default=True, help="How many stored vectors to search for.")
 @click.option("--rows", default=50_000, show_default=True, help="How many vectors to build the indexes on.")
-@click.option("--ef", type=int, multiple=True, help="A value of hnsw.ef_search to try; may be repeated.")
-@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
+@ef_option
+@memory_option
 @url_option
 @schema_option
 @json_option
@@ -189,10 +196,8 @@ def compare(
 )
 @migration_url_option
 @schema_option
-@click.option("--maintenance-work-mem", metavar="SIZE", help="Memory to build in, such as 2GB.")
-@click.option(
-    "--lock-timeout", type=float, default=LOCK_TIMEOUT, show_default=True, help="Seconds to wait for others."
-)
+@memory_option
+@lock_timeout_option
 @json_option
 def build_for(
     space: str,

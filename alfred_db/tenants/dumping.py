@@ -21,9 +21,9 @@ from ..engine.pool import passing_engine
 from ..errors import AlfredDBError, ConfigurationError, ConflictError, shown
 from ..migrate import home
 from ..server.databases import VERSION_TABLE
-from ..sql import TENANT_SCHEMAS, qualified, quoted
+from ..sql import TENANT_SCHEMAS, literal, qualified, quoted
 
-__all__ = ["create_database", "drop_database", "dump", "restore"]
+__all__ = ["create_database", "definition", "drop_database", "dump", "restore"]
 
 _PACKAGED = "/usr/lib/postgresql"
 """Where Debian has the programs of each major version."""
@@ -61,6 +61,37 @@ def dump(url: URL, file: Path, *, schema: str | None = None, snapshot: str | Non
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def definition(url: URL, schema: str) -> str:
+    """Return the statements that create the schema of a tenant with its tables, without their rows.
+
+    Raises:
+        ConfigurationError: pg_dump is not installed, or is older than the server.
+        AlfredDBError: pg_dump failed.
+    """
+    with passing_engine(url, "alfred-db dump").connect() as connection:
+        program = _program("pg_dump", _major(connection))
+        comments = connection.execute(_COMMENTS, {"schema": schema}).all()
+    left_out = ("--no-owner", "--no-publications", "--no-subscriptions", "--no-comments")
+    script = _run(program, url, "--schema-only", f"--schema={quoted(schema)}", *left_out)
+    # Lines with a backslash are commands of psql.
+    lines = [line for line in script.splitlines() if line[:1] != "\\" and not _ODD.match(line.encode())]
+    lines += [f"COMMENT ON {kind} {name} IS {literal(comment)};" for kind, name, comment in comments]
+    return "\n".join(lines)
+
+
+_COMMENTS = text("""
+    SELECT 'SCHEMA', pg_catalog.quote_ident(CAST(nspname AS text)), pg_catalog.obj_description(oid, 'pg_namespace')
+    FROM pg_catalog.pg_namespace
+    WHERE CAST(nspname AS text) = CAST(:schema AS text) AND pg_catalog.obj_description(oid, 'pg_namespace') IS NOT NULL
+    UNION ALL
+    SELECT 'TABLE', pg_catalog.concat(pg_catalog.quote_ident(CAST(nspname AS text)), '.', pg_catalog.quote_ident(CAST(relname AS text))),
+        pg_catalog.obj_description(pg_class.oid, 'pg_class')
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE CAST(nspname AS text) = CAST(:schema AS text) AND relkind IN ('r', 'p')
+        AND pg_catalog.obj_description(pg_class.oid, 'pg_class') IS NOT NULL
+""")
 
 
 def restore(file: Path, url: URL) -> None:

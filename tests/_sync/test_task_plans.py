@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
 from alfred_db import Database, NewTask, Task
-from alfred_db.queries import lease_endings, queue_claims, task_waits
+from alfred_db.queries import lease_endings, queue_claims, task_releases
 from alfred_db.queries import leases as held
 from alfred_db.queries import task_claims as claims
 from alfred_db.queries import task_maintenance as upkeep
@@ -324,7 +324,7 @@ def test_what_an_end_releases_is_found_by_its_key(committed: Database, analyze: 
         )
         plan = plan_of(
             session,
-            task_waits.settle(),
+            task_releases.settle(),
             {"ids": ids},
             schema=committed.schema,
             explain="EXPLAIN (ANALYZE, BUFFERS)",

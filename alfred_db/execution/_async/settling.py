@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...engine.session import state_of
 from ...models import TaskStatus
-from ...queries import task_waits as queries
+from ...queries import task_releases, task_waits
 from ...queries.shapes.driver_statement import Tenant
 from .driver import bind_of, fetch, tenant_of
 
@@ -47,7 +47,7 @@ async def complete(session: AsyncSession, id: uuid.UUID, token: uuid.UUID) -> bo
     It was not if the task is not held, or if something was made to wait for it since the statement began.
     It is right for any task. Where nothing waits, `AsyncLeases.complete` is faster; where something does, it needs two statements.
     """
-    rows: Sequence[Sequence[Any]] = await fetch(session, queries.complete(), {"id": id, "token": token})
+    rows: Sequence[Sequence[Any]] = await fetch(session, task_releases.complete(), {"id": id, "token": token})
     if not rows:
         return False
     _, awaited_by, is_released = rows[0][:3]
@@ -78,7 +78,7 @@ async def settle(session: AsyncSession, ended: Iterable[uuid.UUID], *, late: boo
     while ids:
         if not late:
             state_of(session).ended.update(ids)
-        rows = await fetch(session, queries.settle(late=late), {"ids": ids})
+        rows = await fetch(session, task_releases.settle(late=late), {"ids": ids})
         ids, late = sorted(await released(session, rows)), False
 
 
@@ -86,7 +86,7 @@ async def open_turns(session: AsyncSession, keys: Iterable[str]) -> None:
     """Open the next task of each ordering key whose turn nobody has."""
     left = sorted(set(keys))
     while left:
-        rows = await fetch(session, queries.open_turns(), {"keys": left})
+        rows = await fetch(session, task_releases.open_turns(), {"keys": left})
         left = sorted(_announced(session, rows)[1])
 
 
@@ -95,7 +95,7 @@ async def take_turns(session: AsyncSession, keys: Iterable[str]) -> set[str]:
     taken: set[str] = set()
     left = sorted(set(keys))
     while left:
-        rows = await fetch(session, queries.mark_keys(), {"keys": left})
+        rows = await fetch(session, task_waits.mark_keys(), {"keys": left})
         taken |= {key for key, marked in rows if marked}
         left = [key for key, marked in rows if not marked]
     return taken
@@ -114,7 +114,7 @@ async def requeued(
         await take_turns(session, keys)
         await open_turns(session, keys)
     if parts := [id for id, _, batch in tasks if batch is not None]:
-        await fetch(session, queries.wait_again(), {"ids": parts})
+        await fetch(session, task_waits.wait_again(), {"ids": parts})
 
 
 async def released(session: AsyncSession, rows: Sequence[Sequence[Any]]) -> list[uuid.UUID]:

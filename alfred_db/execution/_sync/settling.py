@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from ...engine.session import state_of
 from ...models import TaskStatus
-from ...queries import task_waits as queries
+from ...queries import task_releases, task_waits
 from ...queries.shapes.driver_statement import Tenant
 from .driver import bind_of, fetch, tenant_of
 
@@ -48,7 +48,7 @@ def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
     It was not if the task is not held, or if something was made to wait for it since the statement began.
     It is right for any task. Where nothing waits, `Leases.complete` is faster; where something does, it needs two statements.
     """
-    rows: Sequence[Sequence[Any]] = fetch(session, queries.complete(), {"id": id, "token": token})
+    rows: Sequence[Sequence[Any]] = fetch(session, task_releases.complete(), {"id": id, "token": token})
     if not rows:
         return False
     _, awaited_by, is_released = rows[0][:3]
@@ -79,7 +79,7 @@ def settle(session: Session, ended: Iterable[uuid.UUID], *, late: bool = False) 
     while ids:
         if not late:
             state_of(session).ended.update(ids)
-        rows = fetch(session, queries.settle(late=late), {"ids": ids})
+        rows = fetch(session, task_releases.settle(late=late), {"ids": ids})
         ids, late = sorted(released(session, rows)), False
 
 
@@ -87,7 +87,7 @@ def open_turns(session: Session, keys: Iterable[str]) -> None:
     """Open the next task of each ordering key whose turn nobody has."""
     left = sorted(set(keys))
     while left:
-        rows = fetch(session, queries.open_turns(), {"keys": left})
+        rows = fetch(session, task_releases.open_turns(), {"keys": left})
         left = sorted(_announced(session, rows)[1])
 
 
@@ -96,7 +96,7 @@ def take_turns(session: Session, keys: Iterable[str]) -> set[str]:
     taken: set[str] = set()
     left = sorted(set(keys))
     while left:
-        rows = fetch(session, queries.mark_keys(), {"keys": left})
+        rows = fetch(session, task_waits.mark_keys(), {"keys": left})
         taken |= {key for key, marked in rows if marked}
         left = [key for key, marked in rows if not marked]
     return taken
@@ -115,7 +115,7 @@ def requeued(
         take_turns(session, keys)
         open_turns(session, keys)
     if parts := [id for id, _, batch in tasks if batch is not None]:
-        fetch(session, queries.wait_again(), {"ids": parts})
+        fetch(session, task_waits.wait_again(), {"ids": parts})
 
 
 def released(session: Session, rows: Sequence[Sequence[Any]]) -> list[uuid.UUID]:

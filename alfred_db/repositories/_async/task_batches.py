@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ...execution._async.driver import fetch
 from ...execution._async.settling import released
 from ...models import Task, TaskStatus
+from ...queries import task_releases
 from ...queries import task_waits as queries
 from ...values.task_columns import new_ids
 from ...values.tasks import NewTask, TaskBatch, TaskBatchProgress
@@ -49,9 +50,8 @@ class AsyncTaskBatches(AsyncTaskBase):
         others = {id for id, _ in filed} - own
         await self._depend([(last, other, True) for other in sorted(others)], frozenset())
         if less := len(tasks) - len(own) - len(others):
-            await released(
-                self._session, await fetch(self._session, queries.wait_less(), {"id": last, "less": less})
-            )
+            rows = await fetch(self._session, task_releases.wait_less(), {"id": last, "less": less})
+            await released(self._session, rows)
         return TaskBatch(last, [id for id, _ in filed], last, created=True)
 
     async def batch_progress(self, id: uuid.UUID) -> TaskBatchProgress:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ...execution._sync.driver import fetch
 from ...execution._sync.settling import released
 from ...models import Task, TaskStatus
+from ...queries import task_releases
 from ...queries import task_waits as queries
 from ...values.task_columns import new_ids
 from ...values.tasks import NewTask, TaskBatch, TaskBatchProgress
@@ -50,9 +51,8 @@ class TaskBatches(TaskBase):
         others = {id for id, _ in filed} - own
         self._depend([(last, other, True) for other in sorted(others)], frozenset())
         if less := len(tasks) - len(own) - len(others):
-            released(
-                self._session, fetch(self._session, queries.wait_less(), {"id": last, "less": less})
-            )
+            rows = fetch(self._session, task_releases.wait_less(), {"id": last, "less": less})
+            released(self._session, rows)
         return TaskBatch(last, [id for id, _ in filed], last, created=True)
 
     def batch_progress(self, id: uuid.UUID) -> TaskBatchProgress:
