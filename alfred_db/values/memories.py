@@ -130,9 +130,9 @@ class MemoryRecallResult:
     hits: Sequence[Hit[MemoryRow]]
     path: SearchPath
     certified: bool
-    """Whether no memory of the bank can have a better score, except for neighbours that the index misses."""
+    """Whether the whole bank was compared: no other memory of it has a better score, whatever the index misses."""
     candidates: int
-    """Number of memories compared in the last step."""
+    """Number of memories that were scored in the last step."""
 
     def __iter__(self) -> Iterator[Hit[MemoryRow]]:
         return iter(self.hits)

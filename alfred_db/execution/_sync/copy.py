@@ -14,7 +14,7 @@ from ...errors import translated
 from ...queries.shapes.functions import func
 from ...sql import qualified
 from ..copy_format import copy_statement, pack_rows
-from .driver import driver_of, settle
+from .driver import bind_of, driver_of, settle
 
 
 def copy_rows(
@@ -77,6 +77,6 @@ def reserve_ids(session: Session, table: Table, count: int) -> Sequence[int]:
 
 def table_name(session: Session, table: Table) -> str:
     """Return the qualified name of the table in the session's tenant."""
-    options: Mapping[str, Any] = session.get_bind().get_execution_options()
+    options: Mapping[str, Any] = bind_of(session).get_execution_options()
     mapping: Mapping[str | None, str | None] = options.get("schema_translate_map") or {}
     return qualified(mapping.get(table.schema, table.schema), table.name)

@@ -1,4 +1,4 @@
-"""Recall: the number of candidates, and the decision to compare the whole bank."""
+"""Recall: by comparing the whole bank, or by the nearest memories that the index finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...errors import translated
-from ...execution._async.driver import fetch_rows
+from ...execution._async.driver import commits_alone, fetch_rows
 from ...execution._async.search import MAX_COMPARED, OWN_PLAN, SMALL_PART, estimate, scan_settings, set_local
 from ...execution._async.spaces import space_of
 from ...models import Memory, MemoryBank
@@ -29,12 +29,15 @@ FIRST, MOST = 50, 1000
 """The initial and the maximum number of candidates; initially five for each hit if that is more."""
 
 COMPARED = 2_000
-"""Banks with at most this many memories are compared whole: that is as fast as the index, and exact."""
+"""Banks with at most this many memories are compared without the index, which would save no time."""
 
 KEPT, EFFORT = 500, 5
 """The size of the index's candidate list: at least, and for each candidate. It sets the recall of the index."""
 
-WHOLE = 100_000
+WHOLE = 10_000
+"""Banks with at most this many memories are compared whole: that takes no longer than the index, and is exact."""
+
+AT_LAST = 100_000
 """The largest bank that is compared whole when the maximum number of candidates was not enough."""
 
 
@@ -56,8 +59,10 @@ class AsyncMemoryRecall(AsyncMemoryBase):
         """Return the bank's best memories by similarity x importance x recency; it touches nothing.
 
         score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), where
-        age is the time from the last use to `now`. The index returns the nearest memories. Their number is
-        doubled until no other memory can have a better score.
+        age is the time from the last use to `now`. A bank of up to 10,000 memories is compared whole: the index
+        finds some near memories, and of all others only those that are similar enough to be better are scored. In a
+        larger bank only memories that the index finds are scored. Their number is doubled until no memory that is
+        farther away can have a better score; the index may miss a nearer one.
 
         Args:
             bank: The bank or its id.
@@ -66,12 +71,12 @@ class AsyncMemoryRecall(AsyncMemoryBase):
             half_life: The age at which recency counts half.
             weights: The weights w_i of importance and w_r of recency.
             now: The time for ages; None is the database's time.
-            exact: True compares the whole bank, False never does, None decides by its size.
+            exact: True compares the whole bank, False scores what the index finds, None decides by its size.
             space: The embedding space; None is the default one. In another than `builtin` the whole bank is
                 compared.
 
         Returns:
-            The hits; `certified` is true if no other memory can have a better score.
+            The hits; `certified` is true if the whole bank was compared, so that no other memory has a better score.
 
         Raises:
             NotFoundError: The bank does not exist, or the space.
@@ -103,7 +108,7 @@ async def _recalled(
     exact: bool | None,
     space: Space | None,
 ) -> MemoryRecallResult:
-    """Double the candidates until no other memory can be better, or compare a bank that is not too large."""
+    """Compare the bank, or double the candidates of the index until no memory farther away can be better."""
     parameters = {
         "bank": bank_id,
         "embedding": embedding,
@@ -112,23 +117,39 @@ async def _recalled(
         "half_life": half_life,
         "now": now,
     }
-    exact = True if space is not None else exact
     with translated():
-        matches, rows = (0.0, 0.0) if exact else await estimate(session, Memory, in_bank(bank_id))
-        small = exact is None and matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
+        if space is not None:
+            found = await fetch_rows(session, queries.recall_exactly(limit, space), parameters)
+            return _result(found, SearchPath.EXACT)
+        matches, rows = await estimate(session, Memory, in_bank(bank_id))
         part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
-        while not (exact or small):
+        small = matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
+        first = None if small else candidates
+        while not (exact or (exact is None and (small or matches <= WHOLE))):
             found = await _nearest(session, limit, candidates, part, parameters)
             compared = found[0].compared if found else 0
-            certified = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
+            enough = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
             last = candidates == MOST or compared < candidates
-            if certified or (last and (exact is False or matches > WHOLE)):
-                return _result(found, SearchPath.HNSW_ITERATIVE, certified)
+            if enough or (last and (exact is False or matches > AT_LAST)):
+                return _result(found, SearchPath.HNSW_ITERATIVE)
             if last:
                 break
             candidates = min(2 * candidates, MOST)
-        found = await fetch_rows(session, queries.recall_exactly(limit, space), parameters)
-    return _result(found, SearchPath.EXACT, True)
+        found = await _compared(session, limit, first, part, parameters)
+    return _result(found, SearchPath.EXACT)
+
+
+async def _compared(
+    session: AsyncSession, limit: int, candidates: int | None, part: float, parameters: dict[str, Any]
+) -> Sequence[Row[Any]]:
+    """Return the best of a bank that has `part` of all memories, with so many `candidates` of the index if any."""
+    if candidates is not None:
+        # As many as leave enough of the bank; where the index finds fewer, the scan only takes longer.
+        read = int(min(2 * candidates / max(part, 0.01), MAX_EF_SEARCH))
+        settings = scan_settings(candidates, SearchParams(ef_search=read), iterative=False)
+        if not await commits_alone(session):  # else the index finds what it finds by its default settings
+            await set_local(session, {**settings, **OWN_PLAN})
+    return await fetch_rows(session, queries.recall_exactly(limit, None, candidates), parameters)
 
 
 async def _nearest(
@@ -148,6 +169,6 @@ async def _nearest(
     return found
 
 
-def _result(rows: Sequence[Row[Any]], path: SearchPath, certified: bool) -> MemoryRecallResult:
+def _result(rows: Sequence[Row[Any]], path: SearchPath) -> MemoryRecallResult:
     hits: list[Hit[Any]] = [Hit(row, row.distance, row.score) for row in rows]
-    return MemoryRecallResult(hits, path, certified, rows[0].compared if rows else 0)
+    return MemoryRecallResult(hits, path, path is SearchPath.EXACT, rows[0].compared if rows else 0)
