@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Engine, Row
 from sqlalchemy.orm import Session
 
 from ...errors import translated
-from ...models import Base
+from ...models import Base, SpaceIndex
 from ...queries.shapes import spaces as queries
 from ...queries.shapes.driver_statement import Tenant
 from ...queries.shapes.explain import Explain
@@ -126,7 +126,9 @@ def search_many(
             candidates = min(limit * factor, MOST_CANDIDATES)
             set_local(
                 session,
-                scan_settings(candidates * chosen.read, params, iterative=where is not None or factor > 1),
+                scan_settings(
+                    chosen.reads(candidates, None), params, iterative=where is not None or factor > 1
+                ),
             )
             for start in range(0, len(short), AT_ONCE):
                 some = short[start : start + AT_ONCE]
@@ -178,7 +180,13 @@ class _Search:
         if not space.indexed:
             params = SearchParams(True, max_distance=params.max_distance, timeout=params.timeout)
         exact, self.path, settings = way_of(
-            session, self._model, limit * space.read, self._where, params, None, space.dimensions
+            session,
+            self._model,
+            space.reads(limit, params.ef_search),
+            self._where,
+            params,
+            None,
+            space.dimensions,
         )
         set_local(session, settings)
         if exact:
@@ -186,7 +194,7 @@ class _Search:
         factor = widening(session, space)
         while (candidates := limit * factor) <= max(MOST_CANDIDATES, limit):
             if factor > 1:
-                wider = scan_settings(candidates * space.read, params, iterative=True)
+                wider = scan_settings(space.reads(candidates, params.ef_search), params, iterative=True)
                 set_local(session, {**settings, **wider})
             rows = self._run(candidates, only_keys)
             if len(rows) == limit or params.exact is not None:
@@ -200,10 +208,10 @@ class _Search:
 
     def _run(self, candidates: int, only_keys: bool) -> Sequence[Row[Any]]:
         session, model, space, limit = self._session, self._model, self._space, self._limit
-        # An index of bits returns what it keeps, since its order is only roughly that of the distances.
-        least = (self._params.ef_search or 0) if space.read > 1 else 0
+        # Statements differ by the size of the candidate list for an index of bits only.
+        ef_search = self._params.ef_search if space.index is SpaceIndex.HNSW_BIT else None
         if self.path is SearchPath.HNSW and not only_keys:
-            nearest = queries.nearest(model, space, limit, candidates, least)
+            nearest = queries.nearest(model, space, limit, candidates, ef_search)
             self._statement = nearest.built
             return fetch_rows(session, nearest, self._parameters)
         self._statement = queries.nearest_within(
@@ -215,7 +223,7 @@ class _Search:
             max_distance=self._params.max_distance,
             exact=self.path is SearchPath.EXACT,
             only_keys=only_keys,
-            least=least,
+            ef_search=ef_search,
         )
         return rows_of(session, self._statement, self._parameters)
 

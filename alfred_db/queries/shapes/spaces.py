@@ -59,7 +59,7 @@ from .literals import number
 from .vector_search import AnySelect, columns_of, key_of, literal_limit
 
 RERANKED = 8
-"""The number of candidates for each hit in an index of bits."""
+"""The number of candidates for each hit in an index of bits, unless the caller sets the size of the candidate list."""
 
 MOST_RERANKED = 1000
 """The number of candidates that are ranked again at most: the greatest candidate list of an index."""
@@ -101,10 +101,15 @@ class Space:
         """Whether its vectors have an index."""
         return self.index is not SpaceIndex.NONE and self.state is not SpaceState.BUILDING
 
-    @property
-    def read(self) -> int:
-        """How many vectors are read from the index for each candidate; the stored vectors rank them."""
-        return RERANKED if self.index is SpaceIndex.HNSW_BIT else 1
+    def reads(self, candidates: int, ef_search: int | None) -> int:
+        """Return how many vectors are read from the index for so many candidates.
+
+        An index of bits has only roughly the order of the distances, so that the stored vectors rank more of its vectors:
+        all that a candidate list of the caller's size keeps.
+        """
+        if self.index is not SpaceIndex.HNSW_BIT:
+            return candidates
+        return min(RERANKED * candidates if ef_search is None else max(candidates, ef_search), MOST_RERANKED)
 
     @property
     def said(self) -> str:
@@ -204,7 +209,7 @@ def nearest_vectors(
     *,
     exact: bool,
     query: Any = None,
-    least: int = 0,
+    ef_search: int | None = None,
 ) -> Select[Any, float]:
     """Select the row and the distance of the nearest vectors: by the index, or of all rows that match.
 
@@ -214,7 +219,7 @@ def nearest_vectors(
         where: Condition of the rows; None for all.
         exact: True compares all vectors of the rows that match.
         query: The vector of the query; by default the parameter `embedding`.
-        least: The least number of vectors of an index of bits that are ranked again.
+        ef_search: The size of the candidate list that the caller has set.
     """
     vectors, rows = vectors_of(space.kind), table_of(KINDS[space.kind][0])
     type_ = stored_type(space)
@@ -236,7 +241,7 @@ def nearest_vectors(
         bits = Bit(space.dimensions)
         signs = cast(func.binary_quantize(column_of(space)), bits)
         order = signs.op("<~>", return_type=Float())(cast(func.binary_quantize(query), bits))
-        return statement.order_by(order).limit(number(min(max(candidates * RERANKED, least), MOST_RERANKED)))
+        return statement.order_by(order).limit(number(space.reads(candidates, ef_search)))
     if space.index is SpaceIndex.HNSW_HALFVEC and space.storage is SpaceStorage.VECTOR:
         half = HalfVector(space.dimensions)
         order = cast(column_of(space), half).op("<=>", return_type=Float())(cast(query, half))
@@ -252,10 +257,10 @@ def nearest_rows(
     *,
     exact: bool,
     max_distance: float | None = None,
-    least: int = 0,
+    ef_search: int | None = None,
 ) -> Select[Any, float]:
     """Select the nearest rows and their distances; of several vectors of a row the nearest counts."""
-    each = nearest_vectors(space, candidates, where, exact=exact, least=least)
+    each = nearest_vectors(space, candidates, where, exact=exact, ef_search=ef_search)
     near = each.subquery("candidates")
     distance = func.min(near.c.distance)
     statement = select(near.c.row_id, distance.label("distance")).group_by(near.c.row_id)
@@ -277,9 +282,13 @@ def distance_of_row(space: Space) -> ColumnElement[Any]:
 
 
 @driver_statement
-def nearest(model: type[Base], space: Space, limit: int, candidates: int, least: int = 0) -> AnySelect:
+def nearest(
+    model: type[Base], space: Space, limit: int, candidates: int, ef_search: int | None = None
+) -> AnySelect:
     """Select the nearest rows by the index; run it with the parameter `embedding`."""
-    return nearest_within(model, space, limit, candidates, None, max_distance=None, exact=False, least=least)
+    return nearest_within(
+        model, space, limit, candidates, None, max_distance=None, exact=False, ef_search=ef_search
+    )
 
 
 def nearest_within(
@@ -292,10 +301,12 @@ def nearest_within(
     max_distance: float | None,
     exact: bool,
     only_keys: bool = False,
-    least: int = 0,
+    ef_search: int | None = None,
 ) -> AnySelect:
     """Select the nearest rows that match, exactly or by the index. The arguments are those of `nearest_rows`."""
-    found = nearest_rows(space, limit, candidates, where, exact=exact, max_distance=max_distance, least=least)
+    found = nearest_rows(
+        space, limit, candidates, where, exact=exact, max_distance=max_distance, ef_search=ef_search
+    )
     near = found.subquery("nearest")
     order = (near.c.distance + literal_column("0::float8"), near.c.row_id)
     if only_keys:
