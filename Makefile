@@ -79,8 +79,9 @@ bench: .venv/bench.stamp ## measure against the alternatives
 bench-catalogs: .venv/bench.stamp ## measure the broker's log and the entity graph
 	$(BIN)/python benchmarks/catalogs.py
 
-bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set
-	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
+bench-vectors: .venv/bench.stamp ## measure vectors, DATA=folder for the whole set; ONLY="quantised spaces" takes some parts
+	PYTHONPATH=benchmarks $(BIN)/python -m vectors $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(ROWS),--rows $(ROWS))
 
 bench-retrieval: .venv/bench.stamp ## measure how well searches find what is right, DATA=folder for the whole set or one of yours
 	PYTHONPATH=benchmarks $(BIN)/python -m retrieval $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)

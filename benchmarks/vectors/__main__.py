@@ -1,10 +1,10 @@
 """Vectors, memories and documents beside raw psycopg and the alternatives; results go to docs/benchmarks/vectors.md.
 
-PYTHONPATH=benchmarks python -m vectors [--data FOLDER] [--quick]
+PYTHONPATH=benchmarks python -m vectors [--data FOLDER] [--quick] [--only PART ...] [--rows N]
 
 FOLDER has `wordnet_documents.jsonl`, `wordnet_queries.jsonl` and `wordnet_minilm_384.npz`; by default it is the
 sample in examples/data. `--quick` takes few rows and rounds, prints the page instead of keeping it, and fails
-only if something is void.
+only if something is void. `--only` measures some parts, and leaves the other sections of the page as they are.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import harness
+import psycopg
 from harness import Page, Server, Target, machine, one_server, publish, targets
 from plot import bars
 
@@ -32,6 +34,7 @@ from .growth import growth
 from .hybrid import hybrid
 from .load import load, load_table, load_targets, plain, without_vector_index
 from .memories import memories
+from .million import million
 from .peers import OURS, RAW, Contenders, contenders, migrated
 from .quantised import advice, quantised
 from .search import read, search, search_targets
@@ -59,10 +62,13 @@ class Size:
     made: int = 2_000
     growth: tuple[int, int] = (10_000, 100_000)
     quantised: int = 50_000
+    million: int = 1_000_000
     read: int = 1_000
 
 
-QUICK = Size(runs=2, rounds=1, queries=50, made=1_000, growth=(1_000, 5_000), quantised=3_000, read=500)
+QUICK = Size(
+    runs=2, rounds=1, queries=50, made=1_000, growth=(1_000, 5_000), quantised=3_000, million=20_000, read=500
+)
 
 
 @contextmanager
@@ -153,80 +159,156 @@ def own_table(place: Path, rows: Rows, size: Size, compared: Contenders, ours: s
     return rates
 
 
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What the parts measure on."""
+
+    server: Server
+    rows: Rows
+    size: Size
+    url: str
+    """The database whose `documents` are the rows."""
+
+
+def measure_filters(bench: Bench, database: Database) -> list[Target]:
+    queries = min(bench.size.queries, 100)
+    text, found = filtered(database, bench.rows, queries, bench.size.rounds)
+    publish(
+        PAGE, "Filtered search", "Filters on the metadata; the way that is taken by default is `auto`.", text
+    )
+    return found
+
+
+def measure_spaces(bench: Bench, database: Database) -> list[Target]:
+    text, found = spaces(database, bench.rows, min(bench.size.queries, 100), bench.size.rounds)
+    publish(
+        PAGE,
+        "Embedding spaces",
+        "The same rows in spaces of other lengths beside the built-in one; longer vectors are the same ones repeated,"
+        " so that their neighbours are the same. The ratio is to the built-in space in the same turn.",
+        text,
+    )
+    return found
+
+
+def measure_advice(bench: Bench, database: Database) -> list[Target]:
+    text, found = advice(database, len(bench.rows))
+    title = "Kinds of indexes: real rows of 384 dimensions"
+    publish(PAGE, title, "As `alfred-db vectors advise` prints it.", text)
+    return [found]
+
+
+def measure_hybrid(bench: Bench, database: Database) -> list[Target]:
+    text, found = hybrid(database, bench.rows)
+    publish(PAGE, "Hybrid search", "Known-item questions about the glosses.", text)
+    return [found]
+
+
+def measure_memories(bench: Bench, database: Database) -> list[Target]:
+    text, found = memories(database, bench.url, bench.rows, bench.size.queries)
+    publish(PAGE, "Memories", f"{len(bench.rows):,} memories, one by one in turns.", text)
+    return found
+
+
+def measure_growth(bench: Bench, _: Database) -> list[Target]:
+    text, found = growth(bench.server, bench.size.growth, min(bench.size.queries, 200), bench.size.rounds)
+    publish(PAGE, "Growth", "Made rows of 384 dimensions in `documents`.", text)
+    return [found]
+
+
+def measure_quantised(bench: Bench, _: Database) -> list[Target]:
+    size, picture = bench.size, PAGE.path.with_name("indexes.svg")
+    text, found = quantised(bench.server, size.quantised, min(size.queries, 200), size.rounds, picture)
+    publish(
+        PAGE,
+        "Kinds of indexes: made rows of 1,536 dimensions",
+        "Embedding spaces with the same vectors, in clusters and with a falling spectrum. Bits are ranked again by the full"
+        " vectors, as many as ef_search.",
+        "![Searches a second by recall](indexes.svg)",
+        text,
+    )
+    return found
+
+
+def measure_million(bench: Bench, _: Database) -> list[Target]:
+    size = bench.size
+    text, found = million(bench.server, size.million, min(size.queries, 200), size.rounds)
+    publish(PAGE, "Many rows in half precision", "Made rows of 384 dimensions in an embedding space.", text)
+    return found
+
+
+PARTS: Mapping[str, Callable[[Bench, Database], list[Target]]] = {
+    "filters": measure_filters,
+    "spaces": measure_spaces,
+    "advice": measure_advice,
+    "hybrid": measure_hybrid,
+    "memories": measure_memories,
+    "growth": measure_growth,
+    "quantised": measure_quantised,
+}
+"""What is measured of alfred-db alone."""
+
+LONG: Mapping[str, Callable[[Bench, Database], list[Target]]] = {"million": measure_million}
+"""What only `--only` measures, since it takes long."""
+
+
+def loaded(url: str, rows: Rows) -> None:
+    """Fill `documents`, where no contender has."""
+    with Database(url) as database:
+        values: list[Any] = [
+            {"content": content, "metadata_": metadata}
+            for content, metadata in zip(rows.texts, rows.metadata, strict=True)
+        ]
+        with database.begin() as uow:
+            uow.documents.add_many(values, embeddings=rows.vectors)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("REINDEX INDEX idx_documents_embedding")
+        connection.execute("VACUUM (ANALYZE) documents")
+
+
+def targets_with(found: list[Target]) -> str:
+    """The table of the targets, with those that the page has of parts that were not measured now."""
+    section = PAGE.path.read_text().partition("## Targets")[2] if PAGE.path.exists() else ""
+    lines = {line.split(" | ")[0]: line for line in section.splitlines() if line.startswith("|")}
+    lines |= {line.split(" | ")[0]: line for line in targets(found).splitlines()}
+    return "\n".join(lines.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="vectors", description=__doc__)
     parser.add_argument("--data", type=Path, default=SAMPLE)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *LONG], default=[])
+    parser.add_argument("--rows", type=int, help="The rows of the part `million`.")
     arguments = parser.parse_args()
-    size = QUICK if arguments.quick else Size()
+    size, only = QUICK if arguments.quick else Size(), arguments.only
+    if arguments.rows is not None:
+        size = dataclasses.replace(size, million=arguments.rows)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="alfred-db-rows-") as name, one_server() as server:
         folder = Path(name)
         if arguments.quick:
             harness.RESULTS = folder / "docs"
-        PAGE.path.unlink(missing_ok=True)
-        rows, made = wordnet(arguments.data), clusters(size.made, 1536, size.queries)
-        publish(PAGE, "Set-up", machine(server))
-        ours = migrated(server, "ours")
-        found, panels = compare(server, folder, rows, size, ours)
-        with Database(ours) as database:
-            with timed("filters"):
-                text, some = filtered(database, rows, min(size.queries, 100), size.rounds)
-            publish(
-                PAGE,
-                "Filtered search",
-                "Filters on the metadata; the way that is taken by default is `auto`.",
-                text,
-            )
-            found += some
-            with timed("spaces"):
-                text, some = spaces(database, rows, min(size.queries, 100), size.rounds)
-            publish(
-                PAGE,
-                "Embedding spaces",
-                "The same rows in spaces of other lengths beside the built-in one; longer vectors are the same ones repeated,"
-                " so that their neighbours are the same. The ratio is to the built-in space in the same turn.",
-                text,
-            )
-            found += some
-            with timed("advice"):
-                text, one = advice(database, len(rows))
-            publish(
-                PAGE,
-                "Kinds of indexes: real rows of 384 dimensions",
-                "As `alfred-db vectors advise` prints it.",
-                text,
-            )
-            found.append(one)
-            with timed("hybrid"):
-                text, one = hybrid(database, rows)
-            publish(PAGE, "Hybrid search", "Known-item questions about the glosses.", text)
-            found.append(one)
-            with timed("memories"):
-                text, some = memories(database, ours, rows, size.queries)
-            publish(PAGE, "Memories", f"{len(rows):,} memories, one by one in turns.", text)
-            found += some
-        with timed("growth"):
-            text, one = growth(server, size.growth, min(size.queries, 200), size.rounds)
-        publish(PAGE, "Growth", "Made rows of 384 dimensions in `documents`.", text)
-        found.append(one)
-        with timed("quantised"):
-            picture = PAGE.path.with_name("indexes.svg")
-            text, some = quantised(server, size.quantised, min(size.queries, 200), size.rounds, picture)
-        publish(
-            PAGE,
-            "Kinds of indexes: made rows of 1,536 dimensions",
-            "Embedding spaces with the same vectors, in clusters and with a falling spectrum. Bits are ranked again by the full"
-            " vectors, as many as ef_search.",
-            "![Searches a second by recall](indexes.svg)",
-            text,
-        )
-        found += some
-        more, more_panels = compare(server, folder, made, size, ours)
-        found += more
-        panels |= more_panels
-        minutes = (time.perf_counter() - began) / 60
-        publish(PAGE, "Targets", targets(found), f"The whole took {minutes:.0f} minutes.")
+        rows = wordnet(arguments.data)
+        bench = Bench(server, rows, size, migrated(server, "ours"))
+        found: list[Target] = []
+        panels: dict[str, dict[str, float]] = {}
+        if only:
+            loaded(bench.url, rows)
+        else:
+            PAGE.path.unlink(missing_ok=True)
+            publish(PAGE, "Set-up", machine(server))
+            found, panels = compare(server, folder, rows, size, bench.url)
+        for part in only or PARTS:
+            with timed(part), Database(bench.url) as database:
+                found += {**PARTS, **LONG}[part](bench, database)
+        if not only:
+            made = clusters(size.made, 1536, size.queries)
+            more, more_panels = compare(server, folder, made, size, bench.url)
+            found += more
+            panels |= more_panels
+        minutes = f"The whole took {(time.perf_counter() - began) / 60:.0f} minutes."
+        publish(PAGE, "Targets", targets_with(found), *([] if only else [minutes]))
         plain_names = {
             panel: {
                 name.rpartition(" ")[0] if name[-1].isdigit() else name: value
@@ -235,13 +317,14 @@ def main() -> int:
             for panel, values in panels.items()
         }
         text_of_page = PAGE.path.read_text()
-        bars(
-            PAGE.path.with_suffix(".svg"),
-            "alfred-db beside the alternatives",
-            plain_names,
-            ours=OURS,
-            ceiling=RAW,
-        )
+        if panels:
+            bars(
+                PAGE.path.with_suffix(".svg"),
+                "alfred-db beside the alternatives",
+                plain_names,
+                ours=OURS,
+                ceiling=RAW,
+            )
     return quick_end(found, text_of_page) if arguments.quick else int(not all(one.met for one in found))
 
 
