@@ -226,7 +226,7 @@ def test_as_many_bits_are_ranked_again_as_the_index_keeps(database: Database) ->
             ).plan
             for ef in (40, 240)
         )
-    assert "rows=80 " in (few or "")
+    assert "rows=40 " in (few or "")
     assert "rows=240 " in (many or "")
     # Neither the vector nor its signs are in a plan.
     assert "$1" in (few or "")
