@@ -43,7 +43,7 @@ def recall(limit: int, candidates: int) -> Select[Any]:
     Agents (2023), section 4.1, but multiplied: an unrelated memory is not recalled however important it is.
     Both factors are at most 1, so that a memory farther away than all candidates scores at most `bound`: the
     similarity of the farthest candidate times the factor of the greatest importance in the table, at age 0.
-    The index may miss a nearer one: only `recall_exactly` knows that there is none.
+    The index may miss a nearer one: only `recall_exactly` compares all.
 
     Parameters of the statement: `bank`, `embedding`, `importance_weight`, `recency_weight`, `half_life` in
     seconds, and `now` (None is the time of the statement).

@@ -102,7 +102,7 @@ class Space:
         return self.index is not SpaceIndex.NONE and self.state is not SpaceState.BUILDING
 
     def reads(self, candidates: int, ef_search: int | None) -> int:
-        """Return how many vectors are read from the index for so many candidates.
+        """Return how many vectors are read from the index for `candidates` rows.
 
         An index of bits has only roughly the order of the distances, so that the stored vectors rank more of its vectors:
         all that a candidate list of the caller's size keeps.

@@ -142,7 +142,7 @@ async def _recalled(
 async def _compared(
     session: AsyncSession, limit: int, candidates: int | None, part: float, parameters: dict[str, Any]
 ) -> Sequence[Row[Any]]:
-    """Return the best of a bank that has `part` of all memories, with so many `candidates` of the index if any."""
+    """Compare a bank that has `part` of all memories; None as `candidates` does without the index."""
     if candidates is not None:
         # As many as leave enough of the bank; where the index finds fewer, the scan only takes longer.
         read = int(min(2 * candidates / max(part, 0.01), MAX_EF_SEARCH))
