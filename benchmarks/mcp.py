@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -144,6 +145,7 @@ class Figures:
 
 
 async def measure(seconds: float) -> int:
+    gc.freeze()  # the pauses of the clients' own collector are not those of the server
     url, asked = database_url(None), questions()
     async with AsyncDatabase(url, pool_size=CLIENTS) as database:
 
