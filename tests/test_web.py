@@ -68,6 +68,16 @@ async def test_the_overview_is_shown_and_escaped(db: Database) -> None:
     assert (await get(db, "/style.css")).headers["Content-Type"].startswith("text/css")
 
 
+@pytest.mark.parametrize("path", ["/", "/tasks"])
+async def test_a_page_is_as_wide_as_a_phone(db: Database, path: str) -> None:
+    """A wide table is moved in its own frame, and the page around it stays."""
+    page = (await get(db, path)).text
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert page.count("<table>") == page.count('<div class="table"><table>') > 0
+    assert "div.table { overflow-x: auto }" in (await get(db, "/style.css")).text
+    assert not re.search(r"\d\d:\d\d:\d\d\.\d", page), "a time is shown in seconds"
+
+
 async def test_tasks_are_listed_page_by_page(db: Database, database_url: URL) -> None:
     with Database(database_url) as writing, writing.begin() as uow:
         uow.tasks.enqueue_many([{"intent": "many", "task_id": f"many {n}"} for n in range(250)])

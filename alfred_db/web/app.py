@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
@@ -28,7 +29,9 @@ body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #1b1f24; bac
 h1 { font-size: 1.2rem } h2 { font-size: 1rem; margin: 1.2rem 0 .3rem }
 table { border-collapse: collapse } th, td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #e3e6ea }
 td.number { text-align: right; font-variant-numeric: tabular-nums } th { color: #57606a; font-weight: 500 }
-nav a { margin-right: 1rem } .error { color: #b42318 }
+div.table { overflow-x: auto } th, td { white-space: nowrap }
+nav { margin-bottom: 1rem } nav a { margin-right: 1rem } .error { color: #b42318 }
+form { margin-bottom: 1rem } label { display: inline-block; margin: 0 .8rem .4rem 0 } input { font: inherit; max-width: 11rem }
 """
 
 LIMIT = 100
@@ -91,7 +94,7 @@ def create_app(
         except AlfredDBError as error:
             return _page(db, f'<p class="error">{escape(str(error))}</p>', status=503)
         fields = "".join(
-            f'<label>{name} <input name="{name}" value="{escape(asked.get(name, ""))}"></label> '
+            f'<label>{name.replace("_", " ")} <input name="{name}" value="{escape(asked.get(name, ""))}"></label> '
             for name in _FILTERS[:-1]
         )
         more = ""
@@ -145,7 +148,8 @@ def _page(db: Database, body: str, *, status: int = 200, refresh: int | None = N
     again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">'
     title = escape(f"{db.url.database}{tenant}")
     return HTMLResponse(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>alfred-db {title}</title>{again}'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>alfred-db {title}</title>{again}'
         f'<link rel="stylesheet" href="/style.css"></head><body><h1>alfred-db {title}</h1>'
         f'<nav><a href="/">overview</a><a href="/tasks">tasks</a></nav>{body}</body></html>',
         status,
@@ -155,7 +159,7 @@ def _page(db: Database, body: str, *, status: int = 200, refresh: int | None = N
 def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(_cell(row[name]) for name in columns)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(value: object) -> str:
@@ -163,4 +167,6 @@ def _cell(value: object) -> str:
         return f'<td class="number">{value:,.1f}</td>'
     if isinstance(value, int) and not isinstance(value, bool):
         return f'<td class="number">{value:,}</td>'
+    if isinstance(value, datetime):
+        value = value.isoformat(" ", "seconds")
     return f"<td>{'' if value is None else escape(str(value))}</td>"
