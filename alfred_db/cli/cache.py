@@ -10,6 +10,7 @@ from .databases import opened
 from .groups import Group
 from .options import confirm, json_option, schema_option, url_option, yes_option
 from .output import print_result
+from .progress import counted
 from .tables import print_one
 
 __all__ = ["cache"]
@@ -73,8 +74,10 @@ def delete(key: str, yes: bool, url: str | None, schema: str | None, as_json: bo
 def clear(prefix: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete the keys that begin with PREFIX, or all, in batches."""
     confirm(f"Delete {f'the keys that begin with {prefix!r}' if prefix else 'all keys'}?", yes)
-    with opened(url, schema) as database:
-        deleted = database.in_chunks(lambda uow, limit: uow.cache.clear(prefix, limit=limit))
+    with opened(url, schema) as database, counted("deleted") as progress:
+        deleted = database.in_chunks(
+            lambda uow, limit: uow.cache.clear(prefix, limit=limit), progress=progress
+        )
     print_result({"deleted": deleted}, f"deleted {deleted:,}", as_json=as_json)
 
 

@@ -18,6 +18,7 @@ from .options import (
     yes_option,
 )
 from .output import print_result
+from .progress import progress, reporter
 
 __all__ = ["indexes"]
 
@@ -56,7 +57,8 @@ def add(field: str, url: str | None, schema: str | None, lock_timeout: float, as
     from ..indexes import add_field
 
     engine = engine_of(url, "alfred-db indexes add", owner=True)
-    made = add_field(engine, field, schema=schema, lock_timeout=lock_timeout)
+    with progress(steps=True) as report:
+        made = add_field(engine, field, schema=schema, progress=reporter(report), lock_timeout=lock_timeout)
     line = f"{made.field} has the index {made.schema}.{made.name}, {made.size:,} bytes"
     print_result(asdict(made), line, as_json=as_json)
 

@@ -11,6 +11,7 @@ from .databases import opened
 from .groups import Group
 from .options import after_option, confirm, json_option, limit_option, schema_option, url_option, yes_option
 from .output import print_result
+from .progress import counted
 from .tables import as_dict, print_page
 
 if TYPE_CHECKING:
@@ -82,10 +83,12 @@ def forget(memory: int, yes: bool, url: str | None, schema: str | None, as_json:
 def delete_bank(bank: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete BANK with all its memories, in batches."""
     confirm(f"Delete the bank {bank!r} with all its memories?", yes)
-    with opened(url, schema) as database:
+    with opened(url, schema) as database, counted("deleted") as progress:
         with database.begin() as uow:
             id = _bank(database, uow, bank).id
-        deleted = database.in_chunks(lambda uow, limit: uow.memory_banks.delete(id, limit=limit))
+        deleted = database.in_chunks(
+            lambda uow, limit: uow.memory_banks.delete(id, limit=limit), progress=progress
+        )
     print_result({"deleted": bank, "rows": deleted}, f"deleted {bank} with {deleted:,} rows", as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from .options import (
     url_option,
     yes_option,
 )
-from .output import print_result
+from .output import note, print_result
 
 if TYPE_CHECKING:
     from ..models import SpaceKind
@@ -167,7 +167,7 @@ def distribute(url: str | None, dry_run: bool, as_json: bool) -> None:
     """
     from .. import migrate
 
-    stages = migrate.distribute(url, dry_run=dry_run)
+    stages = migrate.distribute(url, dry_run=dry_run, progress=note)
     lines = ["nothing to do"] if not stages else []
     for stage in stages:
         lines.append(f"-- {stage.name}")

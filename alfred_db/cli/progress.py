@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["EVERY", "Report", "progress"]
+if TYPE_CHECKING:
+    from ..indexes.results import Progress
+
+__all__ = ["EVERY", "Report", "counted", "progress", "reporter"]
 
 EVERY = 2.0
 """Seconds between two lines about the same step."""
@@ -31,6 +35,23 @@ def progress(*, steps: bool = False) -> Generator[Report]:
             yield report
     else:
         yield _lines(steps)
+
+
+@contextmanager
+def counted(step: str) -> Generator[Callable[[int], None]]:
+    """Yield what `in_chunks` calls with the number of rows so far."""
+    with progress() as report:
+        yield lambda rows: report(step, rows, None)
+
+
+def reporter(report: Report) -> Callable[[Progress], None]:
+    """Return what work on an index calls with its progress."""
+
+    def show(so_far: Progress) -> None:
+        step = f"{so_far.index}: {so_far.phase}"
+        report(step, *((so_far.done, so_far.total) if so_far.total else (None, None)))
+
+    return show
 
 
 def _lines(steps: bool) -> Report:

@@ -13,6 +13,7 @@ from .databases import opened
 from .groups import Group
 from .options import after_option, confirm, json_option, schema_option, url_option, yes_option
 from .output import print_result
+from .progress import counted
 from .tables import as_dict, print_page, table
 
 if TYPE_CHECKING:
@@ -185,10 +186,10 @@ def trigger(task: str, url: str | None, schema: str | None, as_json: bool) -> No
 def delete(task: str, yes: bool, url: str | None, schema: str | None, as_json: bool) -> None:
     """Delete a task and its history. Tasks that it has enqueued stay."""
     confirm(f"Delete the scheduled task {task!r} and its history?", yes)
-    with opened(url, schema) as database:
+    with opened(url, schema) as database, counted("deleted") as progress:
         with database.begin() as uow:
             id = _id_of(uow.scheduler, task)
-        rows = database.in_chunks(lambda uow, limit: uow.scheduler.delete(id, limit=limit))
+        rows = database.in_chunks(lambda uow, limit: uow.scheduler.delete(id, limit=limit), progress=progress)
     print_result({"deleted": id, "executions": rows}, f"deleted {id}, executions: {rows}", as_json=as_json)
 
 

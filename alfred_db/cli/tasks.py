@@ -13,6 +13,7 @@ from .databases import opened
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
 from .output import print_result
+from .progress import counted
 from .tables import as_dict, one_line, print_one, print_page
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def cancel(task: str, children: bool, url: str | None, schema: str | None, as_js
             statuses.extend(found.values())
             return len(found)
 
-        database.in_chunks(cancel_some)
+        with counted("cancelled") as progress:
+            database.in_chunks(cancel_some, progress=progress)
     asked = statuses.count(TaskStatus.PROCESSING)
     cancelled = len(statuses) - asked
     line = f"cancelled: {cancelled}, workers asked to stop: {asked}"

@@ -127,7 +127,8 @@ def export(name: str, file: str, url: str | None, as_json: bool) -> None:
 
     The dump has no rows of other tenants, and none of `auth` and `storage`.
     """
-    size = _tenants(url).export(name, file)
+    with progress() as bar:
+        size = _tenants(url).export(name, file, progress=lambda written: bar("bytes", written, None))
     print_result({"file": file, "bytes": size}, f"wrote {file}: {size:,} bytes", as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,10 @@ from .databases import connected, engine_of, opened
 from .groups import Group
 from .options import json_option, lock_timeout_option, migration_url_option, schema_option, url_option
 from .output import print_result
-from .progress import Report, progress
+from .progress import progress, reporter
 
 if TYPE_CHECKING:
-    from ..indexes import IndexStatus, Progress
+    from ..indexes import IndexStatus
 
 __all__ = ["vectors"]
 
@@ -95,7 +94,7 @@ def build(
             engine,
             index,
             schema=schema,
-            progress=_reporter(report),
+            progress=reporter(report),
             maintenance_work_mem=maintenance_work_mem,
             lock_timeout=lock_timeout,
         )
@@ -132,9 +131,16 @@ def find(
     """Measure recall and time by hnsw.ef_search. Exit status: 0 the target is met, 1 by none of the values."""
     from ..indexes import EF, recall
 
-    with opened(url, schema) as database:
+    with opened(url, schema) as database, progress() as show:
         report = recall(
-            database.engine, table, schema=schema, target=target, k=k, samples=samples, ef=ef or EF
+            database.engine,
+            table,
+            schema=schema,
+            target=target,
+            k=k,
+            samples=samples,
+            ef=ef or EF,
+            progress=reporter(show),
         )
     print_result(report.as_dict(), report.as_text(), as_json=as_json)
     ctx.exit(1 if report.ef is None else 0)
@@ -170,7 +176,7 @@ def compare(
     """Measure each kind of index on a sample of the rows. Exit status: 0 one meets the target, 1 none does."""
     from ..indexes import EF, advise
 
-    with opened(url, schema) as database:
+    with opened(url, schema) as database, progress() as report:
         found = advise(
             database.engine,
             table,
@@ -182,6 +188,7 @@ def compare(
             rows=rows,
             ef=ef or EF,
             maintenance_work_mem=maintenance_work_mem,
+            progress=reporter(report),
         )
     print_result(found.as_dict(), found.as_text(), as_json=as_json)
     ctx.exit(1 if found.best is None else 0)
@@ -216,20 +223,12 @@ def build_for(
             database,
             space,
             index,
-            progress=_reporter(report),
+            progress=reporter(report),
             maintenance_work_mem=maintenance_work_mem,
             lock_timeout=lock_timeout,
         )
     line = f"{space} has the index {built.value}"
     print_result({"space": space, "index": built.value}, line, as_json=as_json)
-
-
-def _reporter(report: Report) -> Callable[[Progress], None]:
-    def show(so_far: Progress) -> None:
-        step = f"{so_far.index}: {so_far.phase}"
-        report(step, *((so_far.done, so_far.total) if so_far.total else (None, None)))
-
-    return show
 
 
 def _count(value: int | None) -> str:

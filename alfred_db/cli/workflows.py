@@ -12,6 +12,7 @@ from .databases import opened
 from .groups import Group
 from .options import after_option, json_option, schema_option, url_option
 from .output import print_result
+from .progress import counted
 from .tables import as_dict, one_line, print_one, print_page, table
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def cancel(execution: str, url: str | None, schema: str | None, as_json: bool) -
             statuses.extend(found.values())
             return len(found)
 
-        database.in_chunks(cancel_some)
+        with counted("cancelled") as progress:
+            database.in_chunks(cancel_some, progress=progress)
     asked = statuses.count(WorkflowExecutionStatus.RUNNING)
     cancelled = len(statuses) - asked
     line = f"cancelled: {cancelled}, workers asked to stop: {asked}"

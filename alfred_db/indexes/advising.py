@@ -6,7 +6,7 @@ The sample is in temporary tables of a transaction that is rolled back: nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, median
 from typing import Any
@@ -46,9 +46,9 @@ from ..queries.shapes.spaces import (
 from ..queries.shapes.vector_search import table_size, vector_index
 from ..vectors.types import HalfVector, Vector
 from .catalog import mapping_of, status
-from .measuring import EF, check_measuring, subject_of
+from .measuring import EF, MEASURING, check_measuring, subject_of
 from .rebuilding import memory_size
-from .results import EfRecall, IndexAdvice, IndexState, MeasuredIndex
+from .results import EfRecall, IndexAdvice, IndexState, MeasuredIndex, Progress
 
 __all__ = ["advise"]
 
@@ -67,6 +67,7 @@ def advise(
     rows: int = 50_000,
     ef: Sequence[int] = EF,
     maintenance_work_mem: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> IndexAdvice:
     """Build each kind of index on a sample of the stored vectors, and measure recall and time.
 
@@ -84,11 +85,13 @@ def advise(
         rows: The number of vectors in the sample, 100 to 10 million. The more, the more like the real index.
         ef: Values of hnsw.ef_search, each 1 to 1000.
         maintenance_work_mem: A size such as "2GB" for the builds.
+        progress: Called before each build, and after each search.
 
     Raises:
         InvalidInputError: The table has no vectors, or an argument is out of range.
         NotFoundError: The space does not exist, or there are fewer than three vectors.
     """
+    tell = progress or _ignore
     check_measuring(target, k, samples, ef)
     within("rows", rows, 100, 10_000_000)
     if (table is None) == (space is None):
@@ -107,10 +110,16 @@ def advise(
                 size = memory_size(maintenance_work_mem)
                 connection.execute(text(f"SET LOCAL maintenance_work_mem = '{size}'"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
-            exact, nearest = _exact(connection, known, k)
+            exact, nearest = _exact(connection, known, k, tell)
             measured = [
                 _measured(
-                    connection, _with(known, index), k, sorted(set(ef)), nearest, max(total / found, 1.0)
+                    connection,
+                    _with(known, index),
+                    k,
+                    sorted(set(ef)),
+                    nearest,
+                    max(total / found, 1.0),
+                    tell,
                 )
                 for index in _kinds(known)
             ]
@@ -126,6 +135,10 @@ def advise(
         exact,
         tuple(measured),
     )
+
+
+def _ignore(progress: Progress) -> None:
+    pass
 
 
 def _kinds(space: Space) -> list[SpaceIndex]:
@@ -234,7 +247,9 @@ def _copied(
     return copied - asked
 
 
-def _exact(connection: Connection, space: Space, k: int) -> tuple[float, list[tuple[int, list[float]]]]:
+def _exact(
+    connection: Connection, space: Space, k: int, tell: Callable[[Progress], None]
+) -> tuple[float, list[tuple[int, list[float]]]]:
     """Return the median time of a search without an index, and the distances of the nearest rows of each query."""
     column = column_name(space.storage)
     numbers = connection.exec_driver_sql(f"SELECT id FROM {QUERIES} ORDER BY id").scalars().all()
@@ -246,6 +261,7 @@ def _exact(connection: Connection, space: Space, k: int) -> tuple[float, list[tu
             rows, seconds = run(statement, query)
             times.append(seconds)
             found.append((query, [distance for (distance,) in rows]))
+            tell(Progress("no index", MEASURING, len(found), len(numbers)))
     return 1000 * median(times), found
 
 
@@ -256,8 +272,10 @@ def _measured(
     ef: Sequence[int],
     nearest: Sequence[tuple[int, Sequence[float]]],
     scale: float,
+    tell: Callable[[Progress], None],
 ) -> MeasuredIndex:
     """Build one index on the sample, measure it, and drop it."""
+    tell(Progress(space.index.value, "building", 0, 0))
     started = time.perf_counter()
     connection.execute(text(f"CREATE INDEX alfred_db_advice_index ON {ROWS} {index_definition(space)}"))
     built = time.perf_counter() - started
@@ -267,18 +285,20 @@ def _measured(
     ).scalar_one()
     connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
     results: list[EfRecall] = []
-    for effort in ef:
+    for turn, effort in enumerate(ef):
         connection.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {effort:d}")
         statement = _search(space, k, min(max(effort, k), MOST_RERANKED))
         parts: list[float] = []
         times: list[float] = []
         with _timed(connection) as run:
             run(statement, nearest[0][0])
-            for query, wanted in nearest:
+            for place, (query, wanted) in enumerate(nearest, 1):
                 rows, seconds = run(statement, query)
                 good = sum(distance <= wanted[-1] + 1e-7 for (distance,) in rows)
                 parts.append(min(good, len(wanted)) / len(wanted))
                 times.append(seconds)
+                done = turn * len(nearest) + place
+                tell(Progress(space.index.value, MEASURING, done, len(ef) * len(nearest)))
         results.append(EfRecall(effort, fmean(parts), min(parts), 1000 * median(times)))
     connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
     connection.exec_driver_sql(f"DROP INDEX {index}")

@@ -6,7 +6,7 @@ They are not part of the models. `migrate.check` knows them by the beginning of 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
@@ -21,8 +21,8 @@ from ..models import Base
 from ..models.base import table_of
 from ..sql import OWN_INDEX, literal, qualified, quoted
 from .catalog import mapping_of, models
-from .rebuilding import LOCK_TIMEOUT
-from .results import FieldIndex
+from .rebuilding import LOCK_TIMEOUT, watched
+from .results import FieldIndex, Progress
 
 __all__ = ["add_field", "drop_field", "field_indexes"]
 
@@ -32,7 +32,12 @@ _dialect = make_url("postgresql+psycopg://").get_dialect()()
 
 
 def add_field(
-    engine: Engine, field: str, *, schema: str | None = None, lock_timeout: float = LOCK_TIMEOUT
+    engine: Engine,
+    field: str,
+    *,
+    schema: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    lock_timeout: float = LOCK_TIMEOUT,
 ) -> FieldIndex:
     """Index a field of a JSON column, such as `documents.metadata.year`, while others read and write.
 
@@ -44,6 +49,7 @@ def add_field(
         engine: An engine of the table's owner.
         field: Noun, column and path: `documents.metadata.year`, `knowledge.payload.author.born`.
         schema: The tenant; by default that of the engine.
+        progress: Called twice a second, in another thread.
         lock_timeout: Seconds to wait for other transactions.
 
     Returns:
@@ -56,7 +62,10 @@ def add_field(
     """
     noun, model, inside = _parsed(field)
     name = _name(model, field)
-    with _owner(engine, lock_timeout) as connection:
+    with (
+        _owner(engine, lock_timeout) as connection,
+        _watched(engine, connection, name, progress),
+    ):
         home, table, partitions = _place(connection, model, schema)
         standing = {one.name: one for one in field_indexes(connection, schema)}
         if name in standing and standing[name].valid:
@@ -188,6 +197,21 @@ def _owner(engine: Engine, lock_timeout: float) -> Generator[Connection]:
         for name, value in settings.items():
             _run(connection, f"SET {name} = '{value}'")
         yield connection
+
+
+@contextmanager
+def _watched(
+    engine: Engine, worker: Connection, name: str, progress: Callable[[Progress], None] | None
+) -> Generator[None]:
+    """Report what `worker` builds, through another connection."""
+    if progress is None:
+        yield
+        return
+    with (
+        engine.execution_options(isolation_level="AUTOCOMMIT").connect() as watcher,
+        watched(worker, watcher, name, progress),
+    ):
+        yield
 
 
 def _place(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -35,12 +35,15 @@ from ..queries.shapes.knowledge import partition
 from ..queries.shapes.vector_search import Partition, distance, literal_limit, vector_index
 from ..search.params import SearchParams
 from .catalog import mapping_of, models, require, status
-from .results import EfRecall, IndexState, RecallReport
+from .results import EfRecall, IndexState, Progress, RecallReport
 
-__all__ = ["EF", "Subject", "check_measuring", "recall", "subject_of"]
+__all__ = ["EF", "MEASURING", "Subject", "check_measuring", "recall", "subject_of"]
 
 EF = (10, 20, 40, 80, 160, 320)
 """Values of hnsw.ef_search to measure; the least that a search uses is 40."""
+
+MEASURING = "measuring"
+"""The phase in which an index is searched."""
 
 
 def recall(
@@ -52,6 +55,7 @@ def recall(
     k: int = 10,
     samples: int = 200,
     ef: Sequence[int] = EF,
+    progress: Callable[[Progress], None] | None = None,
 ) -> RecallReport:
     """Measure the recall and the time of a search at each hnsw.ef_search.
 
@@ -66,6 +70,7 @@ def recall(
         k: The number of nearest rows that are compared, 2 to 1000.
         samples: The number of queries.
         ef: Values of hnsw.ef_search, each 1 to 1000.
+        progress: Called after the searches of each query.
 
     Raises:
         InvalidInputError: The table has no vector index, or an argument is out of range.
@@ -81,7 +86,7 @@ def recall(
         known = vector_index(subject.model).name
         (index,) = (one for one in found if one.table == subject.name and known in (one.name, one.parent))
         require(index, IndexState.VALID)
-        results = _measure(connection, subject, k, samples, sorted(set(ef)), index.name)
+        results = _measure(connection, subject, k, samples, sorted(set(ef)), index.name, progress)
     if not results:
         raise NotFoundError(
             f"table {subject.name}: holds fewer than two vectors, so there is nothing to measure"
@@ -211,7 +216,13 @@ class _Sample:
 
 
 def _measure(
-    connection: Connection, subject: Subject, k: int, samples: int, ef: Sequence[int], index: str
+    connection: Connection,
+    subject: Subject,
+    k: int,
+    samples: int,
+    ef: Sequence[int],
+    index: str,
+    progress: Callable[[Progress], None] | None,
 ) -> list[_Sample]:
     """Return one result for each sample.
 
@@ -231,6 +242,8 @@ def _measure(
                 result = _compare(session, subject, row, k, [*ef[turn:], *ef[:turn]])
             if result is not None:
                 results.append(result)
+            if progress is not None:
+                progress(Progress(index, MEASURING, number + 1, len(chosen)))
     return results
 
 

@@ -76,18 +76,18 @@ class IndexStatus:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of the rebuild of one index."""
+    """The progress of the work on one index."""
 
     index: str
     phase: str
-    """The phase, as in pg_stat_progress_create_index."""
+    """The phase of a build, as in pg_stat_progress_create_index; `measuring` while an index is searched."""
     done: int
-    """Blocks of the table read so far, in the phases that read it."""
+    """Blocks of the table read so far, in the phases that read it; searches, while an index is measured."""
     total: int
 
     @property
     def fraction(self) -> float | None:
-        """The part of this phase that is done, from 0 to 1; None in a phase that reports no blocks."""
+        """The part of this phase that is done, from 0 to 1; None in a phase that counts nothing."""
         return self.done / self.total if self.total else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,12 @@ class Stage:
     statements: tuple[str, ...]
 
 
-def distribute(url: str | URL | None = None, *, dry_run: bool = False) -> list[Stage]:
+def distribute(
+    url: str | URL | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[Stage]:
     """Distribute what is not distributed yet. Run it again after it was stopped.
 
     The default tenant stays on the coordinator: Citus can distribute neither `public` nor the several schemas that a
@@ -36,6 +41,7 @@ def distribute(url: str | URL | None = None, *, dry_run: bool = False) -> list[S
     Args:
         url: The coordinator; None is ALFRED_DB_MIGRATION_URL, ALFRED_DB_URL, DATABASE_URL.
         dry_run: Change nothing.
+        progress: Called with the name of each stage that begins.
 
     Returns:
         The stages, in order; empty if nothing was to do.
@@ -49,6 +55,8 @@ def distribute(url: str | URL | None = None, *, dry_run: bool = False) -> list[S
         stages = distribution(connection)
         connection.rollback()
         for stage in () if dry_run else stages:
+            if progress is not None:
+                progress(stage.name)
             with connection.begin():
                 driver: Any = connection.connection.driver_connection
                 for statement in stage.statements:

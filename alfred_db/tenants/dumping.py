@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,21 @@ __all__ = ["create_database", "definition", "drop_database", "dump", "restore"]
 _PACKAGED = "/usr/lib/postgresql"
 """Where Debian has the programs of each major version."""
 
+POLLED_EVERY = 0.5
+"""Seconds between two reports of the progress."""
+
 OTHERS = ("auth", "storage")
 """Schemas with rows of all tenants that no tenant refers to."""
 
 
-def dump(url: URL, file: Path, *, schema: str | None = None, snapshot: str | None = None) -> None:
+def dump(
+    url: URL,
+    file: Path,
+    *,
+    schema: str | None = None,
+    snapshot: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
     """Dump a database, or one tenant with the catalogs that it shares, into a file for pg_restore.
 
     Args:
@@ -40,6 +52,7 @@ def dump(url: URL, file: Path, *, schema: str | None = None, snapshot: str | Non
         file: The file; one that exists is replaced once the dump is complete.
         schema: Dump the rows of this tenant and no other, and none of `auth` and `storage`.
         snapshot: The snapshot of another transaction, whose state is dumped.
+        progress: Called twice a second with the bytes written so far, in another thread.
 
     Raises:
         ConfigurationError: pg_dump is not installed, or is older than the server.
@@ -57,7 +70,8 @@ def dump(url: URL, file: Path, *, schema: str | None = None, snapshot: str | Non
             program = _program("pg_dump", major)
             if chosen:
                 options += _filtered(chosen, rules, program)
-            _run(program, url, f"--file={part}", *options)
+            with _growing(part, progress):
+                _run(program, url, f"--file={part}", *options)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
@@ -92,6 +106,28 @@ _COMMENTS = text("""
     WHERE CAST(nspname AS text) = CAST(:schema AS text) AND relkind IN ('r', 'p')
         AND pg_catalog.obj_description(pg_class.oid, 'pg_class') IS NOT NULL
 """)
+
+
+@contextmanager
+def _growing(file: Path, progress: Callable[[int], None] | None) -> Generator[None]:
+    """Report the size of a file that another program writes."""
+    if progress is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLLED_EVERY):
+            with suppress(FileNotFoundError):
+                progress(file.stat().st_size)
+
+    with ThreadPoolExecutor(1) as thread:
+        watching = thread.submit(watch)
+        try:
+            yield
+        finally:
+            over.set()
+    watching.result()
 
 
 def restore(file: Path, url: URL) -> None:

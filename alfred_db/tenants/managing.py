@@ -147,10 +147,15 @@ class Tenants:
             self._url, wanted, at_head=at_head, parallel=parallel, triggers=triggers, progress=progress
         )
 
-    def export(self, name: str, file: str | Path) -> int:
+    def export(self, name: str, file: str | Path, *, progress: Callable[[int], None] | None = None) -> int:
         """Dump a tenant with the catalogs that it shares, for `pg_restore` into an empty database; needs pg_dump.
 
         The dump has no rows of other tenants, and none of `auth` and `storage`.
+
+        Args:
+            name: The name of the tenant.
+            file: The file; one that exists is replaced once the dump is complete.
+            progress: Called twice a second with the bytes written so far, in another thread.
 
         Returns:
             The number of bytes.
@@ -161,7 +166,7 @@ class Tenants:
         """
         self.get(name)
         with translated():
-            dump(self._url, Path(file), schema=name)
+            dump(self._url, Path(file), schema=name, progress=progress)
         return Path(file).stat().st_size
 
     def drop(self, name: str) -> None:
@@ -292,9 +297,11 @@ class AsyncTenants:
             self._tenants.upgrade, names, parallel=parallel, triggers=triggers, progress=progress
         )
 
-    async def export(self, name: str, file: str | Path) -> int:
+    async def export(
+        self, name: str, file: str | Path, *, progress: Callable[[int], None] | None = None
+    ) -> int:
         """Dump a tenant with the catalogs that it shares; see `Tenants.export`."""
-        return await asyncio.to_thread(self._tenants.export, name, file)
+        return await asyncio.to_thread(self._tenants.export, name, file, progress=progress)
 
     async def drop(self, name: str) -> None:
         """Drop a tenant with all its rows; see `Tenants.drop`."""

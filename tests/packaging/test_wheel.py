@@ -274,24 +274,47 @@ with Database() as database, database.engine.connect() as connection:
 """
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "examples").glob("*/tests")))
-def test_autogenerate_in_an_application_proposes_nothing_of_ours(
-    installed: Environment, tmp_path: Path, migrated_url: URL, name: str
+EACH = """
+import os
+import sys
+
+import alembic.config
+import alfred_db.migrate
+import alfred_db.repositories
+
+for folder in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        alembic.config.main(["revision", "--autogenerate", "-m", "mine"])
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0, folder
+"""
+"""The command in each folder, in a process of its own, from one that has the libraries imported."""
+
+
+def test_autogenerate_in_the_applications_proposes_nothing_of_ours(
+    installed: Environment, tmp_path: Path, migrated_url: URL
 ) -> None:
-    """With an Alembic of its own beside ours, as docs/howto/own-alembic.md has it."""
-    folder = tmp_path / name
-    shutil.copytree(ROOT / "examples" / name, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (module,) = [path.stem for path in folder.glob("*.py")]
-    installed.run("alembic", "init", "own", at=folder)
-    (folder / "own/env.py").write_text(OWN_ENV.format(module=module))
-    settings: dict[str, Any] = {"at": folder, "url": migrated_url, "PYTHONPATH": str(folder)}
-    installed.run("alembic", "revision", "--autogenerate", "-m", "mine", **settings)
-    (revision,) = (folder / "own/versions").glob("*.py")
-    proposed = re.findall(r"^ +op\.\w+\('?\w*", revision.read_text("utf-8"), re.MULTILINE)
-    assert [one.strip() for one in proposed] == [
-        "op.create_table('app_settings",
-        "op.drop_table('app_settings",
-    ]
+    """With an Alembic of their own beside ours, as docs/howto/own-alembic.md has it."""
+    (tmp_path / "made").mkdir()
+    installed.run("alembic", "init", "own", at=tmp_path / "made")
+    folders: list[Path] = []
+    for application in sorted(path.parent for path in (ROOT / "examples").glob("*/tests")):
+        folder = tmp_path / application.name
+        shutil.copytree(application, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(tmp_path / "made", folder, dirs_exist_ok=True)
+        (module,) = [path.stem for path in folder.glob("*.py")]
+        (folder / "own/env.py").write_text(OWN_ENV.format(module=module))
+        folders.append(folder)
+    installed.run("python", "-c", EACH, *map(str, folders), at=tmp_path, url=migrated_url)
+    for folder in folders:
+        (revision,) = (folder / "own/versions").glob("*.py")
+        proposed = re.findall(r"^ +op\.\w+\('?\w*", revision.read_text("utf-8"), re.MULTILINE)
+        assert [one.strip() for one in proposed] == [
+            "op.create_table('app_settings",
+            "op.drop_table('app_settings",
+        ], folder.name
 
 
 def test_init_leaves_an_alembic_of_ones_own_alone(installed: Environment, tmp_path: Path) -> None:

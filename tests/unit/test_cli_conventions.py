@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import json
 import os
 import signal
@@ -18,7 +21,16 @@ import pytest
 from click.testing import CliRunner, Result
 from servers import free_port
 
-from alfred_db import MisfirePolicy, OverlapPolicy, SpaceIndex, SpaceKind, TaskStatus, WorkflowExecutionStatus
+import alfred_db
+from alfred_db import (
+    MisfirePolicy,
+    OverlapPolicy,
+    SpaceIndex,
+    SpaceKind,
+    TaskStatus,
+    WorkflowExecutionStatus,
+    cli,
+)
 from alfred_db.cli import INTERRUPTED, choices, main
 from alfred_db.cli.output import as_json_text
 from alfred_db.cli.progress import progress
@@ -249,6 +261,66 @@ def test_sigint_while_it_waits_for_the_server(tmp_path: Path) -> None:
                 process.kill()
     assert process.returncode == INTERRUPTED, errors
     assert (output, errors) == (b"", b"alfred-db: interrupted\n")
+
+
+def takes_progress(value: object) -> bool:
+    return callable(value) and "progress" in inspect.signature(value).parameters
+
+
+def reporting() -> set[str]:
+    """The names of the library's functions and methods that take `progress`, unless others of the same name do not."""
+    taking, others = set[str](), set[str]()
+    for path in Path(alfred_db.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))) if path.parent.name != "cli" else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = {one.arg for one in (*node.args.args, *node.args.kwonlyargs)}
+                (taking if "progress" in names else others).add(node.name)
+    return taking - others
+
+
+def long_calls(path: Path, methods: set[str]) -> Iterator[tuple[str, bool]]:
+    """The calls in a module of what takes `progress`, and whether they pass it."""
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {
+        one.asname or one.name: getattr(
+            importlib.import_module("." * node.level + (node.module or ""), cli.__name__), one.name
+        )
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 2
+        for one in node.names
+        if one.name[0].islower()
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            match node.func:
+                case ast.Name(name) if takes_progress(imported.get(name)):
+                    pass
+                case ast.Attribute(attr=name) if name in methods:
+                    pass
+                case _:
+                    continue
+            yield name, any(one.arg == "progress" for one in node.keywords)
+
+
+def test_what_takes_long_reports_its_progress() -> None:
+    """Each command passes `progress` to whatever of the library takes it."""
+    methods = reporting()
+    found = [
+        (path.name, name, passed)
+        for path in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for name, passed in long_calls(path, methods)
+    ]
+    assert {name for _, name, _ in found} >= {
+        "add_field",
+        "advise",
+        "build_index",
+        "distribute",
+        "in_chunks",
+        "rebuild",
+        "recall",
+        "reembed",
+    }
+    assert [(path, name) for path, name, passed in found if not passed] == []
 
 
 def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
