@@ -26,7 +26,7 @@ WORDS = {
     "pickle": "concepts/errors/",
     "PgBouncer": "howto/pgbouncer/",
     "timeout": "troubleshooting/",
-    "connection pool": "reference/configuration/",
+    "connection pool": "howto/concurrency/",
     "backup": "howto/backup/",
     "restore": "howto/backup/",
     "upgrade": "howto/upgrading/",
@@ -43,7 +43,7 @@ WORDS = {
     "workflow": "howto/durable/",
     "embedding": "howto/spaces/",
     "hybrid search": "howto/search/",
-    "recall": "howto/dimensions/",
+    "recall": "howto/memories/",
     "RAG": "howto/rag/",
     "memory": "howto/memories/",
     "Kubernetes": "howto/deploy/",
@@ -102,5 +102,7 @@ def test_words_that_users_type_find_their_page(found: dict[str, list[str]]) -> N
 
 def test_the_title_of_a_guide_finds_it(found: dict[str, list[str]]) -> None:
     assert len(titles()) > 50
-    missed = {title: found[title][:3] for title, page in titles().items() if page not in found[title][:3]}
+    missed = {
+        title: found[title][:FIRST] for title, page in titles().items() if page not in found[title][:FIRST]
+    }
     assert missed == {}

@@ -47,8 +47,8 @@ LIGHT = {"alfred_db", "alfred_db.cli", "alfred_db.cli.examples", "alfred_db.cli.
 OWN = {
     "-h": set[str](),
     "doctor --help": {"migrations", "databases", "options", "output"},
-    "tasks list --help": {"tasks", "choices", "databases", "options", "output", "tables"},
-    "tasks -h": {"tasks", "choices", "databases", "options", "output", "tables"},
+    "tasks list --help": {"tasks", "choices", "databases", "options", "output", "progress", "tables"},
+    "tasks -h": {"tasks", "choices", "databases", "options", "output", "progress", "tables"},
 }
 
 
