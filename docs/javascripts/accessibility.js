@@ -1,7 +1,7 @@
-// What axe asks for beyond the theme: a name for the search, and wide tables that the keyboard can scroll.
+// What axe asks for beyond the theme: a name for the search, and tables and code that the keyboard can scroll.
 window.addEventListener("load", () => {
   document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
-  for (const table of document.querySelectorAll(".md-typeset__scrollwrap")) {
-    table.tabIndex = 0;
+  for (const scrolled of document.querySelectorAll(".md-typeset__scrollwrap, .md-typeset pre > code")) {
+    scrolled.tabIndex = 0;
   }
 });
