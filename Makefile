@@ -31,7 +31,7 @@ test-all: check servers ## the same with the whole suite, each half of it for bo
 
 test-faults: .venv/test.stamp ## kill, freeze, cut and restart everything for SECONDS=600, and write the figures
 	ALFRED_DB_FAULTS=$(SECONDS) ALFRED_DB_FAULTS_REPORT=docs/benchmarks/faults.md \
-		$(BIN)/python -m pytest tests/faults tests/test_qdrant_filters.py -s
+		$(BIN)/python -m pytest tests/faults tests/test_qdrant_filters.py tests/platforms/test_adopt.py -s
 
 coverage: .venv/coverage.stamp servers ## the suite with coverage of lines and branches; TESTS=tests/unit takes a part
 	$(BIN)/python -m pytest $(or $(TESTS),tests) -p workers -n $(WORKERS) --cov --cov-report=html --cov-report=term:skip-covered

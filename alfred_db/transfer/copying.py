@@ -90,11 +90,12 @@ def _key_in(row: bytes) -> str | None:
 def _hash_texts(target: Driver, place: str, scope: str) -> None:
     """Set the hashes by which the repositories find a text again.
 
-    Of equal texts the first row has it. The others keep NULL, as the platform allowed them and the hash is unique.
+    Of equal texts the first row has it. The others keep NULL, as the platform allowed them and the hash is unique. Rows without
+    a bank or a namespace keep NULL too: no repository looks for their texts, and no key would hold them to one row.
     """
     known: dict[tuple[Any, bytes], str] = {}
     for row, home, content in target.rows(
-        f"SELECT CAST(ctid AS text), {scope}, content FROM {_STAGE} ORDER BY ctid"
+        f"SELECT CAST(ctid AS text), {scope}, content FROM {_STAGE} WHERE {scope} IS NOT NULL ORDER BY ctid"
     ):
         try:
             known.setdefault((home, content_hash(content)), row)

@@ -43,7 +43,7 @@ SELECT i * 2, CASE WHEN i % 5 = 0 THEN NULL ELSE 'Title ' || i END, CASE WHEN i 
 FROM generate_series(1, {n}) AS i;
 INSERT INTO memory_banks (name, description) SELECT 'bank-' || i % 5, NULL FROM generate_series(1, 20) AS i;
 INSERT INTO memories (memory_bank_id, content, embedding, metadata, importance, access_count, last_accessed, created_at)
-SELECT CASE WHEN i % 9 = 0 THEN NULL ELSE 1 + i % 20 END, 'memory ' || i % 100, CASE WHEN i % 4 = 0 THEN NULL ELSE (SELECT array_agg(random() + (g - i) * 0)::vector FROM generate_series(1, 384) AS g) END,
+SELECT CASE WHEN i % 9 = 0 THEN NULL ELSE 1 + i % 20 END, 'memory ' || i % 90, CASE WHEN i % 4 = 0 THEN NULL ELSE (SELECT array_agg(random() + (g - i) * 0)::vector FROM generate_series(1, 384) AS g) END,
     NULL, CASE WHEN i % 8 = 0 THEN NULL ELSE i % 10 END, CASE WHEN i % 8 = 1 THEN NULL ELSE i % 3 END, CASE WHEN i % 2 = 0 THEN timestamp '2025-08-20 12:00' END, CASE WHEN i % 6 = 0 THEN NULL ELSE timestamp '2025-01-01' END
 FROM generate_series(1, {n}) AS i;
 INSERT INTO conversations (session_id, role, content, metadata, created_at)
