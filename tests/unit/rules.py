@@ -55,7 +55,7 @@ IMMUTABLE = _words(
     " avg bit_length bool_and bool_or btrim cardinality ceil char_length coalesce cosine_distance count cume_dist"
     " decode dense_rank digest encode every exists exp floor generate_series greatest hashtext hashtextextended"
     " inner_product jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_each jsonb_each_text"
-    " jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_path_query_array jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
+    " jsonb_object_field_text jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_path_query_array jsonb_set jsonb_strip_nulls jsonb_typeof l2_distance lag lead least left"
     " length ln log lower ltrim make_interval max md5 min mod ntile nullif octet_length percentile_cont"
     " phraseto_tsquery plainto_tsquery position pg_snapshot_xmax pg_snapshot_xmin power rank regexp_replace repeat replace right round row_number"
     " rtrim setweight sha256 sign similarity split_part sqrt starts_with chr textcat tsvector_to_array strict_word_similarity strpos subvector"
