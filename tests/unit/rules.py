@@ -42,7 +42,7 @@ VOLATILE = _words(
 )
 STABLE = _words(
     "concat concat_ws current_date current_database current_schema current_schemas current_setting current_time"
-    " current_timestamp current_user date_bin date_part date_trunc format json_agg json_build_object jsonb_agg"
+    " current_timestamp current_user date_bin date_part date_trunc format json_agg json_build_object json_object_agg jsonb_agg"
     " jsonb_build_array jsonb_build_object jsonb_object_agg localtime localtimestamp now obj_description"
     " pg_backend_pid pg_relation_size pg_total_relation_size quote_literal quote_nullable row_to_json session_user"
     " age pg_current_snapshot statement_timestamp string_agg to_char to_date to_json to_jsonb to_number to_regclass to_timestamp"
