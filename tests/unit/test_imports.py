@@ -46,7 +46,7 @@ def test_the_help_of_the_command_imports_only_the_command() -> None:
 LIGHT = {"alfred_db", "alfred_db.cli", "alfred_db.cli.examples", "alfred_db.cli.groups"}
 OWN = {
     "-h": set[str](),
-    "doctor --help": {"migrations", "databases", "options", "output"},
+    "doctor --help": {"migrations", "choices", "databases", "options", "output"},
     "tasks list --help": {"tasks", "choices", "databases", "options", "output", "progress", "tables"},
     "tasks -h": {"tasks", "choices", "databases", "options", "output", "progress", "tables"},
 }
