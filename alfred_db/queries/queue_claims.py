@@ -15,7 +15,7 @@ Nothing waits for a lock. A queue whose row another claim has locked is skipped,
 if nothing was claimed.
 
 Much of the time of a claim is the start of its statement, which grows with its parts. So each statement has only those that the
-caller knows to be needed, and claims nothing from the queues that need others.
+caller knows to be needed, and claims nothing while a queue needs others: it would pass over the urgent tasks of this queue.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _unknown = cast(null(), BigInteger)
 
 
 class Limits(NamedTuple):
-    """The limits that a statement keeps; it claims nothing from queues that have others."""
+    """The limits that a statement keeps; it claims nothing while a queue has others."""
 
     running: bool
     """Those of what runs of a queue."""
@@ -137,7 +137,12 @@ def claim(
         rules = _rules(limits, by_queue=by_queue)
         tried = _tried(_kinds(rules, by_queue=by_queue, by_intent=by_intent), limits, filters)
         is_held_up = exists(select(tried.c.rule).where(tried.c.busy))
-    claimed = _claimed(tried, slot, limit, limits, filters)
+    kept = (rules.c.has_running, rules.c.has_rate, rules.c.has_keys)
+    others = [has for has, is_kept in zip(kept, limits[:3], strict=True) if not is_kept]
+    may = [isolated]
+    if others and not one_queue:
+        may.append(~exists(select(rules.c.name).where(or_(*others))))
+    claimed = _claimed(tried, slot, limit, limits, filters, may)
     if limit > 1 and (slot is None or limits.keys):
         taking = _within_room(claimed, limits, several_queues=slot is None)
     else:
@@ -151,7 +156,6 @@ def claim(
     )
     # The second part is evaluated only if nothing is claimed, so that everything has been tried by then.
     busy = case((exists(select(claimed.c.id)), false()), else_=is_held_up)
-    kept = (rules.c.has_running, rules.c.has_rate, rules.c.has_keys)
     state = select(isolated.label("isolated"), *map(func.bool_or, kept), busy.label("busy")).select_from(
         rules
     )
@@ -328,8 +332,9 @@ def _claimed(
     limit: int,
     limits: Limits,
     filters: Sequence[ColumnElement[bool]],
+    may: Sequence[ColumnElement[bool]],
 ) -> CTE:
-    """The tasks that are locked, with what is needed to count them."""
+    """The tasks that are locked, with what is needed to count them; none unless the statement `may` claim."""
     conditions, also = [*of_kind(tried, tried), *filters], [deadline, _t.available_at]
     if limits.keys:
         conditions.append(tried.c.per_key.is_(None))
@@ -341,7 +346,7 @@ def _claimed(
         keyed = of_keys(tried, limit, filters, further=limits.further)
         found = union_all(*(select(*arm.c).select_from(arm) for arm in (found, keyed))).lateral("found")
     counts = [tried.c[name] for name in ("rule", "priority", "room", "emission", "tat") if name in tried.c]
-    rows = select(*found.c, *counts).select_from(tried.join(found, true())).where(isolated)
+    rows = select(*found.c, *counts).select_from(tried.join(found, true())).where(*may)
     if slot is not None:
         rows = rows.where(tried.c.room > _zero)
     rows = rows.limit(number(limit))

@@ -158,6 +158,34 @@ async def test_urgent_tasks_come_first_within_the_room_of_their_queue(uow: Async
     assert Counter(task.queue for task in held) == {"a": 3, "b": 6}
 
 
+LIMITED: list[dict[str, Any]] = [
+    {},
+    {"max_running": 9},
+    {"max_running_per_key": 9},
+    {"rate": QueueRate(10_000, 60.0, 9_000)},
+    {"max_running": 9, "rate": QueueRate(10_000, 60.0, 9_000), "max_running_per_key": 9},
+]
+"""The kinds of limits, none of which is reached."""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_urgent_tasks_come_first_whatever_limits_their_queue_had_before(
+    uow: AsyncUnitOfWork, shape: dict[str, Any], limit: int
+) -> None:
+    for before in LIMITED:
+        for now in LIMITED:
+            for limits, number in ((before, 1), (now, 2)):
+                await uow.queues.set("a", **limits)
+                await uow.tasks.enqueue_many(
+                    [NewTask(intent="x", queue="a", priority=5) for _ in range(number)]
+                )
+                await uow.tasks.enqueue_many([NewTask(intent="x", queue="b", priority=1) for _ in range(2)])
+                claimed = await uow.tasks.claim("w", limit=limit, **shape)
+                assert claimed[0].queue == "a", (before, now)
+                await uow.session.execute(text("TRUNCATE tasks CASCADE"))
+
+
 async def test_a_rate_is_kept_in_every_span_of_its_period(committed: AsyncDatabase) -> None:
     rates = {
         "even": QueueRate(4, 0.4, burst=1),

@@ -159,6 +159,34 @@ def test_urgent_tasks_come_first_within_the_room_of_their_queue(uow: UnitOfWork)
     assert Counter(task.queue for task in held) == {"a": 3, "b": 6}
 
 
+LIMITED: list[dict[str, Any]] = [
+    {},
+    {"max_running": 9},
+    {"max_running_per_key": 9},
+    {"rate": QueueRate(10_000, 60.0, 9_000)},
+    {"max_running": 9, "rate": QueueRate(10_000, 60.0, 9_000), "max_running_per_key": 9},
+]
+"""The kinds of limits, none of which is reached."""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "+".join(shape) or "any")
+@pytest.mark.parametrize("limit", [1, 2])
+def test_urgent_tasks_come_first_whatever_limits_their_queue_had_before(
+    uow: UnitOfWork, shape: dict[str, Any], limit: int
+) -> None:
+    for before in LIMITED:
+        for now in LIMITED:
+            for limits, number in ((before, 1), (now, 2)):
+                uow.queues.set("a", **limits)
+                uow.tasks.enqueue_many(
+                    [NewTask(intent="x", queue="a", priority=5) for _ in range(number)]
+                )
+                uow.tasks.enqueue_many([NewTask(intent="x", queue="b", priority=1) for _ in range(2)])
+                claimed = uow.tasks.claim("w", limit=limit, **shape)
+                assert claimed[0].queue == "a", (before, now)
+                uow.session.execute(text("TRUNCATE tasks CASCADE"))
+
+
 def test_a_rate_is_kept_in_every_span_of_its_period(committed: Database) -> None:
     rates = {
         "even": QueueRate(4, 0.4, burst=1),
