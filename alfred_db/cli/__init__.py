@@ -7,7 +7,6 @@ runs, so that help and a shell's completions come at once: what a function needs
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections import UserDict
@@ -174,8 +173,6 @@ class _Main(Commands, Group):
 @click.version_option(package_name="alfred-db")
 def main() -> None:
     """The data layer of AI-agent platforms on one PostgreSQL."""
-    # The models stay for as long as the command runs: to look for garbage while they are made takes an eighth of its start.
-    gc.set_threshold(50_000, *gc.get_threshold()[1:])
     logging.basicConfig(format="%(message)s")
     for name in ("alfred_db", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.INFO)

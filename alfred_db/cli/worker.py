@@ -108,14 +108,21 @@ def worker(
     settings["retention"] = None if retention is None else RetentionPolicy.from_file(retention)
     settings["queues"] = list(settings["queues"]) or None
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
+    names = ", ".join([*plainly, *(function.name for function in functions)])
+
+    async def run() -> None:
+        async with AsyncDatabase(database_url(url), **database) as db:
+            worker = AsyncWorker(db, handlers, **settings)
+            log.info("%s: %s", worker.name, names)
+            await worker.run(drain=drain)
+
     if asynchronous:
-        unlike = AsyncWorker(AsyncDatabase(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", unlike.name, ", ".join([*plainly, *(function.name for function in functions)]))
-        asyncio.run(unlike.run(drain=drain))
-    else:
-        plain = Worker(Database(database_url(url), **database), handlers, **settings)
-        log.info("%s: %s", plain.name, ", ".join([*plainly, *(function.name for function in functions)]))
-        plain.run(drain=drain)
+        asyncio.run(run())
+        return
+    with Database(database_url(url), **database) as db:
+        worker = Worker(db, handlers, **settings)
+        log.info("%s: %s", worker.name, names)
+        worker.run(drain=drain)
 
 
 def handlers_of(app: str) -> Mapping[str, Callable[..., Any]] | App:

@@ -34,6 +34,7 @@ from alfred_db.engine.session import Held
 from alfred_db.errors import AlfredDBError
 from alfred_db.indexes.measuring import Subject
 from alfred_db.models import Base
+from alfred_db.tenants.move_ends import Ends
 from alfred_db.types import EnumText, VectorType
 from alfred_db.worker.settings import Settings
 
@@ -88,7 +89,7 @@ def is_value(found: type[Any]) -> bool:
         return False  # a worker: it holds a database
     if issubclass(found, RunEnded):
         return False  # ends a run within one thread or task
-    if found is Held or found is Subject:
+    if found in (Ends, Held, Subject):
         return False  # a connection; a table of SQLAlchemy
     return (dataclasses.is_dataclass(found) or named or issubclass(found, bases)) and found not in (
         Base,
