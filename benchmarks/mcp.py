@@ -3,7 +3,8 @@
 python benchmarks/mcp.py                 a minute of 200 calls/s by 8 clients
 python benchmarks/mcp.py --seconds 10    a shorter run
 
-The SDK alone is a server whose tool has the same arguments and returns a result of the same size, but asks no database.
+Each client is a process, as the programs of models are: a call takes the SDK's client longer than the server.
+The SDK alone is a server whose tool has the same arguments and returns a result of one row, but asks no database.
 On a busy machine the processor time of a call and its ratio to that of the SDK say more than the latency.
 
 `-P` keeps the folder of this file, which has the name of the SDK, out of the path.
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import random
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +42,8 @@ from alfred_db.config import database_url
 from alfred_db.mcp.embedding import Mode
 from alfred_db.mcp.results import Limit
 from alfred_db.mcp.vector_store import FoundDocument, FoundDocuments, Query, Where
+
+Call = Callable[[int], Awaitable[None]]
 
 TOKEN = "a-token-of-the-benchmark-01234"
 CLIENTS, RATE, DOCUMENTS = 8, 200, 2_000
@@ -75,20 +80,22 @@ def resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-async def paced(seconds: float, calls: list) -> list[float]:
-    """Have 8 callers make 200 calls/s together; return the seconds of each call."""
+async def paced(seconds: float, call: Call, number: int = 0) -> list[float]:
+    """Make the calls of one of 8 callers that make 200 calls/s together; return the seconds of each."""
     times: list[float] = []
-
-    async def caller(number: int) -> None:
-        start = time.perf_counter() + number / RATE
-        for step in range(int(seconds * RATE / CLIENTS)):
-            await asyncio.sleep(max(0.0, start + step * CLIENTS / RATE - time.perf_counter()))
-            begun = time.perf_counter()
-            await calls[number](step)
-            times.append(time.perf_counter() - begun)
-
-    await asyncio.gather(*(caller(number) for number in range(CLIENTS)))
+    start = time.perf_counter() + number / RATE
+    for step in range(int(seconds * RATE / CLIENTS)):
+        await asyncio.sleep(max(0.0, start + step * CLIENTS / RATE - time.perf_counter()))
+        begun = time.perf_counter()
+        await call(step * CLIENTS + number)
+        times.append(time.perf_counter() - begun)
     return times
+
+
+async def together(seconds: float, call: Call) -> list[float]:
+    """Have 8 callers in this process make calls; return the seconds of each call."""
+    times = await asyncio.gather(*(paced(seconds, call, number) for number in range(CLIENTS)))
+    return [each for one in times for each in one]
 
 
 def processor(pid: int) -> float:
@@ -145,7 +152,6 @@ class Figures:
 
 
 async def measure(seconds: float) -> int:
-    gc.freeze()  # the pauses of the clients' own collector are not those of the server
     url, asked = database_url(None), questions()
     async with AsyncDatabase(url, pool_size=CLIENTS) as database:
 
@@ -153,17 +159,17 @@ async def measure(seconds: float) -> int:
             async with database.begin() as uow:
                 await uow.documents.hybrid_search(asked[step % DOCUMENTS], None, limit=5)
 
-        await paced(2, [repository] * CLIENTS)
-        direct = await paced(min(seconds, 20), [repository] * CLIENTS)
+        await together(2, repository)
+        direct = await together(min(seconds, 20), repository)
 
     environment = {
         **os.environ,
         "ALFRED_DB_URL": url.render_as_string(hide_password=False),
         "MCP_TOKEN": TOKEN,
     }
-    alone = await served([__file__, "--alone"], environment, min(seconds, 20))
+    alone = served([__file__, "--alone"], environment, min(seconds, 20))
     command = ["-m", "alfred_db.cli", "mcp", "--transport", "http", "--token-env", "MCP_TOKEN", "--port"]
-    found = await served(command, environment, seconds)
+    found = served(command, environment, seconds)
     ratio = percentile(found.times, 0.95) / percentile(direct, 0.95)
     print(
         f"repository     p50 {percentile(direct, 0.5) * 1e3:7.2f} ms   p95 {percentile(direct, 0.95) * 1e3:7.2f} ms"
@@ -180,54 +186,84 @@ async def measure(seconds: float) -> int:
     return int(ratio > LIMIT or found.after > found.before * GROWTH)
 
 
-async def served(command: list[str], environment: dict[str, str], seconds: float) -> Figures:
-    """Start a server and have clients call it at the rate of `RATE`."""
+def served(command: list[str], environment: dict[str, str], seconds: float) -> Figures:
+    """Start a server and 8 clients that call it at the rate of `RATE`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen([sys.executable, "-P", *command, str(port)], env=environment)
-    asked = questions()
+    base = f"http://127.0.0.1:{port}"
+    clients: list[subprocess.Popen[str]] = []
     try:
-        base = f"http://127.0.0.1:{port}"
         for _ in range(600):
             try:
                 httpx2.get(f"{base}/health").raise_for_status()
                 break
             except httpx2.TransportError:
                 time.sleep(0.1)
-        async with AsyncExitStack() as stack:
-            calls = []
-            for _ in range(CLIENTS):
-                http = await stack.enter_async_context(
-                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
-                )
-                client = await stack.enter_async_context(
-                    Client(streamable_http_client(f"{base}/mcp", http_client=http))
-                )
-
-                async def call(step: int, client: Client = client) -> None:
-                    arguments = {"query": asked[step % DOCUMENTS], "limit": 5, "mode": "words"}
-                    result = await client.call_tool("search_documents", arguments)
-                    assert not result.is_error, result.content
-
-                calls.append(call)
-            await paced(seconds / 3, calls)
-            before, busy, begun = resident(server.pid), processor(server.pid), time.perf_counter()
-            times = await paced(seconds, calls)
-            took = time.perf_counter() - begun
-            return Figures(times, took, processor(server.pid) - busy, before, resident(server.pid))
+        for number in range(CLIENTS):
+            process = [sys.executable, "-P", __file__, "--client", base, str(number)]
+            clients.append(
+                subprocess.Popen(process, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+        called(clients, 1)
+        called(clients, seconds / 3)
+        before, busy, begun = resident(server.pid), processor(server.pid), time.perf_counter()
+        times = called(clients, seconds)
+        took = time.perf_counter() - begun
+        return Figures(times, took, processor(server.pid) - busy, before, resident(server.pid))
     finally:
+        for client in clients:
+            client.kill()
         server.terminate()
         server.wait()
+
+
+def called(clients: list[subprocess.Popen[str]], seconds: float) -> list[float]:
+    """Have all clients make calls for some seconds; return the seconds of each call."""
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write(f"{seconds}\n")
+        client.stdin.flush()
+    times: list[float] = []
+    for client in clients:
+        assert client.stdout is not None
+        times += json.loads(client.stdout.readline())
+    return times
+
+
+async def be_client(base: str, number: int) -> None:
+    """Make calls for as many seconds as each line of stdin says; write the seconds of each call as a line."""
+    gc.freeze()  # the pauses of a client's own collector are not those of the server
+    asked = questions()
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+        )
+        client = await stack.enter_async_context(
+            Client(streamable_http_client(f"{base}/mcp", http_client=http))
+        )
+
+        async def call(step: int) -> None:
+            arguments = {"query": asked[step % DOCUMENTS], "limit": 5, "mode": "words"}
+            result = await client.call_tool("search_documents", arguments)
+            assert not result.is_error, result.content
+
+        for line in sys.stdin:
+            print(json.dumps(await paced(float(line), call, number)), flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--alone", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--client", nargs=2, metavar=("URL", "NUMBER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
         serve_alone(arguments.alone)
+        return 0
+    if arguments.client:
+        asyncio.run(be_client(arguments.client[0], int(arguments.client[1])))
         return 0
     with Database() as database:
         database.upgrade()
