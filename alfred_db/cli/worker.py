@@ -108,12 +108,14 @@ def worker(
     settings["retention"] = None if retention is None else RetentionPolicy.from_file(retention)
     settings["queues"] = list(settings["queues"]) or None
     database: dict[str, Any] = {"schema": schema, "pooler": pooler}
-    names = ", ".join([*plainly, *(function.name for function in functions)])
+
+    def started(name: str) -> None:
+        log.info("%s: %s", name, ", ".join([*plainly, *(function.name for function in functions)]))
 
     async def run() -> None:
         async with AsyncDatabase(database_url(url), **database) as db:
             worker = AsyncWorker(db, handlers, **settings)
-            log.info("%s: %s", worker.name, names)
+            started(worker.name)
             await worker.run(drain=drain)
 
     if asynchronous:
@@ -121,7 +123,7 @@ def worker(
         return
     with Database(database_url(url), **database) as db:
         worker = Worker(db, handlers, **settings)
-        log.info("%s: %s", worker.name, names)
+        started(worker.name)
         worker.run(drain=drain)
 
 
