@@ -425,6 +425,9 @@ def test_only_the_last_batch_of_a_kind_waits_for_the_disk(database_url: URL) -> 
 
         event.listen(db._units, "before_commit", look)
         assert counts(purge(db, EVERYTHING, only=["messages"], batch=5)) == {"messages": 14}
-        assert seen[-3:] == [("off", 11), ("off", 6), ("on", 2)]
+        # A batch is smaller after one that took long, so that their number depends on the machine.
+        batches = [setting for setting, left in seen if left < 16]
+        assert seen[-1] == ("on", 2)
+        assert set(batches[:-1]) == {"off"}
         with db.begin() as uow:
             assert uow.session.scalar(text("SELECT current_setting('synchronous_commit')")) == "on"
