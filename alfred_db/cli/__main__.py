@@ -10,7 +10,7 @@ __all__ = ["run"]
 
 
 def run() -> None:
-    """Run the command as a process, not within one of Python."""
+    """Run the command: the entry point of its process."""
     # The models stay for as long as the process: to look for garbage while they are made takes an eighth of its start.
     gc.set_threshold(50_000, *gc.get_threshold()[1:])
     main()
