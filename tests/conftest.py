@@ -17,6 +17,7 @@ import pytest
 from injection.ground import Ground, build
 from servers import THROWAWAY, Servers, place
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.orm import Session
 
 from alfred_db import Database, Memory, embedded, migrate
 from alfred_db.config import parse_url
@@ -24,6 +25,7 @@ from alfred_db.embedded import server as embedded_server
 from alfred_db.execution._sync.bulk import add_many
 from alfred_db.execution._sync.copy import table_name
 from alfred_db.models.base import table_of
+from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.documents import DocumentRepository
 
 _numbers = itertools.count(1)
@@ -195,6 +197,22 @@ def cron(servers: Servers) -> Iterator[Database]:
                 connection.execute(text(f'DROP EXTENSION IF EXISTS "{name}" CASCADE'))
             for name in set(connection.scalars(schemas)) - homes:
                 connection.execute(text(f'DROP SCHEMA "{name}"'))
+
+
+@pytest.fixture(params=["units", "sessions"])
+def alone(db: Database, request: pytest.FixtureRequest) -> Callable[[Callable[[UnitOfWork], None]], None]:
+    """Runs work in AUTOCOMMIT: the library's own, and that of a session of the caller's."""
+    engine: Engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def run(work: Callable[[UnitOfWork], None]) -> None:
+        if request.param == "units":
+            with db.autocommit() as uow:
+                work(uow)
+        else:
+            with Session(engine) as session:
+                work(UnitOfWork(session))
+
+    return run
 
 
 @pytest.fixture(scope="session")

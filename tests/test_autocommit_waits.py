@@ -14,8 +14,7 @@ import psycopg
 import pytest
 from injection.ground import Ground
 from injection.specimens import SPECIMENS
-from sqlalchemy import URL, Engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy import URL, text
 
 from alfred_db import Database
 from alfred_db.execution._sync import driver
@@ -37,22 +36,6 @@ class Killed(BaseException):
 def db(database_url: URL) -> Iterator[Database]:
     with Database(database_url) as database:
         yield database
-
-
-@pytest.fixture(params=["units", "sessions"])
-def alone(db: Database, request: pytest.FixtureRequest) -> Alone:
-    """Runs work in AUTOCOMMIT: the library's own, and that of a session of the caller's."""
-    engine: Engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    def run(work: Callable[[UnitOfWork], None]) -> None:
-        if request.param == "units":
-            with db.autocommit() as uow:
-                work(uow)
-        else:
-            with Session(engine) as session:
-                work(UnitOfWork(session))
-
-    return run
 
 
 def held(db: Database, name: str = "w", **options: Any) -> ClaimedWorkflow:

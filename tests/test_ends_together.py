@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy import URL, text
 
 from alfred_db import Database, NewTask, TaskStatus
 from alfred_db.errors import LeaseLost
@@ -85,22 +84,6 @@ def released(db: Database) -> set[str]:
         found = [one.intent for one in uow.tasks.claim("v", limit=100, intents=["then", "after", "next"])]
     assert len(found) == len(set(found))
     return set(found)
-
-
-@pytest.fixture(params=["units", "sessions"])
-def alone(db: Database, request: pytest.FixtureRequest) -> Callable[[Callable[[UnitOfWork], None]], None]:
-    """Runs work in AUTOCOMMIT: the library's own, and that of a session of the caller's."""
-    engine: Engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    def run(work: Callable[[UnitOfWork], None]) -> None:
-        if request.param == "units":
-            with db.autocommit() as uow:
-                work(uow)
-        else:
-            with Session(engine) as session:
-                work(UnitOfWork(session))
-
-    return run
 
 
 @pytest.mark.parametrize("end", ENDS)
