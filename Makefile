@@ -14,7 +14,7 @@ WORKERS ?= 4
 # What one process of the tests has compiled, the others read.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-mcp bench-redis bench-tenants bench-operations bench-compare released build servers
+.PHONY: help api quickstart test test-all test-faults coverage mutants check mypy pyright pages fmt gen docs bench bench-catalogs bench-retrieval bench-vectors bench-work bench-steady bench-upgrade bench-mcp bench-redis bench-tenants bench-operations bench-compare released build servers
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -105,8 +105,12 @@ bench-tenants: .venv/bench.stamp ## measure a search with one tenant and with a 
 bench-operations: .venv/bench.stamp ## measure telemetry that is off, the page of tasks, and a purge under workers; QUICK=1 for 50,000 rows
 	$(BIN)/python benchmarks/operations.py $(if $(QUICK),--quick)
 
-bench-steady: .venv/bench.stamp ## measure a steady flow of jobs, a deep queue, and an empty table that grows
-	PYTHONPATH=benchmarks $(BIN)/python -m work.steady $(if $(QUICK),--quick)
+bench-steady: .venv/bench.stamp ## measure a steady flow of jobs, a deep queue, and an empty table that grows; BEFORE=checkout is compared
+	PYTHONPATH=benchmarks $(BIN)/python -m work.steady $(if $(QUICK),--quick) $(if $(BEFORE),--before $(BEFORE)) \
+		$(if $(ONLY),--only $(ONLY))
+
+bench-upgrade: .venv/bench.stamp ## upgrade a filled database of ROWS=1000000 tasks while workers run; BEFORE=checkout has their version
+	$(BIN)/python benchmarks/upgrade_filled.py $(if $(ROWS),--rows $(ROWS)) $(if $(BEFORE),--before $(BEFORE))
 
 bench-compare: .venv/bench.stamp ## fail when a ratio is worse by 5%; RUN=folder takes a finished run, ONLY="work vectors" some pages
 	$(BIN)/python benchmarks/figures.py --compare docs/benchmarks $(RUN) $(if $(ONLY),--only $(ONLY))

@@ -129,9 +129,14 @@ def peer_environment(name: str, requirements: Sequence[str]) -> Path:
 
 
 class Contender:
-    """A script in a process of its own, told by lines of JSON what to do; `contender.serve` is its other end."""
+    """A script in a process of its own, told by lines of JSON what to do; `contender.serve` is its other end.
 
-    def __init__(self, name: str, script: Path, python: Path | str = sys.executable) -> None:
+    The library that it imports is that of `tree`, a checkout of another version, or else the one here.
+    """
+
+    def __init__(
+        self, name: str, script: Path, python: Path | str = sys.executable, *, tree: Path | None = None
+    ) -> None:
         self.name = name
         # Peers that report their use to their makers over the network are told not to.
         quiet = {"MEM0_TELEMETRY": "False", "AGNO_TELEMETRY": "false", "ANONYMIZED_TELEMETRY": "False"}
@@ -142,7 +147,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))},
+            env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join((str(HERE), str(tree or HERE.parent)))},
         )
 
     def ask(self, function: str, *arguments: Any) -> Any:

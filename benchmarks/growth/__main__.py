@@ -2,7 +2,7 @@
 
 PYTHONPATH=benchmarks:tests python -m growth [--rows N] [--quick] [--only PART ...]
 
-`--quick` takes 50,000 rows and prints the page instead of keeping it. PART is one of calls, writes, idle and bloat; the
+`--quick` takes 50,000 rows and prints the page instead of keeping it. PART is one of calls, writes, chunks, idle and bloat; the
 sections of the others stay on the page as they are.
 """
 
@@ -20,10 +20,12 @@ import harness
 from harness import Page, Server, at_least, at_most, machine, one_server, publish, table, targets
 from injection.ground import build
 from plot import bars
+from sqlalchemy import make_url
 
 from alfred_db import Database
 
 from .calls import REFUSED, Place, calls, missing
+from .chunks import chunks
 from .exceptions import EXCEPTIONS
 from .idle import bloat, idle
 from .measure import Cost, measured
@@ -105,6 +107,13 @@ def main() -> int:
             publish(
                 PAGE, "What the indexes cost", WRITES_NOTES, written(server, size, gains, arguments.quick)
             )
+        if "chunks" in arguments.only:
+            (folder / "chunks").mkdir()
+            filled(server, "chunks", min(size, 100_000), folder)[0].close()
+            url = make_url(server.url).set(database="chunks").render_as_string(hide_password=False)
+            found, goals = chunks(url, 2_000 if arguments.quick else 20_000)
+            publish(PAGE, "Chunks of long work", CHUNKS_NOTES, found, targets(goals))
+            server.drop("chunks")
         if "idle" in arguments.only:
             publish(PAGE, "Idle workers", IDLE_NOTES, idle(server, 5.0 if arguments.quick else 30.0))
         if "bloat" in arguments.only:
@@ -112,12 +121,18 @@ def main() -> int:
         return failed
 
 
-PARTS = ("calls", "writes", "idle", "bloat")
+PARTS = ("calls", "writes", "chunks", "idle", "bloat")
 WRITES_NOTES = (
     "Each index of the revisions that serve lists, and what it has replaced. CPU time of the writes with it beside without it"
     " (or with what it has replaced), of the client and of its server process: medians of turns of two databases, for which"
     " it does not matter what else the machine does, though a few per cent are noise. Then the median of its call on the"
     " large database, without and with it."
+)
+CHUNKS_NOTES = (
+    "Every method that writes at most `limit` rows, called by `Database.in_chunks` on a database of 100,000 tasks and 20,000"
+    " rows to write. A chunk has its own transaction; the time is from before its first statement to after its COMMIT, and"
+    " the rows are those that the method counts: with a task its results are deleted too, with an execution ten steps. The last"
+    " columns are calls of the upkeep of a worker, whose number of rows does not follow the time."
 )
 IDLE_NOTES = (
     "Statements that the server counts, BEGIN and COMMIT among them. A worker has its sweeps in this time, every 5 s; those"

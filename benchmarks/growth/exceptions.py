@@ -22,6 +22,10 @@ EXCEPTIONS: dict[str, str] = {
     "events.purgeable": _WAITING,
     "scheduler.purgeable": _WAITING,
     "workflows.purgeable": _WAITING,
+    "workflows.purge": (
+        "deletes a hundred executions with all their steps and events, of which one has a tenth of all steps; pass a smaller"
+        " `limit`"
+    ),
     "knowledge.facet": "reads every point of the collection; pass `where` to read fewer",
     "knowledge.count": "reads every point of the collection; pass `where` to read fewer",
     "conversations.search, of a common word": "ranks the newest thousand messages with the word; pass `session_id`, or a rarer word",

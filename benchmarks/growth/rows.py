@@ -131,11 +131,13 @@ STATEMENTS = (
     SELECT (SELECT min(id) FROM scheduler_tasks WHERE schedule_key LIKE 'schedule-%') + i % greatest({n} / 1000, 5), 'completed', at, at, at
     FROM generate_series(1, {n} / 2) AS i, LATERAL (SELECT now() - ({n} - i) * interval '1 min' AS at) AS a
     """,
+    # A workflow has a page of executions at least: to read a full page beside a short one would be taken for growth.
     "INSERT INTO workflows (name, definition, status) SELECT 'flow-' || i, '{{}}', 'active' FROM generate_series(1, 20) AS i",
     """
     INSERT INTO workflow_executions (workflow_id, status, started_at, completed_at, definition)
     SELECT (SELECT min(id) FROM workflows WHERE name LIKE 'flow-%') + i % 19, 'completed', at, at, '{{}}'
-    FROM generate_series(1, {n} / 10) AS i, LATERAL (SELECT now() - ({n} - i) * interval '1 min' AS at) AS a
+    FROM generate_series(1, greatest({n} / 10, 2500)) AS i,
+        LATERAL (SELECT now() - (greatest({n}, 2500) - i) * interval '1 min' AS at) AS a
     """,
     "UPDATE workflow_executions SET parent_execution_id = (SELECT min(id) FROM workflow_executions) WHERE id % 10 = 5 AND"
     " id > (SELECT min(id) + 1 FROM workflow_executions)",
