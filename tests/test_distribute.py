@@ -142,6 +142,8 @@ def test_the_list_of_tenants_shows_where_each_is_and_what_it_takes_there(url: UR
         "second": "worker-2:5432",
     }
     assert found["acme"].size == found["second"].size
+    assert found["acme"].size is not None
+    assert found["local"].size is not None
     assert found["acme"].size % 1000 == 0, "the coordinator holds nothing of them"
     assert 0 < found["acme"].size < 1_000_000 < found["local"].size
     assert found["acme"].at_head

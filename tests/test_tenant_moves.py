@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +194,90 @@ async def test_an_async_database_follows_a_move_there_and_back(ends: tuple[URL, 
     assert ask(first, "SELECT count(*) FROM acme.tasks") == 3
     assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
     assert ask(second, "SELECT to_regnamespace('acme')") is None
+
+
+def command(url: URL, *arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [*arguments, "--url", url.render_as_string(hide_password=False)])
+    return done.exit_code, done.output
+
+
+def test_a_moved_tenant_is_listed_upgraded_and_dropped_where_it_is(
+    ends: tuple[URL, URL], tmp_path: Path
+) -> None:
+    first, second = ends
+    with Database(first) as db:
+        assert db.tenants.create("globex").changed == ["globex"]
+        with db.tenant("acme").begin() as uow:
+            uow.tasks.enqueue("MOVED", {}, task_id="one")
+        db.tenants.move("acme", second, drop=True, **PATIENT)
+        acme, globex = db.tenants.list()
+        assert (acme.name, acme.revision, acme.at_head) == ("acme", migrate.head(), True)
+        assert acme.size is not None
+        assert acme.size > 1_000_000
+        assert acme.node == second.set(password=None, drivername="postgresql").render_as_string()
+        assert globex.node is None
+        assert db.tenants.get("acme") == acme
+        code, output = command(first, "tenants", "list")
+        assert code == 0
+        assert acme.node in output.splitlines()[0]
+
+        # The name is taken, whichever door it comes through.
+        for refused in (
+            lambda: db.tenants.create("initech", "acme"),
+            lambda: migrate.upgrade(first, schema="acme"),
+        ):
+            with pytest.raises(ConflictError, match="tenant 'acme': it is on another server, postgresql://"):
+                refused()
+        code, output = command(first, "tenants", "create", "acme")
+        assert code == 2
+        assert "it is on another server" in output
+        assert ask(first, "SELECT to_regnamespace('acme') IS NULL AND to_regnamespace('initech') IS NULL")
+
+        assert db.tenants.export("acme", tmp_path / "acme.dump") > 10_000
+        migrate.downgrade(second, "alfred_0024", schema="acme")
+        assert [tenant.at_head for tenant in db.tenants.list()] == [False, True]
+        assert db.tenants.upgrade(["acme"]).changed == ["acme"]
+        migrate.downgrade(second, "alfred_0024", schema="acme")
+        numbers: list[tuple[int, int]] = []
+        report = db.tenants.upgrade(progress=lambda done: numbers.append((done.number, done.total)))
+        assert (report.changed, report.unchanged, report.failed) == (["acme"], ["globex"], {})
+        assert numbers == [(1, 2), (2, 2)]
+
+        db.tenants.drop("acme")
+        assert ask(second, "SELECT to_regnamespace('acme')") is None
+        assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
+        assert db.tenants.create("acme").changed == ["acme"]
+
+
+def test_a_server_that_does_not_answer_hides_no_tenant(ends: tuple[URL, URL]) -> None:
+    first, _ = ends
+    gone = "postgresql://postgres@127.0.0.1:1/platform"
+    execute(
+        first,
+        f"INSERT INTO extensions.alfred_db_servers (tenant, url, state) VALUES ('away', '{gone}', 'moved')",
+        f"INSERT INTO extensions.alfred_db_servers (tenant, url, state) VALUES ('acme', '{gone}', 'moving')",
+    )
+    with Database(first) as db:
+        acme, away = db.tenants.list()
+        assert (acme.name, acme.node) == ("acme", None)
+        assert (away.name, away.revision, away.at_head, away.size, away.node) == (
+            "away",
+            None,
+            False,
+            None,
+            gone,
+        )
+        code, output = command(first, "tenants", "list")
+        assert code == 0
+        assert gone in output
+        report = db.tenants.upgrade()
+        assert (report.unchanged, list(report.failed)) == (["acme"], ["away"])
+        with pytest.raises(DatabaseUnavailable):
+            db.tenants.drop("away")
+        with pytest.raises(ConflictError, match="being moved"):
+            db.tenants.drop("acme")
+        with db.tenant("acme").begin() as uow:
+            uow.tasks.list()
 
 
 STAGES = ["wait_for_copy", "_continue", "_record_moved"]

@@ -72,7 +72,9 @@ def create(
 @migration_url_option
 @json_option
 def show(url: str | None, as_json: bool) -> None:
-    """List the tenants with their revisions, sizes and owners, and on Citus the node of each.
+    """List the tenants with their revisions, sizes and owners.
+
+    The server of each that was moved, and on Citus its node, is shown too.
 
     Example: alfred-db tenants list
     """
@@ -80,7 +82,9 @@ def show(url: str | None, as_json: bool) -> None:
     lines: list[str] = []
     for tenant in found:
         revision = f"{tenant.revision or 'unknown'}{'' if tenant.at_head else ' (not at head)'}"
-        lines.append(f"{tenant.name:<24}  {revision:<48}  {_size(tenant.size):>10}  {tenant.owner}")
+        lines.append(
+            f"{tenant.name:<24}  {revision:<48}  {_size(tenant.size):>10}  {tenant.owner or 'unknown'}"
+        )
         if tenant.node is not None:
             lines[-1] += f"  {tenant.node}"
     print_result([asdict(tenant) for tenant in found], *lines, as_json=as_json)
@@ -229,7 +233,9 @@ def _end(context: click.Context, report: TenantReport, done: str, as_json: bool)
         context.exit(1)
 
 
-def _size(number: int) -> str:
+def _size(number: int | None) -> str:
+    if number is None:
+        return "unknown"
     size = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1024:

@@ -6,17 +6,17 @@ from typing import Any
 
 from sqlalchemy import Connection, event, text
 
-from ..errors import ConfigurationError, SchemaDriftError
+from ..errors import ConfigurationError, ConflictError, SchemaDriftError, shown
 from ..models import Base
 from ..server import requirements
 from ..server.citus import refuse_worker
-from ..server.databases import VERSION_TABLE, VERSION_TABLES, not_utf8
+from ..server.databases import VERSION_TABLE, VERSION_TABLES, moved_tenants, not_utf8
 from ..sql import SHARED_SCHEMAS, TENANT_SCHEMAS, qualified, quoted
 from .ddl import create_schema, search_path
 from .verify import require_shared
 from .version import current, reached
 
-__all__ = ["TABLE_LOCK_TIMEOUT", "prepare", "refuse_default", "settle"]
+__all__ = ["TABLE_LOCK_TIMEOUT", "elsewhere", "prepare", "refuse_default", "settle"]
 
 TABLE_LOCK_TIMEOUT = "2s"
 """How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
@@ -122,11 +122,26 @@ def prepare(connection: Connection, schema: str | None, home: str | None) -> Non
         _require_others(connection, facts, home)
     else:
         require_shared(connection)
+        _refuse_moved(connection, schema)
         if facts.citus:  # what is created in the schema is on one worker from the start
             connection.execute(text("SET LOCAL citus.enable_schema_based_sharding = 'on'"))
         connection.execute(text(create_schema(schema)))
     _refuse_strangers(connection, schema, home)
     connection.commit()
+
+
+def _refuse_moved(connection: Connection, schema: str) -> None:
+    """Refuse to create a tenant that is on another server: nothing would find the second one."""
+    url = moved_tenants(connection).get(schema)
+    if url is not None and current(connection, schema) is None:
+        raise elsewhere(schema, url)
+
+
+def elsewhere(tenant: str, url: str) -> ConflictError:
+    """Return the error for the name of a tenant that the directory has on another server."""
+    return ConflictError(
+        f"tenant {shown(tenant)}: it is on another server, {url}; use another name, move that tenant back, or drop it"
+    )
 
 
 def refuse_default(connection: Connection, schema: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Connection, text
+
 from ..sql import MADE_HERE, qualified
 
-__all__ = ["VERSION_TABLE", "VERSION_TABLES", "mark_version_table", "not_utf8"]
+__all__ = ["VERSION_TABLE", "VERSION_TABLES", "mark_version_table", "moved_tenants", "not_utf8"]
 
 VERSION_TABLE = "alfred_db_version"
 """Ours alone, in the tenant's schema: a host application's `alembic_version` is not touched."""
@@ -39,6 +41,26 @@ def mark_version_table(home: str | None, *, tenant: bool) -> str:
     """
     comment = _OF_TENANT if tenant else _OF_DEFAULT
     return f"COMMENT ON TABLE {qualified(home, VERSION_TABLE)} IS '{comment}'"
+
+
+_READABLE = text("""
+    SELECT pg_catalog.has_table_privilege(pg_class.oid, 'SELECT')
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = 'alfred_db_servers' AND nspname = 'extensions' AND pg_catalog.has_schema_privilege(pg_namespace.oid, 'USAGE')
+""")
+
+
+def moved_tenants(connection: Connection) -> dict[str, str]:
+    """Return the URLs, without passwords, of the tenants that the directory has on other servers.
+
+    None are known where the directory does not exist yet, or this role may not read it.
+    """
+    if not connection.scalar(_READABLE):
+        return {}
+    rows = connection.execute(
+        text("SELECT tenant, url FROM extensions.alfred_db_servers WHERE state = 'moved'")
+    )
+    return {row.tenant: row.url for row in rows}
 
 
 def not_utf8(database: str, encoding: str) -> str:

@@ -32,15 +32,18 @@ class Tenant:
     name: str
     """The name of its schema."""
     revision: str | None
-    """The revision that it is at. None: its first upgrade has not ended, or this role may not read it."""
+    """The revision that it is at. None: its first upgrade has not ended, or this role may not read it, or its server does not answer."""
     at_head: bool
     """Whether that is the newest revision that this version of the library knows."""
-    size: int
-    """The bytes of its tables and indexes."""
-    owner: str
-    """The role that owns its schema."""
+    size: int | None
+    """The bytes of its tables and indexes. None: its server does not answer."""
+    owner: str | None
+    """The role that owns its schema. None: its server does not answer."""
     node: str | None = None
-    """The node of Citus that holds it, as host and port. None: the server has no Citus, or it is not distributed."""
+    """The URL, without a password, of the other server that it was moved to; or the node of Citus that holds it, as host and port.
+
+    None: it is in this database.
+    """
 
 
 _FOUND = text("""

@@ -16,9 +16,12 @@ from ..config import command, migration_url, tenant_schema
 from ..engine.pool import passing_engine
 from ..errors import InvalidInputError, SchemaOutdatedError, translated
 from ..migrate import grants
-from .catalog import Tenant, list_tenants, tenant_missing
+from ..migrate.preflight import elsewhere
+from ..server.databases import moved_tenants
+from .catalog import Tenant, list_tenants
 from .directory import TenantMoveReport
 from .dumping import dump
+from .places import drop_anywhere, find, list_everywhere, place_of, upgrade_everywhere
 from .upgrading import MAX_PARALLEL, Progress, TenantReport, upgrade_each
 
 __all__ = ["AsyncTenants", "Tenants"]
@@ -39,10 +42,12 @@ class Tenants:
         self._opened: MutableMapping[str, Any] = {} if opened is None else opened
 
     def list(self) -> Sequence[Tenant]:
-        """Return the tenants by name, with their revisions and sizes; the default tenant is not one of them."""
-        engine = passing_engine(self._url, "alfred-db tenants")
-        with translated(), engine.connect() as connection:
-            return list_tenants(connection, migrate.head())
+        """Return the tenants by name, with their revisions and sizes; the default tenant is not one of them.
+
+        Those that were moved to other servers are among them: each server is asked, as the same role with the same
+        password. Of one that does not answer the list has the names and the place.
+        """
+        return list_everywhere(self._url)
 
     def get(self, name: str) -> Tenant:
         """Return a tenant.
@@ -51,11 +56,7 @@ class Tenants:
             ConfigurationError: The name cannot be that of a tenant.
             NotFoundError: There is no such tenant.
         """
-        wanted = tenant_schema(name)
-        for tenant in self.list():
-            if tenant.name == wanted:
-                return tenant
-        raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
+        return find(self._url, tenant_schema(name))
 
     def create(
         self,
@@ -67,8 +68,8 @@ class Tenants:
     ) -> TenantReport:
         """Create tenants, and grant roles their rights on each. Repeat it after it was killed, and it goes on.
 
-        A tenant that exists is upgraded, and its roles are granted what they lack. The database itself has to be at the
-        newest revision.
+        A tenant that exists in this database is upgraded, and its roles are granted what they lack. The database itself
+        has to be at the newest revision.
 
             db.tenants.create("acme", "globex", roles={"app": "{tenant}_app"}, parallel=2)
 
@@ -85,6 +86,7 @@ class Tenants:
 
         Raises:
             ConfigurationError: A name cannot be that of a tenant. Nothing has been done.
+            ConflictError: A tenant of this name has been moved to another server. Nothing has been done.
             InvalidInputError: There is no such kind of role. Nothing has been done.
             SchemaOutdatedError: The database itself is not at the newest revision. Nothing has been done.
         """
@@ -92,7 +94,12 @@ class Tenants:
         for kind in roles or {}:
             grants.check_kind(kind)
         self._require_default()
-        there = {tenant.name for tenant in self.list() if tenant.at_head}
+        with translated(), passing_engine(self._url, "alfred-db tenants").connect() as connection:
+            moved = moved_tenants(connection)
+            there = {tenant.name for tenant in list_tenants(connection, migrate.head()) if tenant.at_head}
+        for name in wanted:
+            if name in moved:
+                raise elsewhere(name, moved[name])
         at_head = [name for name in wanted if name in there]
 
         def grant(name: str) -> bool:
@@ -122,8 +129,11 @@ class Tenants:
     ) -> TenantReport:
         """Upgrade tenants to the newest revision. Repeat it after it was killed, and it goes on.
 
+        A tenant that was moved is upgraded on its server, as the same role with the same password.
+
         Args:
-            names: The tenants; None is the default tenant with the shared catalogs, then all of them.
+            names: The tenants; None is the default tenant with the shared catalogs, then all of them, and on each server
+                that tenants were moved to the same.
             parallel: The number of tenants at the same time, each in a separate process.
             triggers: Whether to create the `updated_at` triggers, which Citus cannot distribute.
             progress: Called after each tenant.
@@ -137,15 +147,8 @@ class Tenants:
         if names is None:
             within("parallel", parallel, 1, MAX_PARALLEL)
             migrate.upgrade(self._url, triggers=triggers)
-        found = {tenant.name: tenant for tenant in self.list()}
-        wanted = sorted(found) if names is None else _wanted(names, parallel)
-        for name in wanted:
-            if name not in found:
-                raise tenant_missing(passing_engine(self._url, "alfred-db tenants"), name)
-        at_head = [name for name in wanted if found[name].at_head]
-        return upgrade_each(
-            self._url, wanted, at_head=at_head, parallel=parallel, triggers=triggers, progress=progress
-        )
+        wanted = None if names is None else _wanted(names, parallel)
+        return upgrade_everywhere(self._url, wanted, parallel=parallel, triggers=triggers, progress=progress)
 
     def export(self, name: str, file: str | Path, *, progress: Callable[[int], None] | None = None) -> int:
         """Dump a tenant with the catalogs that it shares, for `pg_restore` into an empty database; needs pg_dump.
@@ -166,21 +169,20 @@ class Tenants:
         """
         self.get(name)
         with translated():
-            dump(self._url, Path(file), schema=name, progress=progress)
+            dump(place_of(self._url, name).url, Path(file), schema=name, progress=progress)
         return Path(file).stat().st_size
 
     def drop(self, name: str) -> None:
         """Drop a tenant with all its rows, and its schema unless something else is in it. Roles stay.
 
-        Repeat it after it was killed, and it goes on.
+        One that was moved is dropped on its server, and then from the directory. Repeat it after it was killed, and it goes on.
 
         Raises:
             ConfigurationError: The name cannot be that of a tenant.
             NotFoundError: There is no such tenant.
-            ConflictError: Something else in the database depends on its tables.
+            ConflictError: Something else in the database depends on its tables, or the tenant is being moved.
         """
-        self.get(name)
-        migrate.downgrade(self._url, "base", schema=name, allow_data_loss=True)
+        drop_anywhere(self._url, tenant_schema(name))
         self._opened.pop(name, None)
 
     def move(
