@@ -7,7 +7,7 @@ refused too: find out what it is (`SELECT provolatile FROM pg_proc WHERE proname
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Delete, Insert, Join, Select, Table, TableSample, TextClause, Update, types
@@ -84,6 +84,7 @@ def violations(statement: Any) -> list[str]:
     for part in parts:
         found += _in_data_statement(part)
         found += _in_anything(part, seen, alone=part is statement and _has_no_table(statement))
+    found += _read_after_insert(statement, [cte.element for cte in compiled.ctes or ()])
     return list(dict.fromkeys(found))
 
 
@@ -217,6 +218,31 @@ def _asked_again(statement: Update | Delete) -> bool:
         for part in parts
     )
     return locks and len(conditions) > 1 and not named
+
+
+def _read_after_insert(statement: Any, ctes: Sequence[Any]) -> Iterator[str]:
+    """What an INSERT in a CTE writes is seen by what Citus runs after it, in the order of the text; PostgreSQL has one snapshot."""
+    written: set[Any] = set()
+    for part in (*ctes, statement):
+        for table in sorted(_read_outside_ctes(part) & written, key=str):
+            yield f"{table}: read after an INSERT in a CTE, which Citus shows; read it before"
+        if isinstance(part, Insert):
+            written.add(part.table)
+
+
+def _read_outside_ctes(part: Any) -> set[Any]:
+    waiting, seen, found = [part], set[int](), set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, CTE):
+            continue
+        seen.add(id(node))
+        if isinstance(node, Table):
+            found.add(node)
+        waiting += list(node.get_children())
+        if isinstance(node, Select):
+            waiting += node.get_final_froms()
+    return found - ({part.table} if isinstance(part, Insert) else set())
 
 
 def _in_data_statement(statement: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -33,6 +34,7 @@ from sqlalchemy import (
     table,
     text,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -41,7 +43,7 @@ from sqlalchemy.sql import ClauseElement
 from unit.examples import Call, Name
 from unit.rules import DIALECT, violations
 
-from alfred_db import Agent, Base, Memory, Task, queries
+from alfred_db import Agent, Base, Memory, Task, execution, queries, repositories
 from alfred_db.models.base import table_of
 from alfred_db.queries.shapes.driver_statement import DriverStatement
 from alfred_db.queries.shapes.functions import func
@@ -175,6 +177,42 @@ def test_a_query_function_neither_awaits_nor_takes_a_session() -> None:
             assert "return" in inspect.unwrap(function).__annotations__, name
 
 
+def _counted_calls(file: Path) -> Iterator[str]:
+    """The query functions whose statement is run for the number of its rows."""
+    tree = ast.parse(file.read_text())
+    ignored = {
+        node.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Await)
+    }
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or call in ignored:
+            continue
+        if ast.unparse(call.func).rpartition(".")[2] not in ("affected", "_affected"):
+            continue
+        for argument in call.args:
+            if isinstance(argument, ast.Call):
+                yield ast.unparse(argument.func).rpartition(".")[2]
+
+
+def test_the_rows_of_an_insert_are_counted_by_what_it_returns() -> None:
+    """Citus says of INSERT ... SELECT ... ON CONFLICT that all rows of the SELECT were written."""
+    inserts = {
+        name
+        for module in NOUNS.values()
+        for name, function in public_functions(module).items()
+        if re.search(r"\bInsert\b", str(inspect.unwrap(function).__annotations__.get("return")))
+    }
+    assert "merge" in inserts
+    files = [
+        *Path(repositories.__path__[0]).glob("_async/*.py"),
+        *Path(execution.__path__[0]).glob("_async/*.py"),
+    ]
+    counted = {name: file.name for file in files for name in _counted_calls(file)}
+    assert "touch" in counted
+    assert not counted.keys() & inserts, counted
+
+
 # The checker itself
 
 STALE = select(Agent.id).where(Agent.last_heartbeat < func.clock_timestamp()).cte("stale")
@@ -194,7 +232,15 @@ def into(rows: Any) -> Any:
     return upsert(table_of(Agent)).from_select(["name", "type"], rows)
 
 
+ADDED = insert(Agent).values(name="a", type="t", version="1").returning(Agent.id).cte("added")
+
 BAD = {
+    "agent_registry: read after an INSERT in a CTE": union_all(
+        select(ADDED.c.id), select(Agent.id).where(Agent.name == "a")
+    ),
+    "agent_registry: read after an INSERT in a CTE ": update(Agent)
+    .where(Agent.id != select(ADDED.c.id).scalar_subquery())
+    .values(version="2"),
     "SET: volatile clock_timestamp": update(Agent).values(last_heartbeat=func.clock_timestamp()),
     "SET: volatile gen_random_uuid": update(Agent).values(incarnation=func.gen_random_uuid()),
     "SET: volatile uuid_generate_v4": update(Agent).values(
@@ -278,6 +324,12 @@ BAD = {
 }
 
 GOOD = {
+    "what is read before an INSERT in a CTE": select(
+        insert(Agent)
+        .from_select(["name", "type"], select(BEFORE.c.name, BEFORE.c.type), include_defaults=False)
+        .returning(Agent.id)
+        .cte("added")
+    ).add_cte(BEFORE),
     "a time less a bound interval": delete(Agent).where(
         Agent.last_heartbeat < func.now() - timedelta(seconds=60)
     ),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
+from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update, literal_column
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
@@ -112,7 +112,9 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 await copy_rows(session, staged, list(staged.c), values)
-            return await self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing))
+            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(literal_column("1"))
+            # Citus reports all rows of the SELECT as written, also those that the conflict has left as they were.
+            return len((await session.execute(merged)).all())
 
     async def _analyze(self, name: str, rows: int) -> None:
         """Analyze the partition after its first or a large load.
@@ -387,7 +389,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
                 progress(done)
         return done
 
-    async def _affected(self, statement: Insert | Update | Delete) -> int:
+    async def _affected(self, statement: Update | Delete) -> int:
         """Run a statement that writes; return the number of its rows."""
         with translated():
             options = {"synchronize_session": False, "preserve_rowcount": True}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, Insert, MetaData, Table, Update
+from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update, literal_column
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
@@ -113,7 +113,9 @@ class KnowledgePoints(KnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 copy_rows(session, staged, list(staged.c), values)
-            return self._affected(bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing))
+            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(literal_column("1"))
+            # Citus reports all rows of the SELECT as written, also those that the conflict has left as they were.
+            return len((session.execute(merged)).all())
 
     def _analyze(self, name: str, rows: int) -> None:
         """Analyze the partition after its first or a large load.
@@ -388,7 +390,7 @@ class KnowledgePoints(KnowledgeBase):
                 progress(done)
         return done
 
-    def _affected(self, statement: Insert | Update | Delete) -> int:
+    def _affected(self, statement: Update | Delete) -> int:
         """Run a statement that writes; return the number of its rows."""
         with translated():
             options = {"synchronize_session": False, "preserve_rowcount": True}
