@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from alfred_db.cli import main
 from alfred_db.config import command
 from alfred_db.errors import InvalidInputError
 from alfred_db.interchange.catalog import seed
+from alfred_db.migrate.grants import apply
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.broker import BrokerCatalogRepository
 from alfred_db.repositories._sync.broker_requests import BrokerRequestRepository
@@ -424,6 +426,50 @@ def test_pg_cron_does_the_upkeep(cron: Database) -> None:
         assert requests.unschedule_maintenance() is False
     assert sql(cron, "SELECT to_regclass('brk_tracking.broker_request_2020_01')") == [(None,)]
     assert sql(cron, "SELECT count(*) FROM cron.job") == [(0,)]
+
+
+def test_pg_cron_does_the_upkeep_of_a_role_that_does_not_own_the_tables(cron: Database) -> None:
+    """The jobs run as the application, and call the functions of the owner."""
+    role = f"cron_app_{os.getpid()}"
+    sql(
+        cron,
+        "CREATE TABLE brk_tracking.broker_request_2020_01 PARTITION OF brk_tracking.broker_request"
+        " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
+    )
+    old_months(cron)
+    with cron.engine.begin() as connection:
+        apply(connection, {"app": role}, None)
+        connection.execute(text(f"ALTER ROLE {role} LOGIN; GRANT USAGE ON SCHEMA cron TO {role}"))
+    try:
+        arguments = ["maintain", "--months-ahead", "6", "--keep-months", "12", "--drop", "--yes"]
+        done = on(cron.url.set(username=role))(*arguments, "--schedule", "1 seconds")
+        assert done.exit_code == 0, done.output
+        assert sql(cron, "SELECT DISTINCT username FROM cron.job WHERE jobname LIKE 'alfred-db%'") == [
+            (role,)
+        ]
+        assert sql(cron, "SELECT count(*) FROM cron.job WHERE command LIKE '%alfred_make_partitions%'") == [
+            (2,)
+        ]
+        wait_for_both(cron)
+        assert sql(cron, "SELECT to_regclass('events_2021_01'), to_regclass('events_2020_01')") == [
+            (None, "events_2020_01")
+        ], "what is still to be read is kept"
+        with cron.begin() as uow:
+            assert len(uow.events.read("c")) == 1
+        wait_for_both(cron)
+        assert sql(cron, "SELECT to_regclass('events_2020_01')") == [(None,)]
+        assert sql(cron, "SELECT to_regclass('brk_tracking.broker_request_2020_01')") == [(None,)]
+        owner = sql(cron, "SELECT DISTINCT relowner FROM pg_class WHERE oid IN ('events'::regclass)")
+        made = "SELECT DISTINCT relowner FROM pg_class JOIN pg_inherits ON inhrelid = oid WHERE inhparent = 'events'::regclass"
+        assert sql(cron, made) == owner
+        with Database(cron.url.set(username=role)) as app, app.begin() as uow:
+            assert uow.events.due_partitions(6) == []
+            assert uow.events.unschedule_maintenance() is True
+            assert uow.broker_requests.unschedule_maintenance() is True
+    finally:
+        sql(cron, f"SELECT cron.unschedule(jobid) FROM cron.job WHERE username = '{role}'")
+        sql(cron, f'DROP OWNED BY "{role}"')
+        sql(cron, f'DROP ROLE "{role}"')
 
 
 def test_a_hostile_schedule_is_refused(cron: Database) -> None:

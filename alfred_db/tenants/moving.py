@@ -110,18 +110,26 @@ def _switched(ends: Ends) -> bool:
 def _switch(ends: Ends, deadline: float, longest_pause: float, say: Progress) -> float:
     """Stop the writers, wait for the rest of the rows, and have the directory name the target; return the pause."""
     say("switching")
+    there = ends.target.execution_options(schema_translate_map=schema_translate_map(ends.tenant))
     while True:
         began = time.monotonic()
         try:
-            with ends.source.begin() as source:
+            # Nothing is connected, and no catalog is read for the first time, while writers wait.
+            with (
+                ends.source.connect() as beside,
+                alone(ends.target) as polled,
+                there.connect() as target,
+                ends.source.begin() as source,
+            ):
+                _require_same(ends, source, target)
                 tables = source.scalars(text(_TABLES), {"schema": ends.tenant, "marker": MARKER}).all()
                 run(source, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                 began = time.monotonic()
                 # Writers wait from here on, and readers go on. A writer that waits finds no schema of this name afterwards.
                 run(source, f"LOCK TABLE {', '.join(tables)} IN EXCLUSIVE MODE")
-                _require_same(ends, source)
-                _catch_up(ends, began + longest_pause)
-                _continue(ends, source)
+                _require_same(ends, source, target)
+                _catch_up(ends, beside, polled, began + longest_pause)
+                _continue(ends, source, target)
                 run(
                     source,
                     f"DROP SCHEMA IF EXISTS {quoted(ends.old)} CASCADE",
@@ -150,13 +158,13 @@ _TABLES = """
 """
 
 
-def _require_same(ends: Ends, source: Connection) -> None:
+def _require_same(ends: Ends, source: Connection, target: Connection) -> None:
     """Refuse the switch if tables or columns were made meanwhile, such as a collection: they are not replicated."""
-    with ends.target.connect() as target:
-        here, there = (
-            {tuple(row) for row in one.execute(text(_COLUMNS), {"schema": ends.tenant})}
-            for one in (source, target)
-        )
+    here, there = (
+        {tuple(row) for row in one.execute(text(_COLUMNS), {"schema": ends.tenant})}
+        for one in (source, target)
+    )
+    target.rollback()
     if changed := sorted({str(row[0]) for row in here ^ there}):
         raise ConflictError(
             f"tenant {ends.tenant!r}: tables were created or changed during the move ({', '.join(changed[:5])}); abort the"
@@ -172,32 +180,30 @@ _COLUMNS = """
 """
 
 
-def _catch_up(ends: Ends, deadline: float) -> None:
+def _catch_up(ends: Ends, beside: Connection, target: Connection, deadline: float) -> None:
     """Wait until everything that is committed has arrived: a row that is committed now arrives last."""
     mark = uuid.uuid4()
     table = qualified(ends.tenant, MARKER)
-    with ends.source.begin() as beside:
+    with beside.begin():
         run(beside, f"INSERT INTO {table} VALUES ('{mark}')")
-    with alone(ends.target) as target:
-        while not target.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE id = '{mark}')")):
-            if time.monotonic() > deadline:
-                raise DatabaseUnavailable(
-                    f"tenant {ends.tenant!r}: the target did not catch up in the time that writes may wait; run the move again,"
-                    " or with a longer pause",
-                    retryable=True,
-                )
-            time.sleep(0.01)
+    while not target.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE id = '{mark}')")):
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(
+                f"tenant {ends.tenant!r}: the target did not catch up in the time that writes may wait; run the move again,"
+                " or with a longer pause",
+                retryable=True,
+            )
+        time.sleep(0.01)
 
 
-def _continue(ends: Ends, source: Connection) -> None:
+def _continue(ends: Ends, source: Connection, target: Connection) -> None:
     """Have the target number rows and events from where the source has stopped."""
     values = source.execute(text(_SEQUENCES), {"schema": ends.tenant}).all()
-    with ends.target.begin() as target:
+    with target.begin():
         for name, value in values:
             if value is not None:
                 run(target, f"SELECT pg_catalog.setval({literal(name)}, {int(value)})")
-    engine = ends.target.execution_options(schema_translate_map=schema_translate_map(ends.tenant))
-    with Session(engine) as session, session.begin():
+    with Session(target) as session, session.begin():
         EventRepository(session).after_restore()
 
 
