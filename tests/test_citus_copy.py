@@ -14,13 +14,13 @@ from alfred_db.models.base import table_of
 
 
 def tasks(uow: UnitOfWork) -> Any:
-    many = [{"intent": "COPIED", "task_id": f"copied-{number}"} for number in range(1200)]
+    many: Any = [{"intent": "COPIED", "task_id": f"copied-{number}"} for number in range(1200)]
     created = uow.tasks.enqueue_many(many)
     return sum(new for _, new in created)
 
 
 def documents(uow: UnitOfWork) -> Any:
-    many = [{"content": "text", "external_id": f"copied-{number}"} for number in range(300)]
+    many: Any = [{"content": "text", "external_id": f"copied-{number}"} for number in range(300)]
     return len(uow.documents.add_many(many))
 
 

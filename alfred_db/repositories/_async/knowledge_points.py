@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, MetaData, Table, Update, literal_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    CursorResult,
+    Delete,
+    Integer,
+    MetaData,
+    Table,
+    Update,
+    literal_column,
+)
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
@@ -112,7 +122,9 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 await copy_rows(session, staged, list(staged.c), values)
-            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(literal_column("1"))
+            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(
+                literal_column("1", Integer)
+            )
             # Citus reports all rows of the SELECT as written, also those that the conflict has left as they were.
             return len((await session.execute(merged)).all())
 
