@@ -10,7 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, CursorResult, Delete, Integer, MetaData, Table, Update, literal_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    CursorResult,
+    Delete,
+    Integer,
+    MetaData,
+    Table,
+    Update,
+    literal_column,
+)
 
 from ...checks import check_word
 from ...errors import InvalidInputError, shown, translated
@@ -113,7 +123,9 @@ class KnowledgePoints(KnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 copy_rows(session, staged, list(staged.c), values)
-            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(literal_column("1", Integer))
+            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(
+                literal_column("1", Integer)
+            )
             # Citus reports all rows of the SELECT as written, also those that the conflict has left as they were.
             return len((session.execute(merged)).all())
 
