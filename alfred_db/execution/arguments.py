@@ -140,6 +140,7 @@ def _door(method: Callable[..., Any]) -> Callable[..., Any]:
         "_type": type,
         "_vectors": frozenset({list, ndarray}),
         "_is_suspicious": _is_suspicious,
+        "_is_usual": _is_usual,
         "_method": method,
     }
     cleaned = {*FROM_OUTSIDE, "code"} if method.__name__ == "fail" else FROM_OUTSIDE
@@ -217,6 +218,9 @@ def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:
         condition = f"_type({name}) is not _class_{name}"
     elif len(types) == 1 and _is_json(name, types[0]):
         condition = f"_type({name}) is not dict or _is_suspicious('{name}', {name})"
+    elif len(types) == 1 and (usual := _usual_in(name, types[0])) is not None:
+        scope[f"_usual_{name}"] = usual
+        condition = f"not _is_usual({name}, _usual_{name})"
     if NoneType in kinds:
         condition = f"{name} is not None" + (f" and ({condition})" if condition else "")
     return f"if {condition}: " if condition else ""
@@ -239,6 +243,30 @@ def _is_suspicious(name: str, value: dict[Any, Any]) -> bool:
             if type(key) is not str:
                 return True
     return False
+
+
+def _usual_in(name: str, hint: Any) -> frozenset[Any] | None:
+    """Return the class of the elements of a sequence whose elements need no other check than for their class."""
+    if typing.get_origin(hint) is not abc.Sequence or name == "points":
+        return None
+    (kind_of,) = _alternatives(typing.get_args(hint)[0])[:1]
+    if len(_alternatives(typing.get_args(hint)[0])) > 1 or not isinstance(kind_of, type):
+        return None
+    plain = kind_of in (str, uuid.UUID) or issubclass(kind_of, tuple)
+    return frozenset({kind_of}) if plain and typing.get_origin(kind_of) is None else None
+
+
+def _is_usual(values: Any, usual: frozenset[Any]) -> bool:
+    """Return whether this is a list of elements of that class, and of ASCII if they are text, as nearly all are."""
+    if type(values) is not list:
+        return False
+    elements = cast("list[Any]", values)
+    if not usual.issuperset(map(type, elements)):
+        return False
+    if str not in usual:
+        return True
+    text = "".join(elements)
+    return text.isascii() and "\0" not in text
 
 
 def check(name: str, value: Any, hint: Any, cleaned: bool = False) -> None:

@@ -7,9 +7,14 @@ from contextlib import suppress
 
 from ..execution.error_texts import described
 
-__all__ = ["log"]
+__all__ = ["is_logged", "log"]
 
 _log = logging.getLogger("alfred_db.worker")
+
+
+def is_logged(level: int) -> bool:
+    """Return whether a line of this level is logged; without, its text need not be made for each task."""
+    return _log.isEnabledFor(level)
 
 
 def log(level: int, message: str, *values: object, error: BaseException | None = None) -> None:

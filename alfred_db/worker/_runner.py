@@ -59,6 +59,8 @@ class Runner:
         lease: Held[Any],
         end: End,
         returned: Callable[[Any, Any], Ended],
+        *,
+        asynchronous: bool | None = None,
     ) -> None:
         """Run a handler of either kind, and call `end` once when it has ended, whatever it raised.
 
@@ -68,6 +70,7 @@ class Runner:
             lease: The lease of its work, which interrupts a coroutine.
             end: Takes how it ended.
             returned: Makes this of the lease and the value that the handler returned.
+            asynchronous: Whether it is a coroutine function, if the caller knows; to find out takes time.
         """
 
         def call() -> Ended:
@@ -85,7 +88,7 @@ class Runner:
                 return raised(lease, error)
             return returned(lease, value)
 
-        if is_asynchronous(handler):
+        if is_asynchronous(handler) if asynchronous is None else asynchronous:
             self._start(lease, awaited, end)
         else:
             self._call(call, end)

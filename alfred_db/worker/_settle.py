@@ -15,7 +15,7 @@ from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, LeaseLos
 from ..repositories import UnitOfWork
 from ..values.tasks import TaskBackoff
 from ._lease import Held, TaskFailed
-from ._log import log
+from ._log import is_logged, log
 from ._outcome import RESULT, SNOOZED, Ended, Failure, described, failed
 
 __all__ = ["Write", "completed", "failed_as", "is_transient", "one_by_one", "settled"]
@@ -35,7 +35,7 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
     After an error of the database, which leaves open whether a commit went through, call it again with the same
     list: to end a task twice with one token changes nothing. The one that met the error is then the last.
     """
-    done = sorted((one for one in ended if one.failure is None), key=lambda one: one.lease.claimed.id)
+    done = sorted((one for one in ended if one.failure is None), key=lambda one: one.lease.claimed.id.int)
     # Tasks with results in a separate transaction: rows are locked in the order of the ids, as heartbeats do.
     for group in ([one for one in done if not one.results], [one for one in done if one.results]):
         if len(group) < 2 and (not group or group[0].results):
@@ -51,9 +51,11 @@ def settled(db: Database, ended: list[Ended], backoff: TaskBackoff) -> Iterator[
         else:
             over = {one.lease for one in group if one.lease.claimed.id in ids}
             ended[:] = [one for one in ended if one.lease not in over]
+            logged = is_logged(logging.INFO)
             for one in group:
                 if one.lease in over:
-                    _report(logging.INFO, one, completed(one))
+                    if logged:
+                        _report(logging.INFO, one, completed(one))
                     yield one.lease
     yield from one_by_one(db, ended, lambda uow, one: _write(uow, one, backoff))
 

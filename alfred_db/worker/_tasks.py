@@ -37,6 +37,7 @@ class TaskSource(Source[ClaimedTask]):
         self._worker = worker
         self._handlers = handlers
         self._intents = list(handlers)
+        self._asynchronous = {intent: is_asynchronous(handler) for intent, handler in handlers.items()}
         self._runner = runner
         self._settings = settings
         self.report: Callable[[AnyLease, float, str | None], Future[bool]] | None = None
@@ -56,9 +57,10 @@ class TaskSource(Source[ClaimedTask]):
     def start(self, claimed: ClaimedTask, end: End) -> AnyLease:
         """Start the handler of the task's intent."""
         handler = self._handlers[claimed.intent]
-        lease = AsyncLease(claimed) if is_asynchronous(handler) else Lease(claimed)
+        asynchronous = self._asynchronous[claimed.intent]
+        lease = AsyncLease(claimed) if asynchronous else Lease(claimed)
         lease.report = self.report
-        self._runner.run(handler, (claimed, lease), lease, end, returned)
+        self._runner.run(handler, (claimed, lease), lease, end, returned, asynchronous=asynchronous)
         return lease
 
     def heartbeat(self, uow: UnitOfWork, claimed: Sequence[ClaimedTask]) -> Sequence[ClaimedTask]:

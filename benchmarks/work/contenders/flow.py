@@ -95,7 +95,7 @@ def one_by_one(url: str, depth: int) -> float:
             uow.tasks.enqueue_many([{"intent": "JOB"}] * depth)
         with _autocommit(database) as tasks:
             first = time.perf_counter()
-            while claimed := tasks.claim("w", intents=["JOB"]):
+            while claimed := tasks.claim(worker="w", intents=["JOB"]):
                 tasks.complete(claimed[0])
             return depth / (time.perf_counter() - first)
 
@@ -107,7 +107,7 @@ def flat(url: str, seconds: float) -> list[float]:
         first = time.perf_counter()
         while (past := time.perf_counter() - first) < seconds:
             tasks.enqueue_many([{"intent": "JOB"}] * 8)
-            tasks.complete_many(tasks.claim("w", limit=8))
+            tasks.complete_many(tasks.claim(worker="w", limit=8))
             marks[min(int(past / 10), len(marks) - 1)] += 8
     return [mark / 10 for mark in marks]
 
