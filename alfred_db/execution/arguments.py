@@ -258,14 +258,12 @@ def _usual_in(name: str, hint: Any) -> frozenset[Any] | None:
 
 def _is_usual(values: Any, usual: frozenset[Any]) -> bool:
     """Return whether this is a list of elements of that class, and of ASCII if they are text, as nearly all are."""
-    if type(values) is not list:
-        return False
-    elements = cast("list[Any]", values)
-    if not usual.issuperset(map(type, elements)):
+    whole_type: Any = type(values)
+    if whole_type is not list or not usual.issuperset(map(type, values)):
         return False
     if str not in usual:
         return True
-    text = "".join(elements)
+    text = "".join(values)
     return text.isascii() and "\0" not in text
 
 
