@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from servers import free_port
 from sqlalchemy import URL, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from thinned import some
 
 from alfred_db import Database, Task
 from alfred_db.cli import main
@@ -37,6 +38,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ALL = dict(commands())
 WITH_URL = {path: command for path, command in ALL.items() if any(p.name == "url" for p in command.params)}
 
+
+BAD = ["nosuch", "-1", "", "\udcff", "a\x00b", "99999999999999999999", "*"]
+"""Values that no argument or option takes."""
 
 ENDS: dict[tuple[str, ...], list[str]] = {("web",): ["--host", "192.0.2.1"]}
 """What has a command end that serves until a signal: here, an address that needs a token."""
@@ -68,12 +72,23 @@ def used_url(template: URL, new_database: Callable[..., URL]) -> URL:
     return new_database(template.database)
 
 
-@pytest.mark.parametrize("path", WITH_URL, ids=" ".join)
-@pytest.mark.parametrize("value", ["nosuch", "-1", "", "\udcff", "a\x00b", "99999999999999999999", "*"])
-def test_bad_arguments(used_url: URL, path: tuple[str, ...], value: str) -> None:
+def bad_arguments() -> Iterator[list[str]]:
+    """Each command with some of the values; a command that takes none once."""
+    for path, command in WITH_URL.items():
+        called = dict.fromkeys(tuple(filled(path, command, value)) for value in BAD)
+        yield from map(list, some(list(called), 3, path))
+
+
+@pytest.mark.parametrize("words", list(bad_arguments()), ids=ascii)
+def test_bad_arguments(used_url: URL, words: list[str]) -> None:
     url = used_url.render_as_string(hide_password=False)
-    done = CliRunner().invoke(main, [*filled(path, ALL[path], value), "--url", url])
+    done = CliRunner().invoke(main, [*words, "--url", url])
     ends_in_one_line(done)
+
+
+def test_each_bad_value_reaches_some_commands() -> None:
+    given = [{value for value in BAD if value in words} for words in bad_arguments()]
+    assert all(sum(value in values for values in given) > 5 for value in BAD)
 
 
 @pytest.mark.parametrize("path", WITH_URL, ids=" ".join)

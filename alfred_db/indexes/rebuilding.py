@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from ..checks import within
+from ..engine.repeating import repeating
 from ..errors import ConfigurationError, ConflictError, InvalidInputError, translated
 from ..sql import quoted
 from .catalog import mapping_of, require, status
@@ -173,20 +172,14 @@ def watched(
     if progress is None:
         yield
         return
-    pid, over = worker.scalar(text("SELECT pg_catalog.pg_backend_pid()")), threading.Event()
+    pid = worker.scalar(text("SELECT pg_catalog.pg_backend_pid()"))
 
-    def watch() -> None:
-        while not over.wait(POLLED_EVERY):
-            for row in watcher.execute(_PROGRESS, {"pid": pid}):
-                progress(Progress(index, row.phase, row.blocks_done, row.blocks_total))
+    def report() -> None:
+        for row in watcher.execute(_PROGRESS, {"pid": pid}):
+            progress(Progress(index, row.phase, row.blocks_done, row.blocks_total))
 
-    with ThreadPoolExecutor(1) as thread:
-        watching = thread.submit(watch)
-        try:
-            yield
-        finally:
-            over.set()
-    watching.result()
+    with repeating(report, POLLED_EVERY):
+        yield
 
 
 def _named(command: str, index: IndexStatus) -> TextClause:

@@ -7,9 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 
 from ..embedded import system
 from ..engine.pool import passing_engine
+from ..engine.repeating import repeating
 from ..errors import AlfredDBError, ConfigurationError, ConflictError, shown
 from ..migrate import home
 from ..server.databases import VERSION_TABLE
@@ -114,20 +113,13 @@ def _growing(file: Path, progress: Callable[[int], None] | None) -> Generator[No
     if progress is None:
         yield
         return
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(POLLED_EVERY):
-            with suppress(FileNotFoundError):
-                progress(file.stat().st_size)
+    def report() -> None:
+        with suppress(FileNotFoundError):
+            progress(file.stat().st_size)
 
-    with ThreadPoolExecutor(1) as thread:
-        watching = thread.submit(watch)
-        try:
-            yield
-        finally:
-            over.set()
-    watching.result()
+    with repeating(report, POLLED_EVERY):
+        yield
 
 
 def restore(file: Path, url: URL) -> None:

@@ -280,11 +280,7 @@ class AsyncLease(AnyLease):
         await uow.tasks.complete(self.task, results)
 
     async def progress(self, fraction: float, note: str | None = None) -> None:
-        """Report how far the task has come, for `uow.tasks.get_progress`, which sees it as soon as this returns.
-
-        Waits for no lock on the task, and for no heartbeat. Reports that handlers of the worker make at the same moment
-        share one statement, and of several about one task the last is stored. One that cannot be stored within five
-        seconds, because the database is unavailable, is left out with a line in the log, and the handler goes on.
+        """Report how far the task has come; see `Lease.progress`.
 
         Args:
             fraction: How much is done, from 0 to 1. It may be less than before.

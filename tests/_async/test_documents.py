@@ -92,17 +92,17 @@ async def test_a_deleted_document_is_gone(documents: AsyncDocumentRepository) ->
 async def test_many_are_stored_in_order(documents: AsyncDocumentRepository) -> None:
     seen: list[tuple[int, int]] = []
     rows: list[NewDocument] = [
-        {"content": f"text {number}", "external_id": str(number)} for number in range(2500)
+        {"content": f"text {number}", "external_id": str(number)} for number in range(1100)
     ]
-    vectors = np.random.default_rng(1).normal(size=(2500, 384))
+    vectors = np.random.default_rng(1).normal(size=(1100, 384))
     ids = await documents.add_many(
         rows,
         embeddings=list(vectors),
         progress=lambda done, total: seen.append((done, total)),
     )
     stored = (await documents._session.execute(select(Document.id, Document.external_id))).all()
-    assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(2500)}
-    assert seen == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert {row.external_id: row.id for row in stored} == {str(number): ids[number] for number in range(1100)}
+    assert seen == [(1000, 1100), (1100, 1100)]
     assert await documents.add_many([]) == []
 
 
@@ -211,7 +211,7 @@ async def test_hybrid_search_finds_what_meaning_alone_does_not(documents: AsyncD
     )
     _, asked = corpus.vectors()
     by_meaning = by_both = 0
-    for query, vector in zip(corpus.queries(), asked, strict=True):
+    for query, vector in list(zip(corpus.queries(), asked, strict=True))[::3]:
         gold = ids[query["gold"]]
         by_meaning += gold in {hit.row.id for hit in await documents.search(vector)}
         by_both += gold in {hit.row.id for hit in await documents.hybrid_search(query["text"], vector)}

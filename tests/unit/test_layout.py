@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from inspect import isfunction
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def test_a_noun_has_its_models_its_repository_and_its_test(noun: str) -> None:
 REPOSITORIES = PACKAGE / "repositories/_async"
 
 
+@cache
 def repository_classes() -> dict[str, tuple[str, list[str]]]:
     """The public classes of the repositories: the module, and the names of the bases."""
     return {

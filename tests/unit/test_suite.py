@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sample
+import thinned
 import workers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,3 +45,21 @@ def test_only_make_test_takes_the_sample() -> None:
     rules = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
     assert [name for name, recipe in rules.items() if "-p sample" in recipe] == ["test"]
     assert "ALFRED_DB_TEST_ALL=1" in rules["test-all"]
+
+
+def test_some_cases_are_the_same_each_time_and_all_over_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thinned, "_ALL", False)
+    cases = ["a", "b", "\udcff", "d", "e"]
+    rows = [thinned.some(cases, 2, "row", number) for number in range(30)]
+    assert rows == [thinned.some(cases, 2, "row", number) for number in range(30)]
+    assert {len(row) for row in rows} == {2}
+    assert {case for row in rows for case in row} == set(cases)
+    assert all(row == sorted(row, key=cases.index) for row in rows)
+    assert thinned.some(cases, 9, "row") == cases
+    assert 10 < sum(thinned.one_in(4, number) for number in range(100)) < 40
+
+
+def test_make_test_all_takes_all_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thinned, "_ALL", True)
+    assert thinned.some(["a", "b", "c"], 1) == ["a", "b", "c"]
+    assert all(thinned.one_in(4, number) for number in range(10))
