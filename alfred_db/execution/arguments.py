@@ -220,7 +220,7 @@ def _suspicion(name: str, hint: Any, scope: dict[str, Any]) -> str:
         condition = f"_type({name}) is not dict or _is_suspicious('{name}', {name})"
     elif len(types) == 1 and (usual := _usual_in(name, types[0])) is not None:
         scope[f"_usual_{name}"] = usual
-        condition = f"not _is_usual({name}, _usual_{name})"
+        condition = f"_type({name}) is not list or not _is_usual({name}, _usual_{name})"
     if NoneType in kinds:
         condition = f"{name} is not None" + (f" and ({condition})" if condition else "")
     return f"if {condition}: " if condition else ""
@@ -256,10 +256,9 @@ def _usual_in(name: str, hint: Any) -> frozenset[Any] | None:
     return frozenset({kind_of}) if plain and typing.get_origin(kind_of) is None else None
 
 
-def _is_usual(values: Any, usual: frozenset[Any]) -> bool:
-    """Return whether this is a list of elements of that class, and of ASCII if they are text, as nearly all are."""
-    whole_type: Any = type(values)
-    if whole_type is not list or not usual.issuperset(map(type, values)):
+def _is_usual(values: Sequence[Any], usual: frozenset[Any]) -> bool:
+    """Return whether all elements are of that class, and of ASCII if they are text, as nearly all are."""
+    if not usual.issuperset(map(type, values)):
         return False
     if str not in usual:
         return True
