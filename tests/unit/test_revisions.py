@@ -294,3 +294,54 @@ def test_alembic_is_used_by_its_public_names() -> None:
         if name in private
     ]
     assert found == []
+
+
+# What Citus refuses of a distributed table
+
+ACTION = r"(?:ADD|DROP|ALTER|RENAME|SET|VALIDATE|ATTACH|DETACH)"
+REFUSED = {
+    "a constraint is renamed": r"\bRENAME\s+CONSTRAINT\b",
+    "an identity in a column that is added": r"\bADD\s+COLUMN\b[^,]*\b(IDENTITY|(BIG|SMALL)?SERIAL)\b",
+    "an identity is added or dropped": r"\bALTER\s+COLUMN\s+\w+\s+(ADD\s+GENERATED|DROP\s+IDENTITY)\b",
+    "the storage of a column": r"\bALTER\s+COLUMN\s+\w+\s+SET\s+(STORAGE|STATISTICS)\b",
+    "a partition is detached beside others": r"\bDETACH\s+PARTITION\b.*\bCONCURRENTLY\b",
+    "inheritance": r"\bINHERITS?\s*\(|\bINHERIT\s+\w",
+    "several indexes in one DROP": r"\bDROP\s+INDEX\b[^;]*,",
+    "several actions in one ALTER TABLE": rf"\bALTER\s+TABLE\b[^;]*\b{ACTION}\b[^;]*,\s*{ACTION}\s+(?!DEFAULT|NULL|NOT)\w",
+}
+"""Statements of revisions that run on an ordinary server, and not on a coordinator."""
+
+
+def refused_by_citus(script: str) -> list[tuple[str, str]]:
+    """What a script has of them, apart from texts in quotes."""
+    bare = re.sub(r"'(?:[^']|'')*'", "''", re.sub(r"--[^\n]*", "", script))
+    return [
+        (what, " ".join(statement.split())[:200])
+        for statement in re.split(r";", bare)
+        for what, pattern in REFUSED.items()
+        if re.search(pattern, statement, re.IGNORECASE | re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_no_revision_needs_what_citus_refuses(schema: str | None) -> None:
+    assert refused_by_citus(migrate.sql(schema=schema)) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("ALTER TABLE a RENAME CONSTRAINT b TO c", "a constraint is renamed"),
+        ("ALTER TABLE a ADD COLUMN b bigint GENERATED ALWAYS AS IDENTITY", "an identity in a column that is added"),
+        ("ALTER TABLE a ADD COLUMN b bigserial", "an identity in a column that is added"),
+        ("ALTER TABLE a ALTER COLUMN b ADD GENERATED ALWAYS AS IDENTITY", "an identity is added or dropped"),
+        ("ALTER TABLE a ALTER COLUMN b SET STORAGE MAIN", "the storage of a column"),
+        ("ALTER TABLE a DETACH PARTITION b CONCURRENTLY", "a partition is detached beside others"),
+        ("CREATE TABLE a () INHERITS (b)", "inheritance"),
+        ("DROP INDEX a, b", "several indexes in one DROP"),
+        ("ALTER TABLE a ADD COLUMN b int, ADD CONSTRAINT c CHECK (b > 0)", "several actions in one ALTER TABLE"),
+        ("ALTER TABLE a DROP COLUMN b,\n DROP COLUMN c", "several actions in one ALTER TABLE"),
+    ],
+)  # fmt: skip
+def test_what_citus_refuses_is_seen(statement: str, what: str) -> None:
+    assert what in dict(refused_by_citus(f"SELECT 1;\n{statement};\nSELECT 2;"))
