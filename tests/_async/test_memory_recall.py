@@ -59,7 +59,9 @@ async def test_recall_is_the_exact_blend_on_real_data(
         # The index misses near memories, and so does each index, as its levels are random.
         monkeypatch.setattr(memory_recall, "COMPARED", 0)
         monkeypatch.setattr(memory_recall, "MAX_EF_SEARCH", 12 if way == "few of the index" else 1)
+    # The exact ways are right for each question; of the index so many have to be.
     _, questions = corpus.vectors()
+    questions = questions if by_index else questions[::3]
     first = (await memories.list(bank, limit=1)).items[0].id
     equal = certified = 0
     for question in questions:
@@ -74,11 +76,11 @@ async def test_recall_is_the_exact_blend_on_real_data(
         equal += bool(np.allclose(given, expected, atol=1e-5))
         certified += found.certified
     print(f"\nequal to the exact blend: {equal} of {len(questions)}; certified: {certified}")
-    assert len(questions) == 300
+    assert len(questions) == (300 if by_index else 100)
     if by_index:
         assert (equal / len(questions) >= 0.97, certified) == (True, 0)
     else:
-        assert (equal, certified) == (300, 300)
+        assert (equal, certified) == (100, 100)
 
 
 async def test_a_small_bank_is_compared_whole(uow: AsyncUnitOfWork, bank: int) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from plans import Explain
+from plans import SIZES, Explain
 from sqlalchemy import Select, func, insert, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,7 +30,7 @@ PLANS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
+@pytest.mark.parametrize("rows", SIZES)
 async def test_the_hot_statements_have_their_index(
     uow: AsyncUnitOfWork, schema: str | None, rows: int
 ) -> None:

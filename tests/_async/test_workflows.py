@@ -17,7 +17,7 @@ from _async.workflow_runs import (
     row,
     set_columns,
 )
-from plans import Explain
+from plans import SIZES, Explain
 from sqlalchemy import ColumnElement, Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -370,7 +370,7 @@ async def test_old_executions_are_purged_from_the_leaves(workflows: AsyncWorkflo
         await workflows.purge(older_than=-1)
 
 
-@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
+@pytest.mark.parametrize("rows", SIZES)
 async def test_the_hot_statements_have_their_index(
     uow: AsyncUnitOfWork, schema: str | None, rows: int
 ) -> None:

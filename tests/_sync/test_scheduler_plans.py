@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from plans import Explain
+from plans import SIZES, Explain
 from sqlalchemy import Select, func, insert, literal_column, select, text
 from sqlalchemy.orm import Session
 
@@ -31,7 +31,7 @@ PLANS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
+@pytest.mark.parametrize("rows", SIZES)
 def test_the_hot_statements_have_their_index(
     uow: UnitOfWork, schema: str | None, rows: int
 ) -> None:

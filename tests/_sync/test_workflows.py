@@ -18,7 +18,7 @@ from _sync.workflow_runs import (
     row,
     set_columns,
 )
-from plans import Explain
+from plans import SIZES, Explain
 from sqlalchemy import ColumnElement, Select, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
@@ -371,7 +371,7 @@ def test_old_executions_are_purged_from_the_leaves(workflows: WorkflowRepository
         workflows.purge(older_than=-1)
 
 
-@pytest.mark.parametrize("rows", [0, 10_000, 300_000])
+@pytest.mark.parametrize("rows", SIZES)
 def test_the_hot_statements_have_their_index(
     uow: UnitOfWork, schema: str | None, rows: int
 ) -> None:
