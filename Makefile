@@ -93,8 +93,8 @@ bench-growth: .venv/bench.stamp ## call every method at 1,000 and at ROWS=100000
 bench-work: .venv/bench.stamp ## measure tasks and workflows against raw SQL and other libraries; ONLY="steps used" takes some parts
 	PYTHONPATH=benchmarks $(BIN)/python -m work $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
-bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, QUICK=1 for ten seconds
-	$(BIN)/python -P benchmarks/mcp.py $(if $(QUICK),--seconds 10)
+bench-mcp: .venv/bench.stamp ## measure the MCP server over HTTP beside the repositories, QUICK=1 for one turn of ten seconds
+	$(BIN)/python benchmarks/mcp_server.py $(if $(QUICK),--quick)
 
 bench-redis: .venv/bench.stamp ## measure cache and limits beside Redis 7, and a million keys; QUICK=1 for less
 	$(BIN)/python benchmarks/redis_roles.py $(if $(QUICK),--quick)

@@ -1,8 +1,8 @@
 """Rows of every table in fixed proportions, written by the server itself: seeded, and the same in every run.
 
 `{n}` is the number of tasks. Of a million: 2M messages of conversations, 2M requests, 2M events, 1M edges with a hub of
-100k, 300k memories with one bank of 100k, 1M steps. One memory in ten, one document in ten and one point in twenty have a
-vector: a vector index of them all would take hours, and its growth is measured by `make bench-vectors`.
+100k, 300k memories with one bank of 100k, 1M steps. One memory and one document in ten, one point and one record of working memory in twenty
+have a vector: a vector index of them all would take hours, and its growth is measured by `make bench-vectors`.
 """
 
 from __future__ import annotations
@@ -117,10 +117,11 @@ STATEMENTS = (
     LEFT JOIN LATERAL (SELECT ARRAY(SELECT random() + i * 0 FROM generate_series(1, 1536))::vector AS v) AS e ON i % 20 < 1
     """,
     """
-    INSERT INTO wm.working_memory (name, memory_type, content, session_id, agent, expires_at, metadata)
+    INSERT INTO wm.working_memory (name, memory_type, content, session_id, agent, expires_at, metadata, embedding)
     SELECT 'w-' || i, 'type-' || i % 5, 'c', 'session-' || i / 20, 'agent-' || i % 50, now() + interval '1 day',
-        jsonb_build_object('k', i % 1000)
+        jsonb_build_object('k', i % 1000), v
     FROM generate_series(1, {n} / 10) AS i
+    LEFT JOIN LATERAL (SELECT ARRAY(SELECT random() + i * 0 FROM generate_series(1, 1536))::vector AS v) AS e ON i % 20 < 1
     """,
     """
     INSERT INTO scheduler_tasks (name, command, schedule, schedule_key, next_run_at)

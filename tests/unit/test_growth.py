@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[2]
 ASK = """
 import json
 from growth.calls import REFUSED, calls, missing
-from growth.exceptions import EXCEPTIONS
+from growth.exceptions import EVERYTHING, EXCEPTIONS
 from growth.writes import CALLS, INDEXES, WRITES
 
 print(json.dumps({
     "missing": missing(),
     "calls": [name for name, _ in calls()],
     "refused": list(REFUSED),
-    "exceptions": list(EXCEPTIONS),
+    "exceptions": [*EVERYTHING, *EXCEPTIONS],
     "indexes": [(index.name, index.table, index.call) for index in INDEXES],
     "writes": list(WRITES),
 }))

@@ -24,6 +24,8 @@ def holds(
         )
     return and_(
         known,
-        EntityEdge.valid_from <= time,
+        # A function keeps the server from comparing the last column of the unique key within that index. It would estimate
+        # a search for each type of edge, from PostgreSQL 18 on, and read all edges of both nodes to find one between them.
+        func.greatest(EntityEdge.valid_from) <= time,
         or_(EntityEdge.valid_to.is_(None), EntityEdge.valid_to > time),
     )

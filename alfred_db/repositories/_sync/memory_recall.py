@@ -26,8 +26,8 @@ from ...vectors.formats import VectorLike
 from .memory_banks import id_of
 from .memory_base import HALF_LIFE, MemoryBase
 
-FIRST, MOST = 50, 1000
-"""The initial and the maximum number of candidates; initially five for each hit if that is more."""
+FIRST, MORE, MOST = 50, 4, 1000
+"""The initial number of candidates, five for each hit if that is more; its factor, as each number costs a scan; the maximum."""
 
 COMPARED = 2_000
 """Banks with at most this many memories are compared without the index, which would save no time."""
@@ -38,8 +38,8 @@ KEPT, EFFORT = 500, 5
 WHOLE = 10_000
 """Banks with at most this many memories are compared whole: that takes no longer than the index, and is exact."""
 
-AT_LAST = 100_000
-"""The largest bank that is compared whole when the maximum number of candidates was not enough."""
+AT_LAST, TRIED = 100_000, 200
+"""The largest bank that is compared whole when this many candidates were not enough: more of them would take longer."""
 
 
 class MemoryRecall(MemoryBase):
@@ -62,7 +62,7 @@ class MemoryRecall(MemoryBase):
         score = similarity * (1 - w_i + w_i * importance / 10) * (1 - w_r + w_r * 2^(-age / half_life)), where
         age is the time from the last use to `now`. A bank of up to 10,000 memories is compared whole: the index
         finds some near memories, and of all others only those that are similar enough to be better are scored. In a
-        larger bank only memories that the index finds are scored. Their number is doubled until no memory that is
+        larger bank only memories that the index finds are scored. Their number is increased until no memory that is
         farther away can have a better score; the index may miss a nearer one.
 
         Args:
@@ -109,7 +109,7 @@ def _recalled(
     exact: bool | None,
     space: Space | None,
 ) -> MemoryRecallResult:
-    """Compare the bank, or double the candidates of the index until no memory farther away can be better."""
+    """Compare the bank, or take more candidates of the index until no memory farther away can be better."""
     parameters = {
         "bank": bank_id,
         "embedding": embedding,
@@ -126,16 +126,17 @@ def _recalled(
         part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
         small = matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
         first = None if small else candidates
+        most = MOST if exact is False or matches > AT_LAST else TRIED
         while not (exact or (exact is None and (small or matches <= WHOLE))):
             found = _nearest(session, limit, candidates, part, parameters)
             compared = found[0].compared if found else 0
             enough = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
-            last = candidates == MOST or compared < candidates
-            if enough or (last and (exact is False or matches > AT_LAST)):
+            last = candidates >= most or compared < candidates
+            if enough or (last and most == MOST):
                 return _result(found, SearchPath.HNSW_ITERATIVE)
             if last:
                 break
-            candidates = min(2 * candidates, MOST)
+            candidates = min(MORE * candidates, MOST)
         found = _compared(session, limit, first, part, parameters)
     return _result(found, SearchPath.EXACT)
 
