@@ -246,6 +246,7 @@ CALLS: Calls = {
         "embedding": _vector(768),
         "where": Filter(must=[eq("metadata.k", 7)]),
     },
+    "messages.purge": lambda p: {"limit": 10},
     "working_memory.search": lambda p: {"embedding": _vector(1536)},
     "working_memory.search, by a field": lambda p: {
         "embedding": _vector(1536),

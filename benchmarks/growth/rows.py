@@ -1,8 +1,9 @@
 """Rows of every table in fixed proportions, written by the server itself: seeded, and the same in every run.
 
 `{n}` is the number of tasks. Of a million: 2M messages of conversations, 2M requests, 2M events, 1M edges with a hub of
-100k, 300k memories with one bank of 100k, 1M steps. One memory and one document in ten, one point and one record of working memory in twenty
-have a vector: a vector index of them all would take hours, and its growth is measured by `make bench-vectors`.
+100k, 300k memories with one bank of 100k, 1M steps. One memory and one document in ten have a vector, and one point and
+one record of working memory in twenty: a vector index of them all would take hours, and its growth is measured by
+`make bench-vectors`.
 """
 
 from __future__ import annotations
