@@ -17,6 +17,7 @@ from sqlalchemy import URL, insert, text
 from alfred_db import Database, EntityEdge, EntityNode, UnitOfWork
 from alfred_db.errors import LimitReached
 from alfred_db.queries import entity_walks as queries
+from alfred_db.queries.shapes.explain import Explain
 from alfred_db.repositories._sync import entity_walks
 from alfred_db.values.entities import EdgeDirection
 
@@ -229,3 +230,31 @@ def test_a_hub_is_not_read_whole(db: Database, monkeypatch: pytest.MonkeyPatch) 
         assert sum(read) == 3_000
         found = uow.entities.subgraph([node(0), node(20004)], depth=1, direction="out", fan_out=100)
         assert (len(found.nodes), len(found.edges)) == (102, 100)
+
+
+def test_the_edge_between_two_nodes_is_looked_up(db: Database) -> None:
+    """No statement reads the edges of one node, or of both, to find those between them."""
+    key = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
+    way = Explain(queries.way("both", typed=False, dated=False))
+    between = Explain(queries.subgraph("out", typed=False, dated=False))
+    pair = {"nodes": [node(0), node(7)], "following": [node(7)]}
+    around = {"start": [node(0)], "depth": 1, "cap": 100, "limit": 100, "most": 100}
+    with db.session() as session:
+        session.execute(
+            text(
+                "INSERT INTO entity.entity_node (id, node_type, key)"
+                f" SELECT {key.format('n')}, 'even', n::text FROM generate_series(0, 149) AS n"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO entity.entity_edge (source_id, target_id, edge_type)"
+                f" SELECT {key.format('a')}, {key.format('b')}, 'common'"
+                " FROM generate_series(0, 149) AS a, generate_series(0, 149) AS b WHERE a <> b"
+            )
+        )
+        session.execute(text("ANALYZE entity.entity_edge"))
+        for statement, parameters in ((way, pair), (between, around)):
+            plan = "\n".join(session.scalars(statement, parameters))
+            assert "uq_entity_edge_source_id_target_id_edge_type_valid_from" in plan, plan
+            assert "BitmapAnd" not in plan, plan

@@ -22,7 +22,6 @@ from sqlalchemy import (
     false,
     literal,
     null,
-    or_,
     select,
     true,
     union_all,
@@ -181,9 +180,15 @@ def _way(direction: EdgeDirection, typed: bool, dated: bool) -> Select[EntityNod
         "out": and_(EntityEdge.source_id == pairs.c.here, EntityEdge.target_id == pairs.c.there),
         "in": and_(EntityEdge.source_id == pairs.c.there, EntityEdge.target_id == pairs.c.here),
     }
-    chosen = [end for name, end in ways.items() if direction in (name, "both")]
-    joined = _matching(select(EntityEdge).where(or_(*chosen)), typed=typed, dated=dated).correlate(pairs)
-    first = aliased(EntityEdge, joined.order_by(EntityEdge.id).limit(number(1)).lateral("first"))
+    # One search of the unique key for each way: with OR the server reads all edges to one of the nodes.
+    joined = union_all(
+        *(
+            _matching(select(EntityEdge).where(pair), typed=typed, dated=dated).correlate(pairs)
+            for name, pair in ways.items()
+            if direction in (name, "both")
+        )
+    )
+    first = aliased(EntityEdge, joined.order_by(joined.selected_columns.id).limit(number(1)).lateral("first"))
     nodes: Any = select(EntityNode, first).select_from(pairs)
     found: Select[EntityNode, EntityEdge | None] = nodes.join(
         EntityNode, EntityNode.id == pairs.c.here

@@ -59,7 +59,7 @@ def hashed(column: ColumnElement[Any], value: str, seed: int = 0) -> list[Column
     start = literal_column(str(seed), BigInteger)
     text = literal(value, Text)
     hashes = [func.hashtextextended(one, start, type_=BigInteger) for one in (column, text)]
-    return [hashes[0] == hashes[1], column.is_not(None), func.coalesce(column == text, false())]
+    return [hashes[0] == hashes[1], func.coalesce(column == text, false())]
 
 
 def in_queue(column: ColumnElement[Any], queue: str) -> list[ColumnElement[bool]]:
