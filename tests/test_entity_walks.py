@@ -243,14 +243,17 @@ def test_the_edge_between_two_nodes_is_looked_up(db: Database) -> None:
         session.execute(
             text(
                 "INSERT INTO entity.entity_node (id, node_type, key)"
-                f" SELECT {key.format('n')}, 'even', n::text FROM generate_series(0, 149) AS n"
+                f" SELECT {key.format('n')}, 'even', n::text FROM generate_series(0, 2999) AS n"
             )
         )
+        # The first node has an edge to each other one, which have five edges. A search of the key for each of the types
+        # would cost more than to read all edges of a node.
         session.execute(
             text(
                 "INSERT INTO entity.entity_edge (source_id, target_id, edge_type)"
-                f" SELECT {key.format('a')}, {key.format('b')}, 'common'"
-                " FROM generate_series(0, 149) AS a, generate_series(0, 149) AS b WHERE a <> b"
+                f" SELECT {key.format('0')}, {key.format('n')}, 'type-' || n % 40 FROM generate_series(1, 2999) AS n UNION ALL"
+                f" SELECT {key.format('n')}, {key.format('(n * 7 + k * 13) % 3000')}, 'type-' || n % 40"
+                " FROM generate_series(1, 2999) AS n, generate_series(1, 5) AS k WHERE n <> (n * 7 + k * 13) % 3000"
             )
         )
         session.execute(text("ANALYZE entity.entity_edge"))
