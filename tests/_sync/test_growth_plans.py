@@ -104,6 +104,10 @@ PLANS: dict[str, tuple[Statement, str]] = {
         lambda k: tasks.list_(assigned_to="seldom", after=None, limit=10),
         "idx_tasks_assigned_to",
     ),
+    "tasks by an agent with many": (
+        lambda k: tasks.list_(assigned_to="often", after=None, limit=60),
+        "Index Scan Backward using idx_tasks_assigned_to",
+    ),
     "tasks by queue": (lambda k: tasks.list_(queue="narrow", after=None, limit=10), "idx_tasks_queue"),
     "tasks by status": (
         lambda k: tasks.list_(status=TaskStatus.CANCELLED, after=None, limit=10),
