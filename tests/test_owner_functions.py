@@ -10,7 +10,7 @@ import pytest
 from granted import Roles, granted
 from sqlalchemy import URL, Engine, create_engine, text
 
-from alfred_db import ConfigurationError, Database, migrate
+from alfred_db import ConfigurationError, Database, KnowledgeDistance, migrate
 from alfred_db.migrate.grants import apply, excess, plan
 from alfred_db.models.functions import OWNER_FUNCTIONS
 from alfred_db.models.knowledge import partition_name
@@ -58,6 +58,34 @@ def test_collections(roles: Roles, engine: Engine) -> None:
             for name in NAMES:
                 uow.knowledge.drop_collection(name)
         assert owners(engine, partition_name(NAMES[1])) == set()
+
+
+@pytest.mark.parametrize("distance", list(KnowledgeDistance))
+@pytest.mark.parametrize("dimensions", [3, 1536, 2001, 4001])
+def test_collections_of_other_vectors(
+    roles: Roles, engine: Engine, dimensions: int, distance: KnowledgeDistance
+) -> None:
+    found: list[list[Any]] = []
+    owner = Database(roles.url, schema=roles.schema)
+    with roles.database("app") as app, owner:
+        for name, database in (("x1", app), ("y1", owner)):
+            with database.begin() as uow:
+                uow.knowledge.create_collection(name, dimensions=dimensions, distance=distance)
+            query = text("""
+                SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = :oid
+                UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = :oid ORDER BY 1
+            """)
+            with engine.connect() as connection:
+                oid = connection.scalar(
+                    text("SELECT oid FROM pg_class WHERE relname = :name"), {"name": partition_name(name)}
+                )
+                definitions = connection.scalars(query, {"oid": oid}).all()
+            found.append([one.replace(partition_name(name), "") for one in definitions])
+        with app.begin() as uow:
+            for name in ("x1", "y1"):
+                uow.knowledge.drop_collection(name)
+    assert found[0] == found[1]
+    assert found[0]
 
 
 @pytest.mark.parametrize("kind", ["documents", "memories", "memory_entries", "working_memory"])

@@ -81,6 +81,11 @@ SEEDS: dict[str, tuple[str, ...]] = {
         "INSERT INTO memory_entries (namespace, content, expires_at) SELECT 'n', 'm' || n, {NEW} FROM generate_series(1, 14) n",
         "INSERT INTO memory_entries (namespace, content) VALUES ('n', 'kept')",
     ),
+    "knowledge": (
+        "INSERT INTO knowledge_points (collection, id, expires_at) SELECT 'legal-knowledge', 'm' || n, {NEW} FROM generate_series(1, 7) n",
+        "INSERT INTO knowledge_points (collection, id, expires_at) SELECT 'social-knowledge', 'm' || n, {NEW} FROM generate_series(1, 7) n",
+        "INSERT INTO knowledge_points (collection, id) VALUES ('legal-knowledge', 'kept')",
+    ),
     "working_memory": (
         "INSERT INTO wm.working_memory (name, memory_type, expires_at) SELECT 'm', 't', {NEW} FROM generate_series(1, 14)",
         "INSERT INTO wm.working_memory (name, memory_type, expires_at, provider, blob_key) VALUES ('blob', 't', {NEW}, 'p', 'k')",

@@ -184,19 +184,20 @@ def subject_of(connection: Connection, table: str, partitions: Set[str]) -> Subj
         )
     if model is not None:
         return Subject(model)
-    rows = connection.execute(select(KnowledgeCollection.name, KnowledgeCollection.distance)).all()
+    stored = select(KnowledgeCollection.name, KnowledgeCollection.distance, KnowledgeCollection.dimensions)
+    rows = connection.execute(stored).all()
     collections = {partition_name(row.name): row for row in rows}
     if table not in collections or table not in partitions:
         expected = ", ".join(
             [*(name for name in models() if known[name] is not KnowledgePoint), *sorted(partitions)]
         )
         raise InvalidInputError(f"table {table[:80]!r}: has no vector index; expected one of {expected}")
-    name, compared = collections[table]
-    found = partition(name, compared)
-    if found.operator is not None:
+    name, compared, dimensions = collections[table]
+    found = partition(name, compared, dimensions)
+    if found.operator is not None or found.stored is not None:
         raise InvalidInputError(
-            f"table {table}: its collection compares by {compared}, for which there is no index; all of its searches"
-            " are exact"
+            f"table {table}: its collection compares by {compared}, with vectors of {dimensions} dimensions, and has an index"
+            " of its own, which is not measured; name the table of a collection that compares 1536 dimensions by cosine"
         )
     return Subject(KnowledgePoint, found)
 

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, TextClause, text
 
 from ..models import SpaceIndex, SpaceKind, SpaceState, SpaceStorage
 from ..models.functions import OWNER_FUNCTIONS
+from ..models.knowledge import DIMENSIONS
 from ..queries import spaces
+from ..queries.shapes.knowledge import MOST_INDEXED, MOST_INDEXED_IN_HALF
 from ..queries.shapes.spaces import Space, vectors_of
 from ..sql import MADE_HERE, literal, qualified, quoted, schema_translate_map
 from .ddl import function_signature
@@ -134,13 +136,27 @@ def _functions(home: str, schema: str | None) -> dict[str, tuple[str, str]]:
         "alfred_create_collection": (
             "(collection text, partition text) RETURNS void",
             f"""
+DECLARE
+    length integer;
+    compared text;
+    kind text;
 BEGIN
-    IF partition !~ '^knowledge_points_[a-z0-9_]{{1,46}}$'
-        OR NOT EXISTS (SELECT FROM {collections} AS known WHERE known.name = collection)
-    THEN
+    SELECT known.dimensions, known.distance INTO length, compared FROM {collections} AS known WHERE known.name = collection;
+    IF partition !~ '^knowledge_points_[a-z0-9_]{{1,46}}$' OR length IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'the collection is not in knowledge_collections';
     END IF;
     EXECUTE format('CREATE TABLE %I.%I (LIKE %I.knowledge_points INCLUDING ALL)', {literal(home)}, partition, {literal(home)});
+    IF length <> {DIMENSIONS} THEN
+        EXECUTE format('ALTER TABLE %I.%I ADD CHECK (embedding IS NULL AND vector_dims(other_embedding) = %s)', {literal(home)}, partition, length);
+    END IF;
+    IF length <= {MOST_INDEXED_IN_HALF} AND (length <> {DIMENSIONS} OR compared <> 'cosine') THEN
+        kind := CASE WHEN length <= {MOST_INDEXED} THEN 'vector' ELSE 'halfvec' END;
+        EXECUTE format(
+            'CREATE INDEX ON %I.%I USING hnsw (%s %s_%s_ops) WITH (m = 16, ef_construction = 64)', {literal(home)}, partition,
+            CASE WHEN length = {DIMENSIONS} THEN 'embedding' ELSE format('(CAST(other_embedding AS %s(%s)))', kind, length) END,
+            kind, CASE compared WHEN 'dot' THEN 'ip' WHEN 'euclid' THEN 'l2' WHEN 'manhattan' THEN 'l1' ELSE 'cosine' END
+        );
+    END IF;
     EXECUTE format('ALTER TABLE %I.knowledge_points ATTACH PARTITION %I.%I FOR VALUES IN (%L)', {literal(home)}, {literal(home)}, partition, collection);
 END
 """,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, text
@@ -18,6 +19,7 @@ from .base import Base, CreatedAt, Json, UpdatedAt, after_create, one_of, update
 
 __all__ = [
     "COLLECTIONS",
+    "DIMENSIONS",
     "KnowledgeAlias",
     "KnowledgeCollection",
     "KnowledgeDistance",
@@ -27,6 +29,12 @@ __all__ = [
 
 COLLECTIONS = ("general-knowledge", "financial-knowledge", "legal-knowledge", "social-knowledge")
 """The collections that a new database has."""
+
+DIMENSIONS = 1536
+"""The length of the vectors in the column `embedding`; those of other lengths have a column of their own."""
+
+MOST_DIMENSIONS = 16_000
+"""The most numbers that a vector of pgvector has."""
 
 _PREFIX = "knowledge_points_"
 
@@ -39,7 +47,7 @@ _SEARCH = (
 
 
 class KnowledgeDistance(StrEnum):
-    """The distance between points; all but `cosine` are searched without an index."""
+    """The distance between points."""
 
     COSINE = "cosine"
     DOT = "dot"
@@ -67,13 +75,13 @@ class KnowledgeCollection(Base):
     __tablename__ = "knowledge_collections"
     __table_args__ = (
         one_of("distance", KnowledgeDistance),
-        CheckConstraint("dimensions = 1536", name="dimensions"),
+        CheckConstraint(f"dimensions >= 1 AND dimensions <= {MOST_DIMENSIONS}", name="dimensions"),
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
     """Unique name; it determines the name of the partition and never changes."""
     dimensions: Mapped[int] = mapped_column(server_default=text("1536"))
-    """Dimensions of its vectors; a CHECK enforces those of the column of points."""
+    """Dimensions of its vectors; a CHECK of its partition enforces them."""
     distance: Mapped[KnowledgeDistance] = mapped_column(
         EnumText(KnowledgeDistance), server_default=KnowledgeDistance.COSINE
     )
@@ -125,6 +133,7 @@ class KnowledgePoint(Base):
         hnsw(None, "embedding"),
         Index(None, "payload", postgresql_using="gin", postgresql_ops={"payload": "jsonb_path_ops"}),
         Index(None, "search", postgresql_using="gin"),
+        Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         {"postgresql_partition_by": "LIST (collection)"},
     )
 
@@ -132,8 +141,8 @@ class KnowledgePoint(Base):
     """The collection, which determines the partition; the points are removed with the partition."""
     id: Mapped[str] = mapped_column(primary_key=True)
     """Key in the collection: a UUID or an integer in Qdrant, stored as text to keep imported ids."""
-    embedding: Mapped[Embedding | None] = mapped_column(Vector(1536), deferred=True)
-    """The vector; while it is NULL, vector search does not find the point."""
+    embedding: Mapped[Embedding | None] = mapped_column(Vector(DIMENSIONS), deferred=True)
+    """The vector of 1,536 dimensions; while it is NULL, vector search does not find the point."""
     payload: Mapped[Json]
     """The payload, returned with hits and used by filters."""
     created_at: Mapped[CreatedAt]
@@ -142,6 +151,11 @@ class KnowledgePoint(Base):
     """When the row last changed."""
     search: Mapped[str | None] = mapped_column(TSVECTOR, Computed(_SEARCH, persisted=True), deferred=True)
     """English words of `text` in the payload, else of `content`, `page_content` or `document`."""
+    other_embedding: Mapped[Embedding | None] = mapped_column(Vector(), deferred=True)
+    """The vector in a collection of other dimensions; added, for models of any length. Its partition has the index."""
+
+    expires_at: Mapped[datetime | None]
+    """When it expires; NULL is never; added, for points with a time to live."""
 
     knowledge_collection: Mapped[KnowledgeCollection] = relationship(back_populates="points")
 

@@ -29,6 +29,7 @@ from ..models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance
 from ..types import Text
 from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
+from .shapes.knowledge import index_definition, of_length
 from .shapes.literals import in_order, materialized, number
 from .shapes.paging import page
 
@@ -43,13 +44,13 @@ def find(name: str) -> Select[KnowledgeCollection]:
 
 
 @driver_statement
-def resolve(*, hold: bool) -> Select[str, KnowledgeDistance]:
-    """Select name and distance of the collection that `find` selects; run it with the parameter `name`.
+def resolve(*, hold: bool) -> Select[str, KnowledgeDistance, int]:
+    """Select name, distance and dimensions of the collection that `find` selects; run it with the parameter `name`.
 
     Args:
         hold: Whether the collection is locked, so that it cannot be dropped until the transaction ends.
     """
-    statement = select(KnowledgeCollection.name, KnowledgeCollection.distance)
+    statement = select(KnowledgeCollection.name, KnowledgeCollection.distance, KnowledgeCollection.dimensions)
     found = _named(statement, bindparam("name", type_=Text))
     return found.with_for_update(key_share=True, read=True) if hold else found
 
@@ -77,6 +78,7 @@ def create(
     name: str,
     *,
     distance: KnowledgeDistance,
+    dimensions: int,
     description: str | None,
     embedding_model: str | None,
     metadata: Mapping[str, Any],
@@ -87,6 +89,7 @@ def create(
         .values(
             name=name,
             distance=distance,
+            dimensions=dimensions,
             description=description,
             embedding_model=embedding_model,
             metadata_=dict(metadata),
@@ -106,15 +109,20 @@ def change(name: str, values: Mapping[str, Any]) -> ReturningUpdate[KnowledgeCol
     )
 
 
-def create_partition(parent: str, partition: str, collection: str) -> list[TextClause]:
-    """Create the partition of a collection and attach it.
+def create_partition(
+    parent: str, partition: str, collection: str, *, distance: KnowledgeDistance, dimensions: int
+) -> list[TextClause]:
+    """Create the partition of a collection, with its own index if it needs one, and attach it.
 
     Other collections can be read and written meanwhile.
     """
+    check, definition = of_length(dimensions), index_definition(distance, dimensions)
     # DDL takes no parameters. A colon would start one in `text()`, so it is written as an escape.
     value = collection.replace("\\", "\\\\").replace("'", "''").replace(":", "\\x3a")
     return [
         text(f"CREATE TABLE {partition} (LIKE {parent} INCLUDING ALL)"),
+        *([] if check is None else [text(f"ALTER TABLE {partition} ADD CHECK ({check})")]),
+        *([] if definition is None else [text(f"CREATE INDEX ON {partition} {definition}")]),
         text(f"ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES IN (E'{value}')"),
     ]
 

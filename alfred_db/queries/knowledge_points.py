@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    DateTime,
+    Interval,
     Select,
     and_,
     case,
@@ -31,11 +34,11 @@ from ..values.knowledge import KnowledgePointId
 from ..vectors.formats import Embedding
 from .shapes.filters import Where, expression
 from .shapes.functions import func
-from .shapes.knowledge import IN_COLLECTION, POINTS, with_ids
-from .shapes.literals import among, materialized, number
+from .shapes.knowledge import ALIVE, EXPIRED, IN_COLLECTION, POINTS, VECTOR, with_ids
+from .shapes.literals import among, any_of, materialized, number
 from .shapes.paging import page
 from .shapes.payload_paths import WHOLE, elements, first_key, values
-from .shapes.vector_search import Partition, columns_of, distance
+from .shapes.vector_search import Partition, columns_of, distance, has_vector
 
 Ts = TypeVarTuple("Ts")
 
@@ -44,7 +47,7 @@ SCALARS = ("string", "number", "boolean")
 
 
 def _of(collection: str) -> ColumnElement[bool]:
-    return KnowledgePoint.collection == collection
+    return and_(KnowledgePoint.collection == collection, ALIVE)
 
 
 def retrieve(
@@ -56,7 +59,7 @@ def retrieve(
 
 def vectors(collection: str, ids: Sequence[KnowledgePointId]) -> Select[str, Embedding | None]:
     """Select ids and vectors of points of a collection."""
-    return select(KnowledgePoint.id, KnowledgePoint.embedding).where(_of(collection), with_ids(ids))
+    return select(KnowledgePoint.id, VECTOR.label("embedding")).where(_of(collection), with_ids(ids))
 
 
 def scroll(
@@ -76,7 +79,7 @@ def scroll(
 def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str, Any], Embedding | None]:
     """Select what an export contains of the points after an id, ordered by id."""
     return (
-        select(KnowledgePoint.id, KnowledgePoint.payload, KnowledgePoint.embedding)
+        select(KnowledgePoint.id, KnowledgePoint.payload, VECTOR.label("embedding"))
         .where(_of(collection), KnowledgePoint.id > after)
         .order_by(KnowledgePoint.id)
         .limit(limit)
@@ -162,6 +165,47 @@ def delete_payload(
     return _change(collection, which, KnowledgePoint.payload.op("-")(literal(list(keys), ARRAY(Text))), limit)
 
 
+def remove_expired(collection: str, ids: Sequence[str]) -> ReturningDelete[str]:
+    """Delete those of these points that have expired."""
+    held = materialized(
+        select(POINTS.c.id)
+        .where(POINTS.c.collection == collection, POINTS.c.id == any_of(ids, Text()), EXPIRED)
+        .order_by(collate(POINTS.c.id, "C"))
+        .with_for_update(),
+        "held",
+    )
+    return (
+        delete(KnowledgePoint)
+        .where(KnowledgePoint.collection == collection, among(KnowledgePoint.id, held), EXPIRED)
+        .returning(KnowledgePoint.id)
+    )
+
+
+def earliest_expired() -> Select[str]:
+    """Select the collection of the point that has expired first."""
+    return (
+        select(KnowledgePoint.collection).where(EXPIRED).order_by(KnowledgePoint.expires_at).limit(number(1))
+    )
+
+
+def sweep(collection: str, limit: int) -> ReturningDelete[str]:
+    """Delete expired points of a collection, the earliest expired first; locked rows are skipped."""
+    own = KnowledgePoint.collection == collection
+    due = select(KnowledgePoint.id).where(own, EXPIRED).order_by(KnowledgePoint.expires_at).limit(limit)
+    gone = due.with_for_update(skip_locked=True).cte("gone")
+    return delete(KnowledgePoint).where(own, among(KnowledgePoint.id, gone)).returning(KnowledgePoint.id)
+
+
+def purgeable() -> Select[int]:
+    """Count the expired points."""
+    return select(func.count()).select_from(KnowledgePoint).where(EXPIRED)
+
+
+def expiry(ttl: timedelta) -> Select[datetime]:
+    """Select when something expires that lasts so long from now on."""
+    return select(func.statement_timestamp(type_=DateTime(timezone=True)) + literal(ttl, Interval))
+
+
 def best_of_groups(
     key: str,
     partition: Partition,
@@ -183,7 +227,7 @@ def best_of_groups(
         among: The only values that are groups; None for all.
         max_distance: Maximum distance of a point.
     """
-    found = distance(KnowledgePoint, partition.operator).label("distance")
+    found = distance(KnowledgePoint, partition.operator, partition.stored).label("distance")
     rows, each = elements(values(POINTS.c.payload, key))
     # A point is in a group once, even if its array has the value several times.
     several = select(each.label("value")).select_from(rows).where(func.jsonb_typeof(each).in_(SCALARS))
@@ -196,7 +240,9 @@ def best_of_groups(
         func.min(found).over(partition_by=value).label("best"),
         value.label("value"),
     )
-    statement = statement.join(members, true()).where(IN_COLLECTION, KnowledgePoint.embedding.is_not(None))
+    statement = statement.join(members, true()).where(
+        IN_COLLECTION, has_vector(KnowledgePoint, partition.stored)
+    )
     if among is not None:
         statement = statement.where(value.in_([literal(known, JSONB) for known in among]))
     ranked = materialized(_matching(statement, where), "ranked")
@@ -213,7 +259,8 @@ def best_of_groups(
 
 def _entities(collection: str, with_vectors: bool) -> Select[KnowledgePoint]:
     statement = select(KnowledgePoint).where(_of(collection))
-    return statement.options(undefer(KnowledgePoint.embedding)) if with_vectors else statement
+    vectors = (undefer(KnowledgePoint.embedding), undefer(KnowledgePoint.other_embedding))
+    return statement.options(*vectors) if with_vectors else statement
 
 
 def _matching(statement: Select[*Ts], where: Where | None) -> Select[*Ts]:

@@ -56,6 +56,7 @@ KINDS = {
     "messages": PurgeKind("messages"),
     "memories": PurgeKind("memories", "sweep"),
     "memory_entries": PurgeKind("memory_entries", "sweep"),
+    "knowledge": PurgeKind("knowledge", "sweep"),
     "working_memory": PurgeKind("working_memory"),
     "cache": PurgeKind("cache", indexed=False),
     "rate_limits": PurgeKind("rate_limits", indexed=False),

@@ -320,6 +320,7 @@ def _make_partitions(importer: _Importer, state: TableExport, url: URL, schema: 
                         uow.knowledge.create_collection(
                             row["name"],
                             distance=distance,
+                            dimensions=row["dimensions"],
                             description=row["description"],
                             embedding_model=row["embedding_model"],
                             metadata=row["metadata"],

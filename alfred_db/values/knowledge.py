@@ -41,6 +41,8 @@ class KnowledgePointRow(FoundRow, Protocol):
     """When the row was created."""
     updated_at: datetime
     """When the row last changed."""
+    expires_at: datetime | None
+    """When it expires; NULL is never; added, for points with a time to live."""
 
 
 class NewKnowledgePoint(TypedDict):

@@ -155,13 +155,13 @@ def test_each_distance_orders_by_its_definition(
         KnowledgeDistance.MANHATTAN: np.abs(long - asked).sum(axis=1),
     }[distance]
     found = knowledge.query("measured", asked)
-    cosine = distance is KnowledgeDistance.COSINE
-    assert found.path is (SearchPath.HNSW if cosine else SearchPath.EXACT)
+    assert found.path is SearchPath.HNSW
     expected = np.argsort(distances, kind="stable")[:10]
     assert ids(found.hits) == [str(number) for number in expected]
     assert [hit.distance for hit in found] == pytest.approx(list(distances[expected]), abs=1e-3)
     assert [hit.score for hit in found] == pytest.approx(
-        [(1 if cosine else 0) - distances[number] for number in expected], abs=1e-3
+        [(1 if distance is KnowledgeDistance.COSINE else 0) - distances[number] for number in expected],
+        abs=1e-3,
     )
     (many,) = knowledge.query_many("measured", [asked])
     assert ids(many) == ids(found.hits)

@@ -92,7 +92,11 @@ def search(
         exact, path, settings = way_of(session, model, limit, condition, params, partition)
         set_local(session, settings)
         if path is SearchPath.HNSW:
-            nearest = queries.nearest(model, limit, None if partition is None else partition.where)
+            nearest = (
+                queries.nearest(model, limit)
+                if partition is None
+                else queries.nearest(model, limit, partition.where, partition.operator, partition.stored)
+            )
             statement = nearest.built
             rows = fetch_rows(session, nearest, parameters)
         else:
@@ -100,7 +104,14 @@ def search(
                 model, limit, condition, max_distance=params.max_distance, exact=exact, partition=partition
             )
             rows = rows_of(session, statement, parameters)
-        if path is SearchPath.HNSW_ITERATIVE and len(rows) < limit and params.exact is None:
+        if (
+            len(rows) < limit
+            and params.exact is None
+            and (
+                path is SearchPath.HNSW_ITERATIVE
+                or (path is SearchPath.HNSW and hidden(session, partition))
+            )
+        ):
             # The scan ended before it had found enough. No matching row may be missing, so compare all.
             statement = queries.nearest_within(
                 model, limit, condition, max_distance=params.max_distance, exact=True, partition=partition
@@ -117,6 +128,13 @@ def search(
         len(rows),
         without_vectors("\n".join(lines)) or None,
     )
+
+
+def hidden(session: Session, partition: Partition | None) -> bool:
+    """Return whether the index of a partition has rows that cannot be found, which leave room for fewer others."""
+    if partition is None or partition.hidden is None:
+        return False
+    return bool(session.scalar(partition.hidden, {"collection": partition.parameters["collection"]}))
 
 
 def search_many(
@@ -235,12 +253,14 @@ def way_of(
 
     `dimensions` are those of the vectors, if they are not those of the model.
     """
-    exact = True if partition is not None and partition.operator else params.exact
+    stored = None if partition is None else partition.stored
+    exact = True if stored is not None and not stored.indexed else params.exact
     part, visited = 1.0, MAX_VISITED
     if exact is None and where is not None:
         matches, rows = estimate(session, model, where, partition)
         part = matches / max(rows, 1.0)
-        cheap = CHEAP / (dimensions or queries.dimensions(model))
+        length = dimensions or (queries.dimensions(model) if stored is None else stored.dimensions)
+        cheap = CHEAP / length
         exact = matches <= max(cheap, limit, min(MAX_COMPARED, rows * SMALL_PART))
         visited = int(min(matches, MAX_VISITED))
     if exact:

@@ -51,7 +51,7 @@ from .text_terms import (
     text_score,
     wanted,
 )
-from .vector_search import AnySelect, columns_of, distance, has_vector, literal_limit
+from .vector_search import AnySelect, Stored, columns_of, distance, has_vector, literal_limit
 from .words import Match, bound_language
 
 Fusion = Literal["scores", "ranks"]
@@ -78,7 +78,9 @@ class Legs:
     vector: bool = True
     """Whether there is a leg by vector, which needs the parameters `embedding` and `vector_weight`."""
     operator: str | None = None
-    """The distance operator if it is not that of the index."""
+    """The distance operator if it is not that of the model's index."""
+    stored: Stored | None = None
+    """The vectors, if they are not in the indexed column of the model."""
     match: Match = "any"
     """Whether all words must match, or any."""
     fusion: Fusion = "scores"
@@ -184,7 +186,9 @@ def _near(legs: Legs) -> ColumnElement[Any]:
     """Return the distance of a row; of several vectors in a space the nearest counts."""
     if not legs.vector:
         return _NOWHERE
-    return distance(legs.model, legs.operator) if legs.space is None else distance_of_row(legs.space)
+    if legs.space is not None:
+        return distance_of_row(legs.space)
+    return distance(legs.model, legs.operator, legs.stored)
 
 
 def _nearest(legs: Legs, where: ColumnElement[bool] | None, candidates: int, exact: bool) -> AnySelect:
@@ -194,8 +198,9 @@ def _nearest(legs: Legs, where: ColumnElement[bool] | None, candidates: int, exa
         found: AnySelect = select(near.c.row_id.label("id"), near.c.distance)
         return found
     identity = table_of(legs.model).c.id.label("id")
-    rows: AnySelect = select(identity, distance(legs.model, legs.operator).label("distance"))
-    return _matching(rows.where(has_vector(legs.model)), where)
+    near = distance(legs.model, legs.operator, legs.stored).label("distance")
+    rows: AnySelect = select(identity, near).where(has_vector(legs.model, legs.stored))
+    return _matching(rows, where)
 
 
 def _matching(statement: AnySelect, where: ColumnElement[bool] | None) -> AnySelect:

@@ -75,6 +75,24 @@ class VectorIndex:
     ef_construction: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """The vectors of a partition that are not in the indexed column of the model. Compared by identity: keep it."""
+
+    expression: ColumnElement[Any]
+    """The indexed expression, which a search must repeat; its type has the dimensions."""
+    indexed: bool
+    """Whether there is an index on it."""
+
+    @property
+    def dimensions(self) -> int:
+        """The number of dimensions."""
+        type_ = self.expression.type
+        assert isinstance(type_, VectorType)
+        assert type_.dim
+        return type_.dim
+
+
 @dataclass(frozen=True, slots=True)
 class Partition:
     """The only partition of the table of a model that a search reads; its statistics decide the plan."""
@@ -82,11 +100,15 @@ class Partition:
     table: Table
     """The partition."""
     where: ColumnElement[bool]
-    """The condition that makes the planner prune the others; all rows of the partition match it."""
+    """The condition that makes the planner prune the others; all rows of the partition match it that can be found."""
     parameters: Mapping[str, Any]
     """The parameters of `where`."""
     operator: str | None = None
-    """The distance operator if it is not that of the index; the search is then exact."""
+    """The distance operator if it is not that of the model's index; the partition then has an index for it."""
+    stored: Stored | None = None
+    """Its vectors, if they are not in the indexed column of the model."""
+    hidden: Select[bool] | None = None
+    """Selects whether its index has rows that cannot be found; none are where this is None."""
 
 
 @lru_cache
@@ -135,12 +157,12 @@ def dimensions(model: type[Base]) -> int:
     return type_.dim
 
 
-def has_vector(model: type[Base]) -> ColumnElement[bool]:
+def has_vector(model: type[Base], stored: Stored | None = None) -> ColumnElement[bool]:
     """Return the condition that a row has a vector.
 
     The index does not hold rows without one, but a scan of the table would return them.
     """
-    return vector_index(model).column.is_not(None)
+    return (vector_index(model).column if stored is None else stored.expression).is_not(None)
 
 
 @lru_cache
@@ -174,24 +196,33 @@ def extension(name: str) -> Select[bool]:
 
 
 @lru_cache
-def distance(model: type[Base], operator: str | None = None) -> ColumnElement[float]:
+def distance(
+    model: type[Base], operator: str | None = None, stored: Stored | None = None
+) -> ColumnElement[float]:
     """Return the distance to the parameter `embedding`.
 
-    Without an `operator` it is the expression that the index serves.
+    Without an `operator` and `stored` it is the expression that the index of the model serves.
     """
     index = vector_index(model)
-    parameter = bindparam("embedding", type_=index.expression.type)
-    return index.expression.op(operator or index.operator, return_type=Float())(parameter)
+    expression = index.expression if stored is None else stored.expression
+    parameter = bindparam("embedding", type_=expression.type)
+    return expression.op(operator or index.operator, return_type=Float())(parameter)
 
 
 @driver_statement
-def nearest(model: type[Base], limit: int, partition: ColumnElement[bool] | None = None) -> AnySelect:
-    """Select the nearest rows with the index.
+def nearest(
+    model: type[Base],
+    limit: int,
+    partition: ColumnElement[bool] | None = None,
+    operator: str | None = None,
+    stored: Stored | None = None,
+) -> AnySelect:
+    """Select the nearest rows with the index of the model, or with that of a partition.
 
     Run it with the parameter `embedding` and those of the partition.
     """
-    found = distance(model).label("distance")
-    statement = select(*columns_of(model), found).where(has_vector(model))
+    found = distance(model, operator, stored).label("distance")
+    statement = select(*columns_of(model), found).where(has_vector(model, stored))
     statement = statement.order_by(found).limit(literal_limit(limit))
     return statement if partition is None else statement.where(partition)
 
@@ -223,8 +254,9 @@ def nearest_within(
         only_keys: Whether only primary key and distance are selected.
     """
     columns = (key_of(model),) if only_keys else columns_of(model)
-    found = distance(model, None if partition is None else partition.operator).label("distance")
-    inner = select(*columns, found).where(has_vector(model))
+    operator, stored = (None, None) if partition is None else (partition.operator, partition.stored)
+    found = distance(model, operator, stored).label("distance")
+    inner = select(*columns, found).where(has_vector(model, stored))
     if partition is not None:
         inner = inner.where(partition.where)
     if where is not None:
@@ -253,13 +285,14 @@ def nearest_each(
 
     The column `query` is the index of the vector, from 0.
     """
-    index = vector_index(model)
-    given = values(column("query", Integer), column("embedding", index.expression.type), name="queries").data(
+    index, stored = vector_index(model), None if partition is None else partition.stored
+    expression = index.expression if stored is None else stored.expression
+    given = values(column("query", Integer), column("embedding", expression.type), name="queries").data(
         list(enumerate(embeddings))
     )
     operator = (None if partition is None else partition.operator) or index.operator
-    found = index.expression.op(operator, return_type=Float())(given.c.embedding).label("distance")
-    inner = select(*columns_of(model), found).where(has_vector(model))
+    found = expression.op(operator, return_type=Float())(given.c.embedding).label("distance")
+    inner = select(*columns_of(model), found).where(has_vector(model, stored))
     inner = inner.order_by(found).limit(literal_limit(limit))
     if partition is not None:
         inner = inner.where(partition.where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import within
 from ...errors import (
     ConfigurationError,
     ConflictError,
@@ -18,7 +19,7 @@ from ...execution._async.search import set_local
 from ...execution.missing import not_found
 from ...models import KnowledgeAlias, KnowledgeCollection, KnowledgeDistance, KnowledgePoint
 from ...models.base import table_of
-from ...models.knowledge import partition_name
+from ...models.knowledge import DIMENSIONS, MOST_DIMENSIONS, partition_name
 from ...queries import knowledge_collections as queries
 from ...queries import knowledge_points as points
 from ...queries.shapes.knowledge import table
@@ -43,29 +44,32 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         name: str,
         *,
         distance: KnowledgeDistance = KnowledgeDistance.COSINE,
+        dimensions: int = DIMENSIONS,
         description: str | None = None,
         embedding_model: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> KnowledgeCollection:
-        """Create a collection for vectors of 1536 dimensions, or return the one with this name.
+        """Create a collection for vectors of one length, or return the one with this name.
 
         To create one, the role must own the table `knowledge_points`, or have the grants of an `app`.
 
         Args:
             name: 1 to 255 characters.
-            distance: Only `cosine` has an index: collections of another distance are searched by comparing
-                all points.
+            distance: How points are compared.
+            dimensions: The length of the vectors, 1 to 16,000. Up to 2,000 dimensions have an index, and up to 4,000 one
+                in half precision; longer vectors are searched by comparing all points.
             description: Replaces the description of an existing collection; None keeps it.
             embedding_model: The model that makes the vectors. An existing collection without one takes it.
             metadata: Replaces the metadata of an existing collection; None keeps them.
 
         Raises:
-            ConflictError: The name is an alias, or the existing collection has another distance or embedding
-                model.
+            ConflictError: The name is an alias, or the existing collection has another distance, length or
+                embedding model.
             ConfigurationError: The role may not create a partition of `knowledge_points`.
             NotFoundError: Another transaction has dropped the collection meanwhile.
         """
         _check_name(name)
+        within("dimensions", dimensions, 1, MOST_DIMENSIONS)
         known = await self._named(name)
         if known is None:
             with translated():
@@ -73,6 +77,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                     known = await self._create(
                         name,
                         distance=distance,
+                        dimensions=dimensions,
                         description=description,
                         embedding_model=embedding_model,
                         metadata=metadata or {},
@@ -80,6 +85,11 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         if known.distance != distance:
             raise ConflictError(
                 f"collection {shown(name)}: exists with the distance {known.distance}; use it, or another name"
+            )
+        if known.dimensions != dimensions:
+            raise ConflictError(
+                f"collection {shown(name)}: exists for vectors of {known.dimensions} dimensions, not {dimensions}; pass"
+                " that length, or use another name"
             )
         if None not in (embedding_model, known.embedding_model) and embedding_model != known.embedding_model:
             raise ConflictError(
@@ -107,6 +117,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
         name: str,
         *,
         distance: KnowledgeDistance,
+        dimensions: int,
         description: str | None,
         embedding_model: str | None,
         metadata: Mapping[str, Any],
@@ -124,6 +135,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                     queries.create(
                         name,
                         distance=distance,
+                        dimensions=dimensions,
                         description=description,
                         embedding_model=embedding_model,
                         metadata=metadata,
@@ -137,7 +149,7 @@ class AsyncKnowledgeCollections(AsyncKnowledgeBase):
                     parent,
                     "alfred_create_collection",
                     [name, partition_name(name)],
-                    queries.create_partition(parent, own, name),
+                    queries.create_partition(parent, own, name, distance=distance, dimensions=dimensions),
                 )
         except ConfigurationError as error:
             raise _not_the_owner(name, error) from error

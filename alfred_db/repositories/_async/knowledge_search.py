@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...checks import MAX_LIMIT, check_limit, within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...execution._async.hybrid_search import hybrid_search
-from ...execution._async.search import score, search, search_many
+from ...execution._async.search import hidden, score, search, search_many
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
 from ...queries.shapes.filters import Where, expression
@@ -44,9 +44,7 @@ class AsyncKnowledgeSearch(AsyncKnowledgeBase):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult[KnowledgePointRow]:
-        """Return the points nearest to a vector of 1536 dimensions, by the collection's distance.
-
-        Only `cosine` is served by an index; for the other distances all points are compared.
+        """Return the points nearest to a vector, by the collection's distance.
 
         Args:
             collection: The name or an alias.
@@ -87,16 +85,18 @@ class AsyncKnowledgeSearch(AsyncKnowledgeBase):
     ) -> Sequence[Sequence[Hit[KnowledgePointRow]]]:
         """Return the points nearest to each of several vectors.
 
-        One round trip, unless `where` or `params` are passed.
+        One round trip, unless `where` or `params` are passed, or expired points leave too few.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         partition = await self._partition(collection)
         if where is None and params == SearchParams():
-            return await search_many(
+            found = await search_many(
                 self._session, KnowledgePoint, embeddings, limit=limit, partition=partition
             )
+            if all(len(hits) == limit for hits in found) or not await hidden(self._session, partition):
+                return found
         # One search for each vector: only a single search falls back to comparing all matches of a filter.
         return [
             (await self._search(partition, embedding, limit=limit, where=where, params=params)).hits
@@ -136,6 +136,7 @@ class AsyncKnowledgeSearch(AsyncKnowledgeBase):
             POINTS.c.search,
             vector=embedding is not None,
             operator=partition.operator,
+            stored=partition.stored,
             match=match,
             fusion=weights.fusion,
         )

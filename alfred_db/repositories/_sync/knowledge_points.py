@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,8 +22,9 @@ from sqlalchemy import (
     Update,
     literal_column,
 )
+from sqlalchemy.orm.attributes import set_committed_value
 
-from ...checks import check_word
+from ...checks import check_word, within
 from ...errors import InvalidInputError, shown, translated
 from ...execution._sync.bulk import LARGE, MAX_UNSTAGED
 from ...execution._sync.copy import copy_rows, table_name
@@ -30,11 +32,21 @@ from ...execution._sync.driver import in_transaction
 from ...execution.copy_format import pack_rows
 from ...interchange.knowledge import ExportWriter, batches, read_export, read_qdrant
 from ...models import KnowledgeDistance, KnowledgePoint
+from ...models.knowledge import DIMENSIONS
 from ...queries import knowledge_collections as collections
 from ...queries import knowledge_points as queries
 from ...queries.shapes import bulk as bulk
 from ...queries.shapes.filters import Where
-from ...queries.shapes.knowledge import POINTS, chosen, json_of, rows_of, table
+from ...queries.shapes.knowledge import (
+    POINTS,
+    chosen,
+    dimensions_of,
+    json_of,
+    rows_of,
+    table,
+    vector_column,
+)
+from ...queries.shapes.memories import lasting
 from ...queries.shapes.paging import as_page
 from ...values import Page
 from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
@@ -44,7 +56,8 @@ from .knowledge_collections import KnowledgeCollections
 BATCH = 1_000
 """The number of points that an import or an export holds in memory."""
 
-_Rows = Mapping[str, tuple[Any, Mapping[str, Any]]]
+_Rows = Mapping[str, tuple[Any, Mapping[str, Any], datetime | None]]
+"""Vector, payload and expiry of points by their ids."""
 
 Existing = Literal["update", "ignore"]
 """What becomes of a point whose id exists."""
@@ -53,7 +66,11 @@ Imported = Callable[[int], None]
 """Called with the number of points that were imported so far."""
 
 _KEY = [POINTS.c.collection, POINTS.c.id]
-_WRITTEN = [POINTS.c[name] for name in ("collection", "id", "embedding", "payload")]
+
+
+def _written(dimensions: int) -> list[Column[Any]]:
+    """Return the columns of a point whose vector has a length, in the order of the values of a row."""
+    return [*_KEY, vector_column(dimensions), POINTS.c.payload, POINTS.c.expires_at]
 
 
 class KnowledgePoints(KnowledgeBase):
@@ -64,7 +81,12 @@ class KnowledgePoints(KnowledgeBase):
 
     @in_transaction
     def upsert(
-        self, collection: str, points: Sequence[NewKnowledgePoint], *, on_conflict: Existing = "update"
+        self,
+        collection: str,
+        points: Sequence[NewKnowledgePoint],
+        *,
+        on_conflict: Existing = "update",
+        ttl: timedelta | None = None,
     ) -> int:
         """Store points.
 
@@ -75,6 +97,8 @@ class KnowledgePoints(KnowledgeBase):
             points: Mappings with `id`, `vector` and `payload`. Of points with the same id the last one is
                 stored. A point without a vector is stored, but not found by meaning.
             on_conflict: `update` replaces a point whose id exists, `ignore` leaves it unchanged.
+            ttl: The time until the points expire; None is never. Expired points are not found, and workers that keep
+                a retention policy delete them.
 
         Returns:
             The number of points that are new or have changed.
@@ -84,38 +108,45 @@ class KnowledgePoints(KnowledgeBase):
             InvalidInputError: A point is invalid; the message names it.
         """
         check_word("on_conflict", on_conflict, Existing)
-        name = str((self._partition(collection, hold=True)).parameters["collection"])
+        lasts = lasting(ttl)
+        partition = self._partition(collection, hold=True)
+        name, dimensions = str(partition.parameters["collection"]), dimensions_of(partition)
         rows = rows_of(points)
         if not rows:
             return 0
+        expires_at = None if lasts is None else self._session.scalar(queries.expiry(lasts))
+        whole = {id_: (*row, expires_at) for id_, row in rows.items()}
+        if on_conflict == "ignore":  # what has expired is not there any more
+            self._rows(queries.remove_expired(name, list(rows)))
         store = self._insert if len(rows) <= MAX_UNSTAGED else self._merge
-        written = store(name, rows, on_conflict)
+        written = store(name, dimensions, whole, on_conflict)
         self._analyze(name, len(rows))
         return written
 
-    def _insert(self, name: str, rows: _Rows, existing: Existing) -> int:
+    def _insert(self, name: str, dimensions: int, rows: _Rows, existing: Existing) -> int:
         """Store a few points by one statement: a temporary table would take longer, and leave rows in the catalog."""
-        values = [
-            {"collection": name, "id": id_, "embedding": vector, "payload": payload}
-            for id_, (vector, payload) in sorted(rows.items())
-        ]
+        written = _written(dimensions)
+        names = [column.name for column in written]
+        values = [dict(zip(names, (name, id_, *row), strict=True)) for id_, row in sorted(rows.items())]
         with _named(rows):
-            for _ in pack_rows(_WRITTEN, ((name, id_, *row) for id_, row in rows.items())):
+            for _ in pack_rows(written, ((name, id_, *row) for id_, row in rows.items())):
                 pass  # raises what is wrong with a point, before anything is sent
         with translated():
-            statement = bulk.upsert(POINTS, _WRITTEN, _KEY, existing)
+            statement = bulk.upsert(POINTS, [POINTS.c[one] for one in names], _KEY, existing)
             return len((self._session.execute(statement, values)).all())
 
-    def _merge(self, name: str, rows: _Rows, existing: Existing) -> int:
+    def _merge(self, name: str, dimensions: int, rows: _Rows, existing: Existing) -> int:
         """Store many points: copy them into a temporary table, and merge that."""
         session, stage = self._session, f"alfred_stage_{uuid.uuid4().hex[:12]}"
+        written = _written(dimensions)
+        columns = [POINTS.c[column.name] for column in written]
         with translated():
-            session.execute(bulk.create_stage(stage, table_name(session, POINTS), _WRITTEN))
+            session.execute(bulk.create_stage(stage, table_name(session, POINTS), columns))
             staged = Table(
                 stage,
                 MetaData(),
                 Column(bulk.ORDER, BigInteger),
-                *(Column(column.name, column.type) for column in _WRITTEN),
+                *(Column(column.name, column.type) for column in written),
                 schema="pg_temp",
             )
             # All writers lock rows in the order of their keys, so that two of them cannot deadlock.
@@ -123,7 +154,7 @@ class KnowledgePoints(KnowledgeBase):
             values = ((order[id_], name, id_, *row) for id_, row in rows.items())
             with _named(rows):
                 copy_rows(session, staged, list(staged.c), values)
-            merged = bulk.merge(POINTS, stage, _WRITTEN, _KEY, existing).returning(
+            merged = bulk.merge(POINTS, stage, columns, _KEY, existing).returning(
                 literal_column("1", Integer)
             )
             # Citus reports all rows of the SELECT as written, also those that the conflict has left as they were.
@@ -148,7 +179,7 @@ class KnowledgePoints(KnowledgeBase):
         """
         name = self._name(collection)
         found = self._all(queries.retrieve(name, ids, with_vectors=with_vectors))
-        known = {point.id: point for point in found}
+        known = {point.id: point for point in _with_vector(found)}
         return [known[one] for one in spellings(ids) if one in known]
 
     def delete(
@@ -268,7 +299,7 @@ class KnowledgePoints(KnowledgeBase):
         statement = queries.scroll(
             name, where=where, after=after, limit=limit, with_vectors=with_vectors, descending=descending
         )
-        return as_page(self._all(statement), queries.SCROLL_KEY, limit)
+        return as_page(_with_vector(self._all(statement)), queries.SCROLL_KEY, limit)
 
     def count(self, collection: str, *, where: Where | None = None) -> int:
         """Return the exact number of points, or of those that match.
@@ -295,6 +326,21 @@ class KnowledgePoints(KnowledgeBase):
         """
         rows = self._rows(queries.facet(self._name(collection), key, where=where, limit=limit))
         return [KnowledgeFacetCount(*row) for row in rows]
+
+    def sweep(self, limit: int = 1000) -> int:
+        """Delete at most `limit` expired points of all collections; return their number."""
+        within("limit", limit, 1, 100_000)
+        done = 0
+        while done < limit and (name := self._first(queries.earliest_expired())) is not None:
+            deleted = len(self._rows(queries.sweep(name, limit - done)))
+            if not deleted:  # others delete them
+                break
+            done += deleted
+        return done
+
+    def purgeable(self) -> int:
+        """Return how many points calls of `sweep` delete in the end."""
+        return (self._rows(queries.purgeable()))[0][0]
 
     def import_qdrant(
         self,
@@ -328,7 +374,7 @@ class KnowledgePoints(KnowledgeBase):
         """Write a collection into a folder, as JSON lines and a .npy file.
 
         Points are read in batches: changes that are committed meanwhile may be included or not, unless the
-        transaction is REPEATABLE READ. Times and aliases are not exported.
+        transaction is REPEATABLE READ. Times, also those of expiry, and aliases are not exported.
 
         Returns:
             The number of points.
@@ -374,7 +420,7 @@ class KnowledgePoints(KnowledgeBase):
 
         Raises:
             InvalidInputError: The folder is not an export.
-            ConflictError: The collection has another distance or embedding model.
+            ConflictError: The collection has another distance, length or embedding model.
         """
         described, points = read_export(folder)
         name = described.get("name") if collection is None else collection
@@ -384,6 +430,7 @@ class KnowledgePoints(KnowledgeBase):
         KnowledgeCollections(self._session).create_collection(
             name if known is None else known.name,
             distance=KnowledgeDistance(described["distance"]),
+            dimensions=described.get("dimensions", DIMENSIONS),
             description=described.get("description") if known is None else None,
             embedding_model=described.get("embedding_model"),
             metadata=described.get("metadata") if known is None else None,
@@ -408,6 +455,14 @@ class KnowledgePoints(KnowledgeBase):
             options = {"synchronize_session": False, "preserve_rowcount": True}
             result = self._session.execute(statement, execution_options=options)
             return cast("CursorResult[Any]", result).rowcount
+
+
+def _with_vector(points: Sequence[KnowledgePoint]) -> Sequence[KnowledgePoint]:
+    """Have `embedding` be the vector of each point that was read with it, whatever its length."""
+    for point in points:
+        if point.__dict__.get("other_embedding") is not None:
+            set_committed_value(point, "embedding", point.other_embedding)
+    return points
 
 
 @contextmanager

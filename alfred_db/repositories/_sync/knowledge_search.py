@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...checks import MAX_LIMIT, check_limit, within
 from ...errors import InvalidInputError, InvalidVector, NotFoundError, shown
 from ...execution._sync.hybrid_search import hybrid_search
-from ...execution._sync.search import score, search, search_many
+from ...execution._sync.search import hidden, score, search, search_many
 from ...models import KnowledgePoint
 from ...queries import knowledge_points as queries
 from ...queries.shapes.filters import Where, expression
@@ -45,9 +45,7 @@ class KnowledgeSearch(KnowledgeBase):
         params: SearchParams = SearchParams(),
         explain: bool = False,
     ) -> SearchResult[KnowledgePointRow]:
-        """Return the points nearest to a vector of 1536 dimensions, by the collection's distance.
-
-        Only `cosine` is served by an index; for the other distances all points are compared.
+        """Return the points nearest to a vector, by the collection's distance.
 
         Args:
             collection: The name or an alias.
@@ -88,16 +86,18 @@ class KnowledgeSearch(KnowledgeBase):
     ) -> Sequence[Sequence[Hit[KnowledgePointRow]]]:
         """Return the points nearest to each of several vectors.
 
-        One round trip, unless `where` or `params` are passed.
+        One round trip, unless `where` or `params` are passed, or expired points leave too few.
 
         Raises:
             NotFoundError: The collection does not exist.
         """
         partition = self._partition(collection)
         if where is None and params == SearchParams():
-            return search_many(
+            found = search_many(
                 self._session, KnowledgePoint, embeddings, limit=limit, partition=partition
             )
+            if all(len(hits) == limit for hits in found) or not hidden(self._session, partition):
+                return found
         # One search for each vector: only a single search falls back to comparing all matches of a filter.
         return [
             (self._search(partition, embedding, limit=limit, where=where, params=params)).hits
@@ -137,6 +137,7 @@ class KnowledgeSearch(KnowledgeBase):
             POINTS.c.search,
             vector=embedding is not None,
             operator=partition.operator,
+            stored=partition.stored,
             match=match,
             fusion=weights.fusion,
         )

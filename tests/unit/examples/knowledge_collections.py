@@ -15,6 +15,7 @@ EXAMPLES: dict[str, list[Call]] = {
         call(
             "collection-4711",
             distance=KnowledgeDistance.DOT,
+            dimensions=4711,
             description="text-4711",
             embedding_model="model-4711",
             metadata={"key-4711": "value-4711"},
@@ -23,7 +24,22 @@ EXAMPLES: dict[str, list[Call]] = {
     "change": [
         call("collection-4711", {"description": "text-4711", "metadata_": {"key-4711": "value-4711"}})
     ],
-    "create_partition": [call(Name("table_4711"), Name("table_4712"), Name("a:b'c\\d%"))],
+    "create_partition": [
+        call(
+            Name("table_4711"),
+            Name("table_4712"),
+            Name("a:b'c\\d%"),
+            distance=KnowledgeDistance.COSINE,
+            dimensions=1536,
+        ),
+        call(
+            Name("table_4711"),
+            Name("table_4712"),
+            Name("a:b'c\\d%"),
+            distance=KnowledgeDistance.DOT,
+            dimensions=3072,
+        ),
+    ],
     "drop_partition": [call(Name("table_4711"))],
     "drop": [call("collection-4711")],
     "lock_timeout": [call()],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from unit.examples import Call, call
 
 from alfred_db import KnowledgeDistance, KnowledgePoint, qdrant_filter
@@ -50,6 +52,11 @@ EXAMPLES: dict[str, list[Call]] = {
     "set_payload": [call(COLLECTION, WHICH, PAYLOAD), call(COLLECTION, WHICH, PAYLOAD, limit=471)],
     "overwrite_payload": [call(COLLECTION, WHICH, PAYLOAD)],
     "delete_payload": [call(COLLECTION, WHICH, ["key-4711"])],
+    "remove_expired": [call(COLLECTION, ["point-4711"])],
+    "earliest_expired": [call()],
+    "sweep": [call(COLLECTION, 471)],
+    "purgeable": [call()],
+    "expiry": [call(timedelta(seconds=4711))],
     "best_of_groups": [
         call(
             "key-4711",

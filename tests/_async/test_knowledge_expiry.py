@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from alfred_db.errors import InvalidInputError
+from alfred_db.repositories import AsyncUnitOfWork
+from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
+from alfred_db.search import SearchParams
+
+NAME, COUNT = "legal-knowledge", 60
+ROWS = np.random.default_rng(3).normal(size=(COUNT, 1536)).astype(np.float32)
+
+
+@pytest.fixture
+def knowledge(uow: AsyncUnitOfWork) -> AsyncKnowledgeRepository:
+    return AsyncKnowledgeRepository(uow.session)
+
+
+async def expire(uow: AsyncUnitOfWork, among: str = "true") -> None:
+    """Let time pass for the points with a time to live."""
+    await uow.session.execute(
+        text(
+            "UPDATE knowledge_points SET expires_at = statement_timestamp() - interval '1 second'"
+            f" WHERE expires_at IS NOT NULL AND {among}"
+        )
+    )
+
+
+@pytest.fixture
+async def filled(uow: AsyncUnitOfWork, knowledge: AsyncKnowledgeRepository) -> AsyncKnowledgeRepository:
+    """Sixty points, of which the first fifty have expired."""
+    await knowledge.upsert(
+        NAME,
+        [{"id": f"p{n:02}", "vector": ROWS[n], "payload": {"n": n}} for n in range(50)],
+        ttl=timedelta(days=1),
+    )
+    await knowledge.upsert(
+        NAME, [{"id": f"p{n:02}", "vector": ROWS[n], "payload": {"n": n}} for n in range(50, COUNT)]
+    )
+    assert await knowledge.count(NAME) == COUNT
+    await expire(uow)
+    return knowledge
+
+
+async def test_expired_points_are_not_found(filled: AsyncKnowledgeRepository) -> None:
+    left = [f"p{n}" for n in range(50, COUNT)]
+    asked = ROWS[7]
+    for params in (SearchParams(), SearchParams(exact=True)):
+        found = await filled.query(NAME, asked, params=params)
+        assert sorted(hit.row.id for hit in found) == left
+        assert not found.truncated
+    many = await filled.query_many(NAME, ROWS[:3])
+    assert [sorted(hit.row.id for hit in hits) for hits in many] == [left] * 3
+    assert len(await filled.hybrid_search(NAME, "x", asked, limit=COUNT)) == 10
+    assert (
+        sum(len(group) for group in await filled.query_groups(NAME, asked, group_by="n", groups=COUNT)) == 10
+    )
+    assert await filled.retrieve(NAME, ["p07"]) == []
+    assert [point.id for point in (await filled.scroll(NAME)).items] == left
+    assert await filled.count(NAME) == 10
+    assert len(await filled.facet(NAME, "n", limit=COUNT)) == 10
+    assert (await filled.describe_collection(NAME)).points == 10
+    assert await filled.set_payload(NAME, {"n": 0}, ids=["p07"]) == 0
+    assert await filled.delete(NAME, ids=["p07"]) == 0
+
+
+async def test_expired_points_are_replaced(filled: AsyncKnowledgeRepository) -> None:
+    await filled.upsert(NAME, [{"id": "p01", "vector": ROWS[1]}])
+    await filled.upsert(NAME, [{"id": "p02", "vector": ROWS[2]}], on_conflict="ignore")
+    await filled.upsert(NAME, [{"id": "p51", "vector": ROWS[2]}], on_conflict="ignore")
+    assert [point.id for point in await filled.retrieve(NAME, ["p01", "p02", "p03"])] == ["p01", "p02"]
+    (kept,) = await filled.retrieve(NAME, ["p51"])
+    assert (kept.payload, kept.expires_at) == ({"n": 51}, None)
+
+
+async def test_a_sweep_deletes_what_has_expired(
+    uow: AsyncUnitOfWork, filled: AsyncKnowledgeRepository
+) -> None:
+    await filled.upsert("social-knowledge", [{"id": 1}, {"id": 2}], ttl=timedelta(hours=1))
+    await expire(uow, "collection = 'social-knowledge'")
+    assert await filled.purgeable() == 52
+    assert [await filled.sweep(limit=30), await filled.sweep(limit=30), await filled.sweep()] == [30, 22, 0]
+    assert (await filled.purgeable(), await filled.count(NAME)) == (0, 10)
+
+
+@pytest.mark.parametrize("points", [1, 300])
+async def test_the_time_to_live_is_that_of_the_last_call(
+    uow: AsyncUnitOfWork, knowledge: AsyncKnowledgeRepository, points: int
+) -> None:
+    rows = [{"id": n} for n in range(points)]
+    left = text("SELECT max(expires_at) - statement_timestamp() FROM knowledge_points")
+    await knowledge.upsert(NAME, rows, ttl=timedelta(hours=2))  # type: ignore[arg-type]
+    lasting = await uow.session.scalar(left)
+    assert timedelta(hours=1) < lasting <= timedelta(hours=2)
+    assert await knowledge.upsert(NAME, rows) == points  # type: ignore[arg-type]
+    assert await uow.session.scalar(left) is None
+    for wrong in (timedelta(0), timedelta(days=-1)):
+        with pytest.raises(InvalidInputError, match="ttl in seconds"):
+            await knowledge.upsert(NAME, rows, ttl=wrong)  # type: ignore[arg-type]
