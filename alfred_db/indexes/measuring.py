@@ -196,8 +196,8 @@ def subject_of(connection: Connection, table: str, partitions: Set[str]) -> Subj
     found = partition(name, compared, dimensions)
     if found.operator is not None or found.stored is not None:
         raise InvalidInputError(
-            f"table {table}: its collection compares by {compared}, with vectors of {dimensions} dimensions, and has an index"
-            " of its own, which is not measured; name the table of a collection that compares 1536 dimensions by cosine"
+            f"table {table}: its collection compares by {compared}, with vectors of {dimensions} dimensions, whose index"
+            " is not measured; name the table of a collection that compares 1536 dimensions by cosine"
         )
     return Subject(KnowledgePoint, found)
 

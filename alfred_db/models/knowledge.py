@@ -31,7 +31,7 @@ COLLECTIONS = ("general-knowledge", "financial-knowledge", "legal-knowledge", "s
 """The collections that a new database has."""
 
 DIMENSIONS = 1536
-"""The length of the vectors in the column `embedding`; those of other lengths have a column of their own."""
+"""The length of the vectors in the column `embedding`; those of other lengths are in `other_embedding`."""
 
 MOST_DIMENSIONS = 16_000
 """The most numbers that a vector of pgvector has."""

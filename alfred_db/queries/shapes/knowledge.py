@@ -52,7 +52,7 @@ OPERATORS = {
     KnowledgeDistance.EUCLID: "<->",
     KnowledgeDistance.MANHATTAN: "<+>",
 }
-"""Operators of the distances other than cosine, for which a partition has an index of its own."""
+"""Operators of the distances other than cosine, which the index of the partition serves."""
 
 _OPERATOR_CLASSES = {
     KnowledgeDistance.COSINE: "cosine",
