@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from io import BufferedWriter
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|\xed[\xa0-\x
 _DESCRIBED: Mapping[str, Any] = {
     "points": (int, "a whole number"),
     "vectors": (int, "a whole number"),
+    "dimensions": (int, "a whole number"),
     "description": (str | None, "text"),
     "embedding_model": (str | None, "text"),
     "metadata": (dict, "an object"),
@@ -65,11 +67,13 @@ class ExportWriter:
         self._vectors.write(npy_header(0, dimensions))
         self.points = self.vectors = 0
 
-    def add(self, rows: Iterable[tuple[str, Mapping[str, Any], Embedding | None]]) -> None:
-        """Write points: id, payload and vector of each."""
-        for id_, payload, vector in rows:
+    def add(self, rows: Iterable[tuple[str, Mapping[str, Any], Embedding | None, datetime | None]]) -> None:
+        """Write points: id, payload, vector and expiry of each."""
+        for id_, payload, vector, expires_at in rows:
             place = None if vector is None else self.vectors
-            line = {"id": id_, "payload": payload, "vector": place}
+            line: dict[str, Any] = {"id": id_, "payload": payload, "vector": place}
+            if expires_at is not None:
+                line["expires_at"] = expires_at.astimezone(UTC).isoformat()
             self._points.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
             self.points += 1
             if vector is not None:
@@ -135,6 +139,7 @@ def _exported(place: Path, described: Mapping[str, Any]) -> Iterator[dict[str, A
             "id": _id(point.get("id"), where),
             "payload": _payload(point, line, where),
             "vector": vector,
+            "expires_at": _expiry(point.get("expires_at"), where),
         }
     if number != described.get("points"):
         raise InvalidInputError(
@@ -196,6 +201,18 @@ def _id(given: Any, where: str) -> str | int:
         raise InvalidInputError(f"{where}: id: expected a number or a text, got {kind(given)}")
     found: str | int = given
     return found
+
+
+def _expiry(given: Any, where: str) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        time = datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        time = None
+    if time is None or time.tzinfo is None:
+        raise InvalidInputError(f"{where}: expires_at: expected a time with its zone; export again")
+    return time
 
 
 def _payload(point: Mapping[str, Any], line: str | bytes, where: str) -> Any:

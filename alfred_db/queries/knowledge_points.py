@@ -76,10 +76,14 @@ def scroll(
     return page(statement, [KnowledgePoint.id], after=after, limit=limit, newest_first=descending)
 
 
-def exported(collection: str, *, after: str, limit: int) -> Select[str, dict[str, Any], Embedding | None]:
+def exported(
+    collection: str, *, after: str, limit: int
+) -> Select[str, dict[str, Any], Embedding | None, datetime | None]:
     """Select what an export contains of the points after an id, ordered by id."""
     return (
-        select(KnowledgePoint.id, KnowledgePoint.payload, VECTOR.label("embedding"))
+        select(
+            KnowledgePoint.id, KnowledgePoint.payload, VECTOR.label("embedding"), KnowledgePoint.expires_at
+        )
         .where(_of(collection), KnowledgePoint.id > after)
         .order_by(KnowledgePoint.id)
         .limit(limit)

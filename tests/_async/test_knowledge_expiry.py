@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +103,29 @@ async def test_the_time_to_live_is_that_of_the_last_call(
     for wrong in (timedelta(0), timedelta(days=-1)):
         with pytest.raises(InvalidInputError, match="ttl in seconds"):
             await knowledge.upsert(NAME, rows, ttl=wrong)  # type: ignore[arg-type]
+
+
+async def test_an_export_keeps_the_expiry(
+    uow: AsyncUnitOfWork, filled: AsyncKnowledgeRepository, tmp_path: Path
+) -> None:
+    await filled.upsert(NAME, [{"id": "soon", "vector": ROWS[0]}], ttl=timedelta(hours=2))
+    (stored,) = await filled.retrieve(NAME, ["soon"])
+    assert await filled.export_to(NAME, tmp_path) == 11
+    await filled.delete(NAME, ids=["soon"])
+    await filled.upsert(NAME, [{"id": "p50"}], ttl=timedelta(hours=1))
+    for collection in (NAME, "copy"):
+        assert await filled.import_from(tmp_path, collection=collection) == 11
+        restored = await filled.retrieve(collection, ["soon", "p50", "p51"])
+        assert [point.expires_at for point in restored] == [stored.expires_at, None, None]
+
+
+@pytest.mark.parametrize("wrong", ["tomorrow", "2030-01-01T00:00:00", 7, True])
+async def test_a_wrong_expiry_of_an_export_is_one_clear_error(
+    knowledge: AsyncKnowledgeRepository, tmp_path: Path, wrong: object
+) -> None:
+    await knowledge.upsert(NAME, [{"id": "p", "vector": ROWS[0]}])
+    await knowledge.export_to(NAME, tmp_path)
+    line = {"id": "p", "payload": {}, "vector": 0, "expires_at": wrong}
+    (tmp_path / "points.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(InvalidInputError, match="line 1: expires_at: expected a time with its zone"):
+        await knowledge.import_from(tmp_path)

@@ -10,6 +10,7 @@ from sqlalchemy import URL, text
 
 from alfred_db import Database, migrate
 from alfred_db.errors import ConflictError
+from alfred_db.models.knowledge import partition_name
 
 from .catalog import engine_of, psql, run
 
@@ -232,5 +233,68 @@ def test_the_script_fills_in_the_words(empty_url: URL) -> None:
     psql(empty_url, migrate.sql(f"alfred_0042_servers:{WORDS}"))
     with engine_of(empty_url).connect() as connection:
         assert connection.scalar(text("SELECT search::text FROM memories")) == "'kettl':1"
+    migrate.upgrade(empty_url)
+    migrate.check(empty_url)
+
+
+CLASSES = text("""
+    SELECT o.opcname FROM pg_index AS x JOIN pg_opclass AS o ON o.oid = x.indclass[0]
+    WHERE x.indrelid = CAST(:table AS regclass) AND o.opcname LIKE 'vector%' AND x.indisvalid
+""")
+DISTANCES = {
+    "it's \\ far": ("euclid", {"vector_cosine_ops", "vector_l2_ops"}),
+    "dots": ("dot", {"vector_cosine_ops", "vector_ip_ops"}),
+    "streets": ("manhattan", {"vector_cosine_ops", "vector_l1_ops"}),
+    "angles": ("cosine", {"vector_cosine_ops"}),
+}
+
+
+def with_collections(url: URL, home: str) -> None:
+    """Collections as the revision before created them, with points."""
+    with engine_of(url).begin() as connection:
+        for name, (distance, _) in DISTANCES.items():
+            own, bound = f"{home}.{partition_name(name)}", name.replace("'", "''")
+            for statement in (
+                f"INSERT INTO {home}.knowledge_collections (name, distance) VALUES ('{bound}', '{distance}')",
+                f"CREATE TABLE {own} (LIKE {home}.knowledge_points INCLUDING ALL)",
+                f"ALTER TABLE {home}.knowledge_points ATTACH PARTITION {own} FOR VALUES IN ('{bound}')",
+                f"INSERT INTO {home}.knowledge_points (collection, id, embedding) SELECT '{bound}', CAST(n AS text),"
+                " array_fill(CAST(n AS real), ARRAY[1536]) FROM generate_series(1, 5) AS n",
+            ):
+                connection.exec_driver_sql(statement)
+
+
+def indexes_of_collections(url: URL, home: str) -> dict[str, set[str]]:
+    with engine_of(url).connect() as connection:
+        return {
+            name: set(connection.scalars(CLASSES, {"table": f"{home}.{partition_name(name)}"}))
+            for name in DISTANCES
+        }
+
+
+@pytest.mark.parametrize("schema", [None, "acme"])
+def test_collections_of_other_distances_get_their_indexes(empty_url: URL, schema: str | None) -> None:
+    migrate.upgrade(empty_url, WORDS if schema is None else "head")
+    if schema is not None:
+        migrate.upgrade(empty_url, WORDS, schema=schema)
+    home = schema or "public"
+    with_collections(empty_url, home)
+    migrate.upgrade(empty_url, schema=schema)
+    migrate.check(empty_url, schema=schema)
+    assert indexes_of_collections(empty_url, home) == {name: made for name, (_, made) in DISTANCES.items()}
+    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+        found = uow.knowledge.query("dots", [1.0] * 1536, limit=2)
+        assert [hit.row.id for hit in found] == ["5", "4"]
+    migrate.downgrade(empty_url, WORDS, schema=schema)
+    assert set.union(*indexes_of_collections(empty_url, home).values()) == {"vector_cosine_ops"}
+
+
+def test_the_script_indexes_other_distances(empty_url: URL) -> None:
+    migrate.upgrade(empty_url, WORDS)
+    with_collections(empty_url, "public")
+    psql(empty_url, migrate.sql(f"{WORDS}:alfred_0044_knowledge_lengths"))
+    assert indexes_of_collections(empty_url, "public") == {
+        name: made for name, (_, made) in DISTANCES.items()
+    }
     migrate.upgrade(empty_url)
     migrate.check(empty_url)

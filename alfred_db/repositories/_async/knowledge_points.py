@@ -47,8 +47,9 @@ from ...queries.shapes.knowledge import (
 )
 from ...queries.shapes.memories import lasting
 from ...queries.shapes.paging import as_page
+from ...queries.shapes.vector_search import Partition
 from ...values import Page
-from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, spellings
+from ...values.knowledge import KnowledgeFacetCount, KnowledgePointId, NewKnowledgePoint, point_id, spellings
 from .knowledge_base import AsyncKnowledgeBase
 from .knowledge_collections import AsyncKnowledgeCollections
 
@@ -109,16 +110,29 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         check_word("on_conflict", on_conflict, Existing)
         lasts = lasting(ttl)
         partition = await self._partition(collection, hold=True)
-        name, dimensions = str(partition.parameters["collection"]), dimensions_of(partition)
         rows = rows_of(points)
         if not rows:
             return 0
         expires_at = None if lasts is None else await self._session.scalar(queries.expiry(lasts))
-        whole = {id_: (*row, expires_at) for id_, row in rows.items()}
-        if on_conflict == "ignore":  # what has expired is not there any more
+        return await self._store(
+            partition, {id_: (*row, expires_at) for id_, row in rows.items()}, on_conflict
+        )
+
+    @in_transaction
+    async def _restore(
+        self, collection: str, points: Sequence[NewKnowledgePoint], expiries: Mapping[str, datetime | None]
+    ) -> None:
+        """Store points of a file, each with its own expiry."""
+        partition = await self._partition(collection, hold=True)
+        rows = {id_: (*row, expiries.get(id_)) for id_, row in rows_of(points).items()}
+        await self._store(partition, rows, "update")
+
+    async def _store(self, partition: Partition, rows: _Rows, existing: Existing) -> int:
+        name, dimensions = str(partition.parameters["collection"]), dimensions_of(partition)
+        if existing == "ignore":  # an expired point does not count as existing
             await self._rows(queries.remove_expired(name, list(rows)))
         store = self._insert if len(rows) <= MAX_UNSTAGED else self._merge
-        written = await store(name, dimensions, whole, on_conflict)
+        written = await store(name, dimensions, rows, existing)
         await self._analyze(name, len(rows))
         return written
 
@@ -373,7 +387,8 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         """Write a collection into a folder, as JSON lines and a .npy file.
 
         Points are read in batches: changes that are committed meanwhile may be included or not, unless the
-        transaction is REPEATABLE READ. Times, also those of expiry, and aliases are not exported.
+        transaction is REPEATABLE READ. Points keep the time at which they expire; other times and aliases are not
+        exported.
 
         Returns:
             The number of points.
@@ -385,7 +400,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         last = ""
         with ExportWriter(folder, found.dimensions) as writer:
             while rows := await self._rows(queries.exported(found.name, after=last, limit=BATCH)):
-                writer.add((id_, payload, vector) for id_, payload, vector in rows)
+                writer.add((id_, payload, vector, expires_at) for id_, payload, vector, expires_at in rows)
                 last = rows[-1][0]
                 if progress is not None:
                     progress(writer.points)
@@ -407,7 +422,7 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         """Store the points that `export_to` has written.
 
         Creates the collection if it does not exist; an existing one keeps its description and metadata.
-        Existing points get the exported vector and payload.
+        Existing points get the exported vector, payload and expiry.
 
         Args:
             folder: The folder.
@@ -437,12 +452,13 @@ class AsyncKnowledgePoints(AsyncKnowledgeBase):
         return await self._import(name, points, progress)
 
     async def _import(
-        self, collection: str, points: Iterable[Mapping[str, Any]], progress: Imported | None
+        self, collection: str, points: Iterable[dict[str, Any]], progress: Imported | None
     ) -> int:
         await self._name(collection)
         done = 0
         for batch in batches(points, BATCH):
-            await self.upsert(collection, cast("list[NewKnowledgePoint]", batch))
+            expiries = {point_id(point["id"]): point.pop("expires_at", None) for point in batch}
+            await self._restore(collection, cast("list[NewKnowledgePoint]", batch), expiries)
             done += len(batch)
             if progress is not None:
                 progress(done)
