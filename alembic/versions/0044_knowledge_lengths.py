@@ -103,11 +103,12 @@ def _index_other_distances() -> None:
     schema = points.rpartition(".")[0]
     with op.get_context().autocommit_block():
         for row in found:
+            operators = type_of_extension("vector", row[2])
             index = f"idx_distance_{row.relname[-50:]}"
             op.execute(f'DROP INDEX CONCURRENTLY IF EXISTS {schema}."{index}"')  # an earlier try's
             ddl(
                 f'CREATE INDEX CONCURRENTLY "{index}" ON {schema}."{row.relname}"'
-                f" USING hnsw (embedding {row[2]}) WITH (m = 16, ef_construction = 64)"
+                f" USING hnsw (embedding {operators}) WITH (m = 16, ef_construction = 64)"
             )
 
 

@@ -97,7 +97,7 @@ def build_schema_indexes(table: str, indexes: Mapping[str, str]) -> None:
 
 _PARTITIONS = """
     SELECT c.relname FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
-    WHERE i.inhparent = CAST(:table AS regclass) ORDER BY c.relname
+    WHERE i.inhparent = CAST(CAST(CAST(:table AS text) AS regclass) AS oid) ORDER BY c.relname
 """
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, update
 
 from alfred_db.errors import InvalidInputError
+from alfred_db.queries.shapes.knowledge import POINTS
 from alfred_db.repositories import AsyncUnitOfWork
 from alfred_db.repositories._async.knowledge import AsyncKnowledgeRepository
 from alfred_db.search import SearchParams
@@ -22,13 +23,12 @@ def knowledge(uow: AsyncUnitOfWork) -> AsyncKnowledgeRepository:
     return AsyncKnowledgeRepository(uow.session)
 
 
-async def expire(uow: AsyncUnitOfWork, among: str = "true") -> None:
+async def expire(uow: AsyncUnitOfWork, *collections: str) -> None:
     """Let time pass for the points with a time to live."""
     await uow.session.execute(
-        text(
-            "UPDATE knowledge_points SET expires_at = statement_timestamp() - interval '1 second'"
-            f" WHERE expires_at IS NOT NULL AND {among}"
-        )
+        update(POINTS)
+        .where(POINTS.c.expires_at.is_not(None), POINTS.c.collection.in_(collections or [NAME]))
+        .values(expires_at=func.statement_timestamp() - timedelta(seconds=1))
     )
 
 
@@ -83,7 +83,7 @@ async def test_a_sweep_deletes_what_has_expired(
     uow: AsyncUnitOfWork, filled: AsyncKnowledgeRepository
 ) -> None:
     await filled.upsert("social-knowledge", [{"id": 1}, {"id": 2}], ttl=timedelta(hours=1))
-    await expire(uow, "collection = 'social-knowledge'")
+    await expire(uow, "social-knowledge")
     assert await filled.purgeable() == 52
     assert [await filled.sweep(limit=30), await filled.sweep(limit=30), await filled.sweep()] == [30, 22, 0]
     assert (await filled.purgeable(), await filled.count(NAME)) == (0, 10)
@@ -94,9 +94,10 @@ async def test_the_time_to_live_is_that_of_the_last_call(
     uow: AsyncUnitOfWork, knowledge: AsyncKnowledgeRepository, points: int
 ) -> None:
     rows = [{"id": n} for n in range(points)]
-    left = text("SELECT max(expires_at) - statement_timestamp() FROM knowledge_points")
+    left = select(func.max(POINTS.c.expires_at) - func.statement_timestamp())
     await knowledge.upsert(NAME, rows, ttl=timedelta(hours=2))  # type: ignore[arg-type]
     lasting = await uow.session.scalar(left)
+    assert lasting is not None
     assert timedelta(hours=1) < lasting <= timedelta(hours=2)
     assert await knowledge.upsert(NAME, rows) == points  # type: ignore[arg-type]
     assert await uow.session.scalar(left) is None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, update
 
 from alfred_db.errors import InvalidInputError
+from alfred_db.queries.shapes.knowledge import POINTS
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync.knowledge import KnowledgeRepository
 from alfred_db.search import SearchParams
@@ -23,13 +24,12 @@ def knowledge(uow: UnitOfWork) -> KnowledgeRepository:
     return KnowledgeRepository(uow.session)
 
 
-def expire(uow: UnitOfWork, among: str = "true") -> None:
+def expire(uow: UnitOfWork, *collections: str) -> None:
     """Let time pass for the points with a time to live."""
     uow.session.execute(
-        text(
-            "UPDATE knowledge_points SET expires_at = statement_timestamp() - interval '1 second'"
-            f" WHERE expires_at IS NOT NULL AND {among}"
-        )
+        update(POINTS)
+        .where(POINTS.c.expires_at.is_not(None), POINTS.c.collection.in_(collections or [NAME]))
+        .values(expires_at=func.statement_timestamp() - timedelta(seconds=1))
     )
 
 
@@ -84,7 +84,7 @@ def test_a_sweep_deletes_what_has_expired(
     uow: UnitOfWork, filled: KnowledgeRepository
 ) -> None:
     filled.upsert("social-knowledge", [{"id": 1}, {"id": 2}], ttl=timedelta(hours=1))
-    expire(uow, "collection = 'social-knowledge'")
+    expire(uow, "social-knowledge")
     assert filled.purgeable() == 52
     assert [filled.sweep(limit=30), filled.sweep(limit=30), filled.sweep()] == [30, 22, 0]
     assert (filled.purgeable(), filled.count(NAME)) == (0, 10)
@@ -95,9 +95,10 @@ def test_the_time_to_live_is_that_of_the_last_call(
     uow: UnitOfWork, knowledge: KnowledgeRepository, points: int
 ) -> None:
     rows = [{"id": n} for n in range(points)]
-    left = text("SELECT max(expires_at) - statement_timestamp() FROM knowledge_points")
+    left = select(func.max(POINTS.c.expires_at) - func.statement_timestamp())
     knowledge.upsert(NAME, rows, ttl=timedelta(hours=2))  # type: ignore[arg-type]
     lasting = uow.session.scalar(left)
+    assert lasting is not None
     assert timedelta(hours=1) < lasting <= timedelta(hours=2)
     assert knowledge.upsert(NAME, rows) == points  # type: ignore[arg-type]
     assert uow.session.scalar(left) is None
