@@ -34,7 +34,16 @@ AGES = ("tasks", "executions", "workflows", "conversations", "events", "requests
 """The ages of a retention policy."""
 PURGED = (
     *AGES,
-    *("messages", "memories", "memory_entries", "working_memory", "cache", "rate_limits", "web_sessions"),
+    *(
+        "messages",
+        "memories",
+        "memory_entries",
+        "knowledge",
+        "working_memory",
+        "cache",
+        "rate_limits",
+        "web_sessions",
+    ),
 )
 """The kinds of rows that are purged."""
 PURGED_AT_ONCE = 1000

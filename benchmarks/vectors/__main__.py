@@ -268,7 +268,8 @@ def loaded(url: str, rows: Rows) -> None:
 
 def targets_with(found: list[Target]) -> str:
     """The table of the targets, with those that the page has of parts that were not measured now."""
-    section = PAGE.path.read_text().partition("## Targets")[2] if PAGE.path.exists() else ""
+    page = PAGE.path.read_text() if PAGE.path.exists() else ""
+    section = page.partition("\n## Targets\n")[2].partition("\n## ")[0]
     lines = {line.split(" | ")[0]: line for line in section.splitlines() if line.startswith("|")}
     lines |= {line.split(" | ")[0]: line for line in targets(found).splitlines()}
     return "\n".join(lines.values())
