@@ -57,7 +57,9 @@ def test_a_collection_has_vectors_of_its_length_and_distance(
     assert knowledge.upsert("own", many * 3) == COUNT - 5  # type: ignore[arg-type]
     wanted = distances(rows.astype(float), rows[7].astype(float), distance)
     expected = np.sort(wanted)[:10]
-    close: dict[str, Any] = {"rel": 2e-2, "abs": 2e-2} if 2000 < dimensions <= 4000 else {"rel": 1e-3, "abs": 1e-3}
+    close: dict[str, Any] = (
+        {"rel": 2e-2, "abs": 2e-2} if 2000 < dimensions <= 4000 else {"rel": 1e-3, "abs": 1e-3}
+    )
     for _ in range(2):  # the second search knows the collection
         found = knowledge.query("own", rows[7])
         assert [hit.distance for hit in found] == pytest.approx(expected.tolist(), **close)
