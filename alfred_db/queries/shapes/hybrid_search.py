@@ -198,8 +198,8 @@ def _nearest(legs: Legs, where: ColumnElement[bool] | None, candidates: int, exa
         found: AnySelect = select(near.c.row_id.label("id"), near.c.distance)
         return found
     identity = table_of(legs.model).c.id.label("id")
-    near = distance(legs.model, legs.operator, legs.stored).label("distance")
-    rows: AnySelect = select(identity, near).where(has_vector(legs.model, legs.stored))
+    compared = distance(legs.model, legs.operator, legs.stored).label("distance")
+    rows: AnySelect = select(identity, compared).where(has_vector(legs.model, legs.stored))
     return _matching(rows, where)
 
 
