@@ -2,17 +2,19 @@
 
     python benchmarks/upgrade_filled.py [--rows 1000000] [--before TREE]
 
-TREE is a checkout of the version that the workers have, from the time of the old revision: workers of this version need the
-schema of head, and would wait for the upgrade to end.
+TREE is a checkout of the version that the workers have, from the time of the old revision; without it, one is made of the
+commit before the next revision. Workers of this version refuse the old schema, with SchemaOutdatedError.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ REVISION = "alfred_0022_events"
 WORKERS = 4
 LEAD = 10.0
 """Seconds of claims before the upgrade, and after it."""
+ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "upgrade_worker.py"
 
 FILL = (
@@ -70,7 +73,25 @@ FILL = (
 )
 
 
-def measured(server: Server, rows: int, before: Path | None) -> int:
+@contextmanager
+def of_that_time(folder: Path) -> Iterator[Path]:
+    """Make a checkout of the last commit whose newest revision is `REVISION`."""
+    git = ["git", "-C", str(ROOT)]
+    added = [*git, "log", "--diff-filter=A", "--format=%H", "-1", "--", "alembic/versions/0023_task_queue.py"]
+    found = subprocess.run(added, check=True, capture_output=True, text=True).stdout.strip()
+    if not found:
+        raise SystemExit("the history of this checkout does not reach back so far; pass --before")
+    tree = folder / "tree"
+    subprocess.run(
+        [*git, "worktree", "add", "--detach", str(tree), f"{found}~1"], check=True, capture_output=True
+    )
+    try:
+        yield tree
+    finally:
+        subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
+
+
+def measured(server: Server, rows: int, before: Path) -> int:
     url = server.database("filled")
     migrate.upgrade(url, REVISION)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -136,7 +157,7 @@ def measured(server: Server, rows: int, before: Path | None) -> int:
         "Upgrade of a filled database beside workers",
         f"{machine(server)} {rows:,} tasks, and other tables in proportion, at revision 0022, upgraded to head in"
         f" {ended - started:.0f} s while {WORKERS} processes claim and complete tasks one by one,"
-        f" {'with the library of that revision' if before else 'with the library of head'}."
+        " with the library of that revision."
         f" Failed calls, which were tried again: {said}.",
         table(("claims", "", "p50, ms", "p99, ms", "longest, ms"), lines),
         targets(good),
@@ -149,8 +170,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--before", type=Path)
     given = parser.parse_args()
-    with one_server() as server:
-        return measured(server, given.rows, given.before.resolve() if given.before else None)
+    with one_server() as server, ExitStack() as stack:
+        before = given.before.resolve() if given.before else stack.enter_context(of_that_time(server.folder))
+        return measured(server, given.rows, before)
 
 
 if __name__ == "__main__":
