@@ -91,6 +91,16 @@ def of_that_time(folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
 
 
+def reading(url: str, stop: Path) -> None:
+    """Read the tasks in transactions of five seconds, as a report does, with pauses of two."""
+    with psycopg.connect(url) as connection:
+        while not stop.exists():
+            connection.execute("SELECT count(*) FROM tasks WHERE status = 'failed'")
+            time.sleep(5)
+            connection.rollback()
+            time.sleep(2)
+
+
 def measured(server: Server, rows: int, before: Path) -> int:
     url = server.database("filled")
     migrate.upgrade(url, REVISION)
@@ -112,6 +122,7 @@ def measured(server: Server, rows: int, before: Path) -> int:
         ]
         for one in crew:
             one.ask("ready", url)
+        threads.append(threading.Thread(target=reading, args=(url, stop)))
         for thread in threads:
             thread.start()
         time.sleep(LEAD)
@@ -157,7 +168,7 @@ def measured(server: Server, rows: int, before: Path) -> int:
         "Upgrade of a filled database beside workers",
         f"{machine(server)} {rows:,} tasks, and other tables in proportion, at revision 0022, upgraded to head in"
         f" {ended - started:.0f} s while {WORKERS} processes claim and complete tasks one by one,"
-        " with the library of that revision."
+        " with the library of that revision, and another one reads them in transactions of five seconds."
         f" Failed calls, which were tried again: {said}.",
         table(("claims", "", "p50, ms", "p99, ms", "longest, ms"), lines),
         targets(good),

@@ -38,6 +38,8 @@ class Case:
     """The most rows that are written for each row that a call counts."""
     also: int = 0
     """The rows that a call writes besides, whatever its limit."""
+    most: int = 1000
+    """The greatest limit that the method takes, if it is less than that of chunks."""
     once: bool = False
     """Whether one call is all: it does not continue where the last one has stopped."""
 
@@ -149,7 +151,8 @@ CASES: dict[str, Case] = {
     ),
     "tasks.claim": Case(
         (_tasks("pending"),),
-        lambda uow, limit, _: uow.tasks.claim("w", limit=min(limit, 1000), intents=["CHUNK"]),
+        lambda uow, limit, _: uow.tasks.claim("w", limit=limit, intents=["CHUNK"]),
+        most=500,
     ),
     "tasks.purge": Case(
         (
@@ -161,7 +164,7 @@ CASES: dict[str, Case] = {
         each=2,
     ),
     "tasks.reap": Case(
-        (_tasks("processing", values=_HELD),), lambda uow, limit, _: uow.tasks.reap(limit=limit)
+        (_tasks("processing", values=_HELD),), lambda uow, limit, _: uow.tasks.reap(limit=limit), most=500
     ),
     "tasks.requeue_failed": Case(
         (_tasks("failed", values=_LONG_AGO + "failed_at"),),
@@ -311,7 +314,8 @@ CASES: dict[str, Case] = {
             .replace("now() - interval '89 days', now() - interval '89 days'", "NULL, NULL")
             .replace("TOKEN", "NULL, NULL"),
         ),
-        lambda uow, limit, _: uow.scheduler.claim("w", limit=min(limit, 1000)),
+        lambda uow, limit, _: uow.scheduler.claim("w", limit=limit),
+        most=500,
     ),
     "scheduler.delete": Case(
         (_SCHEDULE, _SLOTS.replace("STATUS", "completed").replace("TOKEN", "NULL, NULL")),
@@ -331,6 +335,7 @@ CASES: dict[str, Case] = {
             .replace("TOKEN", "gen_random_uuid(), now() - interval '1 min'"),
         ),
         lambda uow, limit, _: uow.scheduler.reap(limit=limit),
+        most=500,
     ),
     "scheduler.tick": Case(
         (
@@ -347,8 +352,9 @@ CASES: dict[str, Case] = {
     ),
     "workflows.claim": Case(
         (*_FLOW, _flow("pending")),
-        lambda uow, limit, key: uow.workflows.claim("w", [key], limit=min(limit, 1000)),
+        lambda uow, limit, key: uow.workflows.claim("w", [key], limit=limit),
         key="SELECT id FROM workflows WHERE name = 'chunk'",
+        most=500,
     ),
     "workflows.purge": Case(
         (
@@ -370,6 +376,7 @@ CASES: dict[str, Case] = {
             ),
         ),
         lambda uow, limit, _: uow.workflows.reap(limit=limit),
+        most=500,
     ),
     "cache.clear": Case((_cache(_NEVER),), lambda uow, limit, _: uow.cache.clear("chunk-", limit=limit)),
     "cache.evict": Case((_cache(_NEVER),), lambda uow, limit, _: uow.cache.evict(entries=1, limit=limit)),

@@ -18,7 +18,7 @@ from .version import current, reached
 
 __all__ = ["TABLE_LOCK_TIMEOUT", "elsewhere", "prepare", "refuse_default", "settle"]
 
-TABLE_LOCK_TIMEOUT = "2s"
+TABLE_LOCK_TIMEOUT = "1s"
 """How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
 
 # When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.

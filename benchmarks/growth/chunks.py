@@ -96,7 +96,7 @@ def _in_chunks(database: Database, url: str, name: str, rows: int, fixed: int | 
 
     work: Callable[..., int] = database.in_chunks
     with suppress(_Enough):
-        work(call, progress=committed)
+        work(call, limit=case.most, progress=committed)
     return held
 
 

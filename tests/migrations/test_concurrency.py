@@ -188,6 +188,11 @@ def test_at_head_an_upgrade_takes_no_lock(database_url: URL) -> None:
         pool.submit(migrate.upgrade, database_url, schema="acme").result(60)
 
 
+def test_what_comes_behind_a_revision_that_waits_for_a_table_waits_for_less_than_two_seconds() -> None:
+    """A claim that comes just after it waits as long, and then takes its own time: benchmarks/upgrade_filled.py."""
+    assert re.fullmatch(r"1s|\d{2,3}ms", preflight.TABLE_LOCK_TIMEOUT)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "TABLE_LOCK_TIMEOUT", "300ms")
