@@ -266,6 +266,28 @@ def test_the_same_for_asyncio(database_url: URL) -> None:
     assert asyncio.run(run()) == [ROWS, ROWS]
 
 
+def test_chunks_follow_the_time_that_their_rows_take() -> None:
+    made = chunks.Chunks(1000, None)
+    sizes: list[int] = []
+    for seconds in (0.01, 0.01, 0.15, 0.08, 0.01, 0.2, 0.11, 0.06):
+        made.took(seconds)
+        sizes.append(made.size)
+    assert sizes == [200, 400, 200, 200, 400, 200, 100, 100]
+
+
+def test_chunks_stay_large_if_smaller_ones_take_as_long() -> None:
+    made = chunks.Chunks(1000, None)
+    sizes: list[int] = []
+    for _ in range(6):
+        made.took(0.3)
+        sizes.append(made.size)
+    assert sizes == [50, 100, 100, 100, 100, 100]
+    small = chunks.Chunks(10, None)
+    for _ in range(4):
+        small.took(0.3)
+    assert small.size == 10
+
+
 # Consolidation
 
 

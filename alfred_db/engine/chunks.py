@@ -24,6 +24,9 @@ FIRST = 100
 SHORT, LONG = 0.05, 0.1
 """Seconds: the next chunk is twice as large after one that took less, and half as large after one that took more."""
 
+SAME = 0.9
+"""A chunk that takes this part of the time of a larger one shows that its time is not that of its rows."""
+
 MAX_ROWS = 10_000
 
 
@@ -41,17 +44,33 @@ class Chunks:
         self._progress = progress
         self.size = min(FIRST, limit)
         self.rows = 0
+        self._least = 1
+        self._last: tuple[int, float] | None = None
 
     @contextmanager
     def timed(self) -> Generator[None]:
         """Choose the size of the next chunk by the time that this one takes."""
         start = time.monotonic()
         yield
-        taken = time.monotonic() - start
-        if taken > LONG:
-            self.size = max(1, self.size // 2)
-        elif taken < SHORT:
-            self.size = min(self.limit, self.size * 2)
+        self.took(time.monotonic() - start)
+
+    def took(self, seconds: float) -> None:
+        """Choose the size of the next chunk, where this one took so many seconds.
+
+        Some methods read much to find what they write: to weigh a bank of memories takes as long for ten rows as for a hundred.
+        Smaller chunks would take no less time, and there would be more of them.
+        """
+        if seconds > LONG:
+            if self._last is not None:
+                size, before = self._last
+                if self.size < size and seconds > SAME * before:
+                    self._least = min(size, FIRST, self.limit)
+            self._last = self.size, seconds
+            self.size = max(self._least, self.size // 2)
+        else:
+            self._last = None
+            if seconds < SHORT:
+                self.size = min(self.limit, self.size * 2)
 
     def add(self, done: object) -> int:
         """Count the rows of a call that has committed, by what it has returned; return their number."""
