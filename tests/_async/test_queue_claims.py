@@ -31,9 +31,9 @@ def queues(claimed: Sequence[ClaimedTask]) -> list[str]:
 async def waiting(uow: AsyncUnitOfWork, *kinds: tuple[str, int], key: str | None = None) -> None:
     await uow.tasks.enqueue_many(
         [
-            NewTask(intent="x", queue=queue, concurrency_key=key)
+            NewTask(intent="x", queue=queue, concurrency_key=key, priority=1 + place % 3)
             for queue, number in kinds
-            for _ in range(number)
+            for place in range(number)
         ]
     )
 
@@ -184,6 +184,37 @@ async def test_urgent_tasks_come_first_whatever_limits_their_queue_had_before(
                 claimed = await uow.tasks.claim("w", limit=limit, **shape)
                 assert claimed[0].queue == "a", (before, now)
                 await uow.session.execute(text("TRUNCATE tasks CASCADE"))
+
+
+@pytest.mark.parametrize("limits", LIMITED, ids="+".join)
+async def test_a_claim_takes_what_it_names_from_limited_queues_and_nothing_else(
+    uow: AsyncUnitOfWork, limits: dict[str, Any]
+) -> None:
+    kinds = [(queue, intent) for queue in "abc" for intent in "xyz"]
+    for queue in "ab":
+        await uow.queues.set(queue, **limits)
+    await uow.tasks.enqueue_many(
+        [
+            NewTask(intent=intent, queue=queue, priority=priority, concurrency_key=f"{queue}{intent}")
+            for queue, intent in kinds
+            for priority in (1, 4)
+        ]
+    )
+    for named in ({}, {"queues": ["a"]}, {"queues": ["a", "c"]}):
+        for intents in ({}, {"intents": ["x"]}, {"intents": ["x", "y"]}):
+            shape: dict[str, Any] = {**named, **intents}
+            wanted = [
+                kind
+                for kind in kinds
+                if kind[0] in named.get("queues", kind[0]) and kind[1] in intents.get("intents", kind[1])
+            ]
+            for limit in (1, 7):
+                taken: list[tuple[str, str]] = []
+                async with uow.session.begin_nested() as claims:
+                    while claimed := await uow.tasks.claim("w", limit=limit, **shape):
+                        taken += [(task.queue, task.intent) for task in claimed]
+                    await claims.rollback()
+                assert sorted(taken) == sorted(wanted * 2), (shape, limit)
 
 
 async def test_a_rate_is_kept_in_every_span_of_its_period(committed: AsyncDatabase) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from alfred_db import NewTask, QueueRate, QueueSettings
+from alfred_db import AsyncDatabase, NewTask, QueueRate, QueueSettings
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import AsyncUnitOfWork
 
@@ -91,6 +91,22 @@ async def test_waiting_tasks_of_a_queue_that_ages_grow_urgent(uow: AsyncUnitOfWo
         *[("aged", 5)] * 4,
         *[("other", 1)] * 2,
     ]
+
+
+async def test_a_task_grows_urgent_while_a_row_that_refers_to_it_is_inserted(
+    committed: AsyncDatabase,
+) -> None:
+    async with committed.begin() as uow:
+        await uow.queues.set("aged", ageing=60)
+        await uow.tasks.enqueue("x", queue="aged")
+        await uow.session.execute(
+            text(
+                "UPDATE tasks SET available_at = available_at - interval '61 s', updated_at = updated_at - interval '61 s'"
+            )
+        )
+    async with committed.begin() as other, committed.begin() as uow:
+        await other.session.execute(text("SELECT FROM tasks FOR KEY SHARE"))  # as a foreign key's check does
+        assert await uow.queues.age() == 1
 
 
 async def test_the_health_counts_pauses_and_limits(uow: AsyncUnitOfWork) -> None:

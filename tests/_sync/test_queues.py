@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from alfred_db import NewTask, QueueRate, QueueSettings
+from alfred_db import Database, NewTask, QueueRate, QueueSettings
 from alfred_db.errors import InvalidInputError, NotFoundError
 from alfred_db.repositories import UnitOfWork
 
@@ -92,6 +92,22 @@ def test_waiting_tasks_of_a_queue_that_ages_grow_urgent(uow: UnitOfWork) -> None
         *[("aged", 5)] * 4,
         *[("other", 1)] * 2,
     ]
+
+
+def test_a_task_grows_urgent_while_a_row_that_refers_to_it_is_inserted(
+    committed: Database,
+) -> None:
+    with committed.begin() as uow:
+        uow.queues.set("aged", ageing=60)
+        uow.tasks.enqueue("x", queue="aged")
+        uow.session.execute(
+            text(
+                "UPDATE tasks SET available_at = available_at - interval '61 s', updated_at = updated_at - interval '61 s'"
+            )
+        )
+    with committed.begin() as other, committed.begin() as uow:
+        other.session.execute(text("SELECT FROM tasks FOR KEY SHARE"))  # as a foreign key's check does
+        assert uow.queues.age() == 1
 
 
 def test_the_health_counts_pauses_and_limits(uow: UnitOfWork) -> None:
