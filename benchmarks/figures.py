@@ -36,6 +36,7 @@ RUNS: Mapping[str, Sequence[Sequence[str]]] = {
     "redis": (("redis_roles.py",),),
     "retrieval": (("-m", "retrieval"),),
     "growth": (("-m", "growth", "--rows", "50000"),),
+    "operations": (("operations.py", "--rows", "200000"), ("tenants.py",)),
 }
 """What writes each page."""
 

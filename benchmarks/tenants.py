@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from harness import OPERATIONS, at_most, one_server, publish, table, targets
+from harness import OPERATIONS, at_most, machine, one_server, publish, table, targets
 
 from alfred_db import Database
 
@@ -89,6 +89,7 @@ def main() -> None:
     matrix, queries = vectors(rows), vectors(100)
     names = [f"tenant_{number:03}" for number in range(tenants)]
     with one_server() as server:
+        where = machine(server)
         alone, many = (Database(server.database(name), pool_size=1) for name in ("alone", "many"))
         for db, own in ((alone, names[:1]), (many, names)):
             db.upgrade()
@@ -127,7 +128,7 @@ def main() -> None:
     for goal in goals:
         print(goal)
     if not options.quick:
-        publish(OPERATIONS, f"A search with {tenants} tenants", whole, targets(goals))
+        publish(OPERATIONS, f"A search with {tenants} tenants", where, whole, targets(goals))
 
 
 if __name__ == "__main__":
