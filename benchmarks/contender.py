@@ -46,7 +46,16 @@ class Laps:
         self.parts[name], self._last = now - self._last, now
 
     def result(self, ran: list[int]) -> dict[str, Any]:
-        return {"seconds": self._last - self._began, "parts": self.parts, "ran": ran}
+        return {"seconds": self._last - self._began, "parts": self.parts, "ran": ran, "ended": self._last}
+
+
+def polled(take: Callable[[], Any], poll: float) -> Any:
+    """What `take` returns once that is something; it is called again after `poll` seconds, or once only if that is 0."""
+    while not (found := take()):
+        if not poll:
+            raise LookupError("there is nothing to take over")
+        time.sleep(poll)
+    return found
 
 
 def wait_until(at: float) -> None:

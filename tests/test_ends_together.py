@@ -243,6 +243,8 @@ def test_a_child_does_not_end_without_the_execution_that_waits_for_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(workflow_executions.WorkflowExecutions, "_resume_parent", killed)
+        # A reap is one statement: the process is killed before it, or after it.
+        patched.setattr(workflow_executions.queries, "reap", killed)
         patched.setattr(workflow_executions.steps, "wake_parents", killed)
         with pytest.raises(Killed):
             work()

@@ -36,6 +36,7 @@ PARAMETERS: Mapping[str, Any] = {
     "tokens": [TOKEN] * 8,
     "lease": timedelta(seconds=60),
     "seconds": 60.0,
+    "workflow_ids": [1],
     "queues": ["default"],
     "intents": ["x"],
     "assigned_to": "a",
@@ -100,7 +101,8 @@ def of_leases() -> dict[str, Any]:
             made[f"look {limit} {shape} of several"] = task_claims.look(limit, *shape, False)
     made["report tasks"] = task_reports.report()
     made["claim scheduler_executions"] = scheduler_executions.claim(limit=8)
-    made["claim workflow_executions"] = workflow_executions.claim([1], limit=8)
+    made["claim workflow_executions"] = workflow_executions.claim(limit=8)
+    made["reap workflow_executions"] = workflow_executions.reap(100)
     return made
 
 

@@ -19,11 +19,12 @@ UNLOGGED = {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 70}}
 class CacheEntry(Base):
     """A cached value. UNLOGGED: a crash of the server empties the table.
 
-    Added: the platform keeps its cache in Redis. No index has a time, so that each update stays on its page.
+    Added: the platform keeps its cache in Redis. No index has a time, so that each update stays on its page. No CHECK has
+    `value` or `number`, of which one is NULL: the server would read and prepare its expression for each write.
     """
 
     __tablename__ = "cache"
-    __table_args__ = (CheckConstraint("(value IS NULL) <> (number IS NULL)", name="value"), UNLOGGED)
+    __table_args__ = (UNLOGGED,)
 
     key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     """Key, up to 2,000 bytes. Its collation is C, so that the index has a prefix as a range."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Integer,
     Select,
+    any_,
+    bindparam,
     case,
     literal,
     or_,
@@ -19,9 +22,13 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from ..models import Workflow, WorkflowStatus
+from ..models.base import table_of
 from ..types import Text
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
 from .shapes.literals import jsonb, materialized
+
+_workflows = table_of(Workflow).c
 
 
 def define(
@@ -59,6 +66,14 @@ def get(workflow_id: int) -> Select[Workflow]:
 def versions(name: str) -> Select[Workflow]:
     """Select all versions of a workflow, newest first."""
     return select(Workflow).where(Workflow.name == name).order_by(Workflow.version.desc(), Workflow.id)
+
+
+@driver_statement
+def stored() -> Select[int, str, int | None, str, dict[str, Any]]:
+    """Select the id, name, version, status and definition of all versions of the workflows `names`, newest first."""
+    named = _workflows.name == any_(bindparam("names", type_=ARRAY(Text)))
+    columns = _workflows.id, _workflows.name, _workflows.version, _workflows.status, _workflows.definition
+    return select(*columns).where(named).order_by(_workflows.version.desc(), _workflows.id)
 
 
 def siblings(workflow_id: int) -> Select[str]:

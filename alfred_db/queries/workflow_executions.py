@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
-    literal,
     literal_column,
     null,
     select,
@@ -29,19 +28,20 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from ..models import Workflow, WorkflowExecution, WorkflowExecutionStatus, WorkflowStep
 from ..models.base import table_of
 from ..types import Text
-from . import leases
+from . import lease_endings, leases
 from .leases import Leased, taken
+from .shapes.driver_statement import driver_statement
 from .shapes.functions import func
-from .shapes.literals import constant, materialized, one_row, seconds_ahead
+from .shapes.literals import among, constant, materialized, number, one_row, seconds_ahead
 
-_e = table_of(WorkflowExecution).c
+_executions, _workflows = table_of(WorkflowExecution), table_of(Workflow)
+_e, _w = _executions.c, _workflows.c
 _steps = table_of(WorkflowStep).c
-_pending = WorkflowExecution.status == constant(WorkflowExecutionStatus.PENDING)
 
 REACHED = (
     select(func.coalesce(func.max(_steps.seq) + literal_column("1", Integer), literal_column("0", Integer)))
     .where(_steps.execution_id == _e.id)
-    .correlate(table_of(WorkflowExecution))
+    .correlate(_executions)
     .scalar_subquery()
 )
 """The number of the next step, computed from the stored steps.
@@ -51,7 +51,7 @@ Most checkpoints do not update `current_step`; the next write of the row does.
 
 EXECUTIONS = Leased(
     noun="workflow execution",
-    table=table_of(WorkflowExecution),
+    table=_executions,
     running=WorkflowExecutionStatus.RUNNING,
     started_at="started_at",
     completed_at="completed_at",
@@ -70,29 +70,29 @@ EXECUTIONS = Leased(
 """How workflow executions are leased; `leases` builds the statements."""
 
 
-def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Claim the executions of these versions that have waited longest.
+@driver_statement
+def claim(*, limit: int) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Claim the executions of the versions `workflow_ids` that have waited longest.
 
-    Parameters of the statement: those of `leases.taken`, and the seconds of the lease as `seconds`. The
-    columns are those of `ClaimedWorkflow`, up to `lease`.
+    Executions of versions that are earlier in the array are claimed first. Further parameters of the statement: those of
+    `leases.taken`, and the seconds of the lease as `seconds`. The columns are those of `ClaimedWorkflow`, up to `lease`.
 
     Args:
-        workflow_ids: Ids of the versions; executions of earlier ones in the sequence are claimed first.
         limit: Maximum number of executions.
     """
-    wanted = func.unnest(literal(list(workflow_ids), ARRAY(BigInteger))).table_valued(
+    wanted = func.unnest(bindparam("workflow_ids", type_=ARRAY(BigInteger))).table_valued(
         column("id", BigInteger)
     )
     wanted = wanted.render_derived(name="wanted")
     first = (
-        select(WorkflowExecution.id, WorkflowExecution.workflow_id, WorkflowExecution.timeout_seconds)
+        select(_e.id, _e.workflow_id, _e.timeout_seconds)
         .where(
-            _pending,
-            WorkflowExecution.workflow_id == wanted.c.id,
-            WorkflowExecution.available_at <= func.statement_timestamp(),
+            _e.status == constant(WorkflowExecutionStatus.PENDING),
+            _e.workflow_id == wanted.c.id,
+            _e.available_at <= func.statement_timestamp(),
         )
-        .order_by(WorkflowExecution.available_at, WorkflowExecution.id)
-        .limit(limit)
+        .order_by(_e.available_at, _e.id)
+        .limit(number(limit))
         .with_for_update(key_share=True, skip_locked=True)
         .lateral("first")
     )
@@ -100,33 +100,73 @@ def claim(workflow_ids: Sequence[int], *, limit: int) -> ReturningUpdate[*tuple[
         select(first.c.id, first.c.workflow_id, first.c.timeout_seconds)
         .select_from(wanted)
         .join(first, true())
-        .limit(limit),
+        .limit(number(limit)),
         "ready",
     )
     chosen = materialized(
-        select(ready.c.id, Workflow.name, seconds_ahead(ready.c.timeout_seconds).label("deadline"))
-        .join(Workflow, Workflow.id == ready.c.workflow_id)
+        select(ready.c.id, _w.name, seconds_ahead(ready.c.timeout_seconds).label("deadline"))
+        .join(_workflows, _w.id == ready.c.workflow_id)
         .where(one_row(ready.c.id)),
         "chosen",
     )
     return (
-        update(WorkflowExecution)
-        .where(WorkflowExecution.id == chosen.c.id)
+        update(_executions)
+        .where(_e.id == chosen.c.id)
         # The event that it waited for has arrived, or the wait has timed out; the next wait sets `waiting_for` again.
         .values(
             **taken(EXECUTIONS, chosen.c.deadline),
             lease_seconds=bindparam("seconds", type_=Double),
-            waiting_for=None,
+            waiting_for=null(),
         )
         .returning(*_claimed(chosen.c.name))
     )
 
 
+@driver_statement
+def reap(limit: int) -> Select[*tuple[Any, ...]]:
+    """Take executions as `lease_endings.reap` does, and resume the parents that wait for one that has ended.
+
+    It is one statement, so that a parent never stays suspended because its worker was killed between two. A parent that
+    another transaction has locked is left out: waiting for it would be out of the order of the ids. It looks again by
+    itself, and so does one that begins to wait at the same time.
+    """
+    reaped = lease_endings.reap(EXECUTIONS, limit).built.returning(_e.parent_execution_id).cte("reaped")
+    ended = (
+        select(reaped.c.id, reaped.c.parent_execution_id)
+        .where(
+            reaped.c.status != constant(WorkflowExecutionStatus.PENDING),
+            reaped.c.parent_execution_id.is_not(None),
+            one_row(reaped.c.id),
+        )
+        .order_by(reaped.c.parent_execution_id)
+        .subquery("ended")
+    )
+    parent = (
+        select(_e.id)
+        .where(
+            _e.id == ended.c.parent_execution_id,
+            _e.status.is_not_distinct_from(constant(WorkflowExecutionStatus.PENDING)),
+            _e.waiting_for == func.concat(literal_column("text 'child '", Text), ended.c.id, type_=Text),
+        )
+        .with_for_update(key_share=True, skip_locked=True)
+        .correlate(ended)
+        .lateral("parent")
+    )
+    waiting = materialized(select(parent.c.id).select_from(ended.join(parent, true())), "waiting")
+    now = func.statement_timestamp()
+    resumed = (
+        update(_executions)
+        .where(among(_e.id, waiting))
+        .values(waiting_for=null(), available_at=func.least(_e.available_at, now))
+        .cte("resumed")
+    )
+    return select(reaped.c.id, reaped.c.status).add_cte(resumed)
+
+
 def again(token: uuid.UUID, known: Sequence[int]) -> Select[*tuple[Any, ...]]:
     """The same columns of what a claim has taken, without the executions that are known."""
-    name = table_of(Workflow).c.name
-    rows = leases.again(EXECUTIONS, _claimed(name), token, known)
-    return rows.join(table_of(Workflow), table_of(Workflow).c.id == _e.workflow_id)
+    rows = leases.again(EXECUTIONS, _claimed(_w.name), token, known)
+    return rows.join(_workflows, _w.id == _e.workflow_id)
 
 
 def _claimed(name: ColumnElement[str]) -> Sequence[ColumnElement[Any]]:

@@ -9,7 +9,7 @@ from statistics import median
 from harness import Target, at_most, interleaved, table
 
 from .libraries import ABSURD, ALFRED, DBOS, RAW
-from .runs import DIES_AFTER, STEPS, Bench, Run, rate, rates, ratio
+from .runs import DIES_AFTER, POLL, STEPS, Bench, Run, rate, rates, ratio
 
 __all__ = ["resume", "steps"]
 
@@ -54,10 +54,12 @@ def resume(bench: Bench) -> None:
     """In a process that is warm, and in a new one from its connecting: until the end of the workflow."""
     ours = {"alfred-db": "", "alfred-db, durable function": "durable_"}
     contenders: dict[str, Callable[[], Run]] = {}
-    for warm, where in ((True, "running"), (False, "new")):
-        contenders[f"raw SQL, {where}"] = partial(bench.resume, RAW, warm=warm)
-        for name, form in ours.items():
-            contenders[f"{name}, {where}"] = partial(bench.resume, ALFRED, form=form, warm=warm)
+    for leased, when in ((False, ""), (True, ", from the kill")):
+        for warm, where in ((True, "running"), (False, "new")):
+            options = {"warm": warm, "leased": leased}
+            contenders[f"raw SQL, {where}{when}"] = partial(bench.resume, RAW, **options)
+            for name, form in ours.items():
+                contenders[f"{name}, {where}{when}"] = partial(bench.resume, ALFRED, form, **options)
     contenders |= {"absurd, new": partial(bench.resume, ABSURD), "dbos, new": partial(bench.resume, DBOS)}
     failed: dict[str, str] = {}
     runs = interleaved(bench.sizes.runs, contenders, failed)
@@ -71,20 +73,26 @@ def resume(bench: Bench) -> None:
                 line.append(f"{median(spent):,.1f} ms" if spent else "")
             lines.append(line)
     found: list[Target] = []
-    for name in ours:
-        if runs.get(f"{name}, running") and runs.get("raw SQL, running"):
-            pairs = zip(runs[f"{name}, running"], runs["raw SQL, running"], strict=True)
-            share = median(mine["seconds"] / its["seconds"] for mine, its in pairs)
-            found.append(at_most(f"resume: {name} / raw SQL, in running processes", share, 1.5))
+    for when, what in (("", "without the lease"), (", from the kill", "with the lease")):
+        for where in ("running", "new"):
+            for name in ours:
+                mine, its = runs.get(f"{name}, {where}{when}"), runs.get(f"raw SQL, {where}{when}")
+                if mine and its:
+                    share = median(a["seconds"] / b["seconds"] for a, b in zip(mine, its, strict=True))
+                    found.append(at_most(f"resume: {name} / raw SQL, {where} processes, {what}", share, 1.5))
     notes = (
         f"A workflow of {STEPS} steps whose process is killed (SIGKILL) after {DIES_AFTER}. «Running» is a process that is"
         " connected and has run another workflow before, as the workers are that are left when one dies; «new» is one that has"
         " imported its library, which is not in the time, and connects. It takes the workflow over and ends it; were a finished"
         " step to run again, or another one not to run, the run would be void. Raw SQL and alfred-db are in AUTOCOMMIT."
-        " Raw SQL takes over by one statement what has expired; alfred-db by `reap` and `claim`, and a new process first looks for"
-        " the versions that it has the code of. What a new process needs more is spent once: modules that the first use imports, the mapping of the models, and"
-        " each kind of statement, which is built, compiled and planned when it is first used. The lease, a second here, has expired"
-        " before the clock starts; by default it is 60 seconds for alfred-db and 120 for absurd. dbos has none: an executor resumes"
+        " The lease is a second, which a step of alfred-db extends once a tenth of it has passed. In the first lines it has expired before the clock starts: this is"
+        f" what the libraries need. «From the kill» is the whole time, from the death of the process: the other one looks every {POLL * 1000:.0f} ms, and"
+        " the rest of the lease and half of that are the same part of both. By default the lease is 60 seconds for alfred-db and 120 for absurd."
+        " Raw SQL takes over by one statement what has expired, and counts nothing; alfred-db looks by `reap` and `claim`, which count the crash,"
+        " end what has no retries left, and resume the parent. A new process first looks for"
+        " the versions that it has the code of. What it needs more is spent once: modules that the first use imports, and"
+        " each kind of statement, which is built, compiled and planned when it is first used; the loop without a durable function also"
+        " reads models, whose mapping is then configured. dbos has no lease: an executor resumes"
         " at its launch what has its own name; its time includes that launch, which checks its schema and starts threads, and the"
         " poll of the queue that resumed workflows go through."
     )

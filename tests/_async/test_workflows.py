@@ -34,7 +34,7 @@ from alfred_db.errors import (
     InvalidTransition,
     NotFoundError,
 )
-from alfred_db.queries import lease_endings, leases, workflow_steps
+from alfred_db.queries import leases, workflow_steps
 from alfred_db.queries import workflow_executions as executions
 from alfred_db.queries import workflows as queries
 from alfred_db.repositories import AsyncUnitOfWork
@@ -382,10 +382,10 @@ async def test_the_hot_statements_have_their_index(
         await session.execute(text("SET LOCAL enable_seqscan = off"))
     token = uuid.uuid4()
     claim = {"worker": "w", "token": token, "lease": timedelta(seconds=60), "seconds": 60.0}
-    parameters = {**claim, "base": 1.0, "cap": 300.0, "jitter": 0.1}
+    parameters = {**claim, "base": 1.0, "cap": 300.0, "jitter": 0.1, "workflow_ids": ids[:3]}
     plans: dict[str, Any] = {
-        "idx_workflow_executions_ready": executions.claim(ids[:3], limit=10),
-        "idx_workflow_executions_running": lease_endings.reap(executions.EXECUTIONS, 100),
+        "idx_workflow_executions_ready": executions.claim(limit=10),
+        "idx_workflow_executions_running": executions.reap(100),
         "idx_workflow_executions_finished": queries.purge(3600, limit=100),
         "Index Cond: (id = '1'::bigint)": update(WorkflowExecution)
         .where(leases.held(executions.EXECUTIONS, 1, token))

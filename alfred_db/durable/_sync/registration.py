@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...database import Database
 from ...errors import ConfigurationError
+from ...execution._sync.driver import fetch
 from ...models import WorkflowExecution, WorkflowStatus
+from ...queries import workflow_definitions as queries
 from ...repositories._sync.unit_of_work import UnitOfWork
 from ...values.workflows import ClaimedWorkflow
 from ..functions import WorkflowFunction
@@ -102,29 +104,57 @@ class Workflows:
                 " not here; run it where it is"
             )
         outcome = run_workflow(db, function, claimed)
-        with db.begin() as uow:
+        # One statement, which commits by itself; what a parent waits for ends in a transaction anyway.
+        with db.autocommit() as uow:
             end_workflow(uow, claimed, outcome)
         return outcome
 
 
+class _Stored(NamedTuple):
+    """A version in the database."""
+
+    id: int
+    name: str
+    version: int | None
+    status: str
+    definition: Mapping[str, Any]
+
+
 def register(uow: UnitOfWork, functions: Sequence[WorkflowFunction[..., Any]]) -> list[int]:
-    """Store and activate the versions of functions, and return the ids of those that they can run."""
+    """Store and activate the versions of functions, and return the ids of those that they can run.
+
+    Nearly always all are stored: one statement of the driver finds that, for which no mapper is configured.
+    """
     ids: dict[int, None] = {}
-    for name in sorted({function.name for function in functions}):
+    names = sorted({function.name for function in functions})
+    stored = _stored(uow, names)
+    for name in names:
         own = [function for function in functions if function.name == name]
-        numbered = [function for function in own if function.version is not None]
-        defined = {
-            function.version: (
-                uow.workflows.define(name, function.definition, version=function.version)
-            )[0]
-            for function in sorted(numbered, key=lambda function: function.version or 0)
+        numbered: dict[int | None, WorkflowFunction[..., Any]] = {
+            function.version: function for function in own if function.version is not None
         }
-        known = uow.workflows.versions(name)
-        if defined:
-            active = [one.version or 0 for one in known if one.status is WorkflowStatus.ACTIVE]
-            newest = max(number or 0 for number in defined)
-            if newest > max(active, default=0):
-                uow.workflows.activate(defined[newest].id)
-        runnable = known if len(numbered) < len(own) else list(defined.values())
-        ids |= dict.fromkeys(version.id for version in runnable)
+        known = [one for one in stored if one.name == name]
+        if new := numbered.keys() - {one.version for one in known if _is_of(one, numbered.get(one.version))}:
+            for version in sorted(number for number in new if number is not None):
+                uow.workflows.define(name, numbered[version].definition, version=version)
+            known = _stored(uow, [name])
+        active = [one.version or 0 for one in known if one.status == WorkflowStatus.ACTIVE]
+        newest = max((one for one in known if one.version in numbered), key=_number, default=None)
+        if newest is not None and _number(newest) > max(active, default=0):
+            uow.workflows.activate(newest.id)
+        runnable = known if len(numbered) < len(own) else [one for one in known if one.version in numbered]
+        ids |= dict.fromkeys(one.id for one in runnable)
     return list(ids)
+
+
+def _stored(uow: UnitOfWork, names: Sequence[str]) -> list[_Stored]:
+    rows = fetch(uow.session, queries.stored(), {"names": names}, reads=True)
+    return [_Stored._make(row) for row in rows]
+
+
+def _is_of(stored: _Stored, function: WorkflowFunction[..., Any] | None) -> bool:
+    return function is not None and stored.definition == function.definition
+
+
+def _number(stored: _Stored) -> int:
+    return stored.version or 0

@@ -8,7 +8,7 @@ a session's connection.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import wraps
@@ -395,12 +395,19 @@ async def _execute(
 def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> bool:
     """Return whether a cursor may wait for its next statement: it keeps the parameters and the rows until then."""
     number = cursor.pgresult.ntuples
-    rows = cast("Sequence[Sequence[Any]]", found) if isinstance(found, list) else ()
-    return number == len(rows) < 2 and all(map(_is_short, [*parameters.values(), *(rows[0] if rows else ())]))
+    if number:
+        rows = cast("Sequence[Sequence[Any]]", found) if isinstance(found, list) else ()
+        if number != len(rows) or number > 1 or not _are_short(rows[0]):
+            return False
+    return _are_short(parameters.values())
 
 
-def _is_short(value: Any) -> bool:
-    return type(value) in _FIXED or (type(value) in _STRINGS and len(value) <= KEPT_BYTES)
+def _are_short(values: Iterable[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind not in _FIXED and (kind not in _STRINGS or len(value) > KEPT_BYTES):
+            return False
+    return True
 
 
 def tenant_of(session: AsyncSession) -> Tenant:

@@ -159,12 +159,23 @@ class AsyncLeases(Generic[ClaimedT, StatusT]):
             return self._leased.status(rows[0][0])
         return await self._repeated(claimed, "pending", "cancelled")
 
-    async def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, StatusT]:
-        """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
+    async def reap(
+        self,
+        limit: int,
+        backoff: TaskBackoff | None = None,
+        statement: DriverStatement[*tuple[Any, ...]] | None = None,
+    ) -> dict[Any, StatusT]:
+        """Take rows from workers whose lease or attempt has expired, and return their new statuses.
+
+        Args:
+            limit: The maximum number of rows.
+            backoff: The wait before another attempt, unless the table has it.
+            statement: The statement, if it does more than that of the endings.
+        """
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
 
         async def taken() -> Sequence[Sequence[Any]]:
-            rows = await fetch(self._session, endings.reap(self._leased, limit), spread)
+            rows = await fetch(self._session, statement or endings.reap(self._leased, limit), spread)
             await self._settle(rows)
             return rows
 

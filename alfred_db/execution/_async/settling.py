@@ -27,8 +27,8 @@ __all__ = [
     "take_turns",
 ]
 
-_awaited: WeakKeyDictionary[Engine, set[Tenant]] = WeakKeyDictionary()
-"""Whose tasks have lately been waited for by others when they ended."""
+_awaited: WeakKeyDictionary[Engine, dict[Tenant, bool]] = WeakKeyDictionary()
+"""Whose tasks have lately been waited for by others when they ended, and whether only their batch waited for the last."""
 
 
 def is_awaited(session: AsyncSession) -> bool:
@@ -38,7 +38,7 @@ def is_awaited(session: AsyncSession) -> bool:
 
 def note_unawaited(session: AsyncSession) -> None:
     """Remember that nothing waited for the task that ended last."""
-    _awaited.get(bind_of(session).engine, set[Tenant]()).discard(tenant_of(session))
+    _awaited.get(bind_of(session).engine, dict[Tenant, bool]()).pop(tenant_of(session), None)
 
 
 async def complete(session: AsyncSession, id: uuid.UUID, token: uuid.UUID) -> bool:
@@ -47,15 +47,19 @@ async def complete(session: AsyncSession, id: uuid.UUID, token: uuid.UUID) -> bo
     It was not if the task is not held, or if something was made to wait for it since the statement began.
     It is right for any task. Where nothing waits, `AsyncLeases.complete` is faster; where something does, it needs two statements.
     """
-    rows: Sequence[Sequence[Any]] = await fetch(session, task_releases.complete(), {"id": id, "token": token})
+    held, kinds = {"id": id, "token": token}, _awaited.setdefault(bind_of(session).engine, {})
+    rows: Sequence[Sequence[Any]] = ()
+    if kinds.get(tenant := tenant_of(session)):
+        rows = await fetch(session, task_releases.complete_part(), held)
+    rows = rows or await fetch(session, task_releases.complete(), held)
     if not rows:
         return False
-    _, awaited_by, is_released = rows[0][:3]
+    _, awaited_by, is_released, kinds[tenant] = rows[0][:4]
     if not awaited_by:
         note_unawaited(session)
     elif is_released:
         state_of(session).ended.add(id)
-        if ids := await released(session, [row[3:] for row in rows if row[3] is not None]):
+        if ids := await released(session, [row[4:] for row in rows if row[4] is not None]):
             await settle(session, ids)
     else:
         await settle(session, [id])
@@ -74,7 +78,7 @@ async def settle(session: AsyncSession, ended: Iterable[uuid.UUID], *, late: boo
     """
     ids = sorted(ended)
     if ids:
-        _awaited.setdefault(bind_of(session).engine, set()).add(tenant_of(session))
+        _awaited.setdefault(bind_of(session).engine, {}).setdefault(tenant_of(session), False)
     while ids:
         if not late:
             state_of(session).ended.update(ids)

@@ -160,12 +160,23 @@ class Leases(Generic[ClaimedT, StatusT]):
             return self._leased.status(rows[0][0])
         return self._repeated(claimed, "pending", "cancelled")
 
-    def reap(self, limit: int, backoff: TaskBackoff | None = None) -> dict[Any, StatusT]:
-        """Take rows from workers whose lease or attempt has expired, and return their new statuses."""
+    def reap(
+        self,
+        limit: int,
+        backoff: TaskBackoff | None = None,
+        statement: DriverStatement[*tuple[Any, ...]] | None = None,
+    ) -> dict[Any, StatusT]:
+        """Take rows from workers whose lease or attempt has expired, and return their new statuses.
+
+        Args:
+            limit: The maximum number of rows.
+            backoff: The wait before another attempt, unless the table has it.
+            statement: The statement, if it does more than that of the endings.
+        """
         spread = {} if backoff is None else _numbers(backoff) | {"jitter": float(backoff.jitter)}
 
         def taken() -> Sequence[Sequence[Any]]:
-            rows = fetch(self._session, endings.reap(self._leased, limit), spread)
+            rows = fetch(self._session, statement or endings.reap(self._leased, limit), spread)
             self._settle(rows)
             return rows
 

@@ -74,7 +74,7 @@ class AsyncCacheRepository(AsyncRepository):
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None if it is missing or has expired."""
-        check_text("key", key, MAX_KEY_BYTES)
+        _check_key(key)
         rows = await fetch(self._session, queries.get(), {"key": key}, reads=True)
         return _value(*rows[0]) if rows else None
 
@@ -142,7 +142,7 @@ class AsyncCacheRepository(AsyncRepository):
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         """Have a value expire `ttl` seconds from now, None is never; return whether it exists."""
-        check_text("key", key, MAX_KEY_BYTES)
+        _check_key(key)
         parameters = {"key": key} if ttl is None else {"key": key, "ttl": _ttl(ttl, 0.0)}
         return bool(await affected(self._session, queries.touch(expires=ttl is not None), parameters))
 
@@ -346,7 +346,7 @@ class AsyncCacheRepository(AsyncRepository):
 
 
 def _value(value: Any, number: int | None) -> bytes:
-    """A constraint of the table has one of them NULL."""
+    """Every write sets one of them and has the other NULL."""
     return value if number is None else b"%d" % number
 
 
@@ -370,7 +370,7 @@ def _keys(keys: Sequence[str]) -> list[str]:
     # One look at all of them; if one may be wrong, each is looked at.
     if not together.isascii() or "\0" in together or lengths - _LENGTHS:
         for key in found:
-            check_text("key", key, MAX_KEY_BYTES)
+            _check_key(key)
     if len(found) > MAX_BATCH:
         raise InvalidInputError(
             f"keys: expected at most {MAX_BATCH:,}, got {len(found):,}; pass them in parts"
@@ -378,18 +378,24 @@ def _keys(keys: Sequence[str]) -> list[str]:
     return found
 
 
+def _check_key(key: str) -> None:
+    """Check the length of a key; the check of the arguments has found that it is text."""
+    if not 1 <= len(key) <= MAX_KEY_BYTES // 4:  # no character has more than four bytes
+        check_text("key", key, MAX_KEY_BYTES)
+
+
 def _ttl(ttl: float, jitter: float) -> int:
     if not 0.001 <= ttl <= MAX_SECONDS:
         within("ttl", ttl, 0.001, MAX_SECONDS)
     if jitter:
         within("jitter", jitter, 0.0, 1.0)
-        ttl *= 1 - jitter * random.random()
-    return microseconds(ttl)
+        return microseconds(ttl * (1 - jitter * random.random()))
+    return round(ttl * 1_000_000)
 
 
 def _entry(key: str, value: bytes, ttl: float | None, jitter: float) -> dict[str, object]:
     """Return the parameters of an entry: `value`, or `number` if it is the usual text of a whole number."""
-    check_text("key", key, MAX_KEY_BYTES)
+    _check_key(key)
     if len(value) > MAX_VALUE_BYTES:
         raise InvalidInputError(f"value: expected at most {MAX_VALUE_BYTES:,} bytes, got {len(value):,}")
     entry: dict[str, object] = {"key": key, "value": value}

@@ -10,7 +10,7 @@ from typing import Any
 from ...checks import check_limit, json_text
 from ...engine.session import state_of
 from ...errors import InvalidInputError
-from ...execution._async.driver import together
+from ...execution._async.driver import fetch, together
 from ...execution._async.leases import AsyncLeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
@@ -49,13 +49,13 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             raise InvalidInputError("workflow_ids: is empty; pass the versions that this worker can run")
         versions = list(dict.fromkeys(workflow_ids))
         random.shuffle(versions)
-        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
+        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease, "workflow_ids": versions}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = await self._leases.claim(
             limit,
             parameters["token"],
-            lambda number: self._rows(queries.claim(versions, limit=number), parameters),
+            lambda number: fetch(self._session, queries.claim(limit=number), parameters),
             queries.again,
         )
         return sorted(
@@ -169,16 +169,7 @@ class AsyncWorkflowExecutions(AsyncLeaseHolder[ClaimedWorkflow, WorkflowExecutio
             The new statuses.
         """
         check_limit(limit)
-
-        async def take() -> Mapping[int, WorkflowExecutionStatus]:
-            taken = await self._leases.reap(limit, BACKOFF)
-            ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
-            if ended:
-                await self._rows(steps.wake_parents(ended))
-            return taken
-
-        statuses: Mapping[int, WorkflowExecutionStatus] = await together(self._session, take, joins=True)
-        return statuses
+        return await self._leases.reap(limit, BACKOFF, queries.reap(limit))
 
     async def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""

@@ -11,7 +11,7 @@ from typing import Any
 from ...checks import check_limit, json_text
 from ...engine.session import state_of
 from ...errors import InvalidInputError
-from ...execution._sync.driver import together
+from ...execution._sync.driver import fetch, together
 from ...execution._sync.leases import LeaseHolder, taking, waiting
 from ...models import WorkflowExecution, WorkflowExecutionStatus
 from ...queries import workflow_executions as queries
@@ -50,13 +50,13 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             raise InvalidInputError("workflow_ids: is empty; pass the versions that this worker can run")
         versions = list(dict.fromkeys(workflow_ids))
         random.shuffle(versions)
-        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease}
+        parameters: dict[str, Any] = {**taking(worker, lease), "seconds": lease, "workflow_ids": versions}
         # Measured before the statement: the local end of the lease must not be later than the database's.
         until = time.monotonic() + lease
         rows = self._leases.claim(
             limit,
             parameters["token"],
-            lambda number: self._rows(queries.claim(versions, limit=number), parameters),
+            lambda number: fetch(self._session, queries.claim(limit=number), parameters),
             queries.again,
         )
         return sorted(
@@ -170,16 +170,7 @@ class WorkflowExecutions(LeaseHolder[ClaimedWorkflow, WorkflowExecutionStatus]):
             The new statuses.
         """
         check_limit(limit)
-
-        def take() -> Mapping[int, WorkflowExecutionStatus]:
-            taken = self._leases.reap(limit, BACKOFF)
-            ended = [id for id, status in taken.items() if status is not WorkflowExecutionStatus.PENDING]
-            if ended:
-                self._rows(steps.wake_parents(ended))
-            return taken
-
-        statuses: Mapping[int, WorkflowExecutionStatus] = together(self._session, take, joins=True)
-        return statuses
+        return self._leases.reap(limit, BACKOFF, queries.reap(limit))
 
     def get_execution(self, execution_id: int) -> WorkflowExecution | None:
         """Return the execution with this id."""

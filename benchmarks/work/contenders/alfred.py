@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contender import CONNECT, RUN, TAKEN, Laps, serve, wait_until
+from contender import CONNECT, RUN, TAKEN, Laps, polled, serve, wait_until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -371,7 +371,7 @@ def durable_warm(url: str, each: int) -> None:
     kept.append((db, ids))
 
 
-def durable_resume(url: str, each: int) -> dict[str, Any]:
+def durable_resume(url: str, each: int, poll: float) -> dict[str, Any]:
     """The same as `resume`, for a durable function: the execution that `durable_begin` began."""
     ran: list[int] = []
     flows = Workflows([_durable(each, ran)])
@@ -379,8 +379,8 @@ def durable_resume(url: str, each: int) -> dict[str, Any]:
     db, ids = _first(url)
     laps.lap(CONNECT)
     with db.autocommit() as uow:
-        uow.workflows.reap()
-        (execution,) = uow.workflows.claim("second", ids or flows.register(uow))
+        known = ids or flows.register(uow)
+        (execution,) = polled(partial(_take, uow, known), poll)
     laps.lap(TAKEN)
     flows.run(db, execution)
     laps.lap(RUN)
@@ -435,22 +435,26 @@ def warm(url: str, each: int) -> None:
     kept.append((db, [execution.workflow_id]))
 
 
-def resume(url: str, each: int) -> dict[str, Any]:
+def resume(url: str, each: int, poll: float) -> dict[str, Any]:
     """From connecting to the end of the workflow that was begun, or without connecting in a process that is warm."""
     ran: list[int] = []
     laps = Laps()
     db, ids = _first(url)
     laps.lap(CONNECT)
     with db.autocommit() as uow:
-        uow.workflows.reap()
         known = ids or [version.id for version in uow.workflows.versions("bench")]
-        (execution,) = uow.workflows.claim("second", known)
+        (execution,) = polled(partial(_take, uow, known), poll)
         laps.lap(TAKEN)
         _go_through(partial(nullcontext, uow), execution, each, ran, 0)
         uow.workflows.complete(execution)
     laps.lap(RUN)
     db.close()
     return laps.result(ran)
+
+
+def _take(uow: UnitOfWork, ids: Sequence[int]) -> Any:
+    uow.workflows.reap()
+    return uow.workflows.claim("second", ids)
 
 
 def _first(url: str) -> tuple[Database, list[int]]:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from contender import CONNECT, RUN, TAKEN, Laps, serve, wait_until
+from contender import CONNECT, RUN, TAKEN, Laps, polled, serve, wait_until
 from psycopg.types.json import Jsonb
 
 INSERT = "INSERT INTO tasks (id, task_id, intent, content) VALUES (%s, %s, %s, %s)"
@@ -274,14 +274,13 @@ def warm(url: str, each: int) -> None:
     kept.append(connection)
 
 
-def resume(url: str, each: int) -> dict[str, Any]:
+def resume(url: str, each: int, poll: float) -> dict[str, Any]:
     """From connecting to the end of the workflow that was begun, or without connecting in a process that is warm."""
     laps = Laps()
     connection = kept[0] if kept else psycopg.connect(url, autocommit=True)
     laps.lap(CONNECT)
     token = uuid.uuid4()
-    row = connection.execute(TAKE_OVER, {"token": token}).fetchone()
-    assert row is not None
+    row = polled(lambda: connection.execute(TAKE_OVER, {"token": token}).fetchone(), poll)
     laps.lap(TAKEN)
     ran = _go_through(connection, {"id": row[0], "token": token}, each)
     laps.lap(RUN)

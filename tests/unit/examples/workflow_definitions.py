@@ -14,6 +14,7 @@ EXAMPLES: dict[str, list[Call]] = {
     "version": [call("name-4711", 471, JSON)],
     "get": [call(4711)],
     "versions": [call("name-4711")],
+    "stored": [call()],
     "siblings": [call(4711)],
     "activate": [call(4711, "name-4711")],
     "archive": [call(4711)],

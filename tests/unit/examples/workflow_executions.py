@@ -8,6 +8,7 @@ from unit.examples import Call, call
 
 EXAMPLES: dict[str, list[Call]] = {
     "again": [call(uuid.UUID(int=4712), [4711])],
-    "claim": [call([4711, 4712], limit=471)],
+    "claim": [call(limit=471)],
     "get": [call(4711)],
+    "reap": [call(471)],
 }
