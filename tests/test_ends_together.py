@@ -155,6 +155,31 @@ def test_a_task_that_nothing_waits_for_ends_by_one_statement(
     assert released(db) == {"then"}
 
 
+@pytest.mark.parametrize("kept", ["edge", "turn"])
+def test_a_part_releases_also_what_is_not_its_batch(db: Database, kept: str) -> None:
+    """Once the ends of parts are known to release nothing but their batch."""
+    key = "k" if kept == "turn" else None
+    with db.begin() as uow:
+        made = uow.tasks.batch(
+            [*[NewTask(intent="part")] * 4, NewTask(intent="odd", ordering_key=key)],
+            then=NewTask(intent="then"),
+        )
+        if kept == "edge":
+            uow.tasks.enqueue("after", after=[made.tasks[4]])
+        else:
+            uow.tasks.enqueue("next", ordering_key="k")
+    for intent in ["part"] * 3 + ["odd"]:
+        with db.autocommit() as uow:
+            (held,) = uow.tasks.claim("w", intents=[intent])
+            assert uow.tasks.complete(held)
+            assert not uow.tasks.complete(held)
+    assert released(db) == {"after" if kept == "edge" else "next"}
+    with db.autocommit() as uow:
+        (held,) = uow.tasks.claim("w", intents=["part"])
+        assert uow.tasks.complete(held)
+    assert released(db) == {"then"}
+
+
 def test_a_lost_lease_and_a_repeated_end_differ_in_autocommit(db: Database) -> None:
     (held,) = batch(db)
     with db.autocommit() as uow:

@@ -29,6 +29,7 @@ from alfred_db.errors import (
     InvalidTransition,
     NotFoundError,
 )
+from alfred_db.repositories import AsyncWorkflowRepository
 
 COMPLETED, FAILED = WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED
 
@@ -453,6 +454,27 @@ async def test_an_execution_runs_with_the_version_that_it_began_with(committed: 
         assert active == [2]
         with pytest.raises(ConflictError, match="has another definition"):
             await AsyncWorkflows([workflow("pinned", 2, definition={"a": 1})(new.function)]).register(uow)
+
+
+async def test_versions_that_are_stored_are_found_and_not_defined_again(
+    committed: AsyncDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @workflow("numbered", version=3, definition={"steps": [1, 2.5, {"a": None}]})
+    async def numbered(ctx: AsyncWorkflowContext) -> None: ...
+
+    @workflow("by hand")
+    async def any_version(ctx: AsyncWorkflowContext) -> None: ...
+
+    flows = AsyncWorkflows([numbered, any_version])
+    async with committed.begin() as uow:
+        draft, _ = await uow.workflows.define("by hand", {})
+        ids = await flows.register(uow)
+    for name in ("define", "activate", "versions"):
+        monkeypatch.setattr(AsyncWorkflowRepository, name, None, raising=False)
+    async with committed.begin() as uow:
+        assert await flows.register(uow) == ids
+    assert draft.id in ids
+    assert len(ids) == 2
 
 
 async def test_two_functions_of_one_version_are_refused() -> None:

@@ -30,6 +30,7 @@ from alfred_db.errors import (
     InvalidTransition,
     NotFoundError,
 )
+from alfred_db.repositories import WorkflowRepository
 
 COMPLETED, FAILED = WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED
 
@@ -454,6 +455,27 @@ def test_an_execution_runs_with_the_version_that_it_began_with(committed: Databa
         assert active == [2]
         with pytest.raises(ConflictError, match="has another definition"):
             Workflows([workflow("pinned", 2, definition={"a": 1})(new.function)]).register(uow)
+
+
+def test_versions_that_are_stored_are_found_and_not_defined_again(
+    committed: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @workflow("numbered", version=3, definition={"steps": [1, 2.5, {"a": None}]})
+    def numbered(ctx: WorkflowContext) -> None: ...
+
+    @workflow("by hand")
+    def any_version(ctx: WorkflowContext) -> None: ...
+
+    flows = Workflows([numbered, any_version])
+    with committed.begin() as uow:
+        draft, _ = uow.workflows.define("by hand", {})
+        ids = flows.register(uow)
+    for name in ("define", "activate", "versions"):
+        monkeypatch.setattr(WorkflowRepository, name, None, raising=False)
+    with committed.begin() as uow:
+        assert flows.register(uow) == ids
+    assert draft.id in ids
+    assert len(ids) == 2
 
 
 def test_two_functions_of_one_version_are_refused() -> None:
