@@ -57,7 +57,6 @@ KEPT_BYTES = 4096
 """The longest value that a cursor keeps while it waits for its next statement."""
 
 _FIXED = frozenset({int, float, bool, NoneType, uuid.UUID, datetime, timedelta})
-_STRINGS = frozenset({str, bytes})
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 Ts = TypeVarTuple("Ts")
@@ -394,18 +393,17 @@ async def _execute(
 
 def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> bool:
     """Return whether a cursor may wait for its next statement: it keeps the parameters and the rows until then."""
-    number = cursor.pgresult.ntuples
+    number: int = cursor.pgresult.ntuples
     if number:
-        rows = cast("Sequence[Sequence[Any]]", found) if isinstance(found, list) else ()
-        if number != len(rows) or number > 1 or not _are_short(rows[0]):
+        rows = cast("list[Sequence[object]]", found) if isinstance(found, list) else []
+        if number > 1 or len(rows) != number or not _are_short(rows[0]):
             return False
     return _are_short(parameters.values())
 
 
-def _are_short(values: Iterable[Any]) -> bool:
+def _are_short(values: Iterable[object]) -> bool:
     for value in values:
-        kind = type(value)
-        if kind not in _FIXED and (kind not in _STRINGS or len(value) > KEPT_BYTES):
+        if type(value) not in _FIXED and not (isinstance(value, str | bytes) and len(value) <= KEPT_BYTES):
             return False
     return True
 
