@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alfred_db.migrate.operations_v1 import ddl
 
-revision = "alfred_0044_cache_without_check"
-down_revision = "alfred_0043_memory_words"
+revision = "alfred_0045_cache_without_check"
+down_revision = "alfred_0044_knowledge_lengths"
 branch_labels = None
 depends_on = None
 
