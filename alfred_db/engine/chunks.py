@@ -55,7 +55,7 @@ class Chunks:
         self.took(time.monotonic() - start)
 
     def took(self, seconds: float) -> None:
-        """Choose the size of the next chunk, where this one took so many seconds.
+        """Choose the size of the next chunk, after one that took `seconds`.
 
         Some methods read much to find what they write: to weigh a bank of memories takes as long for ten rows as for a hundred.
         Smaller chunks would take no less time, and there would be more of them.
