@@ -126,17 +126,18 @@ def _recalled(
         part, candidates = matches / max(rows, 1.0), min(max(FIRST, 5 * limit), MOST)
         small = matches <= max(COMPARED, min(MAX_COMPARED, rows * SMALL_PART))
         first = None if small else candidates
-        most = MOST if exact is False or matches > AT_LAST else TRIED
+        whole = exact is not False and matches <= AT_LAST
+        most = min(TRIED, MOST) if whole else MOST
         while not (exact or (exact is None and (small or matches <= WHOLE))):
             found = _nearest(session, limit, candidates, part, parameters)
             compared = found[0].compared if found else 0
             enough = compared == candidates and len(found) == limit and found[-1].score >= found[0].bound
             last = candidates >= most or compared < candidates
-            if enough or (last and most == MOST):
+            if enough or (last and not whole):
                 return _result(found, SearchPath.HNSW_ITERATIVE)
             if last:
                 break
-            candidates = min(MORE * candidates, MOST)
+            candidates = min(MORE * candidates, most)
         found = _compared(session, limit, first, part, parameters)
     return _result(found, SearchPath.EXACT)
 
