@@ -96,7 +96,7 @@ def test_a_chunk_has_at_least_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = Chunks(3, None)
     for _ in range(5):
         with chunks.timed():
-            now[0] += 9
+            now[0] += 9 * chunks.size
     assert chunks.size == 1
 
 

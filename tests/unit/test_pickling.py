@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import ClauseElement, ColumnElement, Row, Table
+from sqlalchemy import URL, ClauseElement, ColumnElement, Row, Table, make_url
 from sqlalchemy import inspect as inspected
 from sqlalchemy.engine import result_tuple
 
@@ -58,6 +58,7 @@ SAMPLES: dict[Any, Any] = {
     Row: result_tuple(["id", "content"])([1, "x"]),
     ColumnElement: Document.id == 1,
     Table: Document.__table__,
+    URL: make_url("postgresql://localhost/x"),
     BaseException: ValueError("x"),
 }
 
