@@ -7,7 +7,9 @@ __all__ = ["EVERYTHING", "EXCEPTIONS"]
 _WAITING = "counts every row that a purge would delete; purge without counting, or with a limit"
 _RANKED = "ranks what has one of the words, here many; pass a rarer word, or search by vector"
 
-_COUNTED = "counts up to 20,000 rows and then stops, as its result says; pass a smaller `up_to`"
+_COUNTED = (
+    "counts up to 20,000 rows and then stops, which `exact` of its result shows; pass a smaller `up_to`"
+)
 
 EVERYTHING: dict[str, str] = {
     "broker_requests.usage": (

@@ -171,7 +171,8 @@ def test_the_words_of_pages_are_the_fields(room: str) -> None:
         f"{name(path)}:{number}: {', '.join(words)}: {line[:100]}"
         for path in files(room, ".md")
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if (words := house_words(line))
+        # The plan of a statement has the names of its parts.
+        if not line.startswith("WITH ") and (words := house_words(line))
     ]
     assert not found, "\n".join(found)
 
