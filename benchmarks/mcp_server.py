@@ -282,6 +282,9 @@ def fill(url: str) -> None:
                     for number, content in enumerate(texts())
                 ]
             )
+        with database.session() as session:
+            connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            connection.exec_driver_sql("VACUUM ANALYZE documents")
 
 
 def measure(url: str, seconds: float, turns: int) -> dict[str, list[Figures]]:
