@@ -62,7 +62,8 @@ class AsyncMemoryRecall(AsyncMemoryBase):
         age is the time from the last use to `now`. A bank of up to 10,000 memories is compared whole: the index
         finds some near memories, and of all others only those that are similar enough to be better are scored. In a
         larger bank only memories that the index finds are scored. Their number is increased until no memory that is
-        farther away can have a better score; the index may miss a nearer one.
+        farther away can have a better score; the index may miss a nearer one. A bank of up to 100,000
+        memories is compared whole if 200 are not enough.
 
         Args:
             bank: The bank or its id.
