@@ -44,7 +44,13 @@ PAGE = Page(
     " hundred thousand, 300,000 memories with a bank of a hundred thousand, and a million steps. One memory in ten and one"
     " point and record of working memory in twenty have a vector, as the growth of vector indexes is on the page of vectors. Each call is made five times"
     " in a transaction that is rolled back; p50 is the median. A call is flat if its p50 grows by at most"
-    f" {RATIO:g} times, or stays within {FLAT_MS:g} ms. Statements are those with a plan; rows are what their scans read.",
+    f" {RATIO:g} times, or stays within {FLAT_MS:g} ms. [Every call](growth_calls.md) is on a page of its own.",
+)
+EVERY_CALL = Page(
+    "growth_calls.md",
+    "Growth of every call",
+    "Written by `make bench-growth`.\n\nThe calls of the [growth page](growth.md), each with its p50 on the small and on the"
+    " large database. Statements are those with a plan; rows are what their scans read.",
 )
 
 
@@ -189,13 +195,13 @@ def excused(grown: Mapping[str, tuple[Cost, Cost]], reasons: Mapping[str, str]) 
 
 
 def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, Cost], minutes: float) -> int:
-    PAGE.path.unlink(missing_ok=True)
-    publish(
-        PAGE,
-        "Set-up",
+    set_up = (
         f"{machine(server)} {SMALL:,} and {size:,} tasks. The calls took {minutes:.0f} minutes, at a load average of"
-        f" {os.getloadavg()[1]:.1f}: beside other work a call takes longer, and its ratio varies.",
+        f" {os.getloadavg()[1]:.1f}: beside other work a call takes longer, and its ratio varies."
     )
+    for one in (PAGE, EVERY_CALL):
+        one.path.unlink(missing_ok=True)
+        publish(one, "Set-up", set_up)
     failed = {name: cost.error for name in large for cost in (small[name], large[name]) if cost.error}
     good = {name: (small[name], large[name]) for name in large if name not in failed}
     grown = {name: pair for name, pair in good.items() if not flat(*pair)}
@@ -239,9 +245,8 @@ def report(server: Server, size: int, small: dict[str, Cost], large: dict[str, C
         )
         for name, (a, b) in good.items()
     ]
-    publish(
-        PAGE, "All calls", table(("", f"ms at {SMALL:,}", f"ms at {size:,}", "x", "statements", "rows"), rows)
-    )
+    header = ("", f"ms at {SMALL:,}", f"ms at {size:,}", "x", "statements", "rows")
+    publish(EVERY_CALL, "Calls", table(header, rows))
     slow = [
         f"`{name}`, {pair[1].ms:.0f} ms\n\n```text\n" + "\n\n".join(pair[1].plans[:4]) + "\n```"
         for name, pair in sorted(good.items(), key=lambda one: -(one[1][1].ms or 0))
