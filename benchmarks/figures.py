@@ -36,6 +36,8 @@ RUNS: Mapping[str, Sequence[Sequence[str]]] = {
     "redis": (("redis_roles.py",),),
     "retrieval": (("-m", "retrieval"),),
     "growth": (("-m", "growth", "--rows", "50000"),),
+    "mcp": (("mcp_server.py",),),
+    "steady": (("-m", "work.steady"),),
     "operations": (("operations.py", "--rows", "200000"), ("tenants.py",)),
 }
 """What writes each page."""

@@ -44,7 +44,7 @@ PAGE = Page(
     " hundred thousand, 300,000 memories with a bank of a hundred thousand, and a million steps. One memory in ten and one"
     " point and record of working memory in twenty have a vector, as the growth of vector indexes is on the page of vectors. Each call is made five times"
     " in a transaction that is rolled back; p50 is the median. A call is flat if its p50 grows by at most"
-    f" {RATIO:g} times, or stays within {FLAT_MS:g} ms. [Every call](growth_calls.md) is on a page of its own.",
+    f" {RATIO:g} times, or stays within {FLAT_MS:g} ms. [Every call](growth_calls.md) is on another page.",
 )
 EVERY_CALL = Page(
     "growth_calls.md",

@@ -117,7 +117,7 @@ def paced(server: Server, trees: Mapping[str, Path | None], seconds: float, runs
     publish(
         PAGE,
         "A hundred jobs a second",
-        f"A client enqueues for {seconds:.0f} s, each task in a transaction of its own, and notifies; a worker runs them, in"
+        f"A client enqueues for {seconds:.0f} s, each task in its own transaction, and notifies; a worker runs them, in"
         f" another process. From just before the call of `enqueue` to the start of the handler; medians of {runs} runs in"
         " turn. Statements are those of client and worker that the server counts, with BEGIN, COMMIT and NOTIFY.",
         table(("", "p50", "p95", "statements a job"), rows),
