@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from alfred_db import Database, NewTask, TaskStatus
 from alfred_db.errors import LeaseLost
 from alfred_db.execution._sync import leases, settling
 from alfred_db.execution._sync.driver import fetch
+from alfred_db.queries import task_releases
 from alfred_db.queries.shapes.driver_statement import DriverStatement
 from alfred_db.repositories import UnitOfWork
 from alfred_db.repositories._sync import tasks as task_repository
@@ -178,6 +181,115 @@ def test_a_part_releases_also_what_is_not_its_batch(db: Database, kept: str) -> 
         (held,) = uow.tasks.claim("w", intents=["part"])
         assert uow.tasks.complete(held)
     assert released(db) == {"then"}
+
+
+@pytest.mark.parametrize("kind", ["key", "batch"])
+def test_what_releases_one_task_is_ended_by_the_short_statement(
+    db: Database, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the third on: the first shows that something waits, the second that it is one task."""
+    sent: list[Any] = []
+
+    def noted(session: Any, statement: DriverStatement[Any], *arguments: Any, **options: Any) -> Any:
+        sent.append(statement)
+        return fetch(session, statement, *arguments, **options)
+
+    for module in (leases, settling):
+        monkeypatch.setattr(module, "fetch", noted)
+    with db.begin() as uow:
+        if kind == "key":
+            uow.tasks.enqueue_many([NewTask(intent="part", ordering_key="k")] * 6)
+        else:
+            uow.tasks.batch([NewTask(intent="part")] * 5, then=NewTask(intent="then"))
+    for number in range(5):
+        with db.autocommit() as uow:
+            (held,) = uow.tasks.claim("w", intents=["part"])
+            sent.clear()
+            assert uow.tasks.complete(held)
+        if number >= 2:
+            assert sent == [task_releases.complete_followed()]
+    with db.begin() as uow:
+        (last,) = uow.tasks.claim("w")
+        assert last.intent == ("part" if kind == "key" else "then")
+
+
+def test_the_next_of_a_key_keeps_what_else_it_waits_for(db: Database) -> None:
+    """Once the ends of tasks are known to release one: those behind wait for a task, for a time, or not any more."""
+    with db.begin() as uow:
+        uow.tasks.enqueue("other", task_id="other")
+        for name in "abc":
+            uow.tasks.enqueue("part", task_id=name, ordering_key="k")
+        uow.tasks.enqueue("part", task_id="after", ordering_key="k", after=["other"])
+        uow.tasks.enqueue("part", task_id="late", ordering_key="k", delay=3600)
+        gone, _ = uow.tasks.enqueue("part", task_id="gone", ordering_key="k")
+        uow.tasks.enqueue("part", task_id="last", ordering_key="k")
+        uow.tasks.cancel(gone.id)
+
+    def ends(*names: str) -> None:
+        for name in names:
+            with db.autocommit() as uow:
+                (held,) = uow.tasks.claim("w", limit=10, intents=["part"])
+                assert held.task_id == name
+                assert uow.tasks.complete(held)
+                assert not uow.tasks.complete(held)
+
+    def opened(name: str) -> tuple[bool, int]:
+        with db.begin() as uow:
+            assert uow.tasks.claim("w", intents=["part"]) == []
+            found = uow.tasks.get_by_task_id(name)
+            assert found is not None
+            return found.awaits_turn, found.waits_for
+
+    ends("a", "b", "c")
+    assert opened("after") == (False, 1)
+    with db.autocommit() as uow:
+        uow.tasks.complete(uow.tasks.claim("w", intents=["other"])[0])
+    ends("after")
+    assert opened("late") == (False, 0)
+    with db.autocommit() as uow:
+        uow.session.execute(text("UPDATE tasks SET available_at = created_at WHERE task_id = 'late'"))
+    ends("late", "last")
+    with db.begin() as uow:
+        last = uow.tasks.get_by_task_id("last")
+        assert last is not None
+        assert last.awaited_by == 0, "nothing waited behind it"
+
+
+def test_a_turn_is_passed_on_over_a_task_that_is_cancelled_meanwhile(db: Database) -> None:
+    """The statement that completes a task sees the next one, and waits for the transaction that cancels it."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with db.begin() as uow:
+        uow.tasks.enqueue_many([NewTask(intent="x", task_id=name, ordering_key="k") for name in "abcde"])
+    for name in "ab":
+        with db.autocommit() as uow:
+            (held,) = uow.tasks.claim("w")
+            assert held.task_id == name
+            uow.tasks.complete(held)
+    with db.autocommit() as uow:
+        (third,) = uow.tasks.claim("w")
+        fourth = uow.tasks.get_by_task_id("d")
+        assert fourth is not None
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as uow:
+            uow.tasks.cancel(fourth.id)
+            done = pool.submit(complete_alone, db, third)
+            until = time.monotonic() + 30
+            while not done.done():
+                with db.autocommit() as other:
+                    if other.session.scalar(waiting):
+                        break
+                assert time.monotonic() < until
+            assert not done.done()
+        assert done.result(30)
+    with db.begin() as uow:
+        assert [one.task_id for one in uow.tasks.claim("w", limit=10)] == ["e"]
+
+
+def complete_alone(db: Database, held: ClaimedTask) -> bool:
+    with db.autocommit() as uow:
+        return uow.tasks.complete(held)
 
 
 def test_a_lost_lease_and_a_repeated_end_differ_in_autocommit(db: Database) -> None:

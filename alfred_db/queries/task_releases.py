@@ -44,7 +44,7 @@ from .shapes.literals import constant, materialized, one_row
 from .task_leases import TASKS
 from .task_waits import is_live, next_of_key, turn_of_key
 
-__all__ = ["DEPENDENCY_FAILED", "complete", "complete_part", "open_turns", "settle", "wait_less"]
+__all__ = ["DEPENDENCY_FAILED", "complete", "complete_followed", "open_turns", "settle", "wait_less"]
 
 DEPENDENCY_FAILED = "dependency_failed"
 """The `error_code` of a task that is cancelled because one that it depends on has failed or was cancelled."""
@@ -79,8 +79,9 @@ def settle(*, late: bool = False) -> Select[*tuple[Any, ...]]:
 def complete() -> Select[*tuple[Any, ...]]:
     """Complete the task `id` with `token`, as `lease_endings.complete` does, and release what waited for it.
 
-    Each row begins with the id, its `awaited_by`, whether what waits was released, and whether only its batch waited; then come
-    the columns of `settle`, NULL if nothing was changed. It was not released if something was made to wait since the statement began, which does not see it.
+    Each row begins with the id, its `awaited_by`, whether what waits was released, and whether `complete_followed` does the same;
+    then come the columns of `settle`, NULL if nothing was changed. It was not released if something was made to wait since the
+    statement began, which does not see it.
     """
     seen = materialized(select(_t.id, _t.awaited_by).where(owned(TASKS)), "seen")
     columns = (_t.task_id, _t.status, _t.batch_id, _t.ordering_key)
@@ -97,54 +98,79 @@ def complete() -> Select[*tuple[Any, ...]]:
     )
     found = _settled(ended, still_live=True).subquery("found")
     is_released = select(ended.c.id).exists()
-    by_batch = and_(done.c.batch_id.is_not(None), done.c.ordering_key.is_(None), ~_has_edges(done.c.id))
-    return select(done.c.id, done.c.awaited_by, is_released, by_batch, *found.c).select_from(
+    return select(done.c.id, done.c.awaited_by, is_released, _followed_by_one(done), *found.c).select_from(
         done.outerjoin(found, true())
     )
 
 
 @driver_statement
-def complete_part() -> Select[*tuple[Any, ...]]:
-    """Complete the task `id` with `token` if nothing but its batch waits for it; see `complete`.
+def complete_followed() -> Select[*tuple[Any, ...]]:
+    """Complete the task `id` with `token` if its end releases one task at most; see `complete`.
 
-    The rows are those of `complete`. Its plan has a third of the nodes, each of which the server prepares for every call.
+    That is the next of its key, or the last of its batch. The rows are those of `complete`. Its plan has a third of the nodes, each of which the server prepares for every call.
     """
-    part = and_(_t.batch_id.is_not(None), _t.ordering_key.is_(None), ~_has_edges(_t.id))
     seen = materialized(
-        select(_t.id, _t.awaited_by).where(owned(TASKS), or_(_t.awaited_by == _zero, part)), "seen"
+        select(_t.id, _t.awaited_by).where(
+            owned(TASKS), or_(_t.awaited_by == _zero, _followed_by_one(_tasks))
+        ),
+        "seen",
     )
-    # If something else waits, nothing is seen. Whatever is made to wait meanwhile changes the count.
+    # If it may release more, nothing is seen. Whatever is made to wait meanwhile changes the count.
     unchanged = _t.awaited_by == select(seen.c.awaited_by).scalar_subquery()
-    done = lease_endings.complete(TASKS).built.where(unchanged).returning(_t.batch_id).cte("done")
-    counted = materialized(
-        select(done.c.batch_id.label("id"), _now().label("now")).where(done.c.awaited_by > _zero), "counted"
+    done = (
+        lease_endings.complete(TASKS)
+        .built.where(unchanged)
+        .returning(_t.batch_id, _t.ordering_key)
+        .cte("done")
     )
-    last = and_(_t.waits_for == _one, ~_t.awaits_turn)
+    # The second of the key, if there is one, waits for the first from now on.
+    two = next_of_key(_tasks.alias("behind"), done.c.ordering_key, most=2).correlate(done)
+    behind = func.array(two.scalar_subquery(), type_=ARRAY(Uuid))
+    is_part = done.c.batch_id.is_not(None)
+    following = materialized(
+        select(
+            done.c.batch_id,
+            case((~is_part, behind)).label("behind"),
+            case((is_part, _one), else_=_zero).label("less"),
+            _now().label("now"),
+        ).where(done.c.awaited_by > _zero),
+        "following",
+    )
+    less, turn = following.c.less, following.c.batch_id.is_(None)
+    next_ = following.c.behind[_one]
+    free = and_(_t.waits_for == less, or_(turn, ~_t.awaits_turn))
+    followed = case((func.cardinality(following.c.behind) > _one, _one), else_=_zero)
     released = (
         update(_tasks)
         # What another transaction has changed meanwhile is read again before it is written: a part is counted once.
         .where(
-            _t.id == counted.c.id,
+            _t.id == func.coalesce(following.c.batch_id, next_),
             _t.status.is_not_distinct_from(constant(TaskStatus.PENDING)),
-            _t.waits_for > _zero,
+            case((turn, _t.awaits_turn), else_=_t.waits_for > _zero),
         )
         .values(
-            waits_for=_t.waits_for - _one,
-            available_at=case((last, func.greatest(_t.not_before, counted.c.now)), else_=_t.available_at),
+            waits_for=_t.waits_for - less,
+            awaits_turn=and_(_t.awaits_turn, ~turn),
+            awaited_by=_t.awaited_by + followed,
+            available_at=case((free, func.greatest(_t.not_before, following.c.now)), else_=_t.available_at),
         )
         .returning(_t.id, _t.status, _t.waits_for, _t.awaits_turn, _t.queue, _t.intent, _t.awaited_by)
         .cte("released")
     )
-    free = and_(released.c.waits_for == _zero, ~released.c.awaits_turn)
-    changed = (released.c.id, released.c.status, free, released.c.queue, released.c.intent)
+    is_free = and_(released.c.waits_for == _zero, ~released.c.awaits_turn)
+    changed = (released.c.status, is_free, released.c.queue, released.c.intent, released.c.awaited_by)
+    # A next task that was not changed has just been cancelled.
+    id = func.coalesce(released.c.id, next_)
     return select(
-        done.c.id, done.c.awaited_by, true(), true(), *changed, released.c.awaited_by, null().cast(Text)
-    ).select_from(done.outerjoin(released, true()))
+        done.c.id, done.c.awaited_by, true(), true(), id, *changed, done.c.ordering_key
+    ).select_from(done.outerjoin(following, true()).outerjoin(released, true()))
 
 
-def _has_edges(id: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Return whether tasks depend on this one."""
-    return select(_d.task_id).where(_d.after_id == id).correlate_except(_edges).exists()
+def _followed_by_one(ended: FromClause) -> ColumnElement[bool]:
+    """Return whether the end of a task releases one other at most."""
+    either = or_(ended.c.batch_id.is_(None), ended.c.ordering_key.is_(None))
+    edges = select(_d.task_id).where(_d.after_id == ended.c.id).correlate_except(_edges)
+    return and_(either, ~edges.exists())
 
 
 def _settled(ended: CTE, *, late: bool = False, still_live: bool = False) -> Select[*tuple[Any, ...]]:

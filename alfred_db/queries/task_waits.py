@@ -98,8 +98,8 @@ def turn_of_key(opened: Any, key: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-def next_of_key(behind: Any, key: ColumnElement[Any]) -> Select[Any]:
-    """Select the next task of a key in the order of enqueue.
+def next_of_key(behind: Any, key: ColumnElement[Any], *, most: int = 1) -> Select[Any]:
+    """Select the next task of a key in the order of enqueue, or as many as `most`.
 
     The status is compared in a form that fits no partial index: the planner would also read an index of all that waits.
     """
@@ -111,7 +111,7 @@ def next_of_key(behind: Any, key: ColumnElement[Any]) -> Select[Any]:
             behind.c.status.is_not_distinct_from(constant(TaskStatus.PENDING)),
         )
         .order_by(behind.c.id)
-        .limit(number(1))
+        .limit(number(most))
     )
 
 

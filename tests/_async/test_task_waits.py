@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from _async.held_tasks import set_columns
-from sqlalchemy import text
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from alfred_db import AsyncDatabase, Task, TaskStatus
@@ -292,11 +292,7 @@ async def test_what_needs_several_statements_is_refused_in_autocommit(db: AsyncD
 async def test_raw_sql_cannot_open_a_second_task_of_a_key(tasks: AsyncTaskRepository) -> None:
     await tasks.enqueue("x", task_id="a", ordering_key="k")
     with pytest.raises(IntegrityError, match="uq_tasks_ordering_key"):
-        await tasks._session.execute(
-            text(
-                "INSERT INTO tasks (id, task_id, intent, ordering_key) VALUES (gen_random_uuid(), 'b', 'x', 'k')"
-            )
-        )
+        await tasks._session.execute(insert(Task).values(task_id="b", intent="x", ordering_key="k"))
 
 
 # Requeued

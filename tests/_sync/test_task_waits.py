@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from _sync.held_tasks import set_columns
-from sqlalchemy import text
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from alfred_db import Database, Task, TaskStatus
@@ -293,11 +293,7 @@ def test_what_needs_several_statements_is_refused_in_autocommit(db: Database) ->
 def test_raw_sql_cannot_open_a_second_task_of_a_key(tasks: TaskRepository) -> None:
     tasks.enqueue("x", task_id="a", ordering_key="k")
     with pytest.raises(IntegrityError, match="uq_tasks_ordering_key"):
-        tasks._session.execute(
-            text(
-                "INSERT INTO tasks (id, task_id, intent, ordering_key) VALUES (gen_random_uuid(), 'b', 'x', 'k')"
-            )
-        )
+        tasks._session.execute(insert(Task).values(task_id="b", intent="x", ordering_key="k"))
 
 
 # Requeued

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _awaited: WeakKeyDictionary[Engine, dict[Tenant, bool]] = WeakKeyDictionary()
-"""Whose tasks have lately been waited for by others when they ended, and whether only their batch waited for the last."""
+"""Whose tasks have lately been waited for by others when they ended, and whether `complete_followed` suits the last."""
 
 
 def is_awaited(session: Session) -> bool:
@@ -48,14 +48,14 @@ def complete(session: Session, id: uuid.UUID, token: uuid.UUID) -> bool:
     It was not if the task is not held, or if something was made to wait for it since the statement began.
     It is right for any task. Where nothing waits, `Leases.complete` is faster; where something does, it needs two statements.
     """
-    held, kinds = {"id": id, "token": token}, _awaited.setdefault(bind_of(session).engine, {})
+    held, followed = {"id": id, "token": token}, _awaited.setdefault(bind_of(session).engine, {})
     rows: Sequence[Sequence[Any]] = ()
-    if kinds.get(tenant := tenant_of(session)):
-        rows = fetch(session, task_releases.complete_part(), held)
+    if followed.get(tenant := tenant_of(session)):
+        rows = fetch(session, task_releases.complete_followed(), held)
     rows = rows or fetch(session, task_releases.complete(), held)
     if not rows:
         return False
-    _, awaited_by, is_released, kinds[tenant] = rows[0][:4]
+    _, awaited_by, is_released, followed[tenant] = rows[0][:4]
     if not awaited_by:
         note_unawaited(session)
     elif is_released:

@@ -7,7 +7,7 @@ from unit.examples import Call, call
 EXAMPLES: dict[str, list[Call]] = {
     "settle": [call(), call(late=True)],
     "complete": [call()],
-    "complete_part": [call()],
+    "complete_followed": [call()],
     "wait_less": [call()],
     "open_turns": [call()],
 }
