@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner
@@ -22,6 +24,7 @@ from alfred_db import (
     ConflictError,
     Database,
     DatabaseUnavailable,
+    InvalidInputError,
     InvalidTransition,
     NotFoundError,
     migrate,
@@ -29,7 +32,9 @@ from alfred_db import (
 from alfred_db.cli import main
 from alfred_db.config import parse_url
 from alfred_db.embedded import system
-from alfred_db.tenants import moving
+from alfred_db.models.knowledge import partition_name
+from alfred_db.tenants import Tenants, move_replication, moving
+from alfred_db.tenants.move_ends import MARKER, ends_of
 
 LOGICAL = "wal_level=logical -c max_wal_senders=10 -c max_replication_slots=10"
 WRITERS = 4
@@ -94,6 +99,19 @@ def rest(tenant: Database) -> list[str]:
         read += [event.payload["key"] for event in events]
 
 
+def makers(*codes: str) -> Any:
+    """A document for the broker's catalog."""
+    return {"makers": [{"code": code, "name": code} for code in codes]}
+
+
+def kept_schemas(url: URL) -> int:
+    return int(ask(url, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'alfred\\_moved\\_%'"))
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 class Writer(threading.Thread):
     """Writes tasks, documents and events into a tenant until it is stopped, and runs again what is retryable."""
 
@@ -149,17 +167,28 @@ def test_a_tenant_moves_under_writers_and_nothing_acknowledged_is_lost(ends: tup
             uow.events.subscribe("reader", ["moved"])
             uow.documents.add_many([{"content": "text", "embedding": [1.0] * 384}])
             uow.cache.set("key", b"value")
+            uow.broker_catalog.import_catalog(makers("first"))
+        stages: list[str] = []
+        began = time.monotonic()
         with writing(first) as writers:
             read: list[str] = []
             with db.tenant("acme").begin() as uow:
                 read += [event.payload["key"] for event in uow.events.read("reader")]
-            report = db.tenants.move("acme", second, **PATIENT)
+            report = db.tenants.move("acme", second, progress=stages.append, **PATIENT)
             time.sleep(0.3)
         assert [writer.errors for writer in writers] == [[]] * WRITERS
         acknowledged = {key for writer in writers for key in writer.acknowledged}
-        assert report.pause <= LONGEST
+        assert 0 < report.pause <= LONGEST
+        assert report.pause <= report.seconds <= time.monotonic() - began
+        assert stages[0] == "copying the schema"
+        assert stages[-2:] == ["switching", "moved"]
+        assert ask(first, f"SELECT count(*) FROM {report.kept}.documents") == 1
         with Database(second, schema="acme") as there, there.begin() as uow:
             there.verify()
+            # What is numbered there goes on after what was copied: rows of the tenant, and of the shared catalogs.
+            assert uow.session.scalar(text("SELECT count(*) = count(DISTINCT id) FROM acme.events"))
+            uow.broker_catalog.import_catalog(makers("second"))
+            assert [maker.code for maker in uow.broker_catalog.list_makers()] == ["first", "second"]
             keys = set(uow.session.scalars(text("SELECT task_id FROM acme.tasks")))
             assert acknowledged <= keys
             assert uow.documents.list().items[0].content == "text"
@@ -179,7 +208,8 @@ async def test_an_async_database_follows_a_move_there_and_back(ends: tuple[URL, 
         tenant = db.tenant("acme")
         async with tenant.begin() as uow:
             await uow.tasks.enqueue("MOVED", {}, task_id="one")
-        await db.tenants.move("acme", second, drop=True, **PATIENT)
+        report = await db.tenants.move("acme", second, drop=True, **PATIENT)
+        assert report.kept is None
         with pytest.raises(AlfredDBError, match="moved to another server") as caught:
             async with tenant.begin() as uow:
                 await uow.tasks.enqueue("MOVED", {}, task_id="two")
@@ -194,6 +224,7 @@ async def test_an_async_database_follows_a_move_there_and_back(ends: tuple[URL, 
     assert ask(first, "SELECT count(*) FROM acme.tasks") == 3
     assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
     assert ask(second, "SELECT to_regnamespace('acme')") is None
+    assert [kept_schemas(url) for url in ends] == [0, 0]
 
 
 def command(url: URL, *arguments: str) -> tuple[int, str]:
@@ -293,13 +324,12 @@ def test_a_move_that_stops_is_continued(
         with db.tenant("acme").begin() as uow:
             uow.tasks.enqueue("MOVED", {}, task_id="before")
 
-        def stop(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patch:
             patch.setattr(moving, stage, stop)
             with pytest.raises(KeyboardInterrupt):
                 db.tenants.move("acme", second, **PATIENT)
+        if stage == "_record_moved":  # the switch has done it here
+            assert ask(first, "SELECT state FROM extensions.alfred_db_servers") == "moved"
         if stage not in ("_record_moved", "_clean_up"):
             with db.tenant("acme").begin() as uow:
                 uow.tasks.enqueue("MOVED", {}, task_id="between")
@@ -315,10 +345,6 @@ def test_a_move_that_stops_is_continued(
 def test_a_move_is_aborted(ends: tuple[URL, URL], stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ends
     url = first.render_as_string(hide_password=False)
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with Database(first) as db:
         with monkeypatch.context() as patch:
             patch.setattr(moving, stage, stop)
@@ -333,7 +359,135 @@ def test_a_move_is_aborted(ends: tuple[URL, URL], stage: str, monkeypatch: pytes
     with Database(first, schema="acme") as tenant:
         tenant.verify()
     assert ask(second, "SELECT to_regnamespace('acme')") is None
+    assert ask(first, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
     assert [wal_senders(url) for url in ends] == [0, 0]
+
+
+def test_a_tenant_is_moved_on_from_where_it_is(
+    ends: tuple[URL, URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory stays where it was, and the third database is an empty one."""
+    first, second = ends
+    third = first.set(database=f"{first.database}_third")
+    execute(first, f"CREATE DATABASE {third.database} STRATEGY FILE_COPY")
+    place = "SELECT state || ' ' || url FROM extensions.alfred_db_servers"
+
+    def shown(url: URL) -> str:
+        return url.set(password=None, drivername="postgresql").render_as_string()
+
+    execute(first, f"CREATE SCHEMA {ends_of(first, 'acme', second).old}")  # as an earlier move has left it
+    with Database(first) as db:
+        with db.tenant("acme").begin() as uow:
+            uow.tasks.enqueue("MOVED", {}, task_id="one")
+        db.tenants.move("acme", second, **PATIENT)
+
+        stages: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "_switch", stop)
+            with pytest.raises(KeyboardInterrupt):
+                db.tenants.move("acme", third, progress=stages.append, **PATIENT)
+        assert stages[:2] == ["upgrading the target", "copying the schema"]
+        # Until the switch it is used where it is, also by those who look for it now, and cannot be moved elsewhere.
+        assert ask(first, place) == f"moved {shown(second)}"
+        assert ask(second, place) == f"moving {shown(third)}"
+        with Database(first) as another, another.tenant("acme").begin() as uow:
+            assert uow.tasks.get_by_task_id("one") is not None
+            uow.tasks.enqueue("MOVED", {}, task_id="two")
+        assert ask(second, "SELECT count(*) FROM acme.tasks") == 2
+        with pytest.raises(ConflictError, match="it is being moved to"):
+            db.tenants.move("acme", first, **PATIENT)
+        with pytest.raises(ConflictError, match="it is being moved"):
+            db.tenants.drop("acme")
+        db.tenants.abort_move("acme")
+        assert ask(first, place) == f"moved {shown(second)}"
+        with pytest.raises(InvalidTransition, match="not being moved"):
+            db.tenants.abort_move("acme")
+        assert ask(third, "SELECT to_regnamespace('acme')") is None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "_record_moved", stop)
+            with pytest.raises(KeyboardInterrupt):
+                db.tenants.move("acme", third, **PATIENT)
+        with pytest.raises(InvalidTransition, match="not being moved"):
+            db.tenants.abort_move("acme")
+        assert ask(first, place) == f"moved {shown(second)}"
+        assert ask(second, place) == f"moved {shown(third)}"
+        report = db.tenants.move("acme", third, drop=True, **PATIENT)
+        assert (report.pause, report.kept) == (0, None)
+        assert ask(first, place) == f"moved {shown(third)}"
+        assert ask(second, "SELECT count(*) FROM extensions.alfred_db_servers") == 0
+        assert [kept_schemas(url) for url in (first, second, third)] == [1, 0, 0]
+        with Database(first) as another, another.tenant("acme").begin() as uow:
+            assert len(uow.tasks.list().items) == 2
+    assert [wal_senders(url) for url in (*ends, third)] == [0, 0, 0]
+
+
+def test_writers_go_on_here_when_the_switch_is_not_possible(
+    ends: tuple[URL, URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ends
+    waited = moving.wait_for_copy
+    held = create_engine(second, poolclass=NullPool).connect()
+
+    def hold(moved: Any, deadline: float, say: Any) -> None:
+        waited(moved, deadline + 60, say)
+        held.execute(text(f"LOCK TABLE acme.{MARKER} IN EXCLUSIVE MODE"))
+
+    def write(db: Database, key: str) -> None:
+        with db.tenant("acme").begin() as uow:
+            uow.messages.first_time(key)
+
+    with Database(first) as db:
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "wait_for_copy", hold)
+            with pytest.raises(DatabaseUnavailable, match="did not catch up") as caught:
+                db.tenants.move("acme", second, longest_pause=0.3)
+        assert caught.value.retryable
+        write(db, "one")
+        held.close()
+
+        # What others have locked is waited for until the time of the move is over.
+        held = create_engine(first, poolclass=NullPool).connect()
+        held.execute(text("LOCK TABLE acme.documents IN ROW EXCLUSIVE MODE"))
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "wait_for_copy", lambda *given: waited(given[0], given[1] + 60, given[2]))
+            with pytest.raises(ConflictError, match="another transaction holds the lock"):
+                db.tenants.move("acme", second, timeout=1, longest_pause=LONGEST)
+        write(db, "two")
+        held.close()
+        db.tenants.move("acme", second, **PATIENT)
+    assert ask(second, "SELECT count(*) FROM acme.processed_messages") == 2
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("timeout", 1, 864_000), ("longest_pause", 0.1, 600)])
+def test_times_beyond_their_limits_are_refused_before_a_database_is_asked(
+    monkeypatch: pytest.MonkeyPatch, name: str, low: float, high: float
+) -> None:
+    monkeypatch.setattr(moving, "ends_of", stop)
+    url = parse_url("postgresql://postgres@127.0.0.1:1/platform")
+    for value in (low, high):
+        with pytest.raises(KeyboardInterrupt):
+            Tenants(url).move("acme", url, **{name: value})
+    for value in (low - 0.01, high + 0.01):
+        with pytest.raises(InvalidInputError, match=f"^{name}: expected"):
+            Tenants(url).move("acme", url, **{name: value})
+
+
+def test_the_copy_is_reported_when_it_has_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([(0, 0), (0, 3), (1, 3), (1, 3), (3, 3)])
+    target = MagicMock()
+    target.connect().__enter__().execute().one.side_effect = lambda: next(found)
+    slept: list[float] = []
+    monkeypatch.setattr(move_replication.time, "sleep", slept.append)
+    said: list[str] = []
+    move_replication.wait_for_copy(MagicMock(target=target), time.monotonic() + 60, said.append)
+    assert said == ["copied 0 of 0 tables", "copied 1 of 3 tables", "copied 3 of 3 tables"]
+    assert len(slept) == 4
+    found = iter([(1, 3), (1, 3)])
+    with pytest.raises(DatabaseUnavailable, match="1 of 3 tables") as caught:
+        move_replication.wait_for_copy(MagicMock(target=target), time.monotonic() - 1, said.append)
+    assert caught.value.retryable
+    assert said[3:] == ["copied 1 of 3 tables"]
 
 
 def test_what_would_fail_in_the_middle_is_refused_before(ends: tuple[URL, URL], database_url: URL) -> None:
@@ -356,6 +510,10 @@ def test_what_would_fail_in_the_middle_is_refused_before(ends: tuple[URL, URL], 
         with pytest.raises(NotFoundError, match=f"roles only_here_{first.database}"):
             db.tenants.move("acme", second, **PATIENT)
         execute(first, f"DROP OWNED BY only_here_{first.database}")
+        migrate.downgrade(first, migrate.history()[-2].id, schema="acme")
+        with pytest.raises(ConflictError, match=f"it is at .*, and is moved at {migrate.head()}"):
+            db.tenants.move("acme", second, **PATIENT)
+        migrate.upgrade(first, schema="acme")
         migrate.upgrade(second, schema="acme")
         with pytest.raises(ConflictError, match="has a tenant of this name"):
             db.tenants.move("acme", second, **PATIENT)
@@ -385,20 +543,30 @@ def test_a_collection_that_is_created_meanwhile_stops_the_switch(
     first, second = ends
     waited = moving.wait_for_copy
 
-    def create(*arguments: Any) -> None:
-        waited(*arguments)
+    def create(name: str) -> None:
         with Database(first, schema="acme") as tenant, tenant.begin() as uow:
-            uow.knowledge.create_collection("made-meanwhile")
+            uow.knowledge.create_collection(name)
 
-    monkeypatch.setattr(moving, "wait_for_copy", create)
+    def wait(*arguments: Any) -> None:
+        waited(*arguments)
+        create("made-meanwhile")
+
     with Database(first) as db:
-        with pytest.raises(ConflictError, match="created or changed during the move"):
+        # Until the rows are copied, the schema is copied again.
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "replicate", stop)
+            with pytest.raises(KeyboardInterrupt):
+                db.tenants.move("acme", second, **PATIENT)
+        create("made-before")
+        monkeypatch.setattr(moving, "wait_for_copy", wait)
+        changed = re.escape(partition_name("made-meanwhile"))
+        with pytest.raises(ConflictError, match=rf"created or changed during the move \({changed}\)"):
             db.tenants.move("acme", second, **PATIENT)
         db.tenants.abort_move("acme")
         monkeypatch.undo()
         db.tenants.move("acme", second, **PATIENT)
         with db.tenant("acme").begin() as uow:
-            assert "made-meanwhile" in {one.name for one in uow.knowledge.list_collections()}
+            assert {"made-before", "made-meanwhile"} <= {one.name for one in uow.knowledge.list_collections()}
 
 
 @pytest.mark.skipif(not LONG, reason="a minute; ALFRED_DB_FAULTS=1 runs it")

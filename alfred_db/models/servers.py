@@ -30,6 +30,6 @@ class TenantServer(Base):
     url: Mapped[str]
     """The database that it is in, or moves to, without a password."""
     state: Mapped[TenantMove] = mapped_column(EnumText(TenantMove))
-    """`moving` until the switch: the tenant is used where it was."""
+    """`moving` until the switch, in the database that the tenant is in: it is used there."""
     changed_at: Mapped[CreatedAt]
     """When the state changed."""

@@ -70,8 +70,9 @@ def prepare(ends: Ends, say: Progress) -> None:
         migrate.upgrade(ends.target.url)
     if there and not subscribed:
         _require_own_copy(ends)
-    with ends.home.begin() as connection:
-        record(connection, ends.tenant, ends.target.url, TenantMove.MOVING)
+    # Where it is, and not in the home's directory if that is elsewhere, which names the source until the switch is done.
+    with ends.source.begin() as source:
+        record(source, ends.tenant, ends.target.url, TenantMove.MOVING)
     if there and subscribed:
         return
     say("copying the schema")

@@ -83,12 +83,16 @@ def ends_of(home: URL, tenant: str, to: URL) -> Ends:
             there = with_secret(parse_url(found[0]), home)
             if there.set(password=None) != to.set(password=None):
                 source = passing_engine(there, "alfred-db move")
-        elif found is not None and parse_url(found[0]).set(username=None) != to.set(
-            username=None, password=None
-        ):
-            raise ConflictError(
-                f"tenant {tenant!r}: it is being moved to {found[0]}; run that move again, or abort it"
-            )
+    with translated(), source.connect() as connection:
+        found = where(connection, tenant)
+    if (
+        found is not None
+        and found[1] is TenantMove.MOVING
+        and parse_url(found[0]).set(username=None) != to.set(username=None, password=None)
+    ):
+        raise ConflictError(
+            f"tenant {tenant!r}: it is being moved to {found[0]}; run that move again, or abort it"
+        )
     return Ends(tenant, at, source, target)
 
 

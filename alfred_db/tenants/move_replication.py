@@ -48,7 +48,7 @@ def wait_for_copy(ends: Ends, deadline: float, say: Progress) -> None:
     Raises:
         DatabaseUnavailable: They are not by the deadline.
     """
-    shown = -1
+    shown: int | None = None
     while True:
         with ends.target.connect() as target:
             ready, total = target.execute(text(_COPIED), {"name": ends.name}).one()

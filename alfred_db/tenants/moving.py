@@ -2,10 +2,11 @@
 
 The stages of a move, each of which is found as it is when the move is run again:
 
-    the directory says `moving` -> the schema is created on the target -> a publication and a subscription copy the rows
-    -> the tables are locked, and the rest arrives -> the schema is renamed here, and the directory says `moved`
+    the source's directory says `moving` -> the schema is created on the target -> a publication and a subscription copy the rows
+    -> the tables are locked, and the rest arrives -> the schema is renamed there, and its directory says `moved`
+    -> the directory of the home database names the target
 
-Until the directory says `moved`, the tenant is used where it was, and the move can be aborted.
+Until the switch, the home's directory names the source, where the tenant is used, and the move can be aborted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 from ..checks import within
 from ..config import parse_url, tenant_schema
 from ..engine.pool import passing_engine
-from ..errors import AlfredDBError, ConflictError, DatabaseUnavailable, InvalidTransition, translated
+from ..errors import ConflictError, DatabaseUnavailable, InvalidTransition, translated
 from ..models import TenantMove
 from ..repositories import EventRepository
 from ..server.databases import VERSION_TABLE
@@ -29,6 +30,7 @@ from .directory import TenantMoveReport, forget, record, where, with_secret
 from .move_copy import check, prepare
 from .move_ends import HAS_SCHEMA, MARKER, Ends, Progress, alone, ends_of, place, run
 from .move_replication import end_replication, replicate, wait_for_copy
+from .places import place_of
 
 __all__ = ["abort", "move"]
 
@@ -41,11 +43,11 @@ def move(
     tenant: str,
     to: str | URL,
     *,
-    source_address: str | URL | None = None,
-    timeout: float = 3600.0,
-    longest_pause: float = 3.0,
-    drop: bool = False,
-    progress: Progress | None = None,
+    source_address: str | URL | None,
+    timeout: float,
+    longest_pause: float,
+    drop: bool,
+    progress: Progress | None,
 ) -> TenantMoveReport:
     """Move a tenant to another server; see `Tenants.move`."""
     within("timeout", timeout, 1, 864_000)
@@ -69,26 +71,18 @@ def move(
 
 def abort(home: URL, tenant: str) -> None:
     """Undo a move that has not switched yet; see `Tenants.abort_move`."""
-    engine = passing_engine(home, "alfred-db tenants")
-    with translated(), engine.begin() as connection:
-        found = where(connection, tenant_schema(tenant))
+    at = place_of(home, tenant_schema(tenant))
+    with translated(), passing_engine(at.url, "alfred-db tenants").connect() as connection:
+        found = where(connection, tenant)
     if found is None or found[1] is not TenantMove.MOVING:
         raise InvalidTransition(f"tenant {tenant!r}: it is not being moved")
     ends = ends_of(home, tenant, with_secret(parse_url(found[0]), home))
     with translated():
-        if _switched(ends):
-            raise InvalidTransition(
-                f"tenant {tenant!r}: the switch is done; run the move again, which ends it"
-            )
         end_replication(ends)
         with ends.source.begin() as source, ends.target.begin() as target:
             run(target, f"DROP SCHEMA IF EXISTS {quoted(tenant)} CASCADE")
             run(source, f"DROP TABLE IF EXISTS {qualified(tenant, MARKER)}")
-        with ends.home.begin() as connection:
-            if ends.at_home:
-                forget(connection, tenant)
-            else:
-                record(connection, tenant, ends.source.url, TenantMove.MOVED)
+            forget(source, tenant)
 
 
 def _switched(ends: Ends) -> bool:
@@ -136,11 +130,8 @@ def _switch(ends: Ends, deadline: float, longest_pause: float, say: Progress) ->
                     f"ALTER TABLE {qualified(ends.tenant, VERSION_TABLE)} RENAME TO {VERSION_TABLE}_moved",
                     f"ALTER SCHEMA {quoted(ends.tenant)} RENAME TO {quoted(ends.old)}",
                 )
-                if ends.at_home:
-                    record(source, ends.tenant, ends.target.url, TenantMove.MOVED)
+                record(source, ends.tenant, ends.target.url, TenantMove.MOVED)
             break
-        except AlfredDBError:
-            raise
         except Exception as error:
             if getattr(error, "sqlstate", None) not in ("55P03", "40P01") or time.monotonic() > deadline:
                 raise
@@ -214,6 +205,10 @@ _SEQUENCES = """
 
 
 def _record_moved(ends: Ends) -> None:
+    """Have the directory name the target; a source beside it has said so since the switch."""
+    if not ends.at_home:
+        with ends.source.begin() as source:
+            forget(source, ends.tenant)
     with ends.home.begin() as connection, ends.target.connect() as target:
         if place(connection) == place(target):
             forget(connection, ends.tenant)

@@ -78,7 +78,11 @@ def _at(url: URL) -> dict[str, Tenant]:
 def drop_anywhere(home: URL, name: str) -> None:
     """Drop a tenant where it is, then from the directory; see `Tenants.drop`."""
     place = place_of(home, name)
-    if place.moving:
+    moving = place.moving
+    if place.moved_to is not None:
+        with translated(), passing_engine(place.url, _NAME).connect() as connection:
+            moving = where(connection, name) is not None
+    if moving:
         raise ConflictError(
             f"tenant {name!r}: it is being moved; end the move, or abort it, and drop it then"
         )
