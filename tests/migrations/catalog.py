@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,45 @@ def snapshot(url: URL) -> Snapshot:
     """Everything in the catalog that is not the server's or an extension's, in a fixed order."""
     names = {"comment": "obj_description", "own": OWN, "loose_class": LOOSE_CLASS}
     with connected(url) as connection:
-        return {
-            what: sorted((tuple(row) for row in connection.exec_driver_sql(query.format(**names))), key=repr)
+        found = {
+            what: [tuple(row) for row in connection.exec_driver_sql(query.format(**names))]
             for what, query in SNAPSHOT.items()
         }
+    numbered = numbering(value for rows in found.values() for row in rows for value in row)
+    return {
+        what: sorted((tuple(numbered(value) for value in row) for row in rows), key=repr)
+        for what, rows in found.items()
+    }
+
+
+MONTH = re.compile(r"(\w+?)_(20\d\d_\d\d)(?!\d)")
+BOUNDS = re.compile(
+    r"(?<=_)(\d{4})_(\d\d) FOR VALUES FROM \('\1-\2-01 00:00:00\+00'\) TO \('(\d{4})-(\d\d)-01 00:00:00\+00'\)"
+)
+
+
+def numbering(values: Iterable[Any]) -> Callable[[Any], Any]:
+    """What replaces the months in the names of partitions by their numbers, from the first one of each table.
+
+    An upgrade makes the partitions of the months from now on: one before midnight of a month's end and one after it
+    make the same, each of its own months.
+    """
+    months: dict[str, set[str]] = {}
+    for value in values:
+        for table, month in MONTH.findall(value) if isinstance(value, str) else ():
+            months.setdefault(table, set()).add(month)
+
+    def number(found: re.Match[str]) -> str:
+        return f"{found[1]}_month_{sorted(months[found[1]]).index(found[2])}"
+
+    return lambda value: MONTH.sub(number, value) if isinstance(value, str) else value
+
+
+def _bounds(found: re.Match[str]) -> str:
+    """The bounds in words if they are those of the month in the name, else as they are."""
+    year, month, end_year, end_month = map(int, found.groups())
+    of_the_month = end_year * 12 + end_month == year * 12 + month + 1
+    return f"{found[1]}_{found[2]} FOR VALUES OF ITS MONTH" if of_the_month else found[0]
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
@@ -158,7 +193,14 @@ def dump(url: URL, *schemas: str) -> dict[str, str]:
     command += [f"--schema={schema}" for schema in schemas]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    parts = re.split(r"^--\n-- (Name: .*; Type: .*); Owner: .*\n--\n", done.stdout, flags=re.MULTILINE)
+    return objects_in(done.stdout)
+
+
+def objects_in(script: str) -> dict[str, str]:
+    """The objects of a dump, with the months of partitions by their numbers."""
+    script = BOUNDS.sub(_bounds, script)
+    script = numbering([script])(script)
+    parts = re.split(r"^--\n-- (Name: .*; Type: .*); Owner: .*\n--\n", script, flags=re.MULTILINE)
     objects: dict[str, str] = {}
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         if migrate.VERSION_TABLE not in name:

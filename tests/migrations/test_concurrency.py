@@ -107,14 +107,14 @@ def test_eight_threads_upgrade_one_fresh_database(empty_url: URL, caplog: pytest
     assert column(empty_url, HOLDS) == []
 
 
-def test_tenants_are_upgraded_at_the_same_time(empty_url: URL) -> None:
-    migrate.upgrade(empty_url)
+def test_tenants_are_upgraded_at_the_same_time(migrated_to: Callable[..., URL]) -> None:
+    url = migrated_to("head")
     tenants = ["one", "two", "three"]
     code = "import sys; from alfred_db import migrate; migrate.upgrade(schema=sys.argv[1])"
-    processes = [python(code.replace("sys.argv[1]", repr(tenant)), empty_url) for tenant in tenants]
+    processes = [python(code.replace("sys.argv[1]", repr(tenant)), url) for tenant in tenants]
     outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert [version(empty_url, tenant) for tenant in tenants] == [HEAD] * 3
+    assert [version(url, tenant) for tenant in tenants] == [HEAD] * 3
 
 
 def test_an_upgrade_killed_inside_a_revision_is_finished_by_the_next(sleepy_url: URL, start: Start) -> None:

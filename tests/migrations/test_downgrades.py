@@ -49,10 +49,9 @@ TENANTS = ["tasks", "events", "conversations"]
 
 
 @pytest.fixture
-def alone_url(database_url: URL) -> URL:
+def alone_url(migrated_to: Callable[..., URL]) -> URL:
     """A migrated database without tenants."""
-    migrate.downgrade(database_url, "base", schema="acme")
-    return database_url
+    return migrated_to("head")
 
 
 def doors(url: URL) -> dict[str, Callable[[], str]]:
@@ -102,22 +101,21 @@ def test_the_script_looks_at_all_first_too(alone_url: URL) -> None:
 @pytest.mark.parametrize("schema", [None, "acme"])
 @pytest.mark.parametrize("table", TENANTS)
 def test_rows_of_a_transaction_that_was_under_way_are_kept(
-    database_url: URL, schema: str | None, table: str
+    migrated_to: Callable[..., URL], schema: str | None, table: str
 ) -> None:
-    if schema is None:
-        migrate.downgrade(database_url, "base", schema="acme")
+    url = migrated_to("head", schema)
     name = table if schema is None else f"{schema}.{table}"
     insert = ROWS[table].replace(f"INTO {table}", f"INTO {name}")
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    with engine_of(database_url).connect() as writer, ThreadPoolExecutor(1) as pool:
+    with engine_of(url).connect() as writer, ThreadPoolExecutor(1) as pool:
         writer.execute(text(insert))
-        downgrade = pool.submit(migrate.downgrade, database_url, "base", schema=schema)
-        wait_until(lambda: scalar(database_url, waits))
+        downgrade = pool.submit(migrate.downgrade, url, "base", schema=schema)
+        wait_until(lambda: scalar(url, waits))
         writer.commit()
         with pytest.raises(ConflictError, match="holds rows"):
             downgrade.result(60)
-    assert version(database_url, schema) == HEAD
-    assert scalar(database_url, f"SELECT count(*) FROM {name}") == 1
+    assert version(url, schema) == HEAD
+    assert scalar(url, f"SELECT count(*) FROM {name}") == 1
 
 
 @pytest.fixture

@@ -45,12 +45,14 @@ def test_the_script_makes_what_an_upgrade_makes(any_server: Databases, script: s
     migrate.check(offline)
 
 
-def test_the_script_of_a_tenant_makes_what_its_upgrade_makes(template: URL, empty_url: URL) -> None:
-    migrate.upgrade(empty_url)
-    psql(empty_url, migrate.sql(schema="acme"))
-    assert unlike(dump(template), dump(empty_url)) == []
-    assert version(empty_url, "acme") == HEAD
-    migrate.check(empty_url, schema="acme")
+def test_the_script_of_a_tenant_makes_what_its_upgrade_makes(
+    template: URL, migrated_to: Callable[..., URL]
+) -> None:
+    url = migrated_to("head")
+    psql(url, migrate.sql(schema="acme"))
+    assert unlike(dump(template), dump(url)) == []
+    assert version(url, "acme") == HEAD
+    migrate.check(url, schema="acme")
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import URL, text
@@ -14,14 +15,14 @@ from alfred_db.models.knowledge import partition_name
 
 from .catalog import engine_of, psql, run
 
+MigratedTo = Callable[..., URL]
+
 BEFORE = "alfred_0022_events"
 QUEUES = "alfred_0023_task_queue"
 
 
-def filled(url: URL, schema: str | None) -> None:
-    migrate.upgrade(url, BEFORE if schema is None else "head")  # a tenant needs the newest shared catalogs
-    if schema is not None:
-        migrate.upgrade(url, BEFORE, schema=schema)
+def filled(migrated_to: MigratedTo, schema: str | None) -> URL:
+    url = migrated_to(BEFORE, schema)
     with engine_of(url).begin() as connection:
         table = "tasks" if schema is None else f"{schema}.tasks"
         connection.execute(
@@ -29,42 +30,43 @@ def filled(url: URL, schema: str | None) -> None:
                 f"INSERT INTO {table} (task_id, intent) SELECT n::text, 'x' || n % 7 FROM generate_series(1, 500) AS n"
             )
         )
+    return url
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_queues_come_to_a_filled_table_while_it_is_written(empty_url: URL, schema: str | None) -> None:
-    filled(empty_url, schema)
-    engine = engine_of(empty_url)
+def test_queues_come_to_a_filled_table_while_it_is_written(
+    migrated_to: MigratedTo, schema: str | None
+) -> None:
+    url = filled(migrated_to, schema)
+    engine = engine_of(url)
     table = "tasks" if schema is None else f"{schema}.tasks"
     with engine.connect() as writer:
         # Until this transaction ends, no index of the table can be built; another one writes all the same.
         writer.execute(text(f"UPDATE {table} SET metadata = '{{}}' WHERE task_id = '1'"))
-        upgraded = threading.Thread(
-            target=migrate.upgrade, args=(empty_url, "head"), kwargs={"schema": schema}
-        )
+        upgraded = threading.Thread(target=migrate.upgrade, args=(url, "head"), kwargs={"schema": schema})
         upgraded.start()
         time.sleep(0.5)
         writer.commit()
         upgraded.join(60)
         assert not upgraded.is_alive()
-    migrate.check(empty_url, schema=schema)
-    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+    migrate.check(url, schema=schema)
+    with Database(url, schema=schema) as db, db.begin() as uow:
         db.verify()
         assert uow.tasks.count(queue="default") == 500
         assert len(uow.tasks.claim(worker="w", queues=["default"], intents=["x1"], limit=500)) == 72
         uow.tasks.enqueue("y", queue="other", task_id="other")
     with pytest.raises(ConflictError, match="other queues"):
-        migrate.downgrade(empty_url, BEFORE, schema=schema)
+        migrate.downgrade(url, BEFORE, schema=schema)
     with engine.begin() as connection:
         connection.execute(text(f"DELETE FROM {table} WHERE task_id = 'other'"))
-    migrate.downgrade(empty_url, BEFORE, schema=schema)
-    migrate.upgrade(empty_url, schema=schema)
-    migrate.check(empty_url, schema=schema)
+    migrate.downgrade(url, BEFORE, schema=schema)
+    migrate.upgrade(url, schema=schema)
+    migrate.check(url, schema=schema)
 
 
-def test_a_build_that_was_broken_off_is_done_again(empty_url: URL) -> None:
-    filled(empty_url, None)
-    with engine_of(empty_url).begin() as connection:
+def test_a_build_that_was_broken_off_is_done_again(migrated_to: MigratedTo) -> None:
+    url = filled(migrated_to, None)
+    with engine_of(url).begin() as connection:
         connection.execute(text("ALTER TABLE tasks ADD COLUMN queue TEXT DEFAULT 'default' NOT NULL"))
         connection.execute(text("CREATE INDEX idx_tasks_ready_queue ON tasks (queue)"))
         connection.execute(
@@ -72,41 +74,39 @@ def test_a_build_that_was_broken_off_is_done_again(empty_url: URL) -> None:
                 "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_ready_queue'::regclass"
             )
         )
-    migrate.upgrade(empty_url)
-    migrate.check(empty_url)
-    with Database(empty_url) as db:
+    migrate.upgrade(url)
+    migrate.check(url)
+    with Database(url) as db:
         db.verify()
 
 
-def test_the_script_builds_concurrently_where_there_may_be_rows(empty_url: URL) -> None:
+def test_the_script_builds_concurrently_where_there_may_be_rows(migrated_to: MigratedTo) -> None:
     assert "CONCURRENTLY" not in migrate.sql(QUEUES), "an empty table is built in the transaction"
     script = migrate.sql(f"{BEFORE}:{QUEUES}")
     assert script.count("CREATE INDEX CONCURRENTLY") == 3
-    filled(empty_url, None)
-    psql(empty_url, script)
-    migrate.upgrade(empty_url)
-    migrate.check(empty_url)
+    url = filled(migrated_to, None)
+    psql(url, script)
+    migrate.upgrade(url)
+    migrate.check(url)
 
 
 SESSIONS = "alfred_0030_sessions"
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_sessions_are_counted_where_there_are_messages(empty_url: URL, schema: str | None) -> None:
+def test_sessions_are_counted_where_there_are_messages(migrated_to: MigratedTo, schema: str | None) -> None:
     """In batches, each in a transaction of its own: those that are appended meanwhile are counted once."""
-    migrate.upgrade(empty_url, "alfred_0029_task_kinds" if schema is None else "head")
-    if schema is not None:
-        migrate.upgrade(empty_url, "alfred_0029_task_kinds", schema=schema)
+    url = migrated_to("alfred_0029_task_kinds", schema)
     messages = "conversations" if schema is None else f"{schema}.conversations"
     run(
-        empty_url,
+        url,
         f"INSERT INTO {messages} (session_id, role, content)"
         " SELECT 's' || n % 1200, 'user', 'c' FROM generate_series(1, 3000) AS n",
         f"INSERT INTO {messages} (session_id, role, content) VALUES ('', 'user', 'c')",
     )
-    migrate.upgrade(empty_url, schema=schema)
-    migrate.check(empty_url, schema=schema)
-    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+    migrate.upgrade(url, schema=schema)
+    migrate.check(url, schema=schema)
+    with Database(url, schema=schema) as db, db.begin() as uow:
         uow.conversations.append("s7", "user", "c")
         first = uow.conversations.sessions(limit=1000)
         found = [*first, *uow.conversations.sessions(after=first.next, limit=1000)]
@@ -120,40 +120,40 @@ def test_sessions_are_counted_where_there_are_messages(empty_url: URL, schema: s
     # An interrupted run has committed its batches, but not the revision: what it counted is not counted again.
     versions = "alfred_db_version" if schema is None else f"{schema}.alfred_db_version"
     run(
-        empty_url,
+        url,
         f"UPDATE {versions} SET version_num = 'alfred_0029_task_kinds'",
         f"DELETE FROM {'' if schema is None else schema + '.'}conversation_sessions WHERE session_id LIKE 's1%'",
     )
-    migrate.upgrade(empty_url, SESSIONS, schema=schema)
-    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+    migrate.upgrade(url, SESSIONS, schema=schema)
+    with Database(url, schema=schema) as db, db.begin() as uow:
         first = uow.conversations.sessions(limit=1000)
         again = [*first, *uow.conversations.sessions(after=first.next, limit=1000)]
         assert {session.session_id: session.messages for session in again} == counts
-    migrate.downgrade(empty_url, "alfred_0029_task_kinds", schema=schema)
+    migrate.downgrade(url, "alfred_0029_task_kinds", schema=schema)
 
 
-def test_the_script_counts_the_sessions(empty_url: URL) -> None:
-    migrate.upgrade(empty_url, "alfred_0029_task_kinds")
+def test_the_script_counts_the_sessions(migrated_to: MigratedTo) -> None:
+    url = migrated_to("alfred_0029_task_kinds")
     run(
-        empty_url,
+        url,
         "INSERT INTO conversations (session_id, role, content)"
         " SELECT 's' || n % 3, 'user', 'c' FROM generate_series(1, 9) AS n",
     )
-    psql(empty_url, migrate.sql("alfred_0029_task_kinds:head"))
-    migrate.check(empty_url)
-    with Database(empty_url) as db, db.begin() as uow:
+    psql(url, migrate.sql("alfred_0029_task_kinds:head"))
+    migrate.check(url)
+    with Database(url) as db, db.begin() as uow:
         counts = [(session.session_id, session.messages) for session in uow.conversations.sessions()]
         assert counts == [("s0", 3), ("s2", 3), ("s1", 3)]
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_partitions_that_hold_rows_are_indexed_one_by_one(empty_url: URL, schema: str | None) -> None:
+def test_partitions_that_hold_rows_are_indexed_one_by_one(
+    migrated_to: MigratedTo, schema: str | None
+) -> None:
     before = "alfred_0030_sessions"
-    migrate.upgrade(empty_url, before if schema is None else "head")
-    if schema is not None:
-        migrate.upgrade(empty_url, before, schema=schema)
+    url = migrated_to(before, schema)
     tracking = schema or "brk_tracking"
-    engine = engine_of(empty_url)
+    engine = engine_of(url)
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -168,51 +168,47 @@ def test_partitions_that_hold_rows_are_indexed_one_by_one(empty_url: URL, schema
         left = "idx_broker_request_session_id_broker_request_default"
         connection.execute(text(f"CREATE INDEX {left} ON {tracking}.broker_request_default (session_id)"))
     for _ in range(2):
-        migrate.upgrade(empty_url, schema=schema)
-        migrate.check(empty_url, schema=schema)
+        migrate.upgrade(url, schema=schema)
+        migrate.check(url, schema=schema)
         with engine.connect() as connection:
             broken = connection.execute(
                 text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
             )
             assert broken.all() == []
-        with Database(empty_url, schema=schema) as db, db.begin() as uow:
+        with Database(url, schema=schema) as db, db.begin() as uow:
             assert len(uow.broker_requests.recent(session_id="s")) == 4
-        migrate.downgrade(empty_url, before, schema=schema)
+        migrate.downgrade(url, before, schema=schema)
 
 
 WORDS = "alfred_0043_memory_words"
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_memories_get_their_words_while_they_are_written(empty_url: URL, schema: str | None) -> None:
+def test_memories_get_their_words_while_they_are_written(migrated_to: MigratedTo, schema: str | None) -> None:
     before = "alfred_0042_servers"
-    migrate.upgrade(empty_url, before if schema is None else "head")
-    if schema is not None:
-        migrate.upgrade(empty_url, before, schema=schema)
+    url = migrated_to(before, schema)
     prefix = "" if schema is None else f"{schema}."
     run(
-        empty_url,
+        url,
         f"INSERT INTO {prefix}memory_banks (name) VALUES ('b')",
         f"INSERT INTO {prefix}memories (memory_bank_id, content) SELECT 1, 'text ' || n || ' of kettles'"
         " FROM generate_series(1, 1200) AS n",
         f"INSERT INTO {prefix}memory_entries (content) SELECT 'text ' || n || ' of kettles' FROM generate_series(1, 700) AS n",
     )
-    engine = engine_of(empty_url)
+    engine = engine_of(url)
     tables = [f"{prefix}memories", f"{prefix}memory_entries"]
     with engine.connect() as connection:
         times = [connection.scalar(text(f"SELECT max(updated_at) FROM {table}")) for table in tables]
     with engine.connect() as writer:
         # It holds a row of the last batch: the others are written, and nobody waits for the table.
         writer.execute(text(f"UPDATE {tables[0]} SET content = 'changed' WHERE id = 1200"))
-        upgraded = threading.Thread(
-            target=migrate.upgrade, args=(empty_url, "head"), kwargs={"schema": schema}
-        )
+        upgraded = threading.Thread(target=migrate.upgrade, args=(url, "head"), kwargs={"schema": schema})
         upgraded.start()
         time.sleep(0.5)
         writer.commit()
         upgraded.join(60)
         assert not upgraded.is_alive()
-    migrate.check(empty_url, schema=schema)
+    migrate.check(url, schema=schema)
     right = "search_hash = hashtextextended(content, 0) AND search = to_tsvector('english', content)"
     with engine.connect() as connection:
         for table, moment in zip(tables, times, strict=True):
@@ -222,19 +218,19 @@ def test_memories_get_their_words_while_they_are_written(empty_url: URL, schema:
             assert rows[0] == rows[1] > 0
             assert table.endswith("memories") or (rows[2] - moment).total_seconds() < 0.001
         assert connection.scalar(text(f"SELECT search::text FROM {tables[0]} WHERE id = 1200")) == "'chang':1"
-    migrate.downgrade(empty_url, before, schema=schema)
-    migrate.upgrade(empty_url, schema=schema)
-    migrate.check(empty_url, schema=schema)
+    migrate.downgrade(url, before, schema=schema)
+    migrate.upgrade(url, schema=schema)
+    migrate.check(url, schema=schema)
 
 
-def test_the_script_fills_in_the_words(empty_url: URL) -> None:
-    migrate.upgrade(empty_url, "alfred_0042_servers")
-    run(empty_url, "INSERT INTO memories (content) VALUES ('kettles')")
-    psql(empty_url, migrate.sql(f"alfred_0042_servers:{WORDS}"))
-    with engine_of(empty_url).connect() as connection:
+def test_the_script_fills_in_the_words(migrated_to: MigratedTo) -> None:
+    url = migrated_to("alfred_0042_servers")
+    run(url, "INSERT INTO memories (content) VALUES ('kettles')")
+    psql(url, migrate.sql(f"alfred_0042_servers:{WORDS}"))
+    with engine_of(url).connect() as connection:
         assert connection.scalar(text("SELECT search::text FROM memories")) == "'kettl':1"
-    migrate.upgrade(empty_url)
-    migrate.check(empty_url)
+    migrate.upgrade(url)
+    migrate.check(url)
 
 
 CLASSES = text("""
@@ -273,28 +269,26 @@ def indexes_of_collections(url: URL, home: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("schema", [None, "acme"])
-def test_collections_of_other_distances_get_their_indexes(empty_url: URL, schema: str | None) -> None:
-    migrate.upgrade(empty_url, WORDS if schema is None else "head")
-    if schema is not None:
-        migrate.upgrade(empty_url, WORDS, schema=schema)
+def test_collections_of_other_distances_get_their_indexes(
+    migrated_to: MigratedTo, schema: str | None
+) -> None:
+    url = migrated_to(WORDS, schema)
     home = schema or "public"
-    with_collections(empty_url, home)
-    migrate.upgrade(empty_url, schema=schema)
-    migrate.check(empty_url, schema=schema)
-    assert indexes_of_collections(empty_url, home) == {name: made for name, (_, made) in DISTANCES.items()}
-    with Database(empty_url, schema=schema) as db, db.begin() as uow:
+    with_collections(url, home)
+    migrate.upgrade(url, schema=schema)
+    migrate.check(url, schema=schema)
+    assert indexes_of_collections(url, home) == {name: made for name, (_, made) in DISTANCES.items()}
+    with Database(url, schema=schema) as db, db.begin() as uow:
         found = uow.knowledge.query("dots", [1.0] * 1536, limit=2)
         assert [hit.row.id for hit in found] == ["5", "4"]
-    migrate.downgrade(empty_url, WORDS, schema=schema)
-    assert set.union(*indexes_of_collections(empty_url, home).values()) == {"vector_cosine_ops"}
+    migrate.downgrade(url, WORDS, schema=schema)
+    assert set.union(*indexes_of_collections(url, home).values()) == {"vector_cosine_ops"}
 
 
-def test_the_script_indexes_other_distances(empty_url: URL) -> None:
-    migrate.upgrade(empty_url, WORDS)
-    with_collections(empty_url, "public")
-    psql(empty_url, migrate.sql(f"{WORDS}:alfred_0044_knowledge_lengths"))
-    assert indexes_of_collections(empty_url, "public") == {
-        name: made for name, (_, made) in DISTANCES.items()
-    }
-    migrate.upgrade(empty_url)
-    migrate.check(empty_url)
+def test_the_script_indexes_other_distances(migrated_to: MigratedTo) -> None:
+    url = migrated_to(WORDS)
+    with_collections(url, "public")
+    psql(url, migrate.sql(f"{WORDS}:alfred_0044_knowledge_lengths"))
+    assert indexes_of_collections(url, "public") == {name: made for name, (_, made) in DISTANCES.items()}
+    migrate.upgrade(url)
+    migrate.check(url)

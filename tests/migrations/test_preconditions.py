@@ -176,22 +176,22 @@ def test_an_upgrade_that_fails_keeps_what_was_done_and_goes_on_later(empty_url: 
     ids=["tasks", "a collection", "a partition", "wm", "broker_request", "events", "auth.users"],
 )
 def test_a_downgrade_destroys_no_rows_unless_allowed(
-    empty_url: URL, insert: str, table: str, below: str
+    migrated_to: Callable[..., URL], insert: str, table: str, below: str
 ) -> None:
-    migrate.upgrade(empty_url)
-    run(empty_url, insert)
+    url = migrated_to("head")
+    run(url, insert)
     revision = REVISIONS[REVISIONS.index(below) + 1]
-    migrate.downgrade(empty_url, revision)
-    before = snapshot(empty_url)
+    migrate.downgrade(url, revision)
+    before = snapshot(url)
     with pytest.raises(ConflictError, match=rf"table {table} holds rows.*allow.data.loss") as caught:
-        migrate.downgrade(empty_url, below)
+        migrate.downgrade(url, below)
     assert not caught.value.retryable
-    assert version(empty_url) == revision
-    assert differences(before, snapshot(empty_url)) == []
-    assert scalar(empty_url, f"SELECT count(*) FROM {table}") >= 1
-    migrate.downgrade(empty_url, below, allow_data_loss=True)
-    assert version(empty_url) == below
-    assert scalar(empty_url, f"SELECT to_regclass('{table}') IS NULL")
+    assert version(url) == revision
+    assert differences(before, snapshot(url)) == []
+    assert scalar(url, f"SELECT count(*) FROM {table}") >= 1
+    migrate.downgrade(url, below, allow_data_loss=True)
+    assert version(url) == below
+    assert scalar(url, f"SELECT to_regclass('{table}') IS NULL")
 
 
 def test_plain_alembic_refuses_and_allows_to_destroy_rows(database_url: URL) -> None:

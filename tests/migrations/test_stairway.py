@@ -9,7 +9,19 @@ from sqlalchemy import URL
 
 from alfred_db import migrate
 
-from .catalog import HEAD, REVISIONS, differences, dump, prepare, run, snapshot, unlike, version
+from .catalog import (
+    HEAD,
+    REVISIONS,
+    differences,
+    dump,
+    numbering,
+    objects_in,
+    prepare,
+    run,
+    snapshot,
+    unlike,
+    version,
+)
 
 Databases = Callable[[], URL]
 
@@ -88,3 +100,37 @@ def test_head_to_base_to_head_makes_the_same(empty_url: URL) -> None:
     assert version(url) is None
     migrate.upgrade(url)
     assert unlike(before, dump(url)) == []
+
+
+# An upgrade makes the partitions of the months from now on, and a month may end between two of them
+
+
+def dumped(*months: str, end: str = "{following}") -> dict[str, str]:
+    """What a dump has of a log with partitions of these months and the one after them."""
+    script = ""
+    for month, after in pairwise(months):
+        start, following = (f"{day.replace('_', '-')}-01 00:00:00+00" for day in (month, after))
+        script += (
+            f"--\n-- Name: events_{month}; Type: TABLE ATTACH; Schema: public; Owner: -\n--\n"
+            f"ALTER TABLE ONLY public.events ATTACH PARTITION public.events_{month}"
+            f" FOR VALUES FROM ('{start}') TO ('{end.format(following=following)}');\n"
+        )
+    return objects_in(script)
+
+
+def test_the_months_of_partitions_are_compared_by_their_numbers() -> None:
+    november, december = dumped("2026_11", "2026_12", "2027_01"), dumped("2026_12", "2027_01", "2027_02")
+    assert unlike(november, december) == []
+    assert unlike(november, dumped("2026_11", "2026_12")) != []
+    assert unlike(november, dumped("2026_11", "2026_12", "2027_01", end="2026-12-15 00:00:00+00")) != []
+    assert unlike(november, dumped("2026_11", "2026_12", "2027_01", end="2027-03-01 00:00:00+00")) != []
+
+    names = ["events_2026_11_pkey", "events_2026_12_pkey", "broker_request_2026_12", "idx_2026", 7, None]
+    assert list(map(numbering(names), names)) == [
+        "events_month_0_pkey",
+        "events_month_1_pkey",
+        "broker_request_month_0",
+        "idx_2026",
+        7,
+        None,
+    ]

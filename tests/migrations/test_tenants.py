@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
@@ -38,10 +39,9 @@ OWN_TABLES = {table.name for table in Base.metadata.sorted_tables if table.schem
 
 
 @pytest.fixture
-def default_url(empty_url: URL) -> URL:
+def default_url(migrated_to: Callable[..., URL]) -> URL:
     """A migrated database without tenants."""
-    migrate.upgrade(empty_url)
-    return empty_url
+    return migrated_to("head")
 
 
 def without(name: str, objects: dict[str, str]) -> dict[str, str]:
@@ -205,24 +205,33 @@ HOSTILE = (
 )
 
 
+@pytest.fixture(scope="module")
+def untouched(new_database: Callable[..., URL]) -> tuple[URL, Snapshot]:
+    """An empty database that stays so, and what is in it."""
+    url = new_database()
+    return url, snapshot(url)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_that_cannot_be_a_tenants_is_refused_at_every_door(empty_url: URL, name: str) -> None:
-    before = snapshot(empty_url)
+def test_a_name_that_cannot_be_a_tenants_is_refused_at_every_door(
+    untouched: tuple[URL, Snapshot], name: str
+) -> None:
+    url, before = untouched
     doors = (
         lambda: tenant_schema(name),
-        lambda: Database(empty_url, schema=name),
-        lambda: AsyncDatabase(empty_url, schema=name),
-        lambda: migrate.upgrade(empty_url, schema=name),
-        lambda: migrate.downgrade(empty_url, "base", schema=name),
-        lambda: migrate.check(empty_url, schema=name),
+        lambda: Database(url, schema=name),
+        lambda: AsyncDatabase(url, schema=name),
+        lambda: migrate.upgrade(url, schema=name),
+        lambda: migrate.downgrade(url, "base", schema=name),
+        lambda: migrate.check(url, schema=name),
         lambda: migrate.sql(schema=name),
     )
     for door in doors:
         with pytest.raises(ConfigurationError, match="schema"):
             door()
-    done = CliRunner().invoke(main, ["upgrade", "--url", own_url(empty_url), "--schema", name])
+    done = CliRunner().invoke(main, ["upgrade", "--url", own_url(url), "--schema", name])
     assert done.exit_code == 2
-    assert differences(before, snapshot(empty_url)) == []
+    assert differences(before, snapshot(url)) == []
 
 
 @pytest.mark.parametrize("name", ["acme", "_", "a" * 63, "é" * 31, "public", "Acme", "a1_b"])
