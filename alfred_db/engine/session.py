@@ -159,7 +159,7 @@ class Kept:
 
     def keep(self, held: Held) -> bool:
         """Keep the connection, unless one is kept already or a transaction is open; return whether it is kept."""
-        if self._connections or not self._pooled or _has_begun(held.driver):
+        if self._connections or not self._pooled or status_of(held.driver) != TransactionStatus.IDLE:
             return False
         state, now = held.state, time.monotonic()
         if state.kept_since is None:

@@ -57,17 +57,14 @@ KEPT_BYTES = 4096
 """The longest value that a cursor keeps while it waits for its next statement."""
 
 _FIXED = frozenset({int, float, bool, NoneType, uuid.UUID, datetime, timedelta})
+_TEXTS = (str, bytes)
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 Ts = TypeVarTuple("Ts")
 _Read = Callable[[Any], Any]
 """Reads what a statement returns from its cursor; awaited."""
-
-
-class _Call(NamedTuple):
-    text: DriverText
-    parameters: Mapping[str, Any]
-    read: _Read
+_Call = tuple[DriverText, Mapping[str, Any], _Read]
+"""A statement, its parameters, and what reads its cursor. A named tuple would cost each call more."""
 
 
 async def fetch(
@@ -313,7 +310,7 @@ async def _run(
     """Run a statement, and return what `read` returns for its cursor."""
     own = session.sync_session
     tenant = tenant_of(session)
-    call = _Call(statement.texts.get(tenant) or _text(statement, tenant), parameters, read)
+    call = (statement.texts.get(tenant) or _text(statement, tenant), parameters, read)
     if isinstance(own, AloneSession):
         return await _run_between(session, own, call, undone=not begin)
     if isinstance(own, DirectSession) and own.direct:
@@ -346,10 +343,15 @@ async def _run_between(session: AsyncSession, own: AloneSession, call: _Call, *,
     held: Any = own.take_alone()
     if held is None:
         held = await session.run_sync(take_alone)
+    driver = held.driver
     try:
-        return await _run_alone(session, held.driver, held.state, call, undone=undone)
+        if not driver.autocommit:
+            await driver.set_autocommit(True)
+        return await _execute(session, driver, held.state, call, undone=undone)
     finally:
-        if not own.keeps(held):
+        if not own.keeps(held):  # it keeps none in a transaction, which the next statement must not run in
+            if status_of(driver) != TransactionStatus.IDLE:
+                await driver.close()
 
             def give_back(_: object) -> None:
                 held.give_back()
@@ -403,7 +405,7 @@ def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> boo
 
 def _are_short(values: Iterable[object]) -> bool:
     for value in values:
-        if type(value) not in _FIXED and not (isinstance(value, str | bytes) and len(value) <= KEPT_BYTES):
+        if type(value) not in _FIXED and not (isinstance(value, _TEXTS) and len(value) <= KEPT_BYTES):
             return False
     return True
 
@@ -420,7 +422,7 @@ def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> DriverText:
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
     compiled = statement.compile(dialect=_NUMBERED, **options)
-    text = DriverText(str(compiled), tuple(compiled.positiontup))
+    text = DriverText(str(compiled).encode(), tuple(compiled.positiontup))
     statement.texts[tenant] = text
     return text
 

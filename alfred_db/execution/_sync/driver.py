@@ -58,17 +58,14 @@ KEPT_BYTES = 4096
 """The longest value that a cursor keeps while it waits for its next statement."""
 
 _FIXED = frozenset({int, float, bool, NoneType, uuid.UUID, datetime, timedelta})
+_TEXTS = (str, bytes)
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 Ts = TypeVarTuple("Ts")
 _Read = Callable[[Any], Any]
 """Reads what a statement returns from its cursor; awaited."""
-
-
-class _Call(NamedTuple):
-    text: DriverText
-    parameters: Mapping[str, Any]
-    read: _Read
+_Call = tuple[DriverText, Mapping[str, Any], _Read]
+"""A statement, its parameters, and what reads its cursor. A named tuple would cost each call more."""
 
 
 def fetch(
@@ -314,7 +311,7 @@ def _run(
     """Run a statement, and return what `read` returns for its cursor."""
     own = session
     tenant = tenant_of(session)
-    call = _Call(statement.texts.get(tenant) or _text(statement, tenant), parameters, read)
+    call = (statement.texts.get(tenant) or _text(statement, tenant), parameters, read)
     if isinstance(own, AloneSession):
         return _run_between(session, own, call, undone=not begin)
     if isinstance(own, DirectSession) and own.direct:
@@ -347,10 +344,15 @@ def _run_between(session: Session, own: AloneSession, call: _Call, *, undone: bo
     held: Any = own.take_alone()
     if held is None:
         held = take_alone(session)
+    driver = held.driver
     try:
-        return _run_alone(session, held.driver, held.state, call, undone=undone)
+        if not driver.autocommit:
+            driver.set_autocommit(True)
+        return _execute(session, driver, held.state, call, undone=undone)
     finally:
-        if not own.keeps(held):
+        if not own.keeps(held):  # it keeps none in a transaction, which the next statement must not run in
+            if status_of(driver) != TransactionStatus.IDLE:
+                driver.close()
 
             def give_back(_: object) -> None:
                 held.give_back()
@@ -404,7 +406,7 @@ def _holds_little(cursor: Any, parameters: Mapping[str, Any], found: Any) -> boo
 
 def _are_short(values: Iterable[object]) -> bool:
     for value in values:
-        if type(value) not in _FIXED and not (isinstance(value, str | bytes) and len(value) <= KEPT_BYTES):
+        if type(value) not in _FIXED and not (isinstance(value, _TEXTS) and len(value) <= KEPT_BYTES):
             return False
     return True
 
@@ -421,7 +423,7 @@ def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> DriverText:
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
     compiled = statement.compile(dialect=_NUMBERED, **options)
-    text = DriverText(str(compiled), tuple(compiled.positiontup))
+    text = DriverText(str(compiled).encode(), tuple(compiled.positiontup))
     statement.texts[tenant] = text
     return text
 
