@@ -18,8 +18,12 @@ from .version import current, reached
 
 __all__ = ["TABLE_LOCK_TIMEOUT", "elsewhere", "prepare", "refuse_default", "settle"]
 
-TABLE_LOCK_TIMEOUT = "1s"
-"""How long a revision may wait for a table, and so make others wait behind it, before it steps back."""
+TABLE_LOCK_TIMEOUT = "1500ms"
+"""How long a revision may wait for a table, and so make others wait behind it, before it steps back.
+
+It is longer than the usual `deadlock_timeout` of a second, as only then does the server cancel an autovacuum that has the
+table. One of a large table would last longer than all tries.
+"""
 
 # When this process is killed, its running statement must not keep its locks until it ends. Not on every platform.
 _NOTICE_DEATH = """

@@ -1,7 +1,8 @@
 """Hybrid search: by vector, full text and trigrams, ranked together in one statement.
 
 The best rows of each leg are candidates. All of them are compared again by each leg: a row that only the vector found
-also gets the score of its words, and the other way round. By `scores` the rank is the sum of
+also gets the score of its words, and the other way round. A leg by text alone is compared once: its best rows are the
+result. By `scores` the rank is the sum of
 
 - the text's weight * its score / the score of a text that has each term once, those that no row has too,
 - the vector's weight * (greatest distance - its distance) / (greatest - least distance of a candidate),
@@ -167,7 +168,8 @@ def hybrid_where(
         matching = materialized(found.limit(number(MOST_SCORED)), "matching")
         scored = select(matching.c.id, text_score(matching.c.search, matching, terms, average).label("score"))
         nearest = _nearest(legs, where, candidates, exact) if legs.vector else None
-    found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", candidates)}
+    wanted_rows = limit if nearest is None and legs.trigram is None else candidates
+    found_by: dict[str, CTE] = {"text": _leg("text", scored.subquery("scored"), "score", wanted_rows)}
     if nearest is not None:
         order = nearest.selected_columns.distance
         # No index has the order of the sum, so that all rows are compared.
@@ -227,32 +229,33 @@ def _fused(
 ) -> AnySelect:
     """Compare the rows of all legs by all of them, and select the best."""
     table = table_of(legs.model)
-    ids = union(*(select(leg.c.id) for leg in found_by.values())).subquery("ids")
-    near = _near(legs)
-    compared = (
-        select(
-            *columns_of(legs.model),
-            near.label("distance"),
-            text_score(legs.text, table, terms, average).label("text_score"),
-            *(leg.c.place.label(f"{name}_place") for name, leg in found_by.items()),
-            *([found_by["trigram"].c.similarity] if legs.trigram is not None else []),
-        )
-        .select_from(ids)
-        .join(table, table.c.id == ids.c.id)
-        .where(wanted(legs.text, query))
-    )
-    for leg in found_by.values():
-        compared = compared.outerjoin(leg, leg.c.id == ids.c.id)
+    columns = [
+        *columns_of(legs.model),
+        _near(legs).label("distance"),
+        *(leg.c.place.label(f"{name}_place") for name, leg in found_by.items()),
+        *([found_by["trigram"].c.similarity] if legs.trigram is not None else []),
+    ]
+    if len(found_by) == 1:
+        leg = found_by["text"]
+        compared = select(*columns, leg.c.score.label("text_score")).select_from(leg)
+        compared = compared.join(table, table.c.id == leg.c.id)
+    else:
+        ids = union(*(select(leg.c.id) for leg in found_by.values())).subquery("ids")
+        rated_text = text_score(legs.text, table, terms, average).label("text_score")
+        compared = select(*columns, rated_text).select_from(ids).join(table, table.c.id == ids.c.id)
+        for leg in found_by.values():
+            compared = compared.outerjoin(leg, leg.c.id == ids.c.id)
+        compared = compared.where(wanted(legs.text, query))
     # The OFFSET keeps the planner from computing scores and distances once for each use.
     pool = _matching(compared, where).offset(number(0)).subquery("pool")
     score = (
         _by_scores(legs, pool, best_score(terms)) if legs.fusion == "scores" else _by_ranks(found_by, pool)
     )
-    columns: list[ColumnElement[Any]] = [pool.c[column.name] for column in columns_of(legs.model)]
+    row: list[ColumnElement[Any]] = [pool.c[column.name] for column in columns_of(legs.model)]
     places: list[ColumnElement[Any]] = [pool.c[f"{name}_place"] for name in found_by]
     ranked = score.label("score")
     return (
-        select(*columns, pool.c.distance, ranked, *places)
+        select(*row, pool.c.distance, ranked, *places)
         .order_by(ranked.desc(), pool.c.id)
         .limit(literal_limit(limit))
     )
