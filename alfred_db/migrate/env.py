@@ -175,8 +175,11 @@ def _destination() -> str | None:
 
 
 def _settings(schema: str | None, at: str | None = None) -> dict[str, Any]:
+    # The models are copied to the tenant's schema for a command that compares, and for no other: that takes longer than
+    # most revisions.
+    compared = autogenerate.settings(schema, at) if _destination() is None else {}
     return {
-        **autogenerate.settings(schema, at),
+        **compared,
         "version_table": VERSION_TABLE,
         "version_table_schema": schema or at,
         "transaction_per_migration": True,
