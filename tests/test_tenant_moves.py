@@ -465,12 +465,13 @@ def test_times_beyond_their_limits_are_refused_before_a_database_is_asked(
 ) -> None:
     monkeypatch.setattr(moving, "ends_of", stop)
     url = parse_url("postgresql://postgres@127.0.0.1:1/platform")
+    move: Any = Tenants(url).move
     for value in (low, high):
         with pytest.raises(KeyboardInterrupt):
-            Tenants(url).move("acme", url, **{name: value})
+            move("acme", url, **{name: value})
     for value in (low - 0.01, high + 0.01):
         with pytest.raises(InvalidInputError, match=f"^{name}: expected"):
-            Tenants(url).move("acme", url, **{name: value})
+            move("acme", url, **{name: value})
 
 
 def test_the_copy_is_reported_when_it_has_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
