@@ -51,7 +51,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = waiting.fetch
 
     def fetch(session: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
-        sent.append(next((one.sql.decode() for one in statement.texts.values()), ""))
+        sent.append(next((one.sql for one in statement.texts.values()), ""))
         return real(session, statement, *arguments, **options)
 
     monkeypatch.setattr(waiting, "fetch", fetch)

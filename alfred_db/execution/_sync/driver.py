@@ -423,7 +423,7 @@ def _text(statement: DriverStatement[*Ts], tenant: Tenant) -> DriverText:
     if tenant:
         options = {"schema_translate_map": dict(tenant), "render_schema_translate": True}
     compiled = statement.compile(dialect=_NUMBERED, **options)
-    text = DriverText(str(compiled).encode(), tuple(compiled.positiontup))
+    text = DriverText(str(compiled), tuple(compiled.positiontup))
     statement.texts[tenant] = text
     return text
 

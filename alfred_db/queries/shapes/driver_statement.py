@@ -33,8 +33,8 @@ KEPT = 512
 class DriverText(NamedTuple):
     """A statement as the server reads it."""
 
-    sql: bytes
-    """The SQL, with $1, $2 and so on for the parameters. The driver would encode a text in each call."""
+    sql: str
+    """The SQL, with $1, $2 and so on for the parameters."""
     order: tuple[str, ...]
     """The names of the parameters, in this order."""
 
