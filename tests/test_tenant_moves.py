@@ -446,7 +446,7 @@ def test_writers_go_on_here_when_the_switch_is_not_possible(
         write(db, "one")
         held.close()
 
-        # What others have locked is waited for until the time of the move is over.
+        # The move tries again until its timeout while another transaction holds a lock.
         held = create_engine(first, poolclass=NullPool).connect()
         held.execute(text("LOCK TABLE acme.documents IN ROW EXCLUSIVE MODE"))
         with monkeypatch.context() as patch:
