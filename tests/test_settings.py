@@ -16,11 +16,11 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from servers import Servers, pgbouncer
-from sqlalchemy import URL, NullPool, create_engine, select, text
+from sqlalchemy import URL, Connection, NullPool, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from alfred_db import AsyncDatabase, Database, Document, migrate
-from alfred_db.cli import main
+from alfred_db.cli import doctor, main
 from alfred_db.cli.doctor import examine
 from alfred_db.config import parse_url
 from alfred_db.engine.pool import RELIED_ON
@@ -218,6 +218,18 @@ def test_the_doctor_names_a_setting_and_its_command_cures_it(database_url: URL) 
             assert named() == {}
         finally:
             execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database_url.database} RESET ALL")
+
+
+def test_the_doctor_outlasts_the_limits_that_it_names(
+    database_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(2)"))
+
+    monkeypatch.setattr(doctor, "cluster", slow)
+    with administering(database_url) as execute:
+        execute(f"ALTER DATABASE {database_url.database} SET statement_timeout = '1s'")
+    assert any(line.startswith("statement_timeout is 1000 ms") for line in examine(database_url).warnings)
 
 
 def test_quoted_identifiers_are_no_drift(database_url: URL) -> None:

@@ -100,6 +100,8 @@ def examine(url: URL, schema: str | None = None) -> Report:
     engine = passing_engine(url, "alfred-db doctor", any_encoding=True)
     with translated(), engine.connect() as connection:
         pooler = recognise_pooler(connection)
+        # A limit too short for the doctor is one that it has to name; one transaction reads all that follows.
+        connection.execute(text(_UNLIMITED))
         facts = requirements.probe(connection)
         errors, revision = _errors(connection, schema, facts)
         nodes = cluster(connection)
@@ -249,6 +251,11 @@ def _functions(connection: Connection, database: str) -> list[str]:
 
 _LIMITS = ("statement_timeout", "transaction_timeout", "lock_timeout")
 _MINUTE = 60_000
+
+_UNLIMITED = """
+    SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
 
 _NAMED = {
     "default_transaction_isolation": (
